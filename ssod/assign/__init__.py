@@ -1,0 +1,1 @@
+"""Assigners: which row should predict which box."""

@@ -1,0 +1,106 @@
+"""Boxes: areas, overlaps, warps by 3x3 matrices, and the two ways to encode a box against a prior.
+
+Boxes are [..., 4] ``x1, y1, x2, y2``. Everything here is differentiable unless it says otherwise.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+
+class Coder(Protocol):
+    """A bijection between boxes and what a head regresses, given a prior."""
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        """[R, 4] boxes, [R, 4] priors -> [R, 4] deltas."""
+        ...
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        """[R, 4] deltas, [R, 4] priors -> [R, 4] boxes."""
+        ...
+
+
+class DeltaCoder:
+    """Centre shift over prior size, log of size ratio (R-CNN, RetinaNet). Equals torchvision's ``BoxCoder``.
+
+    Args:
+        shift: factor of dx and dy. ``shift=10, size=5`` is the field's "std (.1, .1, .2, .2)".
+        size: factor of dw and dh.
+        clip: largest dw, dh, so that ``exp`` cannot overflow.
+    """
+
+    def __init__(self, shift: float = 1.0, size: float = 1.0, clip: float = math.log(1000 / 16)) -> None:
+        self.shift, self.size, self.clip = shift, size, clip
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        """See ``Coder.encode``. The boxes must have positive sides."""
+        size, target = priors[..., 2:] - priors[..., :2], boxes[..., 2:] - boxes[..., :2]
+        shift = (boxes[..., :2] + boxes[..., 2:] - priors[..., :2] - priors[..., 2:]) / 2 / size
+        return torch.cat([shift * self.shift, (target / size).log() * self.size], -1)
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        """See ``Coder.decode``."""
+        size = priors[..., 2:] - priors[..., :2]
+        centre = (priors[..., :2] + priors[..., 2:]) / 2 + deltas[..., :2] / self.shift * size
+        half = (deltas[..., 2:] / self.size).clamp(max=self.clip).exp() * size / 2
+        return torch.cat([centre - half, centre + half], -1)
+
+
+class LtrbCoder:
+    """Distances from the prior's centre to the four sides, over the prior's side (FCOS).
+
+    Equals torchvision's ``BoxLinearCoder(normalize_by_size=True)``; a prior is a square whose side is its stride.
+    """
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        """See ``Coder.encode``; a side that the centre lies beyond comes out negative."""
+        centre = (priors[..., :2] + priors[..., 2:]) / 2
+        size = (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
+        return torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], -1) / size
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        """See ``Coder.decode``."""
+        centre = (priors[..., :2] + priors[..., 2:]) / 2
+        size = (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
+        deltas = deltas * size
+        return torch.cat([centre - deltas[..., :2], centre + deltas[..., 2:]], -1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Return [...] areas; negative sides count as 0."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return [A, B] intersection over union of every pair (torchvision's ``box_iou``)."""
+    return box_iou(a, b)
+
+
+def paired_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
+    """Return [R] intersection over union of ``a[i]`` with ``b[i]``; 0 where both are empty."""
+    inter = area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1))
+    return inter / (area(a) + area(b) - inter).clamp(min=eps)
+
+
+def compose(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product of matrices [..., 3, 3], ``b`` applied first; exact under autocast, which ``@`` is not."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
+def warp(boxes: Tensor, matrix: Tensor) -> Tensor:
+    """Map boxes [M, 4] by matrices [3, 3] or [M, 3, 3]; return the axis-aligned hulls of their four corners."""
+    x, y = boxes[:, [0, 2, 0, 2]], boxes[:, [1, 1, 3, 3]]
+    row = matrix.to(boxes.dtype).expand(len(boxes), 3, 3)[:, :, :, None]  # [M, 3, 3, 1]
+    u, v, w = (row[:, i, 0] * x + row[:, i, 1] * y + row[:, i, 2] for i in range(3))
+    u, v = u / w, v / w
+    return torch.stack([u.amin(1), v.amin(1), u.amax(1), v.amax(1)], -1)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clip boxes [M, 4] to ``sizes`` [2] or [M, 2], (height, width)."""
+    limit = sizes.flip(-1).to(boxes.dtype)
+    limit = torch.cat([limit, limit], -1)
+    return torch.minimum(boxes.clamp(min=0), limit)

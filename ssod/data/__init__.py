@@ -1,0 +1,1 @@
+"""Reading data, views of it, and batches."""

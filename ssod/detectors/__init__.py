@@ -1,0 +1,1 @@
+"""Detectors: what they see, and what their rows are asked to say."""

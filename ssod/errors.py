@@ -1,0 +1,52 @@
+"""The one kind of error a user sees, and what each exit code means."""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every command. A traceback always means ``BUG``."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    DATA = 3
+    CHECKPOINT = 4
+    DIVERGED = 5
+    IO = 6
+    UNSAFE = 7
+    DISTRIBUTED = 8
+    PREEMPTED = 75
+    INTERRUPTED = 130
+
+
+class SsodError(Exception):
+    """Something a user can mend: names the file, the field, what is wrong and what to do.
+
+    Printed as one line, ``ssod: error: <file>: <field>: <problem>; <fix>``, without a traceback.
+
+    Args:
+        file: the file (or ``command line``, ``config``) where the fault lies.
+        field: the key, row or image inside it; may be empty.
+        problem: what is wrong, with the offending value.
+        fix: what to do about it; may be empty when ``problem`` says it.
+        code: the exit code.
+    """
+
+    def __init__(self, file: object, field: str, problem: str, fix: str = "", *, code: Exit = Exit.USAGE) -> None:
+        self.file, self.field, self.problem, self.fix, self.code = str(file), field, problem, fix, code
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """Return the message on one line, at most 300 characters."""
+        head = ": ".join(part for part in (self.file, self.field, self.problem) if part)
+        text = f"{head}; {self.fix}" if self.fix else head
+        text = " ".join(text.split())
+        return text if len(text) <= 300 else text[:297] + "..."
+
+    def __reduce__(self) -> tuple:
+        """Pickle across data workers with every field kept."""
+        return _rebuild, (type(self), self.file, self.field, self.problem, self.fix, self.code)
+
+
+def _rebuild(kind: type, file: str, field: str, problem: str, fix: str, code: Exit) -> SsodError:
+    return kind(file, field, problem, fix, code=code)

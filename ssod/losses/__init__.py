@@ -1,0 +1,1 @@
+"""Losses per row: (Predictions, Assignment) -> one number per row."""

@@ -1,0 +1,1 @@
+"""One file per method; see base.py for the step they share."""

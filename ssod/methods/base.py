@@ -1,0 +1,165 @@
+"""The training step that every method shares, and the slots that make methods differ.
+
+A method is one file in this folder: a ``Config`` (its knobs), a ``Method`` that fills some slots, and
+``METHOD = TheClass``. The file's name is its name in a config; nothing is registered anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ssod.engine.ema import EMA, warm_decay
+from ssod.schema import Duration, Section
+from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+
+Losses = dict[str, Tensor]
+
+
+class EmaConfig(Section):
+    """How the teacher follows the student."""
+
+    decay: float = Field(0.999, ge=0, lt=1)
+    "Share of the teacher kept at each step."
+    warm_up: bool = True
+    "Cap the decay at 1 - 1/(t + 1), so that a short run's teacher is not stuck at its start."
+    start: Duration = 0
+    "Until this step the teacher is a plain copy of the student."
+
+
+class Config(Section):
+    """What every method has; a method's own ``Config`` adds to it."""
+
+    name: str
+    "File name in ssod/methods, or a dotted module of your own."
+    burn_in: Duration = 0
+    "Steps of supervised learning before the first pseudo-label; unlabelled images are not even loaded."
+    weight: float = Field(1.0, ge=0)
+    "Factor of every loss on unlabelled images."
+    ramp: Duration = 0
+    "Steps after burn-in over which `weight` rises linearly from 0; 0 = at once."
+    loss_weights: dict[Literal["cls", "box", "quality", "rpn_cls", "rpn_box"], float] = {}
+    "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
+    ema: EmaConfig = EmaConfig()
+    "How the teacher follows the student."
+
+
+class Method(nn.Module):
+    """A student, its teacher, and the step that trains the one with the help of the other.
+
+    ``state_dict`` holds everything that must survive a restart; thresholds and banks of subclasses are buffers.
+
+    Args:
+        student: the detector to train.
+        cfg: this method's own section.
+
+    Attributes:
+        stats: detached tensors of the last step, for the log; reading them is the logger's business.
+    """
+
+    Config: type[Config] = Config
+    uses_unlabeled: bool = True
+
+    def __init__(self, student: Detector, cfg: Config) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.student = student
+        self.teacher = EMA(student)
+        self.stats: dict[str, Tensor] = {}
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        """Learn from the labels, then from what the teacher believes.
+
+        Args:
+            batch: the images of this step.
+            step: the number of optimiser steps made so far.
+
+        Returns:
+            Scalar losses, ``sup/<name>`` and ``unsup/<name>``, ready to be summed.
+        """
+        student = self.student
+        self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
+        losses = tag("sup", student.losses(student.predict(batch.labeled), batch.labeled.targets))
+        if step < self.cfg.burn_in or not self.uses_unlabeled:
+            return losses
+        with torch.no_grad():
+            teacher = self.teacher.predict(batch.weak)
+            pseudo = self.label(teacher, batch).move(batch.weak, batch.strong)
+        view, pseudo = self.mix(batch.strong, pseudo, batch.labeled)
+        self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)
+        unsup = self.unsup(student.predict(view), pseudo, teacher, batch)
+        return losses | tag("unsup", self.scale(unsup, self.weight(step)))
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the teacher; the loop calls it once, after the optimiser's step number ``step``."""
+        self.teacher.update(self.student, self.decay(step))
+
+    # ---- slots -----------------------------------------------------------------------------------------------------
+
+    def label(self, teacher: Output, batch: Batch) -> Pseudo:
+        """Choose the pseudo-labels, in the pixels of ``batch.weak``."""
+        raise NotImplementedError(f"{type(self).__name__} must say which boxes it trusts")
+
+    def mix(self, view: View, pseudo: Pseudo, labeled: View) -> tuple[View, Pseudo]:
+        """Blend the student's view with others, after labels exist (mixup, mosaic)."""
+        return view, pseudo
+
+    def reweight(
+        self, stage: str, p: Predictions, a: Assignment, pseudo: Pseudo, teacher: Output, batch: Batch
+    ) -> Assignment:
+        """Change who counts how much on unlabelled images."""
+        return a
+
+    def unsup(self, out: Output, pseudo: Pseudo, teacher: Output, batch: Batch) -> Losses:
+        """Losses on unlabelled images, before any weight; by default those of labelled ones."""
+
+        def reweight(stage: str, p: Predictions, a: Assignment) -> Assignment:
+            return self.reweight(stage, p, a, pseudo, teacher, batch)
+
+        return self.student.losses(out, pseudo.cls, reweight)
+
+    def weight(self, step: int) -> float:
+        """Return the factor of the unlabelled losses at ``step``."""
+        if not self.cfg.ramp:
+            return self.cfg.weight
+        return self.cfg.weight * min(1.0, (step - self.cfg.burn_in + 1) / self.cfg.ramp)
+
+    def decay(self, step: int) -> float:
+        """Return the EMA decay of the update that follows step number ``step``."""
+        ema = self.cfg.ema
+        if step + 1 <= ema.start:
+            return 0.0
+        return warm_decay(ema.decay, step + 1) if ema.warm_up else ema.decay
+
+    # ---- shared by all ---------------------------------------------------------------------------------------------
+
+    def scale(self, losses: Losses, weight: float) -> Losses:
+        """Weight the unlabelled losses; one whose weight is 0 is logged but never enters the sum (0 * NaN is NaN)."""
+        scaled = {}
+        for name, loss in losses.items():
+            factor = weight * self.cfg.loss_weights.get(name, 1.0)
+            if factor == 0:
+                self.stats[f"off/{name}"] = loss.detach()
+            else:
+                scaled[name] = loss * factor
+        return scaled
+
+
+def tag(prefix: str, losses: Mapping[str, Tensor]) -> Losses:
+    """Put ``prefix/`` before every name."""
+    return {f"{prefix}/{name}": loss for name, loss in losses.items()}
+
+
+def above(detections: list[Targets], score: float) -> list[Targets]:
+    """Keep detections whose score is strictly above ``score``, as hard labels with their scores."""
+    return [t[t.scores > score] for t in detections]
+
+
+def count_per_image(targets: list[Targets]) -> Tensor:
+    """Return the mean number of boxes as a CPU scalar; shapes are known, so nothing is read from the device."""
+    return torch.tensor(sum(len(t) for t in targets) / max(len(targets), 1))

@@ -1,0 +1,1 @@
+"""What a teacher says, made into labels."""

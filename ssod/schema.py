@@ -1,0 +1,31 @@
+"""The two building blocks of every config section."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+
+class Section(BaseModel):
+    """A frozen part of a config. Unknown keys are refused; the string under a field is its help text."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+def _steps(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return value
+    total = (info.context or {}).get("steps")
+    if total is None:
+        raise ValueError(f"{value!r} is a share of train.steps, which is not known here; give a number of steps")
+    try:
+        share = float(value.strip()[:-1])
+    except ValueError:
+        raise ValueError(f"{value!r} is neither a number of steps nor a percentage such as '5%'") from None
+    return round(total * share / 100)
+
+
+# A number of steps, or a share of ``train.steps`` such as "5%", resolved once when the config is read with
+# ``model_validate(data, context={"steps": N})``.
+Duration = Annotated[int, Field(ge=0), BeforeValidator(_steps)]

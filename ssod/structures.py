@@ -1,0 +1,344 @@
+"""The six types everything else speaks: View, Batch, Targets, Pseudo, Predictions, Assignment.
+
+Axes, once for the whole package: N images, M boxes of one image, R rows (one per prior, all images concatenated),
+K classes. Boxes are ``x1, y1, x2, y2`` in pixels of the view they belong to. Labels are ``0..K-1``; background is
+never a label, it is what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssod.boxes import Coder, clip, compose, warp
+
+
+def _apply(item: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(item, Tensor):
+        return fn(item)
+    if isinstance(item, list):
+        return [_apply(x, fn) for x in item]
+    if isinstance(item, dict):
+        return {k: _apply(v, fn) for k, v in item.items()}
+    return item.map(fn) if isinstance(item, (Targets, View)) else item
+
+
+class _Mapped:
+    """Apply one function to every tensor inside, however deep."""
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        return replace(self, **{f.name: _apply(getattr(self, f.name), fn) for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> Any:
+        """Copy to ``device``; overlaps with computation when the memory is pinned."""
+        return self.map(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Any:
+        """Move to page-locked memory; torch's DataLoader calls it."""
+        return self.map(lambda t: t.pin_memory())
+
+
+@dataclass
+class Targets(_Mapped):
+    """The boxes of one image; ground truth, detections and pseudo-labels alike.
+
+    Attributes:
+        boxes: [M, 4] float.
+        labels: [M] int64 in ``0..K-1``.
+        scores: [M] confidence, or None for ground truth.
+        probs: [M, K] soft label, or None for hard ones; what its rows lack to 1 is background.
+        weight: [M] trust in the box, None = 1. Weight 0 is an *ignore region*: a prior matched to it learns neither
+            object nor background (COCO's crowds are read as that).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor | None = None
+    probs: Tensor | None = None
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, keep: Tensor | slice) -> Targets:
+        return self.map(lambda t: t[keep])
+
+    @staticmethod
+    def empty(like: Tensor) -> Targets:
+        """No boxes, on the device and of the float type of ``like``; never a sentinel box."""
+        return Targets(like.new_zeros((0, 4)), torch.zeros(0, dtype=torch.long, device=like.device))
+
+    def soft(self, num_classes: int) -> Tensor:
+        """Return [M, K] class targets: ``probs`` when there are any, else one-hot labels."""
+        if self.probs is not None:
+            return self.probs
+        return F.one_hot(self.labels, num_classes).to(self.boxes.dtype)
+
+    def trust(self) -> Tensor:
+        """Return [M] weights, 1 where none were given."""
+        return torch.ones_like(self.boxes[:, 0]) if self.weight is None else self.weight
+
+
+@dataclass
+class View(_Mapped):
+    """One look at N images: pixels, where they came from, and how to get back.
+
+    Attributes:
+        images: [N, 3, H, W] RGB, padded with 0 at the bottom and right to the common, stride-divisible size; uint8
+            in 0..255 or float in 0..1. Normalisation belongs to the detector.
+        sizes: [N, 2] int64, (height, width) of each image without its padding.
+        matrix: [N, 3, 3] float32, pixels of the original image -> pixels of this view.
+        keys: [N] int64, one random key per image (``ssod.seeding``).
+        ids: N image ids, as the data set's file names them; for messages and results.
+        targets: N ``Targets`` in this view's pixels, or None where there are no labels.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    matrix: Tensor
+    keys: Tensor
+    ids: list[Any] = field(default_factory=list)
+    targets: list[Targets] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def flipped(self) -> View:
+        """Mirror each image about its own vertical axis, padding kept at the right; targets are not carried."""
+        width = self.sizes[:, 1]
+        column = torch.arange(self.images.shape[-1], device=self.images.device)
+        source = torch.where(column < width[:, None], width[:, None] - 1 - column, column)  # [N, W]
+        index = source[:, None, None, :].expand(-1, 3, self.images.shape[-2], -1)
+        mirror = torch.eye(3, dtype=self.matrix.dtype, device=self.matrix.device).repeat(len(self), 1, 1)
+        mirror[:, 0, 0], mirror[:, 0, 2] = -1, width.to(mirror)
+        return replace(self, images=self.images.gather(3, index), matrix=compose(mirror, self.matrix), targets=None)
+
+
+@dataclass
+class Batch(_Mapped):
+    """What one step learns from.
+
+    Attributes:
+        labeled: every labelled image, once per labelled view of the config (Unbiased Teacher has two).
+        views: the unlabelled images by view name; ``batch.weak`` and ``batch.strong`` read from here. Empty while the
+            method wants no unlabelled images (burn-in, supervised).
+    """
+
+    labeled: View
+    views: dict[str, View] = field(default_factory=dict)
+
+    @property
+    def weak(self) -> View:
+        """The view the teacher sees."""
+        return self.views["weak"]
+
+    @property
+    def strong(self) -> View:
+        """The view the student sees."""
+        return self.views["strong"]
+
+
+@dataclass
+class Pseudo(_Mapped):
+    """What a teacher says about N images.
+
+    Attributes:
+        cls: N Targets to classify.
+        box: N Targets to regress; None = the same as ``cls``.
+        unsure: N Targets that are neither object nor background; None = none.
+    """
+
+    cls: list[Targets]
+    box: list[Targets] | None = None
+    unsure: list[Targets] | None = None
+
+    def move(self, src: View, dst: View, min_size: float = 1.0) -> Pseudo:
+        """Carry every box from the pixels of ``src`` into those of ``dst``.
+
+        Corners are mapped, their axis-aligned hull is clipped to the image, and a box with a side of ``min_size``
+        pixels or less is dropped: it has left the view, and what stays of it would teach a wrong place.
+        """
+        # inv_ex: unlike inv it does not wait for the device to report singular matrices.
+        transfer = compose(dst.matrix, torch.linalg.inv_ex(src.matrix).inverse)
+
+        def carry(targets: list[Targets] | None) -> list[Targets] | None:
+            return None if targets is None else move_targets(targets, transfer, dst.sizes, min_size)
+
+        return Pseudo(carry(self.cls), carry(self.box), carry(self.unsure))
+
+
+def move_targets(targets: Sequence[Targets], transfer: Tensor, sizes: Tensor, min_size: float = 1.0) -> list[Targets]:
+    """Warp each image's boxes by its matrix [N, 3, 3], clip to ``sizes`` [N, 2] and drop what became too small."""
+    image = image_index([len(t) for t in targets], transfer.device)
+    boxes = torch.cat([t.boxes for t in targets])
+    boxes = clip(warp(boxes, transfer[image]), sizes[image])
+    side = (boxes[:, 2:] - boxes[:, :2]).amin(1)
+    parts = zip(targets, boxes.split([len(t) for t in targets]), side.split([len(t) for t in targets]))
+    return [replace(t, boxes=b)[s > min_size] for t, b, s in parts]
+
+
+def image_index(counts: Sequence[int], device: torch.device | str) -> Tensor:
+    """Return [sum(counts)] int64: ``counts[i]`` times ``i``."""
+    return torch.cat([torch.full((n,), i, dtype=torch.long, device=device) for i, n in enumerate(counts)])
+
+
+@dataclass
+class Predictions:
+    """What a head says about R priors; an anchor, an FCOS point, an RPN anchor and a RoI are all rows.
+
+    Attributes:
+        logits: [R, K] for sigmoid heads, [R, K + 1] with background **last** for softmax heads.
+        deltas: [R, C, 4] encoded boxes, C = 1 (class-agnostic) or K.
+        priors: [R, 4] boxes.
+        image: [R] int64, which image a row belongs to; sorted.
+        sizes: [N, 2] int64, (height, width) of the images.
+        coder: turns ``deltas`` and ``priors`` into boxes and back.
+        softmax: whether ``logits`` are of a softmax head.
+        quality: [R] logit of centerness or IoU, or None.
+        levels: rows per pyramid level of one image, for heads with a fixed number of rows per image.
+        strides: pixels per cell of each level, parallel to ``levels``.
+        spread: [R, 4] logit of the uncertainty of each side, for heads that predict one.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    priors: Tensor
+    image: Tensor
+    sizes: Tensor
+    coder: Coder
+    softmax: bool = False
+    quality: Tensor | None = None
+    levels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    spread: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.priors)
+
+    @property
+    def num_images(self) -> int:
+        """N, also when some image has no row."""
+        return len(self.sizes)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.logits.shape[1] - int(self.softmax)
+
+    def probs(self) -> Tensor:
+        """Return [R, K] foreground probabilities in float32."""
+        logits = self.logits.float()
+        return logits.softmax(-1)[:, :-1] if self.softmax else logits.sigmoid()
+
+    def deltas_of(self, labels: Tensor) -> Tensor:
+        """Return [R, 4]: the deltas of class ``labels`` [R], or the only ones of a class-agnostic head."""
+        if self.deltas.shape[1] == 1:
+            return self.deltas[:, 0]
+        return self.deltas[torch.arange(len(labels), device=labels.device), labels]
+
+    def boxes(self, labels: Tensor | None = None) -> Tensor:
+        """Return [R, 4] decoded boxes in float32, of class ``labels`` or of the likeliest class; not clipped."""
+        if self.deltas.shape[1] == 1:
+            deltas = self.deltas[:, 0]
+        else:
+            deltas = self.deltas_of(self.probs().argmax(-1) if labels is None else labels)
+        return self.coder.decode(deltas.float(), self.priors)
+
+    def __getitem__(self, keep: Tensor) -> Predictions:
+        """Select rows; the fixed row count per level is lost."""
+        rows = ("logits", "deltas", "priors", "image", "quality", "spread")
+        picked = {n: getattr(self, n)[keep] for n in rows if getattr(self, n) is not None}
+        return replace(self, **picked, levels=(), strides=())
+
+
+@dataclass
+class Assignment:
+    """What each of R rows is asked to predict: the waist between methods and losses.
+
+    Attributes:
+        cls: [R] int64 with K for background, or [R, K] soft targets whose missing mass is background. The first form
+            is K times smaller and is what hard labels use.
+        cls_weight: [R], 0 = ignore.
+        box: [R, 4] the box to regress; anything where ``box_weight`` is 0.
+        box_weight: [R], above 0 = foreground.
+        quality: [R] target of the quality branch, or None.
+        matched: [R] int64 index of the target over all images concatenated, -1 background, -2 ignored.
+        norm: [] or [R], the divisor of every loss; None = the detector's own.
+    """
+
+    cls: Tensor
+    cls_weight: Tensor
+    box: Tensor
+    box_weight: Tensor
+    quality: Tensor | None = None
+    matched: Tensor | None = None
+    norm: Tensor | None = None
+
+    @property
+    def fg(self) -> Tensor:
+        """[R] bool, rows with a box to regress."""
+        return self.box_weight > 0
+
+    def soft(self, num_classes: int) -> Tensor:
+        """Return [R, K] float32 class targets."""
+        if self.cls.ndim == 2:
+            return self.cls.float()
+        return F.one_hot(self.cls, num_classes + 1)[:, :num_classes].float()
+
+    def labels(self) -> Tensor:
+        """Return [R] int64: the class of each row; meaningful on foreground rows only."""
+        return self.cls if self.cls.ndim == 1 else self.cls.argmax(-1)
+
+
+class Output(Protocol):
+    """What a detector saw in a view. ``stages`` are its dense maps by name: ``dense``, or ``rpn``."""
+
+    stages: dict[str, Predictions]
+
+    def detections(self, score: float | None = None) -> list[Targets]:
+        """Decode, threshold and suppress; N Targets with scores, clipped to the images."""
+        ...
+
+    def score(self, boxes: list[Tensor]) -> Predictions:
+        """Say what is in these boxes, N tensors [M_i, 4]; row ``j`` of image ``i`` answers for box ``j``."""
+        ...
+
+
+# {stage: (what was said, what should have been said)}; stages are "dense", or "rpn" and "roi".
+Assigned = dict[str, tuple[Predictions, Assignment]]
+
+# (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg].
+RowLoss = Callable[[Predictions, Assignment], Tensor]
+
+# (stage, predictions, assignment) -> assignment
+Reweight = Callable[[str, Predictions, Assignment], Assignment]
+
+
+class Detector(Protocol):
+    """An ``nn.Module`` that answers four questions; it knows nothing of teachers, methods or geometry."""
+
+    num_classes: int
+
+    def predict(self, view: View) -> Output:
+        """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""
+        ...
+
+    def assign(self, out: Output, targets: list[Targets]) -> Assigned:
+        """Say what each row should have predicted, given the boxes of each image."""
+        ...
+
+    def reduce(self, out: Output, assigned: Assigned, rows: dict[str, RowLoss] | None = None) -> dict[str, Tensor]:
+        """Turn assignments into scalar losses: cls, box, quality, rpn_cls, rpn_box, as the detector has them.
+
+        ``rows`` replaces single row losses by name; the detector's own serve where it is silent.
+        """
+        ...
+
+    def losses(self, out: Output, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:
+        """``assign``, then ``reweight``, then ``reduce``."""
+        ...
