@@ -7,7 +7,7 @@ A method is one file in this folder: a ``Config`` (its knobs), a ``Method`` that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from ssod.schema import Duration, Section
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 
 Losses = dict[str, Tensor]
+LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box"]
 
 
 class EmaConfig(Section):
@@ -31,21 +32,26 @@ class EmaConfig(Section):
     "Until this step the teacher is a plain copy of the student."
 
 
-class Config(Section):
-    """What every method has; a method's own ``Config`` adds to it."""
+class Common(Section):
+    """What every method has, also one without unlabelled images."""
 
     name: str
     "File name in ssod/methods, or a dotted module of your own."
+    ema: EmaConfig = EmaConfig()
+    "How the teacher follows the student."
+
+
+class Config(Common):
+    """What every semi-supervised method has; a method's own ``Config`` adds to it."""
+
     burn_in: Duration = 0
     "Steps of supervised learning before the first pseudo-label; unlabelled images are not even loaded."
     weight: float = Field(1.0, ge=0)
     "Factor of every loss on unlabelled images."
     ramp: Duration = 0
     "Steps after burn-in over which `weight` rises linearly from 0; 0 = at once."
-    loss_weights: dict[Literal["cls", "box", "quality", "rpn_cls", "rpn_box"], float] = {}
+    loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
     "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
-    ema: EmaConfig = EmaConfig()
-    "How the teacher follows the student."
 
 
 class Method(nn.Module):
@@ -59,12 +65,13 @@ class Method(nn.Module):
 
     Attributes:
         stats: detached tensors of the last step, for the log; reading them is the logger's business.
+        uses_unlabeled: whether unlabelled images are wanted at all.
     """
 
-    Config: type[Config] = Config
+    Config: type[Common] = Config
     uses_unlabeled: bool = True
 
-    def __init__(self, student: Detector, cfg: Config) -> None:
+    def __init__(self, student: Detector, cfg: Common) -> None:
         super().__init__()
         self.cfg = cfg
         self.student = student
@@ -84,7 +91,7 @@ class Method(nn.Module):
         student = self.student
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
         losses = tag("sup", student.losses(student.predict(batch.labeled), batch.labeled.targets))
-        if step < self.cfg.burn_in or not self.uses_unlabeled:
+        if step < self.cfg.burn_in:
             return losses
         with torch.no_grad():
             teacher = self.teacher.predict(batch.weak)
@@ -102,8 +109,8 @@ class Method(nn.Module):
     # ---- slots -----------------------------------------------------------------------------------------------------
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
-        """Choose the pseudo-labels, in the pixels of ``batch.weak``."""
-        raise NotImplementedError(f"{type(self).__name__} must say which boxes it trusts")
+        """Choose the pseudo-labels, in the pixels of ``batch.weak``; by default every detection is one."""
+        return Pseudo(teacher.detections())
 
     def mix(self, view: View, pseudo: Pseudo, labeled: View) -> tuple[View, Pseudo]:
         """Blend the student's view with others, after labels exist (mixup, mosaic)."""
@@ -158,6 +165,17 @@ def tag(prefix: str, losses: Mapping[str, Tensor]) -> Losses:
 def above(detections: list[Targets], score: float) -> list[Targets]:
     """Keep detections whose score is strictly above ``score``, as hard labels with their scores."""
     return [t[t.scores > score] for t in detections]
+
+
+def quantiles(detections: list[Targets]) -> Tensor:
+    """Return the 0, 25, 50, 75 and 100 % quantiles of all scores [5], zeros where there are none.
+
+    The log explains with them why no box was kept.
+    """
+    scores = torch.cat([t.scores for t in detections]).float()
+    if not len(scores):
+        return scores.new_zeros(5)
+    return torch.quantile(scores, torch.linspace(0, 1, 5, device=scores.device))
 
 
 def count_per_image(targets: list[Targets]) -> Tensor:
