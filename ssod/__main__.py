@@ -1,0 +1,5 @@
+"""``python -m ssod``."""
+
+from ssod.cli import main
+
+main()

@@ -1,0 +1,247 @@
+"""The command line: one function a subcommand, each a thin cover over a Python call.
+
+Nothing heavy is imported here; ``ssod --help`` must answer at once, so torch is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ssod.errors import Exit, SsodError
+from ssod.version import __version__
+
+app = typer.Typer(
+    name="ssod",
+    help="Train an object detector with a tenth of the labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="A config file (YAML).")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="Changes to the config: key.path=value ...")]  # noqa: UP045
+Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to put data, runs and pictures.")] = Path("demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")] = 1,
+    steps: Annotated[Optional[int], typer.Option(help="Fewer or more steps than the demo's config says.")] = None,  # noqa: UP045
+) -> None:
+    """The main job on a generated data set, on the CPU: a supervised twin and Mean Teacher, side by side."""
+    from ssod.demo import demo
+
+    demo(out, seeds=seeds, steps=steps)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, torch/torchvision pairing, devices, write access; exit 0 or 1."""
+    from ssod.doctor import doctor
+
+    raise typer.Exit(doctor())
+
+
+@app.command()
+def init(
+    labeled: Annotated[str, typer.Option(help="COCO JSON, VOC folder or YOLO folder with boxes.")],
+    unlabeled: Annotated[str, typer.Option(help="Folder, glob or .txt list of images without boxes.")],
+    val: Annotated[str, typer.Option(help="Like --labeled, for measuring.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The config to write.")],
+    detector: Annotated[str, typer.Option(help="retinanet_r50_fpn, fcos_r50_fpn, faster_rcnn_r50_fpn, ...")] = (
+        "retinanet_r50_fpn"
+    ),
+    method: Annotated[str, typer.Option(help="`ssod methods` lists them.")] = "mean_teacher",
+    images: Annotated[Optional[str], typer.Option(help="Image folder of a COCO JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Write a starting config for your own data."""
+    from ssod.starter import write_config
+
+    print(write_config(out, labeled, unlabeled, val, detector=detector, method=method, images=images))
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Counts, classes, bad boxes, leakage: every finding, not the first."""
+    from ssod.run import check
+
+    raise typer.Exit(check(_load(config, overrides)))
+
+
+@app.command()
+def split(
+    ann: Annotated[Path, typer.Option(help="COCO JSON to divide.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the JSON pairs.")],
+    percent: Annotated[list[float], typer.Option(help="Repeat for several: --percent 1 --percent 10.")],
+    folds: Annotated[int, typer.Option(min=1, help="Folds 1..n.")] = 5,
+    family: Annotated[str, typer.Option(help="without_replacement (default) or with_replacement (STAC).")] = (
+        "without_replacement"
+    ),
+) -> None:
+    """Labelled / unlabelled splits, bit-identical to the published procedures."""
+    from ssod.data.splits import write_splits
+
+    for line in write_splits(ann, percent, range(1, folds + 1), out, family=family):
+        print(line)
+
+
+@app.command()
+def plan(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
+    from ssod.plan import plan
+
+    plan(_load(config, overrides))
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", help="Run folder; default runs/<config>/<time>.")
+    ] = None,  # noqa: UP045
+    allow_change: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A key that may differ from the checkpoint's when resuming."),
+    ] = None,
+) -> None:
+    """Train; resumes by itself when its run folder has a checkpoint."""
+    from ssod.run import train
+
+    train(_load(config, overrides), out=out, allow_change=allow_change or [])
+
+
+@app.command("eval")
+def evaluate(
+    weights: Weights,
+    data: Annotated[Optional[Path], typer.Option(help="Config whose `data.val` to measure on.")] = None,  # noqa: UP045
+    score: Annotated[Optional[float], typer.Option(help="Score threshold; it moves AP by about 1.")] = None,  # noqa: UP045
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="key.path=value ...")] = None,  # noqa: UP045
+) -> None:
+    """AP of saved weights on a validation set."""
+    from ssod.run import evaluate
+
+    evaluate(weights, data=data, score=score, overrides=overrides or [])
+
+
+@app.command()
+def predict(
+    weights: Weights,
+    images: Annotated[str, typer.Argument(help="Image, folder or glob.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for pictures and results.json.")],
+    score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
+) -> None:
+    """Pictures with boxes, and a COCO results JSON."""
+    from ssod.predict import predict_files
+
+    predict_files(weights, images, out, score=score)
+
+
+@app.command()
+def label(
+    weights: Weights,
+    images: Annotated[str, typer.Argument(help="Folder, glob or list of images.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the labels go.")],
+    format: Annotated[str, typer.Option(help="coco, yolo or voc.")] = "coco",
+    score: Annotated[float, typer.Option(help="Keep boxes above this score.")] = 0.5,
+) -> None:
+    """Pseudo-labels to files."""
+    from ssod.predict import label_files
+
+    label_files(weights, images, out, format=format, score=score)
+
+
+@app.command()
+def export(
+    weights: Weights,
+    format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", help="File to write; default beside the weights.")
+    ] = None,  # noqa: UP045
+) -> None:
+    """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
+    from ssod.export import export
+
+    export(weights, format=format, out=out)
+
+
+@app.command("config")
+def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
+    """The merged config, and where each value came from."""
+    from ssod.config import describe
+
+    print(describe(_load(config, overrides)))
+
+
+@app.command()
+def methods() -> None:
+    """The methods a config can name."""
+    from ssod.methods.find import names, summary
+
+    _table((name, summary(name)) for name in names())
+
+
+@app.command()
+def detectors() -> None:
+    """The detectors a config can name."""
+    from ssod.detectors.build import describe
+
+    _table(describe())
+
+
+@app.command()
+def losses() -> None:
+    """The row losses a config can name."""
+    from ssod.losses.pick import describe
+
+    _table(describe())
+
+
+def _table(rows: object) -> None:
+    pairs = list(rows)
+    width = max(len(name) for name, _ in pairs)
+    for name, text in pairs:
+        print(f"{name:<{width}}  {text}")
+
+
+def _load(config: Path, overrides: list[str] | None) -> object:
+    from ssod.config import load
+
+    return load(config, overrides or [])
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    context.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Run the command line; turns errors a user can mend into one line and an exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except SsodError as error:
+        if debug:
+            raise
+        print(f"ssod: error: {error.line()}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.exit(int(error.code))
+    except KeyboardInterrupt:
+        sys.exit(int(Exit.INTERRUPTED))
+    except BrokenPipeError:  # `ssod ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(int(Exit.OK))
