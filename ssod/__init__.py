@@ -1,7 +1,7 @@
 """ssod: train an object detector with a tenth of the labels.
 
-Everything a command does is one call here: ``ssod.train(cfg)``, ``ssod.load("best.safetensors")``, ... They are imported
-when they are first used, so that ``import ssod`` costs nothing.
+Everything a command does is one call here: ``ssod.train(cfg)``, ``ssod.load("best.safetensors")``, ...
+They are imported when they are first used, so that ``import ssod`` costs nothing.
 """
 
 import importlib

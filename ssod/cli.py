@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path, typer.Argument(help="A config file (YAML).")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="Changes to the config: key.path=value ...")]  # noqa: UP045
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the config: key.path=value ...")]
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]
 
 
@@ -33,7 +33,7 @@ Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to put data, runs and pictures.")] = Path("demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")] = 1,
-    steps: Annotated[Optional[int], typer.Option(help="Fewer or more steps than the demo's config says.")] = None,  # noqa: UP045
+    steps: Annotated[int | None, typer.Option(help="Fewer or more steps than the demo's config says.")] = None,
 ) -> None:
     """The main job on a generated data set, on the CPU: a supervised twin and Mean Teacher, side by side."""
     from ssod.demo import demo
@@ -59,7 +59,7 @@ def init(
         "retinanet_r50_fpn"
     ),
     method: Annotated[str, typer.Option(help="`ssod methods` lists them.")] = "mean_teacher",
-    images: Annotated[Optional[str], typer.Option(help="Image folder of a COCO JSON.")] = None,  # noqa: UP045
+    images: Annotated[str | None, typer.Option(help="Image folder of a COCO JSON.")] = None,
 ) -> None:
     """Write a starting config for your own data."""
     from ssod.starter import write_config
@@ -104,11 +104,9 @@ def plan(config: ConfigFile, overrides: Overrides = None) -> None:
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="Run folder; default runs/<config>/<time>.")
-    ] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; default runs/<config>/<time>.")] = None,
     allow_change: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A key that may differ from the checkpoint's when resuming."),
     ] = None,
 ) -> None:
@@ -121,9 +119,9 @@ def train(
 @app.command("eval")
 def evaluate(
     weights: Weights,
-    data: Annotated[Optional[Path], typer.Option(help="Config whose `data.val` to measure on.")] = None,  # noqa: UP045
-    score: Annotated[Optional[float], typer.Option(help="Score threshold; it moves AP by about 1.")] = None,  # noqa: UP045
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="key.path=value ...")] = None,  # noqa: UP045
+    data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
+    score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
 ) -> None:
     """AP of saved weights on a validation set."""
     from ssod.run import evaluate
@@ -162,9 +160,7 @@ def label(
 def export(
     weights: Weights,
     format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
-    out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="File to write; default beside the weights.")
-    ] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
 ) -> None:
     """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
     from ssod.export import export
