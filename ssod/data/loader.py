@@ -1,0 +1,421 @@
+"""From data sets to batches: which images a step sees, reading them, and padding them together.
+
+Step ``s`` always means the same images, drawn the same way, whatever the number of workers or ranks and wherever the
+run started: every choice is a function of (seed, stream, position). There is no loader state to save.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssod.data.image import MAX_PIXELS, open_image
+from ssod.data.paths import name_problem, safe_join
+from ssod.data.records import Images, Labeled
+from ssod.data.sampler import Grouped, Shuffled
+from ssod.data.views import Pipeline, Sample, ViewsConfig, look, to_tensor
+from ssod.errors import Exit, SsodError
+from ssod.structures import Batch, Targets, View
+
+BAD_SHARE = 0.001  # of the unlabelled images may be unreadable ...
+BAD_FLOOR = 3  # ... or this many, where that is more
+
+
+def train_batches(
+    labeled: Labeled,
+    unlabeled: Images | None,
+    views: ViewsConfig,
+    *,
+    labeled_batch: int,
+    unlabeled_batch: int,
+    seed: int,
+    start: int,
+    steps: int,
+    unlabeled_from: int,
+    accumulate: int = 1,
+    workers: int = 2,
+    rank: int = 0,
+    world: int = 1,
+    group_by_aspect: bool = False,
+    divisor: int = 32,
+    timeout: float = 120,
+    max_pixels: int = MAX_PIXELS,
+    allow_symlinks: bool = False,
+    on_bad: Callable[[SsodError], None] | None = None,
+) -> Iterator[Batch]:
+    """Yield ``accumulate`` micro-batches for each of the steps ``start..steps-1``.
+
+    Args:
+        labeled: images with boxes. One that cannot be read is an error.
+        unlabeled: images without. One that cannot be read is replaced by the next; more than 0.1 % of them (at least
+            3 are allowed) is an error.
+        views: the views of each.
+        labeled_batch: labelled images of one optimiser step, over all ranks and micro-batches.
+        unlabeled_batch: the same for unlabelled ones; 0 = none.
+        seed: the run's seed.
+        start: first step.
+        steps: one past the last step.
+        unlabeled_from: before this step no unlabelled image is opened and ``batch.views`` is empty.
+        accumulate: micro-batches of one step.
+        workers: processes that read; 0 = this one.
+        rank: this process's number; micro-batch ``m`` of all ranks, in rank order, is that of one process.
+        world: number of processes.
+        group_by_aspect: batches of either wide images or the others, to waste less on padding. Needs sizes.
+        divisor: padded sides are multiples of it.
+        timeout: seconds to wait for a batch before a worker counts as hung.
+        max_pixels: refuse larger images.
+        allow_symlinks: let links below an image folder lead out of it.
+        on_bad: called in this process once for each unreadable unlabelled image, with what is wrong with it.
+
+    Returns:
+        An iterator; ``batch.labeled`` holds each image once per labelled view, its views side by side.
+
+    Raises:
+        SsodError: settings that cannot work (code 2), at once; from the iterator, what is wrong with an image
+            (code 3 or 7) or with a worker (code 6).
+    """
+    if unlabeled_from >= steps:
+        unlabeled_batch = 0
+    _check_shares(labeled_batch, unlabeled_batch, accumulate, world)
+    if unlabeled_batch and (unlabeled is None or not views.unlabeled):
+        what = "data.unlabeled" if unlabeled is None else "views.unlabeled"
+        raise SsodError("config", what, f"missing, but train.batch.unlabeled is {unlabeled_batch}", "add it")
+    dataset = _Steps(
+        labeled=labeled,
+        unlabeled=unlabeled if unlabeled_batch else None,
+        views=views,
+        labeled_stream=_stream(labeled.images, "labeled", seed, group_by_aspect),
+        unlabeled_stream=_stream(unlabeled, "unlabeled", seed, group_by_aspect) if unlabeled_batch else None,
+        labeled_batch=labeled_batch,
+        unlabeled_batch=unlabeled_batch,
+        unlabeled_from=unlabeled_from,
+        share=(accumulate, rank, world),
+        seed=seed,
+        divisor=divisor,
+        read=Reader(max_pixels, allow_symlinks),
+    )
+    numbers = range(start * accumulate, steps * accumulate)
+    return _count_bad(_drain(dataset, numbers, workers, timeout), unlabeled, on_bad)
+
+
+def eval_views(
+    images: Images,
+    pipeline: Pipeline,
+    *,
+    batch: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+    divisor: int = 32,
+    timeout: float = 120,
+    max_pixels: int = MAX_PIXELS,
+    allow_symlinks: bool = False,
+) -> Iterator[View]:
+    """Yield every image once, in order; the ranks' parts, in rank order, are the whole.
+
+    Args:
+        images: what to look at. One that cannot be read is an error.
+        pipeline: the view; what it draws, if anything, depends on the image's number alone.
+        batch: images at a time.
+        workers: processes that read; 0 = this one.
+        rank: this process's number.
+        world: number of processes.
+        divisor: padded sides are multiples of it.
+        timeout: seconds to wait for a batch before a worker counts as hung.
+        max_pixels: refuse larger images.
+        allow_symlinks: let links below the image folder lead out of it.
+
+    Returns:
+        An iterator over views with ``ids`` and without targets.
+    """
+    mine = range(rank * len(images) // world, (rank + 1) * len(images) // world)
+    chunks = [mine[i : i + batch] for i in range(0, len(mine), batch)]
+    dataset = _Chunks(images, pipeline, chunks, divisor, Reader(max_pixels, allow_symlinks))
+    return (_map_view(view, _to_tensor) for view in _drain(dataset, range(len(chunks)), workers, timeout))
+
+
+def _check_shares(labeled: int, unlabeled: int, accumulate: int, world: int) -> None:
+    parts = accumulate * world
+    for name, size in (("labeled", labeled), ("unlabeled", unlabeled)):
+        if size % parts:
+            raise SsodError(
+                "config",
+                f"train.batch.{name}",
+                f"{size} cannot be shared by {world} processes x {accumulate} micro-batches",
+                f"use a multiple of {parts}",
+            )
+    if labeled < 1:
+        raise SsodError("config", "train.batch.labeled", f"{labeled} is below 1", "use at least 1")
+
+
+def _stream(images: Images, name: str, seed: int, grouped: bool) -> Shuffled | Grouped:
+    if len(images) == 0:
+        raise SsodError("config", f"data.{name}", "0 images", "check the path and the split", code=Exit.DATA)
+    if not grouped:
+        return Shuffled(len(images), seed, name)
+    if images.sizes is None:
+        problem = "grouping by aspect ratio needs image sizes, which this source does not state"
+        raise SsodError("config", f"data.{name}", problem, "switch the grouping off")
+    return Grouped.from_sizes(images.sizes, seed, name)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Opens the images of a data set, within limits."""
+
+    max_pixels: int = MAX_PIXELS
+    allow_symlinks: bool = False
+
+    def __call__(self, images: Images, i: int) -> Image.Image:
+        """Return image ``i``, upright RGB; raise what is wrong with it."""
+        path = safe_join(images.root, images.paths[i], allow_symlinks=self.allow_symlinks)
+        return open_image(path, max_pixels=self.max_pixels)
+
+    def or_next(self, images: Images, i: int, bad: list[SsodError]) -> tuple[int, Image.Image]:
+        """Return image ``i`` or the first readable one after it, with its number; note the others in ``bad``."""
+        failed: list[SsodError] = []
+        for step in range(allowed_bad(len(images)) + 1):
+            candidate = (i + step) % len(images)
+            try:
+                image = self(images, candidate)
+            except SsodError as error:
+                if name_problem(images.paths[candidate], images.root):
+                    raise  # a name that leaves its folder is an attack, not an accident
+                failed.append(error)
+                continue
+            bad.extend(failed)
+            return candidate, image
+        raise _too_many(failed, len(images))
+
+
+@dataclass(frozen=True)
+class _Steps(Dataset):
+    """Micro-batch ``k`` as (batch, unreadable images); an ``SsodError`` is returned, for torch would rename it."""
+
+    labeled: Labeled
+    unlabeled: Images | None
+    views: ViewsConfig
+    labeled_stream: Shuffled | Grouped
+    unlabeled_stream: Shuffled | Grouped | None
+    labeled_batch: int
+    unlabeled_batch: int
+    unlabeled_from: int
+    share: tuple[int, int, int]
+    seed: int
+    divisor: int
+    read: Reader
+
+    def __getitem__(self, k: int) -> tuple[Batch, list[SsodError]] | SsodError:
+        step, micro = divmod(k, self.share[0])
+        bad: list[SsodError] = []
+        try:
+            labeled = self._labeled(step, micro)
+            views = {}
+            if self.unlabeled is not None and step >= self.unlabeled_from:
+                views = self._unlabeled(step, micro, bad)
+        except SsodError as error:
+            return error
+        return Batch(labeled, views), bad
+
+    def _mine(self, stream: Shuffled | Grouped, step: int, micro: int, size: int) -> list[tuple[int, int]]:
+        """Return (position, image) of this rank's share of a micro-batch."""
+        accumulate, rank, world = self.share
+        part = size // (accumulate * world)
+        first = (micro * world + rank) * part
+        picked = list(enumerate(stream.batch(step, size), step * size))
+        return picked[first : first + part]
+
+    def _labeled(self, step: int, micro: int) -> View:
+        samples: list[Sample] = []
+        ids: list[Any] = []
+        for position, i in self._mine(self.labeled_stream, step, micro, self.labeled_batch):
+            image = self.read(self.labeled.images, i)
+            _check_stated_size(self.labeled.images, i, image)
+            seen = look(image, self.labeled.targets(i), self.views.labeled, self.seed, "labeled", i, position)
+            samples.extend(seen.values())
+            ids.extend([self.labeled.images.ids[i]] * len(seen))
+        return collate(samples, ids, self.divisor)
+
+    def _unlabeled(self, step: int, micro: int, bad: list[SsodError]) -> dict[str, View]:
+        samples: dict[str, list[Sample]] = {name: [] for name, p in self.views.unlabeled.items() if not p.hidden}
+        ids: list[Any] = []
+        for position, wanted in self._mine(self.unlabeled_stream, step, micro, self.unlabeled_batch):
+            i, image = self.read.or_next(self.unlabeled, wanted, bad)
+            seen = look(image, None, self.views.unlabeled, self.seed, "unlabeled", i, position)
+            for name, sample in seen.items():
+                samples[name].append(sample)
+            ids.append(self.unlabeled.ids[i])
+        return {name: collate(items, list(ids), self.divisor) for name, items in samples.items()}
+
+
+@dataclass(frozen=True)
+class _Chunks(Dataset):
+    """Chunk ``k`` of the images as a view."""
+
+    images: Images
+    pipeline: Pipeline
+    chunks: Sequence[range]
+    divisor: int
+    read: Reader
+
+    def __getitem__(self, k: int) -> View | SsodError:
+        samples = []
+        try:
+            for i in self.chunks[k]:
+                image = self.read(self.images, i)
+                samples.append(look(image, None, {"val": self.pipeline}, 0, "val", i, 0)["val"])
+        except SsodError as error:
+            return error
+        return collate(samples, [self.images.ids[i] for i in self.chunks[k]], self.divisor)
+
+
+def allowed_bad(n: int) -> int:
+    """Return how many of ``n`` unlabelled images may be unreadable."""
+    return min(n - 1, max(BAD_FLOOR, int(n * BAD_SHARE)))
+
+
+def _too_many(failed: Sequence[SsodError], n: int) -> SsodError:
+    first = failed[0]
+    problem = f"{len(failed)} of {n} unlabelled images cannot be read; this one: {first.problem}"
+    return SsodError(
+        first.file, first.field, problem, "remove or replace them; `ssod check` lists all", code=first.code
+    )
+
+
+def _check_stated_size(images: Images, i: int, image: Image.Image) -> None:
+    if images.sizes is None or tuple(images.sizes[i]) == image.size[::-1]:
+        return
+    (height, width), found = images.sizes[i], image.size
+    hint = "its boxes were drawn on the unrotated image" if (height, width) == found else "its boxes would be wrong"
+    problem = f"the annotations say {width}x{height}, the upright image is {found[0]}x{found[1]}; {hint}"
+    raise SsodError(images.paths[i], "size", problem, "mend the annotations", code=Exit.DATA)
+
+
+def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
+    """Pad pictures with 0 at the bottom and right to the smallest common multiple-of-``divisor`` size.
+
+    Args:
+        samples: N views, at least one; all with targets or all without.
+        ids: N image ids.
+        divisor: the sides of the result are multiples of it.
+    """
+    sizes = torch.tensor([s.image.size[::-1] for s in samples])
+    height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(0))
+    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    for row, sample in zip(images, samples):
+        pixels = to_tensor(sample.image)
+        row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    return View(
+        images=images,
+        sizes=sizes,
+        matrix=torch.from_numpy(np.stack([s.matrix for s in samples])).float(),
+        keys=torch.tensor([s.key for s in samples]),
+        ids=ids,
+        targets=None if samples[0].targets is None else [s.targets for s in samples],
+    )
+
+
+# ---- workers -----------------------------------------------------------------------------------------------------
+
+
+def _drain(dataset: Dataset, numbers: Sequence[int], workers: int, timeout: float) -> Iterator[Any]:
+    """Yield ``dataset[k]`` for each number, in order; raise the errors that workers hand over or die of."""
+    loader = DataLoader(
+        _Packed(dataset),
+        sampler=numbers,
+        batch_size=None,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # or it would draw from, and change, the global one
+    )
+    try:
+        for item in loader:
+            if isinstance(item, SsodError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        failure = worker_failure(error)
+        if failure is None:
+            raise
+        raise failure from None
+
+
+def worker_failure(error: BaseException) -> SsodError | None:
+    """Return the ``SsodError`` for what torch raises when a data worker dies or hangs, None for any other error.
+
+    torch notices a killed worker in a signal handler, so that its error can also surface in the training step: the
+    loop passes what it catches through here.
+    """
+    text = str(error).partition("\n")[0]
+    if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker (pid", "DataLoader timed out")):
+        return None
+    hint = "look for out-of-memory kills, a full /dev/shm or a stalled disk; fewer train.workers need less memory"
+    return SsodError("data", "worker", text.rstrip(". "), hint, code=Exit.IO)
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C is for the main process, which stops the workers when it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _count_bad(
+    items: Iterator[tuple[Batch, list[SsodError]]], unlabeled: Images | None, on_bad: Callable[[SsodError], None] | None
+) -> Iterator[Batch]:
+    """Unpack batches; report each unreadable image once and give up when there are too many."""
+    seen: dict[tuple[str, str], SsodError] = {}
+    for batch, bad in items:
+        for error in bad:
+            if (error.file, error.field) not in seen:
+                seen[error.file, error.field] = error
+                if on_bad is not None:
+                    on_bad(error)
+        if seen and len(seen) > allowed_bad(len(unlabeled)):
+            raise _too_many(list(seen.values()), len(unlabeled))
+        views = {name: _map_view(view, _to_tensor) for name, view in batch.views.items()}
+        yield Batch(_map_view(batch.labeled, _to_tensor), views)
+
+
+@dataclass(frozen=True)
+class _Packed(Dataset):
+    """Sends all but the pixels as arrays: each tensor that crosses processes costs a file descriptor."""
+
+    inner: Dataset
+
+    def __getitem__(self, k: int) -> Any:
+        item = self.inner[k]
+        if isinstance(item, View):
+            return _map_view(item, _to_array)
+        if isinstance(item, tuple):
+            batch, bad = item
+            views = {name: _map_view(view, _to_array) for name, view in batch.views.items()}
+            return Batch(_map_view(batch.labeled, _to_array), views), bad
+        return item
+
+
+def _map_view(view: View, fn: Callable[[Any], Any]) -> View:
+    """Apply ``fn`` to every tensor or array of a view but its pixels."""
+    targets = view.targets
+    if targets is not None:
+        targets = [Targets(**{f.name: fn(getattr(t, f.name)) for f in fields(t)}) for t in targets]
+    return replace(view, sizes=fn(view.sizes), matrix=fn(view.matrix), keys=fn(view.keys), targets=targets)
+
+
+def _to_array(item: Tensor | None) -> np.ndarray | None:
+    return None if item is None else item.numpy()
+
+
+def _to_tensor(item: np.ndarray | None) -> Tensor | None:
+    return None if item is None else torch.from_numpy(item)
