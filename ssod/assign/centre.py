@@ -1,0 +1,71 @@
+"""Assignment by place: FCOS with centre sampling (Tian et al. 2019 and the released code's improvements)."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ssod.assign.matches import BACKGROUND, from_matches
+from ssod.structures import Assignment, Predictions, Targets
+
+
+class CentreAssigner:
+    """A point takes the smallest box whose middle it is in and whose size suits its level.
+
+    A point is near a box's centre within ``radius`` strides (on both axes), strictly inside the box, and the farthest
+    side of the box lies within (4, 8) strides of it; the first level has no lower and the last no upper bound.
+
+    Args:
+        radius: half side of the sampled square around a box's centre, in strides.
+    """
+
+    def __init__(self, radius: float = 1.5) -> None:
+        self.radius = radius
+
+    @torch.no_grad()
+    def __call__(self, p: Predictions, targets: list[Targets]) -> Assignment:
+        """Assign the rows of a dense head to the boxes of N images."""
+        low, high = self.reach(p)
+        stride = _per_row(p, p.strides)
+        centres = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
+        matches = [self.match(c, stride, low, high, t.boxes) for c, t in zip(centres, targets)]
+        a = from_matches(matches, targets, p.num_classes)
+        return a if p.quality is None else with_centerness(p, a)
+
+    @staticmethod
+    def reach(p: Predictions) -> tuple[Tensor, Tensor]:
+        """Return [P] bounds on the distance to a box's farthest side, of the rows of one image."""
+        low = _per_row(p, (0, *(4 * s for s in p.strides[1:])))
+        high = _per_row(p, (*(8 * s for s in p.strides[:-1]), float("inf")))
+        return low, high
+
+    def match(self, points: Tensor, stride: Tensor, low: Tensor, high: Tensor, boxes: Tensor) -> Tensor:
+        """Match points [P, 2] to boxes [M, 4], M = 0 included; ``stride``, ``low`` and ``high`` are [P].
+
+        Returns:
+            [P] int64, the box's index or -1 for background.
+        """
+        if not len(boxes):
+            return torch.full_like(stride, BACKGROUND, dtype=torch.long)
+        boxes = boxes.float()
+        near = (points[:, None] - (boxes[:, :2] + boxes[:, 2:]) / 2).abs().amax(2) < self.radius * stride[:, None]
+        sides = torch.cat([points[:, None] - boxes[:, :2], boxes[:, 2:] - points[:, None]], 2)  # [P, M, 4]
+        far = sides.amax(2)
+        fits = near & (sides.amin(2) > 0) & (far > low[:, None]) & (far < high[:, None])
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).expand(len(points), -1)
+        smallest, index = areas.masked_fill(~fits, float("inf")).min(1)
+        return torch.where(smallest.isfinite(), index, BACKGROUND)
+
+
+@torch.no_grad()
+def with_centerness(p: Predictions, a: Assignment) -> Assignment:
+    """Ask the quality branch for ``sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))`` (FCOS, eq. 3)."""
+    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    before, after = centre - a.box[:, :2], a.box[:, 2:] - centre
+    ratio = torch.minimum(before, after).clamp(min=0) / torch.maximum(before, after).clamp(min=1e-7)
+    return replace(a, quality=ratio.prod(1).sqrt())
+
+
+def _per_row(p: Predictions, values: tuple[float, ...]) -> Tensor:
+    """Spread one value per level over the rows of one image, [P] float32."""
+    return torch.cat([p.priors.new_full((n,), v) for n, v in zip(p.levels, values)])

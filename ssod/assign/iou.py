@@ -1,0 +1,46 @@
+"""Assignment by overlap of the prior with the box: R-CNN, RPN, RetinaNet."""
+
+import torch
+from torch import Tensor
+
+from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
+from ssod.boxes import iou
+from ssod.structures import Assignment, Predictions, Targets
+
+
+class IoUAssigner:
+    """A prior takes the box that it overlaps most, if it overlaps it enough (Ren et al. 2015; Lin et al. 2017).
+
+    Args:
+        high: overlap from which a prior is foreground.
+        low: overlap below which it is background; between the two it is ignored.
+        claim: let every box claim the priors that overlap it best, ties included, however little that is.
+    """
+
+    def __init__(self, high: float = 0.5, low: float = 0.4, claim: bool = True) -> None:
+        self.high, self.low, self.claim = high, low, claim
+
+    @torch.no_grad()
+    def __call__(self, p: Predictions, targets: list[Targets]) -> Assignment:
+        """Assign the rows of a dense head (the same number of rows per image) to the boxes of N images."""
+        priors = p.priors.view(p.num_images, -1, 4)
+        return from_matches([self.match(b, t.boxes) for b, t in zip(priors, targets)], targets, p.num_classes)
+
+    @torch.no_grad()
+    def match(self, priors: Tensor, boxes: Tensor) -> Tensor:
+        """Match priors [P, 4] to boxes [M, 4], M = 0 included.
+
+        Returns:
+            [P] int64, the box's index, -1 background, -2 ignored.
+        """
+        if not len(boxes):
+            return torch.full_like(priors[:, 0], BACKGROUND, dtype=torch.long)
+        overlap = iou(boxes.float(), priors.float())
+        best, index = overlap.max(0)
+        match = torch.where(best >= self.high, index, torch.where(best < self.low, BACKGROUND, IGNORED))
+        if not self.claim:
+            return match
+        top = overlap.amax(1, keepdim=True)
+        # A box that meets no prior claims none; otherwise it would "tie" with every prior at 0.
+        claimed = ((overlap == top) & (top > 0)).any(0)
+        return torch.where(claimed, index, match)

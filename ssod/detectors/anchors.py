@@ -1,0 +1,57 @@
+"""The priors of anchor-based heads, and of FCOS, whose points are square anchors of one stride."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from ssod.schema import Section
+
+
+class AnchorConfig(Section):
+    """Anchor boxes, the same on every level but for its stride."""
+
+    scale: float = Field(4.0, gt=0)
+    "Side of the smallest square anchor, in strides of its level; lower it for small images or objects."
+    octaves: int = Field(3, ge=1)
+    "Anchors per ratio, each 2**(1/octaves) times larger than the one before."
+    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1)
+    "Heights over widths."
+
+    def sizes(self, strides: tuple[int, ...]) -> list[tuple[float, ...]]:
+        """Return the anchor sides of each level, in whole pixels beyond the first, as torchvision has them."""
+        base = [self.scale * s for s in strides]
+        return [(b, *(float(int(b * 2 ** (i / self.octaves))) for i in range(1, self.octaves))) for b in base]
+
+
+class Anchors(nn.Module):
+    """The priors of a canvas, level by level, row-major, anchors of a cell together, always float32.
+
+    The boxes of a cell come from torchvision's ``AnchorGenerator`` and are laid out as it does: cells are
+    ``canvas // cells`` pixels apart, which is the stride where the stride divides the canvas. (Its own forward lays
+    them out in the features' type, which is too coarse under autocast.)
+
+    Args:
+        sizes: box sides of each level, in pixels.
+        ratios: height over width.
+    """
+
+    def __init__(self, sizes: list[tuple[float, ...]], ratios: tuple[float, ...]) -> None:
+        super().__init__()
+        generator = AnchorGenerator(tuple(sizes), (tuple(ratios),) * len(sizes))
+        self.per_cell = generator.num_anchors_per_location()[0]
+        self.count = len(sizes)
+        for level, cell in enumerate(generator.cell_anchors):
+            self.register_buffer(f"cell{level}", cell, persistent=False)
+
+    def forward(self, canvas: tuple[int, int], grids: list[tuple[int, int]]) -> Tensor:
+        """Canvas (H, W) and cells (h, w) of each level -> [rows of one image, 4]."""
+        out = []
+        for level, (h, w) in enumerate(grids):
+            cell = getattr(self, f"cell{level}")
+            y = torch.arange(h, device=cell.device) * (canvas[0] // h)
+            x = torch.arange(w, device=cell.device) * (canvas[1] // w)
+            y, x = torch.meshgrid(y, x, indexing="ij")
+            shift = torch.stack([x, y, x, y], -1).view(-1, 1, 4)
+            out.append((shift + cell).view(-1, 4))
+        return torch.cat(out)

@@ -1,0 +1,130 @@
+"""From rows to detections: rank, keep the best, suppress, pad to a fixed size.
+
+Every shape here depends on the input's shape and the settings alone, so that evaluation, pseudo-labels and
+``torch.export`` run the same lines. Absent detections are padding with score 0.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torchvision.ops import nms
+
+from ssod.boxes import clip
+from ssod.schema import Section
+from ssod.structures import Predictions, Targets
+
+
+class DecodeConfig(Section):
+    """How a detector's rows become detections."""
+
+    score: float = Field(0.05, ge=0, le=1)
+    "Detections must score above this."
+    nms: float = Field(0.5, ge=0, le=1)
+    "Of two boxes of one class that overlap more than this, the one with the lower score is dropped."
+    per_level: int = Field(1000, ge=1)
+    "Best (prior, class) pairs of each pyramid level that enter suppression; two-stage: of each image."
+    detections: int = Field(100, ge=1)
+    "Detections kept per image."
+
+
+class Detections(NamedTuple):
+    """Detections of N images, padded to D per image and sorted by score; a padded one has score 0."""
+
+    boxes: Tensor  # [N, D, 4]
+    scores: Tensor  # [N, D] float32
+    labels: Tensor  # [N, D] int64
+
+    def to_targets(self) -> list[Targets]:
+        """Drop the padding: N Targets. Reads the counts back from the device, once."""
+        counts = (self.scores > 0).sum(1).tolist()
+        rows = zip(self.boxes, self.labels, self.scores, counts)
+        return [Targets(b[:n], labels[:n], s[:n]) for b, labels, s, n in rows]
+
+
+def rank(p: Predictions) -> Tensor:
+    """Return [R, K] float32 scores: the class probability, or its geometric mean with the quality (FCOS)."""
+    probs = p.probs()
+    return probs if p.quality is None else (probs * p.quality.float().sigmoid()[:, None]).sqrt()
+
+
+def detect(
+    p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig, *, min_size: float = 0.0
+) -> Detections:
+    """Turn rows into detections, the images of a batch all at once and each as if it were alone.
+
+    Args:
+        p: R rows, the same number for every image.
+        scores: [R, K]; pairs at or below ``cfg.score`` are no candidates.
+        levels: rows per pyramid level of one image.
+        cfg: thresholds and sizes.
+        min_size: candidates with a shorter side are dropped.
+    """
+    n, k = p.num_images, scores.shape[1]
+    scores = torch.where(scores > cfg.score, scores, 0.0).view(n, -1, k)
+    best = [top(part, cfg.per_level) for part in scores.split(levels, 1)]
+    starts = [sum(levels[:i]) for i in range(len(levels))]
+    rows = torch.cat([pair // k + start for (_, pair), start in zip(best, starts)], 1)
+    labels = torch.cat([pair % k for _, pair in best], 1)
+    values = torch.cat([value for value, _ in best], 1)
+
+    image = torch.arange(n, device=rows.device)[:, None].expand_as(rows)
+    flat = (image * scores.shape[1] + rows).flatten()
+    column = labels.flatten() if p.deltas.shape[1] > 1 else torch.zeros_like(flat)
+    boxes = p.coder.decode(p.deltas[flat, column].float(), p.priors[flat])
+    boxes = clip(boxes, p.sizes[image.flatten()]).view(n, -1, 4)
+    if min_size:
+        values = torch.where(((boxes[..., 2:] - boxes[..., :2]) >= min_size).all(-1), values, 0.0)
+    return suppress(boxes, values, labels, k, cfg.nms, cfg.detections)
+
+
+def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count`` highest scores of [N, P, K] and their indices into P * K, both [N, count].
+
+    Where there are fewer, the rest are index 0 with score 0: a size that does not depend on P can be exported.
+    """
+    value, index = F.pad(scores.flatten(1), (0, count)).topk(count, 1)
+    return value, torch.where(value > 0, index, 0)
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold: float, count: int
+) -> Detections:
+    """Non-maximum suppression inside every (image, group) at once.
+
+    Boxes of different images and groups are kept apart by moving each (image, group) to its own cell of a square grid.
+    Cells along one line, as in torchvision, reach a million pixels for 8 images of 80 classes, where float32 knows
+    coordinates to 1/16 only; the grid stays below 40 000. Outside export the work is done in float64, where moving a
+    box is exact: what is suppressed then cannot depend on the rest of the batch.
+
+    Args:
+        boxes: [N, C, 4] candidates.
+        scores: [N, C], 0 = no candidate.
+        groups: [N, C] int64 below ``num_groups``: classes, or pyramid levels.
+        num_groups: K.
+        threshold: overlap above which the lower score goes.
+        count: boxes to keep per image.
+    """
+    n = len(boxes)
+    cell = torch.arange(n, device=boxes.device)[:, None] * num_groups + groups
+    exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    apart = boxes if exporting or boxes.device.type == "mps" else boxes.double()
+    side = (torch.as_tensor(n * num_groups, device=boxes.device).to(apart).sqrt()).ceil().long()
+    pitch = apart.detach().amax().ceil() + 1
+    x, y = (cell % side) * pitch, (cell // side) * pitch
+    apart = (apart + torch.stack([x, y, x, y], -1)).flatten(0, 1)
+
+    flat = scores.flatten()
+    if exporting:
+        kept = nms(apart, flat, threshold)
+    else:
+        candidates = (flat > 0).nonzero().squeeze(1)
+        kept = candidates[nms(apart[candidates], flat[candidates].to(apart), threshold)]
+    survives = torch.zeros_like(flat).index_fill(0, kept, 1.0)
+
+    value, index = F.pad((flat * survives).view(n, -1), (0, count)).topk(count, 1)
+    index = torch.where(value > 0, index, 0)
+    picked = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * (value > 0)[..., None]
+    return Detections(picked, value, torch.where(value > 0, groups.gather(1, index), 0))

@@ -1,0 +1,194 @@
+"""What RetinaNet and FCOS share: pixels to rows, rows to losses, rows to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+from ssod.assign.centre import with_centerness
+from ssod.boxes import Coder, iou
+from ssod.collective import mean_over_ranks
+from ssod.detectors.anchors import Anchors
+from ssod.detectors.backbones import Normalise
+from ssod.detectors.decode import DecodeConfig, Detections, detect, rank
+from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
+
+Assigner = Callable[[Predictions, list[Targets]], Assignment]
+
+
+@dataclass
+class DenseOutput:
+    """What a one-stage detector saw in N images.
+
+    Attributes:
+        stages: ``{"dense": predictions}``, image-major, level-major inside an image.
+        features: the pyramid, one [N, channels, h, w] per level.
+        decode: the detector's settings.
+    """
+
+    stages: dict[str, Predictions]
+    features: list[Tensor]
+    decode: DecodeConfig
+
+    @torch.no_grad()
+    def detect(self, score: float | None = None) -> Detections:
+        """Return padded detections of fixed size; ``score`` replaces the configured threshold."""
+        p = self.stages["dense"]
+        cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
+        return detect(p, rank(p), p.levels, cfg)
+
+    def detections(self, score: float | None = None) -> list[Targets]:
+        """Return N Targets with scores, clipped to the images, sorted by score."""
+        return self.detect(score).to_targets()
+
+    def score(self, boxes: list[Tensor]) -> Predictions:
+        """Answer for any boxes, N tensors [M_i, 4], by the row whose decoded box overlaps each of them most.
+
+        A dense head has no answer for boxes that it was not asked about, so this is an approximation: the row decodes
+        to a box near the one given, not to it. A box that no row overlaps gets the row with the nearest centre.
+        """
+        p = self.stages["dense"]
+        with torch.no_grad():
+            decoded = p.boxes().view(p.num_images, -1, 4)
+            rows = [_nearest(d, b.to(d)) + i * len(d) for i, (d, b) in enumerate(zip(decoded, boxes))]
+        return p[torch.cat(rows)]
+
+
+def _nearest(decoded: Tensor, boxes: Tensor) -> Tensor:
+    """[P, 4], [M, 4] -> [M] int64."""
+    if not len(boxes):
+        return torch.zeros(0, dtype=torch.long, device=decoded.device)
+    overlap = iou(decoded, boxes)
+    apart = decoded[:, None, :2] + decoded[:, None, 2:] - boxes[:, :2] - boxes[:, 2:]
+    return torch.where(overlap.amax(0) > 0, overlap.argmax(0), apart.square().sum(-1).argmin(0))
+
+
+class Dense(nn.Module):
+    """A one-stage detector.
+
+    Args:
+        backbone: images to a pyramid.
+        head: torchvision's head: list of levels to ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``.
+        anchors: the priors.
+        coder: the meaning of the head's deltas.
+        num_classes: K.
+        strides: pixels per cell of each level.
+        assigner: (predictions, targets) -> assignment.
+        rows: row loss by name.
+        weights: factor of each loss by name.
+        count: (predictions, [R] bool) -> divisor, [] or [R]: ``count_per_image`` or ``count_in_batch``.
+        decode: how rows become detections.
+        level_scale: multiply the deltas of each level by a learnt scalar (Mean-Teacher RetinaNet, FCOS v1).
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneWithFPN,
+        head: nn.Module,
+        anchors: Anchors,
+        coder: Coder,
+        *,
+        num_classes: int,
+        strides: tuple[int, ...],
+        assigner: Assigner,
+        rows: dict[str, RowLoss],
+        weights: dict[str, float],
+        count: Callable[[Predictions, Tensor], Tensor],
+        decode: DecodeConfig,
+        level_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.normalise = Normalise()
+        self.backbone, self.head, self.anchors = backbone, head, anchors
+        self.coder, self.num_classes, self.strides = coder, num_classes, strides
+        self.assigner, self.rows, self.weights, self.count, self.decode = assigner, rows, weights, count, decode
+        self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
+
+    def predict(self, view: View) -> DenseOutput:
+        """Look at a view; batch-norm follows ``train()`` / ``eval()``."""
+        features = list(self.backbone(self.normalise(view.images, view.sizes)).values())
+        return DenseOutput({"dense": self.rows_of(features, view)}, features, self.decode)
+
+    def rows_of(self, features: list[Tensor], view: View) -> Predictions:
+        """Run the head and flatten it: rows are image-major, level-major inside an image."""
+        heads = self.head(features)
+        grids = [tuple(f.shape[-2:]) for f in features]
+        levels = tuple(h * w * self.anchors.per_cell for h, w in grids)
+        deltas = heads["bbox_regression"]
+        if self.level_scale is not None:
+            parts = zip(deltas.split(levels, 1), self.level_scale)
+            deltas = torch.cat([part * scale for part, scale in parts], 1)
+        n = len(view)
+        priors = self.anchors(view.images.shape[-2:], grids)
+        quality = heads.get("bbox_ctrness")
+        return Predictions(
+            logits=heads["cls_logits"].flatten(0, 1),
+            deltas=deltas.flatten(0, 1)[:, None],
+            priors=priors.repeat(n, 1),
+            image=torch.arange(n, device=priors.device).repeat_interleave(len(priors)),
+            sizes=view.sizes,
+            coder=self.coder,
+            quality=None if quality is None else quality.flatten(),
+            levels=levels,
+            strides=self.strides,
+        )
+
+    def assign(self, out: DenseOutput, targets: list[Targets]) -> Assigned:
+        """Say what each row should have predicted."""
+        p = out.stages["dense"]
+        return {"dense": (p, self.assigner(p, targets))}
+
+    def reduce(self, out: DenseOutput, assigned: Assigned, rows: dict[str, RowLoss] | None = None) -> dict[str, Tensor]:
+        """Return the scalar losses ``cls``, ``box`` and, with a quality branch, ``quality``."""
+        p, a = assigned["dense"]
+        rows = self.rows | (rows or {})
+        if p.quality is not None and a.quality is None:
+            a = with_centerness(p, a)
+        fg = a.fg.nonzero().squeeze(1)
+        cls_norm, box_norm = (norm.expand(len(p)) for norm in self.norms(p, a))
+        losses = {
+            "cls": (rows["cls"](p, a) * a.cls_weight / cls_norm).sum(),
+            "box": (rows["box"](p, a) * a.box_weight[fg] / box_norm[fg]).sum(),
+        }
+        if p.quality is not None:
+            losses["quality"] = (rows["quality"](p, a) * a.box_weight[fg] / box_norm[fg]).sum()
+        return {name: loss * self.weights[name] for name, loss in losses.items()}
+
+    def losses(self, out: DenseOutput, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:
+        """``assign``, then ``reweight``, then ``reduce``."""
+        return self.reduce(out, reweighted(self.assign(out, targets), reweight))
+
+    def norms(self, p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
+        """Return the divisors of the class loss and of the box (and quality) loss, each [] or [R]."""
+        if a.norm is not None:
+            return a.norm, a.norm
+        return self.count(p, positives(a, p.num_classes)), self.count(p, a.fg)
+
+
+def reweighted(assigned: Assigned, reweight: Reweight | None) -> Assigned:
+    """Apply ``reweight`` to every stage."""
+    if reweight is None:
+        return assigned
+    return {stage: (p, reweight(stage, p, a)) for stage, (p, a) in assigned.items()}
+
+
+def positives(a: Assignment, num_classes: int) -> Tensor:
+    """Return [R] bool: rows that are asked for some class and count."""
+    some = a.cls < num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0
+    return some & (a.cls_weight > 0)
+
+
+def count_per_image(p: Predictions, positive: Tensor) -> Tensor:
+    """RetinaNet's divisor (torchvision): positives of the row's own image, at least 1, times the number of images."""
+    counts = torch.zeros(p.num_images, device=positive.device).index_add(0, p.image, positive.float())
+    images = mean_over_ranks(torch.full_like(counts[:1], p.num_images))
+    return counts.clamp(min=1)[p.image] * images
+
+
+def count_in_batch(p: Predictions, positive: Tensor) -> Tensor:
+    """FCOS's divisor: positives of the whole batch, over ranks, at least 1."""
+    return mean_over_ranks(positive.sum().float()).clamp(min=1)

@@ -1,0 +1,288 @@
+"""Faster R-CNN with FPN (Ren et al. 2015; Lin et al. 2017), from torchvision's parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from ssod import seeding
+from ssod.assign.iou import IoUAssigner
+from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
+from ssod.assign.sample import balanced, mask
+from ssod.boxes import DeltaCoder
+from ssod.collective import mean_over_ranks
+from ssod.detectors.anchors import AnchorConfig, Anchors
+from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone
+from ssod.detectors.decode import DecodeConfig
+from ssod.detectors.dense import reweighted
+from ssod.detectors.retinanet import strides_of
+from ssod.detectors.two_stage import TwoStageOutput, propose
+from ssod.losses.pick import Loss, LossSpec, pick
+from ssod.schema import Section
+from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View, image_index
+
+
+class FasterRcnnLoss(Section):
+    """Losses of Faster R-CNN, each a name or `{name:, weight:, <parameters>}`."""
+
+    cls: Loss = LossSpec(name="cross_entropy")
+    "Class loss of the RoI head, over K classes and background."
+    box: Loss = LossSpec(name="smooth_l1")
+    "Box loss of the RoI head."
+    rpn_cls: Loss = LossSpec(name="bce")
+    "Object-or-not loss of the proposal network."
+    rpn_box: Loss = LossSpec(name="smooth_l1")
+    "Box loss of the proposal network."
+
+
+class RpnConfig(Section):
+    """The proposal network."""
+
+    high: float = Field(0.7, ge=0, le=1)
+    "An anchor that overlaps a box at least this much is foreground."
+    low: float = Field(0.3, ge=0, le=1)
+    "An anchor that overlaps every box less than this is background."
+    rows: int = Field(256, ge=1)
+    "Anchors sampled per image."
+    fraction: float = Field(0.5, ge=0, le=1)
+    "Largest share of foreground among them."
+    before: tuple[int, int] = (2000, 1000)
+    "Best anchors of each level that enter suppression, in training and in evaluation."
+    after: tuple[int, int] = (2000, 1000)
+    "Proposals per image, in training and in evaluation."
+    nms: float = Field(0.7, ge=0, le=1)
+    "Of two anchors of a level that overlap more than this, the lower score is dropped."
+
+
+class RoiConfig(Section):
+    """The head that classifies boxes."""
+
+    iou: float = Field(0.5, ge=0, le=1)
+    "A proposal that overlaps a box at least this much is foreground, else background."
+    rows: int = Field(512, ge=1)
+    "Proposals sampled per image; the labelled boxes are among the candidates."
+    fraction: float = Field(0.25, ge=0, le=1)
+    "Largest share of foreground among them."
+    size: int = Field(7, ge=1)
+    "Cells per side that a box is pooled to."
+    hidden: int = Field(1024, ge=1)
+    "Width of the two hidden layers."
+    scale: float = Field(224.0, gt=0)
+    "Side of a box that is pooled from level 4 (FPN eq. 1); lower it for small images."
+
+
+class FasterRcnnConfig(BackboneConfig):
+    """Two stages: proposals, then softmax classes."""
+
+    name: Literal["faster_rcnn"] = "faster_rcnn"
+    "The detector."
+    levels: tuple[int, int] = (2, 6)
+    "First and last pyramid level; boxes are pooled from levels up to 5."
+    anchors: AnchorConfig = AnchorConfig(scale=8.0, octaves=1)
+    "Anchor boxes of the proposal network."
+    rpn: RpnConfig = RpnConfig()
+    "The proposal network."
+    roi: RoiConfig = RoiConfig()
+    "The head that classifies boxes."
+    assigner: Literal["iou"] = "iou"
+    "Both stages assign by overlap."
+    loss: FasterRcnnLoss = FasterRcnnLoss()
+    "Losses."
+    decode: DecodeConfig = DecodeConfig(per_level=10_000)
+    "From proposals to detections."
+
+
+class FasterRcnn(nn.Module):
+    """A two-stage detector.
+
+    Its RoI head keeps torchvision's weights, where column 0 is background; its predictions have background last.
+
+    Args:
+        backbone: images to a pyramid.
+        anchors: priors of the proposal network.
+        cfg: sizes and thresholds of both stages.
+        num_classes: K.
+        rows: row loss by name: cls, box, rpn_cls, rpn_box.
+        weights: factor of each loss by name.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneWithFPN,
+        anchors: Anchors,
+        *,
+        levels: tuple[int, int],
+        rpn: RpnConfig,
+        roi: RoiConfig,
+        decode: DecodeConfig,
+        num_classes: int,
+        rows: dict[str, RowLoss],
+        weights: dict[str, float],
+    ) -> None:
+        super().__init__()
+        channels, last = backbone.out_channels, min(levels[1], 5)
+        self.normalise = Normalise()
+        self.backbone, self.anchors, self.num_classes = backbone, anchors, num_classes
+        self.strides = tuple(2**level for level in range(levels[0], levels[1] + 1))
+        self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
+        self.rpn = nn.ModuleDict({"head": RPNHead(channels, anchors.per_cell)})
+        self.roi_heads = nn.ModuleDict(
+            {
+                "box_head": TwoMLPHead(channels * roi.size**2, roi.hidden),
+                "box_predictor": FastRCNNPredictor(roi.hidden, num_classes + 1),
+            }
+        )
+        names = [str(i) for i in range(last - levels[0] + 1)]
+        self.pool = MultiScaleRoIAlign(names, roi.size, sampling_ratio=2, canonical_scale=roi.scale)
+        # torchvision would guess these from the first images it sees.
+        self.pool.scales = [2.0**-level for level in range(levels[0], last + 1)]
+        self.pool.map_levels = initLevelMapper(levels[0], last, canonical_scale=roi.scale)
+        self.rpn_coder, self.roi_coder = DeltaCoder(), DeltaCoder(shift=10, size=5)
+        self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, claim=True)
+        self.roi_assigner = IoUAssigner(roi.iou, roi.iou, claim=False)
+
+    # ---- looking ---------------------------------------------------------------------------------------------------
+
+    def predict(self, view: View) -> TwoStageOutput:
+        """Look at a view and propose boxes, more of them under ``train()`` than under ``eval()``."""
+        features = self.backbone(self.normalise(view.images, view.sizes))
+        p = self.rpn_rows(list(features.values()), view)
+        cfg, mode = self.rpn_cfg, 0 if self.training else 1
+        found = propose(p, cfg.before[mode], cfg.after[mode], cfg.nms)
+        return TwoStageOutput({"rpn": p}, features, found, view.keys, self.roi_rows, self.decode)
+
+    def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
+        """Run the proposal network and flatten it."""
+        logits, deltas = self.rpn["head"](features)
+        grids = [tuple(f.shape[-2:]) for f in features]
+        logits, deltas = concat_box_prediction_layers(logits, deltas)
+        n = len(view)
+        priors = self.anchors(view.images.shape[-2:], grids)
+        return Predictions(
+            logits=logits,
+            deltas=deltas[:, None],
+            priors=priors.repeat(n, 1),
+            image=torch.arange(n, device=priors.device).repeat_interleave(len(priors)),
+            sizes=view.sizes,
+            coder=self.rpn_coder,
+            levels=tuple(h * w * self.anchors.per_cell for h, w in grids),
+            strides=self.strides,
+        )
+
+    def roi_rows(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Tensor) -> Predictions:
+        """Run the RoI head on N tensors [M_i, 4]; boxes carry no gradient into it."""
+        boxes = [b.detach().float() for b in boxes]
+        pooled = self.pool(features, boxes, [])
+        logits, deltas = self.roi_heads["box_predictor"](self.roi_heads["box_head"](pooled))
+        return Predictions(
+            logits=torch.cat([logits[:, 1:], logits[:, :1]], 1),
+            deltas=deltas.view(-1, self.num_classes + 1, 4)[:, 1:],
+            priors=torch.cat(boxes),
+            image=image_index([len(b) for b in boxes], logits.device),
+            sizes=sizes,
+            coder=self.roi_coder,
+            softmax=True,
+        )
+
+    # ---- learning --------------------------------------------------------------------------------------------------
+
+    def assign(self, out: TwoStageOutput, targets: list[Targets]) -> Assigned:
+        """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample."""
+        p = out.stages["rpn"]
+        boxes, roi = self.assign_roi(out, targets)
+        return {"rpn": (p, self.assign_rpn(p, out.keys, targets)), "roi": (out.score(boxes), roi)}
+
+    @torch.no_grad()
+    def assign_rpn(self, p: Predictions, keys: Tensor, targets: list[Targets]) -> Assignment:
+        """Ask the anchors whether there is an object; those not sampled weigh nothing."""
+        a = self.rpn_assigner(p, [_objects(t) for t in targets])
+        matched = a.matched.view(p.num_images, -1)
+        draw = _draw(keys, matched)
+        index, valid = balanced(matched >= 0, matched == BACKGROUND, draw, self.rpn_cfg.rows, self.rpn_cfg.fraction)
+        chosen = mask(index, valid, matched.shape[1]).flatten()
+        return replace(a, cls_weight=a.cls_weight * chosen, box_weight=a.box_weight * chosen)
+
+    @torch.no_grad()
+    def assign_roi(self, out: TwoStageOutput, targets: list[Targets]) -> tuple[list[Tensor], Assignment]:
+        """Sample among proposals and labelled boxes: the boxes of each image, and what is in them.
+
+        Every image gets the same number of rows, so that nothing waits for the device; rows that could not be filled
+        weigh nothing.
+        """
+        most = max(len(t) for t in targets)
+        boxes, matches = [], []
+        for found, score, t in zip(out.found.boxes, out.found.scores, targets):
+            padding = most - len(t)
+            b = torch.cat([found, t.boxes.to(found), found.new_zeros(padding, 4)])
+            real = F.pad(torch.cat([score > 0, torch.ones_like(t.labels, dtype=torch.bool)]), (0, padding))
+            match = torch.where(real, self.roi_assigner.match(b, t.boxes), IGNORED)
+            if t.weight is not None and len(t):
+                match = torch.where((match >= 0) & (t.weight[match.clamp(min=0)] == 0), IGNORED, match)
+            boxes.append(b)
+            matches.append(match)
+        boxes, matches = torch.stack(boxes), torch.stack(matches)
+        cfg = self.roi_cfg
+        index, valid = balanced(matches >= 0, matches == BACKGROUND, _draw(out.keys, matches), cfg.rows, cfg.fraction)
+        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        matches = torch.where(valid, matches.gather(1, index), IGNORED)
+        return list(boxes), from_matches(list(matches), targets, self.num_classes)
+
+    def reduce(
+        self, out: TwoStageOutput, assigned: Assigned, rows: dict[str, RowLoss] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled."""
+        rows = self.rows | (rows or {})
+        losses = {}
+        for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
+            p, a = assigned[stage]
+            norm = a.norm
+            if norm is None:
+                norm = mean_over_ranks(((a.cls_weight > 0) | a.fg).sum().float()).clamp(min=1)
+            norm = norm.expand(len(p))
+            fg = a.fg.nonzero().squeeze(1)
+            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm).sum()
+            losses[f"{prefix}box"] = (rows[f"{prefix}box"](p, a) * a.box_weight[fg] / norm[fg]).sum()
+        return {name: loss * self.weights[name] for name, loss in losses.items()}
+
+    def losses(
+        self, out: TwoStageOutput, targets: list[Targets], reweight: Reweight | None = None
+    ) -> dict[str, Tensor]:
+        """``assign``, then ``reweight``, then ``reduce``."""
+        return self.reduce(out, reweighted(self.assign(out, targets), reweight))
+
+
+def _objects(t: Targets) -> Targets:
+    """The same boxes, of the one class "object"; a soft label's mass is how much of an object it is."""
+    probs = None if t.probs is None else t.probs.sum(-1, keepdim=True)
+    return Targets(t.boxes, torch.zeros_like(t.labels), probs=probs, weight=t.weight)
+
+
+def _draw(keys: Tensor, rows: Tensor) -> Tensor:
+    """Return [N, P] random numbers that depend on the image's key and the row's number in it."""
+    return seeding.uniform(keys[:, None], torch.arange(rows.shape[1], device=keys.device))
+
+
+def build_faster_rcnn(cfg: FasterRcnnConfig, num_classes: int) -> FasterRcnn:
+    """Return a Faster R-CNN with random weights."""
+    kinds = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
+    return FasterRcnn(
+        build_backbone(cfg),
+        Anchors(cfg.anchors.sizes(strides_of(cfg)), cfg.anchors.ratios),
+        levels=cfg.levels,
+        rpn=cfg.rpn,
+        roi=cfg.roi,
+        decode=cfg.decode,
+        num_classes=num_classes,
+        rows={name: pick(getattr(cfg.loss, name), kind, f"detector.loss.{name}") for name, kind in kinds.items()},
+        weights={name: getattr(cfg.loss, name).weight for name in kinds},
+    )

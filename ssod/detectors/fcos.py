@@ -1,0 +1,88 @@
+"""FCOS with centre sampling, GIoU and normalised distances (Tian et al. 2019), from torchvision's parts."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
+
+from ssod.boxes import LtrbCoder
+from ssod.detectors.anchors import Anchors
+from ssod.detectors.backbones import BackboneConfig, NormLayer, build_backbone, group_norm
+from ssod.detectors.decode import DecodeConfig
+from ssod.detectors.dense import Dense, count_in_batch
+from ssod.detectors.retinanet import pick_assigner, strides_of
+from ssod.losses.pick import Loss, LossSpec, pick
+from ssod.schema import Section
+
+
+class FcosLoss(Section):
+    """Losses of FCOS, each a name or `{name:, weight:, <parameters>}`."""
+
+    cls: Loss = LossSpec(name="focal")
+    "Class loss of a sigmoid head."
+    box: Loss = LossSpec(name="giou")
+    "Box loss."
+    quality: Loss = LossSpec(name="bce")
+    "Loss of the centerness branch."
+
+
+class FcosConfig(BackboneConfig):
+    """One stage, no anchors, sigmoid classes, centerness."""
+
+    name: Literal["fcos"] = "fcos"
+    "The detector."
+    head_norm: Literal["none", "group"] = "group"
+    "Group normalisation in the head's towers; `group` is torchvision's head."
+    level_scale: bool = False
+    "Multiply the distances of each level by a learnt number."
+    assigner: Literal["centre", "iou"] = "centre"
+    "Which rows learn which box: FCOS's centre rule, or overlap with the cell's square."
+    loss: FcosLoss = FcosLoss()
+    "Losses."
+    decode: DecodeConfig = DecodeConfig(nms=0.6)
+    "From rows to detections."
+
+
+class Head(nn.Module):
+    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open."""
+
+    def __init__(self, channels: int, num_classes: int, norm: NormLayer) -> None:
+        super().__init__()
+        self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
+        self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
+
+    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Return class logits, distances (at least 0, in strides) and centerness logits, [N, rows, K | 4 | 1]."""
+        deltas, centerness = self.regression_head(features)
+        return {
+            "cls_logits": self.classification_head(features),
+            "bbox_regression": deltas,
+            "bbox_ctrness": centerness,
+        }
+
+
+def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
+    """Return an FCOS with random weights."""
+    strides = strides_of(cfg)
+    return Dense(
+        build_backbone(cfg),
+        Head(cfg.channels, num_classes, group_norm if cfg.head_norm == "group" else _no_norm),
+        Anchors([(float(s),) for s in strides], (1.0,)),
+        LtrbCoder(),
+        num_classes=num_classes,
+        strides=strides,
+        assigner=pick_assigner(cfg.assigner),
+        rows={
+            "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
+            "box": pick(cfg.loss.box, "box", "detector.loss.box"),
+            "quality": pick(cfg.loss.quality, "quality", "detector.loss.quality"),
+        },
+        weights={name: getattr(cfg.loss, name).weight for name in ("cls", "box", "quality")},
+        count=count_in_batch,
+        decode=cfg.decode,
+        level_scale=cfg.level_scale,
+    )
+
+
+def _no_norm(channels: int) -> nn.Module:
+    return nn.Identity()

@@ -1,0 +1,87 @@
+"""What a two-stage detector sees and says: proposals, and a RoI head that answers for any box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssod.boxes import clip
+from ssod.detectors.decode import DecodeConfig, Detections, detect, suppress, top
+from ssod.structures import Predictions, Targets
+
+RoIHead = Callable[[dict[str, Tensor], list[Tensor], Tensor], Predictions]
+
+
+@dataclass
+class TwoStageOutput:
+    """What a two-stage detector saw in N images.
+
+    Attributes:
+        stages: ``{"rpn": predictions}``, one class, image-major, level-major inside an image.
+        features: the pyramid by name, [N, channels, h, w] each.
+        found: [N, P] proposals as ``Detections``, padded with score 0 to a fixed size.
+        keys: [N] random keys of the images, from which rows are sampled in training.
+        head: the RoI head: (features, boxes of each image, sizes) -> predictions.
+        decode: the detector's settings.
+    """
+
+    stages: dict[str, Predictions]
+    features: dict[str, Tensor]
+    found: Detections
+    keys: Tensor
+    head: RoIHead
+    decode: DecodeConfig
+
+    @property
+    def proposals(self) -> list[Tensor]:
+        """N tensors [P_i, 4] without gradient, best first. Reads the counts back from the device."""
+        return [t.boxes for t in self.found.to_targets()]
+
+    def score(self, boxes: list[Tensor]) -> Predictions:
+        """Run the RoI head on any boxes, N tensors [M_i, 4]; M_i may be 0 for some images or all."""
+        return self.head(self.features, boxes, self.stages["rpn"].sizes)
+
+    @torch.no_grad()
+    def detect(self, score: float | None = None) -> Detections:
+        """Return padded detections of fixed size; ``score`` replaces the configured threshold."""
+        cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
+        p = self.score(list(self.found.boxes))
+        scores = torch.where(self.found.scores.flatten()[:, None] > 0, p.probs(), 0.0)
+        return detect(p, scores, (self.found.scores.shape[1],), cfg, min_size=1e-2)
+
+    def detections(self, score: float | None = None) -> list[Targets]:
+        """Return N Targets with scores, clipped to the images, sorted by score."""
+        return self.detect(score).to_targets()
+
+
+@torch.no_grad()
+def propose(p: Predictions, before: int, after: int, threshold: float) -> Detections:
+    """Turn RPN rows into proposals (Ren et al. 2015, with FPN's suppression level by level).
+
+    Args:
+        p: RPN rows.
+        before: best rows of each level that enter suppression.
+        after: proposals kept per image.
+        threshold: overlap above which the lower score goes.
+
+    Returns:
+        [N, after] boxes clipped to the images; ``labels`` say from which level a box came.
+    """
+    n = p.num_images
+    # A sigmoid that underflows would look like padding.
+    scores = p.probs().clamp(min=torch.finfo(torch.float32).tiny).view(n, -1, 1)
+    rows, values, level = [], [], []
+    for i, part in enumerate(scores.split(p.levels, 1)):
+        value, index = top(part, before)
+        rows.append(index + sum(p.levels[:i]))
+        values.append(value)
+        level.append(torch.full_like(index, i))
+    rows, values, level = torch.cat(rows, 1), torch.cat(values, 1), torch.cat(level, 1)
+    image = torch.arange(n, device=rows.device)[:, None].expand_as(rows).flatten()
+    flat = image * scores.shape[1] + rows.flatten()
+    boxes = clip(p.coder.decode(p.deltas[flat, 0].float(), p.priors[flat]), p.sizes[image]).view(n, -1, 4)
+    values = torch.where((boxes[..., 2:] - boxes[..., :2] >= 1e-3).all(-1), values, 0.0)
+    return suppress(boxes, values, level, len(p.levels), threshold, after)
