@@ -1,0 +1,189 @@
+"""The state of a run on disk: whole or absent, verified before it is parsed, and never more than tensors and numbers.
+
+``last.pt`` is torch's own zip format followed by a trailer of 48 bytes: a magic word, the length and the SHA-256 of
+what precedes. ``previous.pt`` is the checkpoint before it. There is no state of random generators in it: the loop
+seeds every generator anew at each step, from the run's seed, the step and the rank (``trainer.seed_step``), so that
+none has anything to remember.
+"""
+
+import hashlib
+import pickle
+import shutil
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ssod import atomic
+from ssod.errors import Exit, SsodError
+
+SCHEMA = 1
+LAST, PREVIOUS, BAD = "last.pt", "previous.pt", "damaged.pt"
+_MAGIC = b"SSODCKPT"
+_TRAILER = struct.Struct("<8sQ32s")
+
+State = dict[str, Any]
+
+
+class _Hashing:
+    """The part of a file that ``torch.save`` needs; hashes what passes, and remembers why a write failed.
+
+    torch's writer hides the ``OSError`` of a full disk behind a ``RuntimeError`` of its own.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(folder: Path, state: State) -> None:
+    """Write ``state`` as ``last.pt`` and keep the one before it as ``previous.pt``.
+
+    Raises:
+        SsodError: code 6 when the disk refuses; what was there before is intact.
+    """
+
+    def fill(file: BinaryIO) -> None:
+        hashing = _Hashing(file)
+        try:
+            torch.save({"schema": SCHEMA, **state}, hashing)
+        except RuntimeError as error:
+            raise hashing.error or error from error
+        atomic.failpoint("ckpt.before_trailer")
+        file.write(_TRAILER.pack(_MAGIC, hashing.size, hashing.digest.digest()))
+        atomic.failpoint("ckpt.after_trailer")
+
+    atomic.write(folder / LAST, fill, previous=folder / PREVIOUS, label="ckpt")
+
+
+def exists(folder: Path) -> bool:
+    """Return whether ``folder`` holds a checkpoint, good or damaged."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+
+
+def find(folder: Path) -> Path | None:
+    """Return the newest undamaged checkpoint, or None where there never was one; leftovers are swept.
+
+    A damaged ``last.pt`` is renamed, with one warning: left under its name, the next save would put it in the place
+    of the good one.
+
+    Raises:
+        SsodError: code 4 when there are checkpoints and all are damaged.
+    """
+    if folder.is_dir():
+        atomic.sweep(folder)
+    last, previous = folder / LAST, folder / PREVIOUS
+    if not exists(folder):
+        return None
+    fault = damage(last) if last.exists() else "missing"
+    if fault is None:
+        return last
+    if not previous.exists() or damage(previous) is not None:
+        raise SsodError(last, "", f"{fault}, and there is no good {PREVIOUS}", "start a new run", code=Exit.CHECKPOINT)
+    if last.exists():
+        last.replace(folder / BAD)
+    warnings.warn(f"{last}: {fault}; going on from {PREVIOUS}", RuntimeWarning, stacklevel=2)
+    return previous
+
+
+def damage(path: Path) -> str | None:
+    """Return what is wrong with the bytes of ``path``, None if they are what was written. Nothing is parsed."""
+    size = path.stat().st_size
+    if size < _TRAILER.size:
+        return "cut off" if size else "empty file"
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        left = size - _TRAILER.size
+        while left and (chunk := file.read(min(left, 1 << 20))):
+            digest.update(chunk)
+            left -= len(chunk)
+        magic, length, expected = _TRAILER.unpack(file.read(_TRAILER.size))
+    if magic != _MAGIC or length != size - _TRAILER.size:
+        return "cut off, or no checkpoint"
+    return None if digest.digest() == expected else "sha256 mismatch"
+
+
+def load(path: Path) -> State:
+    """Return the state in ``path``, on the CPU.
+
+    Raises:
+        SsodError: code 4 when the file is damaged, of another schema, lacks a part or holds non-finite weights;
+            code 7 when it holds anything but tensors and plain values.
+    """
+    fault = damage(path)
+    if fault is not None:
+        raise SsodError(path, "", fault, "use another checkpoint", code=Exit.CHECKPOINT)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        problem = f"not a weights-only file: {str(error).splitlines()[0]}"
+        raise SsodError(path, "", problem, "only tensors are loaded", code=Exit.UNSAFE) from error
+    schema = state.get("schema") if isinstance(state, dict) else None
+    if schema != SCHEMA:
+        fix = "upgrade ssod" if isinstance(schema, int) and schema > SCHEMA else "start a new run"
+        raise SsodError(path, "schema", f"{schema}, this version reads {SCHEMA}", fix, code=Exit.CHECKPOINT)
+    return state
+
+
+def check_model(path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Test that the saved weights fit the model that was built, and are finite.
+
+    Raises:
+        SsodError: code 4; names the first key that is missing, unknown, of another shape or not finite.
+    """
+
+    def error(field: str, problem: str, fix: str = "") -> SsodError:
+        return SsodError(path, field, problem, fix, code=Exit.CHECKPOINT)
+
+    if not any(key.startswith("teacher.") for key in saved) and any(key.startswith("teacher.") for key in own):
+        raise error("teacher", "missing", "a run goes on only from a run's own checkpoint")
+    missing, unknown = [k for k in own if k not in saved], [k for k in saved if k not in own]
+    if missing:
+        raise error(missing[0], f"{len(missing)} keys missing", "is this another detector or method?")
+    if unknown:
+        raise error(unknown[0], f"{len(unknown)} keys too many", "is this another detector or method?")
+    for key, value in saved.items():
+        if value.shape != own[key].shape:
+            raise error(key, f"shape {list(value.shape)}, the model has {list(own[key].shape)}")
+    bad = first_nonfinite({k: v for k, v in saved.items() if k.startswith(("student.", "teacher."))})
+    if bad is not None:
+        raise error(bad[0], f"{bad[1]} non-finite values", "refusing; go back to an older checkpoint")
+
+
+def first_nonfinite(tensors: Mapping[str, Tensor]) -> tuple[str, int] | None:
+    """Return the name of the first tensor with NaN or infinity, and how many such values it has."""
+    for name, value in tensors.items():
+        if value.is_floating_point():
+            count = int((~value.isfinite()).sum())
+            if count:
+                return name, count
+    return None
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Test that two more checkpoints of ``size`` bytes fit on the disk.
+
+    Raises:
+        SsodError: code 6, before the first step instead of at the first save.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size:
+        problem = f"two checkpoints need {2 * size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+        raise SsodError(folder, "", problem, "make room, or set another run folder", code=Exit.IO)

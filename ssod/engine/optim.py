@@ -1,0 +1,78 @@
+"""Optimisers: torch's own, with the two groupings that detection recipes use."""
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from ssod.errors import SsodError
+from ssod.schema import Section
+
+
+class SGD(Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    "Share of the last update kept."
+    nesterov: bool = False
+    "Look ahead along the momentum."
+    weight_decay: float = Field(1e-4, ge=0)
+    "L2 penalty."
+    decay_norm_and_bias: bool = True
+    "Whether the penalty also holds for biases and normalisation layers."
+    backbone_lr: float = Field(1.0, gt=0)
+    "Factor of the learning rate in the backbone."
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0; set momentum or drop nesterov")
+        return self
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = "adamw"
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    "Decay of the first and second moment."
+    weight_decay: float = Field(0.05, ge=0)
+    "Decoupled decay."
+    decay_norm_and_bias: bool = False
+    "Whether the decay also holds for biases and normalisation layers."
+    backbone_lr: float = Field(1.0, gt=0)
+    "Factor of the learning rate in the backbone."
+
+
+OptimizerConfig = Annotated[SGD | AdamW, Field(discriminator="name")]
+
+
+def build(model: nn.Module, cfg: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of every parameter of ``model`` that wants a gradient.
+
+    Parameters are grouped by (learning-rate factor, weight decay); each group's ``factor`` is what ``set_lr`` uses.
+    Parameters with fewer than two dimensions are the biases and the normalisation layers' scales. A parameter belongs
+    to the backbone when a part of its dotted name is ``backbone``.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = cfg.backbone_lr if "backbone" in name.split(".") else 1.0
+        decay = cfg.weight_decay if cfg.decay_norm_and_bias or parameter.ndim > 1 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    if cfg.backbone_lr != 1 and all(factor == 1 for factor, _ in groups):
+        raise SsodError("config", "train.optimizer.backbone_lr", "no trainable parameter is in a backbone", "drop it")
+    listed = [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
+    # The rate is set before every step; what stands here is never used.
+    if isinstance(cfg, SGD):
+        return torch.optim.SGD(listed, lr=0.0, momentum=cfg.momentum, nesterov=cfg.nesterov)
+    return torch.optim.AdamW(listed, lr=0.0, betas=cfg.betas)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group ``lr`` times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]

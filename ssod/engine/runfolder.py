@@ -1,0 +1,173 @@
+"""One run's folder: its files by name, and the lock that keeps a second process out."""
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import sys
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torchvision
+import yaml
+
+from ssod import atomic
+from ssod.engine import checkpoint, dist
+from ssod.errors import Exit, SsodError
+from ssod.version import __version__
+
+
+class RunFolder:
+    """``runs/<stem>/<name>``, entered for as long as the run lasts.
+
+    Entering takes the lock; leaving writes ``exit.json`` and releases it. Rank 0 alone touches the disk.
+
+    Attributes:
+        path: the folder.
+        checkpoints, eval, vis, tb: folders inside it, made when first needed (``checkpoints``: at once).
+        best: the model file of the best teacher.
+        metrics, log, exit: ``metrics.jsonl``, ``train.log``, ``exit.json``.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.checkpoints, self.eval, self.vis, self.tb = (self.path / n for n in ("checkpoints", "eval", "vis", "tb"))
+        self.best, self.report = self.path / "best.safetensors", self.path / "report.html"
+        self.metrics, self.log, self.exit = (self.path / n for n in ("metrics.jsonl", "train.log", "exit.json"))
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, runs: Path | str, stem: str, name: str | None = None) -> Self:
+        """Make a new folder ``runs/stem/name``, with ``-2``, ``-3``, ... where the name is taken.
+
+        Args:
+            runs: parent of all runs.
+            stem: the config file's name without its ending.
+            name: the run's name; None = the time.
+        """
+
+        def make() -> str:
+            parent = Path(runs) / stem
+            wanted = name or time.strftime("%Y%m%d-%H%M%S")
+            n = 1
+            while True:
+                path = parent / (wanted if n == 1 else f"{wanted}-{n}")
+                try:
+                    path.mkdir(parents=True)
+                except FileExistsError:
+                    n += 1
+                except OSError as error:
+                    raise atomic.refused(path, error) from error
+                else:
+                    return str(path)
+
+        return cls(dist.on_rank_zero(make))
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a checkpoint is there."""
+        return checkpoint.exists(self.checkpoints)
+
+    def __enter__(self) -> Self:
+        dist.on_rank_zero(self._take)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._lock is None:
+            return
+        try:
+            self.write_exit(error)
+        except SsodError:
+            if error is None:
+                raise
+        finally:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_exit(self, error: BaseException | None) -> None:
+        """Write ``exit.json``: the exit code that ``error`` means, its name, the message and the time."""
+        code = Exit.OK if error is None else getattr(error, "code", Exit.BUG)
+        if isinstance(error, KeyboardInterrupt):
+            code = Exit.INTERRUPTED
+        line = None if error is None else str(error) or type(error).__name__
+        self.write_json(self.exit, {"code": int(code), "name": Exit(code).name, "error": line, "time": _now()})
+
+    def write_json(self, path: Path, content: object) -> None:
+        """Write ``content`` to ``path``, a file of this folder, all or nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(path, json.dumps(content, indent=1) + "\n")
+
+    def write_inputs(self, config: Mapping[str, Any], split: Mapping[str, Any] | None = None) -> None:
+        """Write ``config.yaml`` (resolved), ``env.json`` and ``split.json``: all that says what ran."""
+
+        def files() -> None:
+            atomic.write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            self.write_json(self.path / "env.json", environment())
+            if split is not None:
+                self.write_json(self.path / "split.json", dict(split))
+
+        dist.on_rank_zero(files)
+
+    def _take(self) -> None:
+        """Make the folder and lock it, or say who has it."""
+        lock = self.path / ".lock"
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise atomic.refused(self.path, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            os.close(handle)
+            raise SsodError(
+                self.path, "", f"locked by {owner}", "wait for it, or use another run name", code=Exit.IO
+            ) from None
+        self._lock = handle
+        os.ftruncate(handle, 0)
+        os.write(handle, f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}".encode())
+        _close_in_children(self)
+        for folder in (self.path, self.checkpoints):
+            atomic.sweep(folder)
+
+
+def _close_in_children(folder: RunFolder) -> None:
+    """Let forked data workers drop their copy of the lock, so that it falls with this process, however it ends."""
+    owner = weakref.ref(folder)
+
+    def close() -> None:
+        folder = owner()
+        if folder is not None and folder._lock is not None:
+            os.close(folder._lock)
+            folder._lock = None
+
+    os.register_at_fork(after_in_child=close)
+
+
+def environment() -> dict[str, Any]:
+    """Return what the numbers of a run may depend on besides its config: versions, machine, devices."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "ssod": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "cuda": torch.version.cuda,
+        "gpus": gpus,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "command": sys.argv,
+        "time": _now(),
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

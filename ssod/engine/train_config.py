@@ -1,0 +1,68 @@
+"""The config section ``train``."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ssod.engine.optim import SGD, OptimizerConfig
+from ssod.engine.precision import Precision
+from ssod.engine.schedule import Constant, ScheduleConfig, WarmUp
+from ssod.schema import Duration, Section
+
+
+class BatchSize(Section):
+    """Images per optimiser step, over all processes and micro-batches together."""
+
+    labeled: int = Field(8, ge=1)
+    "Labelled images."
+    unlabeled: int = Field(8, ge=0)
+    "Unlabelled images; before the end of burn-in none is opened."
+
+
+class TrainConfig(Section):
+    """How long, how fast and how carefully to train."""
+
+    steps: int = Field(ge=1)
+    "Optimiser steps in all, burn-in included."
+    batch: BatchSize = BatchSize()
+    "Images per step, in total over all processes."
+    accumulate: int = Field(1, ge=1)
+    "Micro-batches per step: the same batch in less memory. Equal to one big batch where losses are averages."
+    optimizer: OptimizerConfig = SGD()
+    "`{name: sgd, ...}` or `{name: adamw, ...}`."
+    lr: float = Field(0.01, gt=0)
+    "Learning rate for this batch; it is not scaled for you."
+    schedule: ScheduleConfig = Constant()
+    "`{name: constant}`, `{name: multistep, milestones: [...]}` or `{name: cosine}`."
+    warm_up: WarmUp = WarmUp()
+    "Linear rise of the learning rate at the start."
+    clip: float = Field(0.0, ge=0)
+    "Largest norm of the gradient; 0 = no limit."
+    precision: Precision = "fp32"
+    "Number format of the forward pass. fp16 scales the loss and skips steps that overflow."
+    channels_last: bool = False
+    "Memory order of images and weights; faster on GPUs with tensor cores."
+    deterministic: bool = False
+    "Refuse operations whose result depends on the order of threads; slower."
+    seed: int = Field(0, ge=0)
+    "Of everything random: the same seed gives the same run."
+    workers: int = Field(2, ge=0)
+    "Processes that read images, per process that trains."
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    "`auto` takes a GPU where there is one."
+    log_every: Duration = 50
+    "Steps between two lines of the log; 0 = only after the last step."
+    eval_every: Duration = 5000
+    "Steps between two evaluations; 0 = only after the last step."
+    save_every: Duration = 1000
+    "Steps between two checkpoints; 0 = only after the last step."
+    eval_student: bool = False
+    "Evaluate the student next to the teacher."
+    best: str = "AP"
+    "Metric of the evaluation that decides which teacher is `best.safetensors`."
+    bad_steps: int = Field(3, ge=1)
+    "So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."
+    warn_after: Duration = 200
+    "Steps without a single pseudo box, or with an exploding unsupervised loss, after which the log says why."
+    tensorboard: bool = False
+    "Write TensorBoard event files into the run folder as well."

@@ -1,0 +1,112 @@
+"""A trained detector in one file: safetensors, with a card in its header that says how to build it and what it is."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ssod import atomic
+from ssod.errors import Exit, SsodError
+
+FORMAT = 1
+HEADER_LIMIT = 100 * 1024 * 1024
+_CARD = "ssod"
+_NEEDED = ("format", "detector", "classes", "val_view")
+
+Card = dict[str, Any]
+
+
+def save(path: Path | str, state: dict[str, Tensor], card: Card) -> None:
+    """Write weights and card, all or nothing.
+
+    Args:
+        path: the file, ``*.safetensors``.
+        state: the detector's ``state_dict``; tensors of any device.
+        card: plain values. ``detector`` (its config section), ``classes`` (``names``, ``ids``), ``val_view`` (the
+            views pipeline of evaluation), ``method``, ``metrics``, ``split_hash``, ``version``, ``step``.
+
+    Raises:
+        SsodError: code 5 when a weight is not finite, code 6 when the disk refuses.
+    """
+    path = Path(path)
+    _check_finite(path, state, Exit.DIVERGED)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    content = to_bytes(tensors, {_CARD: json.dumps({"format": FORMAT, **card})})
+    atomic.write(path, lambda file: file.write(content) and None, label="model")
+
+
+def read(path: Path | str) -> tuple[dict[str, Tensor], Card]:
+    """Return the weights, on the CPU, and the card.
+
+    Raises:
+        SsodError: code 4 when the file is absent, damaged, of a newer format, without a card or with non-finite
+            weights; code 7 when it is no safetensors file or its header is unreasonable.
+    """
+    path = Path(path)
+    card = read_card(path)
+    state = load_file(path)
+    _check_finite(path, state, Exit.CHECKPOINT)
+    return state, card
+
+
+def read_card(path: Path | str) -> Card:
+    """Return the card alone; raises as ``read`` does, but looks at no weight."""
+    path = Path(path)
+    _check_header(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise SsodError(path, "", f"damaged: {error}", "copy or download it again", code=Exit.CHECKPOINT) from error
+    try:
+        card = json.loads(metadata[_CARD])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise SsodError(
+            path,
+            "header",
+            "has no readable card: not written by ssod",
+            "use a run's best.safetensors",
+            code=Exit.CHECKPOINT,
+        ) from error
+    version = card.get("format") if isinstance(card, dict) else None
+    if version != FORMAT:
+        fix = "upgrade ssod" if isinstance(version, int) and version > FORMAT else ""
+        raise SsodError(path, "format", f"{version}, this version reads {FORMAT}", fix, code=Exit.CHECKPOINT)
+    missing = [key for key in _NEEDED if key not in card]
+    if missing:
+        raise SsodError(path, f"card.{missing[0]}", "missing", "write the file again", code=Exit.CHECKPOINT)
+    return card
+
+
+def _check_header(path: Path) -> None:
+    """Refuse pickles and absurd headers before any parser sees the file."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            head = file.read(10)
+    except OSError as error:
+        raise SsodError(
+            path, "", f"cannot be read: {error.strerror}", "check the path", code=Exit.CHECKPOINT
+        ) from error
+    if (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05") or head[:2] == b"PK":
+        raise SsodError(path, "", "a pickle or .pt file; only .safetensors is loaded", "convert it", code=Exit.UNSAFE)
+    if len(head) < 10:
+        raise SsodError(path, "", f"cut off after {size} bytes", "copy or download it again", code=Exit.CHECKPOINT)
+    length = struct.unpack("<Q", head[:8])[0]
+    if length > HEADER_LIMIT:
+        problem = f"header of {length:.2g} bytes > {HEADER_LIMIT // 2**20} MB limit"
+        raise SsodError(path, "", problem, "not a safetensors file; refused", code=Exit.UNSAFE)
+    if 8 + length > size:
+        raise SsodError(path, "", f"cut off after {size} bytes", "copy or download it again", code=Exit.CHECKPOINT)
+
+
+def _check_finite(path: Path, state: dict[str, Tensor], code: Exit) -> None:
+    for name, value in state.items():
+        bad = int((~value.isfinite()).sum()) if value.is_floating_point() else 0
+        if bad:
+            raise SsodError(path, name, f"{bad} non-finite values; refusing", "use an older model", code=code)
