@@ -31,8 +31,6 @@ class Method(Protocol):
     student: Detector
     teacher: Any  # .model is a Detector in eval mode
     stats: dict[str, Tensor]
-    uses_unlabeled: bool
-    cfg: Any  # .burn_in
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]: ...
     def after_step(self, step: int) -> None: ...
@@ -50,6 +48,7 @@ class Trainer:
         identity: what a checkpoint must agree on; see ``identity.check``.
         card: of the model file; see ``modelfile.save``.
         allow_change: keys of ``identity`` that may differ from the checkpoint's.
+        phase: names what a step does, for the log: ``burn-in 336/2000``, ``ssod``.
     """
 
     def __init__(
@@ -63,8 +62,9 @@ class Trainer:
         identity: dict[str, Any],
         card: dict[str, Any],
         allow_change: Collection[str] = (),
+        phase: Callable[[int], str] = lambda step: "",
     ) -> None:
-        self.cfg, self.folder, self.card = cfg, folder, card
+        self.cfg, self.folder, self.card, self.phase = cfg, folder, card, phase
         self.batches, self.evaluate = batches, evaluate
         self.identity = {**identity, "world_size": collective.world_size()}
         self.allow_change = allow_change
@@ -273,7 +273,7 @@ class Trainer:
         seconds, self.since = time.perf_counter() - self.since, time.perf_counter()
         steps = self.step - self.line_step
         values |= {
-            "phase": self.phase(),
+            "phase": self.phase(self.step - 1),
             "lr": self.lr(self.step - 1),
             "loss/sup": sum(v for name, v in values.items() if name.startswith("sup/")),
             "time/step": seconds / steps,
@@ -295,13 +295,6 @@ class Trainer:
     def due(self, every: int) -> bool:
         """Return whether something that happens every so many steps, and after the last, happens now."""
         return self.step == self.cfg.steps or (every > 0 and self.step % every == 0)
-
-    def phase(self) -> str:
-        """Name what the last step did."""
-        if not self.method.uses_unlabeled:
-            return "supervised"
-        burn_in = self.method.cfg.burn_in
-        return f"burn-in {self.step}/{burn_in}" if self.step <= burn_in else "ssod"
 
     def stopped(self, code: int) -> SsodError:
         """Return the error that ends a run whose state is saved."""

@@ -5,22 +5,20 @@ Boxes are continuous ``x, y, w, h`` as everywhere here; a VOC file's inclusive 1
 """
 
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-
-Metric = Literal["11-point", "area"]
 
 IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
-def voc_metrics(truth: dict[str, Any], detections: list[dict], metric: Metric = "area") -> dict[str, float]:
+def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points: bool = False) -> dict[str, float]:
     """Return VOC's mean AP at IoU 0.5, and at COCO's ten thresholds for comparison.
 
     Args:
         truth: COCO layout; a box with ``difficult`` or ``iscrowd`` is neither to be found nor wrong to find.
         detections: COCO results; a category without any detection has AP 0.
-        metric: how precision is averaged over recall.
+        eleven_points: VOC 2007's average over eleven points of recall instead of the area under the curve.
 
     Returns:
         ``AP`` (mean over IoU .50:.95), ``AP50``, ``AP75``, and ``AP/<class>``, ``AP50/<class>``, fractions; -1 where
@@ -33,7 +31,7 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], metric: Metric = 
     table = {}
     for category in truth["categories"]:
         key = category["id"]
-        table[category["name"]] = [class_ap(boxes[key], found[key], iou, metric) for iou in IOUS]
+        table[category["name"]] = [class_ap(boxes[key], found[key], iou, eleven_points) for iou in IOUS]
     values = np.array([row for row in table.values() if row[0] >= 0])
     result = {"AP": values.mean(), "AP50": values[:, 0].mean(), "AP75": values[:, 5].mean()} if len(values) else {}
     result = {name: float(result.get(name, -1.0)) for name in ("AP", "AP50", "AP75")}
@@ -43,7 +41,7 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], metric: Metric = 
 
 
 def class_ap(
-    truth: dict[Any, tuple[np.ndarray, np.ndarray]], detections: list[dict], iou: float, metric: Metric
+    truth: dict[Any, tuple[np.ndarray, np.ndarray]], detections: list[dict], iou: float, eleven_points: bool
 ) -> float:
     """Return the AP of one class.
 
@@ -54,7 +52,7 @@ def class_ap(
         truth: image id -> ([M, 4] ``x1, y1, x2, y2``, [M] bool difficult).
         detections: COCO results of the class.
         iou: the overlap needed.
-        metric: ``11-point`` or ``area``.
+        eleven_points: see ``voc_metrics``.
     """
     total = sum(int((~difficult).sum()) for _, difficult in truth.values())
     if total == 0:
@@ -75,16 +73,16 @@ def class_ap(
             right[i], wrong[i] = not again, again
     right, wrong = right.cumsum(), wrong.cumsum()
     recall, precision = right / total, right / np.maximum(right + wrong, np.finfo(float).eps)
-    return average_precision(recall, precision, metric)
+    return average_precision(recall, precision, eleven_points)
 
 
-def average_precision(recall: np.ndarray, precision: np.ndarray, metric: Metric) -> float:
+def average_precision(recall: np.ndarray, precision: np.ndarray, eleven_points: bool) -> float:
     """Average ``precision`` [D] over ``recall`` [D], both after each detection in falling order of score.
 
     At each recall counts the best precision at that recall or above: at the eleven points 0, 0.1, ..., 1, or over the
     whole curve.
     """
-    if metric == "11-point":
+    if eleven_points:
         points = np.arange(0, 1.1, 0.1)
         return float(np.mean([precision[recall >= point].max(initial=0.0) for point in points]))
     recall = np.concatenate([[0.0], recall, [1.0]])

@@ -75,7 +75,7 @@ def voc_case(case: dict) -> tuple[dict, list[dict]]:
 def test_voc_numbers_are_those_of_detectron2(case: dict) -> None:
     truth, detections = voc_case(case)
     assert len(detections) == case["n_detections"]
-    result = voc_metrics(truth, detections, case["metric"])
+    result = voc_metrics(truth, detections, eleven_points=case["metric"] == "11-point")
     for name in ("AP", "AP50", "AP75"):
         assert 100 * result[name] == pytest.approx(case["result"][name], abs=1e-6)
     for name, wanted in case["per_class_per_iou"].items():
@@ -86,8 +86,8 @@ def test_voc_numbers_are_those_of_detectron2(case: dict) -> None:
 def test_eleven_points_by_hand() -> None:
     """Hits at rank 1 and 3 of two boxes: precision 1 up to recall 0.5, then 2/3."""
     recall, precision = torch.tensor([0.5, 0.5, 1.0]).numpy(), torch.tensor([1, 1 / 2, 2 / 3]).numpy()
-    assert average_precision(recall, precision, "11-point") == pytest.approx((6 + 5 * 2 / 3) / 11)
-    assert average_precision(recall, precision, "area") == pytest.approx(0.5 + 0.5 * 2 / 3)
+    assert average_precision(recall, precision, True) == pytest.approx((6 + 5 * 2 / 3) / 11)
+    assert average_precision(recall, precision, False) == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
 TRUTH = {
