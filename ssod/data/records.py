@@ -31,12 +31,14 @@ class Images:
         paths: N paths relative to ``root``.
         ids: N ids, the file's own (COCO: int) or the path's stem.
         sizes: [N, 2] int32 (height, width) as the file states them, after EXIF rotation; None = read with the image.
+        allow_symlinks: whether links below ``root`` may lead out of it; for ``paths.safe_join``.
     """
 
     root: str
     paths: Sequence[str]
     ids: Sequence[int | str]
     sizes: np.ndarray | None = None
+    allow_symlinks: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,6 +66,7 @@ class Labeled:
         crowd: [A] bool, COCO's ``iscrowd`` (a region to ignore, not an object).
         difficult: [A] bool, VOC's ``difficult``.
         starts: [N + 1] int64.
+        area: [A] float64, COCO's ``area`` (of the mask), by which AP tells small from large; None = that of the box.
     """
 
     images: Images
@@ -73,6 +76,7 @@ class Labeled:
     crowd: np.ndarray
     difficult: np.ndarray
     starts: np.ndarray
+    area: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,4 +105,5 @@ class Labeled:
             crowd=self.crowd[rows],
             difficult=self.difficult[rows],
             starts=starts,
+            area=None if self.area is None else self.area[rows],
         )

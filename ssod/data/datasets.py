@@ -1,0 +1,185 @@
+"""From the config's ``data`` section to what a run learns from and is measured on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ssod.data import splits
+from ssod.data.findings import Context, Findings, Rules, default_root, short
+from ssod.data.image import MAX_PIXELS
+from ssod.data.leakage import same_paths
+from ssod.data.presence import check_files
+from ssod.data.records import Classes, Images, Labeled
+from ssod.data.sources import LabeledSource, Source, VocSource, read_images, read_labeled
+from ssod.data.splits import SplitConfig
+from ssod.schema import Section
+
+
+class DataConfig(Section):
+    """Which images, and which of them keep their labels."""
+
+    root: str = Field(default_factory=default_root)
+    "Folder that relative paths below lie under; by default $SSOD_DATASETS, or datasets."
+    labeled: LabeledSource
+    "Images with boxes."
+    unlabeled: Source | None = None
+    "Images whose labels, if any, are never read. None = what `split` takes the labels from."
+    val: LabeledSource | None = None
+    "Images with boxes to measure AP on."
+    split: SplitConfig | None = None
+    "Keep the labels of a part of `labeled` only."
+    classes: list[str] | None = None
+    "Class names in order. None = the file's own; a VOC folder has no list, so it is the names found, sorted."
+    strict: bool = False
+    "Make boxes without area, and images that are both labelled and unlabelled, errors instead of warnings."
+    max_boxes_per_image: int = Field(1000, ge=1)
+    "An image with more boxes is an error: the file is damaged, or the image needs tiling."
+    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    "An image with more pixels is refused before it is decoded."
+    allow_symlinks: bool = False
+    "Let symbolic links below an image folder lead out of it."
+
+    def rules(self) -> Rules:
+        """Return what the readers need to know."""
+        return Rules(self.strict, self.max_boxes_per_image, self.max_pixels, self.allow_symlinks)
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """What a run reads.
+
+    Attributes:
+        labeled: images with labels, after the split.
+        unlabeled: images without, or None.
+        val: images to measure on, or None; labels are in the order of ``classes``, ids those of its own file.
+        classes: of ``labeled``.
+        hidden: the truth of ``unlabeled``, image by image, where the split hid it. Only evaluation may read it.
+        split: family, percent, fold, hash, counts and class coverage, ready for JSON.
+        fingerprint: changes when an annotation or a list of images does, and not when a folder moves.
+    """
+
+    labeled: Labeled
+    unlabeled: Images | None
+    val: Labeled | None
+    classes: Classes
+    hidden: Labeled | None
+    split: dict[str, Any]
+    fingerprint: str
+
+
+def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
+    """Read everything that ``cfg`` names; nothing but headers of images is opened.
+
+    Args:
+        cfg: the ``data`` section.
+        findings: gets what was repaired and what is worth a warning; None = they are dropped.
+
+    Raises:
+        SsodError: the first error, before any step is made.
+    """
+    ctx = context(cfg, findings)
+    everything = load_labeled(cfg, ctx("labeled"))
+    labeled, hidden = everything, None
+    if cfg.split is not None:
+        keeps, loses = splits.select(everything, cfg.split, ctx("split"))
+        labeled, hidden = everything.subset(keeps), everything.subset(loses)
+    unlabeled = None if hidden is None else hidden.images
+    if cfg.unlabeled is not None:
+        unlabeled, hidden = read_images(cfg.unlabeled, ctx("unlabeled")), None
+    val = load_val(cfg, everything, ctx("val"))
+    _check_parts(labeled, unlabeled, val, cfg, ctx)
+    return DataSets(
+        labeled=labeled,
+        unlabeled=unlabeled,
+        val=val,
+        classes=labeled.classes,
+        hidden=hidden,
+        split=splits.describe(labeled, len(unlabeled or ()), cfg.split),
+        fingerprint=_fingerprint(everything, labeled, unlabeled, val),
+    )
+
+
+def context(cfg: DataConfig, findings: Findings | None = None) -> Callable[[str], Context]:
+    """Return a function from the name of a part of the section to the context its reader gets."""
+    shared = Findings() if findings is None else findings
+    return lambda part: Context(cfg.root, f"data.{part}", cfg.rules(), shared)
+
+
+def load_labeled(cfg: DataConfig, ctx: Context) -> Labeled:
+    """Read the labelled set, before any split."""
+    data = read_labeled(cfg.labeled, ctx, classes=cfg.classes)
+    check_files(data.images, name_of(cfg.labeled, ctx), ctx)
+    ctx.findings.raise_first()
+    return data
+
+
+def load_val(cfg: DataConfig, labeled: Labeled, ctx: Context) -> Labeled | None:
+    """Read the validation set and bring its labels into the order of the labelled set's class names.
+
+    Raises:
+        SsodError: the class lists differ. Classes that were found in a VOC folder, and not declared, may be fewer.
+    """
+    if cfg.val is None:
+        return None
+    found = read_labeled(cfg.val, ctx, classes=cfg.classes)
+    file, names = name_of(cfg.val, ctx), labeled.classes.names
+    check_files(found.images, file, ctx)
+    declared = not isinstance(cfg.val, VocSource)
+    extra = sorted(set(found.classes.names) - set(names))
+    lacking = sorted(set(names) - set(found.classes.names)) if declared else []
+    for text, odd in (("val", extra), ("labeled", lacking)):
+        if odd:
+            problem = f"categories differ: only in {text}: {', '.join(map(short, odd[:5]))}"
+            ctx.findings.error("D40", file, "categories", problem, "make the class lists equal")
+    ctx.findings.raise_first()
+    ids = dict(zip(found.classes.names, found.classes.ids))
+    order = np.array([names.index(name) for name in found.classes.names], dtype=np.int64)
+    in_order = Classes(names, tuple(ids.get(name, labeled.classes.ids[i]) for i, name in enumerate(names)))
+    return replace(found, classes=in_order, labels=order[found.labels])
+
+
+def name_of(source: Section, ctx: Context) -> str:
+    """Return the file or folder that a source's messages name."""
+    return ctx.path(getattr(source, "ann", None) or getattr(source, "root", None) or source.path)
+
+
+def _check_parts(
+    labeled: Labeled, unlabeled: Images | None, val: Labeled | None, cfg: DataConfig, ctx: Callable[[str], Context]
+) -> None:
+    """Check what only shows when the parts are seen together."""
+    findings, file = ctx("labeled").findings, name_of(cfg.labeled, ctx("labeled"))
+    if not len(labeled.boxes):
+        problem = f"the {len(labeled)} images that the split labels have no boxes"
+        findings.error("D35", file, "data.split", problem, "use another fold or a larger percent")
+    if unlabeled is not None and not len(unlabeled):
+        findings.error("D39", file, "data.unlabeled", "0 images", "lower data.split.percent or name a folder")
+    for name, boxes in splits.coverage(labeled).items():
+        if not boxes:
+            findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")
+    if val is not None:
+        same_paths(labeled.images, val.images, "val", file, ctx("val"))
+    if unlabeled is not None and cfg.unlabeled is not None:
+        same_paths(labeled.images, unlabeled, "unlabeled", file, ctx("unlabeled"))
+    findings.raise_first()
+
+
+def _fingerprint(*parts: Labeled | Images | None) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(b"\x00part")
+        images = part.images if isinstance(part, Labeled) else part
+        if images is None:
+            continue
+        digest.update("\n".join(images.paths).encode())
+        digest.update("\n".join(map(str, images.ids)).encode())
+        if isinstance(part, Labeled):
+            digest.update("\n".join(part.classes.names).encode())
+            for column in (part.classes.ids, part.boxes, part.labels, part.crowd, part.difficult, part.starts):
+                digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""YOLO folders: ``images/<split>`` and ``labels/<split>`` (or ``<split>/images``), one text file per image, data.yaml.
+
+A line is ``class cx cy width height`` in shares of the image, so the sizes of all annotated images are read from their
+headers. An image without a text file, or with an empty one, has no boxes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ssod.data.boxrules import check_counts, settle
+from ssod.data.findings import Context, short
+from ssod.data.folder import image_names
+from ssod.data.header import fill_sizes
+from ssod.data.jsonfile import kind, nearest, read_text
+from ssod.data.paths import refuse_unsafe, safe_join
+from ssod.data.records import Classes, Images, Labeled
+from ssod.errors import Exit, SsodError
+
+# Shares may leave 0..1 by rounding; beyond this they are pixels.
+SLACK = 0.01
+
+
+def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | None = None) -> Labeled:
+    """Read the annotated images of a split, sorted by path.
+
+    Args:
+        root: the folder, relative to the data root or absolute.
+        split: ``train``, ``val`` or ``test``.
+        ctx: root, rules and findings.
+        classes: the class names in order, instead of those of data.yaml.
+
+    Returns:
+        Labeled; ids are the images' paths without suffix, class ids count from 0.
+
+    Raises:
+        SsodError: the first error found; all of them are in ``ctx.findings``.
+    """
+    base = ctx.path(root)
+    names = _class_names(base, ctx) if classes is None else list(classes)
+    images, labels = _find(base, split, ctx)
+    images = fill_sizes(images, range(len(images)), base, ctx, id="D29")
+    ctx.findings.raise_first()
+    rows: list[list[float]] = []
+    places: list[tuple[str, int]] = []
+    for i, path in enumerate(images.paths):
+        for number, row in _boxes(labels, path, len(names), ctx):
+            rows.append([i, *row])
+            places.append((f"{os.path.splitext(path)[0]}.txt", number))
+    ctx.findings.raise_first()
+    return _labeled(images, Classes(tuple(names), tuple(range(len(names)))), rows, places, labels, ctx)
+
+
+def read_yolo_images(root: str, split: str, ctx: Context) -> Images:
+    """Read the images of a split and nothing else: no label file is opened."""
+    return _find(ctx.path(root), split, ctx)[0]
+
+
+def _class_names(base: str, ctx: Context) -> list[str]:
+    path = os.path.join(base, "data.yaml")
+    field = f"{ctx.section}.root"
+    try:
+        data: Any = yaml.safe_load(read_text(path, ctx, field))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        tag = isinstance(error, yaml.constructor.ConstructorError)
+        problem = f"not plain YAML ({str(error).splitlines()[-1].strip()})"
+        code = Exit.UNSAFE if tag else Exit.DATA
+        raise ctx.findings.fatal("S10", path, field, problem, "only plain values are allowed", code=code) from None
+    names = data.get("names") if isinstance(data, dict) else None
+    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
+        names = [value for _, value in sorted(names.items(), key=lambda item: int(item[0]))]
+    if not isinstance(names, list) or not names:
+        raise ctx.findings.fatal("D09", path, "names", "0 classes", "list the class names")
+    for i, name in enumerate(names):
+        if not isinstance(name, str):
+            ctx.findings.error(
+                "C03", path, f"names[{i}]", f"{kind(name)} {short(name)}, expected string", "put it in quotes"
+            )
+    ctx.findings.raise_first()
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ctx.findings.fatal("D16", path, "names", f"name {short(twice)} is listed twice", "merge them")
+    return names
+
+
+def _find(base: str, split: str, ctx: Context) -> tuple[Images, str]:
+    """Return the images of a split and the folder of its label files."""
+    field = f"{ctx.section}.root"
+    if not os.path.isdir(base):
+        raise ctx.findings.fatal("D01", base, field, f"not found{nearest(base)}", f"fix {field}")
+    pairs = [(("images", split), ("labels", split)), ((split, "images"), (split, "labels"))]
+    for images, labels in pairs:
+        folder = os.path.join(base, *images)
+        if os.path.isdir(folder):
+            names = image_names(folder)
+            refuse_unsafe(names, folder, folder, "name {}", ctx)
+            if not names:
+                raise ctx.findings.fatal("D08", folder, f"{ctx.section}.split", "0 images", "check the folder")
+            ids = [os.path.splitext(name)[0] for name in names]
+            ctx.findings.raise_first()
+            return Images(folder, names, ids, None, ctx.rules.allow_symlinks), os.path.join(base, *labels)
+    problem = f"neither images/{split} nor {split}/images is there"
+    raise ctx.findings.fatal("D01", base, f"{ctx.section}.split", problem, "fix the split or the folder")
+
+
+def _boxes(labels: str, image: str, num_classes: int, ctx: Context) -> list[tuple[int, list[float]]]:
+    """Return (line number, [class, cx, cy, w, h]) of every box of an image."""
+    name = f"{os.path.splitext(image)[0]}.txt"
+    if not os.path.lexists(os.path.join(labels, name)):
+        return []
+    try:
+        path = safe_join(labels, name, allow_symlinks=ctx.rules.allow_symlinks)
+    except SsodError as error:
+        ctx.findings.error("S03", labels, name, error.problem, error.fix, code=error.code)
+        return []
+    if os.path.getsize(path) == 0:
+        return []
+    found = []
+    for number, line in enumerate(read_text(path, ctx, "labels").split("\n"), start=1):
+        if line.strip():
+            problem = _line_problem(line.split(), num_classes)
+            if problem is None:
+                found.append((number, [float(value) for value in line.split()]))
+            else:
+                id, text, fix = problem
+                ctx.findings.error(id, path, f"line {number}", text, fix)
+    return found
+
+
+def _line_problem(values: list[str], num_classes: int) -> tuple[str, str, str] | None:
+    if len(values) != 5:
+        return "D22", f"{len(values)} values, expected 5: class cx cy width height", "mend or drop the line"
+    try:
+        label, *box = map(float, values)
+    except ValueError:
+        return "D22", f"{short(' '.join(values))}, expected 5 numbers", "mend or drop the line"
+    if label not in range(num_classes):
+        return "D19", f"class {values[0]} not in 0..{num_classes - 1}", "fix it or add the name to data.yaml"
+    if not all(-SLACK <= value <= 1 + SLACK for value in box):
+        wrong = next(value for value in values[1:] if not -SLACK <= float(value) <= 1 + SLACK)
+        id = "D12" if wrong.lower().lstrip("+-") in ("nan", "inf", "infinity") else "D26"
+        return id, f"{wrong} is not in 0..1; are these pixels?", "divide by the image's width and height"
+    if box[2] < 0 or box[3] < 0:
+        return "D24", f"size {box[2]:g} {box[3]:g} is negative", "mend or drop the line"
+    return None
+
+
+def _labeled(
+    images: Images, classes: Classes, rows: list[list[float]], places: list[tuple[str, int]], labels: str, ctx: Context
+) -> Labeled:
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    image, label = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
+    centers, sides = table[:, 2:4], table[:, 4:6]
+    size = np.tile(images.sizes[image][:, ::-1], 2)
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1) * size
+
+    def place(i: int) -> str:
+        return "{} line {}".format(*places[i])
+
+    boxes, keep = settle(boxes, image, images.sizes, place, labels, ctx)
+    starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
+    check_counts(starts, lambda i: images.paths[i], labels, ctx)
+    ctx.findings.raise_first()
+    none = np.zeros(int(keep.sum()), dtype=bool)
+    return Labeled(images, classes, boxes[keep], label[keep], none, none, starts)
