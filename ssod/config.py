@@ -14,6 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ssod.data.datasets import DataConfig
@@ -270,3 +271,31 @@ def _cross_check(cfg: Config, source: str) -> None:
     if cfg.data.unlabeled is None and cfg.data.split is None:
         problem = f"no unlabelled images, but method '{cfg.method.name}' needs them"
         raise SsodError(source, "data.unlabeled", problem, "name a folder, or a data.split that leaves some over")
+
+
+def describe(cfg: Config) -> str:
+    """Return the resolved config as YAML, each line with the file that set it; what no file set is ``default``."""
+    lines: list[str] = []
+    _describe(cfg.dump(), cfg.origins, "", lines)
+    width = max(len(text) for text, _ in lines)
+    return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in lines)
+
+
+def _describe(tree: Mapping[str, Any], origins: Mapping[str, str], prefix: str, lines: list[tuple[str, str]]) -> None:
+    indent = "  " * prefix.count(".")
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            lines.append((f"{indent}{key}:", ""))
+            _describe(value, origins, f"{path}.", lines)
+        else:
+            text = yaml.safe_dump({key: value}, default_flow_style=True, width=10_000, sort_keys=False).strip()
+            lines.append((f"{indent}{text[1:-1]}", _origin(path, origins)))
+
+
+def _origin(path: str, origins: Mapping[str, str]) -> str:
+    while path:
+        if path in origins:
+            return origins[path]
+        path = path.rpartition(".")[0]
+    return "default"

@@ -1,0 +1,148 @@
+"""The composition root: the only file that knows every part and puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ssod import collective
+from ssod.config import Config
+from ssod.data import datasets
+from ssod.data.coco import to_coco
+from ssod.data.datasets import DataSets
+from ssod.data.loader import eval_views, train_batches
+from ssod.data.records import Labeled
+from ssod.detectors.build import build as build_detector
+from ssod.engine import dist
+from ssod.engine.evaluate import coco_metrics
+from ssod.engine.evaluate import evaluate as measure
+from ssod.engine.runfolder import RunFolder
+from ssod.engine.trainer import Trainer
+from ssod.engine.voc_eval import voc_metrics
+from ssod.errors import Exit, SsodError
+from ssod.methods.base import Method
+from ssod.methods.find import find
+from ssod.structures import Batch, Detector
+from ssod.version import __version__
+
+
+def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> dict[str, float]:
+    """Train a config to its last step, or go on where its run folder stopped.
+
+    Args:
+        cfg: from ``ssod.config.load``.
+        out: the run folder; by default a new one below ``runs/<config>``.
+        allow_change: dotted keys that may differ from a checkpoint's.
+
+    Returns:
+        The teacher's metrics of the last evaluation, fractions in 0..1.
+    """
+    device = dist.pick_device(cfg.train.device)
+    with dist.job(device), RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
+        return build(cfg, folder, allow_change=allow_change).fit()
+
+
+def build(cfg: Config, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
+    """Read the data, build detector and method, and return a trainer that has everything but the first step."""
+    data = datasets.load(cfg.data)
+    _check_batch(cfg, data)
+    method = build_method(cfg, len(data.classes))
+    resolved = cfg.dump()
+    folder.write_inputs(resolved, data.split)
+    classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
+    return Trainer(
+        method,
+        cfg.train,
+        batches=partial(batches, cfg, data, method),
+        evaluate=evaluator(cfg, data.val) if data.val is not None else None,
+        folder=folder,
+        identity={"config": resolved, "classes": classes, "data": data.fingerprint},
+        card={
+            "detector": resolved["detector"],
+            "classes": classes,
+            "val_view": resolved["views"]["val"],
+            "method": cfg.method.name,
+            "split_hash": data.split.get("hash"),
+            "version": __version__,
+        },
+        allow_change=allow_change,
+        phase=partial(phase, cfg),
+    )
+
+
+def build_method(cfg: Config, num_classes: int) -> Method:
+    """Build a method around a freshly initialised detector; the weights depend on ``train.seed`` alone."""
+    torch.manual_seed(cfg.train.seed)
+    return find(cfg.method.name)(build_detector(cfg.detector, num_classes), cfg.method)
+
+
+def batches(cfg: Config, data: DataSets, method: Method, start: int) -> Iterator[Batch]:
+    """Return the training batches from step ``start`` on."""
+    train = cfg.train
+    return train_batches(
+        data.labeled,
+        data.unlabeled if method.uses_unlabeled else None,
+        cfg.views,
+        labeled_batch=train.batch.labeled,
+        unlabeled_batch=train.batch.unlabeled if method.uses_unlabeled else 0,
+        seed=train.seed,
+        start=start,
+        steps=train.steps,
+        unlabeled_from=getattr(cfg.method, "burn_in", 0),
+        accumulate=train.accumulate,
+        workers=train.workers,
+        rank=collective.rank(),
+        world=collective.world_size(),
+        group_by_aspect=getattr(cfg.views, "group_by_aspect", False),
+        max_pixels=cfg.data.max_pixels,
+    )
+
+
+def evaluator(cfg: Config, truth: Labeled, *, score: float | None = None) -> Callable[[Detector], dict[str, float]]:
+    """Return what measures a detector on ``truth``, with the config's metric."""
+    table = to_coco(truth)
+    metrics = {
+        "coco": coco_metrics,
+        "voc": voc_metrics,
+        "voc07": partial(voc_metrics, eleven_points=True),
+    }[cfg.eval.metric]
+
+    def evaluate(detector: Detector) -> dict[str, float]:
+        views = eval_views(
+            truth.images,
+            cfg.views.val,
+            batch=cfg.eval.batch,
+            workers=cfg.train.workers,
+            rank=collective.rank(),
+            world=collective.world_size(),
+            max_pixels=cfg.data.max_pixels,
+        )
+        device = next(detector.parameters()).device
+        return measure(
+            detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=metrics
+        )
+
+    return evaluate
+
+
+def phase(cfg: Config, step: int) -> str:
+    """Name what a step does, for the log."""
+    burn_in = getattr(cfg.method, "burn_in", 0)
+    if not find(cfg.method.name).uses_unlabeled:
+        return "supervised"
+    return f"burn-in {step}/{burn_in}" if step < burn_in else "ssod"
+
+
+def _check_batch(cfg: Config, data: DataSets) -> None:
+    wanted: dict[str, tuple[int, int]] = {"labeled": (cfg.train.batch.labeled, len(data.labeled))}
+    if find(cfg.method.name).uses_unlabeled:
+        wanted["unlabeled"] = (cfg.train.batch.unlabeled, len(data.unlabeled or ()))
+    for name, (batch, have) in wanted.items():
+        if have == 0:
+            problem = f"0 images, method '{cfg.method.name}' needs at least {batch}"
+            raise SsodError("config", f"data.{name}", problem, "check path and split", code=Exit.DATA)
+        if batch > have:
+            raise SsodError("config", f"train.batch.{name}", f"{batch} > {have} images", f"lower it to {have} or less")
