@@ -166,7 +166,7 @@ class Resize(Section):
 
     @model_validator(mode="after")
     def _says_something(self) -> Resize:
-        if self.short is None and self.long is None and self.ratio == (1.0, 1.0):
+        if not self.model_fields_set & {"short", "long", "ratio"}:
             raise ValueError("resize needs 'short', 'long' or 'ratio'")
         if (self.short is not None and self.short[0] < 1) or self.ratio[0] <= 0:
             raise ValueError("lengths and ratios must be positive")
@@ -229,7 +229,7 @@ class Crop(Section):
 
     @model_validator(mode="after")
     def _says_something(self) -> Crop:
-        if self.height is None and self.width is None and self.share == (1.0, 1.0):
+        if not self.model_fields_set & {"height", "width", "share"}:
             raise ValueError("crop needs 'height', 'width' or 'share'")
         if not 0 < self.share[0] <= self.share[1] <= 1:
             raise ValueError("'share' must lie in (0, 1]")

@@ -6,27 +6,22 @@ run started: every choice is a function of (seed, stream, position). There is no
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from ssod.data.image import MAX_PIXELS, open_image
-from ssod.data.paths import name_problem, safe_join
+from ssod.data.image import MAX_PIXELS
+from ssod.data.reader import Reader, check_stated_size, count_bad
 from ssod.data.records import Images, Labeled
 from ssod.data.sampler import Grouped, Shuffled
 from ssod.data.views import Pipeline, Sample, ViewsConfig, look, to_tensor
+from ssod.data.workers import run
 from ssod.errors import Exit, SsodError
-from ssod.structures import Batch, Targets, View
-
-BAD_SHARE = 0.001  # of the unlabelled images may be unreadable ...
-BAD_FLOOR = 3  # ... or this many, where that is more
+from ssod.structures import Batch, View
 
 
 def train_batches(
@@ -103,7 +98,7 @@ def train_batches(
         read=Reader(max_pixels, allow_symlinks),
     )
     numbers = range(start * accumulate, steps * accumulate)
-    return _count_bad(_drain(dataset, numbers, workers, timeout), unlabeled, on_bad)
+    return count_bad(run(dataset, numbers, dataset.describe, workers, timeout), unlabeled, on_bad)
 
 
 def eval_views(
@@ -139,7 +134,7 @@ def eval_views(
     mine = range(rank * len(images) // world, (rank + 1) * len(images) // world)
     chunks = [mine[i : i + batch] for i in range(0, len(mine), batch)]
     dataset = _Chunks(images, pipeline, chunks, divisor, Reader(max_pixels, allow_symlinks))
-    return (_map_view(view, _to_tensor) for view in _drain(dataset, range(len(chunks)), workers, timeout))
+    return run(dataset, range(len(chunks)), dataset.describe, workers, timeout)
 
 
 def _check_shares(labeled: int, unlabeled: int, accumulate: int, world: int) -> None:
@@ -171,35 +166,6 @@ def _stream(images: Images, name: str, seed: int, grouped: bool) -> Shuffled | G
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Opens the images of a data set, within limits."""
-
-    max_pixels: int = MAX_PIXELS
-    allow_symlinks: bool = False
-
-    def __call__(self, images: Images, i: int) -> Image.Image:
-        """Return image ``i``, upright RGB; raise what is wrong with it."""
-        path = safe_join(images.root, images.paths[i], allow_symlinks=self.allow_symlinks)
-        return open_image(path, max_pixels=self.max_pixels)
-
-    def or_next(self, images: Images, i: int, bad: list[SsodError]) -> tuple[int, Image.Image]:
-        """Return image ``i`` or the first readable one after it, with its number; note the others in ``bad``."""
-        failed: list[SsodError] = []
-        for step in range(allowed_bad(len(images)) + 1):
-            candidate = (i + step) % len(images)
-            try:
-                image = self(images, candidate)
-            except SsodError as error:
-                if name_problem(images.paths[candidate], images.root):
-                    raise  # a name that leaves its folder is an attack, not an accident
-                failed.append(error)
-                continue
-            bad.extend(failed)
-            return candidate, image
-        raise _too_many(failed, len(images))
-
-
-@dataclass(frozen=True)
 class _Steps(Dataset):
     """Micro-batch ``k`` as (batch, unreadable images); an ``SsodError`` is returned, for torch would rename it."""
 
@@ -228,6 +194,12 @@ class _Steps(Dataset):
             return error
         return Batch(labeled, views), bad
 
+    def describe(self, k: int) -> str:
+        """Say what item ``k`` is, for a message."""
+        step, micro = divmod(k, self.share[0])
+        mine = self._mine(self.labeled_stream, step, micro, self.labeled_batch)
+        return f"step {step} ('{self.labeled.images.paths[mine[0][1]]}' and the images after it)"
+
     def _mine(self, stream: Shuffled | Grouped, step: int, micro: int, size: int) -> list[tuple[int, int]]:
         """Return (position, image) of this rank's share of a micro-batch."""
         accumulate, rank, world = self.share
@@ -241,7 +213,7 @@ class _Steps(Dataset):
         ids: list[Any] = []
         for position, i in self._mine(self.labeled_stream, step, micro, self.labeled_batch):
             image = self.read(self.labeled.images, i)
-            _check_stated_size(self.labeled.images, i, image)
+            check_stated_size(self.labeled.images, i, image)
             seen = look(image, self.labeled.targets(i), self.views.labeled, self.seed, "labeled", i, position)
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
@@ -279,27 +251,9 @@ class _Chunks(Dataset):
             return error
         return collate(samples, [self.images.ids[i] for i in self.chunks[k]], self.divisor)
 
-
-def allowed_bad(n: int) -> int:
-    """Return how many of ``n`` unlabelled images may be unreadable."""
-    return min(n - 1, max(BAD_FLOOR, int(n * BAD_SHARE)))
-
-
-def _too_many(failed: Sequence[SsodError], n: int) -> SsodError:
-    first = failed[0]
-    problem = f"{len(failed)} of {n} unlabelled images cannot be read; this one: {first.problem}"
-    return SsodError(
-        first.file, first.field, problem, "remove or replace them; `ssod check` lists all", code=first.code
-    )
-
-
-def _check_stated_size(images: Images, i: int, image: Image.Image) -> None:
-    if images.sizes is None or tuple(images.sizes[i]) == image.size[::-1]:
-        return
-    (height, width), found = images.sizes[i], image.size
-    hint = "its boxes were drawn on the unrotated image" if (height, width) == found else "its boxes would be wrong"
-    problem = f"the annotations say {width}x{height}, the upright image is {found[0]}x{found[1]}; {hint}"
-    raise SsodError(images.paths[i], "size", problem, "mend the annotations", code=Exit.DATA)
+    def describe(self, k: int) -> str:
+        """Say what item ``k`` is, for a message."""
+        return f"images '{self.images.paths[self.chunks[k][0]]}' and after"
 
 
 def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
@@ -324,98 +278,3 @@ def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
         ids=ids,
         targets=None if samples[0].targets is None else [s.targets for s in samples],
     )
-
-
-# ---- workers -----------------------------------------------------------------------------------------------------
-
-
-def _drain(dataset: Dataset, numbers: Sequence[int], workers: int, timeout: float) -> Iterator[Any]:
-    """Yield ``dataset[k]`` for each number, in order; raise the errors that workers hand over or die of."""
-    loader = DataLoader(
-        _Packed(dataset),
-        sampler=numbers,
-        batch_size=None,
-        num_workers=workers,
-        timeout=timeout if workers else 0,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupt,
-        generator=torch.Generator(),  # or it would draw from, and change, the global one
-    )
-    try:
-        for item in loader:
-            if isinstance(item, SsodError):
-                raise item
-            yield item
-    except RuntimeError as error:
-        failure = worker_failure(error)
-        if failure is None:
-            raise
-        raise failure from None
-
-
-def worker_failure(error: BaseException) -> SsodError | None:
-    """Return the ``SsodError`` for what torch raises when a data worker dies or hangs, None for any other error.
-
-    torch notices a killed worker in a signal handler, so that its error can also surface in the training step: the
-    loop passes what it catches through here.
-    """
-    text = str(error).partition("\n")[0]
-    if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker (pid", "DataLoader timed out")):
-        return None
-    hint = "look for out-of-memory kills, a full /dev/shm or a stalled disk; fewer train.workers need less memory"
-    return SsodError("data", "worker", text.rstrip(". "), hint, code=Exit.IO)
-
-
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C is for the main process, which stops the workers when it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _count_bad(
-    items: Iterator[tuple[Batch, list[SsodError]]], unlabeled: Images | None, on_bad: Callable[[SsodError], None] | None
-) -> Iterator[Batch]:
-    """Unpack batches; report each unreadable image once and give up when there are too many."""
-    seen: dict[tuple[str, str], SsodError] = {}
-    for batch, bad in items:
-        for error in bad:
-            if (error.file, error.field) not in seen:
-                seen[error.file, error.field] = error
-                if on_bad is not None:
-                    on_bad(error)
-        if seen and len(seen) > allowed_bad(len(unlabeled)):
-            raise _too_many(list(seen.values()), len(unlabeled))
-        views = {name: _map_view(view, _to_tensor) for name, view in batch.views.items()}
-        yield Batch(_map_view(batch.labeled, _to_tensor), views)
-
-
-@dataclass(frozen=True)
-class _Packed(Dataset):
-    """Sends all but the pixels as arrays: each tensor that crosses processes costs a file descriptor."""
-
-    inner: Dataset
-
-    def __getitem__(self, k: int) -> Any:
-        item = self.inner[k]
-        if isinstance(item, View):
-            return _map_view(item, _to_array)
-        if isinstance(item, tuple):
-            batch, bad = item
-            views = {name: _map_view(view, _to_array) for name, view in batch.views.items()}
-            return Batch(_map_view(batch.labeled, _to_array), views), bad
-        return item
-
-
-def _map_view(view: View, fn: Callable[[Any], Any]) -> View:
-    """Apply ``fn`` to every tensor or array of a view but its pixels."""
-    targets = view.targets
-    if targets is not None:
-        targets = [Targets(**{f.name: fn(getattr(t, f.name)) for f in fields(t)}) for t in targets]
-    return replace(view, sizes=fn(view.sizes), matrix=fn(view.matrix), keys=fn(view.keys), targets=targets)
-
-
-def _to_array(item: Tensor | None) -> np.ndarray | None:
-    return None if item is None else item.numpy()
-
-
-def _to_tensor(item: np.ndarray | None) -> Tensor | None:
-    return None if item is None else torch.from_numpy(item)

@@ -1,7 +1,7 @@
 """The operations a view can name, read from YAML and written back.
 
 An item of a list is a name (``flip``), ``{name: {parameter: value}}``, ``{one_of: [a, b, [c, d]]}``,
-``{shuffle: [a, b]}``, or the name of a preset, which stands for a list of items.
+``{shuffle: [a, b]}``, ``{maybe: {p: 0.2, ops: [a]}}``, or the name of a preset, which stands for a list of items.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import PlainSerializer, PlainValidator, ValidationError
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from ssod.data import geometry
+from ssod.data import erasing, geometry, photometric
 from ssod.data.geometry import Act, Op, Size, chain
 from ssod.data.presets import PRESETS
 from ssod.schema import Section
@@ -59,7 +59,8 @@ def _groups(value: object) -> tuple[tuple[Op, ...], ...]:
 
 
 def _dump_groups(groups: Sequence[Sequence[Op]]) -> list[Any]:
-    return [dump_list(group) for group in groups]
+    lists = [dump_list(group) for group in groups]
+    return [items[0] if len(items) == 1 else items for items in lists]
 
 
 Groups = Annotated[
@@ -91,6 +92,19 @@ class Shuffle(Section):
         return chain([op for i in rng.permutation(len(self.groups)) for op in self.groups[i]], rng, size)
 
 
+class Maybe(Section):
+    """All the operations, or none."""
+
+    ops: Ops
+    "A list of operations."
+    p: float = Field(0.5, ge=0, le=1)
+    "Probability."
+
+    def draw(self, rng: np.random.Generator, size: Size) -> Act:
+        """See ``geometry.Op.draw``."""
+        return chain(self.ops if rng.random() < self.p else (), rng, size)
+
+
 OPS: dict[str, type[Section]] = {
     "resize": geometry.Resize,
     "stretch": geometry.Stretch,
@@ -102,8 +116,24 @@ OPS: dict[str, type[Section]] = {
     "rotate": geometry.Rotate,
     "shear_x": geometry.ShearX,
     "shear_y": geometry.ShearY,
+    "color_op": photometric.ColorOp,
+    "color_jitter": photometric.ColorJitter,
+    "grayscale": photometric.Grayscale,
+    "blur": photometric.Blur,
+    "smooth": photometric.Smooth,
+    "brightness_contrast": photometric.BrightnessContrast,
+    "rgb_shift": photometric.RgbShift,
+    "hsv_shift": photometric.HsvShift,
+    "channel_shuffle": photometric.ChannelShuffle,
+    "jpeg": photometric.Jpeg,
+    "noise": photometric.Noise,
+    "cutout": erasing.Cutout,
+    "cutout_squares": erasing.CutoutSquares,
+    "holes": erasing.Holes,
+    "erase": erasing.Erase,
     "one_of": OneOf,
     "shuffle": Shuffle,
+    "maybe": Maybe,
 }
 _NAMES = {kind: name for name, kind in OPS.items()}
 
@@ -117,6 +147,8 @@ def _parse(item: object) -> Op:
         ((name, params),) = item.items()
     else:
         raise ValueError(f"{item!r} is no operation; write a name, or {{name: {{parameter: value}}}}")
+    if name in PRESETS:
+        raise ValueError(f"'{name}' is a preset and takes no parameters; write its operations out to change them")
     if name not in OPS:
         raise ValueError(f"unknown operation '{name}'; {nearest(str(name), [*OPS, *PRESETS])}")
     kind = OPS[name]
@@ -147,7 +179,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def _dump(op: Op) -> Any:
     name = _NAMES[type(op)]
-    params = op.model_dump(mode="json", exclude_defaults=True)
+    params = op.model_dump(mode="json", exclude_unset=True)
     if isinstance(op, OneOf | Shuffle):
         return {name: params["groups"]}
     return {name: params} if params else name

@@ -39,7 +39,9 @@ class Pipeline(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, value: Any) -> Any:
-        return {"ops": value} if isinstance(value, list | tuple) else value
+        if isinstance(value, Mapping | Pipeline):
+            return value
+        return {"ops": value}  # what is no list is told so there
 
     @model_serializer
     def _to_plain(self) -> Any:
@@ -48,6 +50,12 @@ class Pipeline(Section):
             return ops
         plain: dict[str, Any] = {"start": self.start, "ops": ops, "hidden": self.hidden}
         return {name: value for name, value in plain.items() if value not in (None, False)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """Both forms, for editors that complete a YAML file."""
+        schema = handler(core)
+        return {"anyOf": [handler.resolve_ref_schema(schema)["properties"]["ops"], schema]}
 
 
 def order(pipelines: Mapping[str, Pipeline]) -> list[str]:

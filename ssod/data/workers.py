@@ -1,0 +1,117 @@
+"""Running a data set's ``__getitem__`` in worker processes, and turning what can go wrong there into one error."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssod.errors import Exit, SsodError
+from ssod.structures import Batch, Targets, View
+
+
+def run(
+    dataset: Dataset, numbers: Sequence[int], describe: Callable[[int], str], workers: int, timeout: float
+) -> Iterator[Any]:
+    """Yield ``dataset[k]`` for each number, in order.
+
+    Args:
+        dataset: returns a ``View``, a tuple that starts with a ``Batch``, or an ``SsodError``. It *returns* errors
+            because torch cannot raise an exception of several arguments again.
+        numbers: what to ask for.
+        describe: says what ``dataset[k]`` is, for the message when it does not come.
+        workers: processes; 0 = this one.
+        timeout: seconds to wait for an item before a worker counts as hung.
+
+    Raises:
+        SsodError: the one that was returned; or code 6 when a worker died or hung.
+    """
+    loader = DataLoader(
+        _Packed(dataset),
+        sampler=numbers,
+        batch_size=None,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # or it would draw from, and change, the global one
+    )
+    items = iter(loader)
+    for k in numbers:
+        try:
+            item = next(items)
+        except RuntimeError as error:
+            failure = worker_failure(error, describe(k))
+            if failure is None:
+                raise
+            raise failure from None
+        if isinstance(item, SsodError):
+            raise item
+        yield _unpack(item)
+
+
+def worker_failure(error: BaseException, doing: str = "") -> SsodError | None:
+    """Return the ``SsodError`` for what torch raises when a data worker dies or hangs, None for any other error.
+
+    torch notices a killed worker in a signal handler, so that its error can also surface in the training step: the
+    loop passes what it catches through here.
+
+    Args:
+        error: what was caught.
+        doing: what the worker was asked for.
+    """
+    text = str(error).partition("\n")[0]
+    if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker (pid", "DataLoader timed out")):
+        return None
+    hint = "look for out-of-memory kills, a full /dev/shm or a stalled disk; fewer workers need less memory"
+    problem = text.rstrip(". ") + (f" while making {doing}" if doing else "")
+    return SsodError("data", "worker", problem, hint, code=Exit.IO)
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C is for the main process, which stops the workers when it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class _Packed(Dataset):
+    """Sends all but the pixels as arrays: each tensor that crosses processes costs a file descriptor."""
+
+    inner: Dataset
+
+    def __getitem__(self, k: int) -> Any:
+        return _each_view(self.inner[k], _to_array)
+
+
+def _unpack(item: Any) -> Any:
+    return _each_view(item, _to_tensor)
+
+
+def _each_view(item: Any, fn: Callable[[Any], Any]) -> Any:
+    """Apply ``fn`` to the tensors or arrays of every view inside, but not to pixels."""
+    if isinstance(item, tuple | list):
+        return tuple(_each_view(part, fn) for part in item)
+    if isinstance(item, Batch):
+        return Batch(_of_view(item.labeled, fn), {name: _of_view(view, fn) for name, view in item.views.items()})
+    return _of_view(item, fn) if isinstance(item, View) else item
+
+
+def _of_view(view: View, fn: Callable[[Any], Any]) -> View:
+    targets = view.targets
+    if targets is not None:
+        targets = [Targets(**{f.name: fn(getattr(t, f.name)) for f in fields(t)}) for t in targets]
+    return replace(view, sizes=fn(view.sizes), matrix=fn(view.matrix), keys=fn(view.keys), targets=targets)
+
+
+def _to_array(item: Tensor | None) -> np.ndarray | None:
+    return None if item is None else item.numpy()
+
+
+def _to_tensor(item: np.ndarray | None) -> Tensor | None:
+    return None if item is None else torch.from_numpy(item)
