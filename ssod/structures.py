@@ -222,8 +222,8 @@ class Predictions:
 
     @property
     def num_images(self) -> int:
-        """N, also when some image has no row."""
-        return len(self.sizes)
+        """N, also when some image has no row; symbolic in an export, where ``len`` would fix it."""
+        return self.sizes.shape[0]
 
     @property
     def num_classes(self) -> int:

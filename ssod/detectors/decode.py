@@ -107,12 +107,12 @@ def suppress(
         threshold: overlap above which the lower score goes.
         count: boxes to keep per image.
     """
-    n = len(boxes)
+    n = boxes.shape[0]
     cell = torch.arange(n, device=boxes.device)[:, None] * num_groups + groups
     exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
     apart = boxes if exporting or boxes.device.type == "mps" else boxes.double()
-    side = (torch.as_tensor(n * num_groups, device=boxes.device).to(apart).sqrt()).ceil().long()
-    pitch = apart.detach().amax().ceil() + 1
+    side = torch.full((), n * num_groups, dtype=torch.float32, device=boxes.device).sqrt().ceil().long()
+    pitch = apart.detach().max().ceil() + 1  # not amax: the ONNX exporter wants its dims named
     x, y = (cell % side) * pitch, (cell // side) * pitch
     apart = (apart + torch.stack([x, y, x, y], -1)).flatten(0, 1)
 

@@ -122,14 +122,14 @@ class Dense(nn.Module):
         if self.level_scale is not None:
             parts = zip(deltas.split(levels, 1), self.level_scale)
             deltas = torch.cat([part * scale for part, scale in parts], 1)
-        n = len(view)
+        n = view.images.shape[0]
         priors = self.anchors(view.images.shape[-2:], grids)
         quality = heads.get("bbox_ctrness")
         return Predictions(
             logits=heads["cls_logits"].flatten(0, 1),
             deltas=deltas.flatten(0, 1)[:, None],
             priors=priors.repeat(n, 1),
-            image=torch.arange(n, device=priors.device).repeat_interleave(len(priors)),
+            image=torch.arange(n, device=priors.device).repeat_interleave(priors.shape[0]),
             sizes=view.sizes,
             coder=self.coder,
             quality=None if quality is None else quality.flatten(),

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import initLevelMapper
 
 from ssod import seeding
 from ssod.assign.iou import IoUAssigner
@@ -26,10 +24,11 @@ from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone
 from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.dense import reweighted
 from ssod.detectors.retinanet import strides_of
+from ssod.detectors.roi_pool import RoIPool
 from ssod.detectors.two_stage import TwoStageOutput, propose
 from ssod.losses.pick import Loss, LossSpec, pick
 from ssod.schema import Section
-from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View, image_index
+from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
 
 
 class FasterRcnnLoss(Section):
@@ -142,11 +141,7 @@ class FasterRcnn(nn.Module):
                 "box_predictor": FastRCNNPredictor(roi.hidden, num_classes + 1),
             }
         )
-        names = [str(i) for i in range(last - levels[0] + 1)]
-        self.pool = MultiScaleRoIAlign(names, roi.size, sampling_ratio=2, canonical_scale=roi.scale)
-        # torchvision would guess these from the first images it sees.
-        self.pool.scales = [2.0**-level for level in range(levels[0], last + 1)]
-        self.pool.map_levels = initLevelMapper(levels[0], last, canonical_scale=roi.scale)
+        self.pool = RoIPool((levels[0], last), roi.size, roi.scale)
         self.rpn_coder, self.roi_coder = DeltaCoder(), DeltaCoder(shift=10, size=5)
         self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, claim=True)
         self.roi_assigner = IoUAssigner(roi.iou, roi.iou, claim=False)
@@ -166,29 +161,28 @@ class FasterRcnn(nn.Module):
         logits, deltas = self.rpn["head"](features)
         grids = [tuple(f.shape[-2:]) for f in features]
         logits, deltas = concat_box_prediction_layers(logits, deltas)
-        n = len(view)
+        n = view.images.shape[0]
         priors = self.anchors(view.images.shape[-2:], grids)
         return Predictions(
             logits=logits,
             deltas=deltas[:, None],
             priors=priors.repeat(n, 1),
-            image=torch.arange(n, device=priors.device).repeat_interleave(len(priors)),
+            image=torch.arange(n, device=priors.device).repeat_interleave(priors.shape[0]),
             sizes=view.sizes,
             coder=self.rpn_coder,
             levels=tuple(h * w * self.anchors.per_cell for h, w in grids),
             strides=self.strides,
         )
 
-    def roi_rows(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Tensor) -> Predictions:
-        """Run the RoI head on N tensors [M_i, 4]; boxes carry no gradient into it."""
-        boxes = [b.detach().float() for b in boxes]
-        pooled = self.pool(features, boxes, [])
+    def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:
+        """Run the RoI head on boxes [R, 4] of images [R]."""
+        pooled = self.pool(list(features.values()), boxes, image)
         logits, deltas = self.roi_heads["box_predictor"](self.roi_heads["box_head"](pooled))
         return Predictions(
             logits=torch.cat([logits[:, 1:], logits[:, :1]], 1),
             deltas=deltas.view(-1, self.num_classes + 1, 4)[:, 1:],
-            priors=torch.cat(boxes),
-            image=image_index([len(b) for b in boxes], logits.device),
+            priors=boxes,
+            image=image,
             sizes=sizes,
             coder=self.roi_coder,
             softmax=True,
@@ -219,6 +213,18 @@ class FasterRcnn(nn.Module):
         Every image gets the same number of rows, so that nothing waits for the device; rows that could not be filled
         weigh nothing.
         """
+        boxes, matches = self.candidates(out, targets)
+        cfg = self.roi_cfg
+        index, valid = balanced(matches >= 0, matches == BACKGROUND, _draw(out.keys, matches), cfg.rows, cfg.fraction)
+        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        matches = torch.where(valid, matches.gather(1, index), IGNORED)
+        return list(boxes), from_matches(list(matches), targets, self.num_classes)
+
+    def candidates(self, out: TwoStageOutput, targets: list[Targets]) -> tuple[Tensor, Tensor]:
+        """Return proposals followed by labelled boxes [N, C, 4], and the target of each [N, C], -1 none, -2 ignored.
+
+        Padding and what lies on an ignore region is ignored.
+        """
         most = max(len(t) for t in targets)
         boxes, matches = [], []
         for found, score, t in zip(out.found.boxes, out.found.scores, targets):
@@ -230,12 +236,7 @@ class FasterRcnn(nn.Module):
                 match = torch.where((match >= 0) & (t.weight[match.clamp(min=0)] == 0), IGNORED, match)
             boxes.append(b)
             matches.append(match)
-        boxes, matches = torch.stack(boxes), torch.stack(matches)
-        cfg = self.roi_cfg
-        index, valid = balanced(matches >= 0, matches == BACKGROUND, _draw(out.keys, matches), cfg.rows, cfg.fraction)
-        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        matches = torch.where(valid, matches.gather(1, index), IGNORED)
-        return list(boxes), from_matches(list(matches), targets, self.num_classes)
+        return torch.stack(boxes), torch.stack(matches)
 
     def reduce(
         self, out: TwoStageOutput, assigned: Assigned, rows: dict[str, RowLoss] | None = None

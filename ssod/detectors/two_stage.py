@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ssod.boxes import clip
 from ssod.detectors.decode import DecodeConfig, Detections, detect, suppress, top
-from ssod.structures import Predictions, Targets
+from ssod.structures import Predictions, Targets, image_index
 
-RoIHead = Callable[[dict[str, Tensor], list[Tensor], Tensor], Predictions]
+RoIHead = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], Predictions]
 
 
 @dataclass
@@ -24,7 +24,7 @@ class TwoStageOutput:
         features: the pyramid by name, [N, channels, h, w] each.
         found: [N, P] proposals as ``Detections``, padded with score 0 to a fixed size.
         keys: [N] random keys of the images, from which rows are sampled in training.
-        head: the RoI head: (features, boxes of each image, sizes) -> predictions.
+        head: the RoI head: (features, boxes [R, 4], their images [R], sizes [N, 2]) -> predictions.
         decode: the detector's settings.
     """
 
@@ -42,15 +42,19 @@ class TwoStageOutput:
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Run the RoI head on any boxes, N tensors [M_i, 4]; M_i may be 0 for some images or all."""
-        return self.head(self.features, boxes, self.stages["rpn"].sizes)
+        rows = torch.cat(boxes).detach().float()
+        image = image_index([len(b) for b in boxes], rows.device)
+        return self.head(self.features, rows, image, self.stages["rpn"].sizes)
 
     @torch.no_grad()
     def detect(self, score: float | None = None) -> Detections:
         """Return padded detections of fixed size; ``score`` replaces the configured threshold."""
         cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
-        p = self.score(list(self.found.boxes))
+        n, each = self.found.scores.shape
+        image = torch.arange(n, device=self.found.boxes.device).repeat_interleave(each)
+        p = self.head(self.features, self.found.boxes.flatten(0, 1), image, self.stages["rpn"].sizes)
         scores = torch.where(self.found.scores.flatten()[:, None] > 0, p.probs(), 0.0)
-        return detect(p, scores, (self.found.scores.shape[1],), cfg, min_size=1e-2)
+        return detect(p, scores, (each,), cfg, min_size=1e-2)
 
     def detections(self, score: float | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""

@@ -1,0 +1,37 @@
+"""Features of a box, whatever its size: RoIAlign from the pyramid level that fits it."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+from torchvision.ops.poolers import initLevelMapper
+
+
+class RoIPool(nn.Module):
+    """RoIAlign from one level for each box (Lin et al. 2017, eq. 1). Equals torchvision's ``MultiScaleRoIAlign``.
+
+    That one takes its boxes image by image, in a list whose length an export fixes; this one takes rows, as everything
+    here does, so that the batch stays dynamic.
+
+    Args:
+        levels: first and last pyramid level that boxes are pooled from; level l has stride 2**l.
+        size: cells per side of the result.
+        scale: side in pixels of a box that belongs to level 4.
+    """
+
+    def __init__(self, levels: tuple[int, int], size: int, scale: float) -> None:
+        super().__init__()
+        self.first, self.last = levels
+        self.size = size
+        self.level_of = initLevelMapper(*levels, canonical_scale=scale)
+
+    def forward(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> Tensor:
+        """Pyramid [N, C, h, w] (finest first; further levels are not read), [R, 4], [R] -> [R, C, size, size]."""
+        regions = torch.cat([image[:, None].to(boxes), boxes], 1)
+        level = self.level_of([boxes])
+        out = features[0].new_zeros(boxes.shape[0], features[0].shape[1], self.size, self.size)
+        for i in range(self.last - self.first + 1):
+            rows = (level == i).nonzero().squeeze(1)
+            stride = 2.0 ** (self.first + i)
+            part = roi_align(features[i], regions[rows], self.size, 1 / stride, sampling_ratio=2)
+            out = out.index_copy(0, rows, part.to(out.dtype))
+        return out
