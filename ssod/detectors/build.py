@@ -3,17 +3,41 @@
 from typing import Annotated
 
 from pydantic import Field
+from torch import nn
 
 from ssod.detectors.faster_rcnn import FasterRcnnConfig, build_faster_rcnn
 from ssod.detectors.fcos import FcosConfig, build_fcos
 from ssod.detectors.retinanet import RetinaNetConfig, build_retinanet
+from ssod.detectors.weights import initialise, match_eps
+from ssod.errors import SsodError
 from ssod.structures import Detector
 
 DetectorConfig = Annotated[RetinaNetConfig | FcosConfig | FasterRcnnConfig, Field(discriminator="name")]
 
+_CONFIGS = {"retinanet": RetinaNetConfig, "fcos": FcosConfig, "faster_rcnn": FasterRcnnConfig}
 _BUILDERS = {"retinanet": build_retinanet, "fcos": build_fcos, "faster_rcnn": build_faster_rcnn}
 
 
-def build(cfg: DetectorConfig, num_classes: int) -> Detector:
-    """Build the detector that ``cfg`` names for classes ``0..num_classes - 1``."""
-    return _BUILDERS[cfg.name](cfg, num_classes)
+def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True) -> Detector:
+    """Build the detector that ``cfg`` names.
+
+    Args:
+        cfg: the config section.
+        num_classes: K; labels are 0..K-1.
+        pretrained: load ``cfg.weights``. Leave it out where trained weights follow, so that nothing is downloaded.
+
+    Raises:
+        SsodError: options that do not go together, unknown losses, weights that are absent or do not fit.
+    """
+    if num_classes < 1:
+        raise SsodError("data", "classes", f"{num_classes} classes", "a detector needs at least one")
+    detector: nn.Module = _BUILDERS[cfg.name](cfg, num_classes)
+    match_eps(detector, cfg)
+    if pretrained:
+        initialise(detector, cfg)
+    return detector
+
+
+def describe() -> list[tuple[str, str]]:
+    """Return each detector's name and one line about it."""
+    return [(name, (config.__doc__ or "").strip().splitlines()[0]) for name, config in _CONFIGS.items()]

@@ -62,6 +62,18 @@ def pick(spec: LossSpec, kind: Kind, field: str) -> RowLoss:
     return functools.partial(loss, **params) if params else loss
 
 
+def describe() -> list[tuple[str, str]]:
+    """Return each loss's name and one line about it: for what head, and its parameters."""
+    lines = []
+    for kind, table in TABLES.items():
+        for name, loss in table.items():
+            params = list(inspect.signature(loss).parameters.values())[2:]
+            values = ", ".join(f"{p.name}={p.default:.4g}" for p in params)
+            first = (loss.__doc__ or "").strip().splitlines()[0]
+            lines.append((name, f"{kind}: {first}" + (f" [{values}]" if values else "")))
+    return lines
+
+
 def _misnamed(name: str, kind: Kind) -> str:
     for other, table in TABLES.items():
         if name in table:

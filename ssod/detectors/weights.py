@@ -1,0 +1,215 @@
+"""Pretrained weights: where they come from, and how their names and class columns become ours.
+
+Our detectors keep torchvision's ``state_dict`` names, so a torchvision checkpoint needs no renaming (its modules
+rename what older files call otherwise). Two things are mapped:
+
+* **backbone files** (ImageNet classifiers): ``<name>`` or ``features.<name>`` -> ``backbone.body.<name>``; the
+  classifier is left out.
+* **class columns**, where the file has another number of them than we have:
+
+  ========================  ================================  =====================================================
+  file                      ours                              columns taken
+  ========================  ================================  =====================================================
+  as many                   K (dense), K + 1 (two-stage)      all; column 0 of a two-stage head is background
+  91 (torchvision's COCO)   80 classes                        the 80 category ids in use, and background (two-stage)
+  K + 1 (torchvision)       K, dense                          all but column 0, which torchvision leaves unused
+  any other                 any                               none: the class layers start afresh, which is logged
+  ========================  ================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+from ssod.detectors.backbones import GROUPS, BackboneConfig
+from ssod.errors import Exit, SsodError
+
+State = dict[str, Tensor]
+
+TORCHVISION = {
+    "retinanet": "retinanet_resnet50_fpn",
+    "fcos": "fcos_resnet50_fpn",
+    "faster_rcnn": "fasterrcnn_resnet50_fpn",
+}
+
+_DENSE = "head.classification_head.cls_logits."
+_SCORE, _BOX = "roi_heads.box_predictor.cls_score.", "roi_heads.box_predictor.bbox_pred."
+_WORDS = ("imagenet", "coco", "none")
+
+log = logging.getLogger("ssod")
+
+
+class Loaded(NamedTuple):
+    """What a file gave: the number of tensors taken, and the names of ours that it had nothing for."""
+
+    taken: int
+    fresh: tuple[str, ...]
+
+
+def initialise(detector: nn.Module, cfg: BackboneConfig) -> Loaded:
+    """Load the weights that ``cfg.weights`` names into a freshly built detector.
+
+    Raises:
+        SsodError: offline and not downloaded before; no such file; damaged; made for another detector.
+    """
+    if cfg.weights == "none":
+        return Loaded(0, tuple(detector.state_dict()))
+    if cfg.weights == "imagenet":
+        state = fetch(get_model_weights(cfg.backbone).IMAGENET1K_V1)
+    elif cfg.weights == "coco":
+        state = fetch(get_model_weights(TORCHVISION[cfg.name]).COCO_V1)
+    else:
+        state = read(Path(cfg.weights))
+    loaded = fit(detector, state, cfg, cfg.weights)
+    log.info("weights %s: %d tensors taken, %d start afresh", cfg.weights, loaded.taken, len(loaded.fresh))
+    return loaded
+
+
+def match_eps(detector: nn.Module, cfg: BackboneConfig) -> None:
+    """Give frozen batch-norm the epsilon that the weights were trained with.
+
+    torchvision's COCO weights of RetinaNet and Faster R-CNN were trained when its frozen batch-norm had none.
+    """
+    if cfg.weights == "coco" and cfg.name != "fcos":
+        for module in detector.modules():
+            if isinstance(module, FrozenBatchNorm2d):
+                module.eps = 0.0
+
+
+def fetch(weights: WeightsEnum) -> State:
+    """Return torchvision's weights, downloaded once into torch's cache.
+
+    Raises:
+        SsodError: they are not in the cache and cannot be downloaded.
+    """
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise SsodError(
+            "config",
+            "detector.weights",
+            f"cannot get {weights.url} ({type(error).__name__})",
+            f"put that file into {cache}, or use weights: <path> or none",
+            code=Exit.IO,
+        ) from error
+
+
+def read(path: Path) -> State:
+    """Read a ``state_dict`` from ``.safetensors`` or ``.pth``/``.pt``, tensors only; no code in the file can run.
+
+    Raises:
+        SsodError: absent, damaged, not a ``state_dict``, or a pickle that wants more than tensors (code 7).
+    """
+    if not path.is_file():
+        words = ", ".join(_WORDS)
+        raise SsodError("config", "detector.weights", f"no file '{path}'", f"one of {words}, or a file's path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        fix = "save its state_dict alone, or as .safetensors"
+        raise SsodError(path, "", "is no plain state_dict and is not unpickled", fix, code=Exit.UNSAFE) from error
+    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
+        raise SsodError(path, "", f"cannot be read: {error}", "copy it again", code=Exit.CHECKPOINT) from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+        raise SsodError(path, "", "holds no state_dict", "save model.state_dict()", code=Exit.CHECKPOINT)
+    return state
+
+
+def fit(detector: nn.Module, state: State, cfg: BackboneConfig, source: str) -> Loaded:
+    """Copy ``state`` into ``detector``, mapping names and class columns as the module's page says.
+
+    Raises:
+        SsodError: code 4; the file lacks weights of the backbone (or, from a detector, of the pyramid or the head), or
+            their shapes differ.
+    """
+    whole = any(name.startswith("backbone.") for name in state)
+    state = adapt_classes(detector, state) if whole else backbone_names(state, cfg.backbone)
+    own = detector.state_dict()
+    try:
+        missing, unexpected = detector.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        detail = str(error).strip().splitlines()[-1].strip()
+        raise _misfit(source, detail) from error
+    class_layers = {name for name in own if name.startswith((_DENSE, _SCORE, _BOX))}
+    optional = class_layers | {name for name in own if name.endswith("num_batches_tracked")} | {"level_scale"}
+    needed = set(own) if whole else {name for name in own if name.startswith("backbone.body.")}
+    lacking = [name for name in missing if name in needed - optional]
+    stages = tuple(f"backbone.body.{child}." for group in GROUPS[cfg.backbone] for child in group)
+    foreign = [name for name in unexpected if not name.startswith(stages) and not name.endswith("num_batches_tracked")]
+    if lacking:
+        raise _misfit(source, f"{len(lacking)} of {len(needed)} weights are not in it, first {lacking[0]}")
+    if foreign:
+        raise _misfit(source, f"{len(foreign)} of its weights have no place, first {foreign[0]}")
+    fresh = tuple(name for name in missing if not name.endswith("num_batches_tracked"))
+    if whole and class_layers & set(fresh):
+        log.warning("weights %s: other classes; the class layers start afresh", source)
+    return Loaded(len(own) - len(missing), fresh)
+
+
+def backbone_names(state: State, backbone: str) -> State:
+    """Rename an ImageNet classifier's weights; the classifier itself is left out."""
+    prefix = "features." if backbone == "mobilenet_v3_large" else ""
+    heads = ("fc.", "classifier.")
+    return {
+        f"backbone.body.{name.removeprefix(prefix)}": value
+        for name, value in state.items()
+        if not name.startswith(heads)
+    }
+
+
+def adapt_classes(detector: nn.Module, state: State) -> State:
+    """Choose the class columns of the last layers, or leave those layers out where no column fits."""
+    own, adapted = detector.state_dict(), dict(state)
+    for name in [n for n in state if n in own and n.startswith((_DENSE, _SCORE, _BOX))]:
+        dense = name.startswith(_DENSE)
+        outer = detector.anchors.per_cell if dense else 1
+        inner = 4 if name.startswith(_BOX) else 1
+        value = state[name]
+        have, want = len(value) // (outer * inner), len(own[name]) // (outer * inner)
+        columns = class_columns(have, want, dense)
+        if columns is None or len(value) != outer * inner * have:
+            del adapted[name]
+        else:
+            grid = value.view(outer, have, inner, *value.shape[1:])
+            adapted[name] = grid[:, columns].reshape(own[name].shape[0], *value.shape[1:])
+    return adapted
+
+
+def class_columns(have: int, want: int, dense: bool) -> list[int] | None:
+    """Return which of a file's ``have`` class columns are our ``want``, or None; see the module's page."""
+    if have == want:
+        return list(range(have))
+    categories = coco_ids()
+    background = [] if dense else [0]
+    if have == 91 and want == len(categories) + len(background):
+        return background + categories
+    if dense and have == want + 1:
+        return list(range(1, have))
+    return None
+
+
+def coco_ids() -> list[int]:
+    """Return COCO's 80 category ids in use, ascending: the order of labels 0..79."""
+    names = get_model_weights(TORCHVISION["retinanet"]).COCO_V1.meta["categories"]
+    return [i for i, name in enumerate(names) if name not in ("N/A", "__background__")]
+
+
+def _misfit(source: str, detail: str) -> SsodError:
+    fix = "the detector section must be the one that the file was trained with"
+    return SsodError(source, "", f"does not fit: {detail}", fix, code=Exit.CHECKPOINT)
