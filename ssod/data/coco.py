@@ -88,7 +88,7 @@ def _images(table: Rows, root: str, ctx: Context) -> Images:
         table.findings.warning(
             "D36", table.file, "images", f"{count} files are named by more than one image", count=count
         )
-    return Images(root, names, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None, ctx.rules.allow_symlinks)
+    return Images(root, names, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None)
 
 
 def _repeated(ids: np.ndarray) -> list[tuple[int, list[int]]]:
@@ -182,7 +182,7 @@ def _check_ids(table: Rows) -> None:
 
 
 def _look_up(table: Rows, key: str, known: np.ndarray, id: str) -> np.ndarray:
-    """Return [rows] the position of each row's ``key`` in ``known``; -1 after recording the error where it is absent."""
+    """Return [rows] the place of each row's ``key`` in ``known``; -1 where it is absent, which is recorded."""
     wanted = table.integers(key)
     if wanted is None:
         return np.full(len(table), -1)
@@ -228,7 +228,7 @@ def _report_negative(negative: np.ndarray, boxes: np.ndarray, rows: np.ndarray, 
 
 
 def _areas(table: Rows, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return float64 [A]: the file's ``area`` (that of the mask, by which COCO's AP tells small from large), else the box's."""
+    """Return float64 [A]: the file's ``area`` (of the mask; AP sorts boxes by size with it), else the box's."""
     own = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(1)
     values = table.values("area")
     stated = np.array([v if type(v) in (int, float) and 0 <= v < 1e15 else -1.0 for v in values], dtype=np.float64)[
@@ -248,7 +248,7 @@ def _report_crowd_only(crowd: np.ndarray, image: np.ndarray, images: int, file: 
 def to_coco(data: Labeled) -> dict[str, Any]:
     """Return the data as a COCO object with the file's image and category ids, for pycocotools or a file.
 
-    Annotation ids count from 1: pycocotools takes an id of 0 for "not matched". ``area`` is the file's where it had one.
+    Annotation ids count from 1: pycocotools takes an id of 0 for "not matched". ``area`` is the file's if it had one.
     A ``difficult`` key is there only if some box is; to leave such boxes out of AP, as VOC does, set their ``iscrowd``.
     """
     images, classes = data.images, data.classes

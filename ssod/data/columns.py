@@ -1,4 +1,4 @@
-"""From a list of JSON objects to typed columns: the fast path is a handful of C loops, the slow one names the culprit."""
+"""From a list of JSON objects to typed columns: the fast path is a few C loops, the slow one names the culprit."""
 
 from __future__ import annotations
 

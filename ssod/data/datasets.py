@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssod.data import splits
 from ssod.data.findings import Context, Findings, Rules, default_root, short
@@ -42,12 +42,21 @@ class DataConfig(Section):
     "An image with more boxes is an error: the file is damaged, or the image needs tiling."
     max_pixels: int = Field(MAX_PIXELS, ge=1)
     "An image with more pixels is refused before it is decoded."
+    exif: Literal["apply", "ignore"] = "apply"
+    "What boxes refer to in images with an EXIF rotation: `apply`: the upright image; `ignore`: the stored pixels."
     allow_symlinks: bool = False
     "Let symbolic links below an image folder lead out of it."
 
     def rules(self) -> Rules:
         """Return what the readers need to know."""
-        return Rules(self.strict, self.max_boxes_per_image, self.max_pixels, self.allow_symlinks)
+        return Rules(self.strict, self.max_boxes_per_image, self.max_pixels, self.exif, self.allow_symlinks)
+
+    @field_validator("classes")
+    @classmethod
+    def _names_differ(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and (not names or not all(names) or len(set(names)) < len(names)):
+            raise ValueError("needs at least one name, none empty and none twice")
+        return names
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
     if cfg.unlabeled is not None:
         unlabeled, hidden = read_images(cfg.unlabeled, ctx("unlabeled")), None
     val = load_val(cfg, everything, ctx("val"))
-    _check_parts(labeled, unlabeled, val, cfg, ctx)
+    _check_parts(everything, labeled, unlabeled, val, cfg, ctx)
     return DataSets(
         labeled=labeled,
         unlabeled=unlabeled,
@@ -127,20 +136,25 @@ def load_val(cfg: DataConfig, labeled: Labeled, ctx: Context) -> Labeled | None:
     """
     if cfg.val is None:
         return None
-    found = read_labeled(cfg.val, ctx, classes=cfg.classes)
-    file, names = name_of(cfg.val, ctx), labeled.classes.names
-    check_files(found.images, file, ctx)
-    declared = not isinstance(cfg.val, VocSource)
+    found = align(read_labeled(cfg.val, ctx, classes=cfg.classes), labeled.classes, cfg.val, ctx)
+    check_files(found.images, name_of(cfg.val, ctx), ctx)
+    ctx.findings.raise_first()
+    return found
+
+
+def align(found: Labeled, classes: Classes, source: Section, ctx: Context) -> Labeled:
+    """Bring the labels of ``found``, read from ``source``, into the order of ``classes``; see ``load_val``."""
+    names, declared = classes.names, not isinstance(source, VocSource)
     extra = sorted(set(found.classes.names) - set(names))
     lacking = sorted(set(names) - set(found.classes.names)) if declared else []
     for text, odd in (("val", extra), ("labeled", lacking)):
         if odd:
             problem = f"categories differ: only in {text}: {', '.join(map(short, odd[:5]))}"
-            ctx.findings.error("D40", file, "categories", problem, "make the class lists equal")
+            ctx.findings.error("D40", name_of(source, ctx), "categories", problem, "make the class lists equal")
     ctx.findings.raise_first()
     ids = dict(zip(found.classes.names, found.classes.ids))
     order = np.array([names.index(name) for name in found.classes.names], dtype=np.int64)
-    in_order = Classes(names, tuple(ids.get(name, labeled.classes.ids[i]) for i, name in enumerate(names)))
+    in_order = Classes(names, tuple(ids.get(name, classes.ids[i]) for i, name in enumerate(names)))
     return replace(found, classes=in_order, labels=order[found.labels])
 
 
@@ -150,23 +164,35 @@ def name_of(source: Section, ctx: Context) -> str:
 
 
 def _check_parts(
-    labeled: Labeled, unlabeled: Images | None, val: Labeled | None, cfg: DataConfig, ctx: Callable[[str], Context]
+    everything: Labeled,
+    labeled: Labeled,
+    unlabeled: Images | None,
+    val: Labeled | None,
+    cfg: DataConfig,
+    ctx: Callable[[str], Context],
 ) -> None:
     """Check what only shows when the parts are seen together."""
     findings, file = ctx("labeled").findings, name_of(cfg.labeled, ctx("labeled"))
-    if not len(labeled.boxes):
-        problem = f"the {len(labeled)} images that the split labels have no boxes"
-        findings.error("D35", file, "data.split", problem, "use another fold or a larger percent")
+    check_coverage(labeled, file, ctx("split"))
     if unlabeled is not None and not len(unlabeled):
         findings.error("D39", file, "data.unlabeled", "0 images", "lower data.split.percent or name a folder")
+    if val is not None:
+        same_paths(everything.images, val.images, "train-val", file, ctx("val"))
+    if unlabeled is not None and cfg.unlabeled is not None:
+        same_paths(labeled.images, unlabeled, "labeled-unlabeled", file, ctx("unlabeled"))
+        if val is not None:
+            same_paths(unlabeled, val.images, "unlabeled-val", file, ctx("unlabeled"))
+    findings.raise_first()
+
+
+def check_coverage(labeled: Labeled, file: str, ctx: Context) -> None:
+    """Warn of classes without a labelled box, and record an error if the split left no box at all."""
+    if not len(labeled.boxes):
+        problem = f"the {len(labeled)} images that the split labels have no boxes"
+        ctx.findings.error("D35", file, "data.split", problem, "use another fold or a larger percent")
     for name, boxes in splits.coverage(labeled).items():
         if not boxes:
-            findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")
-    if val is not None:
-        same_paths(labeled.images, val.images, "val", file, ctx("val"))
-    if unlabeled is not None and cfg.unlabeled is not None:
-        same_paths(labeled.images, unlabeled, "unlabeled", file, ctx("unlabeled"))
-    findings.raise_first()
+            ctx.findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")
 
 
 def _fingerprint(*parts: Labeled | Images | None) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: every reader collects findings, ``load`` raises the first error, ``check`` lists all."""
+"""What is wrong with a data set: readers collect findings, ``load`` raises the first error, ``check`` lists all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Finding:
     """One thing that is wrong, repaired or worth knowing.
 
     Attributes:
-        level: ``error`` stops a run; ``repaired`` and ``skipped`` were dealt with; ``warning`` is for the user to judge.
+        level: ``error`` stops a run; ``repaired`` and ``skipped`` were dealt with; a ``warning`` is for the user.
         id: the row of the project's table of bad inputs, e.g. ``D14``.
         file: the file at fault.
         field: the key, row or image inside it.
@@ -146,6 +146,7 @@ class Rules:
     strict: bool = False
     max_boxes_per_image: int = 1000
     max_pixels: int = 89_000_000
+    exif: Literal["apply", "ignore"] = "apply"
     allow_symlinks: bool = False
 
 

@@ -46,7 +46,7 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
         fix = f"put images there ({', '.join(IMAGE_SUFFIXES)}) or fix the path"
         ctx.findings.error("D39", where, ctx.section, "0 images", fix)
     ctx.findings.raise_first()
-    return Images(root, names, names, None, ctx.rules.allow_symlinks)
+    return Images(root, names, names)
 
 
 def image_names(root: str) -> list[str]:
@@ -60,10 +60,10 @@ def image_names(root: str) -> list[str]:
 
 
 def _from_glob(pattern: str) -> tuple[str, list[str]]:
-    fixed = [part for part in pattern.split(os.sep)]
-    wild = next(i for i, part in enumerate(fixed) if glob.has_magic(part))
-    root = os.sep.join(fixed[:wild]) or os.sep
-    names = glob.glob(os.sep.join(fixed[wild:]), root_dir=root, recursive=True)
+    parts = pattern.split(os.sep)
+    wild = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = os.sep.join(parts[:wild]) or os.sep
+    names = glob.glob(os.sep.join(parts[wild:]), root_dir=root, recursive=True)
     return root, sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 

@@ -18,8 +18,8 @@ from ssod.errors import Exit
 # What an integer beyond the interpreter's digit limit is read as: out of range for every column.
 TOO_LONG = 1 << 63
 
-# COCO's masks are most of a file and no detector here reads them; they are dropped object by object while parsing, which
-# halves the memory. That is also why a malformed mask cannot do harm.
+# COCO's masks are most of a file and no detector here reads them; they are dropped object by object while parsing,
+# which halves the memory. That is also why a malformed mask cannot do harm.
 UNREAD = ("segmentation", "keypoints", "caption")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ssod.data.findings import Context, short
 from ssod.errors import Exit, SsodError
 
-# Longest path and longest single name that common file systems take.
+# Longest path and longest single name that common file systems take, in bytes.
 MAX_PATH, MAX_NAME = 4095, 255
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -26,10 +26,10 @@ def name_problem(name: str, root: str) -> tuple[str, str, str] | None:
     """Say why ``name`` must not be opened below ``root``: (id, problem, fix), or None for a plain relative name."""
     if "\0" in name:
         return "S05", "illegal file name (NUL byte)", "fix the name"
-    if len(name) > MAX_PATH or any(len(part) > MAX_NAME for part in name.split("/")):
-        return "S05", f"illegal file name ({len(name)} characters)", "fix the name"
     if not _encodable(name):
         return "S05", "illegal file name (not valid Unicode)", "fix the name"
+    if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_NAME for part in name.split("/")):
+        return "S05", f"illegal file name ({len(name)} characters)", "fix the name"
     if re.match(r"[A-Za-z]:[\\/]", name) or "\\" in name:
         return "S07", "backslash or drive in the path; refused", "use '/' and paths relative to the image folder"
     if _SCHEME.match(name):
@@ -53,9 +53,9 @@ def refuse_unsafe(names: Sequence[str], root: str, file: str, field: str, ctx: C
     """Record an error for every name that is refused; ``field`` is a pattern such as ``images[{}].file_name``."""
     text = "\n".join(names)
     suspicious = ("\0", "\\", "..", ":/", "\n/")
-    if not text.startswith("/") and not any(mark in text for mark in suspicious) and _encodable(text):
-        if max(map(len, names), default=0) <= MAX_NAME:
-            return
+    plain = not text.startswith("/") and not any(mark in text for mark in suspicious) and _encodable(text)
+    if plain and max(map(len, names), default=0) <= MAX_NAME // 4:  # UTF-8 takes up to 4 bytes a character
+        return
     for row, name in enumerate(names):
         problem = name_problem(name, root)
         if problem is not None:

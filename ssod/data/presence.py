@@ -37,7 +37,7 @@ def check_files(images: Images, file: str, ctx: Context) -> list[int]:
             odd.append(row)
     for row in odd:
         try:
-            safe_join(images.root, images.paths[row], allow_symlinks=images.allow_symlinks)
+            safe_join(images.root, images.paths[row], allow_symlinks=ctx.rules.allow_symlinks)
         except SsodError as error:
             id = "I01" if error.code == Exit.DATA else "S06" if "regular" in error.problem else "S03"
             place = f"images[{row}] {short(images.paths[row])}"
@@ -54,7 +54,7 @@ def check_files(images: Images, file: str, ctx: Context) -> list[int]:
 def _list(images: Images, folder: str) -> dict[str, bool]:
     """Return {name: whether it is a plain file}; in a folder reached by a link nothing is plain."""
     path = os.path.join(images.root, folder)
-    inside = os.path.realpath(path) == os.path.join(os.path.realpath(images.root), folder).rstrip("/")
+    inside = os.path.realpath(path) == os.path.normpath(os.path.join(os.path.realpath(images.root), folder))
     try:
         with os.scandir(path) as entries:
             return {entry.name: inside and entry.is_file(follow_symlinks=False) for entry in entries}

@@ -31,14 +31,12 @@ class Images:
         paths: N paths relative to ``root``.
         ids: N ids, the file's own (COCO: int) or the path's stem.
         sizes: [N, 2] int32 (height, width) as the file states them, after EXIF rotation; None = read with the image.
-        allow_symlinks: whether links below ``root`` may lead out of it; for ``paths.safe_join``.
     """
 
     root: str
     paths: Sequence[str]
     ids: Sequence[int | str]
     sizes: np.ndarray | None = None
-    allow_symlinks: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -1,7 +1,7 @@
 """Where images come from: four formats, one config section each, and the two ways to read any of them.
 
-``read_labeled`` gives images with boxes. ``read_images`` gives images only: for an annotated source it reads the list of
-images and never builds an object that holds a box, so that no label of the unlabelled set can reach training.
+``read_labeled`` gives images with boxes. ``read_images`` gives images only: of an annotated source it reads the list
+of images and never builds an object that holds a box, so that no label of the unlabelled set can reach training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import Field
 from ssod.data.coco import read_coco, read_coco_images
 from ssod.data.findings import Context
 from ssod.data.folder import read_folder
+from ssod.data.header import turn_upright
 from ssod.data.records import Images, Labeled
 from ssod.data.voc import read_voc, read_voc_images
 from ssod.data.yolo import read_yolo, read_yolo_images
@@ -83,11 +84,12 @@ def read_labeled(
     ctx = ctx or Context()
     match source:
         case CocoSource():
-            return read_coco(source.ann, source.images, ctx, box_format=source.box_format, classes=classes)
+            data = read_coco(source.ann, source.images, ctx, box_format=source.box_format, classes=classes)
         case VocSource():
-            return read_voc(source.root, source.split, ctx, classes=classes)
+            data = read_voc(source.root, source.split, ctx, classes=classes)
         case YoloSource():
-            return read_yolo(source.root, source.split, ctx, classes=classes)
+            data = read_yolo(source.root, source.split, ctx, classes=classes)
+    return turn_upright(data, ctx) if ctx.rules.exif == "ignore" else data
 
 
 def read_images(source: CocoSource | VocSource | YoloSource | FolderSource, ctx: Context | None = None) -> Images:

@@ -4,10 +4,10 @@ Three families are in use and give different images for the same percent and fol
 
 - ``without_replacement``: Soft Teacher's and Consistent-Teacher's script, seeded with the fold. Positions in the file's
   image order, images without boxes included; exactly ``int(percent / 100 * N)`` images.
-- ``with_replacement``: STAC's script (also LabelMatch's, MixPL's and MMDetection's). The same but a position may be drawn
-  twice, so that 10 % of COCO are 11 235 to 11 285 images and not 11 828.
-- ``index_file``: Unbiased Teacher's ``COCO_supervision.txt`` (also Dense Teacher's). Positions among the images *sorted by
-  id that have a box which is no crowd*; its percent keys are per-cents, ``"1.0"`` is 1 %.
+- ``with_replacement``: STAC's script (also LabelMatch's, MixPL's and MMDetection's). The same but a position may be
+  drawn twice, so that 10 % of COCO are 11 235 to 11 285 images and not 11 828.
+- ``index_file``: Unbiased Teacher's ``COCO_supervision.txt`` (also Dense Teacher's). Positions among the images *sorted
+  by id that have a box which is no crowd*; its percent keys are per-cents, ``"1.0"`` is 1 %.
 
 For one fold the draws of a larger percent contain those of a smaller one in the first two families, not in the third.
 """
@@ -15,11 +15,17 @@ For one fold the draws of a larger percent contain those of a smaller one in the
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from ssod import atomic
+from ssod.data.coco import read_coco
 from ssod.data.findings import Context, short
 from ssod.data.jsonfile import read_json
 from ssod.data.records import Images, Labeled
@@ -154,3 +160,74 @@ def describe(labeled: Labeled, unlabeled: int, cfg: SplitConfig | None) -> dict[
         "boxes": boxes,
         "classes_without_boxes": [name for name, count in boxes.items() if count == 0],
     }
+
+
+@dataclass(frozen=True)
+class WrittenSplit:
+    """Two files that ``write_splits`` wrote, and what ``describe`` says about them; as text, one line."""
+
+    labeled: Path
+    unlabeled: Path
+    split: dict[str, Any]
+
+    def __str__(self) -> str:
+        empty = len(self.split["classes_without_boxes"])
+        return (
+            f"{self.labeled}: {self.split['labeled']} labelled, {self.split['unlabeled']} unlabelled images, "
+            f"{empty} classes without a box, sha256 {self.split['hash'][:12]}"
+        )
+
+
+def write_splits(
+    ann: Path,
+    percents: Sequence[float],
+    folds: Sequence[int],
+    out: Path,
+    family: Family = "without_replacement",
+    *,
+    file: Path | None = None,
+    images: Path | None = None,
+) -> list[WrittenSplit]:
+    """Write ``<ann>.{fold}@{percent}.json`` and ``...-unlabeled.json`` for every fold and percent.
+
+    The labelled file has the drawn images with their annotations, masks included. The unlabelled one has all other
+    images and the categories, and no annotation: what is not in a file cannot leak. Percents are written as the
+    published scripts do, ``1@10``, and ``1@0.5`` where they are no whole number.
+
+    Args:
+        ann: a COCO JSON, e.g. ``instances_train2017.json``.
+        percents: shares in per cent.
+        folds: numbers of the draws.
+        out: folder, made if need be; files of the same name are replaced.
+        family: see the module's docstring.
+        file: the index file of family ``index_file``.
+        images: folder of the images, looked into only if the file does not state their sizes.
+
+    Raises:
+        SsodError: the file is unsound, a split would be empty, or the disk refuses.
+    """
+    ctx = Context(root="", section="split")
+    configs = [
+        SplitConfig(percent=percent, fold=fold, family=family, file=None if file is None else str(file))
+        for fold in folds
+        for percent in percents
+    ]
+    data = read_coco(str(ann), str(images or ""), ctx)
+    raw = json.loads(Path(ann).read_text("utf-8-sig"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise atomic.refused(out, error) from None
+    return [_write_split(data, raw, cfg, out / f"{ann.stem}.{cfg.fold}@{cfg.percent:g}", ctx) for cfg in configs]
+
+
+def _write_split(data: Labeled, raw: dict[str, Any], cfg: SplitConfig, stem: Path, ctx: Context) -> WrittenSplit:
+    keeps, loses = select(data, cfg, ctx)
+    part = data.subset(keeps)
+    ids = set(part.images.ids)
+    own = [row for row in raw["annotations"] if row["image_id"] in ids]
+    labeled, unlabeled = (stem.with_name(f"{stem.name}{end}") for end in (".json", "-unlabeled.json"))
+    for path, rows, annotations in ((labeled, keeps, own), (unlabeled, loses, [])):
+        images = [raw["images"][row] for row in rows]
+        atomic.write_text(path, json.dumps({**raw, "images": images, "annotations": annotations}))
+    return WrittenSplit(labeled, unlabeled, describe(part, len(loses), cfg))

@@ -1,8 +1,8 @@
 """PASCAL VOC folders: ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml``, ``JPEGImages``.
 
-VOC counts pixels from 1 and includes the last one, so 1 is subtracted from xmin and ymin and nothing from xmax and ymax,
-as detectron2 does: a box from 1 to 200 is then 0..200, the whole of a 200-pixel image. ``difficult`` objects are kept
-and flagged. An image is found by its annotation's stem; ``<filename>`` is not believed.
+VOC counts pixels from 1 and includes the last one, so 1 is subtracted from xmin and ymin and nothing from xmax and
+ymax, as detectron2 does: a box from 1 to 200 is then 0..200, the whole of a 200-pixel image. ``difficult`` objects are
+kept and flagged. An image is found by its annotation's stem; ``<filename>`` is not believed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _find_images(base: str, lines: list[tuple[int, str]], ctx: Context) -> Image
             present.setdefault(stem, name)
     stems = [stem for _, stem in lines]
     paths = [present.get(stem, f"{stem}.jpg") for stem in stems]
-    return Images(folder, paths, stems, None, ctx.rules.allow_symlinks)
+    return Images(folder, paths, stems)
 
 
 def _open(base: str, stem: str, listed: str, ctx: Context) -> Element | None:

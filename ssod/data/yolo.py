@@ -103,7 +103,7 @@ def _find(base: str, split: str, ctx: Context) -> tuple[Images, str]:
                 raise ctx.findings.fatal("D08", folder, f"{ctx.section}.split", "0 images", "check the folder")
             ids = [os.path.splitext(name)[0] for name in names]
             ctx.findings.raise_first()
-            return Images(folder, names, ids, None, ctx.rules.allow_symlinks), os.path.join(base, *labels)
+            return Images(folder, names, ids), os.path.join(base, *labels)
     problem = f"neither images/{split} nor {split}/images is there"
     raise ctx.findings.fatal("D01", base, f"{ctx.section}.split", problem, "fix the split or the folder")
 

@@ -1,0 +1,251 @@
+"""Everything that can be said about the data of a config before the first step: ``ssod check``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ssod.data import datasets, splits
+from ssod.data.datasets import DataConfig
+from ssod.data.findings import Context, Finding, Findings, short
+from ssod.data.header import path_of, read_header
+from ssod.data.image import MIN_SIDE, open_image
+from ssod.data.leakage import same_content, same_paths
+from ssod.data.presence import check_files
+from ssod.data.reader import allowed_bad
+from ssod.data.records import Images, Labeled
+from ssod.data.sources import read_images
+from ssod.errors import Exit, SsodError
+
+# What opening an image complains of -> the row of the project's table of bad inputs.
+_ROWS = {
+    "not found": "I01",
+    "empty file": "I02",
+    "truncated": "I03",
+    "not an image": "I04",
+    "max_pixels": "S18",
+    "format": "S19",
+    "not a regular": "S06",
+    "resolves outside": "S03",
+    "a side is below": "I11",
+    "permission": "I13",
+}
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        findings: errors, repairs and warnings, of every part of the section.
+        counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
+        split: what ``DataSets.split`` will be; empty if it could not be drawn.
+    """
+
+    findings: Findings = field(default_factory=Findings)
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def code(self) -> Exit:
+        """The exit code: that of the first error."""
+        errors = self.findings.errors()
+        return errors[0].code if errors else Exit.OK
+
+    def lines(self) -> list[str]:
+        """Return one line per finding: the first 20 of a kind, and how many more there are."""
+        return self.findings.lines()
+
+
+def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) -> Report:
+    """Look for everything that is wrong, instead of stopping at the first thing.
+
+    Args:
+        cfg: the ``data`` section.
+        decode: decode every image, which finds truncated ones; otherwise only headers are read.
+        limit: open at most this many images of each set, and compare at most this many of each pair of sets by
+            content; None = all.
+    """
+    report = Report()
+    labeled = _labeled(cfg, report, decode, limit)
+    val = _val(cfg, labeled, report, decode, limit)
+    unlabeled = _unlabeled(cfg, report, decode, limit)
+    if labeled is not None:
+        _split(cfg, labeled, report)
+        _leakage(cfg, labeled, val, unlabeled, report, limit)
+    return report
+
+
+def _context(cfg: DataConfig, part: str) -> Context:
+    """Return a context with findings of its own, so that one part's errors do not hide another's."""
+    return datasets.context(cfg)(part)
+
+
+def _collect(report: Report, ctx: Context, error: SsodError | None = None) -> None:
+    """Move a part's findings to the report, and ``error`` unless a finding says it already."""
+    said = [f.error().line() for f in ctx.findings]
+    if error is not None and error.line() not in said:
+        ctx.findings.error("D00", error.file, error.field, error.problem, error.fix, code=error.code)
+    report.findings.extend(ctx.findings)
+
+
+def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -> Labeled | None:
+    ctx = _context(cfg, "labeled")
+    try:
+        data = datasets.read_labeled(cfg.labeled, ctx, classes=cfg.classes)
+    except SsodError as error:
+        _collect(report, ctx, error)
+        return None
+    _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, stated=True)
+    report.counts["labeled"] = count(data)
+    _collect(report, ctx)
+    return data
+
+
+def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool, limit: int | None) -> Labeled | None:
+    if cfg.val is None:
+        return None
+    ctx = _context(cfg, "val")
+    try:
+        data = datasets.read_labeled(cfg.val, ctx, classes=cfg.classes)
+        if labeled is not None:
+            data = datasets.align(data, labeled.classes, cfg.val, ctx)
+    except SsodError as error:
+        _collect(report, ctx, error)
+        return None
+    _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, stated=True)
+    report.counts["val"] = count(data)
+    _collect(report, ctx)
+    return data
+
+
+def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -> Images | None:
+    if cfg.unlabeled is None:
+        return None
+    ctx = _context(cfg, "unlabeled")
+    try:
+        images = read_images(cfg.unlabeled, ctx)
+    except SsodError as error:
+        _collect(report, ctx, error)
+        return None
+    file = datasets.name_of(cfg.unlabeled, ctx)
+    seen = Context(ctx.root, ctx.section, ctx.rules)
+    bad = _look(images, file, seen, decode, limit, stated=False)
+    for finding in seen.findings:
+        ctx.findings.add(_borne(finding))
+    if bad > allowed_bad(len(images)):
+        problem = f"{bad} of {len(images)} images cannot be read"
+        ctx.findings.error("I01", file, ctx.section, problem, "remove or replace them", count=bad)
+    report.counts["unlabeled"] = {"images": len(images)}
+    _collect(report, ctx)
+    return images
+
+
+def _borne(finding: Finding) -> Finding:
+    """Turn an error about an unlabelled image into a note that it is skipped, unless it is unsafe to go on."""
+    if finding.level != "error" or (finding.code == Exit.UNSAFE and finding.id in ("S03", "S06")):
+        return finding
+    return Finding(
+        "skipped", finding.id, finding.file, finding.field, finding.problem, finding.fix, Exit.OK, finding.count
+    )
+
+
+def _look(images: Images, file: str, ctx: Context, decode: bool, limit: int | None, *, stated: bool) -> int:
+    """Look at the image files themselves; return how many cannot be read.
+
+    With ``stated`` the sizes that the annotations state are compared with the files'.
+    """
+    missing = set(check_files(images, file, ctx))
+    bad = len(missing)
+    for row in range(len(images) if limit is None else min(limit, len(images))):
+        if row in missing:
+            continue
+        place = f"images[{row}] {short(images.paths[row])}"
+        try:
+            path = path_of(images, row, ctx)
+        except SsodError:
+            continue  # check_files has said it
+        try:
+            height, width, turn = read_header(path)
+            if decode or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
+                open_image(path, max_pixels=ctx.rules.max_pixels)
+        except SsodError as error:
+            bad += 1
+            id = next((id for text, id in _ROWS.items() if text in error.problem), "I04")
+            ctx.findings.error(id, file, place, error.problem, error.fix, code=error.code)
+            continue
+        if stated:
+            _compare_size(images, row, (height, width), turn, place, file, ctx)
+    return bad
+
+
+def _compare_size(
+    images: Images, row: int, stored: tuple[int, int], turn: int, place: str, file: str, ctx: Context
+) -> None:
+    """Boxes are moved to the upright image when they are read, so sizes must be those of the upright image here."""
+    says = tuple(images.sizes[row].tolist())
+    upright = stored[::-1] if turn >= 5 else stored
+    if says == upright:
+        return
+    if says == stored:
+        problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]} (EXIF orientation {turn})"
+        fix = "set data.exif=ignore if its boxes refer to the stored pixels"
+    else:
+        problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]}"
+        fix = "mend the annotations or use the image they were made for"
+    ctx.findings.error("D30", file, place, problem, fix)
+
+
+def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> None:
+    ctx = _context(cfg, "split")
+    part, rest = labeled, report.counts.get("unlabeled", {}).get("images", 0)
+    try:
+        if cfg.split is not None:
+            keeps, loses = splits.select(labeled, cfg.split, ctx)
+            part = labeled.subset(keeps)
+            rest = len(loses) if cfg.unlabeled is None else rest
+        datasets.check_coverage(part, datasets.name_of(cfg.labeled, ctx), ctx)
+        report.split = splits.describe(part, rest, cfg.split)
+    except SsodError as error:
+        _collect(report, ctx, error)
+    else:
+        _collect(report, ctx)
+
+
+def _leakage(
+    cfg: DataConfig, labeled: Labeled, val: Labeled | None, unlabeled: Images | None, report: Report, limit: int | None
+) -> None:
+    file = datasets.name_of(cfg.labeled, _context(cfg, "labeled"))
+    sets = {
+        "train": labeled.images,
+        "labeled": labeled.images,
+        "unlabeled": unlabeled,
+        "val": None if val is None else val.images,
+    }
+    for pair in ("train-val", "labeled-unlabeled", "unlabeled-val"):
+        first, second = (sets[name] for name in pair.split("-"))
+        if first is not None and second is not None:
+            ctx = _context(cfg, pair.split("-")[1])
+            if not same_paths(first, second, pair, file, ctx):
+                same_content(first, second, pair, file, ctx, limit)
+            _collect(report, ctx)
+
+
+def count(data: Labeled) -> dict[str, Any]:
+    """Return what a labelled set holds; aspect groups are those that batches may be made of."""
+    height, width = data.images.sizes.T
+    pixels = np.sqrt(height.astype(np.float64) * width)
+    own = np.diff(data.starts)
+    return {
+        "images": len(data),
+        "boxes": len(data.boxes),
+        "boxes_per_class": splits.coverage(data),
+        "crowd": int(data.crowd.sum()),
+        "difficult": int(data.difficult.sum()),
+        "images_without_boxes": int((own == 0).sum()),
+        "most_boxes_in_an_image": int(own.max(initial=0)),
+        "side": {"min": float(pixels.min()), "median": float(np.median(pixels)), "max": float(pixels.max())},
+        "aspect": {"wide": int((width > height).sum()), "other": int((width <= height).sum())},
+    }
