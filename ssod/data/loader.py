@@ -158,7 +158,7 @@ def _stream(images: Images, name: str, seed: int, grouped: bool) -> Shuffled | G
         return Shuffled(len(images), seed, name)
     if images.sizes is None:
         problem = "grouping by aspect ratio needs image sizes, which this source does not state"
-        raise SsodError("config", f"data.{name}", problem, "switch the grouping off")
+        raise SsodError("config", f"data.{name}", problem, "set views.group_by_aspect to false")
     return Grouped.from_sizes(images.sizes, seed, name)
 
 

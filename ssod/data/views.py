@@ -100,6 +100,8 @@ class ViewsConfig(Section):
     "Views of an unlabelled image by name; methods read `weak` (the teacher's) and `strong` (the student's)."
     val: Pipeline
     "The one view of evaluation, prediction and export; keep it free of chance."
+    group_by_aspect: bool = False
+    "Batches of either wide images or the others, to waste less on padding. Needs image sizes."
 
 
 @dataclass(frozen=True)

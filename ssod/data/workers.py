@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
@@ -42,16 +43,21 @@ def run(
         worker_init_fn=_ignore_interrupt,
         generator=torch.Generator(),  # or it would draw from, and change, the global one
     )
+    before = active_children()
     items = iter(loader)
+    processes = [process for process in active_children() if process not in before]
     for k in numbers:
         try:
             item = next(items)
-        except RuntimeError as error:
+        except Exception as error:
+            for process in processes:
+                process.terminate()  # torch would wait 5 s for each that hangs
             failure = worker_failure(error, describe(k))
             if failure is None:
                 raise
             raise failure from None
         if isinstance(item, SsodError):
+            del items  # ends the workers now, not when the last traceback goes
             raise item
         yield _unpack(item)
 
