@@ -1,0 +1,136 @@
+import pytest
+import torch
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
+
+from ssod.assign.centre import CentreAssigner
+from ssod.assign.iou import IoUAssigner
+from ssod.assign.matches import from_matches
+from ssod.boxes import LtrbCoder
+from ssod.structures import Predictions, Targets
+
+
+def random_boxes(n: int, seed: int, size: float = 60) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    start = torch.rand(n, 2, generator=g) * 100
+    return torch.cat([start, start + 4 + torch.rand(n, 2, generator=g) * size], 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("claim", [True, False])
+def test_iou_rule_is_torchvisions(seed: int, claim: bool) -> None:
+    priors, boxes = random_boxes(400, seed).round(), random_boxes(7, seed + 100).round()
+    priors[200:] = priors[:200]  # ties
+    wanted = Matcher(0.5, 0.4, allow_low_quality_matches=claim)(box_iou(boxes, priors))
+    assert torch.equal(IoUAssigner(0.5, 0.4, claim).match(priors, boxes), wanted)
+
+
+def test_a_box_that_meets_no_prior_claims_none() -> None:
+    priors = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [500, 500, 510, 510]])
+    assert IoUAssigner(0.5, 0.4).match(priors, boxes).tolist() == [0, -1]
+
+
+def test_every_box_claims_its_best_priors_however_poor() -> None:
+    priors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
+    assert IoUAssigner(0.7, 0.3).match(priors, torch.tensor([[0.0, 0, 10, 2]])).tolist() == [0, 0, -1]
+
+
+def points(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], n: int = 1) -> Predictions:
+    """FCOS's priors on a canvas, level by level."""
+    rows = []
+    for (h, w), s in zip(sizes, strides):
+        y, x = torch.meshgrid(torch.arange(h) * s, torch.arange(w) * s, indexing="ij")
+        centre = torch.stack([x, y], -1).view(-1, 2).float()
+        rows.append(torch.cat([centre - s / 2, centre + s / 2], 1))
+    priors = torch.cat(rows).repeat(n, 1)
+    levels = tuple(len(r) for r in rows)
+    image = torch.arange(n).repeat_interleave(sum(levels))
+    r = len(priors)
+    return Predictions(
+        torch.zeros(r, 2),
+        torch.zeros(r, 1, 4),
+        priors,
+        image,
+        torch.tensor([[64, 64]] * n),
+        LtrbCoder(),
+        quality=torch.zeros(r),
+        levels=levels,
+        strides=strides,
+    )
+
+
+def test_centre_rule_by_hand() -> None:
+    p = points(((8, 8), (4, 4)), (8, 16))
+    a = CentreAssigner()(p, [Targets(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]))])
+    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    # Level 1 takes points within 12 pixels of (24, 24), inside the box; their farthest side is below 64.
+    assert sorted(map(tuple, centre[a.fg].tolist())) == sorted((x, y) for x in (16.0, 24, 32) for y in (16.0, 24, 32))
+    assert (a.cls[a.fg] == 1).all()
+    assert (a.cls[~a.fg] == 2).all()
+    best = a.quality[(centre == 24).all(1) & a.fg]
+    assert best.tolist() == [1.0]
+    corner = a.quality[(centre == 16).all(1) & a.fg]
+    assert corner.item() == pytest.approx(8 / 24)
+
+
+def test_the_smallest_box_wins_a_point_and_the_level_fits_the_size() -> None:
+    p = points(((16, 16), (8, 8)), (8, 16))
+    boxes = torch.tensor([[0.0, 0, 100, 100], [40, 40, 56, 56], [0, 0, 126, 126]])  # fits level 1, 1, 2
+    a = CentreAssigner()(p, [Targets(boxes, torch.tensor([0, 1, 0]))])
+    second = torch.arange(len(p)) >= p.levels[0]
+    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    shared = (centre == 48).all(1) & ~second
+    assert a.matched[shared].tolist() == [1]
+    assert set(a.matched[a.fg & ~second].tolist()) == {0, 1}
+    assert set(a.matched[a.fg & second].tolist()) == {2}
+
+
+@pytest.mark.parametrize("assigner", [IoUAssigner(), CentreAssigner()])
+def test_no_boxes_anywhere(assigner) -> None:
+    p = points(((4, 4), (2, 2)), (16, 32), n=2)
+    a = assigner(p, [Targets.empty(torch.zeros(1))] * 2)
+    assert not a.fg.any()
+    assert (a.cls == 2).all()
+    assert (a.cls_weight == 1).all()
+    assert (a.matched == -1).all()
+
+
+def test_from_matches_hard() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 8, 8]])
+    targets = [
+        Targets(boxes, torch.tensor([2, 0])),
+        Targets.empty(boxes),
+        Targets(boxes[:1] + 1, torch.tensor([1])),
+    ]
+    a = from_matches([torch.tensor([1, -1, 0]), torch.tensor([-1, -2]), torch.tensor([0, -2])], targets, 3)
+    assert a.cls.tolist() == [0, 3, 2, 3, 3, 1, 3]
+    assert a.cls_weight.tolist() == [1, 1, 1, 1, 0, 1, 0]
+    assert a.box_weight.tolist() == [1, 0, 1, 0, 0, 1, 0]
+    assert a.matched.tolist() == [1, -1, 0, -1, -2, 2, -2]
+    assert a.box[5].tolist() == [1, 1, 5, 5]
+
+
+def test_weight_zero_is_an_ignore_region_and_other_weights_scale() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 8, 8]])
+    targets = [
+        Targets(boxes, torch.tensor([0, 1]), weight=torch.tensor([0.0, 0.5])),
+        Targets(boxes, torch.tensor([0, 1])),
+    ]
+    a = from_matches([torch.tensor([0, 1, -1]), torch.tensor([0, 1, -2])], targets, 2)
+    assert a.cls_weight.tolist() == [0, 0.5, 1, 1, 1, 0]
+    assert a.box_weight.tolist() == [0, 0.5, 0, 1, 1, 0]
+    assert a.cls.tolist() == [2, 1, 2, 0, 1, 2]
+    assert a.matched.tolist() == [-2, 1, -1, 2, 3, -2]
+
+
+def test_one_soft_label_makes_every_row_soft() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4]])
+    targets = [
+        Targets(boxes, torch.tensor([0]), probs=torch.tensor([[0.6, 0.3]])),
+        Targets(boxes, torch.tensor([1])),
+        Targets.empty(boxes),
+    ]
+    a = from_matches([torch.tensor([0, -1]), torch.tensor([0]), torch.tensor([-1])], targets, 2)
+    torch.testing.assert_close(a.cls, torch.tensor([[0.6, 0.3], [0, 0], [0, 1], [0, 0]]))
+    assert a.labels()[:1].tolist() == [0]
