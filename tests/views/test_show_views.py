@@ -1,0 +1,50 @@
+"""The picture sheet of a config's views."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ssod.data.shapes import write_shapes
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_views.py"
+CONFIG = """
+data:
+  root: {root}
+  labeled: {{format: coco, ann: annotations/train.json, images: train}}
+  unlabeled: {{format: folder, path: unlabeled}}
+views:
+  labeled:
+    weak: [{{resize: {{short: [80, 120]}}}}, flip]
+  unlabeled:
+    weak: [{{resize: {{short: [80, 120]}}}}, flip]
+    strong: {{start: weak, ops: [{preset}]}}
+  val: []
+"""
+
+
+def run(tmp_path, preset):
+    root = write_shapes(tmp_path / "data", train=3, val=1, unlabeled=3, size=96)
+    (tmp_path / "c.yaml").write_text(CONFIG.format(root=root, preset=preset))
+    command = [sys.executable, str(TOOL), str(tmp_path / "c.yaml"), "-o", str(tmp_path / "v.png"), "--images", "2"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_draws_a_sheet(tmp_path):
+    done = run(tmp_path, "soft_teacher_strong")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "v.png") as sheet:
+        assert sheet.width > 500
+        assert sheet.height > 1000  # two labelled and two unlabelled rows
+        assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+@pytest.mark.parametrize("preset", ["soft_teacher_stron"])
+def test_a_mistake_is_one_line(tmp_path, preset):
+    done = run(tmp_path, preset)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'soft_teacher_strong'?" in done.stderr
+    assert "unlabeled.strong" in done.stderr

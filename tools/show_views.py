@@ -1,0 +1,118 @@
+"""Draw what a config's views make of a few images, with their boxes.
+
+    python tools/show_views.py my.yaml -o views.png --images 4 --draws 2
+
+The file is a whole config, or one with only the sections ``data`` and ``views``. A row is one draw of one image, a
+column is one view; labelled images come first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from pydantic import ValidationError
+
+from ssod import config
+from ssod.data import datasets
+from ssod.data.datasets import DataConfig, DataSets
+from ssod.data.reader import Reader
+from ssod.data.views import Sample, ViewsConfig, look
+from ssod.errors import SsodError
+from ssod.yamlfile import read_yaml
+
+Row = tuple[str, dict[str, Sample]]
+
+
+def sections(path: Path) -> tuple[DataConfig, ViewsConfig]:
+    """Read the two sections of a config."""
+    tree = read_yaml(path)
+    if not isinstance(tree, dict) or set(tree) != {"data", "views"}:
+        cfg = config.load(path)
+        return cfg.data, cfg.views
+    try:
+        return DataConfig.model_validate(tree["data"]), ViewsConfig.model_validate(tree["views"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise SsodError(path, field, first["msg"].removeprefix("Value error, ")) from None
+
+
+def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: int, seed: int) -> Iterator[Row]:
+    """Yield (title, view name -> sample) for the first images of each part."""
+    n = len(data.labeled)
+    for i in range(min(images, n)):
+        for draw in range(draws):
+            picture, targets = read(data.labeled.images, i), data.labeled.targets(i)
+            seen = look(picture, targets, views.labeled, seed, "labeled", i, i + draw * n)
+            yield f"labelled {data.labeled.images.ids[i]}", seen
+    if data.unlabeled is None or not views.unlabeled:
+        return
+    n = len(data.unlabeled)
+    for i in range(min(images, n)):
+        for draw in range(draws):
+            seen = look(read(data.unlabeled, i), None, views.unlabeled, seed, "unlabeled", i, i + draw * n)
+            yield f"unlabelled {data.unlabeled.ids[i]}", seen
+
+
+def draw_sample(axes: Axes, sample: Sample, names: tuple[str, ...]) -> None:
+    """Draw a picture and its boxes; ignore regions are dashed."""
+    axes.imshow(np.asarray(sample.image))
+    if sample.targets is None:
+        return
+    boxes, labels, trust = (t.tolist() for t in (sample.targets.boxes, sample.targets.labels, sample.targets.trust()))
+    for (x1, y1, x2, y2), label, weight in zip(boxes, labels, trust):
+        color, style = plt.cm.tab10(label % 10), "-" if weight else "--"
+        # imshow puts the middle of the first pixel at 0; boxes put its left edge there.
+        axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, ec=color, ls=style, lw=1.5))
+        axes.text(x1, y1, names[label], color="white", fontsize=6, va="bottom", backgroundcolor=color)
+
+
+def sheet(found: list[Row], names: tuple[str, ...], path: Path) -> None:
+    """Write the picture grid."""
+    columns = max(len(seen) for _, seen in found)
+    figure, grid = plt.subplots(len(found), columns, figsize=(3.2 * columns, 3 * len(found)), squeeze=False)
+    for (title, seen), line in zip(found, grid):
+        for axes in line:
+            axes.axis("off")
+        for axes, (name, sample) in zip(line, seen.items()):
+            draw_sample(axes, sample, names)
+            width, height = sample.image.size
+            axes.set_title(f"{title}: {name}, {width}x{height}", fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Draw what a config's views make of a few images.")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("-o", "--out", type=Path, default=Path("views.png"))
+    parser.add_argument("--images", type=int, default=3, help="images of each part")
+    parser.add_argument("--draws", type=int, default=1, help="random draws of each image")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        data_config, views = sections(args.config)
+        data = datasets.load(data_config)
+        read = Reader(data_config.max_pixels, data_config.allow_symlinks)
+        found = list(rows(data, views, read, args.images, args.draws, args.seed))
+        sheet(found, data.classes.names, args.out)
+    except SsodError as error:
+        print(f"ssod: error: {error.line()}", file=sys.stderr)
+        return int(error.code)
+    print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
