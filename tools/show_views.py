@@ -74,7 +74,8 @@ def draw_sample(axes: Axes, sample: Sample, names: tuple[str, ...]) -> None:
         color, style = plt.cm.tab10(label % 10), "-" if weight else "--"
         # imshow puts the middle of the first pixel at 0; boxes put its left edge there.
         axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, ec=color, ls=style, lw=1.5))
-        axes.text(x1, y1, names[label], color="white", fontsize=6, va="bottom", backgroundcolor=color)
+        plate = {"facecolor": color, "pad": 0.5, "linewidth": 0, "alpha": 0.7}
+        axes.text(x1, y1, names[label], color="white", fontsize=5, va="bottom", bbox=plate, clip_on=True)
 
 
 def sheet(found: list[Row], names: tuple[str, ...], path: Path) -> None:
