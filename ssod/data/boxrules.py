@@ -18,8 +18,8 @@ ENOUGH = 4
 
 def check_format(
     raw: np.ndarray, box_format: str, image: np.ndarray, sizes: np.ndarray, file: str, ctx: Context
-) -> None:
-    """Record an error if the boxes as a whole look like another format than the stated one.
+) -> bool:
+    """Return whether the boxes as a whole look like the stated format; record an error if not.
 
     Args:
         raw: [A, 4] float64 as the file has them.
@@ -30,21 +30,23 @@ def check_format(
         ctx: rules and findings.
     """
     if len(raw) == 0:
-        return
+        return True
     fix = f"set {ctx.section}.box_format"
     if (raw >= 0).all() and (raw <= 1).all() and sizes[image].max(initial=0) > 2:
         ctx.findings.error("D26", file, "annotations[].bbox", "boxes look normalised to 0..1", f"{fix} or scale them")
-        return
+        return False
     if box_format != "xywh" or len(raw) < ENOUGH:
-        return
+        return True
     limit = sizes[image][:, ::-1]
     out = (raw[:, :2] + raw[:, 2:] > limit + 1).any(1)
     share = out.mean()
-    if share > 0.5:
-        corners = (raw[:, 2:] > raw[:, :2]).all(1) & (raw[:, 2:] <= limit + 1).all(1)
-        guess = "looks like xyxy, expected xywh" if corners.mean() > 0.9 else "wrong image sizes or box format"
-        problem = f"{share:.0%} of boxes exceed the image; {guess}"
-        ctx.findings.error("D25", file, "annotations[].bbox", problem, f"{fix} or the sizes")
+    if share <= 0.5:
+        return True
+    corners = (raw[:, 2:] > raw[:, :2]).all(1) & (raw[:, 2:] <= limit + 1).all(1)
+    guess = "looks like xyxy, expected xywh" if corners.mean() > 0.9 else "wrong image sizes or box format"
+    problem = f"{share:.0%} of boxes exceed the image; {guess}"
+    ctx.findings.error("D25", file, "annotations[].bbox", problem, f"{fix} or the sizes")
+    return False
 
 
 def settle(
@@ -108,6 +110,6 @@ def check_counts(starts: np.ndarray, name: Callable[[int], str], file: str, ctx:
         return name(row), problem, "raise data.max_boxes_per_image or fix the file"
 
     ctx.findings.rows("D42", file, np.flatnonzero(counts > most), describe)
-    if len(counts) and not counts.sum():
+    if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none
         problem = "no boxes at all; is this an unlabelled set?"
         ctx.findings.error("D35", file, ctx.section, problem, "give it as data.unlabeled")

@@ -200,14 +200,14 @@ def _compare_size(
 
 def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> None:
     ctx = _context(cfg, "split")
-    part, rest = labeled, report.counts.get("unlabeled", {}).get("images", 0)
+    part, rest = labeled, report.counts.get("unlabeled", {}).get("images")
     try:
         if cfg.split is not None:
             keeps, loses = splits.select(labeled, cfg.split, ctx)
             part = labeled.subset(keeps)
             rest = len(loses) if cfg.unlabeled is None else rest
-        datasets.check_coverage(part, datasets.name_of(cfg.labeled, ctx), ctx)
-        report.split = splits.describe(part, rest, cfg.split)
+        datasets.check_split(part, rest, datasets.name_of(cfg.labeled, ctx), ctx)
+        report.split = splits.describe(part, rest or 0, cfg.split)
     except SsodError as error:
         _collect(report, ctx, error)
     else:
@@ -227,7 +227,7 @@ def _leakage(
     for pair in ("train-val", "labeled-unlabeled", "unlabeled-val"):
         first, second = (sets[name] for name in pair.split("-"))
         if first is not None and second is not None:
-            ctx = _context(cfg, pair.split("-")[1])
+            ctx = _context(cfg, "val" if pair == "train-val" else "unlabeled")
             if not same_paths(first, second, pair, file, ctx):
                 same_content(first, second, pair, file, ctx, limit)
             _collect(report, ctx)

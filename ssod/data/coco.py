@@ -112,9 +112,11 @@ def _categories(table: Rows, ctx: Context) -> tuple[list[str], list[int]] | None
         if len(same) > 1:
             problem = f"name {short(name)} has ids {' and '.join(map(str, same[:5]))}"
             table.findings.error("D16", table.file, "categories", problem, "merge them")
+    if len(by_name) < len(ids) or len(set(ids.tolist())) < len(ids):
+        return None
     order = np.argsort(ids, kind="stable")
     ids, names = ids[order].tolist(), [names[i] for i in order]
-    if ids != list(range(len(ids))):
+    if ids != list(range(ids[0], ids[0] + len(ids))) or ids[0] not in (0, 1):
         problem = f"ids {ids[0]}..{ids[-1]} mapped to labels 0..{len(ids) - 1}"
         table.findings.repaired("D17", table.file, "categories", problem, "results carry the file's ids")
     return names, ids
@@ -127,13 +129,20 @@ def _order(
     names, ids = known
     if classes is None:
         return tuple(names), tuple(ids)
-    for text, odd in (("file", set(names) - set(classes)), ("data.classes", set(classes) - set(names))):
-        if odd:
-            problem = f"categories differ from data.classes: only in {text}: {', '.join(map(short, sorted(odd)[:5]))}"
-            ctx.findings.error("D40", file, "categories", problem, "make them equal")
-    ctx.findings.raise_first()
+    problem = differences("file", names, "data.classes", classes)
+    if problem:
+        raise ctx.findings.fatal("D40", file, "categories", problem, "make the class lists equal")
     by_name = dict(zip(names, ids))
     return tuple(classes), tuple(by_name[name] for name in classes)
+
+
+def differences(here: str, mine: Sequence[str], there: str, theirs: Sequence[str]) -> str:
+    """Say which names are in one list only; nothing if the lists hold the same."""
+    parts = []
+    for text, odd in ((here, set(mine) - set(theirs)), (there, set(theirs) - set(mine))):
+        if odd:
+            parts.append(f"only in {text}: {', '.join(map(short, sorted(odd)[:5]))}")
+    return f"categories differ: {'; '.join(parts)}" if parts else ""
 
 
 def _annotations(table: Rows, images: Images, classes: Classes, box_format: str, ctx: Context) -> Labeled:
@@ -147,11 +156,17 @@ def _annotations(table: Rows, images: Images, classes: Classes, box_format: str,
     rows = np.flatnonzero(sound)
     raw, image, label, crowd = raw[rows], image[rows], label[rows], crowd[rows]
     boxes = _corners(raw, box_format, image, images.sizes, file, ctx)
-    negative = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    _report_negative(negative, boxes, rows, box_format, table)
+    positive = _positive(boxes, rows, box_format, table)
+    rows, boxes, image, label, crowd = (
+        rows[positive],
+        boxes[positive],
+        image[positive],
+        label[positive],
+        crowd[positive],
+    )
     boxes, keep = settle(boxes, image, images.sizes, lambda i: table.place(int(rows[i]), "bbox"), file, ctx)
     area = _areas(table, boxes, rows)
-    keep = np.flatnonzero(keep & ~negative)
+    keep = np.flatnonzero(keep)
     keep = keep[np.argsort(image[keep], kind="stable")]
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
     check_counts(starts, lambda i: f"images[{i}]", file, ctx)
@@ -208,15 +223,17 @@ def _corners(
     if box_format.endswith("_norm"):
         raw = raw * np.tile(sizes[image][:, ::-1], 2)
     else:
-        check_format(raw, box_format, image, sizes, file, ctx)
-        ctx.findings.raise_first()  # every single box would be wrong
+        if not check_format(raw, box_format, image, sizes, file, ctx):
+            ctx.findings.raise_first()  # every single box would be wrong
     boxes = raw.copy()
     if box_format.startswith("xywh"):
         boxes[:, 2:] += raw[:, :2]
     return boxes
 
 
-def _report_negative(negative: np.ndarray, boxes: np.ndarray, rows: np.ndarray, box_format: str, table: Rows) -> None:
+def _positive(boxes: np.ndarray, rows: np.ndarray, box_format: str, table: Rows) -> np.ndarray:
+    """Return [A] bool; a box with a negative side is an error."""
+    negative = (boxes[:, 2:] < boxes[:, :2]).any(1)
     other = "[x1,y1,x2,y2]? set box_format=xyxy" if box_format.startswith("xywh") else "[x,y,w,h]? set box_format=xywh"
 
     def describe(i: int) -> tuple[str, str, str]:
@@ -225,6 +242,7 @@ def _report_negative(negative: np.ndarray, boxes: np.ndarray, rows: np.ndarray, 
         return table.place(int(rows[i]), "bbox"), f"{side}; is this {other}", "or remove the box"
 
     table.findings.rows("D24", table.file, np.flatnonzero(negative), describe)
+    return ~negative
 
 
 def _areas(table: Rows, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from ssod.data import splits
+from ssod.data.coco import differences
 from ssod.data.findings import Context, Findings, Rules, default_root, short
 from ssod.data.image import MAX_PIXELS
 from ssod.data.leakage import same_paths
@@ -144,17 +145,16 @@ def load_val(cfg: DataConfig, labeled: Labeled, ctx: Context) -> Labeled | None:
 
 def align(found: Labeled, classes: Classes, source: Section, ctx: Context) -> Labeled:
     """Bring the labels of ``found``, read from ``source``, into the order of ``classes``; see ``load_val``."""
-    names, declared = classes.names, not isinstance(source, VocSource)
-    extra = sorted(set(found.classes.names) - set(names))
-    lacking = sorted(set(names) - set(found.classes.names)) if declared else []
-    for text, odd in (("val", extra), ("labeled", lacking)):
-        if odd:
-            problem = f"categories differ: only in {text}: {', '.join(map(short, odd[:5]))}"
-            ctx.findings.error("D40", name_of(source, ctx), "categories", problem, "make the class lists equal")
-    ctx.findings.raise_first()
-    ids = dict(zip(found.classes.names, found.classes.ids))
+    names = classes.names
+    # A class that was only not found in a VOC folder's files is no contradiction.
+    theirs = found.classes.names if not isinstance(source, VocSource) else {*found.classes.names, *names}
+    problem = differences("val", theirs, "labeled", names)
+    if problem:
+        raise ctx.findings.fatal("D40", name_of(source, ctx), "categories", problem, "make the class lists equal")
+    own = classes if isinstance(source, VocSource) else found.classes  # a VOC folder has no ids
+    ids = dict(zip(own.names, own.ids))
     order = np.array([names.index(name) for name in found.classes.names], dtype=np.int64)
-    in_order = Classes(names, tuple(ids.get(name, classes.ids[i]) for i, name in enumerate(names)))
+    in_order = Classes(names, tuple(ids[name] for name in names))
     return replace(found, classes=in_order, labels=order[found.labels])
 
 
@@ -173,9 +173,7 @@ def _check_parts(
 ) -> None:
     """Check what only shows when the parts are seen together."""
     findings, file = ctx("labeled").findings, name_of(cfg.labeled, ctx("labeled"))
-    check_coverage(labeled, file, ctx("split"))
-    if unlabeled is not None and not len(unlabeled):
-        findings.error("D39", file, "data.unlabeled", "0 images", "lower data.split.percent or name a folder")
+    check_split(labeled, None if unlabeled is None else len(unlabeled), file, ctx("split"))
     if val is not None:
         same_paths(everything.images, val.images, "train-val", file, ctx("val"))
     if unlabeled is not None and cfg.unlabeled is not None:
@@ -185,11 +183,13 @@ def _check_parts(
     findings.raise_first()
 
 
-def check_coverage(labeled: Labeled, file: str, ctx: Context) -> None:
-    """Warn of classes without a labelled box, and record an error if the split left no box at all."""
+def check_split(labeled: Labeled, unlabeled: int | None, file: str, ctx: Context) -> None:
+    """Check what a split left over: record an error if it is nothing, and warn of classes without a labelled box."""
     if not len(labeled.boxes):
         problem = f"the {len(labeled)} images that the split labels have no boxes"
         ctx.findings.error("D35", file, "data.split", problem, "use another fold or a larger percent")
+    if unlabeled == 0:
+        ctx.findings.error("D39", file, "data.unlabeled", "0 images", "lower data.split.percent or name a folder")
     for name, boxes in splits.coverage(labeled).items():
         if not boxes:
             ctx.findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")

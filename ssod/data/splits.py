@@ -227,7 +227,7 @@ def _write_split(data: Labeled, raw: dict[str, Any], cfg: SplitConfig, stem: Pat
     ids = set(part.images.ids)
     own = [row for row in raw["annotations"] if row["image_id"] in ids]
     labeled, unlabeled = (stem.with_name(f"{stem.name}{end}") for end in (".json", "-unlabeled.json"))
-    for path, rows, annotations in ((labeled, keeps, own), (unlabeled, loses, [])):
+    for path, rows, boxes in ((labeled, keeps, own), (unlabeled, loses, [])):
         images = [raw["images"][row] for row in rows]
-        atomic.write_text(path, json.dumps({**raw, "images": images, "annotations": annotations}))
+        atomic.write_text(path, json.dumps({**raw, "images": images, "annotations": boxes}))
     return WrittenSplit(labeled, unlabeled, describe(part, len(loses), cfg))
