@@ -1,5 +1,6 @@
 """torchvision's own detectors with random weights, and ours with the same weights, for comparison."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -40,25 +41,26 @@ def torchvision_detector(name: str, columns: int, lively: bool = False) -> nn.Mo
         model = FasterRCNN(body, columns)
     model.transform._skip_resize = True
     if lively:
-        enliven(model)
+        enliven(model, lambda: detect(model, images()))
     return model
 
 
-def enliven(model: nn.Module) -> None:
-    """Scale the last layers so that logits have a standard deviation of 2 and deltas one of 0.3."""
+def enliven(model: nn.Module, run: Callable[[], object]) -> None:
+    """Scale the last layers so that logits have a standard deviation of 2 and deltas one of 0.3, when ``run``."""
     last = [m for n, m in model.named_modules() if n.endswith(FINAL)]
+    boxes = [m for n, m in model.named_modules() if n.endswith(("bbox_reg", "bbox_pred"))]
     for layer in last:
         nn.init.normal_(layer.weight, std=0.01)
 
     def rescale(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        handles.pop(layer).remove()
         wanted = 0.3 if layer in boxes else 2.0
         layer.weight.data *= wanted / (output - layer.bias.view(-1, *[1] * (output.ndim - 2))).std()
-        handles.pop(layer).remove()
-        return layer.forward(*inputs)
+        return layer(*inputs)
 
-    boxes = [m for n, m in model.named_modules() if n.endswith(("bbox_reg", "bbox_pred"))]
     handles = {layer: layer.register_forward_hook(rescale) for layer in last}
-    detect(model, images())
+    with torch.no_grad():
+        run()
 
 
 def detect(model: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
