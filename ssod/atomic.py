@@ -1,8 +1,8 @@
 """Files that are either whole or not there: the one way in which anything a run depends on is written.
 
 ``SSOD_FAILPOINT=name:count:kill|raise`` is a test aid: the ``count``-th time the process passes the failpoint ``name``
-it dies by SIGKILL, or meets an ``OSError``. Names are ``<label>.before_<step>`` and ``<label>.after_<step>`` with the
-steps of ``STEPS``; checkpoints have the label ``ckpt``, model files ``model``.
+it dies by SIGKILL, or meets an ``OSError``. Names are ``<label>.<point>`` with the points of ``POINTS`` in their order;
+checkpoints have the label ``ckpt``, model files ``model``.
 """
 
 import contextlib
@@ -17,7 +17,10 @@ from typing import BinaryIO
 
 from ssod.errors import Exit, SsodError
 
-STEPS = ("open", "write", "flush", "fsync", "keep", "replace", "dir_fsync")
+POINTS = (
+    "before_open", "after_open", "before_write", "after_write", "after_flush", "after_fsync", "after_keep",
+    "before_replace", "after_replace", "after_dir_fsync",
+)  # fmt: skip
 _PREFIX = ".tmp-"
 _passed: Counter[str] = Counter()  # how often each failpoint was met; only ever touched while SSOD_FAILPOINT is set
 

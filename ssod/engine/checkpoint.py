@@ -3,14 +3,15 @@
 ``last.pt`` is torch's own zip format followed by a trailer of 48 bytes: a magic word, the length and the SHA-256 of
 what precedes. ``previous.pt`` is the checkpoint before it. There is no state of random generators in it: the loop
 seeds every generator anew at each step, from the run's seed, the step and the rank (``trainer.seed_step``), so that
-none has anything to remember.
+none has anything to remember. Failpoints (``ssod.atomic``) here are ``ckpt.before_trailer`` and ``ckpt.after_trailer``.
 """
 
 import hashlib
+import logging
 import pickle
+import re
 import shutil
 import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,8 +58,12 @@ def save(folder: Path, state: State) -> None:
     """Write ``state`` as ``last.pt`` and keep the one before it as ``previous.pt``.
 
     Raises:
-        SsodError: code 6 when the disk refuses; what was there before is intact.
+        SsodError: code 6 when the disk refuses, code 5 when a weight is not finite; what was there before is intact.
     """
+    bad = first_nonfinite(_weights(state["method"]))
+    if bad is not None:
+        problem = f"{bad[1]} non-finite values; not written"
+        raise SsodError(folder / LAST, bad[0], problem, "go back to the checkpoint that is there", code=Exit.DIVERGED)
 
     def fill(file: BinaryIO) -> None:
         hashing = _Hashing(file)
@@ -99,7 +104,7 @@ def find(folder: Path) -> Path | None:
         raise SsodError(last, "", f"{fault}, and there is no good {PREVIOUS}", "start a new run", code=Exit.CHECKPOINT)
     if last.exists():
         last.replace(folder / BAD)
-    warnings.warn(f"{last}: {fault}; going on from {PREVIOUS}", RuntimeWarning, stacklevel=2)
+    logging.getLogger("ssod").warning(f"{last}: {fault}; going on from {PREVIOUS}")
     return previous
 
 
@@ -133,8 +138,10 @@ def load(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        problem = f"not a weights-only file: {str(error).splitlines()[0]}"
-        raise SsodError(path, "", problem, "only tensors are loaded", code=Exit.UNSAFE) from error
+        # torch's own message advises to load the file all the same.
+        needs = re.search(r"GLOBAL ([\w.]+)", str(error))
+        problem = f"not a weights-only file: needs {needs[1]!r}" if needs else "not a file of weights"
+        raise SsodError(path, "", problem, "refused; only tensors are loaded", code=Exit.UNSAFE) from error
     schema = state.get("schema") if isinstance(state, dict) else None
     if schema != SCHEMA:
         fix = "upgrade ssod" if isinstance(schema, int) and schema > SCHEMA else "start a new run"
@@ -142,7 +149,7 @@ def load(path: Path) -> State:
     return state
 
 
-def check_model(path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def check_model(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Test that the saved weights fit the model that was built, and are finite.
 
     Raises:
@@ -160,17 +167,22 @@ def check_model(path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tenso
     if unknown:
         raise error(unknown[0], f"{len(unknown)} keys too many", "is this another detector or method?")
     for key, value in saved.items():
-        if value.shape != own[key].shape:
+        if isinstance(value, Tensor) and value.shape != own[key].shape:
             raise error(key, f"shape {list(value.shape)}, the model has {list(own[key].shape)}")
-    bad = first_nonfinite({k: v for k, v in saved.items() if k.startswith(("student.", "teacher."))})
+    bad = first_nonfinite(_weights(saved))
     if bad is not None:
         raise error(bad[0], f"{bad[1]} non-finite values", "refusing; go back to an older checkpoint")
 
 
-def first_nonfinite(tensors: Mapping[str, Tensor]) -> tuple[str, int] | None:
-    """Return the name of the first tensor with NaN or infinity, and how many such values it has."""
+def _weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return student and teacher; a method's own thresholds may be infinite."""
+    return {name: value for name, value in state.items() if name.startswith(("student.", "teacher."))}
+
+
+def first_nonfinite(tensors: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return the name of the first floating-point tensor with NaN or infinity, and how many such values it has."""
     for name, value in tensors.items():
-        if value.is_floating_point():
+        if isinstance(value, Tensor) and value.is_floating_point():
             count = int((~value.isfinite()).sum())
             if count:
                 return name, count

@@ -34,8 +34,8 @@ def evaluate(
     Args:
         detector: in whatever mode it is; a teacher is always in eval mode.
         views: this rank's share; every image exactly once over all ranks. ``View.ids`` are the images' ids.
-        truth: COCO layout with ``images`` (``id``, ``width``, ``height``), ``annotations`` and ``categories``; label
-            ``k`` of the detector is the ``k``-th category.
+        truth: COCO layout with ``images`` (``id``; ``width`` and ``height`` if known), ``annotations`` and
+            ``categories``; label ``k`` of the detector is the ``k``-th category.
         device: where the detector lies.
         precision: of the forward pass.
         score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
@@ -78,13 +78,13 @@ def detect(
         found = detector.predict(view.to(device)).detections(score)
     back = torch.linalg.inv(view.matrix.cpu().double())
     results = []
-    for image, targets, matrix in zip(view.ids, found, back):
-        original = to_original(targets, matrix, sizes[image])
+    for image, targets, matrix, size in zip(view.ids, found, back, view.sizes.cpu()):
+        original = to_original(targets, matrix, sizes.get(image) or _original_size(size, matrix))
         results += _rows(image, original, categories)
     return results
 
 
-def to_original(targets: Targets, matrix: torch.Tensor, size: tuple[int, int]) -> Targets:
+def to_original(targets: Targets, matrix: torch.Tensor, size: tuple[float, float]) -> Targets:
     """Map detections by ``matrix`` [3, 3], view -> original image, and clip them to its (height, width).
 
     Returns:
@@ -96,7 +96,15 @@ def to_original(targets: Targets, matrix: torch.Tensor, size: tuple[int, int]) -
 
 
 def _sizes(truth: Truth) -> dict[Any, tuple[int, int]]:
-    return {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    """Return (height, width) by image id, of those images whose entry states it."""
+    return {image["id"]: (image["height"], image["width"]) for image in truth["images"] if "height" in image}
+
+
+def _original_size(size: torch.Tensor, matrix: torch.Tensor) -> tuple[float, float]:
+    """Return the (height, width) that ``matrix`` maps a whole view of ``size`` [2] back to."""
+    height, width = size.tolist()
+    corner = boxes.warp(torch.tensor([[0.0, 0.0, width, height]], dtype=matrix.dtype), matrix)[0]
+    return float(corner[3].round()), float(corner[2].round())
 
 
 def _rows(image: Any, targets: Targets, categories: list[int]) -> list[dict]:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from ssod import collective
 
+# A magnitude no healthy weight, gradient or momentum has, small enough that an update made from such numbers, Adam's
+# squares included, is still finite in float32: what passes here cannot make a weight, and so a teacher, non-finite.
+LIMIT = 1e18
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -19,8 +23,8 @@ class Verdict:
 
     Attributes:
         losses: every loss is finite.
-        gradient: the gradient is finite.
-        state: student, teacher and optimiser state are finite.
+        gradient: the gradient's norm is below ``LIMIT``.
+        state: student, teacher and optimiser state are below ``LIMIT``.
         stop: exit code of a stop that some rank was asked for; 0 = none.
     """
 
@@ -78,7 +82,7 @@ class Guard:
         """
         bad = [
             ~torch.stack([loss.float() for loss in losses.values()]).isfinite().all(),
-            ~norm.isfinite(),
+            ~(norm < LIMIT),  # true for NaN
             self._state_is_bad(),
             torch.as_tensor(stop),
         ]
@@ -96,7 +100,7 @@ class Guard:
         """
         banks, rest = self._state()
         for name, tensor in rest.items():
-            if not bool(tensor.isfinite().all()):
+            if not bool((tensor.abs() < LIMIT).all()):
                 return name
         for name, tensor in banks.items():  # a threshold may be infinite (nothing passes), but not NaN
             if bool(tensor.isnan().any()):
@@ -105,7 +109,7 @@ class Guard:
             if not bool(loss.isfinite()):
                 return f"loss {name} = {float(loss)}"
         for name, parameter in self._parameters.items():
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            if parameter.grad is not None and not bool((parameter.grad.abs() < LIMIT).all()):
                 return f"gradient of {name}"
         return ""
 
@@ -126,7 +130,7 @@ class Guard:
 
     def _state_is_bad(self) -> Tensor:
         banks, rest = self._state()
-        bad = ~_largest(rest).isfinite().all()
+        bad = ~(_largest(rest) < LIMIT).all()
         return bad | _largest(banks).isnan().any() if banks else bad
 
 

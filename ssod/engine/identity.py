@@ -1,6 +1,6 @@
 """What makes a run this run: which changes of its config a checkpoint survives."""
 
-import warnings
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +93,7 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
         raise _error(path, refused[0], problem, f"pass --allow-change {refused[0]}, or start a new run")
     softer = [lines[key] for key in changed if kind(key) == "schedule"]
     if softer:
-        warnings.warn(f"{path}: going on with another schedule: {', '.join(softer)}", RuntimeWarning, stacklevel=2)
+        logging.getLogger("ssod").warning(f"{path}: going on with another schedule: {', '.join(softer)}")
 
 
 def _check_classes(path: Path, saved: Mapping | None, now: Mapping | None, allow: Collection[str]) -> None:

@@ -6,12 +6,13 @@ A log that cannot be written never stops the training: it says so once and goes 
 import json
 import logging
 import math
+import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TypeVar
 
 import torch
 from rich.console import Console
@@ -24,6 +25,7 @@ from ssod.engine.runfolder import RunFolder
 from ssod.errors import Exit, SsodError
 
 Values = dict[str, Any]
+T = TypeVar("T")
 
 
 class Window:
@@ -77,6 +79,27 @@ class Window:
         self.counts, self.skipped = dict(state["counts"]), state["skipped"]
 
 
+class Clock:
+    """Where the time of the steps since the last line went."""
+
+    def __init__(self) -> None:
+        self.start, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+    def wait_for(self, source: Iterator[T]) -> T:
+        """Return the next item of ``source``, and count the wait as one for data."""
+        before = time.perf_counter()
+        item = next(source)
+        self.waited += time.perf_counter() - before
+        return item
+
+    def read(self) -> Values:
+        """Return seconds per step and how much of it was waiting for data, and start anew."""
+        steps = max(self.steps, 1)
+        values = {"time/step": (time.perf_counter() - self.start) / steps, "time/data": self.waited / steps}
+        self.__init__()
+        return values
+
+
 class Log:
     """Writes what the loop tells it; on every rank but 0 it writes nothing.
 
@@ -113,7 +136,7 @@ class Log:
             return
         self._record({"kind": "train", "step": step, **values})
         text = format_line(step, self.steps, self.eta(step), values)
-        self._guarded("train.log", lambda: self._text(text))
+        self._text(text)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, line=text)
         else:
@@ -131,7 +154,7 @@ class Log:
         """Write a sentence for people."""
         if not self._main:
             return
-        self._guarded("train.log", lambda: self._text(text))
+        self._text(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
@@ -147,8 +170,10 @@ class Log:
         if self._main and self.folder.metrics.exists():
             self._guarded("metrics.jsonl", lambda: _force(self.folder.metrics))
 
-    def close(self) -> None:
-        """Stop the bar and the event file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         if self._board is not None:
@@ -167,9 +192,10 @@ class Log:
         self._board.flush()
 
     def _text(self, text: str) -> None:
-        _append(self.folder.log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._guarded("train.log", lambda: _append(self.folder.log, f"{stamp} {text}"))
 
-    def _guarded(self, name: str, write: Any) -> None:
+    def _guarded(self, name: str, write: Callable[[], object]) -> None:
         """Write, or say once that it cannot be done."""
         try:
             write()
@@ -235,10 +261,10 @@ def _step_of(line: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN; what is not finite becomes its name."""
+    """JSON has no NaN: what is not finite becomes null."""
     if isinstance(value, list):
         return [_plain(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _append(path: Path, text: str) -> None:
@@ -247,9 +273,6 @@ def _append(path: Path, text: str) -> None:
 
 
 def _force(path: Path) -> None:
-    import os
-
-    file: TextIO
     with open(path, "a") as file:
         os.fsync(file.fileno())
 

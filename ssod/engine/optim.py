@@ -76,3 +76,16 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group ``lr`` times its factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
+
+
+def clip(parameters: list[nn.Parameter], limit: float) -> torch.Tensor:
+    """Scale gradients down to the norm ``limit`` (0 = none); return the norm they had, unread."""
+    if limit:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def state_size(parameters: list[nn.Parameter], cfg: OptimizerConfig) -> int:
+    """Return the bytes of the optimiser's state once it has made a step."""
+    copies = 2 if isinstance(cfg, AdamW) else int(cfg.momentum > 0)
+    return copies * sum(p.numel() * p.element_size() for p in parameters)

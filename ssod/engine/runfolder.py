@@ -26,7 +26,8 @@ from ssod.version import __version__
 class RunFolder:
     """``runs/<stem>/<name>``, entered for as long as the run lasts.
 
-    Entering takes the lock; leaving writes ``exit.json`` and releases it. Rank 0 alone touches the disk.
+    Entering takes the lock; leaving writes ``exit.json`` and releases it. Rank 0 alone touches the disk, but for the
+    ``exit.json`` of a rank that fails: torchrun reports 1 for whatever code a process ends with.
 
     Attributes:
         path: the folder.
@@ -79,22 +80,30 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._lock is None:
-            return
         try:
-            self.write_exit(error)
+            if error is None or not dist.is_lost_peer(error):
+                # Any rank that fails by itself says so; one that merely lost another does not talk over it.
+                if error is not None or self._lock is not None:
+                    self.write_exit(error)
+            elif self._lock is not None:
+                time.sleep(1.0)
+                if not self.exit.exists():
+                    self.write_exit(error)
         except SsodError:
             if error is None:
                 raise
         finally:
-            os.close(self._lock)
-            self._lock = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
     def write_exit(self, error: BaseException | None) -> None:
         """Write ``exit.json``: the exit code that ``error`` means, its name, the message and the time."""
         code = Exit.OK if error is None else getattr(error, "code", Exit.BUG)
         if isinstance(error, KeyboardInterrupt):
             code = Exit.INTERRUPTED
+        elif error is not None and dist.is_lost_peer(error):
+            code = Exit.DISTRIBUTED
         line = None if error is None else str(error) or type(error).__name__
         self.write_json(self.exit, {"code": int(code), "name": Exit(code).name, "error": line, "time": _now()})
 
@@ -134,6 +143,7 @@ class RunFolder:
         os.ftruncate(handle, 0)
         os.write(handle, f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}".encode())
         _close_in_children(self)
+        self.exit.unlink(missing_ok=True)
         for folder in (self.path, self.checkpoints):
             atomic.sweep(folder)
 

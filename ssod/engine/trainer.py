@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from ssod import collective, modelfile, seeding
 from ssod.engine import checkpoint, dist, log, optim, schedule
 from ssod.engine import identity as identities
+from ssod.engine.batch import check_batch, send, too_large
 from ssod.engine.guard import Guard, Verdict
 from ssod.engine.precision import autocast
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.signals import Signals, Stopped
 from ssod.engine.train_config import BatchSize, TrainConfig
+from ssod.engine.watch import Watch
 from ssod.errors import Exit, SsodError
 from ssod.structures import Batch, Detector
 
-__all__ = ["BatchSize", "TrainConfig", "Trainer", "check_batch"]
+__all__ = ["BatchSize", "TrainConfig", "Trainer"]
 
 
 class Method(Protocol):
@@ -71,6 +73,7 @@ class Trainer:
         self.device = dist.pick_device(cfg.device)
         check_batch(cfg)
         if cfg.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
         self.method = method.to(self.device, memory_format=memory_format).train()
@@ -85,7 +88,7 @@ class Trainer:
         self.best: float | None = None
         self.metrics: dict[str, float] = {}  # of the last evaluation of the teacher
         self.pending = False  # an evaluation is due that was interrupted
-        self.waited, self.line_step, self.since = 0.0, 0, time.perf_counter()
+        self.watch = Watch(cfg.warn_after)
 
     def fit(self) -> dict[str, float]:
         """Train to the last step; goes on from the folder's checkpoint if there is one.
@@ -99,28 +102,25 @@ class Trainer:
         """
         cfg = self.cfg
         self.resume()
-        self.line_step, self.since = self.step, time.perf_counter()
         self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, tensorboard=cfg.tensorboard)
-        with Signals() as self.signals:
-            try:
-                if self.pending:
-                    self.run_evaluation()
-                batches = self.batches(self.step)
-                while self.step < cfg.steps:
-                    stop = self.train_step(batches)
-                    if self.due(cfg.log_every):
-                        self.write_line()
-                    self.pending = self.evaluate is not None and self.due(cfg.eval_every)
-                    if self.pending and not stop:
-                        stop = self.run_evaluation()
-                    if stop or self.due(cfg.save_every):
-                        self.save()
-                    if stop:
-                        raise self.stopped(stop)
-                if self.evaluate is None:
-                    self.keep_best()
-            finally:
-                self.log.close()
+        self.clock = log.Clock()
+        with self.log, Signals() as self.signals:
+            if self.pending:
+                self.finish_evaluation()
+            batches = self.batches(self.step)
+            while self.step < cfg.steps:
+                stop = self.train_step(batches)
+                if self.due(cfg.log_every):
+                    self.write_line()
+                self.pending = self.evaluate is not None and self.due(cfg.eval_every)
+                if self.pending and not stop:
+                    stop = self.run_evaluation()
+                if stop or self.due(cfg.save_every):
+                    self.save()
+                if stop:
+                    raise self.stopped(stop)
+            if self.evaluate is None:
+                self.keep_best()
         return self.metrics
 
     def train_step(self, batches: Iterator[Batch]) -> int:
@@ -128,22 +128,11 @@ class Trainer:
         cfg, step = self.cfg, self.step
         optim.set_lr(self.optimizer, self.lr(step))
         seed_step(cfg.seed, step, collective.rank())
-        self.optimizer.zero_grad(set_to_none=True)
         self.guard.remember()
-        losses: dict[str, Tensor] = {}
-        ids: list[Any] = []
-        for micro in range(cfg.accumulate):
-            batch = self.fetch(batches)
-            ids += batch.labeled.ids
-            with dist.no_sync(self.model, micro < cfg.accumulate - 1):
-                with autocast(self.device, cfg.precision):
-                    part = self.model(batch, step)
-                    total = sum(part.values()) / cfg.accumulate
-                self.scaler.scale(total).backward()
-            for name, loss in part.items():
-                losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, ids = self.forward_backward(batches)
         self.scaler.unscale_(self.optimizer)
-        norm = clip(self.parameters, cfg.clip)
+        norm = optim.clip(self.parameters, cfg.clip)
         verdict = self.guard.verdict(losses, norm, self.signals.code)  # the one time a step waits for the device
         if verdict.good:
             self.scaler.step(self.optimizer)
@@ -154,7 +143,27 @@ class Trainer:
         else:
             self.skip(verdict, losses, ids)
         self.step += 1
+        self.clock.steps += 1
         return verdict.stop
+
+    def forward_backward(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], list[Any]]:
+        """Add up the gradient of the step's micro-batches; return its detached losses and labelled image ids."""
+        cfg, losses, ids = self.cfg, {}, []
+        for micro in range(cfg.accumulate):
+            batch = self.clock.wait_for(batches)
+            ids += batch.labeled.ids
+            try:
+                batch = send(batch, self.device, channels_last=cfg.channels_last)
+                with dist.no_sync(self.model, micro < cfg.accumulate - 1):
+                    with autocast(self.device, cfg.precision):
+                        part = self.model(batch, self.step)
+                        total = sum(part.values()) / cfg.accumulate
+                    self.scaler.scale(total).backward()
+            except torch.OutOfMemoryError as error:
+                raise too_large(batch, self.step) from error
+            for name, loss in part.items():
+                losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
+        return losses, ids
 
     def skip(self, verdict: Verdict, losses: dict[str, Tensor], ids: list[Any]) -> None:
         """Leave everything as it was before the step, on all ranks; end the run when it happens too often in a row.
@@ -182,6 +191,13 @@ class Trainer:
                 "lower train.lr or set train.clip; the last good checkpoint is kept",
                 code=Exit.DIVERGED,
             )
+
+    def finish_evaluation(self) -> None:
+        """Make up for the evaluation that the last process was stopped in."""
+        stop = self.run_evaluation()
+        if stop:
+            raise self.stopped(stop)
+        self.save()
 
     def run_evaluation(self) -> int:
         """Evaluate the teacher, and the student if asked to; keep the best. Return 0, or why it was stopped."""
@@ -235,12 +251,16 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up the folder's checkpoint, if there is one."""
+        weights = self.method.state_dict()
+        size = sum(t.numel() * t.element_size() for t in weights.values() if isinstance(t, Tensor))
+        size += optim.state_size(self.parameters, self.cfg.optimizer)
+        dist.on_rank_zero(lambda: checkpoint.check_space(self.folder.checkpoints, size))
         path = dist.on_rank_zero(lambda: checkpoint.find(self.folder.checkpoints))
         if path is None:
             return
         state = checkpoint.load(path)
         identities.check(path, state["identity"], self.identity, self.allow_change)
-        checkpoint.check_model(path, state["method"], self.method.state_dict())
+        checkpoint.check_model(path, state["method"], weights)
         self.step, self.bad, self.best = state["step"], state["bad"], state["best"]
         self.metrics, self.pending = state["metrics"], state["pending"]
         self.method.load_state_dict(state["method"])
@@ -257,35 +277,19 @@ class Trainer:
         kept = self.method.state_dict().keys()
         return {name: buffer.cpu() for name, buffer in self.method.named_buffers() if name in kept}
 
-    def fetch(self, batches: Iterator[Batch]) -> Batch:
-        """Wait for the next micro-batch and send it to the device."""
-        start = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - start
-        batch = batch.to(self.device)
-        if self.cfg.channels_last:
-            batch = batch.map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t)
-        return batch
-
     def write_line(self) -> None:
-        """Write the averages since the last line."""
-        values = self.window.read()
-        seconds, self.since = time.perf_counter() - self.since, time.perf_counter()
-        steps = self.step - self.line_step
-        values |= {
-            "phase": self.phase(self.step - 1),
-            "lr": self.lr(self.step - 1),
-            "loss/sup": sum(v for name, v in values.items() if name.startswith("sup/")),
-            "time/step": seconds / steps,
-            "time/data": self.waited / steps,
-            "memory/gb": log.memory(self.device),
-        }
-        if any(name.startswith("unsup/") for name in values):
-            values["loss/unsup"] = sum(v for name, v in values.items() if name.startswith("unsup/"))
+        """Write the averages since the last line, and what in them should worry the user."""
+        values, steps = self.window.read(), self.clock.steps
+        for part in ("sup", "unsup"):
+            terms = [v for name, v in values.items() if name.startswith(f"{part}/")]
+            values |= {f"loss/{part}": sum(terms)} if terms else {}
+        values |= {"phase": self.phase(self.step - 1), "lr": self.lr(self.step - 1), **self.clock.read()}
+        values["memory/gb"] = log.memory(self.device)
         if self.metrics:
-            values["teacher/AP"] = self.metrics.get(self.cfg.best, -1.0)
+            values["teacher/AP"] = self.metrics[self.cfg.best]
         self.log.line(self.step, values)
-        self.waited, self.line_step = 0.0, self.step
+        for text in self.watch.look(values, steps):
+            self.log.say(f"step {self.step}: {text}")
 
     def lr(self, step: int) -> float:
         """Return the learning rate of ``step``."""
@@ -304,19 +308,6 @@ class Trainer:
         )
 
 
-def check_batch(cfg: TrainConfig) -> None:
-    """Test that the batch divides among processes and micro-batches.
-
-    Raises:
-        SsodError: code 2.
-    """
-    parts = collective.world_size() * cfg.accumulate
-    for name, size in (("labeled", cfg.batch.labeled), ("unlabeled", cfg.batch.unlabeled)):
-        if size % parts:
-            problem = f"{size} images do not divide among {collective.world_size()} processes x {cfg.accumulate} parts"
-            raise SsodError("config", f"train.batch.{name}", problem, f"use a multiple of {parts}")
-
-
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed every global generator from what a step is, not from what came before it.
 
@@ -327,10 +318,3 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     random.seed(key)
     np.random.seed(key % 2**32)  # noqa: NPY002  the global state is what third parties draw from
     torch.manual_seed(key)
-
-
-def clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale gradients down to the norm ``limit`` (0 = none) and return the norm they had, as a tensor."""
-    if limit:
-        return nn.utils.clip_grad_norm_(parameters, limit)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

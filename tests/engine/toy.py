@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssod import seeding
+from ssod import collective, seeding
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.trainer import TrainConfig, Trainer
 from ssod.methods import base
@@ -58,6 +58,8 @@ class Config(base.Config):
     """The shared knobs alone."""
 
     name: str = "toy"
+    bank: float = 0.1
+    "How fast the bank follows; 0 = the step is a plain mean over images."
 
 
 class Method(base.Method):
@@ -78,10 +80,12 @@ class Method(base.Method):
             return losses
         with torch.no_grad():
             wanted = self.teacher.predict(batch.weak).maps
-            self.bank.mul_(0.9).add_(wanted.float().mean() * 0.1)
+            self.bank.lerp_(collective.mean_over_ranks(wanted.float().mean()), self.cfg.bank)
             self.seen.add_(len(wanted))
         self.stats["pseudo/boxes_per_image"] = (wanted[:, 0] > 0).float().mean()
         self.stats["pseudo/threshold"] = self.bank.clone()
+        if step % 5 == 4:
+            self.stats["pseudo/score_quantiles"] = self.bank.clone()
         unsup = {"box": F.mse_loss(self.student.predict(batch.strong).maps.float(), wanted.float() + self.bank[0])}
         return losses | base.tag("unsup", self.scale(unsup, self.weight(step)))
 
@@ -118,8 +122,6 @@ def batches(start: int, cfg: TrainConfig, rank: int = 0, world: int = 1) -> Iter
 
 def trainer(folder: RunFolder, *, dropout: float = 0.2, norm: bool = True, method: dict | None = None, **cfg: Any):
     """A trainer of the toy on synthetic batches, evaluated on what its weights sum to."""
-    from ssod import collective
-
     identity = cfg.pop("identity", {})
     wrap = cfg.pop("wrap", lambda iterator: iterator)
     options = {name: cfg.pop(name) for name in ("evaluate", "allow_change") if name in cfg}

@@ -1,0 +1,39 @@
+"""What happens to a batch besides being learned from."""
+
+import torch
+
+from ssod import collective
+from ssod.engine.train_config import TrainConfig
+from ssod.errors import Exit, SsodError
+from ssod.structures import Batch
+
+
+def check_batch(cfg: TrainConfig) -> None:
+    """Test that the batch divides among processes and micro-batches.
+
+    Raises:
+        SsodError: code 2.
+    """
+    parts = collective.world_size() * cfg.accumulate
+    for name, size in (("labeled", cfg.batch.labeled), ("unlabeled", cfg.batch.unlabeled)):
+        if size % parts:
+            problem = f"{size} images do not divide among {collective.world_size()} processes x {cfg.accumulate} parts"
+            raise SsodError("config", f"train.batch.{name}", problem, f"use a multiple of {parts}")
+
+
+def send(batch: Batch, device: torch.device, *, channels_last: bool) -> Batch:
+    """Copy a batch to ``device``, its images in the wanted memory order."""
+    batch = batch.to(device)
+    if channels_last:
+        batch = batch.map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t)
+    return batch
+
+
+def too_large(batch: Batch, step: int) -> SsodError:
+    """Return the error that says what did not fit on the device."""
+    sizes = {name: list(view.images.shape) for name, view in {"labeled": batch.labeled, **batch.views}.items()}
+    boxes = max((len(t) for t in batch.labeled.targets or []), default=0)
+    shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    problem = f"out of device memory with images {shown}, at most {boxes} boxes in one"
+    fix = "raise train.accumulate, lower train.batch or the sizes in views, or set train.precision=bf16"
+    return SsodError("config", f"step {step}", problem, fix, code=Exit.IO)

@@ -1,0 +1,253 @@
+"""A run that was interrupted ends bit for bit like one that was not; leaving out any part of the state is noticed."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssod.engine import checkpoint, trainer
+from ssod.errors import Exit, SsodError
+from tests.engine import toy
+from tests.engine.crash import difference, final_state
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without interruption."""
+    path = tmp_path_factory.mktemp("reference") / "run"
+    toy.run(path)
+    return path
+
+
+class Cut(Exception):
+    """Stands for a process that dies."""
+
+
+def cut_at(step: int) -> Callable[[Iterator], Iterator]:
+    """Let the data of steps before ``step`` through, then die."""
+
+    def wrap(batches: Iterator) -> Iterator:
+        for batch in batches:
+            if batch.labeled.ids[0] == f"l{step}-0":
+                raise Cut
+            yield batch
+
+    return wrap
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, 5, 6, 8, 11])
+def test_a_run_that_died_at_a_step_ends_the_same(tmp_path: Path, reference: Path, step: int) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(step))
+    metrics = toy.run(tmp_path / "run")
+    assert difference(final_state(reference), final_state(tmp_path / "run")) == []
+    assert metrics == checkpoint.load(reference / "checkpoints/last.pt")["metrics"]
+
+
+def test_a_run_that_died_three_times_ends_the_same(tmp_path: Path, reference: Path) -> None:
+    for step in (6, 7, 11):
+        with pytest.raises(Cut):
+            toy.run(tmp_path / "run", wrap=cut_at(step))
+    toy.run(tmp_path / "run")
+    assert difference(final_state(reference), final_state(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize("options", [{"optimizer": {"name": "adamw"}}, {"accumulate": 2}, {"precision": "bf16"}])
+def test_it_holds_for_other_settings(tmp_path: Path, options: dict) -> None:
+    toy.run(tmp_path / "whole", **options)
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "cut", wrap=cut_at(7), **options)
+    toy.run(tmp_path / "cut", **options)
+    assert difference(final_state(tmp_path / "whole"), final_state(tmp_path / "cut")) == []
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, reference: Path) -> None:
+    metrics = toy.run(tmp_path / "run")
+    before = (tmp_path / "run/checkpoints/last.pt").read_bytes()
+    assert toy.run(tmp_path / "run", wrap=cut_at(12)) == metrics
+    assert (tmp_path / "run/checkpoints/last.pt").read_bytes() == before
+
+
+def zero(value: Any) -> Any:
+    return torch.zeros_like(value)
+
+
+# What a careless checkpoint would lack, each as a change of the state that is loaded.
+LOSSES: dict[str, Callable[[dict], None]] = {
+    "teacher": lambda s: s["method"].update({k: s["method"][k.replace("teacher.model", "student")]
+                                             for k in s["method"] if k.startswith("teacher.")}),
+    "student": lambda s: s["method"].update({k: zero(v) for k, v in s["method"].items() if k.startswith("student.h")}),
+    "batch norm": lambda s: s["method"].update({"student.norm.running_mean": torch.zeros(4)}),
+    "bank": lambda s: s["method"].update(bank=torch.zeros(3)),
+    "counter": lambda s: s["method"].update(seen=torch.zeros((), dtype=torch.long)),
+    "optimizer": lambda s: s.update(optimizer={}),
+    "step": lambda s: s.update(step=s["step"] - 1),
+    "best": lambda s: s.update(best=None),
+    "metrics": lambda s: s.update(metrics={}),
+    "window sums": lambda s: s["ranks"][0]["window"].update(sums={}, counts={}),
+    "window last": lambda s: s["ranks"][0]["window"].update(last={}),
+    "window skipped": lambda s: s["ranks"][0]["window"].update(skipped=5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", LOSSES)
+def test_a_lost_part_of_the_state_is_noticed(
+    tmp_path: Path, reference: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: without it, the comparison could be blind."""
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6))
+    load = checkpoint.load
+
+    def forgetful(path: Path) -> dict:
+        state = load(path)
+        LOSSES[part](state)
+        return state
+
+    monkeypatch.setattr(trainer.checkpoint, "load", forgetful)
+    toy.run(tmp_path / "run")
+    monkeypatch.undo()
+    assert difference(final_state(reference), final_state(tmp_path / "run")) != []
+
+
+def test_the_scale_of_fp16_and_a_streak_of_bad_steps_survive(tmp_path: Path) -> None:
+    def poisoned(batches: Iterator) -> Iterator:
+        for batch in batches:
+            step = int(batch.labeled.ids[0][1:].split("-")[0])
+            if step in (3, 4):
+                batch.labeled.images.fill_(float("nan"))
+            if step == 5:
+                raise Cut
+            yield batch
+
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=poisoned, precision="fp16", save_every=1)
+    state = checkpoint.load(tmp_path / "run/checkpoints/last.pt")
+    assert state["bad"] == 2
+    assert state["scaler"]["scale"] > 0
+    with toy.RunFolder(tmp_path / "run") as folder:
+        again = toy.trainer(folder, precision="fp16", save_every=1)
+        again.resume()
+    assert again.bad == 2
+    assert again.scaler.state_dict() == state["scaler"]
+
+
+def test_metrics_lines_past_the_checkpoint_are_written_anew(tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(10))
+    with open(tmp_path / "run/metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "step": 3, "lr"')  # cut off by the crash
+    toy.run(tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [(r["kind"], r["step"]) for r in rows] == [
+        ("train", 3), ("eval", 4), ("train", 6), ("eval", 8), ("train", 9), ("train", 12), ("eval", 12),
+    ]  # fmt: skip
+
+
+CLASSES = {"names": ["a", "b"], "ids": [1, 2]}
+CONFIG = {"detector": {"name": "toy", "depth": 2}, "train": {"batch": {"labeled": 4}, "lr": 0.05, "workers": 2},
+          "method": {"name": "toy", "score": 0.7}, "views": {"weak": ["flip"]}, "data": {"root": "x"}}  # fmt: skip
+
+
+def changed(section: str, key: str, value: Any) -> dict:
+    return {"config": {**CONFIG, section: {**CONFIG[section], key: value}}}
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        ({"classes": {"names": ["a", "van"], "ids": [1, 2]}}, "classes: differ at 1: 'b' saved, 'van' in the data"),
+        ({"classes": {"names": ["a"], "ids": [1]}}, "2 classes saved, the data has 1"),
+        ({"classes": {"names": ["a", "b"], "ids": [1, 3]}}, "category ids differ"),
+        ({"data": "9f0e"}, "data: the data set changed since step 0 (abc -> 9f0e)"),
+        (changed("train", "batch", {"labeled": 8}), "train.batch.labeled 4 -> 8 changes the run; pass --allow-change"),
+        (changed("detector", "depth", 3), "detector.depth 2 -> 3"),
+        (changed("detector", "new", 1), "detector.new None -> 1"),
+        (changed("method", "name", "other"), "method.name 'toy' -> 'other'"),
+    ],
+)  # fmt: skip
+def test_another_run_is_refused(tmp_path: Path, identity: dict, words: str) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6), identity={"config": CONFIG})
+    with pytest.raises(SsodError) as caught:
+        toy.run(tmp_path / "run", identity={"config": CONFIG, **identity})
+    assert caught.value.code == Exit.CHECKPOINT
+    assert words in str(caught.value)
+    key = caught.value.field
+    toy.run(tmp_path / "run", identity={"config": CONFIG, **identity}, allow_change=[key])
+
+
+def test_another_schedule_warns_and_other_paint_does_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6), identity={"config": CONFIG})
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6), identity=changed("train", "workers", 0))
+    assert caplog.messages == []
+    toy.run(tmp_path / "run", identity=changed("train", "lr", 0.1), lr=0.1)
+    assert "train.lr 0.05 -> 0.1" in caplog.text
+
+
+def edited(path: Path, edit: Callable[[dict], None]) -> None:
+    """Rewrite a checkpoint, hash and all."""
+    state = checkpoint.load(path / "checkpoints/last.pt")
+    edit(state)
+    torch.save(state, path / "x.pt")
+    data = (path / "x.pt").read_bytes()
+    trailer = checkpoint._TRAILER.pack(checkpoint._MAGIC, len(data), checkpoint.hashlib.sha256(data).digest())
+    (path / "checkpoints/last.pt").write_bytes(data + trailer)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda s: s["method"].pop("student.head.weight"), "student.head.weight: 1 keys missing"),
+        (lambda s: s["method"].update(extra=torch.zeros(1)), "extra: 1 keys too many"),
+        (lambda s: [s["method"].pop(k) for k in list(s["method"]) if k.startswith("teacher")], "teacher: missing"),
+        (lambda s: s["method"].update({"student.head.bias": torch.zeros(6)}), "shape [6], the model has [5]"),
+        (lambda s: s["method"]["teacher.model.head.bias"].fill_(float("nan")), "teacher.model.head.bias: 5 non-finite"),
+        (lambda s: s.update(schema=99), "schema: 99, this version reads 1; upgrade ssod"),
+        (lambda s: s["identity"].update(world_size=2), "saved with 2 processes, now 1"),
+    ],
+)  # fmt: skip
+def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, edit: Callable, words: str) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6))
+    edited(tmp_path / "run", edit)
+    with pytest.raises(SsodError) as caught:
+        toy.run(tmp_path / "run")
+    assert caught.value.code == Exit.CHECKPOINT
+    assert words in str(caught.value)
+
+
+def test_a_weight_decay_of_the_config_is_not_overruled_by_the_file(tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6))
+    with toy.RunFolder(tmp_path / "run") as folder:
+        again = toy.trainer(folder, optimizer={"name": "sgd", "weight_decay": 0.5})
+        again.resume()
+    assert again.optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert again.optimizer.state
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    """Where losses are means over images, four micro-batches are one batch of four times the size."""
+    options = {"dropout": 0.0, "norm": False, "method": {"bank": 0.0}, "steps": 20, "log_every": 1, "clip": 0.1}
+    for parts in (1, 4):
+        toy.run(tmp_path / str(parts), accumulate=parts, **options)
+    one, four = (final_state(tmp_path / name) for name in ("1", "4"))
+    for key, value in one["best"].items():
+        torch.testing.assert_close(four["best"][key], value, rtol=1e-5, atol=1e-6)
+    for a, b in zip(one["metrics"], four["metrics"]):
+        names = [name for name in a if name.startswith(("sup/", "unsup/", "grad_norm"))]
+        assert [b[n] for n in names] == pytest.approx([a[n] for n in names], rel=1e-4, abs=1e-6)
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SsodError, match="use a multiple of 3") as caught:
+        toy.run(tmp_path / "run", accumulate=3)
+    assert caught.value.code == Exit.USAGE
