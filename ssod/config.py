@@ -2,20 +2,19 @@
 
 A file may name one ``base``, which is merged under it, key by key. One rule replaces deletion: **when a section's
 ``name`` (or ``format``) changes, the section starts afresh.** Overrides ``a.b=c`` come last. Where each value came
-from is kept, so that ``ssod config`` can say.
+from is kept, so that ``ssod config`` and every message can say it.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from ssod.data.datasets import DataConfig
 from ssod.data.views import ViewsConfig
@@ -24,10 +23,9 @@ from ssod.engine.trainer import TrainConfig
 from ssod.errors import SsodError
 from ssod.methods.base import Common
 from ssod.methods.find import find
+from ssod.mistakes import KINDS, Source, nearest, origin_of, read_section, shown
 from ssod.schema import Section
 from ssod.yamlfile import parse_yaml, read_yaml
-
-_KINDS = ("name", "format")
 
 
 class EvalConfig(Section):
@@ -81,30 +79,47 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def validate(
     tree: Mapping[str, Any], source: str, *, stem: str = "run", origins: dict[str, str] | None = None
 ) -> Config:
-    """Turn a plain tree into a ``Config``; ``source`` is the file that messages name."""
-    known = [f.name for f in fields(Config) if f.name in SECTIONS]
+    """Turn a plain tree into a ``Config``.
+
+    Args:
+        tree: section name -> keys.
+        source: the file that messages name where ``origins`` does not know better.
+        stem: the config's name; runs are filed under it.
+        origins: dotted key -> the file that set it.
+
+    Raises:
+        SsodError: code 2, naming the key that is wrong.
+    """
+    source = Source(source, origins or {})
     for key in tree:
-        if key not in known:
-            raise SsodError(source, str(key), "unknown section", _nearest(str(key), known))
-    for name in ("data", "views", "detector", "method", "train"):
-        if not isinstance(tree.get(name), Mapping):
-            raise SsodError(
-                source, name, "section missing" if name not in tree else "is not a mapping", f"add '{name}:'"
-            )
-    steps = tree["train"].get("steps")
-    context = {"steps": steps} if isinstance(steps, int) else {}
+        if key not in SECTIONS:
+            raise source.error(str(key), "unknown section", nearest(str(key), SECTIONS))
+    for name in SECTIONS:
+        if name not in tree and name != "eval":
+            raise source.error(name, "section missing", f"add '{name}:'")
+        if not isinstance(tree.get(name) or {}, Mapping):
+            raise source.error(name, f"{shown(tree[name])} is no section", f"write '{name}:' and keys below it")
+    tree = {name: tree.get(name) or {} for name in SECTIONS}
+    # Shares of the steps are resolved while a section is read, so the steps come first.
+    steps = read_section(_Steps, {k: v for k, v in tree["train"].items() if k == "steps"}, "train", source, {}).steps
+    context = {"steps": steps}
     method_name = tree["method"].get("name")
-    if not isinstance(method_name, str):
-        raise SsodError(source, "method.name", "missing", "name a method; `ssod methods` lists them")
+    if not isinstance(method_name, str) or not all(part.isidentifier() for part in method_name.split(".")):
+        problem = "missing" if method_name is None else f"{shown(method_name)} is no name"
+        raise source.error("method.name", problem, "name a method; `ssod methods` lists them")
+    try:
+        method = find(method_name)
+    except SsodError as error:
+        raise source.error("method.name", error.problem, error.fix) from None
     kinds = {
         "data": DataConfig,
         "views": ViewsConfig,
         "detector": DetectorConfig,
-        "method": find(method_name).Config,
+        "method": method.Config,
         "train": TrainConfig,
         "eval": EvalConfig,
     }
-    parts = {n: _section(kind, tree.get(n) or {}, n, source, context) for n, kind in kinds.items()}
+    parts = {n: read_section(kind, tree[n], n, source, context) for n, kind in kinds.items()}
     cfg = Config(stem=stem, raw=dict(tree), origins=origins or {}, **parts)
     _cross_check(cfg, source)
     return cfg
@@ -124,11 +139,21 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any],
         merged: dict[str, Any] = {}
         origins: dict[str, str] = {}
     elif isinstance(base, str):
+        if not (path.parent / base).exists():
+            near = difflib.get_close_matches(base, _beside(path.parent / base, base), 1)
+            fix = f"did you mean '{near[0]}'?" if near else "the path is relative to this file"
+            raise SsodError(path, "base", f"'{base}' not found", fix)
         merged, origins = _read_with_base(path.parent / base, (*seen, path.resolve()))
     else:
         raise SsodError(path, "base", "is not one path", "name one file, relative to this one")
     _merge(merged, tree, origins, str(path), "")
     return merged, origins
+
+
+def _beside(target: Path, written: str) -> list[str]:
+    """Return the files in ``target``'s folder, written as ``written`` is."""
+    folder = target.parent
+    return [written[: -len(target.name)] + item.name for item in folder.iterdir()] if folder.is_dir() else []
 
 
 def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], source: str, prefix: str) -> None:
@@ -140,12 +165,19 @@ def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str
             continue
         for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
             del origins[stale]
-        into[key] = value
+        into[key] = _copied(value)
         _note(value, origins, source, path)
 
 
 def _renamed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(kind in new and new[kind] != old.get(kind) for kind in _KINDS)
+    return any(kind in new and kind in old and new[kind] != old[kind] for kind in KINDS)
+
+
+def _copied(value: Any) -> Any:
+    """Return the same value with nothing shared: what a YAML alias repeats must not be merged into twice."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _note(value: Any, origins: dict[str, str], source: str, path: str) -> None:
@@ -163,114 +195,37 @@ def _override(tree: dict[str, Any], origins: dict[str, str], text: str) -> None:
     branch: dict[str, Any] = {}
     leaf = branch
     *parents, last = key.strip().split(".")
+    if not all((*parents, last)):
+        raise SsodError("command line", text, "has an empty key", "write e.g. train.lr=0.01")
     for part in parents:
         leaf = leaf.setdefault(part, {})
-    leaf[last] = parse_yaml(value, f"command line {text}")
+    leaf[last] = parse_yaml(value, f"command line {key.strip()}")
     _merge(tree, branch, origins, "command line", "")
 
 
 # ---- validating --------------------------------------------------------------------------------------------------
 
 
-def _section(kind: Any, value: Any, name: str, source: str, context: dict[str, Any]) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(value, context=context)
-    except ValidationError as error:
-        raise _explain(error, kind, name, source) from None
+class _Steps(Section):
+    steps: int = Field(ge=1)
 
 
-def _explain(error: ValidationError, kind: Any, name: str, source: str) -> SsodError:
-    """Turn pydantic's first finding into one line."""
-    first = error.errors()[0]
-    path = ".".join([name, *(str(part) for part in first["loc"] if not _is_tag(part, kind))])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    shown = repr(first["input"])
-    shown = shown if len(shown) < 60 else shown[:57] + "..."
-    if first["type"] == "extra_forbidden":
-        return SsodError(
-            source, path, f"unknown key{more}", _nearest(str(first["loc"][-1]), _names(kind, first["loc"]))
-        )
-    if first["type"] == "missing":
-        return SsodError(source, path, f"missing{more}", "add it")
-    if first["type"].startswith("union_tag"):
-        wanted = first.get("ctx", {}).get("expected_tags", "")
-        return SsodError(source, f"{path}.name", f"unknown or missing{more}", f"choose one of {wanted}")
-    message = first["msg"].removeprefix("Value error, ")
-    return SsodError(source, path, f"{shown}: {message}{more}", "")
-
-
-def _is_tag(part: object, kind: Any) -> bool:
-    """Whether a piece of pydantic's location is the tag of a union and no key of the file."""
-    return isinstance(part, str) and part in _tags(kind)
-
-
-def _models(kind: Any) -> list[type[BaseModel]]:
-    """Every model that ``kind`` can hold, its own first."""
-    found: list[type[BaseModel]] = []
-    queue = [kind]
-    while queue:
-        item = queue.pop(0)
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            if item not in found:
-                found.append(item)
-                queue.extend(f.annotation for f in item.model_fields.values())
-        elif get_origin(item) is not None or isinstance(item, UnionType):
-            queue.extend(get_args(item))
-    return found
-
-
-def _tags(kind: Any) -> set[str]:
-    tags: set[str] = set()
-    for model in _models(kind):
-        for key in _KINDS:
-            info = model.model_fields.get(key)
-            if info is not None and get_origin(info.annotation) is Literal:
-                tags.update(str(a) for a in get_args(info.annotation))
-    return tags
-
-
-def _names(kind: Any, loc: tuple) -> list[str]:
-    """Return the keys that would have been right at ``loc``."""
-    here = [kind]
-    for part in loc[:-1]:
-        step: list[Any] = []
-        for model in (m for item in here for m in _open(item)):
-            if isinstance(part, str) and part in model.model_fields:
-                step.append(model.model_fields[part].annotation)
-        here = step or here
-    names = {name for item in here for model in _open(item) for name in model.model_fields}
-    return sorted(names)
-
-
-def _open(kind: Any) -> list[type[BaseModel]]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [kind]
-    if get_origin(kind) in (Union, UnionType) or get_origin(kind) is not None:
-        return [m for a in get_args(kind) for m in _open(a)]
-    return []
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-
-
-def _cross_check(cfg: Config, source: str) -> None:
+def _cross_check(cfg: Config, source: Source) -> None:
     """Refuse what is valid section by section but makes no sense together."""
     if not find(cfg.method.name).uses_unlabeled:
         return
     if cfg.method.burn_in >= cfg.train.steps:
         problem = f"{cfg.method.burn_in} >= train.steps {cfg.train.steps}: no semi-supervised phase"
-        raise SsodError(source, "method.burn_in", problem, "lower it")
+        raise source.error("method.burn_in", problem, "lower it")
     if cfg.train.batch.unlabeled < 1:
         problem = f"0, but method '{cfg.method.name}' learns from unlabelled images"
-        raise SsodError(source, "train.batch.unlabeled", problem, "give at least 1")
+        raise source.error("train.batch.unlabeled", problem, "give at least 1")
     for name in ("weak", "strong"):
         if name not in cfg.views.unlabeled:
-            raise SsodError(source, f"views.unlabeled.{name}", "missing", "every method needs a weak and a strong view")
+            raise source.error(f"views.unlabeled.{name}", "missing", "every method needs a weak and a strong view")
     if cfg.data.unlabeled is None and cfg.data.split is None:
         problem = f"no unlabelled images, but method '{cfg.method.name}' needs them"
-        raise SsodError(source, "data.unlabeled", problem, "name a folder, or a data.split that leaves some over")
+        raise source.error("data.unlabeled", problem, "name a folder, or a data.split that leaves some over")
 
 
 def describe(cfg: Config) -> str:
@@ -290,12 +245,4 @@ def _describe(tree: Mapping[str, Any], origins: Mapping[str, str], prefix: str, 
             _describe(value, origins, f"{path}.", lines)
         else:
             text = yaml.safe_dump({key: value}, default_flow_style=True, width=10_000, sort_keys=False).strip()
-            lines.append((f"{indent}{text[1:-1]}", _origin(path, origins)))
-
-
-def _origin(path: str, origins: Mapping[str, str]) -> str:
-    while path:
-        if path in origins:
-            return origins[path]
-        path = path.rpartition(".")[0]
-    return "default"
+            lines.append((f"{indent}{text[1:-1]}", origin_of(path, origins) or "default"))

@@ -21,9 +21,9 @@ def _steps(value: object, info: ValidationInfo) -> object:
         raise ValueError(f"{value!r} is a share of train.steps, which is not known here; give a number of steps")
     try:
         share = float(value.strip()[:-1])
-    except ValueError:
+        return round(total * share / 100)
+    except (ValueError, OverflowError):  # no number; nan; inf
         raise ValueError(f"{value!r} is neither a number of steps nor a percentage such as '5%'") from None
-    return round(total * share / 100)
 
 
 # A number of steps, or a share of ``train.steps`` such as "5%", resolved once when the config is read with

@@ -1,4 +1,8 @@
-"""Reading YAML that a stranger may have written: plain values only, and every mistake told with its line."""
+"""Reading YAML that a stranger may have written: plain values only, and every mistake told with its line.
+
+Words and numbers are those of YAML 1.2: ``no``, ``on``, ``010`` and ``2024-01-01`` are what they look like and not
+False, True, 8 and a date, and ``1e-3`` is a number.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +17,15 @@ import yaml
 from ssod.errors import Exit, SsodError
 
 _MAX_NODES = 10_000
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys, foreign tags and alias bombs, and reads 1e-3 as a number."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self.nodes = 0
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        self.nodes += 1
-        if self.nodes > _MAX_NODES:
-            raise _Unsafe(node, f"more than {_MAX_NODES} values after aliases")
-        if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
-            raise _Unsafe(node, f"tag {node.tag!r} not allowed; only plain values")
-        return super().construct_object(node, deep=deep)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if not isinstance(name, str):
-                raise _Mistake(key, f"key {name!r} is not text; quote it")
-            if name in seen:
-                raise _Mistake(key, f"duplicate key '{name}'")
-            seen.add(name)
-        return super().construct_mapping(node, deep=deep)
+_TAG = "tag:yaml.org,2002:"
+# (tag, what a plain word must look like, with which characters it may begin)
+_WORDS = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.")),
+)
 
 
 class _Mistake(Exception):
@@ -53,16 +39,112 @@ class _Unsafe(_Mistake):
     code = Exit.UNSAFE
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(  # YAML 1.2's floats: 1e-3 needs no dot
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that knows plain values only and refuses duplicate keys and alias bombs."""
+
+    # Resolvers and constructors are the class's own: what is not listed below does not exist.
+    yaml_implicit_resolvers: dict[str, list] = {}
+    yaml_constructors: dict[str | None, Any] = {}
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Refuse, before anything is built, what would become too large once its aliases are written out."""
+        node = super().get_single_node()
+        if node is not None:
+            _expanded(node, {})
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        if not isinstance(node, yaml.MappingNode):
+            raise _Mistake(node, "expected a mapping")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, str):
+                raise _Mistake(key, f"key {name!r} is not text; quote it")
+            if name in seen:
+                raise _Mistake(key, f"duplicate key '{name}'")
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+    def construct_scalar(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise _Mistake(node, "expected a single value")
+        return node.value
+
+    def construct_sequence(self, node: yaml.Node, deep: bool = False) -> list:
+        if not isinstance(node, yaml.SequenceNode):
+            raise _Mistake(node, "expected a list")
+        return super().construct_sequence(node, deep=deep)
+
+
+def _expanded(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """Return the number of values below ``node`` with every alias written out; each node is counted once."""
+    if node in sizes:
+        if sizes[node] == 0:
+            raise _Unsafe(node, "contains itself")
+        return sizes[node]
+    sizes[node] = 0  # being counted
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    sizes[node] = 1 + sum(_expanded(child, sizes) for child in children)
+    if sizes[node] > _MAX_NODES:
+        raise _Unsafe(node, f"more than {_MAX_NODES} values after aliases")
+    return sizes[node]
+
+
+def _bool(loader: _Loader, node: yaml.Node) -> bool:
+    word = loader.construct_scalar(node).lower()
+    if word not in ("true", "false"):
+        raise _Mistake(node, f"{word!r} is neither true nor false")
+    return word == "true"
+
+
+def _int(loader: _Loader, node: yaml.Node) -> int:
+    word = loader.construct_scalar(node)
+    try:
+        if word[:2] in ("0o", "0x"):
+            return int(word, 0)
+        return int(word)
+    except ValueError:
+        raise _Mistake(node, f"{word[:20]!r} is no integer, or too long a one") from None
+
+
+def _float(loader: _Loader, node: yaml.Node) -> float:
+    word = loader.construct_scalar(node).lower()
+    try:
+        return float(word.replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:
+        raise _Mistake(node, f"{word[:20]!r} is no number") from None
+
+
+def _refuse(loader: _Loader, node: yaml.Node) -> None:
+    raise _Unsafe(node, f"tag {node.tag!r} not allowed; only plain values")
+
+
+for _name, _pattern, _first in _WORDS:
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+for _name, _make in {
+    "null": lambda loader, node: None,
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": lambda loader, node: loader.construct_scalar(node),
+    "seq": yaml.SafeLoader.construct_yaml_seq,
+    "map": yaml.SafeLoader.construct_yaml_map,
+}.items():
+    _Loader.add_constructor(_TAG + _name, _make)
+_Loader.add_constructor(None, _refuse)
 
 
 def read_yaml(path: Path) -> Any:
-    """Read one YAML file as plain values."""
+    """Read one YAML file as plain values.
+
+    Raises:
+        SsodError: code 2, the file is absent or not valid; code 7, it wants more than plain values.
+    """
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -74,14 +156,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML text; ``source`` is what messages name."""
+    """Parse YAML text; ``source`` is what messages name. Raises as ``read_yaml`` does."""
     try:
         return yaml.load(text, Loader=_Loader)
     except _Mistake as error:
         raise SsodError(source, f"line {error.line}", error.problem, code=error.code) from None
-    except yaml.constructor.ConstructorError as error:
-        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SsodError(source, line, f"{error.problem}", "only plain values", code=Exit.UNSAFE) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else ""

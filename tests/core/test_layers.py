@@ -23,8 +23,9 @@ ALLOWED = {
     "detectors": FREE | {"assign", "losses", "modelfile"},
     "methods": FREE | {"pseudo", "losses", "assign", "engine.ema"},
     "yamlfile": {"errors"},
+    "mistakes": {"errors"},
     "modelfile": {"errors"},
-    "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile"},
+    "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile", "mistakes"},
 }
 
 
