@@ -1,0 +1,209 @@
+"""What a run says: the right numbers, a line with every field, and no harm when it cannot be said."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssod.engine import log
+from ssod.engine.runfolder import RunFolder
+from ssod.engine.watch import Watch
+from ssod.errors import SsodError
+from tests.engine import toy
+
+
+def test_a_window_averages_over_the_steps_in_which_a_value_occurs() -> None:
+    window = log.Window()
+    window.add({"a": torch.tensor(1.0), "b": torch.tensor(4)})
+    window.add({"a": torch.tensor(3.0), "v": torch.tensor([1.0, 2.0])})
+    window.add({"a": torch.tensor(5.0), "v": torch.tensor([3.0, 4.0])})
+    assert window.read() == {"a": 3.0, "b": 4.0, "v": [3.0, 4.0], "skipped": 0}
+    assert window.read() == {"skipped": 0}
+
+
+def test_a_window_survives_a_restart() -> None:
+    window, again = log.Window(), log.Window()
+    window.add({"a": torch.tensor(1.0), "v": torch.tensor([2.0])})
+    window.skipped = 2
+    again.load_state_dict(window.state_dict(), torch.device("cpu"))
+    for w in (window, again):
+        w.add({"a": torch.tensor(2.0)})
+    assert again.read() == window.read() == {"a": 1.5, "v": [2.0], "skipped": 2}
+
+
+LINE = {
+    "phase": "burn-in 336/2000",
+    "lr": 0.01,
+    "loss/sup": 1.23456,
+    "loss/unsup": 0.5,
+    "pseudo/boxes_per_image": 3.21,
+    "labeled/boxes_per_image": 7.3,
+    "pseudo/threshold": [0.7, 0.9, 0.8],
+    "teacher/AP": 0.2345,
+    "time/step": 0.25,
+    "time/data": 0.01,
+    "memory/gb": 7.96,
+    "skipped": 2,
+}
+
+
+def test_the_line_has_every_field() -> None:
+    assert log.format_line(336, 20000, 3725, LINE) == (
+        "step 336/20000  burn-in 336/2000  eta 1:02:05  lr 0.01  sup 1.235  unsup 0.500  pseudo 3.2/img  "
+        "labelled 7.3/img  threshold 0.70-0.90  AP 23.4  0.250 s/step  data 0.010 s  8.0 GB  skipped 2"
+    )
+
+
+def test_the_line_leaves_out_what_is_not_there() -> None:
+    text = log.format_line(1, 2, float("nan"), {"time/step": 1.0})
+    assert text == "step 1/2  eta ?  1.000 s/step"
+
+
+def test_every_line_of_metrics_is_valid_json_with_its_step(tmp_path: Path) -> None:
+    toy.run(tmp_path / "run", eval_student=True)
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    rows = [json.loads(line, parse_constant=no_constant) for line in text.splitlines()]
+    train, evals = ([r for r in rows if r["kind"] == kind] for kind in ("train", "eval"))
+    assert [r["step"] for r in train] == [3, 6, 9, 12]
+    assert [r["step"] for r in evals] == [4, 8, 12]
+    assert train[-1].keys() >= {"lr", "loss/sup", "loss/unsup", "sup/box", "time/step", "time/data", "memory/gb",
+                                "pseudo/boxes_per_image", "labeled/boxes_per_image", "grad_norm"}  # fmt: skip
+    assert train[0]["loss/sup"] == pytest.approx(train[0]["sup/box"] + train[0]["sup/cls"])
+    assert evals[0].keys() == {"kind", "step", "teacher/AP", "student/AP"}, "per-class numbers have their own file"
+    whole = json.loads((tmp_path / "run/eval/step_4.json").read_text())
+    assert whole.keys() == {"teacher/AP", "teacher/AP/a", "student/AP", "student/AP/a"}
+    assert (tmp_path / "run/train.log").read_text().count("\n") == len(rows)
+
+
+def test_the_phase_is_that_of_the_last_step(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        trainer = toy.trainer(folder, log_every=1, steps=4)
+        trainer.phase = lambda step: f"burn-in {step + 1}/2" if step < 2 else "ssod"
+        trainer.fit()
+    rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [r["phase"] for r in rows if "phase" in r] == ["burn-in 1/2", "burn-in 2/2", "ssod", "ssod"]
+
+
+def test_the_average_of_a_line_is_that_of_its_steps(tmp_path: Path) -> None:
+    for every in (1, 4):
+        toy.run(tmp_path / str(every), log_every=every)
+    one, four = ([json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("1", "4"))
+    single = [r["sup/box"] for r in one if r["kind"] == "train"]
+    wanted = [sum(single[i : i + 4]) / 4 for i in (0, 4, 8)]
+    assert [r["sup/box"] for r in four if r["kind"] == "train"] == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "words"), [("metrics.jsonl", "Is a directory"), ("train.log", "No space left")])
+def test_a_log_that_cannot_be_written_does_not_stop_the_training(
+    tmp_path: Path, name: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """/dev/full takes no byte: every write fails as on a full disk."""
+    path = tmp_path / "run" / name
+    if name == "metrics.jsonl":
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir()
+        path.symlink_to("/dev/full")
+    toy.run(tmp_path / "run")
+    assert (tmp_path / "run/best.safetensors").exists()
+    assert [m for m in caplog.messages if name in m and words in m] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    toy.run(tmp_path / "run", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run/tb")).Reload()
+    rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    wanted = [(r["step"], r["sup/box"]) for r in rows if r["kind"] == "train"]
+    assert [(e.step, e.value) for e in events.Scalars("sup/box")] == [(s, pytest.approx(v)) for s, v in wanted]
+    assert [e.step for e in events.Scalars("teacher/AP")][-1] == 12
+
+
+def test_without_tensorboard_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SsodError, match=r"ssod\[track\]"):
+        toy.run(tmp_path / "run", tensorboard=True)
+
+
+def test_on_a_terminal_there_is_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    toy.run(tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert "12/12" in shown
+    assert "s/step" in shown
+
+
+NOTHING = {"pseudo/boxes_per_image": 0.0, "labeled/boxes_per_image": 7.0, "loss/sup": 1.0, "loss/unsup": 0.1}
+FINE = {**NOTHING, "pseudo/boxes_per_image": 3.0}
+
+
+def test_no_pseudo_box_for_long_is_told_once_with_the_reason() -> None:
+    watch = Watch(patience=200)
+    low = {**NOTHING, "pseudo/score_quantiles": [0.01, 0.05, 0.31], "pseudo/score_max": 0.31}
+    assert [watch.look(low, 50) for _ in range(3)] == [[], [], []]
+    (text,) = watch.look(low, 50)
+    assert text == (
+        "no pseudo box was kept: teacher score quantiles 0.01 0.05 0.31, teacher score max 0.31; lower method.score"
+    )
+    assert watch.look(low, 50) == []
+    assert watch.look(FINE, 50) == []
+    assert [len(watch.look(NOTHING, 100)) for _ in range(3)] == [0, 1, 0], "a new episode is told again"
+
+
+def test_too_many_boxes_and_a_loud_loss_are_told() -> None:
+    watch = Watch(patience=100)
+    many = watch.look({**FINE, "pseudo/boxes_per_image": 90.0}, 100)
+    assert [t.split(":")[0] for t in many] == ["90 pseudo boxes per image against 7.0 labelled ones"]
+    (loud,) = watch.look({**FINE, "loss/unsup": 50.0}, 100)
+    assert loud.startswith("the loss on unlabelled images is 50 times")
+
+
+@pytest.mark.parametrize("patience", [0, 100])
+def test_what_is_fine_is_not_told(patience: int) -> None:
+    watch = Watch(patience)
+    rows = [FINE, {"loss/sup": 1.0}] if patience else [NOTHING]
+    assert [watch.look(row, 100) for row in rows * 5] == [[]] * 5 * len(rows)
+
+
+def test_the_trainer_tells_the_user(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    toy.run(tmp_path / "run", steps=40, warn_after=10)
+    assert capsys.readouterr().out.count("no pseudo box was kept: teacher score quantiles") >= 1
+
+
+def test_lines_after_a_step_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\nnonsense\n{"step": 3}\n{"step": ')
+    log.drop_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    log.drop_after(tmp_path / "absent", 2)
+
+
+def test_numbers_that_json_has_not_become_null() -> None:
+    assert log._plain([1.0, float("nan"), float("inf")]) == [1.0, None, None]
+
+
+def slow(batches: Iterator) -> Iterator:
+    for batch in batches:
+        time.sleep(0.02)
+        yield batch
+
+
+def test_the_wait_for_data_is_told_apart(tmp_path: Path) -> None:
+    toy.run(tmp_path / "run", wrap=slow)
+    rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "train":
+            assert 0.02 <= row["time/data"] <= row["time/step"]

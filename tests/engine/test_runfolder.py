@@ -1,0 +1,125 @@
+"""A run's folder: never overwritten, held by one process, and honest about how the run ended."""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ssod.engine import checkpoint
+from ssod.engine.runfolder import RunFolder, environment
+from ssod.errors import Exit, SsodError
+from tests.engine import toy
+from tests.engine.crash import wait_for
+from tests.engine.fork import Job
+
+
+def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
+    paths = [RunFolder.create(tmp_path, "soft_teacher", "a").path for _ in range(3)]
+    assert [p.name for p in paths] == ["a", "a-2", "a-3"]
+    timed = RunFolder.create(tmp_path, "soft_teacher").path
+    assert time.strptime(timed.name, "%Y%m%d-%H%M%S")
+    assert timed.parent == tmp_path / "soft_teacher"
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    job = Job(tmp_path / "run", pace=0.05, steps=1000)
+    wait_for(lambda: (tmp_path / "run/.lock").exists() and (tmp_path / "run/.lock").read_text().startswith("pid"))
+    with pytest.raises(SsodError, match=rf"locked by pid {job.process.pid} on host .* since 20") as caught:
+        RunFolder(tmp_path / "run").__enter__()
+    assert caught.value.code == Exit.IO
+    assert not (tmp_path / "run/exit.json").exists()
+    job.signal(signal.SIGKILL)
+    job.wait()
+    with RunFolder(tmp_path / "run"):
+        pass
+
+
+def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
+    """Data workers outlive a killed trainer by seconds; a restart must not wait for them."""
+    reading, writing = os.pipe()
+    trainer = os.fork()
+    if trainer == 0:
+        with RunFolder(tmp_path / "run"):
+            worker = os.fork()
+            if worker == 0:
+                time.sleep(60)
+                os._exit(0)
+            os.write(writing, str(worker).encode())
+            time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(reading, 20))
+    with pytest.raises(SsodError, match="locked"):
+        RunFolder(tmp_path / "run").__enter__()
+    os.kill(trainer, signal.SIGKILL)
+    os.waitpid(trainer, 0)
+    os.kill(worker, 0)  # still there
+    with RunFolder(tmp_path / "run"):
+        pass
+    os.kill(worker, signal.SIGKILL)
+
+
+def end_of(path: Path, error: BaseException | None) -> dict:
+    with contextlib.suppress(type(error) if error else ()), RunFolder(path):
+        if error is not None:
+            raise error
+    return json.loads((path / "exit.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "name"),
+    [
+        (None, 0, "OK"),
+        (SsodError("a", "b", "c", code=Exit.DIVERGED), 5, "DIVERGED"),
+        (ValueError("oops"), 1, "BUG"),
+        (KeyboardInterrupt(), 130, "INTERRUPTED"),
+    ],
+)
+def test_how_the_run_ended_is_written_down(tmp_path: Path, error: BaseException | None, code: int, name: str) -> None:
+    told = end_of(tmp_path / "run", error)
+    assert (told["code"], told["name"]) == (code, name)
+    with RunFolder(tmp_path / "run") as folder:
+        assert not folder.exit.exists(), "a running run has not ended"
+
+
+def test_what_ran_is_written_down(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_inputs({"train": {"steps": 3}, "list": [1, None]}, {"percent": 10, "hash": "ab"})
+        assert (folder.path / "config.yaml").read_text() == "train:\n  steps: 3\nlist:\n- 1\n- null\n"
+        assert json.loads((folder.path / "split.json").read_text()) == {"percent": 10, "hash": "ab"}
+        env = json.loads((folder.path / "env.json").read_text())
+    assert env["torch"] == environment()["torch"]
+    assert env["command"]
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    leftovers = [tmp_path / "run" / ".tmp-metrics.jsonl-1", tmp_path / "run/checkpoints/.tmp-last.pt-1"]
+    for path in leftovers:
+        path.write_text("half")
+    with RunFolder(tmp_path / "run"):
+        assert not any(path.exists() for path in leftovers)
+
+
+def test_a_run_on_a_full_disk_ends_with_code_6_and_its_old_checkpoint(tmp_path: Path) -> None:
+    """A limit on file size stands for the full disk: the first checkpoint is there, the next cannot be written."""
+    toy.run(tmp_path / "run", steps=4)
+    size = (tmp_path / "run/checkpoints/last.pt").stat().st_size
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+        try:
+            toy.run(tmp_path / "run", steps=8, save_every=2)
+        except SsodError as error:
+            (tmp_path / "line").write_text(str(error))
+            os._exit(error.code)
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == Exit.IO
+    assert "cannot be written: File too large" in (tmp_path / "line").read_text()
+    assert checkpoint.load(checkpoint.find(tmp_path / "run/checkpoints"))["step"] == 4
+    assert toy.run(tmp_path / "run", steps=8)["AP"] >= 0
