@@ -45,8 +45,9 @@ class BackboneConfig(Section):
     "The feature extractor; `tiny` has under a million parameters and is for the CPU at 128 pixels or so."
     weights: str = "imagenet"
     "Start from `imagenet`, `coco` (the whole detector, resnet50 only), `none` (`tiny`), or a .pth/.safetensors."
-    norm: Literal["frozen", "batch", "group"] = "frozen"
-    "Normalisation of the backbone; `frozen` keeps the pretrained statistics. Without pretrained weights: `group`."
+    norm: Literal["frozen", "affine", "batch", "group"] = "frozen"
+    """Normalisation of the backbone. `frozen` keeps the pretrained batch-norm; `affine` keeps its statistics and learns
+    scale and shift (mmdetection's norm_eval); `batch` learns both. Without pretrained weights: `group`."""
     trainable_layers: int | None = Field(None, ge=0, le=6)
     "Stages of the backbone that learn, counted from its end; default 3 with pretrained weights, else all."
     channels: int = Field(256, ge=8, multiple_of=8)
@@ -74,12 +75,12 @@ class BackboneConfig(Section):
 
 def refuse_impossible(cfg: BackboneConfig) -> None:
     """Raise ``SsodError`` where backbone, weights and normalisation do not go together."""
-    if cfg.weights == "none" and cfg.norm == "frozen":
-        problem = "frozen statistics of random weights normalise nothing"
+    if cfg.weights == "none" and cfg.norm in ("frozen", "affine"):
+        problem = f"{cfg.norm}: statistics that nothing has measured normalise nothing"
         raise SsodError("config", "detector.norm", problem, "use norm: group or batch, or pretrained weights")
     if cfg.weights in ("imagenet", "coco") and cfg.norm == "group":
         problem = f"there are no {cfg.weights} weights with group normalisation"
-        raise SsodError("config", "detector.norm", problem, "use norm: frozen or batch, or weights: none")
+        raise SsodError("config", "detector.norm", problem, "use norm: frozen, affine or batch, or weights: none")
     if cfg.weights == "imagenet" and cfg.backbone == "tiny":
         problem = "there are no imagenet weights of 'tiny'"
         raise SsodError("config", "detector.weights", problem, "use weights: none, or a file of your own")
@@ -132,7 +133,17 @@ def norm_layer(kind: str, eps: float = 1e-5) -> NormLayer:
     """Return the constructor of a normalisation layer, called with the number of channels."""
     if kind == "frozen":
         return partial(FrozenBatchNorm2d, eps=eps)
-    return partial(nn.BatchNorm2d, eps=eps) if kind == "batch" else group_norm
+    if kind == "group":
+        return group_norm
+    return partial(nn.BatchNorm2d if kind == "batch" else StillBatchNorm2d, eps=eps)
+
+
+class StillBatchNorm2d(nn.BatchNorm2d):
+    """Batch-norm that never looks at the batch: statistics stay, scale and shift learn."""
+
+    def train(self, mode: bool = True) -> StillBatchNorm2d:
+        """Stay in eval mode."""
+        return super().train(False)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -118,11 +118,13 @@ def suppress(
 
     flat = scores.flatten()
     if exporting:
-        kept = nms(apart, flat, threshold)
+        # torchvision promises the tracer two boxes or more, which the graph then insists on: two outside every cell.
+        outside = apart.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])
+        kept = nms(torch.cat([apart, outside]), F.pad(flat, (0, 2)), threshold)
     else:
         candidates = (flat > 0).nonzero().squeeze(1)
         kept = candidates[nms(apart[candidates], flat[candidates].to(apart), threshold)]
-    survives = torch.zeros_like(flat).index_fill(0, kept, 1.0)
+    survives = F.pad(torch.zeros_like(flat), (0, 2)).index_fill(0, kept, 1.0)[:-2]
 
     value, index = F.pad((flat * survives).view(n, -1), (0, count)).topk(count, 1)
     index = torch.where(value > 0, index, 0)

@@ -10,7 +10,7 @@ from ssod.boxes import DeltaCoder
 from ssod.detectors.anchors import AnchorConfig, Anchors
 from ssod.detectors.backbones import BackboneConfig, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig
-from ssod.detectors.dense import Assigner, Dense, count_per_image
+from ssod.detectors.dense import Assigner, Dense, count_in_batch, count_per_image
 from ssod.losses.pick import Loss, LossSpec, pick
 from ssod.schema import Section
 
@@ -37,6 +37,8 @@ class RetinaNetConfig(BackboneConfig):
     "Anchor boxes."
     assigner: Literal["iou", "centre"] = "iou"
     "Which rows learn which box: best overlap, or FCOS's centre rule."
+    normalizer: Literal["image", "batch"] = "image"
+    "Divide losses by the positives of each image (torchvision), or of the batch (detectron2, mmdetection)."
     loss: RetinaNetLoss = RetinaNetLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig()
@@ -62,7 +64,7 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
             "box": pick(cfg.loss.box, "box", "detector.loss.box"),
         },
         weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
-        count=count_per_image,
+        count=count_per_image if cfg.normalizer == "image" else count_in_batch,
         decode=cfg.decode,
         level_scale=cfg.level_scale,
     )

@@ -5,17 +5,24 @@ logits, so that values and gradients are finite for |logit| up to 1e4. Soft clas
 lacks to 1 is background (``ssod.structures.Assignment``).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ssod.structures import Assignment, Predictions
+
+Elements = Callable[[Tensor, Tensor], Tensor]
+
+PART = 1 << 23  # elements of a part, see `by_parts`
 
 
 def bce(p: Predictions, a: Assignment) -> Tensor:
     """Binary cross entropy, summed over the classes of a row."""
-    logits = upcast(p.logits)
-    return F.binary_cross_entropy_with_logits(logits, soft_targets(p, a), reduction="none").sum(-1)
+    return by_parts(bce_elements, p, a)
 
 
 def focal(p: Predictions, a: Assignment, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -27,12 +34,12 @@ def focal(p: Predictions, a: Assignment, alpha: float = 0.25, gamma: float = 2.0
         alpha: weight of the positive class, 1 - alpha of the negative; -1 = no weighting.
         gamma: exponent of the modulating factor; 0 is (balanced) cross entropy.
     """
-    return focal_elements(p.logits, soft_targets(p, a), alpha, gamma).sum(-1)
+    return by_parts(partial(focal_elements, alpha=alpha, gamma=gamma), p, a)
 
 
 def quality_focal(p: Predictions, a: Assignment, beta: float = 2.0) -> Tensor:
     """Quality focal loss, ``|target - p|^beta * BCE``, summed over the classes of a row (Li et al. 2020, eq. 2)."""
-    return quality_focal_elements(p.logits, soft_targets(p, a), beta).sum(-1)
+    return by_parts(partial(quality_focal_elements, beta=beta), p, a)
 
 
 def cross_entropy(p: Predictions, a: Assignment) -> Tensor:
@@ -73,13 +80,18 @@ QUALITY = {"bce": quality_bce}
 # ---- formulas on tensors -------------------------------------------------------------------------------------------
 
 
+def bce_elements(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy of every element."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
 def focal_elements(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sigmoid focal loss of every element; ``target`` in [0, 1], of the shape of ``logits``."""
     logits = upcast(logits)
     target = target.to(logits)
     # 1 - p_t as a sum of two sigmoids keeps its digits on the easy side, where 1 - sigmoid(x) would round to 0.
     wrong = logits.sigmoid() * (1 - target) + (-logits).sigmoid() * target
-    loss = modulator(wrong, gamma) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    loss = modulator(wrong, gamma) * bce_elements(logits, target)
     return loss if alpha < 0 else loss * (alpha * target + (1 - alpha) * (1 - target))
 
 
@@ -87,7 +99,7 @@ def quality_focal_elements(logits: Tensor, target: Tensor, beta: float = 2.0) ->
     """Quality focal loss of every element; ``target`` in [0, 1], of the shape of ``logits``."""
     logits = upcast(logits)
     target = target.to(logits)
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    loss = bce_elements(logits, target)
     return modulator((target - logits.sigmoid()).abs(), beta) * loss
 
 
@@ -96,10 +108,30 @@ def modulator(wrong: Tensor, gamma: float) -> Tensor:
     return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma
 
 
-def soft_targets(p: Predictions, a: Assignment) -> Tensor:
-    """Return [R, K] class targets in the float type of the (upcast) logits."""
-    soft = a.soft(p.num_classes) if a.cls.ndim == 1 else a.cls
-    return soft.to(upcast(p.logits[:0]))
+def by_parts(elements: Elements, p: Predictions, a: Assignment) -> Tensor:
+    """Apply a formula to logits and class targets [R, K] and sum over the classes, [R].
+
+    A dense head has some 200 000 rows an image, and a formula keeps ten arrays of [R, K] for its gradient. So rows go
+    through it in parts, which keep their logits only and are computed again in the backward pass.
+    """
+
+    def rows(logits: Tensor, cls: Tensor) -> Tensor:
+        logits = upcast(logits)
+        return elements(logits, class_targets(cls, logits)).sum(-1)
+
+    size = max(1, PART // p.logits.shape[1])
+    if len(p) <= size:
+        return rows(p.logits, a.cls)
+    parts = zip(p.logits.split(size), a.cls.split(size))
+    return torch.cat([checkpoint(rows, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+
+def class_targets(cls: Tensor, logits: Tensor) -> Tensor:
+    """Return [R, K] targets in the type of ``logits``, from integers (K = background) or from soft ones."""
+    if cls.ndim == 2:
+        return cls.to(logits)
+    r, k = logits.shape
+    return logits.new_zeros(r, k + 1).scatter_(1, cls[:, None], 1.0)[:, :k]
 
 
 def with_background(target: Tensor) -> Tensor:

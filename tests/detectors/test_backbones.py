@@ -66,6 +66,15 @@ def test_norm_of_the_backbone(norm: str) -> None:
     assert found == {kinds[norm]}
 
 
+def test_affine_norm_learns_but_measures_nothing() -> None:
+    norm = norm_layer("affine")(4).train()
+    x = torch.randn(2, 4, 3, 3) * 5 + 1
+    torch.testing.assert_close(norm(x), x, rtol=1e-4, atol=1e-4)
+    norm(x).sum().backward()
+    assert norm.weight.grad is not None
+    assert norm.running_mean.tolist() == [0] * 4
+
+
 def test_normalise_by_hand() -> None:
     images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     x = Normalise()(images, torch.tensor([[1, 2]]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssod.detectors.build import build, describe
-from ssod.structures import Targets, View
+from ssod.structures import Assignment, Targets, View
 from tests.detectors.reference import NAMES, config, enliven, images, targets, view
 
 K = 5
@@ -334,6 +334,23 @@ def test_state_dict_restores_the_detector(name: str) -> None:
         x, y = (m.predict(view(images())).detections() for m in (a, b))
     assert all(torch.equal(i.boxes, j.boxes) for i, j in zip(x, y))
     assert not any("cell" in key or "mean" in key for key in a.state_dict() if "running" not in key)
+
+
+def test_divisors_by_hand() -> None:
+    """Three images with 2, 0 and 1 positives: torchvision's mean of means, and the batch's count."""
+    image, batch = detector("retinanet"), detector("retinanet", normalizer="batch")
+    out = image.predict(view(images()))
+    p = out.stages["dense"]
+    n = len(p) // 3
+    cls = torch.full((len(p),), K)
+    cls[[0, 5, 2 * n]] = 1
+    box = p.priors + 1
+    a = Assignment(cls, torch.ones(len(p)), box, (cls < K).float())
+    ones = {"cls": lambda p, a: (a.cls < K).float(), "box": lambda p, a: a.box_weight[a.fg]}
+    assert {k: float(v) for k, v in image.reduce(out, {"dense": (p, a)}, ones).items()} == pytest.approx(
+        {"cls": 2 / 3, "box": 2 / 3}
+    )
+    assert {k: float(v) for k, v in batch.reduce(out, {"dense": (p, a)}, ones).items()} == {"cls": 1, "box": 1}
 
 
 def test_describe_names_all_three() -> None:

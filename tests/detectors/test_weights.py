@@ -212,6 +212,7 @@ def test_files_of_other_detectors(saved: dict[str, Path], tmp_path: Path) -> Non
 def test_what_does_not_go_together() -> None:
     none = {"weights": "none"}
     expect(Exit.USAGE, "detector.norm", "group or batch", **none, norm="frozen")
+    expect(Exit.USAGE, "detector.norm", "group or batch", **none, norm="affine")
     expect(Exit.USAGE, "detector.norm", "imagenet", weights="imagenet", norm="group")
     expect(Exit.USAGE, "detector.weights", "tiny", weights="imagenet", backbone="tiny")
     expect(Exit.USAGE, "detector.weights", "resnet50", weights="coco")

@@ -113,6 +113,37 @@ def test_hard_and_soft_targets_agree() -> None:
         torch.testing.assert_close(loss(p, assignment(hard)), loss(p, assignment(soft)))
 
 
+@pytest.mark.parametrize("loss", [bce, focal, quality_focal])
+@pytest.mark.parametrize("soft", [False, True])
+def test_parts_change_nothing(loss, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    cls = torch.rand(10, 3) if soft else torch.randint(0, 4, (10,))
+    whole = torch.randn(10, 3)
+    results = []
+    for size in (classify.PART, 9):
+        monkeypatch.setattr(classify, "PART", size)
+        x = whole.clone().requires_grad_()
+        rows = loss(predictions(x), assignment(cls))
+        (rows * torch.arange(10)).sum().backward()
+        results.append((rows.detach(), x.grad))
+    for one, other in zip(*results):
+        assert torch.equal(one, other)
+
+
+def test_parts_keep_little_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "PART", 1000)
+    kept: dict[int, int] = {}
+
+    def note(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    x = torch.randn(2000, 5, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        focal(predictions(x), assignment(torch.full((2000,), 5)))
+    assert sum(kept.values()) < 2 * x.untyped_storage().nbytes()
+
+
 def test_missing_mass_is_background() -> None:
     x = torch.tensor([[0.3, -0.2, 1.0]])
     got = cross_entropy(predictions(x, softmax=True), assignment(torch.tensor([[0.5, 0.2]])))
