@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -40,26 +42,43 @@ def run(
         num_workers=workers,
         timeout=timeout if workers else 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # or it would draw from, and change, the global one
     )
     before = active_children()
     items = iter(loader)
     processes = [process for process in active_children() if process not in before]
-    for k in numbers:
-        try:
-            item = next(items)
-        except Exception as error:
-            for process in processes:
-                process.terminate()  # torch would wait 5 s for each that hangs
-            failure = worker_failure(error, describe(k))
-            if failure is None:
-                raise
-            raise failure from None
-        if isinstance(item, SsodError):
-            del items  # ends the workers now, not when the last traceback goes
-            raise item
-        yield _unpack(item)
+    try:
+        for k in numbers:
+            try:
+                item = next(items)
+            except Exception as error:
+                _kill(processes)  # torch would wait 5 s for each that hangs
+                failure = worker_failure(error, describe(k))
+                if failure is None:
+                    raise
+                raise failure from None
+            if isinstance(item, SsodError):
+                raise item
+            yield _unpack(item)
+    finally:
+        items = None  # torch's own orderly end, unless a traceback still holds the iterator
+        _kill(processes)
+
+
+def _kill(processes: Sequence[BaseProcess]) -> None:
+    """End what still runs, without torch's signal handler taking it for an accident."""
+    left = [process for process in processes if process.is_alive()]
+    if not left:
+        return
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+    for process in left:
+        process.kill()
+    for process in left:
+        process.join(1)
+    if main:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def worker_failure(error: BaseException, doing: str = "") -> SsodError | None:
@@ -80,9 +99,10 @@ def worker_failure(error: BaseException, doing: str = "") -> SsodError | None:
     return SsodError("data", "worker", problem, hint, code=Exit.IO)
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C is for the main process, which stops the workers when it has saved."""
+def _ignore_signals(_: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach every process; the main one needs its workers until it has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

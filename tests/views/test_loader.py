@@ -362,6 +362,19 @@ def test_a_hung_worker_is_one_error_within_the_timeout(tmp_path, monkeypatch):
     assert not [child for child in left if child.is_alive()]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_outlive_a_signal_to_the_whole_job(tmp_path, number):
+    before = set(torch.multiprocessing.active_children())
+    whole = list(batches(tmp_path, steps=12))
+    iterator = batches(tmp_path, steps=12, workers=2)
+    got = [next(iterator)]
+    for child in set(torch.multiprocessing.active_children()) - before:
+        os.kill(child.pid, number)
+    got += list(iterator)
+    same_batches(whole, got)
+    assert not [c for c in set(torch.multiprocessing.active_children()) - before if c.is_alive()]
+
+
 def test_a_bug_in_a_worker_stays_a_bug(tmp_path, monkeypatch):
     misbehave(monkeypatch, "im3.png", lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
