@@ -3,7 +3,6 @@
 A step that fails it is skipped by all ranks together: no weight, no teacher and no buffer changes.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -130,14 +129,18 @@ class Guard:
 
     def _state_is_bad(self) -> Tensor:
         banks, rest = self._state()
-        bad = ~(_largest(rest) < LIMIT).all()
-        return bad | _largest(banks).isnan().any() if banks else bad
+        bad = ~(_norms(rest) < LIMIT).all()
+        return bad | _norms(banks).isnan().any() if banks else bad
 
 
 def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
 
 
-def _largest(tensors: dict[str, Tensor]) -> Tensor:
-    """Return the largest magnitude of each tensor, NaN where one is in it."""
-    return torch.stack([n.float() for n in torch._foreach_norm([t.detach() for t in tensors.values()], math.inf)])
+def _norms(tensors: dict[str, Tensor]) -> Tensor:
+    """Return the 2-norm of each tensor: no less than its largest magnitude, NaN where one is in it."""
+    wide = [t.detach() for t in tensors.values() if t.dtype == torch.float64]
+    rest = [t.detach() for t in tensors.values() if t.dtype != torch.float64]
+    norms = [*(torch._foreach_norm(wide) if wide else ())]
+    norms += torch._foreach_norm(rest, dtype=torch.float32) if rest else ()  # the norm of halves overflows as a half
+    return torch.stack([norm.float() for norm in norms])
