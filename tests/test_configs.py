@@ -1,0 +1,212 @@
+"""Every file in configs/ loads, builds its detector, and does what its name and its header say."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ssod.config import Config, load
+from ssod.data.views import Pipeline
+from ssod.detectors.build import build
+from ssod.methods.find import find, names
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+FILES = sorted(CONFIGS.glob("[!_]*/*.yaml"))
+BASES = sorted((CONFIGS / "_base_").glob("*.yaml"))
+BACKBONES = {"r18": "resnet18", "r50": "resnet50", "r101": "resnet101", "tiny": "tiny"}
+NAME = re.compile(
+    r"(?P<method>\w+?)_(?P<detector>retinanet|fcos|faster_rcnn)_(?P<backbone>r18|r50|r101|tiny)_fpn"
+    r"_(?P<data>coco|voc|neu_det)(_(?P<percent>\d+)p)?"
+)
+
+
+def ids(path: Path) -> str:
+    return path.stem
+
+
+@cache
+def config(path: Path) -> Config:
+    return load(path)
+
+
+@cache
+def header(path: Path) -> str:
+    """The comment at the top, as one line."""
+    lines = path.read_text("utf-8").splitlines()
+    comment = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    return " ".join(" ".join(line.strip("# \\") for line in comment).split())
+
+
+@cache
+def builds(section: str) -> int:
+    """Build a detector section without memory for its weights; return its number of parameters."""
+    cfg = load(CONFIGS / "supervised" / "supervised_fcos_r50_fpn_coco_1p.yaml", [f"detector={section}"]).detector
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(cfg, 20, pretrained=False).parameters())
+
+
+def test_the_published_protocols_are_all_there() -> None:
+    for method in ("supervised", "mean_teacher", "unbiased_teacher"):
+        for detector in ("retinanet", "fcos", "faster_rcnn"):
+            data = ["coco_1p", "coco_2p", "coco_5p", "coco_10p", "voc"]
+            wanted = [f"{method}_{detector}_r50_fpn_{d}" for d in data]
+            assert {CONFIGS / method / f"{name}.yaml" for name in wanted} <= set(FILES)
+            assert list((CONFIGS / method).glob(f"{method}_{detector}_*_neu_det_10p.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_the_name_says_what_is_inside(path: Path) -> None:
+    cfg, parts = config(path), NAME.fullmatch(path.stem)
+    assert parts is not None, "see configs/README.md for the pattern"
+    assert parts["method"] == path.parent.name == cfg.method.name
+    assert parts["detector"] == cfg.detector.name
+    assert BACKBONES[parts["backbone"]] == cfg.detector.backbone
+    assert {"coco": "coco/", "voc": "voc/", "neu_det": "neu-det"}[parts["data"]] in str(cfg.data.labeled)
+    assert (cfg.data.split.percent if cfg.data.split else None) == (
+        float(parts["percent"]) if parts["percent"] else None
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_the_header_is_a_claim_and_a_recipe(path: Path) -> None:
+    cfg, text = config(path), header(path)
+    assert f"ssod train {path.relative_to(ROOT)}" in text
+    assert "not run here" in text.lower() or re.search(r"here: AP \d", text), "say what it gave, or that it was not run"
+    assert re.search(r"Published: AP(50)? \d|no published", text)
+    accumulate = re.search(r"train\.accumulate=(\d+)", text)
+    if accumulate:
+        for parts in (int(accumulate[1]), 8):
+            assert cfg.train.batch.labeled % parts == cfg.train.batch.unlabeled % parts == 0
+        assert f"torchrun --nproc-per-node 8 -m ssod train {path.relative_to(ROOT)}" in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_the_detector_builds(path: Path) -> None:
+    section = yaml.safe_dump(config(path).dump()["detector"], default_flow_style=True, width=10_000).strip()
+    assert builds(section) > 1_000_000
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_a_config_has_one_base_and_is_short(path: Path) -> None:
+    tree = yaml.safe_load(path.read_text("utf-8"))
+    assert (path.parent / tree["base"]).resolve() in BASES
+    assert len(path.read_text("utf-8").splitlines()) <= 30
+
+
+@pytest.mark.parametrize("path", BASES, ids=ids)
+def test_a_base_has_no_base_and_no_method_and_is_used(path: Path) -> None:
+    tree = yaml.safe_load(path.read_text("utf-8"))
+    assert set(tree) <= {"data", "views", "detector", "train", "eval"}
+    assert path.stem.endswith(tree["detector"]["name"])
+    assert any(f"base: ../_base_/{path.name}\n" in file.read_text("utf-8") for file in FILES)
+    assert path.read_text("utf-8").startswith("# ")
+
+
+def test_every_method_has_configs() -> None:
+    assert {path.parent.name for path in FILES} <= set(names())
+    table = (CONFIGS / "README.md").read_text("utf-8")
+    rows = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert rows == {path.parent.name for path in FILES}
+
+
+# ---- published constants -----------------------------------------------------------------------------------------
+
+
+def of(method: str, detector: str, data: str) -> Config:
+    return config(CONFIGS / method / f"{method}_{detector}_r50_fpn_{data}.yaml")
+
+
+def names_of(pipeline: Pipeline) -> list[str]:
+    return [next(iter(op)) if isinstance(op, dict) else op for op in pipeline.model_dump(mode="json")]
+
+
+@pytest.mark.parametrize("percent", [1, 2, 5, 10])
+def test_unbiased_teacher_as_published(percent: int) -> None:
+    cfg = of("unbiased_teacher", "faster_rcnn", f"coco_{percent}p")
+    m = cfg.method
+    assert (m.score, m.weight, m.burn_in, m.ema.decay, m.ema.warm_up) == (0.7, 4.0, 2000, 0.9996, False)
+    assert m.loss_weights == {"box": 0, "rpn_box": 0}
+    assert cfg.detector.rpn.fraction == 0.25
+    assert cfg.detector.loss.cls.name == "softmax_focal"
+    assert cfg.detector.loss.cls.model_extra == {"gamma": 1.5}
+    assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled, cfg.train.steps, cfg.train.lr) == (
+        32,
+        32,
+        180_000,
+        0.01,
+    )
+    assert cfg.train.schedule.name == "constant"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "unbiased_teacher"], ids=ids)
+def test_the_views_of_unbiased_teacher_are_pixel_aligned(path: Path) -> None:
+    views = config(path).views
+    for part in (views.labeled, views.unlabeled):
+        assert set(part) == {"weak", "strong"}
+        assert part["weak"].start is None
+        assert part["strong"].start == "weak"
+        dumped = part["strong"].model_dump(mode="json")["ops"]
+        assert [op if isinstance(op, str) else next(iter(op)) for op in dumped] == [
+            "color_jitter",
+            "grayscale",
+            "blur",
+            "erase",
+            "erase",
+            "erase",
+        ]
+
+
+def test_unbiased_teacher_on_voc_as_published() -> None:
+    cfg = of("unbiased_teacher", "faster_rcnn", "voc")
+    m = cfg.method
+    assert (m.score, m.weight, m.burn_in, m.ema.decay) == (0.7, 2.0, 30_000, 0.999)
+    assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled, cfg.train.steps) == (16, 16, 180_000)
+
+
+@pytest.mark.parametrize(("data", "steps"), [("coco_10p", 180_000), ("voc", 72_000)])
+def test_mean_teacher_as_released(data: str, steps: int) -> None:
+    cfg = of("mean_teacher", "retinanet", data)
+    m, d, t = cfg.method, cfg.detector, cfg.train
+    assert (m.score, m.weight, m.damping, m.burn_in, m.ramp) == (0.5, 2.0, 0.01, 0, 0)
+    assert (m.ema.decay, m.ema.warm_up) == (0.9995, True)
+    assert (d.head_norm, d.level_scale, d.normalizer, d.norm, d.decode.nms) == ("group", True, "batch", "affine", 0.6)
+    assert (d.loss.box.name, d.loss.box.weight) == ("giou", 2.0)
+    assert (t.batch.labeled, t.batch.unlabeled, t.steps, t.lr, t.clip, t.precision) == (8, 32, steps, 0.01, 20, "fp16")
+    assert (t.warm_up.steps, t.warm_up.factor, t.schedule.name) == (500, 0.001, "constant")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "mean_teacher"], ids=ids)
+def test_the_views_of_mean_teacher_are_drawn_apart(path: Path) -> None:
+    views = config(path).views
+    assert set(views.unlabeled) == {"weak", "strong"}
+    assert all(p.start is None for p in views.unlabeled.values())
+    assert names_of(views.unlabeled["strong"])[-2:] == ["shuffle", "cutout"]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "supervised"], ids=ids)
+def test_the_supervised_twin_sees_no_unlabelled_image(path: Path) -> None:
+    cfg = config(path)
+    assert not find(cfg.method.name).uses_unlabeled
+    assert [names_of(p)[0] for p in cfg.views.labeled.values()] == ["resize"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_twins_share_data_and_detector(path: Path) -> None:
+    """What differs between a method and its supervised twin is the method, its views and its schedule."""
+    cfg, parts = config(path), NAME.fullmatch(path.stem)
+    twin = config(CONFIGS / "supervised" / f"supervised{path.stem.removeprefix(parts['method'])}.yaml")
+    assert cfg.data.split == twin.data.split
+    assert (cfg.data.labeled, cfg.data.val, cfg.data.classes) == (twin.data.labeled, twin.data.val, twin.data.classes)
+    assert cfg.detector.decode == twin.detector.decode
+    assert cfg.views.val == twin.views.val
+
+
+def test_voc_has_its_twenty_classes() -> None:
+    classes = of("supervised", "fcos", "voc").data.classes
+    assert len(classes) == 20
+    assert classes == sorted(classes)
+    assert (classes[0], classes[14], classes[-1]) == ("aeroplane", "person", "tvmonitor")
