@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssod.detectors import dense, faster_rcnn
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
 from tests.detectors.reference import NAMES, config, enliven, images, targets, view
@@ -334,6 +335,37 @@ def test_state_dict_restores_the_detector(name: str) -> None:
         x, y = (m.predict(view(images())).detections() for m in (a, b))
     assert all(torch.equal(i.boxes, j.boxes) for i, j in zip(x, y))
     assert not any("cell" in key or "mean" in key for key in a.state_dict() if "running" not in key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_together_are_one_process(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean over two ranks of their losses is the loss of the whole batch, though one rank has no box at all."""
+    model = detector(name).eval()
+    whole = view([*images(), *images(seed=1)[:1]])
+    boxes = [*targets(), Targets.empty(torch.zeros(1))]
+    order = [0, 2, 1, 3]  # the first rank has every box
+
+    def share(rows: list[int]) -> dict[str, Tensor]:
+        part = View(*(getattr(whole, f)[rows] for f in ("images", "sizes", "matrix", "keys")))
+        return model.losses(model.predict(part), [boxes[i] for i in rows])
+
+    expected = share(order)
+    seen: list[list[Tensor]] = [[], []]
+    for rank in (0, 1):
+        for module in (dense, faster_rcnn):
+            monkeypatch.setattr(module, "mean_over_ranks", lambda v, r=rank: seen[r].append(v) or v)
+        share(order[2 * rank : 2 * rank + 2])
+    means = [(a + b) / 2 for a, b in zip(*seen)]
+    total: dict[str, Tensor] = {}
+    for rank in (0, 1):
+        queue = iter(means)
+        for module in (dense, faster_rcnn):
+            monkeypatch.setattr(module, "mean_over_ranks", lambda v, q=queue: next(q))
+        for key, loss in share(order[2 * rank : 2 * rank + 2]).items():
+            total[key] = total.get(key, 0) + loss / 2
+    assert means
+    for key, loss in expected.items():
+        torch.testing.assert_close(total[key], loss, rtol=1e-4, atol=1e-6)
 
 
 def test_divisors_by_hand() -> None:
