@@ -54,7 +54,10 @@ def open_image(path: str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_S
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is the stricter one
             image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError:
-        raise _too_large(path, f"more than {_BOMB / 1e6:.0f} Mpx", max_pixels) from None
+        if max_pixels < _BOMB:
+            raise _too_large(path, f"more than {_BOMB / 1e6:.0f} Mpx", max_pixels) from None
+        problem = f"more than {_BOMB / 1e6:.0f} Mpx, the most that Pillow opens; refused"
+        raise _bad(path, problem, "tile or shrink the image", Exit.UNSAFE) from None
     except UnidentifiedImageError:
         raise _unknown(path) from None
     except PermissionError:

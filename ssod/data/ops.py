@@ -2,6 +2,8 @@
 
 An item of a list is a name (``flip``), ``{name: {parameter: value}}``, ``{one_of: [a, b, [c, d]]}``,
 ``{shuffle: [a, b]}``, ``{maybe: {p: 0.2, ops: [a]}}``, or the name of a preset, which stands for a list of items.
+
+A new operation is a section with a ``draw`` in ``geometry``, ``photometric`` or ``erasing``, and one line in ``OPS``.
 """
 
 from __future__ import annotations

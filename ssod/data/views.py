@@ -88,6 +88,12 @@ def _connected(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
     return pipelines
 
 
+def _alone(pipeline: Pipeline) -> Pipeline:
+    if pipeline.start is not None or pipeline.hidden:
+        raise ValueError("the view of evaluation is the only one: it has no 'start' and is not 'hidden'")
+    return pipeline
+
+
 Views = Annotated[dict[str, Pipeline], AfterValidator(_connected)]
 
 
@@ -98,7 +104,7 @@ class ViewsConfig(Section):
     "Views of a labelled image by name; the image enters the batch once for each."
     unlabeled: Views = {}
     "Views of an unlabelled image by name; methods read `weak` (the teacher's) and `strong` (the student's)."
-    val: Pipeline
+    val: Annotated[Pipeline, AfterValidator(_alone)]
     "The one view of evaluation, prediction and export; keep it free of chance."
     group_by_aspect: bool = False
     "Batches of either wide images or the others, to waste less on padding. Needs image sizes."

@@ -229,6 +229,13 @@ def test_pixel_limit_without_touching_pillow(tmp_path, width, height, recwarn):
     assert not recwarn.list
 
 
+def test_pillows_own_limit_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(_png_header(60000, 60000))
+    error = refused(tmp_path / "a.png", max_pixels=4_000_000_000)
+    assert error.code == Exit.UNSAFE
+    assert "179 Mpx, the most that Pillow opens" in error.problem
+
+
 def test_limits_can_be_set(tmp_path):
     picture(100, 60).save(tmp_path / "a.png")
     assert refused(tmp_path / "a.png", max_pixels=5999).code == Exit.UNSAFE

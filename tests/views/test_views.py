@@ -92,6 +92,18 @@ def test_mistakes_are_named(ops, words):
     assert words in caught.value.errors()[0]["msg"]
 
 
+@pytest.mark.parametrize("val", [{"start": "a", "ops": []}, {"hidden": True, "ops": []}])
+def test_the_view_of_evaluation_stands_alone(val):
+    with pytest.raises(ValidationError, match="is the only one"):
+        ViewsConfig.model_validate({"labeled": {"a": []}, "val": val})
+
+
+def test_the_schema_for_editors_knows_both_forms():
+    forms = ViewsConfig.model_json_schema()["$defs"]["Pipeline"]["anyOf"]
+    assert [form["type"] for form in forms] == ["array", "object"]
+    assert set(forms[1]["properties"]) == {"ops", "start", "hidden"}
+
+
 def test_order_follows_starts():
     names = order(config().unlabeled)
     assert names.index("base") < names.index("weak") < names.index("strong") < names.index("half")
