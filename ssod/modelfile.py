@@ -85,24 +85,28 @@ def read_card(path: Path | str) -> Card:
 
 def _check_header(path: Path) -> None:
     """Refuse pickles and absurd headers before any parser sees the file."""
+
+    def damaged(problem: str, fix: str = "copy or download it again") -> SsodError:
+        return SsodError(path, "", problem, fix, code=Exit.CHECKPOINT)
+
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            head = file.read(10)
+            head = file.read(8)
     except OSError as error:
-        raise SsodError(
-            path, "", f"cannot be read: {error.strerror}", "check the path", code=Exit.CHECKPOINT
-        ) from error
-    if (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05") or head[:2] == b"PK":
+        raise damaged(f"cannot be read: {error.strerror}", "check the path") from error
+    if len(head) < 8:
+        raise damaged(f"cut off after {size} bytes")
+    length = struct.unpack("<Q", head)[0]
+    if 8 + length <= size and length <= HEADER_LIMIT:
+        return
+    # Only now: the length of an honest header may begin with the same bytes.
+    if head[:2] in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))):
         raise SsodError(path, "", "a pickle or .pt file; only .safetensors is loaded", "convert it", code=Exit.UNSAFE)
-    if len(head) < 10:
-        raise SsodError(path, "", f"cut off after {size} bytes", "copy or download it again", code=Exit.CHECKPOINT)
-    length = struct.unpack("<Q", head[:8])[0]
     if length > HEADER_LIMIT:
         problem = f"header of {length:.2g} bytes > {HEADER_LIMIT // 2**20} MB limit"
         raise SsodError(path, "", problem, "not a safetensors file; refused", code=Exit.UNSAFE)
-    if 8 + length > size:
-        raise SsodError(path, "", f"cut off after {size} bytes", "copy or download it again", code=Exit.CHECKPOINT)
+    raise damaged(f"cut off after {size} bytes")
 
 
 def _check_finite(path: Path, state: dict[str, Tensor], code: Exit) -> None:

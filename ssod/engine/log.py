@@ -80,10 +80,17 @@ class Window:
 
 
 class Clock:
-    """Where the time of the steps since the last line went."""
+    """How long the steps since the last line took, and how much of it was waiting; entered around each step."""
 
     def __init__(self) -> None:
-        self.start, self.waited, self.steps = time.perf_counter(), 0.0, 0
+        self.steps, self.seconds, self.waited, self._start = 0, 0.0, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._start
+        self.steps += 1
 
     def wait_for(self, source: Iterator[T]) -> T:
         """Return the next item of ``source``, and count the wait as one for data."""
@@ -94,8 +101,7 @@ class Clock:
 
     def read(self) -> Values:
         """Return seconds per step and how much of it was waiting for data, and start anew."""
-        steps = max(self.steps, 1)
-        values = {"time/step": (time.perf_counter() - self.start) / steps, "time/data": self.waited / steps}
+        values = {"time/step": self.seconds / self.steps, "time/data": self.waited / self.steps}
         self.__init__()
         return values
 

@@ -109,7 +109,8 @@ class Trainer:
                 self.finish_evaluation()
             batches = self.batches(self.step)
             while self.step < cfg.steps:
-                stop = self.train_step(batches)
+                with self.clock:
+                    stop = self.train_step(batches)
                 if self.due(cfg.log_every):
                     self.write_line()
                 self.pending = self.evaluate is not None and self.due(cfg.eval_every)
@@ -143,7 +144,6 @@ class Trainer:
         else:
             self.skip(verdict, losses, ids)
         self.step += 1
-        self.clock.steps += 1
         return verdict.stop
 
     def forward_backward(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], list[Any]]:
@@ -259,7 +259,7 @@ class Trainer:
         if path is None:
             return
         state = checkpoint.load(path)
-        identities.check(path, state["identity"], self.identity, self.allow_change)
+        dist.on_rank_zero(lambda: identities.check(path, state["identity"], self.identity, self.allow_change))
         checkpoint.check_model(path, state["method"], weights)
         self.step, self.bad, self.best = state["step"], state["bad"], state["best"]
         self.metrics, self.pending = state["metrics"], state["pending"]

@@ -46,13 +46,17 @@ class Pair:
     """Two ranks, with the environment that torchrun gives them."""
 
     def __init__(self, folder: Path, **options: object) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         self.ranks = [Job(folder, {**env, "RANK": str(r), "LOCAL_RANK": str(r)}, **options) for r in range(2)]
 
     def wait(self, seconds: float = 60.0) -> list[tuple[int, str]]:
         """Return each rank's exit code and errors; 999 = had to be killed."""
         end = time.monotonic() + seconds
         return [rank.wait(max(end - time.monotonic(), 0.1)) for rank in self.ranks]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

@@ -1,6 +1,8 @@
 """Two processes learn what one does, agree on what to skip and when to stop, and never wait for the dead."""
 
 import json
+import multiprocessing
+import os
 import signal
 import time
 from pathlib import Path
@@ -8,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.engine import checkpoint
+from ssod.engine import checkpoint, dist
+from ssod.engine.evaluate import evaluate
 from ssod.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state, wait_for
-from tests.engine.fork import Pair
+from tests.engine.fork import Pair, free_port
+from tests.engine.test_evaluate import TRUTH, Oracle, flipped_views
 from tests.engine.test_stop import lines
 
 EXACT = {"dropout": 0.0, "norm": False, "steps": 20, "log_every": 1, "eval_every": 0, "save_every": 5}
@@ -63,6 +67,28 @@ def test_a_loss_that_is_nan_on_one_rank_is_skipped_by_both(tmp_path: Path) -> No
         assert all(bool(v.isfinite().all()) for v in rank["buffers"].values())
     log = (tmp_path / "run/train.log").read_text()
     assert "is not finite; skipped (1 of 3)" in log
+
+
+def measure(rank: int, port: int, path: Path) -> None:
+    """Evaluate every other view on this rank; both ranks must return the same."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
+    views, found = flipped_views()
+    with dist.job(torch.device("cpu")):
+        metrics = evaluate(Oracle(found), views[rank::2], TRUTH, device="cpu")
+    (path / f"{rank}.json").write_text(json.dumps(metrics))
+
+
+def test_an_evaluation_is_shared_among_ranks(tmp_path: Path) -> None:
+    port, context = free_port(), multiprocessing.get_context("fork")
+    ranks = [context.Process(target=measure, args=(rank, port, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(30)
+    views, found = flipped_views()
+    alone = evaluate(Oracle(found), views, TRUTH, device="cpu")
+    assert alone["AP"] == pytest.approx(1)
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [alone] * 2
 
 
 @pytest.mark.parametrize(("act", "codes"), [("kill", (-9, {8})), ("fail", (3, {8}))])

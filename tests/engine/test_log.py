@@ -201,6 +201,16 @@ def slow(batches: Iterator) -> Iterator:
         yield batch
 
 
+def test_an_evaluation_is_not_counted_as_steps(tmp_path: Path) -> None:
+    def score(detector: torch.nn.Module) -> dict[str, float]:
+        time.sleep(1.0)
+        return toy.score(detector)
+
+    toy.run(tmp_path / "run", steps=4, log_every=4, eval_every=2, evaluate=score)
+    (row,) = [r for r in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines()) if "lr" in r]
+    assert row["time/step"] < 0.25
+
+
 def test_the_wait_for_data_is_told_apart(tmp_path: Path) -> None:
     toy.run(tmp_path / "run", wrap=slow)
     rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

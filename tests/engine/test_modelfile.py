@@ -42,6 +42,16 @@ def test_shared_and_transposed_tensors_are_written(tmp_path: Path) -> None:
     assert torch.equal(state["c"], w.t())
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    """640 bytes are 80 02 in the file, as a pickle of protocol 2 begins."""
+    lengths = set()
+    for padding in range(0, 400, 4):
+        modelfile.save(tmp_path / "m", {"a": torch.ones(1)}, {**CARD, "note": "x" * padding})
+        modelfile.read(tmp_path / "m")
+        lengths.add((tmp_path / "m").read_bytes()[:2])
+    assert b"\x80\x02" in lengths
+
+
 def header(path: Path, text: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text)
 
