@@ -1,0 +1,249 @@
+"""Every method on every detector: the step's promises, on two-layer models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from ssod.boxes import clip, warp
+from ssod.detectors.build import DetectorConfig, build
+from ssod.methods.base import Config, EmaConfig, Method
+from ssod.methods.find import find, names, summary
+from ssod.structures import Batch, Targets, View
+
+K, SIDE = 3, 96
+SEMI = [name for name in names() if find(name).uses_unlabeled]
+DETECTORS = {
+    "retinanet": {"head_norm": "group"},
+    "fcos": {},
+    "faster_rcnn": {
+        "roi": {"rows": 16, "hidden": 32, "size": 3, "scale": 64},
+        "rpn": {"rows": 32, "before": (60, 60), "after": (30, 30)},
+        "loss": {"cls": "softmax_focal"},
+    },
+}
+
+
+def detector(name: str, classes: int = K) -> torch.nn.Module:
+    torch.manual_seed(0)
+    cfg = {"name": name, "backbone": "tiny", "channels": 16, **DETECTORS[name]}
+    net = build(TypeAdapter(DetectorConfig).validate_python(cfg), classes)
+    for path, module in net.named_modules():
+        if path.endswith(("cls_logits", "cls_score")):  # an untrained head must already find something
+            torch.nn.init.normal_(module.weight, std=0.1)
+            torch.nn.init.zeros_(module.bias)
+    return net
+
+
+def method(name: str, net: torch.nn.Module, **changes: object) -> Method:
+    kind = find(name)
+    section = {"name": name} | ({"burn_in": 0, "score": 0.3} if kind.uses_unlabeled else {}) | changes
+    return kind(net, kind.Config.model_validate(section, context={"steps": 100})).train()
+
+
+def matrix(flip: bool) -> Tensor:
+    return torch.tensor([[-1.0, 0, SIDE], [0, 1, 0], [0, 0, 1]]) if flip else torch.eye(3)
+
+
+def view(seed: int, targets: list[Targets] | None = None, flip: bool = False, n: int = 2) -> View:
+    g = torch.Generator().manual_seed(seed)
+    return View(
+        images=torch.randint(0, 256, (n, 3, SIDE, SIDE), dtype=torch.uint8, generator=g),
+        sizes=torch.tensor([[SIDE, SIDE], [SIDE - 7, SIDE - 13]])[:n],
+        matrix=matrix(flip).repeat(n, 1, 1),
+        keys=torch.arange(n) + seed,
+        ids=list(range(n)),
+        targets=targets,
+    )
+
+
+def some_targets() -> list[Targets]:
+    boxes = torch.tensor([[8.0, 8, 50, 60], [30, 20, 80, 70]])
+    return [Targets(boxes, torch.tensor([1, 2])), Targets(boxes[:1], torch.tensor([0]))]
+
+
+def no_targets() -> list[Targets]:
+    return [Targets.empty(torch.zeros(1)) for _ in range(2)]
+
+
+def batch(targets: list[Targets] | None = None) -> Batch:
+    return Batch(view(0, targets or some_targets()), {"weak": view(5), "strong": view(5, flip=True)})
+
+
+def step(m: Method, data: Batch, number: int, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    losses = m(data, number)
+    optimizer.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step()
+    m.after_step(number)
+    return losses
+
+
+def bits(m: Method) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in m.state_dict().items()}
+
+
+def optimizer_of(m: Method) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-3)
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+@pytest.mark.parametrize("name", names())
+def test_a_step_is_finite_and_moves_student_then_teacher(name: str, net: str) -> None:
+    m = method(name, detector(net))
+    before = bits(m)
+    losses = m(batch(), 50)
+    total = sum(losses.values())
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad is None for p in m.teacher.parameters())
+    assert all(p.grad is not None for p in m.student.parameters() if p.requires_grad)
+    assert all(torch.equal(before[k], v) for k, v in m.teacher.state_dict(prefix="teacher.").items())
+    optimizer = optimizer_of(m)
+    optimizer.step()
+    m.after_step(50)
+    moved = {k for k, v in bits(m).items() if not torch.equal(before[k], v)}
+    assert any(k.startswith("student.") for k in moved)
+    assert any(k.startswith("teacher.") for k in moved)
+    assert not m.teacher.model.training
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+@pytest.mark.parametrize("name", SEMI)
+def test_unlabelled_images_teach(name: str, net: str) -> None:
+    """With a threshold that the untrained teacher passes, every live loss is there and reaches the student."""
+    m = method(name, detector(net))
+    losses = m(batch(), 50)
+    assert m.stats["pseudo/boxes_per_image"] > 0
+    live = {key for key in losses if key.startswith("unsup/")}
+    off = {key for key in m.stats if key.startswith("off/")}
+    assert {k.removeprefix("unsup/") for k in live} | {k.removeprefix("off/") for k in off} == {
+        k.removeprefix("sup/") for k in losses if k.startswith("sup/")
+    }
+    sum(losses[key] for key in live).backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in m.student.parameters())
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+@pytest.mark.parametrize("name", names())
+def test_no_boxes_anywhere_is_a_step_like_any_other(name: str, net: str) -> None:
+    changes = {"score": 1.0} if find(name).uses_unlabeled else {}
+    m = method(name, detector(net), **changes)
+    losses = step(m, batch(no_targets()), 50, optimizer_of(m))
+    assert all(loss.isfinite() for loss in losses.values())
+    if "pseudo/boxes_per_image" in m.stats:
+        assert m.stats["pseudo/boxes_per_image"] == 0
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+@pytest.mark.parametrize("name", names())
+def test_one_class_and_one_image(name: str, net: str) -> None:
+    one = [Targets(torch.tensor([[8.0, 8, 50, 60]]), torch.tensor([0]))]
+    data = Batch(view(0, one, n=1), {"weak": view(5, n=1), "strong": view(5, n=1)})
+    m = method(name, detector(net, classes=1))
+    assert all(loss.isfinite() for loss in step(m, data, 50, optimizer_of(m)).values())
+
+
+@pytest.mark.parametrize("name", names())
+def test_restored_state_goes_on_with_the_same_bits(name: str) -> None:
+    first = method(name, detector("fcos"))
+    optimizer = optimizer_of(first)
+    step(first, batch(), 50, optimizer)
+    second = method(name, detector("fcos"))
+    second.load_state_dict(bits(first))
+    other = optimizer_of(second)
+    other.load_state_dict(optimizer.state_dict())
+    for number in (51, 52):
+        step(first, batch(), number, optimizer)
+        step(second, batch(), number, other)
+    assert all(torch.equal(a, b) for a, b in zip(bits(first).values(), bits(second).values()))
+
+
+@pytest.mark.parametrize("name", SEMI)
+def test_burn_in_looks_at_no_unlabelled_image(name: str) -> None:
+    m = method(name, detector("fcos"), burn_in=10)
+    losses = m(Batch(view(0, some_targets())), 9)
+    assert all(key.startswith("sup/") for key in losses)
+
+
+@pytest.mark.parametrize("name", names())
+def test_one_line_says_what_a_method_is(name: str) -> None:
+    assert 20 < len(summary(name)) < 120
+
+
+def test_pseudo_labels_are_the_teachers_boxes_in_the_students_view() -> None:
+    m = method("mean_teacher", detector("fcos"))
+    data = batch()
+    seen: dict[str, list[Targets]] = {}
+    losses = m.student.losses
+    m.student.losses = lambda out, targets, reweight=None: seen.update(t=targets) or losses(out, targets, reweight)
+    m(data, 50)
+    found = m.teacher.predict(data.weak).detections()
+    for image, (mine, theirs) in enumerate(zip(seen["t"], found)):
+        expected = clip(warp(theirs.boxes[theirs.scores > 0.3], matrix(True)), data.strong.sizes[image])
+        wide = (expected[:, 2:] - expected[:, :2]).amin(1) > 1
+        torch.testing.assert_close(mine.boxes, expected[wide])
+        assert (mine.scores > 0.3).all()
+
+
+def test_mean_teacher_damps_while_fewer_than_half_of_the_images_have_a_label() -> None:
+    data = Batch(view(0, some_targets()), {"weak": view(5), "strong": view(5)})
+    m = method("mean_teacher", detector("retinanet"))
+    scores = torch.stack([t.scores.max() for t in m.teacher.predict(data.weak).detections()])
+
+    def unsup(score: float, damping: float) -> Tensor:
+        return method("mean_teacher", detector("retinanet"), score=score, damping=damping)(data, 50)["unsup/cls"]
+
+    assert scores.min() < scores.max()
+    one_of_two, none = float(scores.min()), float(scores.max())
+    torch.testing.assert_close(unsup(none, 0.01), unsup(none, 1.0) * 0.01)
+    torch.testing.assert_close(unsup(one_of_two, 0.01), unsup(one_of_two, 1.0))
+
+
+def test_unbiased_teacher_never_regresses_towards_pseudo_boxes() -> None:
+    m = method("unbiased_teacher", detector("faster_rcnn"))
+    losses = m(batch(), 50)
+    assert {"unsup/cls", "unsup/rpn_cls"} == {key for key in losses if key.startswith("unsup/")}
+    assert m.stats["off/box"].isfinite()
+    sum(loss for key, loss in losses.items() if key.startswith("unsup/")).backward()
+    weight = m.student.roi_heads["box_predictor"].bbox_pred.weight
+    assert weight.grad is None or not weight.grad.any()
+
+
+def test_unbiased_teacher_copies_at_the_end_of_burn_in_and_averages_after() -> None:
+    m = method("unbiased_teacher", detector("fcos"), burn_in=2)
+    optimizer = optimizer_of(m)
+    step(m, Batch(view(0, some_targets())), 0, optimizer)
+    step(m, Batch(view(0, some_targets())), 1, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(m.student.parameters(), m.teacher.parameters()))
+    old = [p.clone() for p in m.teacher.parameters()]
+    step(m, batch(), 2, optimizer)
+    for before, student, teacher in zip(old, m.student.parameters(), m.teacher.parameters()):
+        torch.testing.assert_close(teacher, before * 0.9996 + student * 0.0004)
+
+
+def test_weight_ramps_and_shares_of_steps_are_resolved() -> None:
+    cfg = Config.model_validate({"name": "x", "burn_in": "10%", "ramp": 10, "weight": 2}, context={"steps": 100})
+    assert cfg.burn_in == 10
+    m = method("mean_teacher", detector("fcos"), burn_in=10, ramp=10, weight=2)
+    assert [m.weight(s) for s in (10, 14, 19, 50)] == [0.2, 1.0, 2.0, 2.0]
+
+
+def test_the_teacher_copies_until_its_average_starts() -> None:
+    m = method("mean_teacher", detector("fcos"), ema=EmaConfig(decay=0.9, start=5).model_dump())
+    assert [m.decay(s) for s in (0, 4)] == [0, 0]
+    assert m.decay(5) == pytest.approx(6 / 7)
+    assert m.decay(100) == 0.9
+
+
+def test_a_method_may_live_in_the_users_own_module(tmp_path, monkeypatch) -> None:
+    (tmp_path / "my_methods.py").write_text(
+        "from ssod.methods.mean_teacher import MeanTeacher\nclass Mine(MeanTeacher):\n    pass\nMETHOD = Mine\n"
+    )
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "mine.py").write_text((tmp_path / "my_methods.py").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find("pkg.mine").__name__ == "Mine"
