@@ -1,0 +1,169 @@
+"""What is at a path that a user gave: a COCO JSON, a VOC folder, a YOLO folder, or images without labels."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssod.data.findings import Context
+from ssod.data.jsonfile import read_json
+from ssod.errors import SsodError
+
+Source = dict[str, str]  # a source of the config's `data` section, with absolute paths
+
+_PATHS = ("ann", "images", "root", "path")
+_UNLABELED = ("unlabeled", "unlabelled")
+
+
+def labeled_source(path: str, option: str, splits: Sequence[str], images: str | None = None) -> Source:
+    """Say what annotated set is at ``path``.
+
+    Args:
+        path: a COCO JSON, a VOC folder, or a YOLO folder or its data.yaml.
+        option: the command's option that the path came from, for messages.
+        splits: names of a part of a VOC or YOLO folder, the likeliest first.
+        images: image folder of a COCO JSON; None = look where they usually lie.
+
+    Raises:
+        SsodError: nothing there, or nothing that is known.
+    """
+    where = Path(os.path.abspath(os.path.expanduser(path)))
+    if where.name == "data.yaml":
+        where = where.parent
+    if not where.exists():
+        raise _unknown(option, path, f"not found{_nearest(where)}")
+    if where.is_file():
+        if where.suffix.lower() != ".json":
+            raise _unknown(option, path, "is a file, but no COCO JSON")
+        return _coco(where, option, images, ("images", "annotations", "categories"))
+    if (where / "ImageSets" / "Main").is_dir():
+        return {"format": "voc", "root": str(where), "split": _voc_split(where, option, splits)}
+    if (where / "data.yaml").is_file():
+        return {"format": "yolo", "root": str(where), "split": _yolo_split(where, option, splits)}
+    json = sorted(where.glob("*.json")) + sorted(where.glob("annotations/*.json"))
+    hint = f"; it holds {json[0].relative_to(where)}: name that file" if json else ""
+    raise _unknown(option, path, f"has neither ImageSets/Main (VOC) nor data.yaml (YOLO){hint}")
+
+
+def unlabeled_source(path: str, option: str, labeled: Source, images: str | None = None) -> Source:
+    """Say what images are at ``path``: whatever ``labeled_source`` knows, or a folder, a glob or a .txt list.
+
+    Args:
+        path: what the user gave.
+        option: the command's option that the path came from, for messages.
+        labeled: the labelled set, which this must not be.
+        images: as in ``labeled_source``.
+
+    Raises:
+        SsodError: nothing there, or the labelled images themselves.
+    """
+    where = Path(os.path.abspath(os.path.expanduser(path)))
+    if not where.exists():
+        if glob.has_magic(path):
+            return {"format": "folder", "path": str(where)}
+        raise _unknown(option, path, f"not found{_nearest(where)}")
+    if where.is_file() and where.suffix.lower() == ".json":
+        source = _coco(where, option, images, ("images",))
+    elif where.is_file() and where.suffix.lower() != ".txt":
+        raise _unknown(option, path, "is neither a COCO JSON nor a .txt list")
+    elif (where / "ImageSets" / "Main").is_dir():
+        split = _voc_split(where, option, (*_UNLABELED, "trainval", "train"))
+        source = {"format": "voc", "root": str(where), "split": split}
+    elif (where / "data.yaml").is_file():
+        source = {"format": "yolo", "root": str(where), "split": _yolo_split(where, option, (*_UNLABELED, "train"))}
+    else:
+        source = {"format": "folder", "path": str(where)}
+    if source == labeled:
+        fix = "name other images; to hide a part of the labels, see data.split in configs/_base_"
+        raise SsodError("command line", option, f"'{path}' holds the labelled images themselves", fix)
+    return source
+
+
+def below_one_root(sources: Sequence[Source]) -> tuple[str | None, list[Source]]:
+    """Return the folder that all paths share, and the sources with paths relative to it; None = they share none."""
+    paths = [source[key] for source in sources for key in _PATHS if key in source]
+    fixed = [path[: len(path) - len(path.lstrip("/"))] + _without_magic(path) for path in paths]
+    root = os.path.commonpath(fixed)
+    if root in fixed:
+        root = os.path.dirname(root)
+    if root == os.path.dirname(root):
+        return None, list(sources)
+    relative = [
+        {key: os.path.relpath(value, root) if key in _PATHS else value for key, value in source.items()}
+        for source in sources
+    ]
+    return root, relative
+
+
+def _without_magic(path: str) -> str:
+    """Return the part of a path before its first wildcard, without the leading slash."""
+    parts = path.strip("/").split("/")
+    wild = next((i for i, part in enumerate(parts) if glob.has_magic(part) and not os.path.exists(path)), len(parts))
+    return "/".join(parts[:wild])
+
+
+def _coco(ann: Path, option: str, images: str | None, needs: Sequence[str]) -> Source:
+    table = read_json(str(ann), Context(), option)
+    for key in needs:
+        if not isinstance(table.get(key), list):
+            raise _unknown(option, str(ann), f"is JSON, but has no list '{key}', so it is no COCO file")
+    first = _first_name(table["images"])
+    if first is None:
+        raise _unknown(option, str(ann), "names no image file")
+    for folder in _folders(ann, images):
+        if (folder / first).is_file():
+            return {"format": "coco", "ann": str(ann), "images": str(folder)}
+    problem = f"'{first}' of {ann.name} is not there" if images else f"cannot find '{first}' of {ann.name}"
+    raise SsodError("command line", "--images", problem, "name the folder that its file names are relative to")
+
+
+def _first_name(images: list[Any]) -> str | None:
+    return next((i["file_name"] for i in images if isinstance(i, dict) and isinstance(i.get("file_name"), str)), None)
+
+
+def _folders(ann: Path, images: str | None) -> Iterator[Path]:
+    """Yield where the images of a COCO JSON may lie, the likeliest first."""
+    if images is not None:
+        yield Path(os.path.abspath(os.path.expanduser(images)))
+    word = ann.stem.rpartition("_")[2]  # instances_train2017 -> train2017
+    for base in (ann.parent, ann.parent.parent):
+        for name in ("", "images", word, f"images/{word}"):
+            yield base / name if name else base
+
+
+def _voc_split(root: Path, option: str, wanted: Sequence[str]) -> str:
+    lists = sorted(file.stem for file in (root / "ImageSets" / "Main").glob("*.txt"))
+    return _pick(lists, wanted, option, f"{root}/ImageSets/Main")
+
+
+def _yolo_split(root: Path, option: str, wanted: Sequence[str]) -> str:
+    found = {path.name for path in root.glob("images/*") if path.is_dir()}
+    found |= {path.parent.name for path in root.glob("*/images") if path.is_dir()}
+    return _pick(sorted(found), wanted, option, str(root))
+
+
+def _pick(found: Sequence[str], wanted: Sequence[str], option: str, where: str) -> str:
+    for name in wanted:
+        if name in found:
+            return name
+    if len(found) == 1:
+        return found[0]
+    there = f"it has {', '.join(found[:8])}" if found else "it is empty"
+    raise _unknown(option, where, f"has none of the parts {', '.join(wanted)}; {there}")
+
+
+def _nearest(where: Path) -> str:
+    names = os.listdir(where.parent) if where.parent.is_dir() else []
+    near = difflib.get_close_matches(where.name, names, 1)
+    return f"; nearest match '{near[0]}'" if near else ""
+
+
+def _unknown(option: str, path: str, problem: str) -> SsodError:
+    known = "COCO JSON, VOC folder (ImageSets/Main) or YOLO folder (data.yaml)"
+    if option == "--unlabeled":
+        known = "folder, glob or .txt list of images, or one of the labelled formats"
+    return SsodError("command line", option, f"'{path}' {problem}", f"give a {known}")

@@ -1,0 +1,233 @@
+"""``ssod init``: look at a user's data and write a config that trains on it.
+
+The numbers follow from the data by a rule that suits a few hundred labelled images, and the file says so:
+
+* batch: 8 labelled and 8 unlabelled images, or the largest power of two that there are;
+* steps: 100 passes over the labelled images, at least 3 000 and at most 30 000;
+* burn-in: half of the steps, so that the teacher knows something before it teaches;
+* learning rate: 0.00125 per labelled image of a batch, a tenth of it for the last tenth of the steps;
+* size: the median shorter side of the labelled images, a multiple of 32 in 224..800 (``tiny``: 128), varied by a fifth.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ssod import config
+from ssod.data import datasets
+from ssod.data.datasets import DataConfig, DataSets
+from ssod.errors import Exit, SsodError
+from ssod.methods.find import find
+from ssod.mistakes import nearest
+from ssod.recognise import below_one_root, labeled_source, unlabeled_source
+from ssod.yamlfile import parse_yaml
+
+KINDS = ("retinanet", "fcos", "faster_rcnn")
+BACKBONES = {
+    "r18_fpn": "resnet18",
+    "r50_fpn": "resnet50",
+    "r101_fpn": "resnet101",
+    "mobilenet_fpn": "mobilenet_v3_large",
+    "tiny": "tiny",
+}
+DETECTORS = {f"{kind}_{short}": (kind, backbone) for kind in KINDS for short, backbone in BACKBONES.items()}
+
+
+def write_config(
+    out: Path | str,
+    labeled: str,
+    unlabeled: str,
+    val: str,
+    *,
+    detector: str = "retinanet_r50_fpn",
+    method: str = "mean_teacher",
+    images: str | None = None,
+) -> str:
+    """Write a starting config for a user's own data.
+
+    Args:
+        out: the file to write; never overwritten.
+        labeled: COCO JSON, VOC folder or YOLO folder.
+        unlabeled: folder, glob or .txt list of images, or one of the above.
+        val: like ``labeled``.
+        detector: a name of ``DETECTORS``.
+        method: a name of ``ssod methods``.
+        images: image folder of the COCO JSONs, where it is not one of the usual ones.
+
+    Returns:
+        A few lines for people: what was found, and what to do next.
+
+    Raises:
+        SsodError: what was not recognised, or the first error in the data.
+    """
+    out = Path(out)
+    if out.exists():
+        raise SsodError(out, "", "exists", "choose another name, or remove it first")
+    if detector not in DETECTORS:
+        raise SsodError("command line", "--detector", f"'{detector}' unknown", nearest(detector, list(DETECTORS)))
+    find(method)  # an unknown name is told before the data is read
+    section = data_section(labeled, unlabeled, val, images)
+    data = datasets.load(DataConfig.model_validate(section))
+    if section["labeled"]["format"] == "voc":
+        section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
+    text = compose(out, section, data, detector, method)
+    config.validate(parse_yaml(text, str(out)), str(out), stem=out.stem)
+    _write_new(out, text)
+    return (
+        f"labelled   {_found(section['labeled'], data.labeled)}, {len(data.classes)} classes\n"
+        f"unlabelled {_found(section['unlabeled'], data.unlabeled)}\n"
+        f"val        {_found(section['val'], data.val)}\n"
+        f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
+    )
+
+
+def data_section(labeled: str, unlabeled: str, val: str, images: str | None = None) -> dict[str, Any]:
+    """Return the ``data`` section for what the user named, with paths below one root."""
+    measured = labeled_source(val, "--val", ("test", "val", "valid"), images)
+    # Where the labels end with `val`, trainval would hold the very images to measure on.
+    first = ("train", "trainval") if measured.get("split") in ("val", "valid") else ("trainval", "train")
+    taught = labeled_source(labeled, "--labeled", first, images)
+    if taught == measured:
+        raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
+    free = unlabeled_source(unlabeled, "--unlabeled", taught, images)
+    root, (taught, free, measured) = below_one_root([taught, free, measured])
+    section = {"labeled": taught, "unlabeled": free, "val": measured}
+    return section if root is None else {"root": root, **section}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the rule of this module gives for a data set.
+
+    Attributes:
+        labeled: labelled images per step.
+        unlabeled: unlabelled images per step.
+        steps: optimiser steps.
+        lr: learning rate.
+        short: shorter side of an image in evaluation, pixels.
+    """
+
+    labeled: int
+    unlabeled: int
+    steps: int
+    lr: float
+    short: int
+
+
+def numbers(data: DataSets, backbone: str) -> Numbers:
+    """Apply the rule; ``backbone`` matters for the size of the images only."""
+    labeled = _power_of_two(min(8, len(data.labeled)))
+    steps = round(100 * len(data.labeled) / labeled, -2)
+    sizes = data.labeled.images.sizes
+    median = float(np.median(sizes.min(1))) if sizes is not None else 640.0
+    short = 128 if backbone == "tiny" else min(max(round(median / 32) * 32, 224), 800)
+    return Numbers(
+        labeled=labeled,
+        unlabeled=_power_of_two(min(8, len(data.unlabeled))),
+        steps=int(min(max(steps, 3000), 30_000)),
+        lr=0.00125 * labeled,
+        short=short,
+    )
+
+
+def compose(out: Path, section: dict[str, Any], data: DataSets, detector: str, method: str) -> str:
+    """Return the text of the config, comments included."""
+    kind, backbone = DETECTORS[detector]
+    n = numbers(data, backbone)
+    low, high, long = round(n.short * 0.8), round(n.short * 1.2), round(n.short * 5 / 3)
+    train_view = _flow([{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"])
+    first = "\n".join(f"  {key}: {_flow(section[key])}" for key in section)
+    found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
+    file = shlex.quote(str(out))
+    return f"""\
+# {detector}, {method}; {found}.
+#   ssod check {file}    what is wrong with the data
+#   ssod plan {file}     how long this will take here
+#   ssod train {file}
+# Every key can be changed here or on the command line: ssod train {file} train.lr=0.005
+# All keys with their defaults: ssod config {file}
+
+data:{" # move the folder and only `root` changes" if "root" in section else ""}
+{first}
+
+views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
+  labeled: {{weak: [{train_view[1:-1]}, unbiased_color]}}
+  unlabeled:
+    weak: {train_view} # the teacher's
+    strong: {{start: weak, ops: [unbiased_strong]}} # the student's: the same pixels, colours changed and parts erased
+  val: {_flow([{"resize": {"short": n.short, "long": long}}])}
+
+detector:
+{_detector(kind, backbone)}
+
+{_method(method)}
+
+train: # the rule behind these numbers: 100 passes over the labelled images, at least 3000 and at most 30000 steps
+  steps: {n.steps}
+  batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: train.accumulate=2 keeps them
+  lr: {n.lr:g} # 0.00125 for each labelled image of a batch
+  schedule: {{name: multistep, milestones: [90%]}}
+  warm_up: {{steps: 5%}}
+  clip: 10
+  eval_every: 10%
+  save_every: 5%
+  precision: fp32 # bf16 on a recent GPU: faster and smaller
+"""
+
+
+def _detector(kind: str, backbone: str) -> str:
+    lines = [f"name: {kind}", f"backbone: {backbone}"]
+    if backbone == "tiny":
+        lines += ["channels: 64", "levels: [2, 5]" if kind == "faster_rcnn" else "levels: [3, 6]"]
+    elif backbone == "resnet50":
+        lines += ["weights: imagenet # coco: a whole detector to start from, good for everyday objects; or a file"]
+    else:
+        lines += ["weights: imagenet # or a file of your own"]
+    if kind == "retinanet":
+        lines += ["loss: {box: {name: giou, weight: 2}}"]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _method(method: str) -> str:
+    """Return the method's section: what nearly everyone changes, at values for short runs."""
+    cfg = find(method).Config
+    lines = ["method:", f"  name: {method}"]
+    if "burn_in" in cfg.model_fields:
+        lines += ["  burn_in: 50% # labelled images only; later if the first pseudo-labels are bad"]
+    if "score" in cfg.model_fields:
+        score = cfg.model_fields["score"].default
+        lines += [f"  score: {score} # lower it when the log says that no pseudo box is kept"]
+    warm_up = cfg.model_fields["ema"].default.warm_up
+    lines += [f"  ema: {_flow({'decay': 0.999, 'warm_up': warm_up})} # half of the teacher is newer than 700 steps"]
+    return "\n".join(lines)
+
+
+def _found(source: dict[str, str], images: Any) -> str:
+    what = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO", "folder": "no labels"}[source["format"]]
+    place = source.get("ann") or source.get("path") or f"{source['root']}, {source['split']}"
+    return f"{len(images)} images ({what}: {place})"
+
+
+def _power_of_two(limit: int) -> int:
+    return 1 << (limit.bit_length() - 1)
+
+
+def _flow(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).strip().removesuffix("\n...")
+
+
+def _write_new(out: Path, text: str) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise SsodError(out, "", f"cannot be written: {reason}", "choose another place", code=Exit.IO) from error
