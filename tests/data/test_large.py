@@ -1,0 +1,58 @@
+"""Sets of the size that people have are read in seconds: COCO's train2017 and a list of a million images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data import large
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def measure(what: str, root: Path) -> dict[str, Any]:
+    """Read in a process of its own; seconds are the processor's, for others may use the machine."""
+    command = [sys.executable, "-m", "tests.data.large", what, str(root)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout)
+    shown = {key: round(value, 2) for key, value in measured.items() if key != "result"}
+    print(f"{what}: {shown}")
+    return measured
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("large")
+    large.write_coco(root)
+    return root
+
+
+def test_reading_and_splitting_coco_takes_seconds(coco: Path) -> None:
+    measured = measure("load", coco)
+    assert measured["seconds"] < 15
+    assert measured["peak_mb"] < 2000
+    split = measured["result"]
+    assert (split["labeled"], split["unlabeled"]) == (11_828, 106_459)
+    assert split["classes_without_boxes"] == []
+
+
+def test_checking_coco_with_every_image_header_takes_seconds(coco: Path) -> None:
+    measured = measure("check", coco)
+    assert measured["seconds"] < 30
+    assert measured["result"]["total"] == large.BOXES
+    assert [line for line in measured["result"]["lines"] if line.startswith("error")] == []
+
+
+def test_a_list_of_a_million_images(tmp_path: Path) -> None:
+    large.write_list(tmp_path / "list.txt")
+    measured = measure("list", tmp_path)
+    assert measured["result"]["images"] == 1_000_000
+    assert measured["result"]["sizes"] is None
+    assert measured["seconds"] < 5
+    assert measured["peak_mb"] < 500
