@@ -12,9 +12,12 @@ Kind = Literal["identity", "schedule", "cosmetic"]
 # Dotted keys of the config; the longest entry that a key equals or lies under decides. What is in no entry is identity.
 _KINDS: dict[str, Kind] = {
     "data.root": "cosmetic",  # the same files in another place: their fingerprint tells
-    "detector.score": "cosmetic",
-    "detector.nms": "cosmetic",
-    "detector.detections": "cosmetic",
+    "data.strict": "cosmetic",
+    "data.allow_symlinks": "cosmetic",
+    "data.val": "schedule",
+    "detector.weights": "cosmetic",  # where training started from; the checkpoint is past it
+    "detector.decode": "schedule",
+    "detector.loss": "schedule",
     "method": "schedule",
     "method.name": "identity",
     "views": "schedule",
@@ -35,8 +38,8 @@ _KINDS: dict[str, Kind] = {
     "train.best": "cosmetic",
     "train.warn_after": "cosmetic",
     "train.tensorboard": "cosmetic",
-    "run": "cosmetic",
-    "name": "cosmetic",
+    "eval": "schedule",
+    "eval.batch": "cosmetic",
 }
 
 

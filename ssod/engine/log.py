@@ -10,100 +10,18 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from torch import Tensor
 
 from ssod import atomic, collective
-from ssod.engine import dist
 from ssod.engine.runfolder import RunFolder
+from ssod.engine.window import Values
 from ssod.errors import Exit, SsodError
-
-Values = dict[str, Any]
-T = TypeVar("T")
-
-
-class Window:
-    """Averages since the last line, kept as tensors where they were made: nothing is read before a line is due.
-
-    Scalars are averaged over the steps in which they occur; of vectors the last one counts.
-    """
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.last: dict[str, Tensor] = {}
-        self.skipped = 0
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Take in the detached values of one step."""
-        for name, value in values.items():
-            value = value.detach().float()
-            if value.ndim:
-                self.last[name] = value
-                continue
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def read(self) -> Values:
-        """Return the averages over steps and ranks, and start anew; every rank calls it."""
-        own: Values = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        own |= {name: value.flatten().tolist() for name, value in self.last.items()}
-        own["skipped"] = self.skipped
-        self.__init__()
-        shares = dist.gather(own)
-        merged: Values = {}
-        for name in dict.fromkeys(name for share in shares for name in share):
-            seen = [share[name] for share in shares if name in share]
-            merged[name] = seen[0] if isinstance(seen[0], list) or name == "skipped" else sum(seen) / len(seen)
-        return merged
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what makes the next line the same after a restart."""
-        return {
-            "sums": {name: total.cpu() for name, total in self.sums.items()},
-            "last": {name: value.cpu() for name, value in self.last.items()},
-            "counts": dict(self.counts),
-            "skipped": self.skipped,
-        }
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take up a saved window."""
-        self.sums = {name: total.to(device) for name, total in state["sums"].items()}
-        self.last = {name: value.to(device) for name, value in state["last"].items()}
-        self.counts, self.skipped = dict(state["counts"]), state["skipped"]
-
-
-class Clock:
-    """How long the steps since the last line took, and how much of it was waiting; entered around each step."""
-
-    def __init__(self) -> None:
-        self.steps, self.seconds, self.waited, self._start = 0, 0.0, 0.0, 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._start
-        self.steps += 1
-
-    def wait_for(self, source: Iterator[T]) -> T:
-        """Return the next item of ``source``, and count the wait as one for data."""
-        before = time.perf_counter()
-        item = next(source)
-        self.waited += time.perf_counter() - before
-        return item
-
-    def read(self) -> Values:
-        """Return seconds per step and how much of it was waiting for data, and start anew."""
-        values = {"time/step": self.seconds / self.steps, "time/data": self.waited / self.steps}
-        self.__init__()
-        return values
 
 
 class Log:
@@ -146,14 +64,20 @@ class Log:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, line=text)
         else:
-            print(text, flush=True)
+            self._guarded("the output", lambda: print(text, flush=True))
 
     def metrics(self, step: int, values: Values) -> None:
-        """Write the result of an evaluation after ``step`` steps."""
+        """Write the result of an evaluation after ``step`` steps: all of it to ``eval/step_*.json``.
+
+        Numbers of single classes, ``teacher/AP/cat``, stay out of the line in ``metrics.jsonl``.
+        """
         if not self._main:
             return
-        self._record({"kind": "eval", "step": step, **values})
-        shown = "  ".join(f"{name} {100 * v:.1f}" for name, v in values.items() if name.split("/")[-1] in _SHOWN)
+        path = self.folder.eval / f"step_{step}.json"
+        self._guarded(str(path), lambda: self.folder.write_json(path, values))
+        overall = {name: value for name, value in values.items() if name.count("/") == 1}
+        self._record({"kind": "eval", "step": step, **overall})
+        shown = "  ".join(f"{name} {100 * v:.1f}" for name, v in overall.items() if name.split("/")[1] in _SHOWN)
         self.say(f"step {step}: {shown}")
 
     def say(self, text: str) -> None:
@@ -164,7 +88,7 @@ class Log:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, flush=True)
+            self._guarded("the output", lambda: print(text, flush=True))
 
     def eta(self, step: int) -> float:
         """Return the seconds that are left, at the pace since the start."""
@@ -229,8 +153,7 @@ def format_line(step: int, steps: int, eta: float, values: Values) -> str:
         if "threshold" in name:
             low, high = (min(value), max(value)) if isinstance(value, list) else (value, value)
             parts.append(f"{name.split('/')[-1]} {low:.2f}" + (f"-{high:.2f}" if high > low else ""))
-    if "teacher/AP" in values:
-        parts.append(f"AP {100 * values['teacher/AP']:.1f}")
+    parts += [f"{name[8:]} {100 * value:.1f}" for name, value in values.items() if name.startswith("teacher/")]
     parts.append(f"{values.get('time/step', math.nan):.3f} s/step")
     if "time/data" in values:
         parts.append(f"data {values['time/data']:.3f} s")
@@ -297,4 +220,4 @@ def _board(folder: Path, step: int) -> Any:
     except ImportError:
         fix = "pip install 'ssod[track]', or set train.tensorboard=false"
         raise SsodError("config", "train.tensorboard", "tensorboard is not installed", fix, code=Exit.USAGE) from None
-    return SummaryWriter(str(folder), purge_step=step)
+    return SummaryWriter(str(folder), purge_step=step + 1)  # what came after the checkpoint comes again

@@ -58,7 +58,7 @@ class TrainConfig(Section):
     "Steps between two checkpoints; 0 = only after the last step."
     eval_student: bool = False
     "Evaluate the student next to the teacher."
-    best: str = "AP"
+    best: Literal["AP", "AP50", "AP75"] = "AP"
     "Metric of the evaluation that decides which teacher is `best.safetensors`."
     bad_steps: int = Field(3, ge=1)
     "So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."

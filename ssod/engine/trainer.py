@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssod import collective, modelfile, seeding
+from ssod import collective, modelfile
 from ssod.engine import checkpoint, dist, log, optim, schedule
 from ssod.engine import identity as identities
 from ssod.engine.batch import check_batch, send, too_large
 from ssod.engine.guard import Guard, Verdict
 from ssod.engine.precision import autocast
+from ssod.engine.rng import seed_step
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.signals import Signals, Stopped
 from ssod.engine.train_config import BatchSize, TrainConfig
 from ssod.engine.watch import Watch
+from ssod.engine.window import Clock, Window, totals
 from ssod.errors import Exit, SsodError
 from ssod.structures import Batch, Detector
 
@@ -82,7 +82,7 @@ class Trainer:
         self.optimizer = optim.build(self.method, cfg.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
         self.guard = Guard(self.method, self.optimizer)
-        self.window = log.Window()
+        self.window = Window()
         self.step = 0  # optimiser steps made, skipped ones included
         self.bad = 0  # bad steps in a row
         self.best: float | None = None
@@ -103,7 +103,7 @@ class Trainer:
         cfg = self.cfg
         self.resume()
         self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, tensorboard=cfg.tensorboard)
-        self.clock = log.Clock()
+        self.clock = Clock()
         with self.log, Signals() as self.signals:
             if self.pending:
                 self.finish_evaluation()
@@ -180,14 +180,16 @@ class Trainer:
         self.scaler.update(scale)  # forget this step, keep the scale
         self.bad += 1
         found = [(name, i) for name, i in dist.gather((self.guard.culprit(losses), ids)) if name]
+        # A gradient is averaged over ranks: where only it is bad, the cause lies with another rank.
+        found.sort(key=lambda item: item[0].startswith("gradient"))
         culprit, images = found[0] if found else ("gradient", ids)
         shown = ", ".join(str(i) for i in images[:8])
-        self.log.say(f"step {self.step}: {culprit} is not finite; skipped ({self.bad} of {self.cfg.bad_steps})")
+        self.log.say(f"step {self.step}: {culprit} is out of range; skipped ({self.bad} of {self.cfg.bad_steps})")
         if self.bad >= self.cfg.bad_steps:
             raise SsodError(
                 self.folder.path,
                 f"step {self.step}",
-                f"diverged: {culprit} is not finite, {self.bad} steps in a row; images {shown}",
+                f"diverged: {culprit} is out of range, {self.bad} steps in a row; images {shown}",
                 "lower train.lr or set train.clip; the last good checkpoint is kept",
                 code=Exit.DIVERGED,
             )
@@ -209,9 +211,7 @@ class Trainer:
         self.pending = False
         self.metrics = teacher
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
-        # Per-class numbers ("AP/cat") have a file of their own; a line of metrics.jsonl stays short.
-        self.log.metrics(self.step, {name: v for name, v in found.items() if name.count("/") == 1})
-        dist.on_rank_zero(lambda: self.folder.write_json(self.folder.eval / f"step_{self.step}.json", found))
+        self.log.metrics(self.step, found)
         if self.best is None or teacher[self.cfg.best] > self.best:
             self.best = teacher[self.cfg.best]
             self.keep_best()
@@ -280,13 +280,10 @@ class Trainer:
     def write_line(self) -> None:
         """Write the averages since the last line, and what in them should worry the user."""
         values, steps = self.window.read(), self.clock.steps
-        for part in ("sup", "unsup"):
-            terms = [v for name, v in values.items() if name.startswith(f"{part}/")]
-            values |= {f"loss/{part}": sum(terms)} if terms else {}
-        values |= {"phase": self.phase(self.step - 1), "lr": self.lr(self.step - 1), **self.clock.read()}
-        values["memory/gb"] = log.memory(self.device)
+        values |= totals(values) | self.clock.read() | {"memory/gb": log.memory(self.device)}
+        values |= {"phase": self.phase(self.step - 1), "lr": self.lr(self.step - 1)}
         if self.metrics:
-            values["teacher/AP"] = self.metrics[self.cfg.best]
+            values[f"teacher/{self.cfg.best}"] = self.metrics[self.cfg.best]
         self.log.line(self.step, values)
         for text in self.watch.look(values, steps):
             self.log.say(f"step {self.step}: {text}")
@@ -306,15 +303,3 @@ class Trainer:
         return SsodError(
             self.folder.path, "", f"{why} after step {self.step}, state saved", "run it again to go on", code=Exit(code)
         )
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed every global generator from what a step is, not from what came before it.
-
-    The package itself draws from none of them; dropout and the like do. Neither an interruption nor an evaluation in
-    between can then change what a step draws, and no generator has a state worth saving.
-    """
-    key = seeding.key(seed, "step", step, rank)
-    random.seed(key)
-    np.random.seed(key % 2**32)  # noqa: NPY002  the global state is what third parties draw from
-    torch.manual_seed(key)

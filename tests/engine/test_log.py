@@ -11,12 +11,13 @@ import torch
 from ssod.engine import log
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.watch import Watch
+from ssod.engine.window import Window
 from ssod.errors import SsodError
 from tests.engine import toy
 
 
 def test_a_window_averages_over_the_steps_in_which_a_value_occurs() -> None:
-    window = log.Window()
+    window = Window()
     window.add({"a": torch.tensor(1.0), "b": torch.tensor(4)})
     window.add({"a": torch.tensor(3.0), "v": torch.tensor([1.0, 2.0])})
     window.add({"a": torch.tensor(5.0), "v": torch.tensor([3.0, 4.0])})
@@ -25,7 +26,7 @@ def test_a_window_averages_over_the_steps_in_which_a_value_occurs() -> None:
 
 
 def test_a_window_survives_a_restart() -> None:
-    window, again = log.Window(), log.Window()
+    window, again = Window(), Window()
     window.add({"a": torch.tensor(1.0), "v": torch.tensor([2.0])})
     window.skipped = 2
     again.load_state_dict(window.state_dict(), torch.device("cpu"))
