@@ -1,0 +1,53 @@
+"""The real command, killed at random moments, ends with the bits of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.engine.crash import difference, final_state, kill_until_done
+from tests.small import small_config, train_command
+
+KILLS = int(os.environ.get("SSOD_KILLS", "3"))
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config, and the folder of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("calm")
+    config = small_config(folder, train__steps=48)
+    run = train_command(config, folder / "run")
+    subprocess.run(run, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
+    return config, folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("after_save", "longest"), [(False, 5.0), (True, 2.0)], ids=["from the start", "in the loop"])
+def test_kill_9_at_random_moments_changes_no_bit(calm: tuple, tmp_path: Path, after_save: bool, longest: float) -> None:
+    """``SSOD_KILLS`` sets how often; moments are drawn from start-up on, or from a start's first checkpoint on."""
+    config, undisturbed = calm
+    wild = tmp_path / "wild"
+    command = train_command(config, wild)
+    record = kill_until_done(command, wild, kills=KILLS, longest=longest, after_save=after_save, env=ONE_THREAD)
+    print(f"killed {record.killed} times, after steps {record.steps}")
+    assert record.killed > 0
+    assert difference(final_state(undisturbed), final_state(wild)) == []
+
+
+@pytest.mark.slow
+def test_workers_change_no_bit(tmp_path: Path) -> None:
+    config = small_config(tmp_path, train__steps=10, train__eval_every=0, train__save_every=0)
+    states = []
+    for workers in (0, 2):
+        out = tmp_path / f"w{workers}"
+        command = train_command(config, out, f"train.workers={workers}")
+        subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
+        state = final_state(out)
+        del state["checkpoint"]["identity"]  # knows the number of workers
+        states.append(state)
+    assert difference(*states) == []
