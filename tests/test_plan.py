@@ -1,0 +1,156 @@
+"""`ssod plan`: the arithmetic by hand, and a few real steps that leave nothing behind."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ssod import plan as plans
+from ssod import run
+from ssod.config import Config, load
+from ssod.data import datasets
+from ssod.errors import Exit, SsodError
+from ssod.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
+from ssod.rehearse import rehearsal
+from tests.small import small_config
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_config(tmp_path_factory.mktemp("plan"))
+
+
+def rows_of(cfg: Config) -> tuple[dict[str, str], list[str]]:
+    rows, warnings = facts(cfg, datasets.load(cfg.data))
+    return dict(rows), warnings
+
+
+# ---- arithmetic --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.5, 1), (0.999, 693), (0.9996, 1733), (0.0, 0)])
+def test_half_life(decay: float, steps: int) -> None:
+    assert round(half_life(decay)) == steps
+
+
+def test_phases(config_file: Path) -> None:
+    def found(*changes: str) -> list[tuple[str, int, int]]:
+        return [(p.name, p.start, p.steps) for p in phases(load(config_file, changes))]
+
+    assert found() == [("burn-in", 0, 6), ("ssod", 6, 18)]
+    assert found("method.burn_in=0") == [("ssod", 0, 24)]
+    assert found("method={name: supervised}") == [("supervised", 0, 24)]
+
+
+def test_batches_and_passes(config_file: Path) -> None:
+    rows, _ = rows_of(load(config_file, ["train.accumulate=2"]))  # 4 labelled and 8 unlabelled images
+    assert rows["labelled"].startswith("4 images")
+    assert rows["unlabelled"] == "8 images"
+    assert rows["batch labelled"] == "2 = 1 process(es) x 2 part(s) x 1"
+    assert rows["passes labelled"] == "12.0"  # 24 steps of 2 from 4
+    assert rows["passes unlabelled"] == "4.5"  # 18 steps of 2 from 8
+    assert rows["burn-in"] == "6 steps, 25%, 3.0 passes labelled"
+    supervised, _ = rows_of(load(config_file, ["method={name: supervised}"]))
+    assert "batch unlabelled" not in supervised
+
+
+def test_a_teacher_that_is_too_slow(config_file: Path) -> None:
+    assert rows_of(load(config_file, ["method.ema.decay=0.9"]))[1] == []
+    (warning,) = rows_of(load(config_file, ["method.ema.decay=0.999"]))[1]
+    assert "half-life of 693 steps is longer than the 18 steps of ssod" in warning
+    advised = float(warning.rpartition("decay=")[2].split()[0])
+    assert half_life(advised) == pytest.approx(1.8, rel=1e-3)
+
+
+def test_learning_rate_where_it_turns(config_file: Path) -> None:
+    cfg = load(config_file, ["train.schedule={name: multistep, milestones: [12, 50]}", "train.warm_up.factor=0.1"])
+    assert rates(cfg) == "0: 0.0001, 2: 0.001, 12: 0.0001, 23: 0.0001"
+
+
+def test_the_whole_run() -> None:
+    stretches = [Phase("burn-in", 0, 10, 1.0, 0.5), Phase("ssod", 10, 20, 2.0, 3.0)]
+    assert Plan([], [], stretches, evaluation=4.0, evaluations=5).seconds == 10 * 1.0 + 20 * 3.0 + 4.0 * 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(7.46, "7.5 s"), (700, "12 min"), (3900, "1 h 05 min"), (48 * 3600 + 3 * 3600 + 60, "2 d 3 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_loading_is_timed_without_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(t=0.0)
+    monkeypatch.setattr(plans, "now", lambda device: clock.t)
+
+    def batches():
+        for i in range(100):
+            clock.t += 50.0 if i == 0 else 0.5  # workers start; then a batch each half second
+            yield i
+
+    assert time_loading(batches(), accumulate=2, workers=2) == ([0, 1], 1.0)
+    assert time_loading(iter([0]), accumulate=1, workers=0)[0] == [0]
+
+
+# ---- measured ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "supervised"])
+def test_a_plan_is_measured_and_leaves_nothing(
+    config_file: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = load(config_file, [] if method == "mean_teacher" else ["method={name: supervised}"])
+    found = plan(cfg)
+    assert not list(tmp_path.iterdir())
+    assert [p.name for p in found.phases] == (["burn-in", "ssod"] if method == "mean_teacher" else ["supervised"])
+    assert all(0 < p.compute < 60 and 0 < p.load < 60 for p in found.phases)
+    assert found.evaluations == 2
+    assert found.evaluation > 0
+    assert 0.01 < found.memory < 1000
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "in all" in printed
+    assert f"seconds per step, {found.phases[-1].name}" in printed
+
+
+def test_without_validation_images(config_file: Path) -> None:
+    found = plan(load(config_file, ["data.val=null", "train.steps=7"]))
+    assert (found.evaluation, found.evaluations) == (0.0, 0)
+
+
+def test_a_rehearsed_step_is_a_whole_step_that_learns_nothing(config_file: Path) -> None:
+    cfg = load(config_file)
+    data = datasets.load(cfg.data)
+    method = run.build_method(cfg, len(data.classes))
+    trainer = rehearsal(method, cfg.train, lambda start: run.batches(cfg, data, method, start))
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    trainer.step = cfg.method.burn_in
+    trainer.train_step(trainer.batches(trainer.step))
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.parameters if p.ndim > 1)
+    assert len(trainer.optimizer.state) == len(trainer.parameters)  # the optimiser did step
+    assert {"sup/cls", "unsup/cls"} <= set(trainer.window.sums)
+
+
+def test_slow_reading_is_told(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "time_phase", lambda trainer, phase: replace(phase, compute=1.0, load=2.0))
+    cfg = load(config_file, ["train.workers=1", "data.val=null"])
+    found = plans.measure(cfg, datasets.load(cfg.data))
+    assert sum("raise train.workers" in warning for warning in found.warnings) == 2
+    assert found.seconds == 24 * 2.0
+
+
+def test_what_training_refuses_is_refused(config_file: Path) -> None:
+    with pytest.raises(SsodError, match="lower it to 4 or less") as caught:
+        plan(load(config_file, ["train.batch.labeled=5"]))
+    assert caught.value.code == Exit.USAGE
+
+
+def test_a_phase_has_no_time_before_it_is_measured() -> None:
+    assert math.isnan(Phase("ssod", 0, 1).compute)
+    assert np.isnan(Plan([], [], []).memory)
