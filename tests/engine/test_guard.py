@@ -169,6 +169,25 @@ def test_a_huge_rate_never_makes_the_teacher_infinite(tmp_path: Path) -> None:
     assert all(bool(v.isfinite().all()) for v in trainer.method.state_dict().values())
 
 
+def test_a_finite_gradient_that_would_make_a_weight_infinite_is_stopped(tmp_path: Path) -> None:
+    """1e30 is a number like any other, but times the learning rate it is not."""
+
+    def huge_once(trainer: Trainer) -> None:
+        def hook(gradient: torch.Tensor) -> torch.Tensor:
+            return gradient.fill_(1e30) if trainer.step == 4 else gradient.zero_()
+
+        for parameter in trainer.parameters:
+            parameter.register_hook(hook)
+
+    with toy.RunFolder(tmp_path / "run") as folder:
+        trainer = build(
+            folder, huge_once, 0, lr=1e10, warm_up={"steps": 0}, optimizer={"name": "sgd", "weight_decay": 0}
+        )
+        before = {name: value.clone() for name, value in trainer.method.named_parameters()}
+        trainer.fit()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.method.named_parameters())
+
+
 def test_an_overflow_of_fp16_is_no_fault(tmp_path: Path) -> None:
     """A scale far too large overflows again and again: steps are skipped, the scale halves, nothing else moves."""
     with toy.RunFolder(tmp_path / "run") as folder:
