@@ -131,10 +131,7 @@ def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None)
         _collect(report, ctx, error)
         return None
     file = datasets.name_of(cfg.unlabeled, ctx)
-    seen = Context(ctx.root, ctx.section, ctx.rules)
-    bad = _look(images, file, seen, decode, limit, stated=False)
-    for finding in seen.findings:
-        ctx.findings.add(_borne(finding))
+    bad = _look(images, file, ctx, decode, limit, stated=False)
     if bad > allowed_bad(len(images)):
         problem = f"{bad} of {len(images)} images cannot be read"
         ctx.findings.error("I01", file, ctx.section, problem, "remove or replace them", count=bad)
@@ -143,21 +140,13 @@ def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None)
     return images
 
 
-def _borne(finding: Finding) -> Finding:
-    """Turn an error about an unlabelled image into a note that it is skipped, unless it is unsafe to go on."""
-    if finding.level != "error" or (finding.code == Exit.UNSAFE and finding.id in ("S03", "S06")):
-        return finding
-    return Finding(
-        "skipped", finding.id, finding.file, finding.field, finding.problem, finding.fix, Exit.OK, finding.count
-    )
-
-
 def _look(images: Images, file: str, ctx: Context, decode: bool, limit: int | None, *, stated: bool) -> int:
     """Look at the image files themselves; return how many cannot be read.
 
-    With ``stated`` the sizes that the annotations state are compared with the files'.
+    With ``stated`` the images have annotations: one that cannot be read is an error, and the sizes that the annotations
+    state are compared with the files'. Otherwise it would be skipped, and is recorded as that.
     """
-    missing = set(check_files(images, file, ctx))
+    missing = set(check_files(images, file, ctx, needed=stated))
     bad = len(missing)
     for row in range(len(images) if limit is None else min(limit, len(images))):
         if row in missing:
@@ -168,17 +157,24 @@ def _look(images: Images, file: str, ctx: Context, decode: bool, limit: int | No
         except SsodError:
             continue  # check_files has said it
         try:
-            height, width, turn = read_header(path)
-            if decode or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
-                open_image(path, max_pixels=ctx.rules.max_pixels)
+            height, width, turn = _open(path, ctx, decode)
         except SsodError as error:
             bad += 1
             id = next((id for text, id in _ROWS.items() if text in error.problem), "I04")
-            ctx.findings.error(id, file, place, error.problem, error.fix, code=error.code)
+            level, code = ("error", error.code) if stated else ("skipped", Exit.OK)
+            ctx.findings.add(Finding(level, id, file, place, error.problem, error.fix, code))
             continue
         if stated:
             _compare_size(images, row, (height, width), turn, place, file, ctx)
     return bad
+
+
+def _open(path: str, ctx: Context, decode: bool) -> tuple[int, int, int]:
+    """Return what ``read_header`` does, and raise whatever opening the image for training would."""
+    height, width, turn = read_header(path)
+    if decode or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
+        open_image(path, max_pixels=ctx.rules.max_pixels)
+    return height, width, turn
 
 
 def _compare_size(
@@ -191,7 +187,9 @@ def _compare_size(
         return
     if says == stored:
         problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]} (EXIF orientation {turn})"
-        fix = "set data.exif=ignore if its boxes refer to the stored pixels"
+        fix = "set data.exif=ignore if boxes refer to the stored pixels"
+        if ctx.rules.exif == "ignore":
+            fix = "set data.exif=apply if boxes refer to the upright image"
     else:
         problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]}"
         fix = "mend the annotations or use the image they were made for"

@@ -154,16 +154,10 @@ def _annotations(table: Rows, images: Images, classes: Classes, box_format: str,
     crowd = table.flags("iscrowd")
     sound = np.isfinite(raw).all(1) & (image >= 0) & (label >= 0)
     rows = np.flatnonzero(sound)
-    raw, image, label, crowd = raw[rows], image[rows], label[rows], crowd[rows]
+    raw, image, label, crowd = (column[rows] for column in (raw, image, label, crowd))
     boxes = _corners(raw, box_format, image, images.sizes, file, ctx)
     positive = _positive(boxes, rows, box_format, table)
-    rows, boxes, image, label, crowd = (
-        rows[positive],
-        boxes[positive],
-        image[positive],
-        label[positive],
-        crowd[positive],
-    )
+    rows, boxes, image, label, crowd = (column[positive] for column in (rows, boxes, image, label, crowd))
     boxes, keep = settle(boxes, image, images.sizes, lambda i: table.place(int(rows[i]), "bbox"), file, ctx)
     area = _areas(table, boxes, rows)
     keep = np.flatnonzero(keep)
@@ -222,9 +216,8 @@ def _corners(
     """Return float64 [A, 4] ``x1, y1, x2, y2`` in pixels."""
     if box_format.endswith("_norm"):
         raw = raw * np.tile(sizes[image][:, ::-1], 2)
-    else:
-        if not check_format(raw, box_format, image, sizes, file, ctx):
-            ctx.findings.raise_first()  # every single box would be wrong
+    elif not check_format(raw, box_format, image, sizes, file, ctx):
+        ctx.findings.raise_first()  # every single box would be wrong
     boxes = raw.copy()
     if box_format.startswith("xywh"):
         boxes[:, 2:] += raw[:, :2]
@@ -248,10 +241,8 @@ def _positive(boxes: np.ndarray, rows: np.ndarray, box_format: str, table: Rows)
 def _areas(table: Rows, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return float64 [A]: the file's ``area`` (of the mask; AP sorts boxes by size with it), else the box's."""
     own = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(1)
-    values = table.values("area")
-    stated = np.array([v if type(v) in (int, float) and 0 <= v < 1e15 else -1.0 for v in values], dtype=np.float64)[
-        rows
-    ]
+    numbers = (v if type(v) in (int, float) and 0 <= v < 1e15 else -1 for v in table.values("area"))
+    stated = np.fromiter(numbers, dtype=np.float64)[rows]
     return np.where(stated >= 0, stated, own)
 
 

@@ -101,7 +101,7 @@ def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
         labeled, hidden = everything.subset(keeps), everything.subset(loses)
     unlabeled = None if hidden is None else hidden.images
     if cfg.unlabeled is not None:
-        unlabeled, hidden = read_images(cfg.unlabeled, ctx("unlabeled")), None
+        unlabeled, hidden = load_unlabeled(cfg.unlabeled, ctx("unlabeled")), None
     val = load_val(cfg, everything, ctx("val"))
     _check_parts(everything, labeled, unlabeled, val, cfg, ctx)
     return DataSets(
@@ -127,6 +127,24 @@ def load_labeled(cfg: DataConfig, ctx: Context) -> Labeled:
     check_files(data.images, name_of(cfg.labeled, ctx), ctx)
     ctx.findings.raise_first()
     return data
+
+
+def load_unlabeled(source: Section, ctx: Context) -> Images:
+    """Read the list of unlabelled images.
+
+    Raises:
+        SsodError: a file leads out of its folder, or more files are missing than training would bear.
+    """
+    from ssod.data.reader import allowed_bad  # which imports torch
+
+    images = read_images(source, ctx)
+    file = name_of(source, ctx)
+    missing = check_files(images, file, ctx, needed=False)
+    if len(missing) > allowed_bad(len(images)):
+        problem = f"{len(missing)} of {len(images)} images not found, first {short(images.paths[missing[0]])}"
+        ctx.findings.error("I01", file, ctx.section, problem, "fix the paths or fetch the files", count=len(missing))
+    ctx.findings.raise_first()
+    return images
 
 
 def load_val(cfg: DataConfig, labeled: Labeled, ctx: Context) -> Labeled | None:
@@ -208,4 +226,6 @@ def _fingerprint(*parts: Labeled | Images | None) -> str:
             digest.update("\n".join(part.classes.names).encode())
             for column in (part.classes.ids, part.boxes, part.labels, part.crowd, part.difficult, part.starts):
                 digest.update(np.ascontiguousarray(column).tobytes())
+            if part.area is not None:
+                digest.update(part.area.tobytes())
     return digest.hexdigest()

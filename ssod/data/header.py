@@ -12,6 +12,7 @@ from PIL import Image
 from ssod.data.findings import Context, short
 from ssod.data.image import FORMATS, open_image, orientation
 from ssod.data.paths import safe_join
+from ssod.data.presence import check_files
 from ssod.data.records import Images, Labeled
 from ssod.errors import SsodError
 
@@ -32,14 +33,24 @@ def read_header(path: str) -> tuple[int, int, int]:
         raise
 
 
-def fill_sizes(images: Images, rows: Iterable[int], file: str, ctx: Context, id: str = "D29") -> Images:
-    """Read the sizes of ``rows`` from the image files, count them as repaired, and record an error per unreadable one.
+def fill_sizes(images: Images, rows: Iterable[int], file: str, ctx: Context, id: str | None = "D29") -> Images:
+    """Read the sizes of ``rows`` from the image files and record an error per file that is missing or unreadable.
+
+    Args:
+        images: all images.
+        rows: those whose size is not known.
+        file: the file that names them; for messages.
+        ctx: rules and findings.
+        id: of the repair that this is; None = it is none, as the format states no sizes.
 
     Returns:
         Images whose ``sizes`` are complete, but for rows with an error, where they are 0. They are those of the upright
         image, or of the stored pixels if the rules ignore EXIF.
     """
     rows = list(rows)
+    if rows:
+        check_files(images, file, ctx)
+        ctx.findings.raise_first()
     sizes = np.zeros((len(images), 2), dtype=np.int32) if images.sizes is None else images.sizes.copy()
     for row in rows:
         try:
@@ -49,7 +60,7 @@ def fill_sizes(images: Images, rows: Iterable[int], file: str, ctx: Context, id:
             ctx.findings.error("I01", file, name, error.problem, error.fix, code=error.code)
             continue
         sizes[row] = (width, height) if turn >= 5 and ctx.rules.exif == "apply" else (height, width)
-    if rows:
+    if rows and id:
         ctx.findings.repaired(id, file, ctx.section, f"{len(rows)} image sizes read from the files", count=len(rows))
     return replace(images, sizes=sizes)
 

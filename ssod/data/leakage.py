@@ -20,6 +20,7 @@ _PAIRS = {
 
 def same_paths(first: Images, second: Images, pair: str, file: str, ctx: Context) -> bool:
     """Compare two sets by path, which needs no disk; record what is found and return whether there is any."""
+    first, second = sorted((first, second), key=len)
     mine, theirs = os.path.realpath(first.root), os.path.realpath(second.root)
     if mine == theirs:
         known = set(first.paths)

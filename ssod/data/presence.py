@@ -10,13 +10,14 @@ from ssod.data.records import Images
 from ssod.errors import Exit, SsodError
 
 
-def check_files(images: Images, file: str, ctx: Context) -> list[int]:
+def check_files(images: Images, file: str, ctx: Context, *, needed: bool = True) -> list[int]:
     """Record an error if image files are missing, lead out of their folder, or are no regular files.
 
     Args:
         images: what must be there.
         file: the file that names them; for messages.
         ctx: rules and findings.
+        needed: False = missing files are skipped, and recorded as that.
 
     Returns:
         The rows of the images that are missing.
@@ -39,15 +40,20 @@ def check_files(images: Images, file: str, ctx: Context) -> list[int]:
         try:
             safe_join(images.root, images.paths[row], allow_symlinks=ctx.rules.allow_symlinks)
         except SsodError as error:
-            id = "I01" if error.code == Exit.DATA else "S06" if "regular" in error.problem else "S03"
+            if error.code == Exit.DATA:  # a link to nothing
+                missing.append(row)
+                continue
+            id = "S06" if "regular" in error.problem else "S03"
             place = f"images[{row}] {short(images.paths[row])}"
             ctx.findings.error(id, file, place, error.problem, error.fix, code=error.code)
     if missing:
+        missing.sort()
         row = missing[0]
         problem, fix = absent(images.root, images.paths[row])
         id = "I14" if "(case)" in problem else "I01"
         place = f"images[{row}] {short(images.paths[row])}"
-        ctx.findings.error(id, file, place, f"{problem} ({len(missing)} missing)", fix, count=len(missing))
+        record = ctx.findings.error if needed else ctx.findings.skipped
+        record(id, file, place, f"{problem} ({len(missing)} missing)", fix, count=len(missing))
     return missing
 
 

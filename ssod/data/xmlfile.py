@@ -5,6 +5,8 @@ from __future__ import annotations
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from ssod.data.findings import short
+
 # Deeper than any annotation, shallow enough for every recursive walk over the tree.
 MAX_DEPTH = 50
 
@@ -41,7 +43,7 @@ def parse_xml(data: bytes) -> Element:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        problem = f"not closed tag <{opened[-1]}>, or" if opened else "not XML:"
+        problem = f"not closed tag <{short(opened[-1])[1:-1]}>, or" if opened else "not XML:"
         raise XmlProblem(
             "V02", f"line {error.lineno}", f"{problem} {expat.ErrorString(error.code)}", "mend it"
         ) from None

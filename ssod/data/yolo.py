@@ -44,7 +44,7 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
     base = ctx.path(root)
     names = _class_names(base, ctx) if classes is None else list(classes)
     images, labels = _find(base, split, ctx)
-    images = fill_sizes(images, range(len(images)), base, ctx, id="D29")
+    images = fill_sizes(images, range(len(images)), base, ctx, id=None)
     ctx.findings.raise_first()
     rows: list[list[float]] = []
     places: list[tuple[str, int]] = []
@@ -140,11 +140,11 @@ def _line_problem(values: list[str], num_classes: int) -> tuple[str, str, str] |
     except ValueError:
         return "D22", f"{short(' '.join(values))}, expected 5 numbers", "mend or drop the line"
     if label not in range(num_classes):
-        return "D19", f"class {values[0]} not in 0..{num_classes - 1}", "fix it or add the name to data.yaml"
+        return "D19", f"class {short(values[0], 30)} not in 0..{num_classes - 1}", "fix it or add the name to data.yaml"
     if not all(-SLACK <= value <= 1 + SLACK for value in box):
         wrong = next(value for value in values[1:] if not -SLACK <= float(value) <= 1 + SLACK)
         id = "D12" if wrong.lower().lstrip("+-") in ("nan", "inf", "infinity") else "D26"
-        return id, f"{wrong} is not in 0..1; are these pixels?", "divide by the image's width and height"
+        return id, f"{short(wrong, 30)} is not in 0..1; are these pixels?", "divide by the image's width and height"
     if box[2] < 0 or box[3] < 0:
         return "D24", f"size {box[2]:g} {box[3]:g} is negative", "mend or drop the line"
     return None

@@ -455,6 +455,7 @@ VOC_CASES = [
         3,
     ),
     ("V02", rewrite("<annotation>\n<object>\n<name>car</name></annotation>"), "line 3", "not closed tag <object>", 3),
+    ("V02", rewrite(f"<annotation><{'x' * 5000}>"), "line 1", "mend it", 3),
     ("V02", rewrite("car 1 2 3 4"), "line 1", "not XML", 3),
     ("V02", rewrite("<a>" * 1000), "line 1", "nested deeper", 3),
     (
@@ -518,8 +519,8 @@ def check_one_error(data: dict[str, Any], id: str, field: str, words: str, code:
 YOLO_CASES = [
     ("D22", "labels/train/1.txt", "0 0.5 0.5 0.1\n", "line 1", "4 values, expected 5", 3),
     ("D22", "labels/train/1.txt", "0 0.5 0.5 0.1 x\n", "line 1", "expected 5 numbers", 3),
-    ("D19", "labels/train/1.txt", "\n7 0.5 0.5 0.1 0.1\n", "line 2", "class 7 not in 0..1", 3),
-    ("D26", "labels/train/1.txt", "0 32 20 10 10\n", "line 1", "32 is not in 0..1; are these pixels?", 3),
+    ("D19", "labels/train/1.txt", "\n7 0.5 0.5 0.1 0.1\n", "line 2", "class '7' not in 0..1", 3),
+    ("D26", "labels/train/1.txt", "0 32 20 10 10\n", "line 1", "'32' is not in 0..1; are these pixels?", 3),
     ("D12", "labels/train/1.txt", "0 nan 0.5 0.1 0.1\n", "line 1", "nan", 3),
     ("D24", "labels/train/1.txt", "0 0.5 0.5 -0.005 0.1\n", "line 1", "negative", 3),
     ("D09", "data.yaml", "names: []\n", "names", "0 classes", 3),

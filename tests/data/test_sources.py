@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pydantic import TypeAdapter, ValidationError
 
+from ssod.data.check import check
 from ssod.data.coco import to_coco
 from ssod.data.datasets import DataConfig, load
 from ssod.data.findings import Context, Findings, Rules
@@ -227,6 +228,10 @@ def test_ignoring_exif_turns_boxes_and_sizes(stated: bool, tmp_path: Path) -> No
     assert data.labeled.images.sizes[0].tolist() == [WIDTH, HEIGHT]
     assert data.labeled.targets(0).boxes[0].tolist() == [HEIGHT - 13, 10, HEIGHT - 5, 30]
     assert "D30" in [f.id for f in findings]
+    if stated:
+        nano.train["images"][0].update(width=HEIGHT, height=WIDTH)
+        fixes = [f.fix for f in check(nano.config()).findings if f.level == "error"]
+        assert fixes == ["set data.exif=apply if boxes refer to the upright image"]
 
 
 # ---- VOC ---------------------------------------------------------------------------------------------------------
@@ -307,6 +312,9 @@ def test_yolo(tmp_path: Path) -> None:
     assert data.targets(0).boxes.tolist() == [[24, 12, 40, 36]]
     assert data.targets(0).labels.tolist() == [1]
     assert len(data.targets(4)) == 0
+    ctx = Context(str(tmp_path))
+    read(tmp_path, ctx, **source)
+    assert ctx.findings.lines() == []
     assert images(tmp_path, **source).ids == [str(i) for i in range(5)]
 
 
@@ -381,6 +389,45 @@ def test_what_is_wrong_with_a_folder_source(path: str, make: str | None, code: E
         images(tree, format="folder", path=path)
     assert caught.value.code == code
     assert words in caught.value.line()
+
+
+def unlabelled_list(root: Path, images: int, gone: int) -> DataConfig:
+    """A good set whose unlabelled list names ``images`` files, the first ``gone`` of which are not there."""
+    nano = Nano(root)
+    for i in range(gone, images):
+        picture(root / "more" / f"w{i}.jpg", 1000 + i, size=(16, 16))
+    (root / "more/list.txt").write_text("".join(f"w{i}.jpg\n" for i in range(images)))
+    nano.section["unlabeled"] = {"format": "folder", "path": "more/list.txt"}
+    return nano.config()
+
+
+def test_a_few_missing_unlabelled_images_are_skipped(tmp_path: Path) -> None:
+    cfg = unlabelled_list(tmp_path, images=30, gone=3)
+    for run in (lambda findings: load(cfg, findings), lambda findings: findings.extend(check(cfg).findings)):
+        findings = Findings()
+        run(findings)
+        assert [(f.level, f.id, f.count) for f in findings] == [("skipped", "I01", 3)]
+        assert "'w0.jpg': not found" in findings.lines()[0]
+
+
+def test_many_missing_unlabelled_images_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SsodError, match=r"4 of 30 images not found, first 'w0.jpg'") as caught:
+        load(unlabelled_list(tmp_path, images=30, gone=4))
+    assert caught.value.code == Exit.DATA
+
+
+def test_an_unreadable_unlabelled_image_is_skipped_and_a_link_out_is_not(tmp_path: Path) -> None:
+    cfg = unlabelled_list(tmp_path / "data", images=30, gone=0)
+    (tmp_path / "data/more/w5.jpg").write_text("hello")
+    report = check(cfg)
+    assert [(f.level, f.id) for f in report.findings] == [("skipped", "I04")]
+    assert report.code == Exit.OK
+    (tmp_path / "data/more/w6.jpg").rename(tmp_path / "outside.jpg")
+    (tmp_path / "data/more/w6.jpg").symlink_to(tmp_path / "outside.jpg")
+    assert check(cfg).code == Exit.UNSAFE
+    with pytest.raises(SsodError, match="resolves outside root"):
+        load(cfg)
+    assert load(cfg.model_copy(update={"allow_symlinks": True})).unlabeled is not None
 
 
 # ---- the section -------------------------------------------------------------------------------------------------
