@@ -1,5 +1,6 @@
 """Several processes: joining and leaving the job that torchrun started, and work that only rank 0 does."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,7 +94,10 @@ def wrap(method: nn.Module) -> nn.Module:
     """
     if not collective.active():
         return method
-    return DistributedDataParallel(method, broadcast_buffers=False, find_unused_parameters=False)
+    # torch 2.15 renames the argument and warns about the old name.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(method, find_unused_parameters=False, **{name: False})
 
 
 @contextmanager
