@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "ssod"
 
-FREE = {"structures", "boxes", "errors", "schema", "seeding", "collective", "version"}
+FREE = {"structures", "boxes", "errors", "schema", "seeding", "collective", "version", "atomic", "yamlfile"}
 ALLOWED = {
     "boxes": set(),
     "structures": {"boxes"},
@@ -15,16 +15,17 @@ ALLOWED = {
     "errors": set(),
     "seeding": set(),
     "collective": set(),
+    "atomic": {"errors"},
     "losses": FREE,
     "assign": FREE,
     "pseudo": FREE,
-    "data": FREE | {"yamlfile"},
+    "data": FREE,
     "engine": FREE | {"modelfile"},
     "detectors": FREE | {"assign", "losses", "modelfile"},
     "methods": FREE | {"pseudo", "losses", "assign", "engine.ema"},
     "yamlfile": {"errors"},
     "mistakes": {"errors"},
-    "modelfile": {"errors"},
+    "modelfile": FREE,
     "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile", "mistakes"},
 }
 
