@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from ssod.data.check import check
-from ssod.data.datasets import DataConfig, load
+from ssod.data.datasets import load
 from ssod.data.findings import Findings
 from ssod.errors import Exit, SsodError
-from tests.data.nano import HEIGHT, WIDTH, Nano, picture, voc, voc_object, xml, yolo
+from tests.data.nano import HEIGHT, WIDTH, Nano, picture
 
 Spoil = Callable[[Nano], None]
 
@@ -434,107 +434,3 @@ def test_check_lists_twenty_of_a_kind_and_counts_the_rest(tmp_path: Path) -> Non
     assert sum("D22" in line and "annotations[" in line for line in lines) == 20
     assert any("10 more of this kind" in line for line in lines)
     assert any("D24" in line for line in lines)
-
-
-# ---- VOC ---------------------------------------------------------------------------------------------------------
-
-
-def rewrite(text: str) -> Callable[[Path], None]:
-    return lambda root: (root / "Annotations/001.xml").write_text(text) and None
-
-
-BOMB = """<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">
-<!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">]><annotation><object><name>&c;</name></object></annotation>"""
-EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>'
-VOC_CASES = [
-    (
-        "V01",
-        lambda root: (root / "Annotations/001.xml").unlink(),
-        "001",
-        "not found (ImageSets/Main/train.txt line 2)",
-        3,
-    ),
-    ("V02", rewrite("<annotation>\n<object>\n<name>car</name></annotation>"), "line 3", "not closed tag <object>", 3),
-    ("V02", rewrite(f"<annotation><{'x' * 5000}>"), "line 1", "mend it", 3),
-    ("V02", rewrite("car 1 2 3 4"), "line 1", "not XML", 3),
-    ("V02", rewrite("<a>" * 1000), "line 1", "nested deeper", 3),
-    (
-        "V04",
-        rewrite(xml(objects=voc_object() + voc_object(box=(90, 5, 10, 9)))),
-        "object[1].bndbox",
-        "xmin 90 ≥ xmax 10",
-        3,
-    ),
-    ("V05", rewrite(xml(objects=voc_object() + "<object><name>car</name></object>")), "object[1]", "bndbox missing", 3),
-    ("V05", rewrite(xml(objects=voc_object().replace("<name>car</name>", ""))), "object[0]", "name missing", 3),
-    ("V06", rewrite(xml(objects=voc_object("vann"))), "object[0].name", "'vann' unknown; did you mean 'van'?", 3),
-    ("D22", rewrite(xml(objects=voc_object(box=("x", 5, 10, 9)))), "object[0].bndbox.xmin", "expected a number", 3),
-    ("D28", rewrite(xml(objects=voc_object(box=(90, 5, 99, 9)))), "object[0].bndbox", "outside image 64×48", 3),
-    ("D14", lambda root: (root / "ImageSets/Main/train.txt").write_text("001\n001\n") and None, "split", "repeated", 3),
-    ("D01", lambda root: (root / "ImageSets/Main/train.txt").unlink(), "data.labeled.split", "not found", 3),
-    ("D08", lambda root: (root / "ImageSets/Main/train.txt").write_text("\n\n") and None, "split", "0 images", 3),
-    ("S12", rewrite(BOMB), "DOCTYPE", "DTD not allowed", 7),
-    ("S12", rewrite(EXTERNAL), "DOCTYPE", "DTD not allowed", 7),
-    (
-        "S12",
-        lambda root: (root / "Annotations/001.xml").write_bytes(BOMB.encode("utf-16")) and None,
-        "DOCTYPE",
-        "DTD",
-        7,
-    ),
-    (
-        "S01",
-        lambda root: (root / "ImageSets/Main/train.txt").write_text("../../x\n") and None,
-        "name 0",
-        "leaves root",
-        7,
-    ),
-    ("I01", lambda root: (root / "JPEGImages/001.jpg").unlink(), "images[1]", "not found", 3),
-]
-
-
-@pytest.mark.parametrize(("id", "spoil", "field", "words", "code"), VOC_CASES)
-def test_one_row_of_the_voc_table(
-    id: str, spoil: Callable[[Path], None], field: str, words: str, code: int, tmp_path: Path
-) -> None:
-    source = voc(tmp_path)
-    spoil(tmp_path)
-    check_one_error({"labeled": source, "classes": ["car", "van"]}, id, field, words, code)
-
-
-def check_one_error(data: dict[str, Any], id: str, field: str, words: str, code: int) -> None:
-    cfg = DataConfig.model_validate(data)
-    report = check(cfg)
-    errors = report.findings.errors()
-    assert [f.id for f in errors] == [id], report.lines()
-    assert field in errors[0].field
-    assert words in errors[0].line()
-    assert report.code == code
-    with pytest.raises(SsodError) as caught:
-        load(cfg)
-    assert caught.value.code == code
-    assert len(caught.value.line()) <= 300
-
-
-YOLO_CASES = [
-    ("D22", "labels/train/1.txt", "0 0.5 0.5 0.1\n", "line 1", "4 values, expected 5", 3),
-    ("D22", "labels/train/1.txt", "0 0.5 0.5 0.1 x\n", "line 1", "expected 5 numbers", 3),
-    ("D19", "labels/train/1.txt", "\n7 0.5 0.5 0.1 0.1\n", "line 2", "class '7' not in 0..1", 3),
-    ("D26", "labels/train/1.txt", "0 32 20 10 10\n", "line 1", "'32' is not in 0..1; are these pixels?", 3),
-    ("D12", "labels/train/1.txt", "0 nan 0.5 0.1 0.1\n", "line 1", "nan", 3),
-    ("D24", "labels/train/1.txt", "0 0.5 0.5 -0.005 0.1\n", "line 1", "negative", 3),
-    ("D09", "data.yaml", "names: []\n", "names", "0 classes", 3),
-    ("D16", "data.yaml", "names: [car, car]\n", "names", "'car' is listed twice", 3),
-    ("C03", "data.yaml", "names: [car, no]\n", "names[1]", "boolean False, expected string", 3),
-    ("S10", "data.yaml", "names: !!python/object/apply:os.system ['true']\n", "root", "only plain values", 7),
-    ("D05", "labels/train/1.txt", "\x00\x000", "labels", "UTF-16", 3),
-]
-
-
-@pytest.mark.parametrize(("id", "file", "text", "field", "words", "code"), YOLO_CASES)
-def test_one_row_of_the_yolo_table(
-    id: str, file: str, text: str, field: str, words: str, code: int, tmp_path: Path
-) -> None:
-    source = yolo(tmp_path)
-    (tmp_path / file).write_text(text)
-    check_one_error({"labeled": source}, id, field, words, code)
