@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+import ssod.methods
 from ssod.boxes import clip, warp
 from ssod.detectors.build import DetectorConfig, build
 from ssod.methods.base import Config, EmaConfig, Method
@@ -247,3 +250,17 @@ def test_a_method_may_live_in_the_users_own_module(tmp_path, monkeypatch) -> Non
     (tmp_path / "pkg" / "mine.py").write_text((tmp_path / "my_methods.py").read_text())
     monkeypatch.syspath_prepend(tmp_path)
     assert find("pkg.mine").__name__ == "Mine"
+
+
+def test_the_table_of_slots_is_true() -> None:
+    """The README of the methods folder says which slots each method fills; ask the classes."""
+    lines = (Path(ssod.methods.__file__).parent / "README.md").read_text().splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("| method |"))
+    slots = [cell.strip() for cell in lines[head].strip("|").split("|")][1:]
+    told = {}
+    for line in lines[head + 2 :]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        told[name] = [cell == "own" for cell in cells]
+    assert told == {name: [slot in vars(find(name)) for slot in slots] for name in names()}
