@@ -81,14 +81,15 @@ def split(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the JSON pairs.")],
     percent: Annotated[list[float], typer.Option(help="Repeat for several: --percent 1 --percent 10.")],
     folds: Annotated[int, typer.Option(min=1, help="Folds 1..n.")] = 5,
-    family: Annotated[str, typer.Option(help="without_replacement (default) or with_replacement (STAC).")] = (
+    family: Annotated[str, typer.Option(help="without_replacement, with_replacement (STAC) or index_file.")] = (
         "without_replacement"
     ),
+    file: Annotated[Path | None, typer.Option(help="The published index file, for --family index_file.")] = None,
 ) -> None:
     """Labelled / unlabelled splits, bit-identical to the published procedures."""
     from ssod.data.splits import write_splits
 
-    for line in write_splits(ann, percent, range(1, folds + 1), out, family=family):
+    for line in write_splits(ann, percent, range(1, folds + 1), out, family=family, file=file):
         print(line)
 
 

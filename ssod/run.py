@@ -7,26 +7,35 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from ssod import collective
-from ssod.config import Config
+from ssod.config import Config, load
 from ssod.data import datasets
+from ssod.data.check import check as check_data
 from ssod.data.coco import to_coco
 from ssod.data.datasets import DataSets
+from ssod.data.findings import Findings
 from ssod.data.loader import eval_views, train_batches
 from ssod.data.records import Labeled
+from ssod.data.views import Pipeline
 from ssod.detectors.build import build as build_detector
 from ssod.engine import dist
 from ssod.engine.evaluate import coco_metrics
 from ssod.engine.evaluate import evaluate as measure
 from ssod.engine.runfolder import RunFolder
+from ssod.engine.signals import Signals
 from ssod.engine.trainer import Trainer
 from ssod.engine.voc_eval import voc_metrics
 from ssod.errors import Exit, SsodError
 from ssod.methods.base import Method
 from ssod.methods.find import find
+from ssod.model import load as load_model
 from ssod.structures import Batch, Detector
 from ssod.version import __version__
+
+MAX_TOLD = 20  # repairs and warnings about the data that a training run prints
 
 
 def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> dict[str, float]:
@@ -41,15 +50,23 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
         The teacher's metrics of the last evaluation, fractions in 0..1.
     """
     device = dist.pick_device(cfg.train.device)
-    with dist.job(device), RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
+    with (
+        Signals(),
+        dist.job(device),
+        RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder,
+    ):
         return build(cfg, folder, allow_change=allow_change).fit()
 
 
 def build(cfg: Config, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
     """Read the data, build detector and method, and return a trainer that has everything but the first step."""
-    data = datasets.load(cfg.data)
+    findings = Findings()
+    data = datasets.load(cfg.data, findings)
     _check_batch(cfg, data)
     method = build_method(cfg, len(data.classes))
+    if collective.rank() == 0:
+        for line in findings.lines()[:MAX_TOLD]:
+            print(line)
     resolved = cfg.dump()
     folder.write_inputs(resolved, data.split)
     classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
@@ -96,13 +113,16 @@ def batches(cfg: Config, data: DataSets, method: Method, start: int) -> Iterator
         workers=train.workers,
         rank=collective.rank(),
         world=collective.world_size(),
-        group_by_aspect=getattr(cfg.views, "group_by_aspect", False),
+        group_by_aspect=cfg.views.group_by_aspect,
         max_pixels=cfg.data.max_pixels,
+        allow_symlinks=cfg.data.allow_symlinks,
     )
 
 
-def evaluator(cfg: Config, truth: Labeled, *, score: float | None = None) -> Callable[[Detector], dict[str, float]]:
-    """Return what measures a detector on ``truth``, with the config's metric."""
+def evaluator(
+    cfg: Config, truth: Labeled, *, score: float | None = None, view: Pipeline | None = None
+) -> Callable[[Detector], dict[str, float]]:
+    """Return what measures a detector on ``truth``, with the config's metric, seen through its view or another."""
     table = to_coco(truth)
     metrics = {
         "coco": coco_metrics,
@@ -110,22 +130,69 @@ def evaluator(cfg: Config, truth: Labeled, *, score: float | None = None) -> Cal
         "voc07": partial(voc_metrics, eleven_points=True),
     }[cfg.eval.metric]
 
-    def evaluate(detector: Detector) -> dict[str, float]:
+    def run(detector: Detector) -> dict[str, float]:
         views = eval_views(
             truth.images,
-            cfg.views.val,
+            view or cfg.views.val,
             batch=cfg.eval.batch,
             workers=cfg.train.workers,
             rank=collective.rank(),
             world=collective.world_size(),
             max_pixels=cfg.data.max_pixels,
+            allow_symlinks=cfg.data.allow_symlinks,
         )
         device = next(detector.parameters()).device
         return measure(
             detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=metrics
         )
 
-    return evaluate
+    return run
+
+
+def evaluate(
+    weights: Path, *, data: Path | None = None, score: float | None = None, overrides: Sequence[str] = ()
+) -> dict[str, float]:
+    """Measure saved weights and print the metrics.
+
+    Args:
+        weights: a model file, or a run folder that holds one.
+        data: config whose ``data.val`` to measure on; None = the run's own.
+        score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
+        overrides: ``key.path=value`` for that config.
+
+    Returns:
+        The metrics, fractions in 0..1.
+    """
+    source = data or (weights if weights.is_dir() else weights.parent) / "config.yaml"
+    cfg = load(source, overrides)
+    model = load_model(weights, dist.pick_device(cfg.train.device))
+    val = datasets.load(cfg.data).val
+    if val is None:
+        raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
+    if val.classes.names != model.classes.names:
+        problem = f"{list(val.classes.names)[:5]} are not the model's {list(model.classes.names)[:5]}"
+        raise SsodError(source, "data.val", f"classes {problem}", "give data.classes in the model's order")
+    found = evaluator(cfg, val, score=score, view=model.pipeline)(model.detector)
+    threshold = model.detector.decode.score if score is None else score
+    table = Table(title=f"{weights}, {len(val)} images, scores above {threshold:g}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("%", justify="right")
+    for name, value in found.items():
+        table.add_row(name, f"{100 * value:.1f}" if value >= 0 else "-")
+    Console(soft_wrap=True).print(table)
+    return found
+
+
+def check(cfg: Config) -> int:
+    """Print counts and every finding about a config's data; return the exit code."""
+    report = check_data(cfg.data)
+    for part, counts in report.counts.items():
+        print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
+    if report.split:
+        print("split: " + ", ".join(f"{name} {value}" for name, value in report.split.items()))
+    lines = report.lines()
+    print("\n".join(lines) if lines else "no findings")
+    return int(report.code)
 
 
 def phase(cfg: Config, step: int) -> str:
