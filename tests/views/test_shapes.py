@@ -63,20 +63,34 @@ def test_written_once(tmp_path):
         write_shapes(tmp_path / "t", size=31)
 
 
-def test_boxes_are_the_figures_hull(monkeypatch):
-    painted = []
-    real = shapes._paint
-    monkeypatch.setattr(shapes, "_paint", lambda rng, canvas, mask: painted.append(mask) or real(rng, canvas, mask))
+def test_boxes_are_the_hull_of_what_is_seen():
     checked = 0
-    for i in range(40):
-        painted.clear()
-        _, boxes, labels = draw_image(96, 0, "train", i)
+    for i in range(60):
+        rng = np.random.default_rng(i)
+        black = Image.new("RGB", (192, 192))
+        boxes, labels = shapes._objects(rng, black, 192)
         assert len(boxes) == len(labels)
-        for box, mask in zip(boxes, painted[len(painted) - len(boxes) :]):
-            hull = np.array(mask.getbbox()) / 2  # drawn at twice the size
-            assert np.abs(hull - box).max() <= 1
-            checked += 1
-    assert checked > 60
+        if len(boxes) != 1:
+            continue
+        rows, columns = (np.flatnonzero(np.asarray(black).any(-1).any(axis)) for axis in (1, 0))
+        assert boxes[0].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        checked += 1
+    assert checked > 5
+
+
+def test_objects_stay_in_sight(monkeypatch):
+    masks = []
+    monkeypatch.setattr(shapes, "_paint", lambda rng, canvas, mask, label: masks.append(np.asarray(mask) > 127))
+    hidden = 0
+    for i in range(60):
+        masks.clear()
+        shapes._objects(np.random.default_rng(i), Image.new("RGB", (128, 128)), 128)
+        for k, mask in enumerate(masks):
+            front = np.any([np.zeros_like(mask), *masks[k + 1 :]], axis=0)
+            share = (mask & ~front).sum() / mask.sum()
+            assert share >= shapes._VISIBLE
+            hidden += share < 1
+    assert hidden > 10  # partial occlusion does occur
 
 
 def test_contents_vary():
