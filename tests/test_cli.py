@@ -1,0 +1,153 @@
+"""The command line as a user meets it: what it lists, one line per mistake, the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssod import cli
+from ssod.errors import Exit
+from ssod.methods.find import names
+from tests.data.nano import Nano
+from tests.data.test_corpus import CASES, Case
+from tests.small import small_config
+
+
+def ssod(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["ssod", *args])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def one_line(text: str) -> str:
+    """Return the one error line that stderr must hold."""
+    lines = [line for line in text.splitlines() if line.startswith("ssod: error: ")]
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    assert len(lines[0]) <= 300 + len("ssod: error: ")
+    return lines[0]
+
+
+def train_config(nano: Nano, tmp_path: Path) -> Path:
+    nano.config()  # writes the annotation files
+    view = ["flip"]
+    tree = {
+        "data": nano.section,
+        "views": {"labeled": {"weak": view}, "unlabeled": {"weak": view, "strong": view}, "val": []},
+        "detector": {"name": "fcos", "backbone": "tiny", "channels": 8},
+        "method": {"name": "mean_teacher"},
+        "train": {"steps": 1, "batch": {"labeled": 1, "unlabeled": 1}, "workers": 0},
+    }
+    path = tmp_path / "nano.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.level == "error" and not c.only_check], ids=lambda c: c.id)
+def test_bad_input_is_one_line_before_the_first_step(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "data" / "empty").mkdir(parents=True)
+    nano = Nano(tmp_path / "data")
+    case.spoil(nano)
+    config = train_config(nano, tmp_path)
+    code = ssod(monkeypatch, "train", str(config), "-o", str(tmp_path / "run"))
+    line = one_line(capsys.readouterr().err)
+    assert code == case.code
+    assert all(word in line for word in case.words)
+    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "code"),
+    [
+        ("train.lrr=1", ("train.lrr", "did you mean 'lr'"), Exit.USAGE),
+        ("train.lr=nan", ("train.lr",), Exit.USAGE),
+        ("train.batch.labeled=-1", ("train.batch.labeled",), Exit.USAGE),
+        ("train.batch.labeled=400", ("train.batch.labeled", "images"), Exit.USAGE),
+        ("method.ema.decay=1.5", ("method.ema.decay", "1.5"), Exit.USAGE),
+        ("method.burn_in=24", ("method.burn_in", "no semi-supervised phase"), Exit.USAGE),
+        ("method.name=mean_techer", ("did you mean 'mean_teacher'",), Exit.USAGE),
+        ("detector.backbone=resnet5", ("detector.backbone",), Exit.USAGE),
+        ("detector.loss.cls=cross_entropy", ("detector.loss.cls",), Exit.USAGE),
+        ("train.device=cuda", ("train.device", "not available"), Exit.USAGE),
+        ("views.unlabeled.strong.ops=[colour]", ("colour", "did you mean"), Exit.USAGE),
+        ("data.labeled.ann=annotations/trainn.json", ("not found", "train.json"), Exit.DATA),
+        ("data.split.percent=1", ("0 images",), Exit.DATA),
+        ("detector.weights=absent.pth", ("absent.pth",), Exit.USAGE),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_config_mistakes_are_one_line(
+    change: str,
+    words: tuple[str, ...],
+    code: Exit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    if "device=cuda" in change:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = small_config(tmp_path)
+    assert ssod(monkeypatch, "train", str(config), change, "-o", str(tmp_path / "run")) == code
+    line = one_line(capsys.readouterr().err)
+    assert all(word in line for word in words), line
+
+
+def test_lists_name_what_a_config_may_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for command, expected in (
+        ("methods", names()),
+        ("detectors", ["retinanet", "fcos", "faster_rcnn"]),
+        ("losses", ["focal", "giou", "cross_entropy"]),
+    ):
+        assert ssod(monkeypatch, command) == 0
+        out = capsys.readouterr().out
+        assert all(name in out for name in expected)
+
+
+def test_config_says_where_values_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = small_config(tmp_path)
+    assert ssod(monkeypatch, "config", str(config), "train.lr=0.5") == 0
+    out = capsys.readouterr().out
+    lr = next(line for line in out.splitlines() if line.strip().startswith("lr:"))
+    assert "0.5" in lr
+    assert "command line" in lr
+    assert "default" in next(line for line in out.splitlines() if "bad_steps" in line)
+    assert yaml.safe_load(out)["train"]["lr"] == 0.5
+
+
+def test_help_answers_without_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['ssod', '--help']\nfrom ssod.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    code += "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_train_eval_predict_label_in_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = small_config(tmp_path, train__steps=8, train__eval_every=4)
+    run = str(tmp_path / "run")
+    assert ssod(monkeypatch, "check", str(config)) == 0
+    assert ssod(monkeypatch, "train", str(config), "-o", run) == 0
+    trained = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    capsys.readouterr()
+    assert ssod(monkeypatch, "eval", run) == 0
+    shown = capsys.readouterr().out
+    last = [row for row in trained if row["kind"] == "eval"][-1]
+    assert f"{100 * last['teacher/AP']:.1f}" in shown
+    images = str(tmp_path / "data" / "val")
+    assert ssod(monkeypatch, "predict", run, images, "-o", str(tmp_path / "out")) == 0
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 6
+    assert ssod(monkeypatch, "label", run, images, "-o", str(tmp_path / "labels"), "--score", "0") == 0
+    assert any((tmp_path / "labels").rglob("*.json"))

@@ -1,0 +1,80 @@
+"""Two processes and one process with the same batch in total learn the same from the same images."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.small import small_config, train_command
+
+STEPS = 20
+NETS = {
+    "retinanet": {"name": "retinanet", "backbone": "tiny", "channels": 16, "levels": [3, 5]},
+    "fcos": {"name": "fcos", "backbone": "tiny", "channels": 16, "levels": [3, 5]},
+    "faster_rcnn": {
+        "name": "faster_rcnn",
+        "backbone": "tiny",
+        "channels": 16,
+        "rpn": {"rows": 32, "before": [60, 60], "after": [30, 30]},
+        "roi": {"rows": 16, "hidden": 32, "size": 3, "scale": 64},
+    },
+}
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k.startswith(("sup/", "unsup/"))} for r in rows if r["kind"] == "train"]
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def two(config: Path, out: Path) -> None:
+    command = train_command(config, out)
+    run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command[1:]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", NETS)
+def test_two_ranks_lose_what_one_process_does(tmp_path: Path, net: str) -> None:
+    """Counts are taken over ranks and rows are drawn by image, so all three agree; SGD, for Adam magnifies rounding."""
+    config = small_config(
+        tmp_path,
+        detector=NETS[net],
+        train__steps=STEPS,
+        train__log_every=1,
+        train__eval_every=0,
+        train__optimizer={"name": "sgd"},
+        train__lr=0.001,
+        train__batch={"labeled": 4, "unlabeled": 4},
+        method__score=0.02,
+        method__damping=1.0,
+    )
+    run(train_command(config, tmp_path / "one"))
+    two(config, tmp_path / "two")
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(alone) == len(together) == STEPS
+    assert any(name.startswith("unsup/") for name in alone[-1])
+    worst = 0.0
+    for a, b in zip(alone, together):
+        assert a.keys() == b.keys()
+        worst = max([worst, *(abs(a[name] - b[name]) / max(1.0, abs(a[name])) for name in a)])
+    print(f"{net}: largest difference over {STEPS} steps {worst:.1e}")
+    assert worst <= 1e-5
+
+
+@pytest.mark.slow
+def test_a_rank_without_a_single_pseudo_box_goes_on(tmp_path: Path) -> None:
+    """The threshold lets boxes of few images pass, so that ranks with and without boxes meet, and then none at all."""
+    config = small_config(tmp_path, train__steps=16, train__eval_every=0, train__log_every=1, method__score=1.0)
+    two(config, tmp_path / "none")
+    rows = [json.loads(line) for line in (tmp_path / "none" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 16
+    assert rows[-1]["pseudo/boxes_per_image"] == 0
