@@ -69,7 +69,7 @@ def _start(name: str, run: Path, root: Path, seed: int, steps: int | None) -> su
     changes = [f"data.root={json.dumps(str(root.resolve()))}", f"data.split.fold={seed}", f"train.seed={seed}"]
     changes += [f"train.steps={steps}"] if steps else []
     if name == "supervised":
-        changes.append("method={name: supervised, ema: {decay: 0.998}}")
+        changes.append("method={name: supervised, ema: {decay: 0.996}}")
     log = None if name == "mean_teacher" else subprocess.DEVNULL  # one of the two is enough to watch
     return subprocess.Popen(
         [sys.executable, "-m", "ssod", "train", config, "-o", str(run), *changes],
