@@ -1,0 +1,173 @@
+"""Detections as label files that other tools, and our own readers, can train on: COCO JSON, YOLO, PASCAL VOC.
+
+YOLO and VOC want images and labels side by side, so the images are linked (hard links; copies where the file system
+has none) into the new folder. Nothing is ever written over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+import numpy as np
+import yaml
+
+from ssod import atomic
+from ssod.data.coco import to_coco
+from ssod.data.records import Images, Labeled
+from ssod.errors import Exit, SsodError
+
+SPLIT = "train"
+
+# (target, data, scores [A]) -> what a config's `data.labeled` must say to read the files
+Writer = Callable[[Path, Labeled, np.ndarray], str]
+
+
+def prepare(format: str, out: Path, images: Images) -> Path:
+    """Check, before any image is looked at, that labels can be written; return where they will go.
+
+    Args:
+        format: ``coco``, ``yolo`` or ``voc``.
+        out: a folder, or for COCO a ``.json`` file.
+        images: what will be labelled.
+
+    Raises:
+        SsodError: an unknown format, a target that exists, images whose labels would share a file, no right to write.
+    """
+    if format not in WRITERS:
+        raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {', '.join(WRITERS)}")
+    is_file = format == "coco" and out.suffix == ".json"
+    target = out if is_file or format != "coco" else out / "instances.json"
+    taken = target.exists() if format == "coco" else out.is_dir() and any(out.iterdir())
+    if taken or (out.exists() and not is_file and not out.is_dir()):
+        raise SsodError(target, "", "exists; labels are never written over", "name another place with -o")
+    if format != "coco":
+        stem = _stem if format == "yolo" else _flat
+        counts = Counter(stem(path) for path in images.paths)
+        twice = [path for path in images.paths if counts[stem(path)] > 1]
+        if twice:
+            problem = f"{twice[0]!r} and {twice[1]!r} would share one label file"
+            raise SsodError(images.root, "", problem, "rename one, or use --format coco", code=Exit.DATA)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise atomic.refused(target.parent, error) from None
+    return target
+
+
+def write(format: str, target: Path, data: Labeled, scores: np.ndarray) -> str:
+    """Write labels where ``prepare`` said.
+
+    Args:
+        format: as there.
+        target: what ``prepare`` returned.
+        data: images with their sizes, and boxes.
+        scores: [A], the confidence of each box. COCO keeps it as ``score`` of the annotation and VOC as ``<score>`` of
+            the object; YOLO's five columns have no place for it.
+
+    Returns:
+        What to write under ``data.labeled`` of a config to train on the files.
+
+    Raises:
+        SsodError: with code 6 when the disk refuses.
+    """
+    try:
+        return WRITERS[format](target, data, scores)
+    except OSError as error:
+        raise atomic.refused(target, error) from None
+
+
+def _coco(target: Path, data: Labeled, scores: np.ndarray) -> str:
+    table = to_coco(data)
+    for annotation, score in zip(table["annotations"], scores.tolist()):
+        annotation["bbox"] = [round(value, 3) for value in annotation["bbox"]]
+        annotation["area"] = round(annotation["area"], 3)
+        annotation["score"] = round(score, 5)
+    atomic.write_text(target, json.dumps(table))
+    return f"{{format: coco, ann: {target.resolve()}, images: {os.path.realpath(data.images.root)}}}"
+
+
+def _yolo(target: Path, data: Labeled, scores: np.ndarray) -> str:
+    sizes = data.images.sizes[:, ::-1].astype(np.float64)  # (width, height)
+    for i, path in enumerate(data.images.paths):
+        _link(data.images, path, target / "images" / SPLIT / path)
+        rows = slice(data.starts[i], data.starts[i + 1])
+        corners = data.boxes[rows].astype(np.float64) / np.tile(sizes[i], 2)
+        centers, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+        lines = [
+            f"{label} " + " ".join(f"{value:.7f}" for value in row) + "\n"
+            for label, row in zip(data.labels[rows].tolist(), np.concatenate([centers, sides], 1).tolist())
+        ]
+        _text(target / "labels" / SPLIT / f"{_stem(path)}.txt", "".join(lines))
+    head = {"path": ".", SPLIT: f"images/{SPLIT}", "names": dict(enumerate(data.classes.names))}
+    _text(target / "data.yaml", yaml.safe_dump(head, sort_keys=False, allow_unicode=True))
+    return f"{{format: yolo, root: {target.resolve()}, split: {SPLIT}}}"
+
+
+def _voc(target: Path, data: Labeled, scores: np.ndarray) -> str:
+    """VOC counts pixels from 1 and includes the last one: 1 is added to xmin and ymin only, as detectron2 reads it."""
+    names = [_flat(path) for path in data.images.paths]
+    for i, (name, path) in enumerate(zip(names, data.images.paths)):
+        _link(data.images, path, target / "JPEGImages" / f"{name}{os.path.splitext(path)[1]}")
+        height, width = data.images.sizes[i].tolist()
+        tree = xml.Element("annotation")
+        _leaf(tree, "filename", f"{name}{os.path.splitext(path)[1]}")
+        size = xml.SubElement(tree, "size")
+        for key, value in (("width", width), ("height", height), ("depth", 3)):
+            _leaf(size, key, value)
+        for row in range(data.starts[i], data.starts[i + 1]):
+            item = xml.SubElement(tree, "object")
+            _leaf(item, "name", data.classes.names[data.labels[row]])
+            _leaf(item, "difficult", 0)
+            _leaf(item, "score", round(float(scores[row]), 5))
+            box = xml.SubElement(item, "bndbox")
+            corners = data.boxes[row].astype(np.float64) + np.array([1, 1, 0, 0])
+            for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners.tolist()):
+                _leaf(box, key, round(value, 4))
+        xml.indent(tree)
+        _text(target / "Annotations" / f"{name}.xml", xml.tostring(tree, encoding="unicode") + "\n")
+    _text(target / "ImageSets" / "Main" / f"{SPLIT}.txt", "".join(f"{name}\n" for name in names))
+    return f"{{format: voc, root: {target.resolve()}, split: {SPLIT}}}"
+
+
+WRITERS: dict[str, Writer] = {"coco": _coco, "yolo": _yolo, "voc": _voc}
+
+
+def _leaf(parent: xml.Element, key: str, value: object) -> None:
+    xml.SubElement(parent, key).text = str(value)
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _flat(path: str) -> str:
+    """Return a VOC name: JPEGImages has no sub-folders, and a list line ends at a blank."""
+    return re.sub(r"[\s/]+", "_", _stem(path))
+
+
+def _text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def _link(images: Images, path: str, target: Path) -> None:
+    """Put an image into the new folder: a second name for the same file, or a copy across file systems."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = os.path.realpath(os.path.join(images.root, path))
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def summary(data: Labeled) -> str:
+    """Return the counts that a user wants to see first."""
+    counts: Sequence[int] = np.diff(data.starts).tolist()
+    return f"{len(data)} images, {sum(counts)} boxes, {counts.count(0)} images without"
