@@ -25,7 +25,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,15 +38,12 @@ from torch.export import Dim, ExportedProgram
 from ssod import atomic
 from ssod.errors import Exit, SsodError
 from ssod.model import DIVISOR, Model, load, weights_file
-from ssod.parity import Parity, measure, pictures
-from ssod.structures import Detector, View
+from ssod.parity import Parity, Run, as_view, measure, pictures
+from ssod.structures import Detector
 
 INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2"}
 _AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
-
-# (images, sizes) -> boxes, scores, labels
-Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Graph(nn.Module):
@@ -58,10 +55,7 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, H, W], [N, 2] -> [N, D, 4], [N, D], [N, D]."""
-        n = images.shape[0]
-        matrix = torch.eye(3, device=images.device).expand(n, 3, 3)
-        keys = torch.zeros(n, dtype=torch.long, device=images.device)
-        return tuple(self.detector.predict(View(images, sizes, matrix, keys)).detect())
+        return tuple(self.detector.predict(as_view(images, sizes)).detect())
 
 
 def export(
@@ -164,7 +158,7 @@ def _pt2(model: Model) -> bytes:
     program = trace(model.detector)
     # What is left besides "as many sizes as images" are notes on memory layout ("this level is not 1 x 1"), which the
     # graph does not depend on and which would make it refuse single or small images.
-    program._guards_code = [guard for guard in program._guards_code if "==" in guard]
+    program._guards_code = [guard for guard in getattr(program, "_guards_code", []) if "==" in guard]
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files=metadata(model))
     return buffer.getvalue()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssod.detectors.decode import DecodeConfig
-from ssod.structures import Detector, Targets, View
+from ssod.structures import Detector, Predictions, Targets, View
 
 BOX, SCORE = 0.05, 1e-4  # pixels; probability
 NEAR = 2.0  # pixels; what lies further off is another detection, however equal the score
@@ -69,10 +69,11 @@ class Parity:
 
     def line(self) -> str:
         """Return the counts and the largest differences."""
-        text = (
-            f"{self.images} images ({self.empty} without detections), {self.boxes} boxes; largest difference"
-            f" {self.box:.2g} px, score {self.score:.1g}"
-        )
+        text = f"{self.images} images ({self.empty} without detections), {self.boxes} boxes"
+        if self.boxes:
+            text += f"; largest difference {self.box:.2g} px, score {self.score:.1g}"
+        else:
+            text += ": the detector finds nothing, so no box could be compared"
         return f"{text}; {self.undecided} more hang on rounding" if self.undecided else text
 
 
@@ -201,13 +202,22 @@ def provoke(detector: Detector, images: Tensor, sizes: Tensor, steps: int = 12, 
         steps: how often.
         size: change of a pixel at each step.
     """
-    n = len(images)
-    matrix, keys = torch.eye(3).expand(n, 3, 3), torch.zeros(n, dtype=torch.long)
     for _ in range(steps):
         images = images.detach().requires_grad_()
-        out = detector.predict(View(images, sizes, matrix, keys))
-        rows = out.stages["dense"] if "dense" in out.stages else out.score(out.proposals)
-        best = rows.probs().clamp(1e-6, 0.5).log().amax(1)
-        (slope,) = torch.autograd.grad(best.topk(min(20 * n, len(best))).values.sum(), images)
+        best = rows(detector, images, sizes).probs().clamp(1e-6, 0.5).log().amax(1)
+        (slope,) = torch.autograd.grad(best.topk(min(20 * len(images), len(best))).values.sum(), images)
         images = (images + size * slope.sign()).clamp(0, 1)
     return images.detach()
+
+
+def rows(detector: Detector, images: Tensor, sizes: Tensor) -> Predictions:
+    """Return the rows that detections are made of: the dense map, or the RoI head's answers for its proposals."""
+    out = detector.predict(as_view(images, sizes))
+    return out.stages["dense"] if "dense" in out.stages else out.score(out.proposals)
+
+
+def as_view(images: Tensor, sizes: Tensor) -> View:
+    """Return a view of images [N, 3, H, W] that are their own originals; nothing in it depends on values."""
+    n = images.shape[0]  # not len(): it is symbolic in an export
+    matrix = torch.eye(3, device=images.device).expand(n, 3, 3)
+    return View(images, sizes, matrix, torch.zeros(n, dtype=torch.long, device=images.device))

@@ -248,7 +248,9 @@ def test_only_what_is_wrong_on_every_copy_is_wrong() -> None:
     assert (found.differ, found.undecided, found.images) == (0, 1, 0)
     found = measure(Detector, steady, _program(lambda images: (B,) if images.sum() == 0 else (A,)), batch)
     assert (found.differ, found.undecided) == (0, 1)
-    assert measure(Detector, _program(lambda _: ()), _program(lambda _: ()), batch).empty == 1
+    nothing = measure(Detector, _program(lambda _: ()), _program(lambda _: ()), batch)
+    assert nothing.empty == 1
+    assert "no box could be compared" in nothing.line()
 
 
 # ---- at length ---------------------------------------------------------------------------------------------------

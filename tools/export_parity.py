@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from ssod.detectors.build import DetectorConfig, build
 from ssod.export import Graph, convert, runner
 from ssod.model import DIVISOR, Model
-from ssod.parity import Parity, measure, texture, within
-from ssod.structures import View
+from ssod.parity import Parity, as_view, measure, rows, texture, within
 
 DETECTORS = ("retinanet", "fcos", "faster_rcnn")
 SIZES = ((96, 128), (101, 133), (77, 333), (256, 200))  # plain, odd, long, larger; padded to multiples of 32
@@ -59,26 +58,20 @@ def _spread(detector: nn.Module) -> None:
     """Scale the last layers so that scores are spread out below 0.9 (equal ones are ties) and deltas vary by a half."""
     images, sizes = next(batch for batch in pictures(16, SIZES[0], seed=98) if len(batch[0]) == 2)
     for goal in ("scale", "shift"):
-        out = _look(detector, images, sizes)
-        rows = out.stages["dense"] if "dense" in out.stages else out.score(out.proposals)
-        odds = rows.probs().logit()
+        seen = rows(detector, images, sizes)
+        odds = seen.probs().logit()
         for key, value in detector.named_parameters():
             if "cls_logits" in key or "cls_score" in key:
                 if goal == "scale" and value.ndim > 1:
                     value *= 4 / (odds.max() - odds.median())
                 elif goal == "shift" and value.ndim == 1:
-                    value[-rows.num_classes * (len(value) // rows.num_classes) :] += 2 - odds.max()
+                    value[-seen.num_classes * (len(value) // seen.num_classes) :] += 2 - odds.max()
             elif goal == "scale" and value.ndim > 1 and any(part in key for part in ("bbox_reg", "bbox_pred")):
-                value *= 1 if "ctrness" in key else 0.5 / rows.deltas.std()
-
-
-def _look(detector: nn.Module, images: Tensor, sizes: Tensor) -> object:
-    n = len(images)
-    return detector.predict(View(images, sizes, torch.eye(3).expand(n, 3, 3), torch.zeros(n, dtype=torch.long)))
+                value *= 1 if "ctrness" in key else 0.5 / seen.deltas.std()
 
 
 def _best(detector: nn.Module, images: Tensor, sizes: Tensor) -> float:
-    return float(_look(detector, images, sizes).detect(0.0).scores.max())
+    return float(detector.predict(as_view(images, sizes)).detect(0.0).scores.max())
 
 
 def pictures(count: int, size: tuple[int, int], seed: int) -> Iterator[tuple[Tensor, Tensor]]:

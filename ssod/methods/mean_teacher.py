@@ -1,8 +1,9 @@
 """Mean Teacher: an EMA teacher's confident boxes are the student's truth. (arXiv:1703.01780, arXiv:2209.01589)
 
-The first paper has the idea, the second the detection baseline: there on RetinaNet, here on every detector: a fixed score threshold, all
-losses of the detector on pseudo-boxes, boxes and classes alike. Constants are those of the released baseline
-(threshold 0.5, weight 2, EMA 0.9995, no burn-in); small data sets want a burn-in (see configs/mean_teacher).
+The first paper has the idea; the second has the detection baseline, there on RetinaNet, here on every detector: a fixed
+score threshold, and all losses of the detector on pseudo-boxes, boxes and classes alike. Constants are those of the
+released baseline (threshold 0.5, weight 2, EMA 0.9995, no burn-in); small data sets want a burn-in (see
+configs/mean_teacher).
 """
 
 import torch
