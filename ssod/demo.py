@@ -17,7 +17,7 @@ from ssod.data.shapes import write_shapes
 from ssod.errors import Exit, SsodError
 from ssod.predict import predict_files
 
-TRAIN, VAL = 660, 200
+TRAIN, VAL, SIDE = 660, 200, 96  # images, images, pixels
 METHODS = ("supervised", "mean_teacher")
 
 
@@ -40,7 +40,7 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[st
         SsodError: a training failed; its own message comes before.
     """
     console = Console(soft_wrap=True)
-    root = write_shapes(out / "data", train=TRAIN, val=VAL)
+    root = write_shapes(out / "data", train=TRAIN, val=VAL, size=SIDE)
     console.print(f"{TRAIN} training images, a tenth of them labelled; {VAL} to measure on: {root}")
     rows = []
     for seed in range(1, seeds + 1):
