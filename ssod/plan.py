@@ -91,7 +91,7 @@ def plan(cfg: Config) -> Plan:
     device = dist.pick_device(cfg.train.device)
     with dist.job(device):
         data = datasets.load(cfg.data)
-        run._check_batch(cfg, data)
+        run.check_batch(cfg, data)
         found = measure(cfg, data)
         if collective.rank() == 0:
             show(found, cfg.stem)

@@ -50,23 +50,30 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
         The teacher's metrics of the last evaluation, fractions in 0..1.
     """
     device = dist.pick_device(cfg.train.device)
-    with (
-        Signals(),
-        dist.job(device),
-        RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder,
-    ):
-        return build(cfg, folder, allow_change=allow_change).fit()
+    with Signals(), dist.job(device):
+        data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
+        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
+            return build(cfg, data, folder, allow_change=allow_change).fit()
 
 
-def build(cfg: Config, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
-    """Read the data, build detector and method, and return a trainer that has everything but the first step."""
+def read_data(cfg: Config) -> DataSets:
+    """Read the data of a config and print what was repaired in it.
+
+    Raises:
+        SsodError: what is wrong with the data, or a batch that it cannot fill.
+    """
     findings = Findings()
     data = datasets.load(cfg.data, findings)
-    _check_batch(cfg, data)
-    method = build_method(cfg, len(data.classes))
+    check_batch(cfg, data)
     if collective.rank() == 0:
         for line in findings.lines()[:MAX_TOLD]:
             print(line)
+    return data
+
+
+def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
+    """Build detector and method, and return a trainer that has everything but the first step."""
+    method = build_method(cfg, len(data.classes))
     resolved = cfg.dump()
     folder.write_inputs(resolved, data.split)
     classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
@@ -203,7 +210,8 @@ def phase(cfg: Config, step: int) -> str:
     return f"burn-in {step}/{burn_in}" if step < burn_in else "ssod"
 
 
-def _check_batch(cfg: Config, data: DataSets) -> None:
+def check_batch(cfg: Config, data: DataSets) -> None:
+    """Refuse a batch that is larger than the set it is drawn from."""
     wanted: dict[str, tuple[int, int]] = {"labeled": (cfg.train.batch.labeled, len(data.labeled))}
     if find(cfg.method.name).uses_unlabeled:
         wanted["unlabeled"] = (cfg.train.batch.unlabeled, len(data.unlabeled or ()))

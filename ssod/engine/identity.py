@@ -10,7 +10,7 @@ from ssod.errors import Exit, SsodError
 Kind = Literal["identity", "schedule", "cosmetic"]
 
 # Dotted keys of the config; the longest entry that a key equals or lies under decides. What is in no entry is identity.
-_KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "data.root": "cosmetic",  # the same files in another place: their fingerprint tells
     "data.strict": "cosmetic",
     "data.allow_symlinks": "cosmetic",
@@ -47,7 +47,7 @@ def kind(key: str) -> Kind:
     """Return whether a change of the config key ``key`` makes another run, another schedule, or no difference."""
     parts = key.split(".")
     for n in range(len(parts), 0, -1):
-        found = _KINDS.get(".".join(parts[:n]))
+        found = KINDS.get(".".join(parts[:n]))
         if found is not None:
             return found
     return "identity"

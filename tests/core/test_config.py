@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from ssod.config import SECTIONS, Config, describe, load, validate
+from ssod.engine.identity import KINDS
 from ssod.errors import Exit, SsodError
 
 BASE = """
@@ -286,3 +287,16 @@ def test_a_file_that_is_no_mapping(child: Path) -> None:
 def test_a_duplicate_key_names_its_line(child: Path) -> None:  # C04
     child.write_text(CHILD + "train: {lr: 1}\n")
     assert refused(child) == f"{child}: line 5: duplicate key 'train'"
+
+
+def test_every_key_of_a_checkpoint_s_identity_exists() -> None:
+    """``engine.identity`` says by dotted key what a checkpoint survives; a key that no config has would say nothing."""
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    found: set[str] = set()
+    for detector in ("retinanet", "fcos", "faster_rcnn"):
+        queue = [("", load(configs / "mean_teacher" / f"mean_teacher_{detector}_r50_fpn_coco_1p.yaml").dump())]
+        while queue:
+            prefix, branch = queue.pop()
+            found |= {f"{prefix}{key}" for key in branch}
+            queue += [(f"{prefix}{key}.", value) for key, value in branch.items() if isinstance(value, dict)]
+    assert set(KINDS) <= found
