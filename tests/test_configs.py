@@ -15,7 +15,8 @@ from ssod.methods.find import find, names
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
-FILES = sorted(CONFIGS.glob("[!_]*/*.yaml"))
+DEMO = CONFIGS / "demo" / "mean_teacher_fcos_tiny_shapes.yaml"
+FILES = sorted(path for path in CONFIGS.glob("[!_]*/*.yaml") if path != DEMO)
 BASES = sorted((CONFIGS / "_base_").glob("*.yaml"))
 BACKBONES = {"r18": "resnet18", "r50": "resnet50", "r101": "resnet101", "tiny": "tiny"}
 NAME = re.compile(
@@ -215,3 +216,10 @@ def test_voc_has_its_twenty_classes() -> None:
     assert len(classes) == 20
     assert classes == sorted(classes)
     assert (classes[0], classes[14], classes[-1]) == ("aeroplane", "person", "tvmonitor")
+
+
+def test_the_demo_s_config_is_the_demo() -> None:
+    demo = load(ROOT / "ssod" / "demo.yaml")
+    assert config(DEMO).dump() == demo.dump()
+    assert demo.method.name == "mean_teacher"
+    assert 0 < demo.method.burn_in < demo.train.steps

@@ -47,9 +47,9 @@ def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Pat
         with RunFolder(tmp_path / "run"):
             worker = os.fork()
             if worker == 0:
+                os.write(writing, str(os.getpid()).encode())  # from here: its copy of the lock is closed by now
                 time.sleep(60)
                 os._exit(0)
-            os.write(writing, str(worker).encode())
             time.sleep(60)
         os._exit(0)
     worker = int(os.read(reading, 20))
