@@ -120,14 +120,16 @@ def metadata(model: Model) -> dict[str, str]:
 
 def trace(detector: Detector) -> ExportedProgram:
     """Return the graph of a detector, with N, H and W free."""
-    example = (torch.rand(2, 3, 256, 320), torch.tensor([[256, 320], [200, 231]]))
+    example = (torch.zeros(2, 3, 256, 320), torch.tensor([[256, 320], [200, 231]]))
     free = {name: dict.fromkeys(axes, Dim.DYNAMIC) for name, axes in _AXES.items()}
     # Without this the tracer takes no dimension to be 1: neither the batch, nor the coarsest level of a small image.
     with torch.no_grad(), shapes.patch(backed_size_oblivious=True):
         program = torch.export.export(Graph(detector).eval(), example, dynamic_shapes=free, strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of this machine
-    program.example_inputs = None  # would be saved
+    # They would be saved, and with them the tracer's notes on the example's memory layout ("this level is not 1 x 1"),
+    # which the graph does not depend on but would make it refuse single and small images.
+    program.example_inputs = None
     return program
 
 
@@ -156,9 +158,6 @@ def _onnx(model: Model) -> bytes:
 
 def _pt2(model: Model) -> bytes:
     program = trace(model.detector)
-    # What is left besides "as many sizes as images" are notes on memory layout ("this level is not 1 x 1"), which the
-    # graph does not depend on and which would make it refuse single or small images.
-    program._guards_code = [guard for guard in getattr(program, "_guards_code", []) if "==" in guard]
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files=metadata(model))
     return buffer.getvalue()
