@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -46,7 +47,8 @@ def run(
         generator=torch.Generator(),  # or it would draw from, and change, the global one
     )
     before = active_children()
-    items = iter(loader)
+    with _signals_held_back():
+        items = iter(loader)
     processes = [process for process in active_children() if process not in before]
     try:
         for k in numbers:
@@ -99,10 +101,24 @@ def worker_failure(error: BaseException, doing: str = "") -> SsodError | None:
     return SsodError("data", "worker", problem, hint, code=Exit.IO)
 
 
+_WHOLE_JOB = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Processes started inside inherit the mask: a signal that comes before they ignore it must not end them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WHOLE_JOB)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _ignore_signals(_: int) -> None:
     """Ctrl-C and a cluster's SIGTERM reach every process; the main one needs its workers until it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _WHOLE_JOB:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WHOLE_JOB)  # what had come until now is dropped
 
 
 @dataclass(frozen=True)

@@ -375,6 +375,15 @@ def test_workers_outlive_a_signal_to_the_whole_job(tmp_path, number):
     assert not [c for c in set(torch.multiprocessing.active_children()) - before if c.is_alive()]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path, monkeypatch, number):
+    import ssod.data.workers as workers
+
+    ready = workers._ignore_signals
+    monkeypatch.setattr(workers, "_ignore_signals", lambda n: (os.kill(os.getpid(), number), ready(n)))
+    same_batches(list(batches(tmp_path, steps=4)), list(batches(tmp_path, steps=4, workers=2)))
+
+
 def test_a_bug_in_a_worker_stays_a_bug(tmp_path, monkeypatch):
     misbehave(monkeypatch, "im3.png", lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
