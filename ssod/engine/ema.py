@@ -1,9 +1,12 @@
 """The exponential moving average of a student: the teacher of almost every method."""
 
 from copy import deepcopy
+from typing import Literal
 
 import torch
 from torch import nn
+
+Rule = Literal["ema", "copy", "never"]
 
 
 class EMA(nn.Module):
@@ -26,7 +29,9 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, student: nn.Module, decay: float) -> None:
-        """Move to ``decay * teacher + (1 - decay) * student``; ``decay=0`` copies bit for bit."""
+        """Move to ``decay * teacher + (1 - decay) * student``; 0 copies bit for bit, 1 changes nothing, no buffer either."""
+        if decay == 1:
+            return
         mine, theirs = list(self.model.parameters()), list(student.parameters())
         if decay == 0:
             torch._foreach_copy_(mine, theirs)
@@ -39,6 +44,21 @@ class EMA(nn.Module):
     def predict(self, *args: object, **kwargs: object) -> object:
         """``predict`` of the averaged model."""
         return self.model.predict(*args, **kwargs)
+
+
+def decay_by_rule(rule: Rule, every: int | None, updates: int, decay: float) -> float:
+    """Return the decay of an update after burn-in (Humble Teacher, arXiv:2106.10456, table 5).
+
+    Args:
+        rule: ``ema`` averages at every step; ``copy`` makes the teacher a copy of the student every so many steps and
+            leaves it alone in between; ``never`` leaves it as it was when burn-in ended.
+        every: steps between two copies.
+        updates: optimiser steps made since burn-in ended, the one before this update included; from 1.
+        decay: of the average.
+    """
+    if rule == "ema":
+        return decay
+    return 0.0 if rule == "copy" and updates % every == 0 else 1.0
 
 
 def warm_decay(decay: float, updates: int) -> float:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from ssod.engine.ema import EMA, warm_decay
+from ssod.engine.ema import EMA, Rule, decay_by_rule, warm_decay
 from ssod.schema import Duration, Section
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 
@@ -22,14 +22,29 @@ LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box"]
 
 
 class EmaConfig(Section):
-    """How the teacher follows the student."""
+    """How the teacher follows the student.
 
+    ``rule`` holds from the end of burn-in on (Humble Teacher's table 5 compares the three); until then the teacher
+    follows as its method says.
+    """
+
+    rule: Rule = "ema"
+    "`ema`: an average, moved at every step; `copy`: a copy, renewed every so many; `never`: as burn-in left it."
+    every: int | None = Field(None, ge=1)
+    "Steps between two copies, for `rule: copy`."
     decay: float = Field(0.999, ge=0, lt=1)
     "Share of the teacher kept at each step."
     warm_up: bool = True
     "Cap the decay at 1 - 1/(t + 1), so that a short run's teacher is not stuck at its start."
     start: Duration = 0
     "Until this step the teacher is a plain copy of the student."
+
+    @model_validator(mode="after")
+    def _every_is_for_copies(self) -> EmaConfig:
+        if (self.rule == "copy") != (self.every is not None):
+            have = f"'every: {self.every}' is for 'rule: copy'" if self.every else "'rule: copy' needs 'every'"
+            raise ValueError(f"{have}; write e.g. {{rule: copy, every: 10000}}, or leave 'every' out")
+        return self
 
 
 class Common(Section):
@@ -38,7 +53,24 @@ class Common(Section):
     name: str
     "File name in ssod/methods, or a dotted module of your own."
     ema: EmaConfig = EmaConfig()
-    "How the teacher follows the student."
+    "How the teacher follows the student. What a config leaves out is the method's own default."
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _over_the_methods_own(cls, value: object) -> object:
+        """Merge a part of the section over the method's default, not over ``EmaConfig``'s."""
+        return cls.model_fields["ema"].default.model_dump() | dict(value) if isinstance(value, Mapping) else value
+
+    @field_validator("ema")
+    @classmethod
+    def _rule_has_a_start(cls, ema: EmaConfig, info: ValidationInfo) -> EmaConfig:
+        """A teacher that stops following must have followed something, for as long as it was told to."""
+        burn_in = info.data.get("burn_in", 0)
+        if ema.rule == "never" and not burn_in:
+            raise ValueError("'rule: never' without burn_in keeps a teacher that never learned; give a burn_in")
+        if ema.rule != "ema" and ema.start > burn_in:
+            raise ValueError(f"'start: {ema.start}' lies after burn_in, where 'rule: {ema.rule}' holds; lower it")
+        return ema
 
 
 class Config(Common):
