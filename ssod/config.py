@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 from ssod.data.datasets import DataConfig
-from ssod.data.views import ViewsConfig
+from ssod.data.views import ViewsConfig, misaligned
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
 from ssod.errors import SsodError
@@ -223,6 +223,10 @@ def _cross_check(cfg: Config, source: Source) -> None:
     for name in ("weak", "strong"):
         if name not in cfg.views.unlabeled:
             raise source.error(f"views.unlabeled.{name}", "missing", "every method needs a weak and a strong view")
+    if cfg.method.aligned and misaligned(cfg.views.unlabeled, "weak", "strong"):
+        problem = f"not pixel-aligned with weak, which '{cfg.method.name}' compares row by row"
+        fix = "write {start: weak, ops: [...]} with operations that move no pixel"
+        raise source.error("views.unlabeled.strong", problem, fix)
     if cfg.data.unlabeled is None and cfg.data.split is None:
         problem = f"no unlabelled images, but method '{cfg.method.name}' needs them"
         raise source.error("data.unlabeled", problem, "name a folder, or a data.split that leaves some over")

@@ -135,9 +135,13 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     if last.name == "ssod":
         passes = last.start * train.batch.labeled / len(data.labeled)
         rows.append(("burn-in", f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"))
-    life = half_life(cfg.method.ema.decay)
-    rows.append(("EMA half-life", f"{life:.0f} steps (decay {cfg.method.ema.decay:g})"))
-    if life > last.steps:
+    ema = cfg.method.ema
+    life = half_life(ema.decay)
+    if ema.rule == "ema":
+        rows.append(("EMA half-life", f"{life:.0f} steps (decay {ema.decay:g})"))
+    else:
+        rows.append(("teacher", f"a copy, renewed every {ema.every} steps" if ema.every else "as burn-in leaves it"))
+    if ema.rule == "ema" and life > last.steps:
         problem = f"the teacher's half-life of {life:.0f} steps is longer than the {last.steps} steps of {last.name}"
         warnings.append(
             f"{problem}: it will hardly learn; set method.ema.decay={0.5 ** (10 / last.steps):.4f} or lower"

@@ -29,7 +29,7 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, student: nn.Module, decay: float) -> None:
-        """Move to ``decay * teacher + (1 - decay) * student``; 0 copies bit for bit, 1 changes nothing, no buffer either."""
+        """Move to ``decay * teacher + (1 - decay) * student``; 0 copies bit for bit, 1 leaves buffers alone, too."""
         if decay == 1:
             return
         mine, theirs = list(self.model.parameters()), list(student.parameters())

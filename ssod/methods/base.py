@@ -63,13 +63,9 @@ class Common(Section):
 
     @field_validator("ema")
     @classmethod
-    def _rule_has_a_start(cls, ema: EmaConfig, info: ValidationInfo) -> EmaConfig:
-        """A teacher that stops following must have followed something, for as long as it was told to."""
-        burn_in = info.data.get("burn_in", 0)
-        if ema.rule == "never" and not burn_in:
-            raise ValueError("'rule: never' without burn_in keeps a teacher that never learned; give a burn_in")
-        if ema.rule != "ema" and ema.start > burn_in:
-            raise ValueError(f"'start: {ema.start}' lies after burn_in, where 'rule: {ema.rule}' holds; lower it")
+    def _rules_need_a_burn_in(cls, ema: EmaConfig) -> EmaConfig:
+        if ema.rule != "ema" and "burn_in" not in cls.model_fields:
+            raise ValueError(f"'rule: {ema.rule}' holds after burn-in, which this method has not; remove it")
         return ema
 
 
@@ -84,6 +80,22 @@ class Config(Common):
     "Steps after burn-in over which `weight` rises linearly from 0; 0 = at once."
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
     "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
+
+    @field_validator("burn_in")
+    @classmethod
+    def _long_enough_for_the_rule(cls, burn_in: int, info: ValidationInfo) -> int:
+        """A teacher that stops following must have followed before, and for as long as ``ema.start`` says."""
+        ema = info.data.get("ema")
+        if ema is not None and ema.rule == "never" and burn_in == 0:
+            raise ValueError("with 'ema.rule: never' the teacher would stay untrained; give a burn-in")
+        if ema is not None and ema.rule != "ema" and ema.start > burn_in:
+            raise ValueError(f"'ema.start: {ema.start}' lies after it, where 'ema.rule: {ema.rule}' holds; lower it")
+        return burn_in
+
+    @property
+    def aligned(self) -> bool:
+        """Whether weak and strong views must have their pixels in the same places; False = boxes are carried over."""
+        return False
 
 
 class Method(nn.Module):
@@ -127,21 +139,30 @@ class Method(nn.Module):
             return losses
         with torch.no_grad():
             teacher = self.teacher.predict(batch.weak)
-            pseudo = self.label(teacher, batch).move(batch.weak, batch.strong)
-        view, pseudo = self.mix(batch.strong, pseudo, batch.labeled)
-        self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)
+            pseudo = self.label(teacher, batch)
+        view = batch.strong
+        if pseudo is not None:
+            view, pseudo = self.mix(view, pseudo.move(batch.weak, view), batch.labeled)
+            self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)
         unsup = self.unsup(student.predict(view), pseudo, teacher, batch)
         return losses | tag("unsup", self.scale(unsup, self.weight(step)))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the teacher; the loop calls it once, after the optimiser's step number ``step``."""
-        self.teacher.update(self.student, self.decay(step))
+        decay = self.decay(step)
+        updates = step + 1 - getattr(self.cfg, "burn_in", 0)
+        if updates > 0:
+            decay = decay_by_rule(self.cfg.ema.rule, self.cfg.ema.every, updates, decay)
+        self.teacher.update(self.student, decay)
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 
-    def label(self, teacher: Output, batch: Batch) -> Pseudo:
-        """Choose the pseudo-labels, in the pixels of ``batch.weak``; by default every detection is one."""
+    def label(self, teacher: Output, batch: Batch) -> Pseudo | None:
+        """Choose the pseudo-labels, in the pixels of ``batch.weak``; by default every detection is one.
+
+        None where no box is chosen because ``unsup`` learns from the teacher's output as it is.
+        """
         return Pseudo(teacher.detections())
 
     def mix(self, view: View, pseudo: Pseudo, labeled: View) -> tuple[View, Pseudo]:
@@ -149,12 +170,12 @@ class Method(nn.Module):
         return view, pseudo
 
     def reweight(
-        self, stage: str, p: Predictions, a: Assignment, pseudo: Pseudo, teacher: Output, batch: Batch
+        self, stage: str, p: Predictions, a: Assignment, pseudo: Pseudo | None, teacher: Output, batch: Batch
     ) -> Assignment:
         """Change who counts how much on unlabelled images."""
         return a
 
-    def unsup(self, out: Output, pseudo: Pseudo, teacher: Output, batch: Batch) -> Losses:
+    def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
         """Losses on unlabelled images, before any weight; by default those of labelled ones."""
 
         def reweight(stage: str, p: Predictions, a: Assignment) -> Assignment:
