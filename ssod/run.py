@@ -20,6 +20,7 @@ from ssod.data.findings import Findings
 from ssod.data.loader import eval_views, train_batches
 from ssod.data.records import Labeled
 from ssod.data.views import Pipeline
+from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
 from ssod.engine import dist
 from ssod.engine.evaluate import coco_metrics
@@ -53,7 +54,13 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
     with Signals(), dist.job(device):
         data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
         with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
-            return build(cfg, data, folder, allow_change=allow_change).fit()
+            try:
+                return build(cfg, data, folder, allow_change=allow_change).fit()
+            except RuntimeError as error:  # torch reports a dead worker from a signal handler, in whatever line runs
+                failure = worker_failure(error)
+                if failure is None:
+                    raise
+                raise failure from None
 
 
 def read_data(cfg: Config) -> DataSets:
@@ -123,6 +130,7 @@ def batches(cfg: Config, data: DataSets, method: Method, start: int) -> Iterator
         group_by_aspect=cfg.views.group_by_aspect,
         max_pixels=cfg.data.max_pixels,
         allow_symlinks=cfg.data.allow_symlinks,
+        on_bad=lambda error: print(f"left out, another image takes its place: {error}", flush=True),
     )
 
 
