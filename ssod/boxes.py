@@ -69,6 +69,18 @@ class LtrbCoder:
         return torch.cat([centre - deltas[..., :2], centre + deltas[..., 2:]], -1)
 
 
+class IdentityCoder:
+    """Boxes as they are, for heads that answer with boxes (``ssod.detectors.heads.fam3d``)."""
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        """Return ``boxes``."""
+        return boxes
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        """Return ``deltas``."""
+        return deltas
+
+
 def area(boxes: Tensor) -> Tensor:
     """Return [...] areas; negative sides count as 0."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)

@@ -1,12 +1,24 @@
 """Assignment by place: FCOS with centre sampling (Tian et al. 2019 and the released code's improvements)."""
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ssod.assign.matches import BACKGROUND, from_matches
+from ssod.schema import Section
 from ssod.structures import Assignment, Predictions, Targets
+
+
+class CentreConfig(Section):
+    """Rows near a box's centre learn it, on the level that suits its size (FCOS)."""
+
+    name: Literal["centre"] = "centre"
+    "The assigner."
+    radius: float = Field(1.5, gt=0)
+    "Half side of the sampled square around a box's centre, in strides."
 
 
 class CentreAssigner:
@@ -26,7 +38,7 @@ class CentreAssigner:
     def __call__(self, p: Predictions, targets: list[Targets]) -> Assignment:
         """Assign the rows of a dense head to the boxes of N images."""
         low, high = self.reach(p)
-        stride = _per_row(p, p.strides)
+        stride = per_row(p, p.strides)
         centres = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
         matches = [self.match(c, stride, low, high, t.boxes) for c, t in zip(centres, targets)]
         a = from_matches(matches, targets, p.num_classes)
@@ -35,8 +47,8 @@ class CentreAssigner:
     @staticmethod
     def reach(p: Predictions) -> tuple[Tensor, Tensor]:
         """Return [P] bounds on the distance to a box's farthest side, of the rows of one image."""
-        low = _per_row(p, (0, *(4 * s for s in p.strides[1:])))
-        high = _per_row(p, (*(8 * s for s in p.strides[:-1]), float("inf")))
+        low = per_row(p, (0, *(4 * s for s in p.strides[1:])))
+        high = per_row(p, (*(8 * s for s in p.strides[:-1]), float("inf")))
         return low, high
 
     def match(self, points: Tensor, stride: Tensor, low: Tensor, high: Tensor, boxes: Tensor) -> Tensor:
@@ -66,6 +78,6 @@ def with_centerness(p: Predictions, a: Assignment) -> Assignment:
     return replace(a, quality=ratio.prod(1).sqrt())
 
 
-def _per_row(p: Predictions, values: tuple[float, ...]) -> Tensor:
+def per_row(p: Predictions, values: tuple[float, ...]) -> Tensor:
     """Spread one value per level over the rows of one image, [P] float32."""
     return torch.cat([p.priors.new_full((n,), v) for n, v in zip(p.levels, values)])

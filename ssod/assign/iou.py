@@ -1,11 +1,36 @@
 """Assignment by overlap of the prior with the box: R-CNN, RPN, RetinaNet."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.boxes import iou
+from ssod.schema import Section
 from ssod.structures import Assignment, Predictions, Targets
+
+
+class IoUConfig(Section):
+    """Rows whose prior overlaps a box enough learn it (R-CNN, RetinaNet)."""
+
+    name: Literal["iou"] = "iou"
+    "The assigner."
+    high: float = Field(0.5, gt=0, le=1)
+    "Overlap from which a row is foreground."
+    low: float = Field(0.4, ge=0, le=1)
+    "Overlap below which a row is background; between `low` and `high` it learns nothing."
+    claim: bool = True
+    "Every box also gets the rows that overlap it best, however little that is."
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IoUConfig:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
 
 
 class IoUAssigner:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from ssod.assign.centre import with_centerness
-from ssod.boxes import Coder, iou
+from ssod.assign.pick import Assigner
+from ssod.boxes import Coder, IdentityCoder, iou
 from ssod.collective import mean_over_ranks
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, detect, rank
+from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
-
-Assigner = Callable[[Predictions, list[Targets]], Assignment]
 
 
 @dataclass
@@ -83,6 +83,7 @@ class Dense(nn.Module):
         count: (predictions, [R] bool) -> divisor, [] or [R]: ``count_per_image`` or ``count_in_batch``.
         decode: how rows become detections.
         level_scale: multiply the deltas of each level by a learnt scalar (Mean-Teacher RetinaNet, FCOS v1).
+        align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Dense(nn.Module):
         count: Callable[[Predictions, Tensor], Tensor],
         decode: DecodeConfig,
         level_scale: bool = False,
+        align: Align | None = None,
     ) -> None:
         super().__init__()
         self.normalise = Normalise()
@@ -107,6 +109,7 @@ class Dense(nn.Module):
         self.coder, self.num_classes, self.strides = coder, num_classes, strides
         self.assigner, self.rows, self.weights, self.count, self.decode = assigner, rows, weights, count, decode
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
+        self.align = align
 
     def predict(self, view: View) -> DenseOutput:
         """Look at a view; batch-norm follows ``train()`` / ``eval()``."""
@@ -124,6 +127,9 @@ class Dense(nn.Module):
             deltas = torch.cat([part * scale for part, scale in parts], 1)
         n = view.images.shape[0]
         priors = self.anchors(view.images.shape[-2:], grids)
+        coder = self.coder
+        if self.align is not None:
+            deltas, coder = self.aligned(heads["towers"], deltas, priors, grids), IdentityCoder()
         quality = heads.get("bbox_ctrness")
         return Predictions(
             logits=heads["cls_logits"].flatten(0, 1),
@@ -131,11 +137,17 @@ class Dense(nn.Module):
             priors=priors.repeat(n, 1),
             image=torch.arange(n, device=priors.device).repeat_interleave(priors.shape[0]),
             sizes=view.sizes,
-            coder=self.coder,
+            coder=coder,
             quality=None if quality is None else quality.flatten(),
             levels=levels,
             strides=self.strides,
         )
+
+    def aligned(self, towers: list[Tensor], deltas: Tensor, priors: Tensor, grids: list[tuple[int, int]]) -> Tensor:
+        """Decode deltas [N, P, 4] of one prior per cell and align the boxes; [N, P, 4] float32 boxes in pixels."""
+        boxes = self.coder.decode(deltas.float(), priors).split([h * w for h, w in grids], 1)
+        maps = [b.transpose(1, 2).unflatten(2, grid) / s for b, grid, s in zip(boxes, grids, self.strides)]
+        return torch.cat([to_rows(b * s, 4) for b, s in zip(self.align(towers, maps), self.strides)], 1)
 
     def assign(self, out: DenseOutput, targets: list[Targets]) -> Assigned:
         """Say what each row should have predicted."""

@@ -5,12 +5,14 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
+from ssod.assign.centre import CentreConfig
+from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.boxes import LtrbCoder
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.dense import Dense, count_in_batch
-from ssod.detectors.retinanet import pick_assigner, strides_of
+from ssod.detectors.retinanet import strides_of
 from ssod.losses.pick import Loss, LossSpec, pick
 from ssod.schema import Section
 
@@ -35,8 +37,9 @@ class FcosConfig(BackboneConfig):
     "Group normalisation in the head's towers; `group` is torchvision's head."
     level_scale: bool = False
     "Multiply the distances of each level by a learnt number."
-    assigner: Literal["centre", "iou"] = "centre"
-    "Which rows learn which box: FCOS's centre rule, or overlap with the cell's square."
+    assigner: AssignerConfig = CentreConfig()
+    """Which rows learn which box: FCOS's `centre` rule, overlap with the cell's square (`iou`), or the rows that
+    predict it best already (`adaptive`); a name, or a name with its options."""
     loss: FcosLoss = FcosLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(nms=0.6)

@@ -1,16 +1,19 @@
 """RetinaNet (Lin et al. 2017), from torchvision's parts."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import BeforeValidator, Field
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ssod.assign.centre import CentreAssigner
-from ssod.assign.iou import IoUAssigner
+from ssod.assign.iou import IoUConfig
+from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.boxes import DeltaCoder
 from ssod.detectors.anchors import AnchorConfig, Anchors
 from ssod.detectors.backbones import BackboneConfig, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig
-from ssod.detectors.dense import Assigner, Dense, count_in_batch, count_per_image
+from ssod.detectors.dense import Dense, count_in_batch, count_per_image
+from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named
+from ssod.errors import SsodError
 from ssod.losses.pick import Loss, LossSpec, pick
 from ssod.schema import Section
 
@@ -34,9 +37,16 @@ class RetinaNetConfig(BackboneConfig):
     level_scale: bool = False
     "Multiply the box outputs of each level by a learnt number (the Consistent-Teacher baseline does)."
     anchors: AnchorConfig = AnchorConfig()
-    "Anchor boxes."
-    assigner: Literal["iou", "centre"] = "iou"
-    "Which rows learn which box: best overlap, or FCOS's centre rule."
+    "Anchor boxes; Consistent-Teacher's one square of 8 strides is `{scale: 8, octaves: 1, ratios: [1]}`."
+    delta_std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    """What the head's box outputs are multiplied by, shifts and log sizes: `[0.1, 0.2]` in mmdetection (Mean-Teacher,
+    Consistent-Teacher); nothing in torchvision's RetinaNet."""
+    align: Annotated[AlignConfig | None, BeforeValidator(named)] = None
+    """Take each box from the cells (`2d`), or cells and levels (`3d`, Consistent-Teacher's FAM-3D), that its features
+    point to; `none` takes it from its own cell. Needs one anchor per cell and a loss on boxes such as giou."""
+    assigner: AssignerConfig = IoUConfig()
+    """Which rows learn which box: best overlap (`iou`), FCOS's `centre` rule, or the rows that predict it best already
+    (`adaptive`); a name, or a name with its options."""
     normalizer: Literal["image", "batch"] = "image"
     "Divide losses by the positives of each image (torchvision), or of the batch (detectron2, mmdetection)."
     loss: RetinaNetLoss = RetinaNetLoss()
@@ -46,16 +56,22 @@ class RetinaNetConfig(BackboneConfig):
 
 
 def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
-    """Return a RetinaNet with random weights."""
+    """Return a RetinaNet with random weights.
+
+    Raises:
+        SsodError: options that do not go together.
+    """
     strides = strides_of(cfg)
-    backbone = build_backbone(cfg)
     anchors = Anchors(cfg.anchors.sizes(strides), cfg.anchors.ratios)
+    refuse_impossible_alignment(cfg, anchors.per_cell)
     norm = group_norm if cfg.head_norm == "group" else None
+    shift, size = cfg.delta_std or (1.0, 1.0)
+    head = (TowerHead if cfg.align else RetinaNetHead)(cfg.channels, anchors.per_cell, num_classes, norm_layer=norm)
     return Dense(
-        backbone,
-        RetinaNetHead(cfg.channels, anchors.per_cell, num_classes, norm_layer=norm),
+        build_backbone(cfg),
+        head,
         anchors,
-        DeltaCoder(),
+        DeltaCoder(1 / shift, 1 / size),
         num_classes=num_classes,
         strides=strides,
         assigner=pick_assigner(cfg.assigner),
@@ -67,14 +83,32 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         count=count_per_image if cfg.normalizer == "image" else count_in_batch,
         decode=cfg.decode,
         level_scale=cfg.level_scale,
+        align=cfg.align and build_align(cfg.align, head, cfg.channels, strides),
     )
+
+
+def build_align(cfg: AlignConfig, head: TowerHead, channels: int, strides: tuple[int, ...]) -> Align:
+    """Return the alignment of the boxes of ``head``."""
+    convolutions = len(head.classification_head.conv) + len(head.regression_head.conv)
+    across = cfg.name == "3d"
+    return Align(convolutions * channels, cfg.hidden, strides, across=across, keep_inverted=cfg.keep_inverted)
+
+
+def refuse_impossible_alignment(cfg: RetinaNetConfig, per_cell: int) -> None:
+    """Raise ``SsodError`` where ``align`` does not go with the rest."""
+    if cfg.align is None:
+        return
+    if per_cell > 1:
+        problem = f"{cfg.align.name} moves one box per cell, and there are {per_cell} anchors"
+        raise SsodError("config", "detector.align", problem, "use anchors: {scale: 8, octaves: 1, ratios: [1]}")
+    if cfg.loss.box.name in ("l1", "smooth_l1"):
+        problem = f"{cfg.loss.box.name} compares what a head encodes, and `align` makes boxes of it"
+        raise SsodError("config", "detector.loss.box", problem, "use giou (Consistent-Teacher: weight 2), iou, ...")
+    if cfg.align.name == "3d" and cfg.levels[0] == cfg.levels[1]:
+        problem = "3d moves boxes between levels, and there is one"
+        raise SsodError("config", "detector.align", problem, "use align: 2d, or more levels")
 
 
 def strides_of(cfg: BackboneConfig) -> tuple[int, ...]:
     """Return pixels per cell of each level."""
     return tuple(2**level for level in range(cfg.levels[0], cfg.levels[1] + 1))
-
-
-def pick_assigner(name: str) -> Assigner:
-    """Return the assigner of a dense head, with its published thresholds."""
-    return {"iou": IoUAssigner, "centre": CentreAssigner}[name]()

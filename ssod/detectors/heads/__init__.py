@@ -1,0 +1,1 @@
+"""Heads beyond torchvision's."""
