@@ -142,8 +142,9 @@ class Method(nn.Module):
             pseudo = self.label(teacher, batch)
         view = batch.strong
         if pseudo is not None:
-            view, pseudo = self.mix(view, pseudo.move(batch.weak, view), batch.labeled)
-            self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)
+            pseudo = pseudo.move(batch.weak, view)
+            self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)  # mix may add labelled boxes
+            view, pseudo = self.mix(view, pseudo, batch.labeled)
         unsup = self.unsup(student.predict(view), pseudo, teacher, batch)
         return losses | tag("unsup", self.scale(unsup, self.weight(step)))
 

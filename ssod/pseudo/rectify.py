@@ -1,0 +1,94 @@
+"""Co-rectify: two models correct each other's boxes and scores, in two rounds. (arXiv:2103.11402, Sec. 3.4)
+
+The paper averages a model's detections with what its peer says about the same boxes. The released code, followed here,
+does it twice, on the union of both models' detections. A second opinion is ``Output.score``: exact on a two-stage
+detector. A dense head has no answer for a box that it was not asked about and gives that of its nearest row, so there
+it is an approximation; and as sigmoid classes leave no share to the background, its share is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssod.boxes import clip
+from ssod.pseudo.instant import confidence, suppress
+from ssod.structures import Output, Predictions, Targets, image_index
+
+Belief = tuple[list[Tensor], list[Tensor]]  # boxes [M_i, 4] and scores [M_i, K + 1] of N images, background last
+
+
+def co_rectify(
+    a: Output, b: Output, found_a: list[Targets], found_b: list[Targets], num_classes: int, *, overlap: float = 0.5
+) -> tuple[list[Targets], list[Targets]]:
+    """Correct the detections of two models on the same view.
+
+    Args:
+        a, b: what each model saw.
+        found_a, found_b: its detections (``instant.confident``), secondary classes below the threshold included.
+        num_classes: K.
+        overlap: of two boxes of one class that overlap more than this, the lower score goes.
+
+    Returns:
+        The labels for ``a``, corrected last by ``b``, and those for ``b``, corrected last by ``a``; N Targets each,
+        with scores that the caller has yet to test.
+    """
+    union = join(believed(found_a, num_classes), believed(found_b, num_classes))
+    everything = join(join(first_round(a, union), first_round(b, union)), union)
+    return second_round(b, everything, overlap), second_round(a, everything, overlap)
+
+
+def first_round(model: Output, union: Belief) -> Belief:
+    """Average with the model's opinion: each box weighs as much as its own best score, then the scores."""
+    probs, refined = opinion(model, union[0])
+    boxes, scores = torch.cat(union[0]), torch.cat(union[1])
+    better = weighted(boxes, scores.amax(1), refined, probs.amax(1))
+    return split_like(union, better, (probs + scores) / 2)
+
+
+def second_round(model: Output, union: Belief, overlap: float) -> list[Targets]:
+    """Average once more; here scores come first, and it is the averaged one that weighs the refined box."""
+    probs, refined = opinion(model, union[0])
+    boxes, before = torch.cat(union[0]), torch.cat(union[1])
+    scores = (probs + before) / 2
+    better = weighted(boxes, before.amax(1), refined, scores.amax(1))
+    image = image_index([len(b) for b in union[0]], boxes.device)
+    return suppress(better, scores[:, :-1], image, len(union[0]), overlap)
+
+
+def opinion(model: Output, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Ask a model about boxes: probabilities [M, K + 1], and the box of the likeliest class, clipped to the image."""
+    p = model.score(boxes)
+    return with_background(p), clip(p.boxes(), p.sizes[p.image])
+
+
+def with_background(p: Predictions) -> Tensor:
+    """Return [R, K + 1] probabilities; the background's is 0 for a sigmoid head."""
+    if p.softmax:
+        return p.logits.float().softmax(-1)
+    return F.pad(confidence(p), (0, 1))
+
+
+def weighted(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor) -> Tensor:
+    """Return the mean of boxes [M, 4] weighted by [M]; ``a`` where neither weighs anything."""
+    share = weight_b / (weight_a + weight_b).clamp(min=torch.finfo(weight_b.dtype).tiny)
+    return torch.lerp(a, b, share[:, None])
+
+
+def believed(targets: list[Targets], num_classes: int) -> Belief:
+    """Return detections as boxes and score vectors: the score at the label, 0 elsewhere."""
+    hot = [F.one_hot(t.labels, num_classes + 1) * t.scores[:, None] for t in targets]
+    return [t.boxes for t in targets], hot
+
+
+def join(a: Belief, b: Belief) -> Belief:
+    """Return what both believe, image by image."""
+    boxes, scores = ([torch.cat(pair) for pair in zip(x, y)] for x, y in zip(a, b))
+    return boxes, scores
+
+
+def split_like(belief: Belief, boxes: Tensor, scores: Tensor) -> Belief:
+    """Divide rows of all images as those of ``belief`` are divided."""
+    counts = [len(b) for b in belief[0]]
+    return list(boxes.split(counts)), list(scores.split(counts))
