@@ -1,7 +1,7 @@
 """Box losses as row functions: ``(predictions, assignment) -> [rows with fg]``, unweighted.
 
-``l1`` and ``smooth_l1`` compare encoded boxes (deltas), summed over the four; the IoU family compares decoded boxes.
-Everything is computed in float32 or better.
+``l1``, ``smooth_l1`` and ``nll`` compare encoded boxes (deltas), summed over the four; the IoU family compares decoded
+boxes. Everything is computed in float32 or better.
 """
 
 import math
@@ -12,18 +12,21 @@ from torch import Tensor
 from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss
 
 from ssod.boxes import paired_iou
-from ssod.losses.classify import upcast
+from ssod.losses.elements import Positive, upcast
 from ssod.structures import Assignment, Predictions
 
 
 def l1(p: Predictions, a: Assignment) -> Tensor:
-    """Absolute error of the encoded box."""
+    """Absolute error of the encoded box, ``sum |d - d*|``; slope 1 however small or large the error."""
     deltas, target = encoded(p, a)
     return (deltas - target).abs().sum(-1)
 
 
-def smooth_l1(p: Predictions, a: Assignment, beta: float = 1 / 9) -> Tensor:
-    """Huber loss over ``beta`` of the encoded box: quadratic below ``beta``, slope 1 above (Fast R-CNN)."""
+def smooth_l1(p: Predictions, a: Assignment, beta: Positive = 1 / 9) -> Tensor:
+    """Huber loss over ``beta`` of the encoded box (Girshick 2015, "Fast R-CNN", eq. 3, there with ``beta = 1``).
+
+    ``e^2 / (2 beta)`` below ``beta``, ``e - beta / 2`` above: slope 0 at no error, 1 at large ones.
+    """
     deltas, target = encoded(p, a)
     return F.smooth_l1_loss(deltas, target, beta=beta, reduction="none").sum(-1)
 
@@ -34,22 +37,47 @@ def iou(p: Predictions, a: Assignment) -> Tensor:
 
 
 def giou(p: Predictions, a: Assignment) -> Tensor:
-    """``1 - GIoU``, in [0, 2] (Rezatofighi et al. 2019)."""
+    """``1 - GIoU``, in [0, 2] (Rezatofighi et al. 2019, algorithm 1).
+
+    ``GIoU = IoU - (hull - union) / hull``: boxes that do not meet are drawn together, ever less the farther apart.
+    """
     return generalized_box_iou_loss(*decoded(p, a))
 
 
 def diou(p: Predictions, a: Assignment) -> Tensor:
-    """``1 - IoU + squared centre distance / squared diagonal of the hull`` (Zheng et al. 2020)."""
+    """``1 - IoU + squared centre distance / squared diagonal of the hull`` (Zheng et al. 2020, eq. 7).
+
+    In [0, 2]. Boxes that do not meet are drawn together by their centres.
+    """
     return distance_box_iou_loss(*decoded(p, a))
 
 
 def ciou(p: Predictions, a: Assignment) -> Tensor:
-    """DIoU plus a term for the aspect ratio (Zheng et al. 2020)."""
+    """DIoU plus ``alpha v`` for the aspect ratio (Zheng et al. 2020, eq. 8 to 11).
+
+    ``v = 4 / pi^2 (atan(w* / h*) - atan(w / h))^2``, ``alpha = v / (1 - IoU + v)`` without gradient.
+    """
     return ciou_pairs(*decoded(p, a))
 
 
-# What a config may name.
+def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
+    """``IoU sum(e^2 / (2 s^2) + log s)`` plus a constant, of a normal with a predicted deviation (Liu et al. 2022).
+
+    Unbiased Teacher v2's box loss: ``s = sigmoid(spread)`` for each of the four encoded numbers, ``e`` their errors,
+    the IoU of the predicted box without gradient; the constant is theirs, ``2 log 2 pi``. ``s`` is held above ``floor``
+    (our choice), where the slope in the spread ends; the slope in a delta is ``IoU e / s^2``.
+    """
+    deltas, target = encoded(p, a)
+    log_s = F.logsigmoid(upcast(p.spread[a.fg.nonzero().squeeze(1)])).clamp(min=math.log(floor)).to(deltas)
+    terms = (deltas - target) ** 2 * (-2 * log_s).exp() / 2 + log_s
+    with torch.no_grad():
+        overlap = paired_iou(*decoded(p, a))
+    return overlap * (terms.sum(-1) + 2 * math.log(2 * math.pi))
+
+
+# What a config may name; the second table for heads that predict a spread.
 BOX = {"l1": l1, "smooth_l1": smooth_l1, "iou": iou, "giou": giou, "diou": diou, "ciou": ciou}
+SPREAD = BOX | {"nll": nll}
 
 
 # ---- formulas on tensors -------------------------------------------------------------------------------------------

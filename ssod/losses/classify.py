@@ -1,8 +1,8 @@
-"""Class losses as row functions: ``(predictions, assignment) -> [R]``, unweighted and unreduced.
+"""Class losses of sigmoid heads as row functions: ``(predictions, assignment) -> [R]``, unweighted and unreduced.
 
-The ``*_elements`` functions below them are the formulas on plain tensors. All compute in float32 or better and from
+Each sums a formula of ``ssod.losses.elements`` over the K classes of a row. All compute in float32 or better and from
 logits, so that values and gradients are finite for |logit| up to 1e4. Soft class targets are [R, K] and what a row
-lacks to 1 is background (``ssod.structures.Assignment``).
+lacks to 1 is background (``ssod.structures.Assignment``). Formulas, sources and slopes stand with the formulas.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,31 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ssod.losses.elements import (
+    Alpha,
+    NonNegative,
+    Positive,
+    Share,
+    anchor_elements,
+    balanced_bce_elements,
+    bce_elements,
+    equalization_elements,
+    focal_elements,
+    focal_ratio_elements,
+    focal_star_elements,
+    label_smoothing_elements,
+    quality_focal_elements,
+    upcast,
+    varifocal_elements,
+)
+from ssod.losses.softmax import (
+    cross_entropy,
+    softmax_anchor,
+    softmax_focal,
+    softmax_focal_ratio,
+    softmax_focal_star,
+    softmax_label_smoothing,
+)
 from ssod.structures import Assignment, Predictions
 
 Elements = Callable[[Tensor, Tensor], Tensor]
@@ -21,11 +46,16 @@ PART = 1 << 23  # elements of a part, see `by_parts`
 
 
 def bce(p: Predictions, a: Assignment) -> Tensor:
-    """Binary cross entropy, summed over the classes of a row."""
+    """Binary cross entropy, ``-log p_t``, summed over the classes of a row."""
     return by_parts(bce_elements, p, a)
 
 
-def focal(p: Predictions, a: Assignment, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def balanced_bce(p: Predictions, a: Assignment, alpha: Share = 0.25) -> Tensor:
+    """``-alpha_t log p_t``, summed over the classes of a row (Lin et al. 2017, eq. 3)."""
+    return by_parts(partial(balanced_bce_elements, alpha=alpha), p, a)
+
+
+def focal(p: Predictions, a: Assignment, alpha: Alpha = 0.25, gamma: NonNegative = 2.0) -> Tensor:
     """Sigmoid focal loss, summed over the classes of a row (Lin et al. 2017, eq. 5).
 
     Args:
@@ -37,31 +67,54 @@ def focal(p: Predictions, a: Assignment, alpha: float = 0.25, gamma: float = 2.0
     return by_parts(partial(focal_elements, alpha=alpha, gamma=gamma), p, a)
 
 
-def quality_focal(p: Predictions, a: Assignment, beta: float = 2.0) -> Tensor:
-    """Quality focal loss, ``|target - p|^beta * BCE``, summed over the classes of a row (Li et al. 2020, eq. 2)."""
+def focal_star(p: Predictions, a: Assignment, alpha: Alpha = 0.25, gamma: Positive = 2.0, beta: float = 1.0) -> Tensor:
+    """``-alpha_t log(sigmoid(gamma x_t + beta)) / gamma``, summed over classes (Lin et al. 2017, eq. 7)."""
+    return by_parts(partial(focal_star_elements, alpha=alpha, gamma=gamma, beta=beta), p, a)
+
+
+def focal_ratio(
+    p: Predictions, a: Assignment, alpha: Alpha = 0.25, gamma: NonNegative = 2.0, max_factor: Positive = 1e3
+) -> Tensor:
+    """``-alpha_t ((1 - p_t) / p_t)^gamma log p_t``, summed over classes; the factor is held at ``max_factor``."""
+    return by_parts(partial(focal_ratio_elements, alpha=alpha, gamma=gamma, max_factor=max_factor), p, a)
+
+
+def quality_focal(p: Predictions, a: Assignment, beta: NonNegative = 2.0) -> Tensor:
+    """Quality focal loss, ``|target - p|^beta * BCE``, summed over the classes of a row (Li et al. 2020, eq. 2).
+
+    As published its target is the IoU of the predicted box: add the weighting ``iou_target``.
+    """
     return by_parts(partial(quality_focal_elements, beta=beta), p, a)
 
 
-def cross_entropy(p: Predictions, a: Assignment) -> Tensor:
-    """Softmax cross entropy over K classes and background."""
-    logits = upcast(p.logits)
-    if a.cls.ndim == 1:
-        return F.cross_entropy(logits, a.cls, reduction="none")
-    return -(with_background(a.cls.to(logits)) * logits.log_softmax(-1)).sum(-1)
+def varifocal(p: Predictions, a: Assignment, alpha: NonNegative = 0.75, gamma: NonNegative = 2.0) -> Tensor:
+    """Varifocal loss: ``q BCE(x, q)``, background ``alpha p^gamma BCE(x, 0)`` (Zhang et al. 2021, eq. 2).
 
-
-def softmax_focal(p: Predictions, a: Assignment, gamma: float = 1.5) -> Tensor:
-    """``(1 - p_y)^gamma * CE`` over K classes and background, without alpha (Unbiased Teacher, released code).
-
-    A soft target counts each class by its share: ``sum_k t_k (1 - p_k)^gamma (-log p_k)``.
+    As published its target is the IoU of the predicted box: add the weighting ``iou_target``.
     """
-    logp = upcast(p.logits).log_softmax(-1)
-    if a.cls.ndim == 1:
-        logp = logp.gather(1, a.cls[:, None])
-        target = torch.ones_like(logp)
-    else:
-        target = with_background(a.cls.to(logp))
-    return -(target * modulator(-logp.expm1(), gamma) * logp).sum(-1)
+    return by_parts(partial(varifocal_elements, alpha=alpha, gamma=gamma), p, a)
+
+
+def anchor(p: Predictions, a: Assignment, delta: Share = 0.05, gamma: NonNegative = 0.5) -> Tensor:
+    """Anchor loss: classes that outscore the true one weigh more than in BCE (Ryou et al. 2019, eq. 2)."""
+    return by_parts(partial(anchor_elements, delta=delta, gamma=gamma), p, a)
+
+
+def equalization(p: Predictions, a: Assignment, lam: NonNegative = 1.76e-3, *, frequency: Tensor) -> Tensor:
+    """BCE that spares rare classes the gradient of other classes' foreground (Tan et al. 2020).
+
+    Args:
+        p: predictions of a sigmoid head.
+        a: their assignment.
+        lam: a class is rare below this frequency.
+        frequency: [K] share of the labelled images that have the class; training counts it.
+    """
+    return by_parts(partial(equalization_elements, frequency=frequency, lam=lam), p, a)
+
+
+def label_smoothing(p: Predictions, a: Assignment, eps: Share = 0.1) -> Tensor:
+    """BCE with the target ``(1 - eps) t + eps / K``, summed over classes (Szegedy et al. 2016, sec. 7)."""
+    return by_parts(partial(label_smoothing_elements, eps=eps), p, a)
 
 
 def quality_bce(p: Predictions, a: Assignment) -> Tensor:
@@ -72,40 +125,30 @@ def quality_bce(p: Predictions, a: Assignment) -> Tensor:
 
 
 # What a config may name, by kind of head.
-SIGMOID = {"bce": bce, "focal": focal, "quality_focal": quality_focal}
-SOFTMAX = {"cross_entropy": cross_entropy, "softmax_focal": softmax_focal}
+SIGMOID = {
+    "bce": bce,
+    "balanced_bce": balanced_bce,
+    "focal": focal,
+    "focal_star": focal_star,
+    "focal_ratio": focal_ratio,
+    "quality_focal": quality_focal,
+    "varifocal": varifocal,
+    "anchor": anchor,
+    "equalization": equalization,
+    "label_smoothing": label_smoothing,
+}
+SOFTMAX = {
+    "cross_entropy": cross_entropy,
+    "softmax_focal": softmax_focal,
+    "focal_star": softmax_focal_star,
+    "focal_ratio": softmax_focal_ratio,
+    "anchor": softmax_anchor,
+    "label_smoothing": softmax_label_smoothing,
+}
 QUALITY = {"bce": quality_bce}
 
 
-# ---- formulas on tensors -------------------------------------------------------------------------------------------
-
-
-def bce_elements(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy of every element."""
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-
-
-def focal_elements(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss of every element; ``target`` in [0, 1], of the shape of ``logits``."""
-    logits = upcast(logits)
-    target = target.to(logits)
-    # 1 - p_t as a sum of two sigmoids keeps its digits on the easy side, where 1 - sigmoid(x) would round to 0.
-    wrong = logits.sigmoid() * (1 - target) + (-logits).sigmoid() * target
-    loss = modulator(wrong, gamma) * bce_elements(logits, target)
-    return loss if alpha < 0 else loss * (alpha * target + (1 - alpha) * (1 - target))
-
-
-def quality_focal_elements(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
-    """Quality focal loss of every element; ``target`` in [0, 1], of the shape of ``logits``."""
-    logits = upcast(logits)
-    target = target.to(logits)
-    loss = bce_elements(logits, target)
-    return modulator((target - logits.sigmoid()).abs(), beta) * loss
-
-
-def modulator(wrong: Tensor, gamma: float) -> Tensor:
-    """``wrong ** gamma``, with a finite gradient at 0 also for 0 < gamma < 1: rows at 0 get none."""
-    return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma
+# ---- from rows of classes to one number a row ----------------------------------------------------------------------
 
 
 def by_parts(elements: Elements, p: Predictions, a: Assignment) -> Tensor:
@@ -132,13 +175,3 @@ def class_targets(cls: Tensor, logits: Tensor) -> Tensor:
         return cls.to(logits)
     r, k = logits.shape
     return logits.new_zeros(r, k + 1).scatter_(1, cls[:, None], 1.0)[:, :k]
-
-
-def with_background(target: Tensor) -> Tensor:
-    """[R, K] -> [R, K + 1]: append what each row lacks to 1."""
-    return torch.cat([target, (1 - target.sum(-1, keepdim=True)).clamp(min=0)], -1)
-
-
-def upcast(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay what they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -3,18 +3,27 @@
 import difflib
 import functools
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ssod.errors import SsodError
-from ssod.losses.box import BOX
+from ssod.losses.box import BOX, SPREAD
 from ssod.losses.classify import QUALITY, SIGMOID, SOFTMAX
 from ssod.schema import Section
 from ssod.structures import RowLoss
 
-Kind = Literal["sigmoid", "softmax", "box", "quality"]
-TABLES: dict[Kind, dict[str, RowLoss]] = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "box": BOX, "quality": QUALITY}
+Kind = Literal["sigmoid", "softmax", "box", "spread", "quality"]
+TABLES: dict[Kind, dict[str, RowLoss]] = {
+    "sigmoid": SIGMOID,
+    "softmax": SOFTMAX,
+    "box": BOX,
+    "spread": SPREAD,
+    "quality": QUALITY,
+}
+# What a head needs, for messages.
+_HEADS: dict[Kind, str] = {"spread": "box-with-spread"}
 
 
 class LossSpec(Section):
@@ -23,60 +32,113 @@ class LossSpec(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    "A function of ssod/losses/classify.py or box.py; `ssod losses` lists them."
+    "A row loss; `ssod losses` lists them."
     weight: float = Field(1.0, ge=0)
-    "Factor of this loss wherever the detector is trained."
+    "Factor of this loss wherever it is used."
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
+    """``giou`` is short for ``{name: giou}``."""
     return {"name": value} if isinstance(value, str) else value
 
 
-# ``giou`` is short for ``{name: giou}``.
-Loss = Annotated[LossSpec, BeforeValidator(_named)]
+Loss = Annotated[LossSpec, BeforeValidator(named)]
 
 
-def pick(spec: LossSpec, kind: Kind, field: str) -> RowLoss:
+def pick(spec: LossSpec, kind: Kind, field: str, *, counted: bool = False) -> RowLoss:
     """Return the row loss that ``spec`` names, its parameters bound.
 
     Args:
         spec: the config's words.
         kind: what the head needs.
         field: the key in the config, for messages, e.g. ``detector.loss.cls``.
+        counted: whether the caller counts how frequent classes are, which ``equalization`` asks for.
 
     Raises:
-        SsodError: the name is unknown, belongs to another kind of head, or has no such parameter.
+        SsodError: the name is unknown, belongs to another kind of head, has no such parameter, a parameter is out of
+            range, or the loss needs frequencies that nobody counts here.
     """
     table = TABLES[kind]
     if spec.name not in table:
         raise SsodError("config", field, _misnamed(spec.name, kind), f"those that fit: {', '.join(sorted(table))}")
-    loss = table[spec.name]
-    allowed = list(inspect.signature(loss).parameters)[2:]
-    params = spec.model_extra or {}
+    loss = bind(table[spec.name], "loss", spec.name, spec.model_extra or {}, field, skip=2)
+    if needs_frequency(loss) and not counted:
+        problem = f"'{spec.name}' needs class frequencies, which are counted while a method trains"
+        raise SsodError("config", field, problem, "name it under method.loss.sup.cls or method.loss.unsup.cls")
+    return loss
+
+
+def needs_frequency(loss: RowLoss) -> bool:
+    """Whether a row loss takes class frequencies, the keyword ``frequency`` [K]."""
+    return "frequency" in inspect.signature(loss).parameters
+
+
+def bind(function: Callable, word: str, name: str, params: Mapping[str, Any], field: str, *, skip: int = 0) -> Callable:
+    """Return ``function`` with the parameters of a config bound, each held to its annotation.
+
+    Args:
+        function: a row loss, a reweighter or a class.
+        word: what it is, for messages.
+        name: its name in the config.
+        params: names and values from the config.
+        field: the key in the config, for messages.
+        skip: leading arguments that are no parameters.
+
+    Raises:
+        SsodError: an unknown parameter, or a value of the wrong type or out of range.
+    """
+    allowed = settable(function, skip)
     for key, value in params.items():
+        where = f"{field}.{key}"
         if key not in allowed:
             fix = f"it has: {', '.join(allowed)}" if allowed else "it has none"
-            raise SsodError("config", f"{field}.{key}", f"loss '{spec.name}' has no such parameter", fix)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SsodError("config", f"{field}.{key}", f"{value!r} is not a number", "")
-    return functools.partial(loss, **params) if params else loss
+            raise SsodError("config", where, f"{word} '{name}' has no such parameter", fix)
+        kind = type(allowed[key].default)
+        if kind is not bool and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise SsodError("config", where, f"{value!r} is not a number", "")
+        try:
+            TypeAdapter(allowed[key].annotation).validate_python(value, strict=True)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].replace("Input should be", "should be")
+            raise SsodError("config", where, f"{value!r}: {message}", "") from None
+    return functools.partial(function, **params) if params else function
+
+
+def settable(function: Callable, skip: int) -> dict[str, inspect.Parameter]:
+    """Return the parameters that a config may set: all but the first ``skip`` and those without a default."""
+    params = list(inspect.signature(function).parameters.values())[skip:]
+    return {p.name: p for p in params if p.default is not p.empty}
 
 
 def describe() -> list[tuple[str, str]]:
     """Return each loss's name and one line about it: for what head, and its parameters."""
-    lines = []
-    for kind, table in TABLES.items():
-        for name, loss in table.items():
-            params = list(inspect.signature(loss).parameters.values())[2:]
-            values = ", ".join(f"{p.name}={p.default:.4g}" for p in params)
-            first = (loss.__doc__ or "").strip().splitlines()[0]
-            lines.append((name, f"{kind}: {first}" + (f" [{values}]" if values else "")))
-    return lines
+    own = {kind: table for kind, table in TABLES.items() if kind != "spread"}
+    own["spread"] = {name: loss for name, loss in SPREAD.items() if name not in BOX}
+    return [
+        (name, f"{_HEADS.get(kind, kind)}: {first_line(loss)}{defaults(loss, 2)}")
+        for kind, table in own.items()
+        for name, loss in table.items()
+    ]
+
+
+def first_line(thing: Callable) -> str:
+    """Return the first line of a docstring."""
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def defaults(function: Callable, skip: int) -> str:
+    """Return `` [gamma=2, alpha=0.25]``, empty where there is nothing to set."""
+
+    def shown(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
+
+    values = ", ".join(f"{name}={shown(p.default)}" for name, p in settable(function, skip).items())
+    return f" [{values}]" if values else ""
 
 
 def _misnamed(name: str, kind: Kind) -> str:
     for other, table in TABLES.items():
         if name in table:
-            return f"'{name}' is a {other} loss, and this head needs a {kind} one"
+            return f"'{name}' is a {_HEADS.get(other, other)} loss, and this head needs a {_HEADS.get(kind, kind)} one"
     near = difflib.get_close_matches(name, TABLES[kind], 1)
     return f"unknown loss '{name}'" + (f", did you mean '{near[0]}'?" if near else "")

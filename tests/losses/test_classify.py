@@ -10,12 +10,11 @@ from ssod.losses.classify import (
     bce,
     cross_entropy,
     focal,
-    focal_elements,
     quality_bce,
     quality_focal,
-    quality_focal_elements,
     softmax_focal,
 )
+from ssod.losses.elements import focal_elements, modulator, quality_focal_elements
 from tests.losses.rows import assignment, predictions
 
 EXTREME = [-1e4, -200.0, -88.0, -20.0, 0.0, 20.0, 88.0, 200.0, 1e4]
@@ -96,7 +95,7 @@ def test_easy_rows_keep_their_digits_in_float32() -> None:
     exact = focal_elements(x.double(), torch.ones(1), gamma=2.0)
     got = focal_elements(x, torch.ones(1), gamma=2.0)
     assert exact > 0
-    assert (classify.modulator((-x).sigmoid(), 2.0) > 0).all()
+    assert (modulator((-x).sigmoid(), 2.0) > 0).all()
     assert got.item() == pytest.approx(exact.item(), abs=1e-12)
 
 

@@ -20,13 +20,19 @@ def test_a_name_and_a_table_mean_the_same() -> None:
 @pytest.mark.parametrize(
     ("spec", "kind", "needles"),
     [
-        ("focl", "sigmoid", ["detector.loss.cls", "unknown loss 'focl'", "'focal'", "bce, focal, quality_focal"]),
-        ("cross_entropy", "sigmoid", ["'cross_entropy' is a softmax loss", "sigmoid", "bce, focal, quality_focal"]),
-        ("focal", "softmax", ["'focal' is a sigmoid loss", "cross_entropy, softmax_focal"]),
+        ("focl", "sigmoid", ["detector.loss.cls", "unknown loss 'focl'", "'focal'", "anchor, balanced_bce, bce, equalization, focal,"]),
+        ("cross_entropy", "sigmoid", ["'cross_entropy' is a softmax loss", "sigmoid", "anchor, balanced_bce, bce,"]),
+        ("focal", "softmax", ["'focal' is a sigmoid loss", "anchor, cross_entropy, focal_ratio,"]),
         ("giou", "sigmoid", ["'giou' is a box loss"]),
         ({"name": "focal", "gama": 2}, "sigmoid", ["detector.loss.cls.gama", "it has: alpha, gamma"]),
         ({"name": "giou", "beta": 2}, "box", ["no such parameter", "it has none"]),
         ({"name": "focal", "gamma": "two"}, "sigmoid", ["'two' is not a number"]),
+        ({"name": "focal", "gamma": True}, "sigmoid", ["True is not a number"]),
+        ({"name": "focal", "gamma": -1}, "sigmoid", ["detector.loss.cls.gamma", "-1", "greater than or equal to 0"]),
+        ({"name": "focal_star", "gamma": 0}, "sigmoid", ["detector.loss.cls.gamma", "greater than 0"]),
+        ("focal", "softmax", ["'focal' is a sigmoid loss", "this head needs a softmax one"]),
+        ("nll", "box", ["'nll' is a box-with-spread loss"]),
+        ("equalization", "sigmoid", ["class frequencies", "method.loss.sup.cls"]),
     ],
 )
 def test_mistakes_name_the_key_and_what_fits(spec, kind, needles) -> None:
@@ -45,7 +51,7 @@ def test_weight_is_no_parameter_of_the_loss_and_not_negative() -> None:
 
 
 def test_describe_lists_every_loss_once() -> None:
-    assert len(describe()) == sum(len(table) for table in TABLES.values())
+    assert len(describe()) == sum(len(table) for kind, table in TABLES.items() if kind != "spread") + 1
     assert all(text.endswith((".", "]")) for _, text in describe())
 
 
