@@ -21,7 +21,7 @@ BASES = sorted((CONFIGS / "_base_").glob("*.yaml"))
 BACKBONES = {"r18": "resnet18", "r50": "resnet50", "r101": "resnet101", "tiny": "tiny"}
 NAME = re.compile(
     r"(?P<method>\w+?)_(?P<detector>retinanet|fcos|faster_rcnn)_(?P<backbone>r18|r50|r101|tiny)_fpn"
-    r"_(?P<data>coco|voc|neu_det)(_(?P<percent>\d+)p)?"
+    r"_(?P<data>coco_additional|coco|voc|neu_det|bccd)(_(?P<percent>\d+)p)?"
 )
 
 
@@ -64,6 +64,14 @@ def test_the_published_protocols_are_all_there() -> None:
             assert list((CONFIGS / method).glob(f"{method}_{detector}_*_neu_det_10p.yaml"))
 
 
+def test_additional_data_has_all_labels_and_other_images() -> None:
+    for path in BASES:
+        if "additional" in path.name:
+            data = yaml.safe_load(path.read_text("utf-8"))["data"]
+            assert data.keys() == {"labeled", "unlabeled", "val"}
+            assert data["unlabeled"]["path"] not in data["labeled"].values()
+
+
 @pytest.mark.parametrize("path", FILES, ids=ids)
 def test_the_name_says_what_is_inside(path: Path) -> None:
     cfg, parts = config(path), NAME.fullmatch(path.stem)
@@ -71,7 +79,8 @@ def test_the_name_says_what_is_inside(path: Path) -> None:
     assert parts["method"] == path.parent.name == cfg.method.name
     assert parts["detector"] == cfg.detector.name
     assert BACKBONES[parts["backbone"]] == cfg.detector.backbone
-    assert {"coco": "coco/", "voc": "voc/", "neu_det": "neu-det"}[parts["data"]] in str(cfg.data.labeled)
+    folder = {"coco_additional": "coco/", "coco": "coco/", "voc": "voc/", "neu_det": "neu-det", "bccd": "bccd"}
+    assert folder[parts["data"]] in str(cfg.data.labeled)
     assert (cfg.data.split.percent if cfg.data.split else None) == (
         float(parts["percent"]) if parts["percent"] else None
     )
