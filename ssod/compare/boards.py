@@ -1,0 +1,253 @@
+"""Who may be ranked with whom: rows are repetitions of one setting, boards are rows measured alike on the same labels.
+
+Two runs are ranked together only when they agree in the val images and boxes, the classes and their order, the metric,
+the lowest score of a detection (it moves AP by a point), and the sets of labelled images (the split hashes). What
+disagrees is said in one line, and shown on a board of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any
+
+from ssod.compare.gain import Gain, Unit, gain
+from ssod.compare.runs import Run
+
+# What every run of a board shares, as the reasons name it.
+ALIKE = ("val set", "classes", "metric", "score threshold")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in fold and seed alone.
+
+    Attributes:
+        name: short, and unlike any other row's.
+        runs: finished ones, by fold and seed.
+        unfinished: runs that cannot be counted yet.
+    """
+
+    name: str
+    runs: list[Run]
+    unfinished: list[Run]
+
+    @property
+    def first(self) -> Run:
+        """Any run; all share the setting."""
+        return (self.runs or self.unfinished)[0]
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """The sets of labelled images that the finished runs learnt from."""
+        return frozenset(run.hash for run in self.runs)
+
+    def mean(self, metric: str = "AP") -> float:
+        """Mean over folds of the mean over seeds, a fraction."""
+        return mean(mean(run.ap(metric) for run in runs) for runs in by_fold(self.runs).values())
+
+    def sd(self, metric: str = "AP") -> float | None:
+        """Standard deviation over all runs (n - 1); None of a single run."""
+        return stdev(run.ap(metric) for run in self.runs) if len(self.runs) > 1 else None
+
+
+@dataclass
+class Board:
+    """Rows that may be compared, best first.
+
+    Attributes:
+        protocol: what all runs share; see ``ALIKE``.
+        ranked: rows with runs on every split of the board, best first.
+        others: (row, why it has no rank).
+        gains: gain over the supervised twin, by the row's name, where it can be had with an interval.
+        twins: name of the twin's row, by the row's name.
+        notes: sentences for people.
+    """
+
+    protocol: dict[str, str]
+    ranked: list[Row] = field(default_factory=list)
+    others: list[tuple[Row, str]] = field(default_factory=list)
+    gains: dict[str, Gain] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Ranked rows, then the others."""
+        return [*self.ranked, *(row for row, _ in self.others)]
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """The splits of the board."""
+        return self.rows[0].hashes
+
+
+def by_fold(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return runs by the set of labelled images they learnt from."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.hash, []).append(run)
+    return groups
+
+
+def protocol(run: Run) -> dict[str, str]:
+    """Return what must be equal between runs that are ranked together, besides the split."""
+    config, table = run.config, run.table
+    val = table.about["val"][:12] if table is not None else json.dumps(config["data"].get("val"), sort_keys=True)
+    score = table.about["score"] if table is not None else config["detector"]["decode"]["score"]
+    values = (val, ", ".join(run.classes), config["eval"]["metric"], f"{score:g}")
+    return dict(zip(ALIKE, values))
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """Sort runs into rows and name them by what tells them apart."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps([run.setting, run.percent], sort_keys=True), []).append(run)
+    names = _names([group[0] for group in groups.values()])
+    rows = []
+    for name, group in zip(names, groups.values()):
+        group = sorted(group, key=lambda run: (run.fold, run.seed, str(run.path)))
+        rows.append(Row(name, [r for r in group if r.finished], [r for r in group if not r.finished]))
+    return rows
+
+
+def _names(firsts: Sequence[Run]) -> list[str]:
+    """Return the method's name of each row, with as much more as makes it unlike the others."""
+    parts = [[run.method] for run in firsts]
+    for texts in (
+        [run.detector for run in firsts],
+        ["" if run.percent is None else f"{run.percent:g} %" for run in firsts],
+    ):
+        if len(set(texts)) > 1:
+            for part, text in zip(parts, texts):
+                part += [text] if text else []
+    names = [" ".join(part) for part in parts]
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [i for i, other in enumerate(names) if other == name]
+        for i, text in zip(alike, _differences([firsts[i].setting for i in alike])):
+            names[i] = f"{name} ({text})"
+    return names
+
+
+def _differences(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the keys and values in which each setting differs from some other, at most three."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    missing = object()
+    differ = [key for key in keys if any(s.get(key, missing) != settings[0].get(key, missing) for s in settings)]
+    texts = [", ".join(f"{key.split('.')[-1]}={s[key]}" for key in differ if key in s) for s in settings]
+    if all(len(text) <= 60 for text in texts) and len(set(texts)) == len(texts):
+        return texts
+    return [f"setting {i}" for i in range(1, len(settings) + 1)]
+
+
+def boards_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Board], list[str]]:
+    """Sort rows into boards, rank them, and measure gains.
+
+    Args:
+        rows: from ``rows_of``.
+        resamples: draws of the val images for each interval.
+
+    Returns:
+        Boards, the one with most runs first, and one line for each pair that is refused a common rank.
+    """
+    boards: list[Board] = []
+    pending = [row for row in rows if not row.runs]
+    for row in sorted((r for r in rows if r.runs), key=lambda r: (-len(r.hashes), r.name)):
+        alike = protocol(row.runs[0])
+        home = next((b for b in boards if b.protocol == alike and row.hashes <= b.hashes), None)
+        if home is None:
+            boards.append(Board(alike, ranked=[row]))
+        elif row.hashes == home.hashes:
+            home.ranked.append(row)
+        else:
+            has, all_ = len(row.hashes), len(home.hashes)
+            home.others.append((row, f"has {has} of the board's {all_} splits"))
+    for board in boards:
+        board.ranked.sort(key=lambda row: -row.mean())
+        for row in board.rows:
+            _measure(board, row, resamples)
+    boards.sort(key=lambda board: -sum(len(row.runs) for row in board.rows))
+    lines = [_refusal(boards[0], other) for other in boards[1:]]
+    lines += [f"{row.name}: no finished run ({row.unfinished[0].state})" for row in pending]
+    return boards, lines
+
+
+def _refusal(a: Board, b: Board) -> str:
+    """Say in one line why two boards are not one."""
+    reasons = [f"{what} {_short(a.protocol[what])} and {_short(b.protocol[what])}" for what in ALIKE if
+               a.protocol[what] != b.protocol[what]]  # fmt: skip
+    if a.hashes != b.hashes:
+        ours, theirs = (", ".join(sorted(h[:8] for h in board.hashes)) for board in (a, b))
+        reasons.append(f"labelled split {_short(ours)} and {_short(theirs)}")
+    return f"not ranked together: {_who(a)} | {_who(b)}: different {'; '.join(reasons)}"
+
+
+def _who(board: Board) -> str:
+    names = [row.name for row in board.rows]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+# ---- twins ---------------------------------------------------------------------------------------------------------
+
+
+def _measure(board: Board, row: Row, resamples: int) -> None:
+    """Find the row's supervised twin and measure the gain over it."""
+    if row.first.method == "supervised":
+        return
+    twin = twin_of(row, board.rows)
+    if twin is None:
+        return
+    board.twins[row.name] = twin.name
+    differing = twin_differences(row, twin)
+    if differing:
+        board.notes.append(f"{row.name} and its twin differ in {', '.join(differing)}")
+    chosen = units(row, twin)
+    if chosen is None:
+        board.notes.append(f"{row.name}: no interval, a run or its twin saved no eval/step_*.npz")
+        return
+    kind, pairs = chosen
+    board.gains[row.name] = gain(pairs, kind=kind, resamples=resamples)
+
+
+def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """Return the supervised row with the same detector on the same labels whose other settings differ least."""
+    likely = [
+        other
+        for other in rows
+        if other.first.method == "supervised"
+        and other.first.config["detector"]["name"] == row.first.config["detector"]["name"]
+        and other.hashes & row.hashes
+    ]
+    return min(likely, key=lambda other: len(twin_differences(row, other)), default=None)
+
+
+def twin_differences(row: Row, twin: Row) -> list[str]:
+    """Return the keys in which a twin differs and should not: all that does not concern unlabelled images."""
+    a, b = row.first.setting, twin.first.setting
+    free = ("method.", "views.unlabeled", "data.unlabeled", "train.batch.unlabeled")
+    keys = [key for key in sorted(a.keys() | b.keys()) if not key.startswith(free) or key.startswith("method.ema")]
+    return [key for key in keys if a.get(key) != b.get(key)]
+
+
+def units(row: Row, twin: Row) -> tuple[str, list[Unit]] | None:
+    """Return what ``gain`` needs: folds that both have, or the seeds of the only fold; None without saved matches."""
+    ours, theirs = by_fold(row.runs), by_fold(twin.runs)
+    folds = [fold for fold in ours if fold in theirs]
+    if any(run.table is None for fold in folds for run in (*ours[fold], *theirs[fold])):
+        return None
+    if len(folds) == 1:
+        mine = {run.seed: run.table for run in ours[folds[0]]}
+        other = {run.seed: run.table for run in theirs[folds[0]]}
+        seeds = sorted(mine.keys() & other.keys())
+        if len(seeds) > 1:
+            return "seed", [Unit(f"seed {seed}", [mine[seed]], [other[seed]]) for seed in seeds]
+    named = {fold: f"fold {ours[fold][0].fold}" for fold in folds}
+    tables = [(named[f], [r.table for r in ours[f]], [r.table for r in theirs[f]]) for f in folds]
+    return "fold", [Unit(*parts) for parts in tables]

@@ -1,0 +1,123 @@
+"""The interval of a gain: known answers, a run against itself, coverage on simulated data."""
+
+import numpy as np
+import pytest
+
+from ssod.compare.gain import Gain, Unit, combine, gain
+from ssod.engine.matches import Matches, mean_ap
+from ssod.errors import SsodError
+
+
+def table(found: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> Matches:
+    """Return the matches of a detector on I images with one box each.
+
+    Args:
+        found: [I] bool, whether the box is found, with a score in 0.3..1.
+        noise: [I] number of false detections, with scores in 0..0.8.
+        rng: for the scores.
+    """
+    hits = np.flatnonzero(found)
+    wrong = np.repeat(np.arange(len(found)), noise)
+    image = np.concatenate([hits, wrong])
+    score = np.concatenate([rng.uniform(0.3, 1, len(hits)), rng.uniform(0, 0.8, len(wrong))])
+    order = np.argsort(-score)
+    right = np.repeat((np.arange(len(image)) < len(hits))[order][:, None], 10, 1)
+    return Matches(
+        ids=list(range(len(found))),
+        classes=("box",),
+        image=image[order],
+        label=np.zeros(len(image), int),
+        score=score[order],
+        iou=np.zeros(len(image)),
+        right=right,
+        counted=np.ones_like(right),
+        wanted=np.ones((len(found), 1), int),
+    )
+
+
+def pair(images: int, method: float, twin: float, rng: np.random.Generator) -> tuple[Matches, Matches]:
+    """Return the tables of two detectors that find a box with these chances; hard images are hard for both."""
+    luck = 0.7 * rng.random(images) + 0.3 * rng.random((2, images))
+    cuts = np.quantile(0.7 * rng.random(200_000) + 0.3 * rng.random(200_000), [method, twin])
+    noise = rng.poisson(0.5, images)
+    return tuple(table(row < cut, noise, rng) for row, cut in zip(luck, cuts))
+
+
+def test_a_run_against_itself_gains_nothing() -> None:
+    run = pair(80, 0.6, 0.5, np.random.default_rng(0))[0]
+    one = gain([Unit("1", [run], [run])], resamples=200)
+    assert one.value == 0
+    assert one.low <= 0 <= one.high
+    two = gain([Unit("1", [run], [run]), Unit("2", [run], [run])], resamples=200)
+    assert (two.value, two.half) == (0, 0)
+    assert "val images only" in one.scope
+    assert two.scope == "val images and 2 folds"
+
+
+def test_the_value_is_the_mean_of_the_units() -> None:
+    rng = np.random.default_rng(1)
+    (a, b), (c, d) = pair(60, 0.7, 0.5, rng), pair(60, 0.6, 0.5, rng)
+    found = gain([Unit("1", [a], [b]), Unit("2", [c, a], [d])], resamples=50)
+    ap = {id(t): mean_ap(t)[0] for t in (a, b, c, d)}
+    first = ap[id(a)] - ap[id(b)]
+    second = (ap[id(c)] + ap[id(a)]) / 2 - ap[id(d)]
+    assert found.units == pytest.approx({"1": first, "2": second})
+    assert found.value == pytest.approx((first + second) / 2)
+    assert found.low < found.value < found.high
+
+
+def test_the_variance_of_the_images_is_the_known_one() -> None:
+    """With precision 1 everywhere AP is about the share of boxes found: a mean of Bernoulli draws."""
+    rng = np.random.default_rng(2)
+    n = 400
+    a, b = rng.random(n) < 0.6, rng.random(n) < 0.4
+    none = np.zeros(n, int)
+    found = gain([Unit("1", [table(a, none, rng)], [table(b, none, rng)])], resamples=2000)
+    assert found.value == pytest.approx(a.mean() - b.mean(), abs=0.01)  # AP is on a grid of 101 points
+    assert found.images == pytest.approx((a.astype(float) - b).std() / np.sqrt(n), rel=0.06)
+
+
+def test_units_that_differ_widen_the_interval() -> None:
+    drawn = np.random.default_rng(3).normal(0, 0.01, (3, 500))
+    close = combine({"1": 0.050, "2": 0.051, "3": 0.049}, drawn)
+    apart = combine({"1": 0.15, "2": 0.05, "3": -0.05}, drawn)
+    assert close.between == 0
+    assert apart.between == pytest.approx(0.1 / np.sqrt(3), rel=0.02)
+    assert apart.half == pytest.approx(4.303 * apart.between, rel=0.02)
+    assert close.half == pytest.approx(1.96 * 0.01 / np.sqrt(3), rel=0.1)
+
+
+def test_different_val_images_are_refused() -> None:
+    rng = np.random.default_rng(4)
+    a, b = pair(20, 0.6, 0.5, rng)
+    with pytest.raises(SsodError, match="different images"):
+        gain([Unit("1", [a], [Matches(**{**b.__dict__, "ids": list(range(1, 21))})])])
+
+
+def covered(found: Gain, truth: float) -> bool:
+    return found.low <= truth <= found.high
+
+
+def test_coverage_of_one_fold_is_95_percent() -> None:
+    """The truth is the gain on very many images; each trial draws 120 of them."""
+    rng = np.random.default_rng(5)
+    method, twin = pair(60_000, 0.65, 0.5, rng)
+    truth = mean_ap(method)[0] - mean_ap(twin)[0]
+    hits = []
+    for _ in range(400):
+        unit = Unit("1", *([t] for t in pair(120, 0.65, 0.5, rng)))
+        hits.append(covered(gain([unit], resamples=100), truth))
+    assert 0.92 <= np.mean(hits) <= 0.98
+
+
+@pytest.mark.parametrize(("folds", "spread"), [(2, 0.0), (2, 0.05), (5, 0.05), (5, 0.15)])
+def test_coverage_over_folds_is_95_percent(folds: int, spread: float) -> None:
+    """Every fold's detectors have an ability of their own; all folds share the val images' luck."""
+    rng = np.random.default_rng(6)
+    hits = []
+    for _ in range(1500):
+        shared, own = rng.normal(0, 0.03), rng.normal(0, 0.02, folds)
+        exact = 0.04 + rng.normal(0, spread, folds) + shared + own
+        drawn = exact[:, None] + rng.normal(0, 0.03, 200) + rng.normal(0, 0.02, (folds, 200))
+        hits.append(covered(combine(dict(zip("12345", exact)), drawn), 0.04))
+    assert 0.92 <= np.mean(hits) <= 0.98
