@@ -22,6 +22,10 @@ class Coder(Protocol):
         """[R, 4] deltas, [R, 4] priors -> [R, 4] boxes."""
         ...
 
+    def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
+        """Deltas [R, ..., 4] -> what they are in the mirror image, ``width`` [R] pixels wide, with mirrored priors."""
+        ...
+
 
 class DeltaCoder:
     """Centre shift over prior size, log of size ratio (R-CNN, RetinaNet). Equals torchvision's ``BoxCoder``.
@@ -48,6 +52,10 @@ class DeltaCoder:
         half = (deltas[..., 2:] / self.size).clamp(max=self.clip).exp() * size / 2
         return torch.cat([centre - half, centre + half], -1)
 
+    def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
+        """See ``Coder.mirror``: dx changes its sign."""
+        return torch.cat([-deltas[..., :1], deltas[..., 1:]], -1)
+
 
 class LtrbCoder:
     """Distances from the prior's centre to the four sides, over the prior's side (FCOS).
@@ -68,6 +76,10 @@ class LtrbCoder:
         deltas = deltas * size
         return torch.cat([centre - deltas[..., :2], centre + deltas[..., 2:]], -1)
 
+    def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
+        """See ``Coder.mirror``: left and right change places."""
+        return deltas[..., [2, 1, 0, 3]]
+
 
 class IdentityCoder:
     """Boxes as they are, for heads that answer with boxes (``ssod.detectors.heads.fam3d``)."""
@@ -79,6 +91,10 @@ class IdentityCoder:
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         """Return ``deltas``."""
         return deltas
+
+    def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
+        """See ``Coder.mirror``: the mirrored boxes."""
+        return mirror(deltas, width.view(-1, *[1] * (deltas.ndim - 1)))
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -109,6 +125,11 @@ def warp(boxes: Tensor, matrix: Tensor) -> Tensor:
     u, v, w = (row[:, i, 0] * x + row[:, i, 1] * y + row[:, i, 2] for i in range(3))
     u, v = u / w, v / w
     return torch.stack([u.amin(1), v.amin(1), u.amax(1), v.amax(1)], -1)
+
+
+def mirror(boxes: Tensor, width: Tensor) -> Tensor:
+    """Mirror boxes [..., 4] about the vertical axis of an image ``width`` pixels wide, [] or [..., 1]."""
+    return torch.cat([width - boxes[..., 2:3], boxes[..., 1:2], width - boxes[..., :1], boxes[..., 3:]], -1)
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -202,6 +202,7 @@ class Predictions:
         quality: [R] logit of centerness or IoU, or None.
         levels: rows per pyramid level of one image, for heads with a fixed number of rows per image.
         strides: pixels per cell of each level, parallel to ``levels``.
+        grids: cells (height, width) of each level, parallel to ``levels``.
         spread: [R, 4] logit of the uncertainty of each side, for heads that predict one.
     """
 
@@ -215,6 +216,7 @@ class Predictions:
     quality: Tensor | None = None
     levels: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
+    grids: tuple[tuple[int, int], ...] = ()
     spread: Tensor | None = None
 
     def __len__(self) -> int:
@@ -253,7 +255,7 @@ class Predictions:
         """Select rows; the fixed row count per level is lost."""
         rows = ("logits", "deltas", "priors", "image", "quality", "spread")
         picked = {n: getattr(self, n)[keep] for n in rows if getattr(self, n) is not None}
-        return replace(self, **picked, levels=(), strides=())
+        return replace(self, **picked, levels=(), strides=(), grids=())
 
 
 @dataclass
@@ -296,9 +298,13 @@ class Assignment:
 
 
 class Output(Protocol):
-    """What a detector saw in a view. ``stages`` are its dense maps by name: ``dense``, or ``rpn``."""
+    """What a detector saw in a view: ``stages`` are its dense maps by name, ``dense`` or ``rpn``.
+
+    ``proposals``: N tensors [P_i, 4] without gradient, best first, to ask ``score`` about; None with one stage.
+    """
 
     stages: dict[str, Predictions]
+    proposals: list[Tensor] | None
 
     def detections(self, score: float | None = None) -> list[Targets]:
         """Decode, threshold and suppress; N Targets with scores, clipped to the images."""

@@ -28,11 +28,13 @@ class DenseOutput:
         stages: ``{"dense": predictions}``, image-major, level-major inside an image.
         features: the pyramid, one [N, channels, h, w] per level.
         decode: the detector's settings.
+        proposals: None, see ``structures.Output``.
     """
 
     stages: dict[str, Predictions]
     features: list[Tensor]
     decode: DecodeConfig
+    proposals: None = None
 
     @torch.no_grad()
     def detect(self, score: float | None = None) -> Detections:
@@ -141,6 +143,7 @@ class Dense(nn.Module):
             quality=None if quality is None else quality.flatten(),
             levels=levels,
             strides=self.strides,
+            grids=tuple(grids),
         )
 
     def aligned(self, towers: list[Tensor], deltas: Tensor, priors: Tensor, grids: list[tuple[int, int]]) -> Tensor:

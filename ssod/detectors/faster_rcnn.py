@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -149,12 +150,12 @@ class FasterRcnn(nn.Module):
     # ---- looking ---------------------------------------------------------------------------------------------------
 
     def predict(self, view: View) -> TwoStageOutput:
-        """Look at a view and propose boxes, more of them under ``train()`` than under ``eval()``."""
+        """Look at a view; proposals are found when asked for, more of them under ``train()`` than under ``eval()``."""
         features = self.backbone(self.normalise(view.images, view.sizes))
         p = self.rpn_rows(list(features.values()), view)
         cfg, mode = self.rpn_cfg, 0 if self.training else 1
-        found = propose(p, cfg.before[mode], cfg.after[mode], cfg.nms)
-        return TwoStageOutput({"rpn": p}, features, found, view.keys, self.roi_rows, self.decode)
+        search = partial(propose, p, cfg.before[mode], cfg.after[mode], cfg.nms)
+        return TwoStageOutput({"rpn": p}, features, search, view.keys, self.roi_rows, self.decode)
 
     def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
         """Run the proposal network and flatten it."""
@@ -172,6 +173,7 @@ class FasterRcnn(nn.Module):
             coder=self.rpn_coder,
             levels=tuple(h * w * self.anchors.per_cell for h, w in grids),
             strides=self.strides,
+            grids=tuple(grids),
         )
 
     def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:

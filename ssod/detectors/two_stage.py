@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class TwoStageOutput:
     Attributes:
         stages: ``{"rpn": predictions}``, one class, image-major, level-major inside an image.
         features: the pyramid by name, [N, channels, h, w] each.
-        found: [N, P] proposals as ``Detections``, padded with score 0 to a fixed size.
+        search: finds the proposals; not called where boxes come from elsewhere, as from a teacher.
         keys: [N] random keys of the images, from which rows are sampled in training.
         head: the RoI head: (features, boxes [R, 4], their images [R], sizes [N, 2]) -> predictions.
         decode: the detector's settings.
@@ -30,10 +31,15 @@ class TwoStageOutput:
 
     stages: dict[str, Predictions]
     features: dict[str, Tensor]
-    found: Detections
+    search: Callable[[], Detections]
     keys: Tensor
     head: RoIHead
     decode: DecodeConfig
+
+    @cached_property
+    def found(self) -> Detections:
+        """[N, P] proposals, padded with score 0 to a fixed size."""
+        return self.search()
 
     @property
     def proposals(self) -> list[Tensor]:
