@@ -1,0 +1,175 @@
+"""Mixing, labels of the moment and co-rectify equal what the released code of Instant-Teaching computes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ssod.boxes import clip, compose, warp
+from ssod.losses.classify import cross_entropy
+from ssod.methods.instant_teaching import hardened
+from ssod.pseudo.instant import at_least, confident
+from ssod.pseudo.mix import Recipe, mix
+from ssod.pseudo.rectify import co_rectify
+from ssod.structures import Assignment, Predictions, Pseudo, Targets, View
+from tests.paths import shared_path
+
+FILE = np.load(shared_path("golden/instant_teaching.npz"), allow_pickle=False)
+CASES = json.loads(str(FILE["cases_json"]))
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of an implementation in float32
+
+
+def cases(kind: str) -> pytest.MarkDecorator:
+    chosen = [case for case in CASES if case["kind"] == kind]
+    return pytest.mark.parametrize("case", chosen, ids=[case["name"] for case in chosen])
+
+
+def values(case: dict) -> dict[str, Tensor]:
+    prefix = case["id"] + "."
+    return {k.removeprefix(prefix): torch.from_numpy(FILE[k]) for k in FILE.files if k.startswith(prefix)}
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.double(), expected.double(), **CLOSE)
+
+
+def test_every_case_is_used() -> None:
+    assert len(CASES) == 21
+    assert {case["kind"] for case in CASES} == {"mixup", "mosaic", "soft_ce", "instant_label", "co_rectify"}
+
+
+# ---- mixup and mosaic ----------------------------------------------------------------------------------------------
+
+
+def whole_view(images: Tensor, targets: list[Targets] | None = None) -> View:
+    """A view without padding; the pixels may be normalised ones, as the released code mixes them."""
+    n = len(images)
+    sizes = torch.tensor([images.shape[-2:]] * n)
+    return View(images, sizes, torch.eye(3).repeat(n, 1, 1), torch.arange(n), targets=targets)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c["kind"] in ("mixup", "mosaic")], ids=lambda c: c["name"])
+def test_pixels_boxes_and_soft_labels_of_a_mixed_image(case: dict) -> None:
+    v, k = values(case), case["num_classes"]
+    mosaic = case["kind"] == "mosaic"
+    recipe = Recipe(
+        mixup=torch.tensor([not mosaic]),
+        mosaic=torch.tensor([mosaic]),
+        share=torch.ones(1, dtype=torch.float64) if mosaic else v["lam"][None],
+        across=torch.tensor([case.get("split") == "left_right"]),
+        cut=torch.tensor([case.get("cut", 0)]),
+        centre=torch.zeros(1, 2, dtype=torch.long),
+        turn=torch.zeros(1, dtype=torch.long),
+    )
+    labeled = whole_view(v["image_labeled"][None], [Targets(v["boxes_labeled"], v["labels_labeled"])])
+    pseudo = Pseudo([Targets(v["boxes_unlabeled"], v["labels_unlabeled"])])
+    view, labels = mix(whole_view(v["image_unlabeled"][None]), pseudo, labeled, [[0]], recipe, k)
+    torch.testing.assert_close(view.images[0], v["image_out"], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(labels.cls[0].boxes, v["boxes_out"], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(labels.cls[0].probs, v["targets_out"][:, :k], rtol=1e-6, atol=1e-8)
+    assert not v["targets_out"][:, k].any()  # the mass that is missing is given to no class
+
+
+@cases("soft_ce")
+def test_mass_as_a_weight_is_the_released_class_loss(case: dict) -> None:
+    """Hard labels whose weight is the mass: -sum(target * log p) over all rows."""
+    v, k = values(case), case["num_classes"]
+    logits = v["logits"].clone().requires_grad_()
+    some = v["targets"][:, :k].sum(1) > 0
+    a = Assignment(v["targets"][:, :k], torch.ones(len(some)), torch.zeros(len(some), 4), some.double())
+    a = hardened(a, k, by_mass=True)
+    assert a.cls.ndim == 1
+    p = Predictions(logits, logits.new_zeros(len(some), k, 4), a.box, torch.zeros(len(some)), None, None, softmax=True)
+    loss = (cross_entropy(p, a) * a.cls_weight).sum() / len(some)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), v["loss"], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(logits.grad, v["grad_logits"], rtol=1e-5, atol=1e-8)
+
+
+# ---- labels of the moment ------------------------------------------------------------------------------------------
+
+
+class _AsTheyAre:
+    """A coder whose deltas are the boxes."""
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        return boxes
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        return deltas
+
+
+def roi_rows(probs: Tensor, boxes: Tensor, size: Tensor) -> Predictions:
+    image = torch.zeros(len(boxes), dtype=torch.long)
+    return Predictions(probs.log(), boxes[:, None], boxes, image, size[None].long(), _AsTheyAre(), softmax=True)
+
+
+def placed(v: dict[str, Tensor], name: str) -> View:
+    """A view by its size, scale and flip."""
+    (height, width), (x, y, _, _) = v[f"{name}_hw"], v[f"{name}_scale_xyxy"]
+    matrix = torch.diag(torch.stack([x, y, torch.ones_like(x)]))
+    if v[f"{name}_flip"]:
+        mirror = torch.eye(3, dtype=matrix.dtype)
+        mirror[0, 0], mirror[0, 2] = -1, width
+        matrix = compose(mirror, matrix)
+    return View(torch.zeros(1), torch.stack([height, width])[None], matrix[None].float(), torch.zeros(1))
+
+
+def compare(found: list[Targets], weak: View, strong: View, v: dict[str, Tensor], suffix: str, tau: float) -> None:
+    """What suppression left, then what becomes a label; both in the pixels of the student's view.
+
+    As released, boxes are clamped at 0 alone; here a box is clipped to the image and dropped when a side is at most a
+    pixel, so the expected boxes are, too.
+    """
+    transfer = compose(strong.matrix, torch.linalg.inv(weak.matrix))[0]
+    close(warp(found[0].boxes, transfer), v[f"nms_boxes{suffix if suffix else '_strong'}"])
+    close(found[0].scores, v[f"nms_scores{suffix}"])
+    assert torch.equal(found[0].labels, v[f"nms_labels{suffix}"])
+
+    kept = Pseudo(at_least(found, tau)).move(weak, strong).cls[0]
+    expected = clip(v[f"boxes_out{suffix}"], strong.sizes[0])
+    wide = (expected[:, 2:] - expected[:, :2]).amin(1) > 1
+    close(kept.boxes, expected[wide])
+    close(kept.scores, v[f"scores_out{suffix}"][wide])
+    assert torch.equal(kept.labels, v[f"labels_out{suffix}"][wide])
+
+
+@cases("instant_label")
+def test_labels_of_the_moment(case: dict) -> None:
+    v = values(case)
+    p = roi_rows(v["roi_probs"], v["roi_boxes"], v["weak_hw"])
+    found = confident(p, case["tau"], overlap=case["nms_iou"])
+    compare(found, placed(v, "weak"), placed(v, "strong"), v, "", case["tau"])
+
+
+class _Model:
+    """Answers the questions that the golden file has answers for, in their order, and checks them."""
+
+    def __init__(self, v: dict[str, Tensor], *calls: str) -> None:
+        self.v, self.calls = v, list(calls)
+
+    def score(self, boxes: list[Tensor]) -> Predictions:
+        if not self.calls:
+            assert not len(boxes[0])
+            return roi_rows(torch.zeros(0, 4), boxes[0], self.v["weak_hw"])
+        name = self.calls.pop(0)
+        close(boxes[0], self.v[f"{name}.proposals"])
+        return roi_rows(self.v[f"{name}.probs"], self.v[f"{name}.boxes"], self.v["weak_hw"])
+
+
+@cases("co_rectify")
+def test_two_models_correct_each_other(case: dict) -> None:
+    v, tau = values(case), case["tau"]
+    asked = {m: [f"call{i}_head_{c}" for i, c in enumerate(case["calls"], 1) if c == m] for m in "ab"}
+    a, b = _Model(v, *asked["a"]), _Model(v, *asked["b"])
+    found = [confident(roi_rows(v[f"roi_probs_{m}"], v[f"roi_boxes_{m}"], v["weak_hw"]), tau) for m in "ab"]
+    for_a, for_b = co_rectify(a, b, *found, case["num_classes"])
+    assert not a.calls
+    assert not b.calls
+    weak = placed(v, "weak")
+    compare(for_a, weak, placed(v, "strong_a"), v, "_a", tau)
+    compare(for_b, weak, placed(v, "strong_b"), v, "_b", tau)

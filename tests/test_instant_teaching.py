@@ -1,0 +1,195 @@
+"""Instant-Teaching as a method: what its losses weigh, who labels, and the second model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssod.engine import optim
+from ssod.engine.guard import Guard
+from ssod.pseudo.instant import confident, rows_of
+from ssod.pseudo.mix import Recipe
+from ssod.structures import Batch
+from tests.test_methods import (
+    DETECTORS,
+    K,
+    batch,
+    bits,
+    detector,
+    method,
+    optimizer_of,
+    some_targets,
+    step,
+    view,
+)
+
+OFF = {"mixup": 0.0, "mosaic": 0.0}
+
+
+def always_mixed(share: float):
+    """A recipe that blends every image with its partner by ``share``."""
+
+    def draw(seen, partner_sizes) -> Recipe:
+        n = len(seen)
+        yes, no, zero = torch.ones(n) > 0, torch.ones(n) < 0, torch.zeros(n, dtype=torch.long)
+        return Recipe(yes, no, torch.full((n,), share), no, zero, torch.zeros(n, 2, dtype=torch.long), zero)
+
+    return draw
+
+
+def unsup(m, share: float, data: Batch) -> dict[str, Tensor]:
+    """Losses on unlabelled images that are their partners' pixels, labelled with nothing but the partners' boxes."""
+    m.mixer.draw = always_mixed(share)
+    data = Batch(data.labeled, {name: replace(data.labeled, targets=None) for name in ("weak", "strong")})
+    losses = m(data, 50)
+    return {name.removeprefix("unsup/"): loss for name, loss in losses.items() if name.startswith("unsup/")}
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_mass_weighs_the_class_loss_of_boxes_and_nothing_else(net: str) -> None:
+    """As released: positives count by their mass; background, box losses and the proposal network do not notice.
+
+    The image is mixed with itself, so that pixels do not depend on the share, and has no box of its own, so that all
+    boxes have the same mass.
+    """
+    found = []
+    for share in (0.9, 0.5, 0.1):  # of the unlabelled image: the boxes have mass 1 - share
+        found.append(unsup(method("instant_teaching", detector(net), score=1.0), share, batch()))
+    first, second, third = found
+    for name in {"box", "quality", "rpn_cls", "rpn_box"} & set(first):
+        torch.testing.assert_close(second[name], first[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(third[name], first[name], rtol=1e-4, atol=1e-6)
+    slope = second["cls"] - first["cls"]
+    assert slope > 1e-4
+    torch.testing.assert_close(third["cls"] - second["cls"], slope, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_as_in_the_paper_missing_mass_is_background(net: str) -> None:
+    """A row of a box of mass m is asked for m of its class, and the losses of the two kinds of images are added."""
+    asked = {}
+    m = method("instant_teaching", detector(net), score=1.0, as_released=False)
+    reduce = m.student.reduce
+    m.student.reduce = lambda out, assigned, rows=None: asked.update(assigned) or reduce(out, assigned, rows)
+    unsup(m, 0.7, batch())
+    a = asked["roi" if net == "faster_rcnn" else "dense"][1]
+    assert a.cls.shape[1] == K
+    torch.testing.assert_close(a.cls[a.fg].sum(1), torch.full((int(a.fg.sum()),), 0.3))
+    if net == "faster_rcnn":
+        a = asked["rpn"][1]
+        assert set(a.cls[a.cls_weight > 0].tolist()) == {0, 1}  # whole objects and background
+
+
+def test_released_losses_are_the_mean_of_both_kinds_of_images() -> None:
+    losses = [method("instant_teaching", detector("fcos"), mix=OFF, as_released=r)(batch(), 50) for r in (True, False)]
+    assert losses[0].keys() == losses[1].keys()
+    for name in losses[0]:
+        torch.testing.assert_close(losses[0][name], losses[1][name] / 2)
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_the_threshold_is_inclusive_and_the_model_labels_for_itself(net: str) -> None:
+    m, data = method("instant_teaching", detector(net)), batch()
+    optimizer = optimizer_of(m)
+    step(m, data, 0, optimizer)
+    assert all(
+        torch.equal(a, b) for a, b in zip(m.student.state_dict().values(), m.teacher.model.state_dict().values())
+    )
+    with torch.no_grad():
+        out = m.teacher.predict(data.weak)
+    best = max(t.scores.max() for t in confident(rows_of(out), 0.3))
+    exact = method("instant_teaching", m.student, score=float(best))
+    labels = exact.label(out, data)
+    assert sum(len(t) for t in labels.cls) >= 1
+    assert all((t.scores >= best).all() for t in labels.cls)
+    above = method("instant_teaching", m.student, score=float(best) + 1e-6)
+    assert sum(len(t) for t in above.label(out, data).cls) == 0
+    assert exact.stats["pseudo/score_quantiles"][-1] >= best
+
+
+def test_labelled_boxes_do_not_count_as_pseudo_boxes() -> None:
+    m = method("instant_teaching", detector("fcos"), score=1.0, mix={"mixup": 1.0, "mosaic": 0.0})
+    m(batch(), 50)
+    assert m.stats["pseudo/boxes_per_image"] == 0
+
+
+# ---- two models ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_the_peer_shares_the_backbone_and_has_heads_of_its_own(net: str) -> None:
+    m = method("instant_teaching_rectify", detector(net))
+    for (name, mine), theirs in zip(m.student.named_parameters(), m.peer.student.parameters()):
+        assert torch.equal(mine.flatten().sort().values, theirs.flatten().sort().values), name  # of the same law
+        same = name.startswith("backbone.body.") or mine.unique().numel() == 1
+        assert torch.equal(mine, theirs) == same, name
+    same = method("instant_teaching_rectify", detector(net), fresh_heads=False)
+    assert all(torch.equal(a, b) for a, b in zip(same.student.parameters(), same.peer.student.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(m.peer.student.parameters(), m.peer.teacher.parameters()))
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_both_models_learn_and_every_parameter_gets_a_gradient(net: str) -> None:
+    """Burn-in included: processes that train together wait for the gradient of every parameter."""
+    m = method("instant_teaching_rectify", detector(net), burn_in=10)
+    for number, data in ((9, Batch(view(0, some_targets()))), (10, batch())):
+        m.zero_grad()
+        losses = m(data, number)
+        sum(losses.values()).backward()
+        kinds = {"sup"} if number == 9 else {"sup", "unsup"}
+        names = {name.partition("/")[2] for name in losses if name.startswith("sup/")}
+        assert losses.keys() == {f"{kind}/{name}" for kind in kinds for name in names}
+        assert {n.removeprefix("peer_") for n in names} == {n for n in names if not n.startswith("peer_")}
+        assert all(p.grad is not None for p in m.parameters() if p.requires_grad)
+
+
+def test_equal_models_agree_and_learn_the_same() -> None:
+    m = method("instant_teaching_rectify", detector("faster_rcnn"), fresh_heads=False)
+    losses = m(batch(), 50)
+    assert m.stats["pseudo/boxes_per_image"] > 0
+    for name in ("cls", "box", "rpn_cls", "rpn_box"):
+        for kind in ("sup", "unsup"):
+            assert torch.equal(losses[f"{kind}/{name}"], losses[f"{kind}/peer_{name}"])
+
+
+def test_the_peer_looks_at_its_own_strong_view() -> None:
+    data = batch()
+    other = Batch(data.labeled, data.views | {"strong2": view(9)})
+    first, second = (
+        method("instant_teaching_rectify", detector("fcos"), fresh_heads=False)(d, 50) for d in (data, other)
+    )
+    assert torch.equal(first["unsup/cls"], second["unsup/cls"])
+    assert not torch.equal(first["unsup/peer_cls"], second["unsup/peer_cls"])
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_two_models_resume_with_the_same_bits(net: str) -> None:
+    first = method("instant_teaching_rectify", detector(net))
+    optimizer = optimizer_of(first)
+    step(first, batch(), 50, optimizer)
+    second = method("instant_teaching_rectify", detector(net))
+    torch.nn.init.zeros_(next(second.peer.student.parameters()))
+    second.load_state_dict(bits(first))
+    other = optimizer_of(second)
+    other.load_state_dict(optimizer.state_dict())
+    for m, o in ((first, optimizer), (second, other)):
+        step(m, batch(), 51, o)
+    assert all(torch.equal(a, b) for a, b in zip(bits(first).values(), bits(second).values()))
+
+
+def test_optimiser_and_guard_know_the_peer() -> None:
+    m = method("instant_teaching_rectify", detector("fcos"))
+    optimizer = optim.build(m, optim.SGD(backbone_lr=0.1))
+    wanted = {id(p) for n, p in m.named_parameters() if ".teacher." not in f".{n}"}
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == wanted
+    guard = Guard(m, optimizer)
+    losses = m(batch(), 50)
+    norm = torch.ones(())
+    assert guard.verdict(losses, norm, 0).good
+    with torch.no_grad():
+        next(m.peer.student.parameters()).fill_(float("nan"))
+    assert not guard.verdict(losses, norm, 0).good
+    assert guard.culprit(losses).startswith("peer.student.")
