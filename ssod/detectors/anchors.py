@@ -1,5 +1,9 @@
 """The priors of anchor-based heads, and of FCOS, whose points are square anchors of one stride."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,27 +21,39 @@ class AnchorConfig(Section):
     "Anchors per ratio, each 2**(1/octaves) times larger than the one before."
     ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1)
     "Heights over widths."
+    spacing: Literal["stride"] | None = None
+    """`stride` puts anchors on whole multiples of their level's stride (detectron2, mmdetection); by default they are
+    canvas // cells pixels apart (torchvision), which is less on coarse levels whose stride the canvas is no multiple
+    of: 61 instead of 64 for 13 cells on 800 pixels."""
 
     def sizes(self, strides: tuple[int, ...]) -> list[tuple[float, ...]]:
         """Return the anchor sides of each level, in whole pixels beyond the first, as torchvision has them."""
         base = [self.scale * s for s in strides]
         return [(b, *(float(int(b * 2 ** (i / self.octaves))) for i in range(1, self.octaves))) for b in base]
 
+    def build(self, strides: tuple[int, ...]) -> Anchors:
+        """Return the priors of levels with these strides."""
+        return Anchors(self.sizes(strides), self.ratios, strides if self.spacing else None)
+
 
 class Anchors(nn.Module):
     """The priors of a canvas, level by level, row-major, anchors of a cell together, always float32.
 
-    The boxes of a cell come from torchvision's ``AnchorGenerator`` and are laid out as it does: cells are
-    ``canvas // cells`` pixels apart, which is the stride where the stride divides the canvas. (Its own forward lays
-    them out in the features' type, which is too coarse under autocast.)
+    The boxes of a cell come from torchvision's ``AnchorGenerator`` and are laid out as it does: the first around the
+    corner of the canvas, cells ``canvas // cells`` pixels apart, which is the stride where the stride divides the
+    canvas. (Its own forward lays them out in the features' type, which is too coarse under autocast.)
 
     Args:
         sizes: box sides of each level, in pixels.
         ratios: height over width.
+        spacing: pixels between the cells of each level, whatever the canvas; None = as torchvision does.
     """
 
-    def __init__(self, sizes: list[tuple[float, ...]], ratios: tuple[float, ...]) -> None:
+    def __init__(
+        self, sizes: list[tuple[float, ...]], ratios: tuple[float, ...], spacing: tuple[int, ...] | None = None
+    ) -> None:
         super().__init__()
+        self.spacing = spacing
         generator = AnchorGenerator(tuple(sizes), (tuple(ratios),) * len(sizes))
         self.per_cell = generator.num_anchors_per_location()[0]
         self.count = len(sizes)
@@ -49,8 +65,8 @@ class Anchors(nn.Module):
         out = []
         for level, (h, w) in enumerate(grids):
             cell = getattr(self, f"cell{level}")
-            y = torch.arange(h, device=cell.device) * (canvas[0] // h)
-            x = torch.arange(w, device=cell.device) * (canvas[1] // w)
+            dy, dx = (canvas[0] // h, canvas[1] // w) if self.spacing is None else [self.spacing[level]] * 2
+            y, x = torch.arange(h, device=cell.device) * dy, torch.arange(w, device=cell.device) * dx
             y, x = torch.meshgrid(y, x, indexing="ij")
             shift = torch.stack([x, y, x, y], -1).view(-1, 1, 4)
             out.append((shift + cell).view(-1, 4))

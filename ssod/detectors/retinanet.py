@@ -8,7 +8,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from ssod.assign.iou import IoUConfig
 from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.boxes import DeltaCoder
-from ssod.detectors.anchors import AnchorConfig, Anchors
+from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.dense import Dense, count_in_batch, count_per_image
@@ -37,7 +37,8 @@ class RetinaNetConfig(BackboneConfig):
     level_scale: bool = False
     "Multiply the box outputs of each level by a learnt number (the Consistent-Teacher baseline does)."
     anchors: AnchorConfig = AnchorConfig()
-    "Anchor boxes; Consistent-Teacher's one square of 8 strides is `{scale: 8, octaves: 1, ratios: [1]}`."
+    """Anchor boxes; Consistent-Teacher's one square of 8 strides per cell is
+    `{scale: 8, octaves: 1, ratios: [1], spacing: stride}`."""
     delta_std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     """What the head's box outputs are multiplied by, shifts and log sizes: `[0.1, 0.2]` in mmdetection (Mean-Teacher,
     Consistent-Teacher); nothing in torchvision's RetinaNet."""
@@ -62,7 +63,7 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         SsodError: options that do not go together.
     """
     strides = strides_of(cfg)
-    anchors = Anchors(cfg.anchors.sizes(strides), cfg.anchors.ratios)
+    anchors = cfg.anchors.build(strides)
     refuse_impossible_alignment(cfg, anchors.per_cell)
     norm = group_norm if cfg.head_norm == "group" else None
     shift, size = cfg.delta_std or (1.0, 1.0)
