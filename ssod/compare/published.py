@@ -1,9 +1,9 @@
 """The published tables, beside one's own rows where the protocol is the same.
 
-``published.csv`` has one number a line, each with its source and how it is known: ``paper`` (as the paper or a survey of
-such tables prints it), ``repository`` (the authors' README), ``re-implemented by others``, ``quoted by another paper``,
-or ``recalled, not checked``. Numbers are per cent. Published runs differ among each other in their splits, evaluators and
-score thresholds (it moves AP by about a point), so they are references, and never ranked.
+``published.csv`` has one number a line, each with its source and how it is known: ``paper`` (as the paper, or a survey
+quoting it, prints it), ``repository`` (the authors' README), ``re-implemented by others``, ``quoted by another paper``,
+or ``recalled, not checked``. Numbers are per cent. Published runs differ among each other in splits, evaluators and
+score thresholds (these move AP by about a point), so they are references, and never ranked.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def published() -> tuple[Published, ...]:
 def protocol_of(run: Run) -> str | None:
     """Return which published protocol a run followed; None = none of them.
 
-    COCO is recognised by its 80 classes and by val2017 (its 5 000 images where they are known, its file name otherwise);
-    VOC by its 20 classes, VOC 2007 as labelled and test set, and VOC 2012 as unlabelled images.
+    COCO is recognised by its 80 classes and the name and size of val2017; VOC by its 20 classes, VOC 2007 as labelled
+    and test set, and VOC 2012 as unlabelled images.
     """
     data = run.config["data"]
     val = data.get("val") or {}

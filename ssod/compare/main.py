@@ -1,0 +1,104 @@
+"""``ssod compare``: run folders in, tables and one page out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ssod import atomic
+from ssod.compare import tables
+from ssod.compare.boards import Board, boards_of, rows_of
+from ssod.compare.gain import RESAMPLES
+from ssod.compare.runs import Run, read_run
+from ssod.compare.tables import Sheet
+from ssod.errors import SsodError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        runs: all that were read.
+        boards: rows that may be ranked together, best first.
+        refusals: one line for each board that is not ranked with the first, and each row without a finished run.
+        sheets: the same as tables.
+    """
+
+    runs: list[Run]
+    boards: list[Board]
+    refusals: list[str]
+    sheets: list[Sheet]
+
+
+def compare(runs: Sequence[Path | str], *, out: Sequence[Path | str] = (), resamples: int = RESAMPLES) -> Comparison:
+    """Compare run folders; print the tables and write them.
+
+    Args:
+        runs: folders that ``ssod train`` wrote, or folders that hold such folders at any depth.
+        out: files to write, by their ending: ``.html``, ``.csv``, ``.md`` or ``.tex``.
+        resamples: draws of the val images behind each interval.
+
+    Raises:
+        SsodError: code 2 for an unknown ending, 3 for what is no run folder, 6 when the disk refuses.
+    """
+    targets = [Path(path) for path in out]
+    for target in targets:
+        if target.suffix not in WRITERS:
+            known = ", ".join(WRITERS)
+            raise SsodError("command line", "-o", f"'{target}' has no known ending", f"use one of {known}")
+    found = comparison([read_run(path) for path in find(runs)], resamples)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 160))
+    for sheet in found.sheets:
+        tables.show(sheet, console)
+    for line in found.refusals:
+        console.print(line, markup=False, highlight=False)
+    for target in targets:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise atomic.refused(target, error) from None
+        atomic.write_text(target, WRITERS[target.suffix](found))
+        console.print(f"-> {target}", markup=False, highlight=False)
+    return found
+
+
+def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
+    """Compare runs that were read."""
+    boards, refusals = boards_of(rows_of(runs), resamples)
+    return Comparison(list(runs), boards, refusals, tables.sheets(boards))
+
+
+def find(paths: Sequence[Path | str]) -> list[Path]:
+    """Return the run folders that ``paths`` name or hold, each once, in order.
+
+    Raises:
+        SsodError: code 2, no path at all.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        inside = sorted(file.parent for file in path.rglob("split.json")) if path.is_dir() else []
+        for folder in [path] if (path / "config.yaml").is_file() or not inside else inside:
+            found[folder] = None
+    if not found:
+        raise SsodError("command line", "RUN", "no run folder was named", "name run folders, or --sweep sweep.yaml")
+    return list(found)
+
+
+def _html(found: Comparison) -> str:
+    from ssod.report.compare_page import compare_page
+
+    return compare_page(found)
+
+
+WRITERS = {
+    ".html": _html,
+    ".csv": lambda found: tables.comma_separated(found.sheets, found.refusals),
+    ".md": lambda found: tables.markdown(found.sheets, found.refusals),
+    ".tex": lambda found: tables.latex(found.sheets, found.refusals),
+}

@@ -1,0 +1,227 @@
+"""A comparison as tables, and the tables in the forms that people paste: terminal, CSV, Markdown, LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ssod.compare.boards import Board, Row
+from ssod.compare.budget import CURRENCIES, equal, hours, seen
+from ssod.compare.gain import Gain
+from ssod.compare.published import references
+
+WIDE = 120  # columns of a terminal that shows everything
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: texts, ready to be shown.
+
+    Attributes:
+        title: above it.
+        columns: heads; the first ``texts`` of them are texts, the others numbers.
+        rows: cells, as many as columns.
+        notes: sentences below it.
+        texts: columns on the left that are aligned to the left.
+        spare: heads of the columns that a narrow terminal does without.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    texts: int = 1
+    spare: tuple[str, ...] = ()
+
+
+# ---- what the tables say -------------------------------------------------------------------------------------------
+
+
+def sheets(boards: Sequence[Board]) -> list[Sheet]:
+    """Return three sheets a board at most: the ranking, the view at equal cost, the published figures."""
+    found = []
+    for number, board in enumerate(boards, 1):
+        name = f"board {number}: " if len(boards) > 1 else ""
+        found.append(ranking(board, name))
+        if len(board.rows) > 1:
+            found.append(at_equal_cost(board, name))
+        reference = published_sheet(board, name)
+        if reference is not None:
+            found.append(reference)
+    return found
+
+
+def ranking(board: Board, name: str = "") -> Sheet:
+    """Return the main table: AP over folds and seeds, gain over the twin, what was spent."""
+    rank = {row.name: str(i) for i, row in enumerate(board.ranked, 1)} if len(board.ranked) > 1 else {}
+    rows = []
+    for row in board.rows:
+        labeled, unlabeled = (mean(values) for values in zip(*(seen(run, run.last["step"]) for run in row.runs)))
+        rows.append(
+            [
+                rank.get(row.name, "-"),
+                row.name,
+                _counted(row),
+                spread(row, "AP"),
+                *(f"{100 * row.mean(metric):.1f}" for metric in ("AP50", "AP75")),
+                gain_text(board, row),
+                f"{labeled:,.0f}".replace(",", " "),
+                f"{unlabeled:,.0f}".replace(",", " "),
+                f"{mean(hours(run, run.last['step']) for run in row.runs):.2f}",
+            ]
+        )
+    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over twin [95 %]"]
+    columns += ["labelled seen", "unlabelled seen", "hours"]
+    notes = [f"{row.name} has no rank: it {reason}" for row, reason in board.others]
+    notes += [
+        f"{row.name}: {run.path.name} is not counted: {run.state}" for row in board.rows for run in row.unfinished
+    ]
+    notes += board.notes
+    notes += sorted({f"interval of {row}: {found.scope}" for row, found in board.gains.items()})
+    folds = len(board.hashes)
+    p = board.protocol
+    title = f"{name}teacher after the last step, {folds} split{'s' if folds > 1 else ''}, metric {p['metric']}, "
+    title += f"scores above {p['score threshold']}, AP mean ± sd over folds and seeds"
+    return Sheet(title, columns, rows, notes, texts=3, spare=("AP75", "labelled seen", "unlabelled seen", "hours"))
+
+
+def at_equal_cost(board: Board, name: str = "") -> Sheet:
+    """Return the AP of each row at the largest number of images, and of hours, that all rows spent."""
+    runs = {row.name: row.runs for row in board.rows}
+    found = {currency: equal(runs, currency) for currency in CURRENCIES}
+    columns = ["method"]
+    for currency, (budget, _) in found.items():
+        amount = f"{budget:.3g}" if currency == "hours" else f"{budget:,.0f}".replace(",", " ")
+        columns.append(f"AP at {amount} {CURRENCIES[currency]}")
+    rows = [[row] + [_percent(values[row]) for _, values in found.values()] for row in runs]
+    note = "between two evaluations AP is interpolated; - = a run has no evaluation that early"
+    return Sheet(f"{name}at equal cost", columns, rows, [note])
+
+
+def published_sheet(board: Board, name: str = "") -> Sheet | None:
+    """Return the published figures of the board's protocol, own rows among them; None where there are none."""
+    rows = references([run for row in board.rows for run in row.runs])
+    if not rows:
+        return None
+    cells = [
+        [p.method, p.detector, p.metric, f"{p.value:.2f}" + (f" ± {p.sd:.2f}" if p.sd else ""), p.source, p.kind]
+        for p in rows
+    ]
+    for row in board.rows:
+        for metric in ("AP", "AP50"):
+            if any(p.metric == metric for p in rows):
+                cells.append([f"{row.name} (ours)", row.first.detector, metric, spread(row, metric), "this run", "-"])
+    note = "published runs differ in splits, evaluators and score thresholds: references, not ranked"
+    columns = ["method", "detector", "metric", "%", "source", "known from"]
+    return Sheet(f"{name}published, {rows[0].protocol}", columns, cells, [note], texts=3)
+
+
+def spread(row: Row, metric: str) -> str:
+    """Return ``37.1 ± 0.3``, or the mean alone of a single run."""
+    sd = row.sd(metric)
+    return f"{100 * row.mean(metric):.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
+
+
+def gain_text(board: Board, row: Row) -> str:
+    """Return ``+4.1 [3.0, 5.2]``; ``twin`` in the row that others are measured against."""
+    if row.name in board.gains:
+        return interval(board.gains[row.name])
+    if row.name in board.twins.values():
+        return "twin"
+    if row.name in board.twins:
+        twin = next(other for other in board.rows if other.name == board.twins[row.name])
+        if row.hashes == twin.hashes:
+            return f"{100 * (row.mean() - twin.mean()):+.1f} [no interval]"
+    return "-"
+
+
+def interval(gain: Gain) -> str:
+    """Return ``+4.1 [3.0, 5.2]``."""
+    return f"{100 * gain.value:+.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
+
+
+def _counted(row: Row) -> str:
+    seeds = {run.seed for run in row.runs}
+    more = f" (+{len(row.unfinished)} unfinished)" if row.unfinished else ""
+    return f"{len(row.hashes)} x {max(1, round(len(row.runs) / len(row.hashes)))}" + more if seeds else "-"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+# ---- the forms -----------------------------------------------------------------------------------------------------
+
+
+def show(sheet: Sheet, console: Console) -> None:
+    """Print a sheet."""
+    console.print(sheet.title, style="bold", markup=False, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = [i for i, name in enumerate(sheet.columns) if console.width >= WIDE or name not in sheet.spare]
+    for i in shown:
+        numbers = i >= sheet.texts
+        table.add_column(sheet.columns[i], justify="right" if numbers else "left", overflow="fold")
+    for row in sheet.rows:
+        table.add_row(*(Text(row[i], no_wrap=i >= sheet.texts) for i in shown))
+    console.print(table)
+    for note in sheet.notes:
+        console.print(f"  {note}", markup=False, highlight=False)
+
+
+def markdown(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
+    """Return Markdown tables."""
+    parts = []
+    for sheet in sheets:
+        rule = [":--" if i < sheet.texts else "--:" for i in range(len(sheet.columns))]
+        rows = [sheet.columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in sheet.rows)]
+        parts.append(f"**{sheet.title}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+        if sheet.notes:
+            parts.append("\n".join(f"- {note}" for note in sheet.notes))
+    parts += [f"> {line}" for line in refusals]
+    return "\n\n".join(parts) + "\n"
+
+
+def comma_separated(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
+    """Return CSV: each sheet with its title and heads, an empty line between; notes and refusals as lines of text."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for sheet in sheets:
+        writer.writerow([sheet.title])
+        writer.writerow(sheet.columns)
+        writer.writerows(sheet.rows)
+        writer.writerows([note] for note in sheet.notes)
+        writer.writerow([])
+    writer.writerows([line] for line in refusals)
+    return buffer.getvalue()
+
+
+def latex(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
+    """Return booktabs tables."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for sheet in sheets:
+        form = "".join("l" if i < sheet.texts else "r" for i in range(len(sheet.columns)))
+        body = "\n".join(f"{' & '.join(map(_tex, row))} \\\\" for row in sheet.rows)
+        notes = "".join(f"\n% {note}" for note in sheet.notes)
+        parts.append(
+            f"% {sheet.title}{notes}\n\\begin{{tabular}}{{{form}}}\n\\toprule\n"
+            f"{' & '.join(map(_tex, sheet.columns))} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+        )
+    parts += [f"% {line}" for line in refusals]
+    return "\n\n".join(parts) + "\n"
+
+
+_TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def _tex(text: str) -> str:
+    text = re.sub(r"[\\±~^]|[&%$#_{}]", lambda m: _TEX.get(m[0], f"\\{m[0]}"), text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
