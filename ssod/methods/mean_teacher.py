@@ -15,14 +15,14 @@ network, and the answers of both second stages to the teacher's best proposals. 
 import math
 from typing import Literal
 
-import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from ssod.collective import mean_over_ranks
 from ssod.losses.consistency import DISTANCES, Belief, Norm, imitate
 from ssod.methods import base
-from ssod.methods.base import EmaConfig, Losses, above, quantiles
-from ssod.structures import Batch, Output, Pseudo
+from ssod.methods.base import EmaConfig, Losses, quantiles, tag
+from ssod.pseudo.damping import damped
+from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
+from ssod.structures import Batch, Detector, Output, Pseudo
 
 
 class Config(base.Config):
@@ -38,6 +38,8 @@ class Config(base.Config):
     "How the teacher follows the student."
     score: float = Field(0.5, ge=0, le=1)
     "Pseudo-label form: a detection becomes a pseudo-label when its score is above this."
+    threshold: ThresholdConfig | None = None
+    "Pseudo-label form: another rule in the place of `score`; `{name: gmm}` finds a threshold for each class."
     damping: float = Field(0.01, ge=0, le=1)
     "Pseudo-label form: factor of the losses while fewer than half of the unlabelled images have a pseudo-label."
     distance: Literal["mse", "kl", "js"] = "mse"
@@ -56,11 +58,11 @@ class Config(base.Config):
             raise ValueError("has no meaning with 'ramp: 0'; give the ramp's steps")
         return shape
 
-    @field_validator("score", "damping", "distance", "squared", "norm", "proposals")
+    @field_validator("score", "threshold", "damping", "distance", "squared", "norm", "proposals")
     @classmethod
     def _belongs_to_the_form(cls, value: object, info: ValidationInfo) -> object:
         form = info.data.get("form")
-        own = "pseudo_label" if info.field_name in ("score", "damping") else "consistency"
+        own = "pseudo_label" if info.field_name in ("score", "threshold", "damping") else "consistency"
         if form not in (None, own) and value != cls.model_fields[info.field_name].default:
             raise ValueError(f"is read by 'form: {own}' only, and form is {form}; remove it")
         return value
@@ -72,9 +74,13 @@ class Config(base.Config):
 
 
 class MeanTeacher(base.Method):
-    """Fixed threshold in, the detector's own losses out; or the teacher's output in, distances to it out."""
+    """A threshold in, the detector's own losses out; or the teacher's output in, distances to it out."""
 
     Config = Config
+
+    def __init__(self, student: Detector, cfg: Config) -> None:
+        super().__init__(student, cfg)
+        self.threshold = build_threshold(cfg.threshold or FixedConfig(score=cfg.score), student.num_classes)
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo | None:
         """Keep the teacher's detections above the threshold; none in the consistency form."""
@@ -83,17 +89,15 @@ class MeanTeacher(base.Method):
             return None
         detections = teacher.detections()
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
-        return Pseudo(above(detections, self.cfg.score))
+        kept = self.threshold(detections)
+        self.stats |= tag("pseudo", self.threshold.stats)
+        return Pseudo(kept)
 
     def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
         """Damp the losses while most images have no label: they would teach little but background."""
         if pseudo is None:
             return self.distances(out, teacher)
-        losses = super().unsup(out, pseudo, teacher, batch)
-        labeled = sum(len(t) > 0 for t in pseudo.cls) / len(pseudo.cls)
-        share = mean_over_ranks(torch.tensor(labeled, device=batch.weak.images.device))
-        factor = torch.where(share < 0.5, self.cfg.damping, 1.0)
-        return {name: loss * factor for name, loss in losses.items()}
+        return damped(super().unsup(out, pseudo, teacher, batch), pseudo.cls, self.cfg.damping)
 
     def distances(self, out: Output, teacher: Output) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage."""
