@@ -124,7 +124,7 @@ def test_a_fresh_head_leaves_boxes_where_they_are(name: str) -> None:
     with torch.no_grad():
         a, b = (m.predict(view(images())).stages["dense"] for m in (plain, moved))
         torch.testing.assert_close(a.logits, b.logits)
-        torch.testing.assert_close(a.boxes(), b.boxes(), rtol=0, atol=0.01)
+        torch.testing.assert_close(a.boxes(), b.boxes(), rtol=0, atol=0.5)
         assert not torch.equal(a.boxes(), b.boxes())
         for layer in (moved.align.space_offset, moved.align.scale_offset):
             if layer is not None:
