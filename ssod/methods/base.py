@@ -14,11 +14,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from ssod.engine.ema import EMA, Rule, decay_by_rule, warm_decay
+from ssod.errors import SsodError
+from ssod.losses.criterion import Criterion, LossConfig
 from ssod.schema import Duration, Section
-from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Reweight, Targets, View
 
 Losses = dict[str, Tensor]
-LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box"]
+LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
 
 
 class EmaConfig(Section):
@@ -54,6 +56,8 @@ class Common(Section):
     "File name in ssod/methods, or a dotted module of your own."
     ema: EmaConfig = EmaConfig()
     "How the teacher follows the student. What a config leaves out is the method's own default."
+    loss: LossConfig | None = None
+    "Losses and weightings of labelled (`sup`) and pseudo-labelled (`unsup`) images; default: the detector's own."
 
     @field_validator("ema", mode="before")
     @classmethod
@@ -110,17 +114,22 @@ class Method(nn.Module):
     Attributes:
         stats: detached tensors of the last step, for the log; reading them is the logger's business.
         uses_unlabeled: whether unlabelled images are wanted at all.
+        unsup_by_rows: whether ``unsup`` learns through ``learn``, so that a config may choose its losses; a subclass
+            says False (or a property) where it has losses of its own.
     """
 
     Config: type[Common] = Config
     uses_unlabeled: bool = True
+    unsup_by_rows: bool = True
 
     def __init__(self, student: Detector, cfg: Common) -> None:
         super().__init__()
         self.cfg = cfg
         self.student = student
         self.teacher = EMA(student)
+        self.criterion = self.build_criterion()
         self.stats: dict[str, Tensor] = {}
+        self.seen_aligned = False
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Learn from the labels, then from what the teacher believes.
@@ -134,7 +143,7 @@ class Method(nn.Module):
         """
         student = self.student
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
-        losses = tag("sup", student.losses(student.predict(batch.labeled), batch.labeled.targets))
+        losses = tag("sup", self.learn("sup", student.predict(batch.labeled), batch.labeled.targets))
         if step < self.cfg.burn_in:
             return losses
         with torch.no_grad():
@@ -182,7 +191,7 @@ class Method(nn.Module):
         def reweight(stage: str, p: Predictions, a: Assignment) -> Assignment:
             return self.reweight(stage, p, a, pseudo, teacher, batch)
 
-        return self.student.losses(out, pseudo.cls, reweight)
+        return self.learn("unsup", out, pseudo.cls, reweight, teacher, batch)
 
     def weight(self, step: int) -> float:
         """Return the factor of the unlabelled losses at ``step``."""
@@ -199,6 +208,29 @@ class Method(nn.Module):
 
     # ---- shared by all ---------------------------------------------------------------------------------------------
 
+    def learn(
+        self,
+        side: Literal["sup", "unsup"],
+        out: Output,
+        targets: list[Targets],
+        reweight: Reweight | None = None,
+        teacher: Output | None = None,
+        batch: Batch | None = None,
+    ) -> Losses:
+        """Losses of the student's rows on boxes: the detector's own, or those that the config names for this side."""
+        if self.criterion is None:
+            return self.student.losses(out, targets, reweight)
+        losses, stats = self.criterion(side, self.student, out, targets, reweight, teacher, batch)
+        self.stats |= {f"weighting/{side}/{name}": value for name, value in stats.items()}
+        return losses
+
+    def build_criterion(self) -> Criterion | None:
+        """Return what ``method.loss`` asks for, None where it asks for nothing."""
+        if self.cfg.loss is None:
+            return None
+        mixes = type(self).mix is not Method.mix
+        return Criterion(self.student, self.cfg.loss, pseudo=self.uses_unlabeled and self.unsup_by_rows, mixes=mixes)
+
     def scale(self, losses: Losses, weight: float) -> Losses:
         """Weight the unlabelled losses; one whose weight is 0 is logged but never enters the sum (0 * NaN is NaN)."""
         scaled = {}
@@ -209,6 +241,25 @@ class Method(nn.Module):
             else:
                 scaled[name] = loss * factor
         return scaled
+
+    def require_aligned(self, batch: Batch) -> None:
+        """Test that both unlabelled views have their pixels in the same places.
+
+        On the first batch of a process only, because the test waits for the device; before the run, the config was
+        tested by drawing views.
+
+        Raises:
+            SsodError: they have not.
+        """
+        if self.seen_aligned:
+            return
+        weak, strong = batch.weak, batch.strong
+        same = weak.images.shape == strong.images.shape and torch.equal(weak.sizes, strong.sizes)
+        if not same or not torch.equal(weak.matrix, strong.matrix):
+            problem = f"its matrices are not those of weak, which '{self.cfg.name}' compares row by row"
+            fix = "write {start: weak, ops: [...]} with operations that move no pixel"
+            raise SsodError("config", "views.unlabeled.strong", problem, fix)
+        self.seen_aligned = True
 
 
 def tag(prefix: str, losses: Mapping[str, Tensor]) -> Losses:

@@ -1,0 +1,205 @@
+"""How far a student is from what its teacher believes, row by row: ``(predictions, belief) -> [R]``, unreduced.
+
+Unlike the losses of ``classify`` and ``box``, which compare with boxes, these compare with another model's output for
+the same rows, soft as it is. Everything computes in float32 or better and from the student's logits, so that values and
+gradients are finite for |logit| up to 1e4. A belief has no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ssod.boxes import IdentityCoder
+from ssod.collective import mean_over_ranks
+from ssod.losses.classify import PART
+from ssod.losses.elements import upcast
+from ssod.structures import Predictions
+
+Norm = Literal["rows", "foreground"]
+
+
+@dataclass
+class Belief:
+    """What a teacher believes about R rows.
+
+    Attributes:
+        probs: [R, K] of a sigmoid head; [R, K + 1] with background last of a softmax head.
+        deltas: [R, C, 4] encoded boxes, C = 1 (class-agnostic) or K.
+        quality: [R] probability of the quality branch, or None.
+        softmax: whether a row of ``probs`` is one distribution, and not K of them.
+    """
+
+    probs: Tensor
+    deltas: Tensor
+    quality: Tensor | None = None
+    softmax: bool = False
+
+    @staticmethod
+    @torch.no_grad()
+    def of(p: Predictions) -> Belief:
+        """Take predictions as they are."""
+        quality = None if p.quality is None else upcast(p.quality).sigmoid()
+        return Belief(distribution(upcast(p.logits), p.softmax), upcast(p.deltas), quality, p.softmax)
+
+    def mean(self, other: Belief) -> Belief:
+        """Average with another belief about the same rows."""
+        quality = None if self.quality is None else (self.quality + other.quality) / 2
+        return Belief((self.probs + other.probs) / 2, (self.deltas + other.deltas) / 2, quality, self.softmax)
+
+    def where(self, keep: Tensor, other: Belief) -> Belief:
+        """Take the rows ``keep`` [R] from here and the rest from ``other``."""
+        quality = None if self.quality is None else torch.where(keep, self.quality, other.quality)
+        probs = torch.where(keep[:, None], self.probs, other.probs)
+        deltas = torch.where(keep[:, None, None], self.deltas, other.deltas)
+        return Belief(probs, deltas, quality, self.softmax)
+
+    def hard(self) -> Belief:
+        """Make the classes certain: the likeliest one of a softmax head, those above 0.5 of a sigmoid head."""
+        if self.softmax:
+            probs = F.one_hot(self.probs.argmax(-1), self.probs.shape[1]).to(self.probs)
+        else:
+            probs = (self.probs > 0.5).to(self.probs)
+        return Belief(probs, self.deltas, self.quality, self.softmax)
+
+    def foreground(self) -> Tensor:
+        """Return [R], the probability of the likeliest class."""
+        return (self.probs[:, :-1] if self.softmax else self.probs).amax(-1)
+
+
+# ---- classes -------------------------------------------------------------------------------------------------------
+
+ClassDistance = Callable[[Predictions, Belief], Tensor]
+
+
+def mse(p: Predictions, b: Belief) -> Tensor:
+    """Squared distance of the probabilities, summed over a row's classes (Mean Teacher, arXiv:1703.01780)."""
+    return _by_parts(partial(mse_elements, softmax=p.softmax), p, b)
+
+
+def kl(p: Predictions, b: Belief) -> Tensor:
+    """Kullback-Leibler divergence KL(teacher || student) (Humble Teacher, arXiv:2106.10456, Sec. 3).
+
+    Over K classes and background for a softmax head; for a sigmoid head of a Bernoulli variable per class, summed.
+    """
+    return _by_parts(kl_softmax_elements if p.softmax else kl_elements, p, b)
+
+
+def js(p: Predictions, b: Belief) -> Tensor:
+    """Jensen-Shannon divergence, at most ln 2 per distribution; a row of a sigmoid head sums K of them."""
+    return _by_parts(js_softmax_elements if p.softmax else js_elements, p, b)
+
+
+# What a config may name.
+DISTANCES: dict[str, ClassDistance] = {"mse": mse, "kl": kl, "js": js}
+
+
+# ---- boxes and quality ---------------------------------------------------------------------------------------------
+
+
+def l2(p: Predictions, b: Belief, squared: bool = False) -> Tensor:
+    """Euclidean distance of all C * 4 encoded outputs of a row; its gradient is 0 where they agree.
+
+    A head that answers with boxes in pixels is compared in sides of its priors.
+    """
+    error = upcast(p.deltas) - b.deltas
+    if isinstance(p.coder, IdentityCoder):
+        error = error / (p.priors[:, 2:] - p.priors[:, :2]).repeat(1, 2)[:, None]
+    error = error.flatten(1)
+    return error.square().sum(-1) if squared else torch.linalg.vector_norm(error, dim=-1)
+
+
+def quality_kl(p: Predictions, b: Belief) -> Tensor:
+    """Bernoulli divergence of the quality branch (centerness or IoU)."""
+    return kl_elements(upcast(p.quality), b.quality)
+
+
+# ---- from rows to losses -------------------------------------------------------------------------------------------
+
+
+def imitate(
+    stage: str, p: Predictions, b: Belief, distance: ClassDistance, *, squared: bool, norm: Norm
+) -> dict[str, Tensor]:
+    """Return the losses ``cls``, ``box`` and, with a quality branch, ``quality`` of one stage; ``rpn_cls`` and so on.
+
+    Args:
+        stage: ``dense``, ``rpn`` or ``roi``.
+        p: the student's rows.
+        b: what the teacher believes about them.
+        distance: of the classes.
+        squared: of the boxes: square the L2 distance.
+        norm: ``rows`` averages over all rows, background and all. ``foreground`` weighs a row's box and quality with
+            the teacher's probability of its likeliest class and divides all losses by the sum of these weights, at
+            least 1: of 20 000 dense rows a few dozen mean an object, and an average over all of them is nearly 0.
+    """
+    weight = b.foreground() if norm == "foreground" else torch.ones_like(b.probs[:, 0])
+    total = mean_over_ranks(weight.sum()).clamp(min=1)
+    losses = {"cls": distance(p, b).sum() / total, "box": (l2(p, b, squared) * weight).sum() / total}
+    if p.quality is not None:
+        losses["quality"] = (quality_kl(p, b) * weight).sum() / total
+    return {f"rpn_{name}": loss for name, loss in losses.items()} if stage == "rpn" else losses
+
+
+# ---- formulas on tensors -------------------------------------------------------------------------------------------
+
+
+def distribution(logits: Tensor, softmax: bool) -> Tensor:
+    """Return probabilities of the shape of ``logits``: of K + 1 classes, or of K independent ones."""
+    return logits.softmax(-1) if softmax else logits.sigmoid()
+
+
+def mse_elements(logits: Tensor, target: Tensor, softmax: bool = False) -> Tensor:
+    """Squared error of every probability."""
+    return (distribution(logits, softmax) - target).square()
+
+
+def kl_elements(logits: Tensor, target: Tensor) -> Tensor:
+    """Bernoulli divergence of every element."""
+    entropy = -torch.xlogy(target, target) - torch.xlogy(1 - target, 1 - target)
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none") - entropy
+
+
+def kl_softmax_elements(logits: Tensor, target: Tensor) -> Tensor:
+    """Terms of the divergence of each row, [R, K + 1]; a single one may be negative."""
+    return torch.xlogy(target, target) - target * logits.log_softmax(-1)
+
+
+def js_elements(logits: Tensor, target: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of every Bernoulli variable."""
+    return _js_terms(logits.sigmoid(), target) + _js_terms((-logits).sigmoid(), 1 - target)
+
+
+def js_softmax_elements(logits: Tensor, target: Tensor) -> Tensor:
+    """Terms of the divergence of each row, [R, K + 1]."""
+    return _js_terms(logits.softmax(-1), target)
+
+
+def _js_terms(a: Tensor, b: Tensor) -> Tensor:
+    # A floor, because the derivative of x log x is infinite at 0, where a saturated softmax does arrive.
+    tiny = torch.finfo(a.dtype).tiny
+    a, b = a.clamp(min=tiny), b.clamp(min=tiny)
+    log_mean = ((a + b) / 2).log()
+    return (a * (a.log() - log_mean) + b * (b.log() - log_mean)) / 2
+
+
+def _by_parts(elements: Callable[[Tensor, Tensor], Tensor], p: Predictions, b: Belief) -> Tensor:
+    """Apply a formula and sum over the columns, [R]; many rows go through it in parts, computed anew for the gradient.
+
+    A dense head has some 200 000 rows an image, and a formula keeps several arrays of its logits' size.
+    """
+
+    def rows(logits: Tensor, target: Tensor) -> Tensor:
+        return elements(upcast(logits), target).sum(-1)
+
+    size = max(1, PART // p.logits.shape[1])
+    if len(p) <= size:
+        return rows(p.logits, b.probs)
+    parts = zip(p.logits.split(size), b.probs.split(size))
+    return torch.cat([checkpoint(rows, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

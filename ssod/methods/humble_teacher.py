@@ -1,0 +1,132 @@
+"""Humble Teacher: soft labels on all anchors and many proposals, from a flip ensemble. (arXiv:2106.10456)
+
+No threshold, no pseudo-box. On unlabelled images the student's proposal network learns the teacher's objectness and
+offsets at every anchor, and its second stage learns what the teacher's says about the same boxes: the best 640
+proposals of the teacher. Classes by KL(teacher || student), background among them; box outputs of all classes by their
+L2 distance (Sec. 3.2). The teacher's second stage is asked twice, about the weak view and about its mirror image with
+the proposals mirrored, and its answers are averaged (Sec. 3.3). ``L = L_S + (n_U / n_S) * beta * L_U``, beta 0.5; the
+teacher is an average of decay 0.999 (table 5 compares ``ema.rule``: copied every 10 000 steps, never moved).
+
+No code was released, and the paper leaves open, decided here:
+
+- n_U and n_S count the images of a batch (counted over data sets the factor would be 49 with 2 % of the labels). A
+  labelled image counts once for each of its views.
+- Losses are averages over rows: summed, as printed, 200 000 anchors would drown all else.
+- Proposals are ranked by objectness; the teacher's suppression chooses them.
+- Table 6's hard labels: the teacher's certain class (softmax: the likeliest; sigmoid: above 0.5) at the same rows.
+- The paper starts both models from one trained on the labelled images. Here burn-in trains it, with the teacher as a
+  copy, and the optimiser's state is kept.
+
+On RetinaNet and FCOS, which no one has published: soft targets at all rows of the dense head, the quality branch
+included, KL as one Bernoulli divergence per class, and the ensemble of all maps with those of the mirror image
+(``ssod.pseudo.mirror`` says where that is exact). ``norm: foreground`` suits them better than the average over rows.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ssod.boxes import mirror
+from ssod.losses.consistency import Belief, Norm, imitate, kl
+from ssod.methods import base
+from ssod.methods.base import EmaConfig, Losses
+from ssod.pseudo.mirror import read_mirrored
+from ssod.schema import Duration
+from ssod.structures import Batch, Output, Predictions, Pseudo
+
+
+class Config(base.Config):
+    """The published constants, and what the paper leaves open."""
+
+    burn_in: Duration = 2000
+    "Steps of supervised learning, in place of the paper's trained start; the teacher is a copy until they end."
+    weight: float = Field(0.5, ge=0)
+    "Beta, the factor of every loss on unlabelled images."
+    per_labeled: bool = True
+    "Multiply by unlabelled images per labelled one in the batch, n_U / n_S."
+    labels: Literal["soft", "hard"] = "soft"
+    "The teacher's class probabilities, or its certain choice (table 6)."
+    ensemble: bool = True
+    "Average with what the teacher says about the mirror image."
+    proposals: int = Field(640, ge=1)
+    "Best proposals of the teacher that both second stages are asked about."
+    squared: bool = False
+    "Square the L2 distance between encoded boxes."
+    norm: Norm = "rows"
+    "Average over all anchors or dense rows; or `foreground`: weighed by the teacher's class probability, see imitate."
+    ema: EmaConfig = EmaConfig(decay=0.999, warm_up=False)
+    "How the teacher follows the student after burn-in."
+
+    @property
+    def aligned(self) -> bool:
+        """See ``base.Config``."""
+        return True
+
+
+class HumbleTeacher(base.Method):
+    """The teacher's output in, distances to it out."""
+
+    Config = Config
+
+    def label(self, teacher: Output, batch: Batch) -> None:
+        """Choose no box."""
+        self.require_aligned(batch)
+
+    def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
+        """Compare the student's rows with the teacher's, stage by stage; n_U / n_S is in the losses."""
+        cfg = self.cfg
+        twin = self.twin(batch)
+        losses = {}
+        for stage, rows in out.stages.items():
+            belief = self.soften(Belief.of(teacher.stages[stage]))
+            if stage == "dense" and twin is not None:
+                belief = self.soften(believe_both(teacher.stages[stage], twin.stages[stage]))
+            self.stats["teacher/foreground_per_image"] = belief.foreground().sum() / len(batch.weak)
+            losses |= imitate(stage, rows, belief, kl, squared=cfg.squared, norm=cfg.norm)
+        if teacher.proposals is not None:
+            boxes = [b[: cfg.proposals] for b in teacher.proposals]
+            belief = self.soften(believe_about(boxes, batch.weak.sizes, teacher, twin))
+            losses |= imitate("roi", out.score(boxes), belief, kl, squared=cfg.squared, norm="rows")
+        ratio = len(batch.weak) / len(batch.labeled) if cfg.per_labeled else 1.0
+        return {name: loss * ratio for name, loss in losses.items()}
+
+    def decay(self, step: int) -> float:
+        """Copy the student until burn-in ends, then average."""
+        return 0.0 if step < self.cfg.burn_in else super().decay(step)
+
+    @torch.no_grad()
+    def twin(self, batch: Batch) -> Output | None:
+        """Let the teacher see the mirror image of the weak view; None without an ensemble."""
+        return self.teacher.predict(batch.weak.flipped()) if self.cfg.ensemble else None
+
+    def soften(self, belief: Belief) -> Belief:
+        """Keep a belief as it is, or make it certain, as the config says."""
+        return belief if self.cfg.labels == "soft" else belief.hard()
+
+
+@torch.no_grad()
+def believe_both(p: Predictions, twin: Predictions) -> Belief:
+    """Average dense predictions with those for the mirror image, where these have an answer for the row."""
+    own, other = Belief.of(p), Belief.of(twin)
+    deltas = p.coder.mirror(other.deltas, p.sizes[:, 1][p.image])
+    maps = [other.probs, deltas] + ([] if other.quality is None else [other.quality])
+    maps, known = read_mirrored(p, maps)
+    both = own.mean(Belief(maps[0], maps[1], maps[2] if len(maps) > 2 else None, own.softmax))
+    return both.where(known, own)
+
+
+@torch.no_grad()
+def believe_about(boxes: list[Tensor], sizes: Tensor, teacher: Output, twin: Output | None) -> Belief:
+    """Ask the second stage about boxes, N tensors [P_i, 4], and the twin's about their mirror images; average."""
+    said = teacher.score(boxes)
+    if twin is None:
+        return Belief.of(said)
+    width = sizes[:, 1]
+    other = Belief.of(twin.score([mirror(b, w) for b, w in zip(boxes, width)]))
+    other.deltas = said.coder.mirror(other.deltas, width[said.image])
+    return Belief.of(said).mean(other)
+
+
+METHOD = HumbleTeacher
