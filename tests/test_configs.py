@@ -56,7 +56,7 @@ def builds(section: str) -> int:
 
 
 def test_the_published_protocols_are_all_there() -> None:
-    for method in ("supervised", "mean_teacher", "unbiased_teacher"):
+    for method in ("supervised", "mean_teacher", "unbiased_teacher", "instant_teaching"):
         for detector in ("retinanet", "fcos", "faster_rcnn"):
             data = ["coco_1p", "coco_2p", "coco_5p", "coco_10p", "voc"]
             wanted = [f"{method}_{detector}_r50_fpn_{d}" for d in data]
@@ -200,6 +200,42 @@ def test_the_views_of_mean_teacher_are_drawn_apart(path: Path) -> None:
     assert set(views.unlabeled) == {"weak", "strong"}
     assert all(p.start is None for p in views.unlabeled.values())
     assert names_of(views.unlabeled["strong"])[-2:] == ["shuffle", "cutout"]
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_instant_teaching_as_released(two: bool) -> None:
+    cfg = of("instant_teaching_rectify" if two else "instant_teaching", "faster_rcnn", "coco_10p")
+    m, t = cfg.method, cfg.train
+    assert (m.score, m.weight, m.burn_in, m.as_released, m.ema.decay, m.ema.warm_up) == (0.9, 1, 0, True, 0, False)
+    assert (m.mix.mixup, m.mix.mosaic, m.mix.alpha, m.mix.tiles) == (0.25, 0.25, 1, 2)
+    assert (cfg.detector.roi.rows, cfg.detector.rpn.rows, cfg.detector.decode.nms) == (64, 256, 0.5)
+    assert (t.batch.labeled, t.batch.unlabeled, t.lr, t.clip, t.steps) == (8, 8, 0.01, 35, 177_360)
+    assert [round(step / t.steps * 120) for step in t.schedule.milestones] == [80, 110]
+    assert set(cfg.views.unlabeled) == {"weak", "strong"} | ({"strong2"} if two else set())
+    assert all(p.start is None for p in cfg.views.unlabeled.values())  # each with its own size and flip
+    assert names_of(cfg.views.unlabeled["strong"])[2:] == ["maybe"] * 6
+
+
+# Table 3 of the paper: which kind of strong augmentation gives what.
+TABLE_3 = {
+    "none": ("flip", 0.0, 0.0),
+    "colour and cutout": ("instant_strong", 0.0, 0.0),
+    "geometry": ("stac_strong", 0.0, 0.0),
+    "mixup": ("instant_strong", 0.5, 0.0),
+    "mosaic": ("instant_strong", 0.0, 0.5),
+    "both": ("instant_strong", 0.25, 0.25),
+}
+
+
+@pytest.mark.parametrize("row", TABLE_3)
+def test_each_kind_of_augmentation_is_a_switch(row: str) -> None:
+    strong, mixup, mosaic = TABLE_3[row]
+    path = CONFIGS / "instant_teaching" / "instant_teaching_faster_rcnn_r50_fpn_coco_5p.yaml"
+    changes = [f"views.unlabeled.strong=[{{resize: {{short: 600}}}}, flip, {strong}]"]
+    cfg = load(path, [*changes, f"method.mix.mixup={mixup}", f"method.mix.mosaic={mosaic}"])
+    assert (cfg.method.mix.mixup, cfg.method.mix.mosaic) == (mixup, mosaic)
+    geometry = {"shuffle", "cutout_squares"} <= set(names_of(cfg.views.unlabeled["strong"]))
+    assert geometry == (row == "geometry")
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "supervised"], ids=ids)
