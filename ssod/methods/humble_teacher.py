@@ -69,6 +69,7 @@ class HumbleTeacher(base.Method):
     """The teacher's output in, distances to it out."""
 
     Config = Config
+    unsup_by_rows = False
 
     def label(self, teacher: Output, batch: Batch) -> None:
         """Choose no box."""

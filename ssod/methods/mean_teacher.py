@@ -78,6 +78,11 @@ class MeanTeacher(base.Method):
 
     Config = Config
 
+    @property
+    def unsup_by_rows(self) -> bool:
+        """See ``base.Method``: distances are no row losses."""
+        return self.cfg.form == "pseudo_label"
+
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)
         self.threshold = build_threshold(cfg.threshold or FixedConfig(score=cfg.score), student.num_classes)
