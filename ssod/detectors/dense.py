@@ -17,6 +17,7 @@ from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, detect, rank
 from ssod.detectors.heads.fam3d import Align, to_rows
+from ssod.losses.pick import Kind
 from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
 
 
@@ -35,6 +36,11 @@ class DenseOutput:
     features: list[Tensor]
     decode: DecodeConfig
     proposals: None = None
+
+    @property
+    def pyramid(self) -> list[Tensor]:
+        """The feature map of each level."""
+        return self.features
 
     @torch.no_grad()
     def detect(self, score: float | None = None) -> Detections:
@@ -151,6 +157,12 @@ class Dense(nn.Module):
         boxes = self.coder.decode(deltas.float(), priors).split([h * w for h, w in grids], 1)
         maps = [b.transpose(1, 2).unflatten(2, grid) / s for b, grid, s in zip(boxes, grids, self.strides)]
         return torch.cat([to_rows(b * s, 4) for b, s in zip(self.align(towers, maps), self.strides)], 1)
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The row losses of this head by name, and what each must be made for."""
+        kinds: dict[str, Kind] = {"cls": "sigmoid", "box": "box" if self.align is None else "aligned"}
+        return kinds | ({"quality": "quality"} if "quality" in self.rows else {})
 
     def assign(self, out: DenseOutput, targets: list[Targets]) -> Assigned:
         """Say what each row should have predicted."""

@@ -27,9 +27,12 @@ from ssod.detectors.dense import reweighted
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
 from ssod.detectors.two_stage import TwoStageOutput, propose
-from ssod.losses.pick import Loss, LossSpec, pick
+from ssod.losses.pick import Kind, Loss, LossSpec, pick
 from ssod.schema import Section
 from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
+
+# The row losses of this detector by name, and what each must be made for.
+KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
 
 
 class FasterRcnnLoss(Section):
@@ -146,6 +149,11 @@ class FasterRcnn(nn.Module):
         self.rpn_coder, self.roi_coder = DeltaCoder(), DeltaCoder(shift=10, size=5)
         self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, claim=True)
         self.roi_assigner = IoUAssigner(roi.iou, roi.iou, claim=False)
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """``KINDS``."""
+        return KINDS
 
     # ---- looking ---------------------------------------------------------------------------------------------------
 
@@ -277,15 +285,14 @@ def _draw(keys: Tensor, rows: Tensor) -> Tensor:
 
 def build_faster_rcnn(cfg: FasterRcnnConfig, num_classes: int) -> FasterRcnn:
     """Return a Faster R-CNN with random weights."""
-    kinds = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
     return FasterRcnn(
         build_backbone(cfg),
-        Anchors(cfg.anchors.sizes(strides_of(cfg)), cfg.anchors.ratios),
+        cfg.anchors.build(strides_of(cfg)),
         levels=cfg.levels,
         rpn=cfg.rpn,
         roi=cfg.roi,
         decode=cfg.decode,
         num_classes=num_classes,
-        rows={name: pick(getattr(cfg.loss, name), kind, f"detector.loss.{name}") for name, kind in kinds.items()},
-        weights={name: getattr(cfg.loss, name).weight for name in kinds},
+        rows={name: pick(getattr(cfg.loss, name), kind, f"detector.loss.{name}") for name, kind in KINDS.items()},
+        weights={name: getattr(cfg.loss, name).weight for name in KINDS},
     )

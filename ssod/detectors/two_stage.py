@@ -42,6 +42,11 @@ class TwoStageOutput:
         return self.search()
 
     @property
+    def pyramid(self) -> list[Tensor]:
+        """The feature map of each level."""
+        return list(self.features.values())
+
+    @property
     def proposals(self) -> list[Tensor]:
         """N tensors [P_i, 4] without gradient, best first. Reads the counts back from the device."""
         return [t.boxes for t in self.found.to_targets()]

@@ -78,6 +78,8 @@ def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
 # What a config may name; the second table for heads that predict a spread.
 BOX = {"l1": l1, "smooth_l1": smooth_l1, "iou": iou, "giou": giou, "diou": diou, "ciou": ciou}
 SPREAD = BOX | {"nll": nll}
+# ... and for heads whose rows are boxes in pixels: what is encoded is nothing that they predict.
+ALIGNED = {name: loss for name, loss in BOX.items() if name not in ("l1", "smooth_l1")}
 
 
 # ---- formulas on tensors -------------------------------------------------------------------------------------------

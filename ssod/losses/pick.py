@@ -9,21 +9,22 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ssod.errors import SsodError
-from ssod.losses.box import BOX, SPREAD
+from ssod.losses.box import ALIGNED, BOX, SPREAD
 from ssod.losses.classify import QUALITY, SIGMOID, SOFTMAX
 from ssod.schema import Section
 from ssod.structures import RowLoss
 
-Kind = Literal["sigmoid", "softmax", "box", "spread", "quality"]
+Kind = Literal["sigmoid", "softmax", "box", "spread", "aligned", "quality"]
 TABLES: dict[Kind, dict[str, RowLoss]] = {
     "sigmoid": SIGMOID,
     "softmax": SOFTMAX,
     "box": BOX,
     "spread": SPREAD,
+    "aligned": ALIGNED,
     "quality": QUALITY,
 }
 # What a head needs, for messages.
-_HEADS: dict[Kind, str] = {"spread": "box-with-spread"}
+_HEADS: dict[Kind, str] = {"spread": "box-with-spread", "aligned": "decoded-box"}
 
 
 class LossSpec(Section):
@@ -112,7 +113,7 @@ def settable(function: Callable, skip: int) -> dict[str, inspect.Parameter]:
 
 def describe() -> list[tuple[str, str]]:
     """Return each loss's name and one line about it: for what head, and its parameters."""
-    own = {kind: table for kind, table in TABLES.items() if kind != "spread"}
+    own = {kind: table for kind, table in TABLES.items() if kind not in ("spread", "aligned")}
     own["spread"] = {name: loss for name, loss in SPREAD.items() if name not in BOX}
     return [
         (name, f"{_HEADS.get(kind, kind)}: {first_line(loss)}{defaults(loss, 2)}")

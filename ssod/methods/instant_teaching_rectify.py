@@ -76,7 +76,7 @@ class InstantTeachingRectify(InstantTeaching):
 
 def supervised(m: Method, batch: Batch) -> Losses:
     """Losses of a method's student on labelled images."""
-    return m.student.losses(m.student.predict(batch.labeled), batch.labeled.targets)
+    return m.learn("sup", m.student.predict(batch.labeled), batch.labeled.targets)
 
 
 def learn(m: Method, pseudo: Pseudo, teacher: Output, batch: Batch, strong: View) -> Losses:

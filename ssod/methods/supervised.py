@@ -23,7 +23,7 @@ class Supervised(base.Method):
         """Return ``sup/<name>`` losses; see ``base.Method.forward``."""
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
         out = self.student.predict(batch.labeled)
-        return tag("sup", self.student.losses(out, batch.labeled.targets))
+        return tag("sup", self.learn("sup", out, batch.labeled.targets))
 
 
 METHOD = Supervised

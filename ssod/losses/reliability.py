@@ -1,0 +1,78 @@
+"""Row weights that a teacher gives: the score of a pseudo-label, and how surely a row is background."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ssod.boxes import clip, compose, warp
+from ssod.losses.scene import Scene
+from ssod.structures import Assignment, Output, Predictions, View
+
+
+def score(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
+    """Rows with a pseudo-box count by its score, in class and box losses; background rows count in full."""
+    scores = torch.cat([t.boxes.new_ones(len(t)) if t.scores is None else t.scores.float() for t in scene.targets])
+    lookup = torch.cat([scores, scores.new_ones(1)])
+    factor = lookup[torch.where(a.matched >= 0, a.matched, len(scores))]
+    return replace(a, cls_weight=a.cls_weight * factor, box_weight=a.box_weight * factor)
+
+
+@torch.no_grad()
+def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
+    """Background rows count by the teacher's probability of background there (Xu et al. 2021, "Soft Teacher", eq. 6).
+
+    On a two-stage detector the teacher looks at the very boxes of the rows. On a dense one its row of the same level
+    and anchor answers, in the cell that the row's prior falls into: exact where views are aligned, near where they are
+    not. Background of a sigmoid head is one minus its best class. Weights, those of foreground rows (1) included, are
+    scaled to mean 1 over the rows that count, which turns a mean over rows into the paper's weighted mean.
+    """
+    if stage == "roi":
+        seen = roi_rows(p, scene.teacher, scene.batch.strong, scene.batch.weak)
+    else:
+        seen = dense_rows(p, scene.teacher.stages[stage], scene.batch.strong, scene.batch.weak)
+    reliability = background(seen)
+    factor = torch.where(a.fg, 1.0, reliability)
+    counted = (a.cls_weight > 0).to(factor)
+    mean = (factor * counted).sum() / counted.sum().clamp(min=1)
+    return replace(a, cls_weight=a.cls_weight * factor / mean.clamp(min=1e-6))
+
+
+def background(p: Predictions) -> Tensor:
+    """Return [R], the probability that there is no object."""
+    probs = p.probs()
+    return (1 - (probs.sum(-1) if p.softmax else probs.amax(-1))).clamp(min=0)
+
+
+def roi_rows(p: Predictions, teacher: Output, here: View, there: View) -> Predictions:
+    """Return what the teacher, who saw the view ``there``, says of the boxes of rows in the view ``here``."""
+    boxes = clip(warp(p.priors, transfer(here, there)[p.image]), there.sizes[p.image])
+    return teacher.score(list(boxes.view(p.num_images, -1, 4)))  # every image has the same number of rows
+
+
+def dense_rows(p: Predictions, theirs: Predictions, here: View, there: View) -> Predictions:
+    """Return the teacher's row at the place of each row of ``p``: same image, level and anchor, nearest cell.
+
+    The priors of a level are a regular grid, so that the first one and the stride say which cell a point falls into.
+    """
+    n, each = p.num_images, len(theirs) // p.num_images
+    mine = warp(p.priors, transfer(here, there)[p.image]).view(n, -1, 4)
+    centre = (mine[..., :2] + mine[..., 2:]) / 2
+    index, start = [], 0
+    for part, rows, stride, (high, wide) in zip(centre.split(p.levels, 1), theirs.levels, theirs.strides, theirs.grids):
+        first = (theirs.priors[start, :2] + theirs.priors[start, 2:]) / 2
+        cell = ((part - first) / stride).round()
+        column, row = cell[..., 0].clamp(0, wide - 1), cell[..., 1].clamp(0, high - 1)
+        anchors = rows // (high * wide)
+        which = torch.arange(part.shape[1], device=cell.device) % anchors
+        index.append(start + (row * wide + column).long() * anchors + which)
+        start += rows
+    offset = torch.arange(n, device=p.image.device)[:, None] * each
+    return theirs[(torch.cat(index, 1) + offset).flatten()]
+
+
+def transfer(here: View, there: View) -> Tensor:
+    """Return [N, 3, 3], pixels of one view to pixels of another of the same images."""
+    return compose(there.matrix, torch.linalg.inv_ex(here.matrix).inverse)

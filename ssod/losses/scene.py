@@ -1,0 +1,85 @@
+"""What a reweighter gets to see, and a few questions that several of them ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ssod.boxes import paired_iou
+from ssod.losses.bayes import Guess
+from ssod.structures import Assignment, Batch, Output, Predictions, RowLoss, Targets
+
+
+@dataclass
+class Scene:
+    """One forward pass of the student on N images, seen by the reweighters of its rows.
+
+    Attributes:
+        targets: the boxes of each image, true or pseudo.
+        rows: the row losses in use, by name.
+        teacher: the teacher's output on ``batch.weak``; None on labelled images.
+        batch: the step's images; None on labelled images.
+        guesses: what the auxiliary branch says, by stage.
+        losses: reweighters that learn add theirs here.
+        stats: detached scalars for the log.
+    """
+
+    targets: list[Targets]
+    rows: dict[str, RowLoss]
+    teacher: Output | None = None
+    batch: Batch | None = None
+    guesses: dict[str, Guess] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+    def loss(self, stage: str, name: str) -> RowLoss:
+        """Return the row loss ``cls`` or ``box`` of a stage."""
+        return self.rows[f"rpn_{name}" if stage == "rpn" else name]
+
+
+# (stage, predictions, assignment, scene) -> assignment
+Reweighter = Callable[[str, Predictions, Assignment, Scene], Assignment]
+
+
+def positives(p: Predictions, a: Assignment) -> Tensor:
+    """Return [R] bool: rows with a box whose class counts."""
+    return a.fg & (a.cls_weight > 0)
+
+
+def overlap(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
+    """Return the IoU [M] of each row's decoded box (of its own class) with the box that it should predict.
+
+    Args:
+        p: predictions.
+        a: their assignment.
+        rows: [M] int64, foreground rows.
+    """
+    deltas = p.deltas[rows, torch.zeros_like(rows) if p.deltas.shape[1] == 1 else a.labels()[rows]]
+    return paired_iou(p.coder.decode(deltas.float(), p.priors[rows]), a.box[rows])
+
+
+def own_probability(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
+    """Return the probability [M] that each of the foreground ``rows`` gives its own class, with gradient."""
+    logits = p.logits[rows].float()
+    probs = logits.softmax(-1) if p.softmax else logits.sigmoid()
+    return probs.gather(1, a.labels()[rows, None])[:, 0]
+
+
+def rank_within(group: Tensor, value: Tensor) -> Tensor:
+    """Return the rank [R] int64 of each value among those of its group: 0 is the highest; ties by position.
+
+    Args:
+        group: [R] int64, 0 or more.
+        value: [R].
+    """
+    order = value.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    ordered = group[order]
+    position = torch.arange(len(order), device=order.device)
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    start = torch.where(fresh, position, 0).cummax(0).values if len(order) else position
+    return torch.empty_like(order).scatter_(0, order, position - start)

@@ -1,0 +1,111 @@
+"""Class losses weighted by difficulty, which the auxiliary branch's uncertainty says (Li et al., ICIP 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ssod.collective import mean_over_ranks
+from ssod.losses.bayes import Guess, bald, difficulty, predicted, wanted
+from ssod.losses.elements import NonNegative, Positive
+from ssod.losses.scene import Scene
+from ssod.structures import Assignment, Predictions
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class PlainBranch(nn.Module):
+    """An extra convolution with a loss of its own, and no weights: the first ablation (Li et al., ICIP 2020).
+
+    Args:
+        layers: convolutions of the branch.
+        aux: factor of the branch's own loss.
+    """
+
+    def __init__(self, layers: Count = 1, aux: NonNegative = 0.25) -> None:
+        super().__init__()
+        self.aux, self.build = aux, {"lam": 0.0, "samples": 1, "layers": layers}
+
+    def forward(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
+        """See ``scene.Reweighter``; changes nothing."""
+        return a
+
+
+class Uncertainty(nn.Module):
+    """Rows count by their difficulty, from the BALD score of a Bayesian branch (Li et al., ICIP 2020, eq. 2 and 3).
+
+    ``w = D / mean(D)`` over the rows that count, so that a loss keeps its size, or ``w = D``; no gradient. A row is
+    correct when the class that the detector gives more than 1/2, or background when none has it, is the one it is
+    asked for. D is below 1/2 for correct rows and above it for wrong ones. Logs running means of U and D of both kinds.
+
+    Args:
+        lam: variance of the branch's kernel over its squared mean.
+        samples: draws that the branch's own loss averages.
+        layers: ConvBayes layers of the branch.
+        aux: factor of the branch's own loss.
+        normalise: divide by the mean.
+    """
+
+    def __init__(
+        self,
+        lam: Positive = 1e-2,
+        samples: Count = 8,
+        layers: Count = 1,
+        aux: NonNegative = 0.25,
+        normalise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.aux, self.normalise = aux, normalise
+        self.build = {"lam": lam, "samples": samples, "layers": layers}
+        self.register_buffer("means", torch.zeros(2, 3))  # wrong, correct x count, sum of U, sum of D; fading
+
+    @torch.no_grad()
+    def forward(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
+        """See ``scene.Reweighter``."""
+        uncertain, hard, correct = judge(scene.guesses[stage], p, a)
+        counted = a.cls_weight > 0
+        self.report(uncertain, hard, correct, counted, scene)
+        if not self.normalise:
+            return replace(a, cls_weight=a.cls_weight * hard)
+        total, rows = (hard * counted).sum(), counted.sum().float()
+        mean = mean_over_ranks(total) / mean_over_ranks(rows).clamp(min=1)
+        return replace(a, cls_weight=a.cls_weight * torch.where(mean > 0, hard / mean, 1.0))
+
+    def report(self, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, scene: Scene) -> None:
+        """Add running means, which fade over some hundred steps, to the scene's statistics."""
+        each = torch.stack([torch.ones_like(uncertain), uncertain, hard], 1)  # [R, 3]
+        kinds = torch.stack([~correct & counted, correct & counted]).to(each)  # [2, R]
+        seen = (kinds[:, :, None] * each).mean(1)
+        self.means.mul_(0.99).add_(seen.to(self.means))
+        share = self.means[:, 0] / self.means[:, 0].sum().clamp(min=1e-12)
+        mean = self.means[:, 1:] / self.means[:, :1].clamp(min=1e-12)
+        for kind, name in enumerate(("wrong", "correct")):
+            scene.stats[f"U_{name}"], scene.stats[f"D_{name}"] = mean[kind].clone()
+        scene.stats["wrong"] = share[0].clone()
+
+
+class ConvBayesBranch(PlainBranch):
+    """A Bayesian branch with a loss of its own, and no weights: the second ablation (Li et al., ICIP 2020).
+
+    Args:
+        lam: variance of the branch's kernel over its squared mean.
+        samples: draws that the branch's own loss averages.
+        layers: ConvBayes layers of the branch.
+        aux: factor of the branch's own loss.
+    """
+
+    def __init__(self, lam: Positive = 1e-2, samples: Count = 8, layers: Count = 1, aux: NonNegative = 0.25) -> None:
+        super().__init__(layers, aux)
+        self.build = {"lam": lam, "samples": samples, "layers": layers}
+
+
+@torch.no_grad()
+def judge(guess: Guess, p: Predictions, a: Assignment) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U, D and whether the detector is correct, each [R]."""
+    uncertain = bald(guess.mu, guess.sigma).sigmoid()
+    correct = predicted(p) == wanted(a, p.num_classes)
+    return uncertain, difficulty(uncertain, correct), correct
