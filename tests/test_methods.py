@@ -42,7 +42,8 @@ def detector(name: str, classes: int = K) -> torch.nn.Module:
 
 def method(name: str, net: torch.nn.Module, **changes: object) -> Method:
     kind = find(name)
-    usual = {key: value for key, value in {"burn_in": 0, "score": 0.3}.items() if key in kind.Config.model_fields}
+    usual = {"burn_in": 0, "start": 0, "score": 0.3}
+    usual = {key: value for key, value in usual.items() if key in kind.Config.model_fields}
     section = {"name": name} | usual | changes
     return kind(net, kind.Config.model_validate(section, context={"steps": 100})).train()
 
@@ -138,7 +139,8 @@ def test_unlabelled_images_teach(name: str, net: str) -> None:
 @pytest.mark.parametrize("net", DETECTORS)
 @pytest.mark.parametrize("name", names())
 def test_no_boxes_anywhere_is_a_step_like_any_other(name: str, net: str) -> None:
-    changes = {"score": 1.0} if "score" in find(name).Config.model_fields else {}
+    impossible = {"score": 1.0, "threshold": {"name": "fixed", "score": 1.0}}
+    changes = {key: value for key, value in impossible.items() if key in find(name).Config.model_fields}
     m = method(name, detector(net), **changes)
     losses = step(m, batch_for(m, no_targets()), 50, optimizer_of(m))
     assert all(loss.isfinite() for loss in losses.values())

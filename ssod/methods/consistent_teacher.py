@@ -1,0 +1,123 @@
+"""Consistent-Teacher: labels that stop drifting, by assignment, alignment and thresholds that adapt. (arXiv:2209.01589)
+
+Three parts against targets that change from step to step. Two belong to the detector and are chosen in its section, for
+labelled and unlabelled images alike: ``assigner: {name: adaptive}`` and, on RetinaNet, ``align: 3d``. The third is a
+score threshold per class, from a mixture of two Gaussians (``ssod.pseudo.gmm``). RetinaNet with all three is published;
+FCOS with the assigner and the thresholds, and Faster R-CNN with the thresholds, are ours.
+
+Order of a step: labelled images; the teacher on the weak view; the count filter; score banks and thresholds, over all
+ranks; boxes carried to the strong view; all losses of the detector on them, damped while fewer than half of the images
+have a box. Until ``start`` the teacher labels and the banks fill, but the student does not learn from it.
+
+Paper and released code differ; the published figures are the code's. ``as_released: false`` sets the defaults of
+``count_ratio`` and ``threshold`` to the paper's:
+
+- the code filters each image's detections by their expected number (``ssod.pseudo.count``); the paper has no such step;
+- the code takes the positive score where the whole mixture is densest; the paper the one "most likely to be positive",
+  argmax P(pos | s, mu_p, sigma_p). Read as a posterior that is the highest score, and nothing would pass; read here as
+  the density of the positive Gaussian alone.
+
+What is not as released, whatever the switch: a box that leaves the student's view is dropped (there it stays, without
+area, and still claims a row); ranks share their banks and the count of images without a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from ssod.methods import base
+from ssod.methods.base import EmaConfig, Losses, count_per_image, quantiles, tag
+from ssod.pseudo.count import count_filter
+from ssod.pseudo.damping import damped
+from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold
+from ssod.schema import Duration
+from ssod.structures import Batch, Detector, Output, Pseudo
+
+_PAPER = {"count_ratio": 0.0, "threshold": {"name": "gmm", "policy": "component"}}
+
+
+class Config(base.Config):
+    """The released constants for 1 to 10 % of COCO."""
+
+    as_released: bool = True
+    "Defaults of `count_ratio` and `threshold`: those of the released code, or those of the paper."
+    start: Duration = 10_000
+    """Step at which the losses on unlabelled images begin, at full `weight` if there is no `ramp`. From the end of
+    `burn_in` to here the teacher labels and the score banks fill; a few hundred steps are enough for that."""
+    weight: float = Field(2.0, ge=0)
+    "Factor of every loss on unlabelled images."
+    ramp: Duration = 0
+    "Steps after `start` over which `weight` rises linearly from 0; 0 = at once."
+    count_ratio: float = Field(1.0, ge=0)
+    "Detections kept per image before the threshold: this times the sum of their scores, and one; 0 = all."
+    threshold: ThresholdConfig = GmmConfig()
+    "What becomes a pseudo-label: `{name: gmm}`, a threshold per class; or `{name: fixed, score: 0.4}`."
+    damping: float = Field(0.01, ge=0, le=1)
+    "Factor of the unlabelled losses while fewer than half of the unlabelled images have a pseudo-label."
+    ema: EmaConfig = EmaConfig(decay=0.9995)
+    "How the teacher follows the student."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_paper(cls, section: Any) -> Any:
+        if not isinstance(section, Mapping) or section.get("as_released") is not False:
+            return section
+        return _PAPER | dict(section)
+
+    @field_validator("start")
+    @classmethod
+    def _before_the_end(cls, start: int, info: ValidationInfo) -> int:
+        steps = (info.context or {}).get("steps")
+        if steps is not None and start >= steps:
+            raise ValueError(f"no step of {steps} would learn from unlabelled images; lower it, e.g. to '5%'")
+        return start
+
+
+class ConsistentTeacher(base.Method):
+    """Thresholds that each class finds for itself, after a start in which they settle."""
+
+    Config = Config
+
+    def __init__(self, student: Detector, cfg: Config) -> None:
+        super().__init__(student, cfg)
+        self.threshold = build_threshold(cfg.threshold, student.num_classes)
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        """Until ``start``, label without learning from it: the banks fill. Then the step that methods share."""
+        if not self.cfg.burn_in <= step < self.cfg.start:
+            return super().forward(batch, step)
+        losses = super().forward(batch, step=-1)  # as in burn-in: labelled images alone
+        with torch.no_grad():
+            pseudo = self.label(self.teacher.predict(batch.weak), batch)
+        self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)
+        return losses
+
+    def label(self, teacher: Output, batch: Batch) -> Pseudo:
+        """Keep about as many detections of an image as it has objects, then those above their class's threshold."""
+        detections = teacher.detections()
+        ratio = self.cfg.count_ratio
+        counted = count_filter(detections, ratio) if ratio else detections
+        kept = self.threshold(counted)
+        self.stats |= tag("pseudo", self.threshold.stats) | {
+            "pseudo/score_quantiles": quantiles(detections),
+            "pseudo/detected_per_image": count_per_image(detections),
+            "pseudo/counted_per_image": count_per_image(counted),
+            "pseudo/passed_per_image": count_per_image(kept),
+        }
+        return Pseudo(kept)
+
+    def unsup(self, out: Output, pseudo: Pseudo, teacher: Output, batch: Batch) -> Losses:
+        """Damp the losses while most images have no label: they would teach little but background."""
+        return damped(super().unsup(out, pseudo, teacher, batch), pseudo.cls, self.cfg.damping)
+
+    def weight(self, step: int) -> float:
+        """Return nothing before ``start``, then ``weight``, after an optional ramp."""
+        start = max(self.cfg.start, self.cfg.burn_in)
+        return 0.0 if step < start else super().weight(step - start + self.cfg.burn_in)
+
+
+METHOD = ConsistentTeacher
