@@ -195,10 +195,10 @@ def detectors() -> None:
 
 @app.command()
 def losses() -> None:
-    """The row losses a config can name."""
-    from ssod.losses.pick import describe
+    """The losses and weightings a config can name."""
+    from ssod.losses import criterion, pick
 
-    _table(describe())
+    _table(pick.describe() + criterion.describe())
 
 
 def _table(rows: object) -> None:
