@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssod.pseudo import gmm
 from tests.paths import shared_path
+from tools import bench_gmm
 
 POLICIES = ("high", "middle")
 
@@ -176,3 +177,12 @@ def test_the_device_is_asked_once_in_several_iterations(monkeypatch: pytest.Monk
     bank = bank_of([torch.tensor([0.05, 0.07, 0.09, 0.11, 0.13, 0.15, 0.17, 0.2, 0.8, 0.9], dtype=torch.float64)])
     m = gmm.fit(bank, bank > 0, all_rows(bank))
     assert len(looks) <= int(m.iterations.max()) // gmm.LOOK_EVERY + 2
+
+
+def test_the_benchmark_says_both_times_and_that_the_results_agree(capsys: pytest.CaptureFixture) -> None:
+    bench_gmm.main(classes=3, scores=20, runs=1)
+    out = capsys.readouterr().out
+    assert out.startswith("3 classes x 20 scores, cpu")
+    times = {line.split()[0]: float(line.split()[1]) for line in out.splitlines()[1:]}
+    assert times["ratio"] == pytest.approx(times["sklearn"] / times["batched"], rel=0.1)
+    assert float(out.split()[-1]) < 1e-6
