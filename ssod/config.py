@@ -35,6 +35,8 @@ class EvalConfig(Section):
     "COCO's AP; or VOC's with the area under the curve, or VOC 2007's with 11 points."
     batch: int = Field(8, ge=1)
     "Images at a time, on each process."
+    diagnose: int = Field(64, ge=0)
+    "Unlabelled images on which pseudo-labels are looked at after each evaluation, for log and report; 0 = none."
 
 
 @dataclass(frozen=True)

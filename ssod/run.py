@@ -22,6 +22,7 @@ from ssod.data.records import Labeled
 from ssod.data.views import Pipeline
 from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
+from ssod.diagnose import Diagnose
 from ssod.engine import dist
 from ssod.engine.evaluate import coco_metrics
 from ssod.engine.evaluate import evaluate as measure
@@ -83,12 +84,14 @@ def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Seque
     method = build_method(cfg, len(data.classes))
     resolved = cfg.dump()
     folder.write_inputs(resolved, data.split)
+    diagnose = Diagnose(cfg, data, folder)
     classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
     return Trainer(
         method,
         cfg.train,
         batches=partial(batches, cfg, data, method),
-        evaluate=evaluator(cfg, data.val) if data.val is not None else None,
+        evaluate=evaluator(cfg, data.val, keep=diagnose.keep) if data.val is not None else None,
+        diagnose=diagnose,
         folder=folder,
         identity={"config": resolved, "classes": classes, "data": data.fingerprint},
         card={
@@ -135,15 +138,28 @@ def batches(cfg: Config, data: DataSets, method: Method, start: int) -> Iterator
 
 
 def evaluator(
-    cfg: Config, truth: Labeled, *, score: float | None = None, view: Pipeline | None = None
+    cfg: Config,
+    truth: Labeled,
+    *,
+    score: float | None = None,
+    view: Pipeline | None = None,
+    keep: Callable[[dict, list[dict]], None] | None = None,
 ) -> Callable[[Detector], dict[str, float]]:
-    """Return what measures a detector on ``truth``, with the config's metric, seen through its view or another."""
+    """Return what measures a detector on ``truth``, with the config's metric, seen through its view or another.
+
+    ``keep`` is handed truth and detections on rank 0, before they are measured.
+    """
     table = to_coco(truth)
     metrics = {
         "coco": coco_metrics,
         "voc": voc_metrics,
         "voc07": partial(voc_metrics, eleven_points=True),
     }[cfg.eval.metric]
+
+    def measured(truth: dict, found: list[dict]) -> dict[str, float]:
+        if keep is not None:
+            keep(truth, found)
+        return metrics(truth, found)
 
     def run(detector: Detector) -> dict[str, float]:
         views = eval_views(
@@ -158,7 +174,7 @@ def evaluator(
         )
         device = next(detector.parameters()).device
         return measure(
-            detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=metrics
+            detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=measured
         )
 
     return run

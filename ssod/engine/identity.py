@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {
     "train.tensorboard": "cosmetic",
     "eval": "schedule",
     "eval.batch": "cosmetic",
+    "eval.diagnose": "cosmetic",
 }
 
 

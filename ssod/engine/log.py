@@ -74,7 +74,7 @@ class Log:
         if not self._main:
             return
         path = self.folder.eval / f"step_{step}.json"
-        self._guarded(str(path), lambda: self.folder.write_json(path, values))
+        self._guarded(str(path), lambda: self.folder.write_json(path, plain(values)))
         overall = {name: value for name, value in values.items() if name.count("/") == 1}
         self._record({"kind": "eval", "step": step, **overall})
         shown = "  ".join(f"{name} {100 * v:.1f}" for name, v in overall.items() if name.split("/")[1] in _SHOWN)
@@ -110,7 +110,7 @@ class Log:
             self._guarded("tb", self._board.close)
 
     def _record(self, row: Values) -> None:
-        text = json.dumps({name: _plain(value) for name, value in row.items()})
+        text = json.dumps(plain(row))
         self._guarded("metrics.jsonl", lambda: _append(self.folder.metrics, text))
         if self._board is not None:
             self._guarded("tb", lambda: self._scalars(row))
@@ -189,8 +189,12 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _plain(value: Any) -> Any:
+def plain(values: Values) -> Values:
     """JSON has no NaN: what is not finite becomes null."""
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

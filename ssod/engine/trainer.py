@@ -46,6 +46,8 @@ class Trainer:
         cfg: how to train.
         batches: given a step, yields ``cfg.accumulate`` micro-batches for it and every later one.
         evaluate: a detector to its metrics, fractions in 0..1; None = no evaluation.
+        diagnose: called with step and method after each evaluation of the teacher; what it returns is logged, and read
+            by nothing else.
         folder: the run's folder, entered.
         identity: what a checkpoint must agree on; see ``identity.check``.
         card: of the model file; see ``modelfile.save``.
@@ -65,9 +67,10 @@ class Trainer:
         card: dict[str, Any],
         allow_change: Collection[str] = (),
         phase: Callable[[int], str] = lambda step: "",
+        diagnose: Callable[[int, nn.Module], dict[str, float]] = lambda step, method: {},
     ) -> None:
         self.cfg, self.folder, self.card, self.phase = cfg, folder, card, phase
-        self.batches, self.evaluate = batches, evaluate
+        self.batches, self.evaluate, self.diagnose = batches, evaluate, diagnose
         self.identity = {**identity, "world_size": collective.world_size()}
         self.allow_change = allow_change
         self.device = dist.pick_device(cfg.device)
@@ -205,13 +208,14 @@ class Trainer:
         """Evaluate the teacher, and the student if asked to; keep the best. Return 0, or why it was stopped."""
         try:
             teacher = self.evaluate(self.method.teacher.model)
+            seen = self.diagnose(self.step, self.method)
             student = self.evaluate_student() if self.cfg.eval_student else {}
         except Stopped as stopped:
             return stopped.code
         self.pending = False
         self.metrics = teacher
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
-        self.log.metrics(self.step, found)
+        self.log.metrics(self.step, found | seen)
         if self.best is None or teacher[self.cfg.best] > self.best:
             self.best = teacher[self.cfg.best]
             self.keep_best()
