@@ -74,7 +74,9 @@ def no_targets() -> list[Targets]:
 
 
 def batch(targets: list[Targets] | None = None, flip: bool = True) -> Batch:
-    return Batch(view(0, targets or some_targets()), {"weak": view(5), "strong": view(5, flip=flip)})
+    return Batch(
+        view(0, targets or some_targets()), {"weak": view(5), "strong": view(5, flip=True) if flip else view(6)}
+    )
 
 
 def batch_for(m: Method, targets: list[Targets] | None = None) -> Batch:
