@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssod.engine import optim
+from ssod.engine import checkpoint, optim
 from ssod.engine.guard import Guard
+from ssod.errors import SsodError
 from ssod.pseudo.instant import confident, rows_of
 from ssod.pseudo.mix import Recipe
 from ssod.structures import Batch
@@ -180,7 +181,7 @@ def test_two_models_resume_with_the_same_bits(net: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(bits(first).values(), bits(second).values()))
 
 
-def test_optimiser_and_guard_know_the_peer() -> None:
+def test_optimiser_guard_and_checkpoint_know_the_peer(tmp_path) -> None:
     m = method("instant_teaching_rectify", detector("fcos"))
     optimizer = optim.build(m, optim.SGD(backbone_lr=0.1))
     wanted = {id(p) for n, p in m.named_parameters() if ".teacher." not in f".{n}"}
@@ -193,3 +194,5 @@ def test_optimiser_and_guard_know_the_peer() -> None:
         next(m.peer.student.parameters()).fill_(float("nan"))
     assert not guard.verdict(losses, norm, 0).good
     assert guard.culprit(losses).startswith("peer.student.")
+    with pytest.raises(SsodError, match=r"peer\.student"):
+        checkpoint.save(tmp_path, {"method": m.state_dict()})

@@ -175,8 +175,8 @@ def check_model(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) ->
 
 
 def _weights(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return student and teacher; a method's own thresholds may be infinite."""
-    return {name: value for name, value in state.items() if name.startswith(("student.", "teacher."))}
+    """Return students and teachers; a method's own thresholds may be infinite."""
+    return {name: value for name, value in state.items() if {"student", "teacher"} & set(name.split("."))}
 
 
 def first_nonfinite(tensors: Mapping[str, Any]) -> tuple[str, int] | None:

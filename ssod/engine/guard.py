@@ -56,7 +56,7 @@ class Guard:
             if buffer is not None and name not in module._non_persistent_buffers_set
         }
         # The teacher's buffers move in after_step only, which a skipped step does not reach.
-        self._written = [slot for name, slot in self._slots.items() if not name.startswith("teacher.")]
+        self._written = [slot for name, slot in self._slots.items() if "teacher" not in name.split(".")]
         self._saved = [buffer.clone() for buffer in self._live()]
 
     def remember(self) -> None:
@@ -120,7 +120,8 @@ class Guard:
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         rest, banks = dict(self._parameters), {}
         for path, (module, name) in self._slots.items():
-            (rest if path.startswith(("student.", "teacher.")) else banks)[path] = module._buffers[name]
+            model = {"student", "teacher"} & set(path.split("."))  # those of a second model are deeper
+            (rest if model else banks)[path] = module._buffers[name]
         for parameter, state in self.optimizer.state.items():
             named = {f"{key} of {names[id(parameter)]}": value for key, value in state.items()}
             # Adam counts its steps in scalars on the CPU; there is nothing to watch in them.
