@@ -27,7 +27,8 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Sce
     On a two-stage detector the teacher looks at the very boxes of the rows. On a dense one its row of the same level
     and anchor answers, in the cell that the row's prior falls into: exact where views are aligned, near where they are
     not. Background of a sigmoid head is one minus its best class. Weights, those of foreground rows (1) included, are
-    scaled to mean 1 over the rows that count, which turns a mean over rows into the paper's weighted mean.
+    scaled to mean 1 over the rows that count, which turns a mean over rows into the paper's weighted mean; a sum of
+    weights below 1 counts as 1.
     """
     if stage == "roi":
         seen = roi_rows(p, scene.teacher, scene.batch.strong, scene.batch.weak)
@@ -36,14 +37,12 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Sce
     reliability = background(seen)
     factor = torch.where(a.fg, 1.0, reliability)
     counted = (a.cls_weight > 0).to(factor)
-    mean = (factor * counted).sum() / counted.sum().clamp(min=1)
-    return replace(a, cls_weight=a.cls_weight * factor / mean.clamp(min=1e-6))
+    return replace(a, cls_weight=a.cls_weight * factor * (counted.sum() / (factor * counted).sum().clamp(min=1)))
 
 
 def background(p: Predictions) -> Tensor:
     """Return [R], the probability that there is no object."""
-    probs = p.probs()
-    return (1 - (probs.sum(-1) if p.softmax else probs.amax(-1))).clamp(min=0)
+    return p.logits.float().softmax(-1)[:, -1] if p.softmax else 1 - p.probs().amax(-1)
 
 
 def roi_rows(p: Predictions, teacher: Output, here: View, there: View) -> Predictions:

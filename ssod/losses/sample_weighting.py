@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssod.collective import mean_over_ranks
 from ssod.losses.elements import NonNegative
+from ssod.losses.reliability import background
 from ssod.losses.scene import Scene, overlap, own_probability
 from ssod.structures import Assignment, Predictions
 
@@ -53,8 +54,7 @@ class SampleWeighting(nn.Module):
         """Return what the network sees, [R, 4] float32; losses as ``log(1 + L)``."""
         rows = a.fg.nonzero().squeeze(1)
         cls = scene.loss(stage, "cls")(p, a).float()
-        probs = p.probs()
-        nothing = 1 - (probs.sum(-1) if p.softmax else probs.amax(-1))
+        nothing = background(p)
 
         def placed(values: Tensor, elsewhere: Tensor) -> Tensor:
             return elsewhere.index_put((rows,), values.to(elsewhere))

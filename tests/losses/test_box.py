@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import complete_box_iou_loss
 
-from ssod.boxes import DeltaCoder, LtrbCoder
+from ssod.boxes import DeltaCoder, LtrbCoder, paired_iou
 from ssod.losses import box as losses
-from ssod.losses.box import BOX, ciou_pairs, l1, smooth_l1
+from ssod.losses.box import BOX, SPREAD, ciou_pairs, l1, nll, smooth_l1
 from ssod.structures import Predictions
 from tests.losses.rows import assignment, predictions
 
@@ -113,3 +113,55 @@ def test_the_table_holds_every_row_loss() -> None:
     public = {"l1", "smooth_l1", "iou", "giou", "diou", "ciou"}
     assert set(BOX) == public
     assert all(getattr(losses, name) is BOX[name] for name in public)
+
+
+# ---- likelihood ----------------------------------------------------------------------------------------------------
+
+
+def likely(deltas: torch.Tensor, spread: torch.Tensor, boxes: torch.Tensor, **params: float) -> torch.Tensor:
+    p = predictions(torch.zeros(len(deltas), 1), deltas[:, None], spread=spread)
+    return nll(p, assignment(torch.zeros(len(deltas), dtype=torch.long), boxes), **params)
+
+
+def test_nll_is_the_normals_likelihood_weighted_by_iou() -> None:
+    boxes = random_boxes(6)
+    deltas = (boxes + 0.5).requires_grad_()
+    spread = torch.randn(6, 4, generator=RNG).requires_grad_()
+    loss = likely(deltas, spread, boxes)
+    sigma = spread.sigmoid()
+    each = -torch.distributions.Normal(deltas, sigma).log_prob(boxes).sum(1)
+    overlap = paired_iou(deltas, boxes).detach()
+    torch.testing.assert_close(loss, overlap * each)
+    loss.sum().backward()
+    torch.testing.assert_close(deltas.grad, (overlap[:, None] * (deltas - boxes) / sigma**2).detach())
+
+
+def test_nll_is_finite_at_the_ends_of_the_spread() -> None:
+    boxes = random_boxes(4)
+    for value in (-1e4, -100.0, 100.0, 1e4):
+        deltas, spread = (boxes + 3).requires_grad_(), torch.full((4, 4), value, requires_grad=True)
+        loss = likely(deltas, spread, boxes)
+        loss.sum().backward()
+        assert loss.isfinite().all()
+        assert deltas.grad.isfinite().all()
+        assert spread.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", sorted(SPREAD.keys() - {"ciou"}))  # its alpha has no gradient; see the golden file
+def test_gradcheck(name: str) -> None:
+    boxes = random_boxes(4).double()
+    noise = torch.randn(4, 4, generator=RNG, dtype=torch.float64)
+
+    def loss(deltas: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+        p = predictions(torch.zeros(4, 1).double(), deltas[:, None], spread=spread)
+        with torch.no_grad():
+            frozen = paired_iou(p.deltas[:, 0], boxes)
+        rows = SPREAD[name](p, assignment(torch.zeros(4, dtype=torch.long), boxes))
+        # The IoU of nll is a constant by definition: what is left is differentiable.
+        return rows / frozen if name == "nll" else rows
+
+    x, s = (boxes + noise).requires_grad_(), torch.randn(4, 4, generator=RNG, dtype=torch.float64).requires_grad_()
+    if name == "nll":
+        assert torch.autograd.gradcheck(loss, (x, s))
+    else:
+        assert torch.autograd.gradcheck(lambda v: loss(v, s.detach()), x)
