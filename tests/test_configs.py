@@ -21,7 +21,7 @@ BASES = sorted((CONFIGS / "_base_").glob("*.yaml"))
 BACKBONES = {"r18": "resnet18", "r50": "resnet50", "r101": "resnet101", "tiny": "tiny"}
 NAME = re.compile(
     r"(?P<method>\w+?)_(?P<detector>retinanet|fcos|faster_rcnn)_(?P<backbone>r18|r50|r101|tiny)_fpn"
-    r"_(?P<data>coco_additional|coco|voc|neu_det|bccd)(_(?P<percent>\d+)p)?"
+    r"_(?P<data>coco_additional|coco|voc|neu_det|bccd)(_(?P<percent>\d+)p)?(_(?P<form>consistency))?"
 )
 
 
@@ -31,7 +31,12 @@ def ids(path: Path) -> str:
 
 def published(method: str) -> list[Path]:
     """The configs of a method that follow a paper's protocol; NEU-DET's numbers are the project's own."""
-    return [path for path in FILES if path.parent.name == method and "_r50_" in path.name]
+    return [path for path in FILES if path.parent.name == method and "_r50_" in path.name and not form(path)]
+
+
+def form(path: Path) -> str:
+    """What a method's file has besides data and detector: a form that is not the method's usual one."""
+    return NAME.fullmatch(path.stem)["form"] or ""
 
 
 @cache
@@ -56,7 +61,7 @@ def builds(section: str) -> int:
 
 
 def test_the_published_protocols_are_all_there() -> None:
-    for method in ("supervised", "mean_teacher", "unbiased_teacher", "instant_teaching"):
+    for method in ("supervised", "mean_teacher", "consistent_teacher", "unbiased_teacher", "instant_teaching"):
         for detector in ("retinanet", "fcos", "faster_rcnn"):
             data = ["coco_1p", "coco_2p", "coco_5p", "coco_10p", "voc"]
             wanted = [f"{method}_{detector}_r50_fpn_{d}" for d in data]
@@ -77,6 +82,7 @@ def test_the_name_says_what_is_inside(path: Path) -> None:
     cfg, parts = config(path), NAME.fullmatch(path.stem)
     assert parts is not None, "see configs/README.md for the pattern"
     assert parts["method"] == path.parent.name == cfg.method.name
+    assert not parts["form"] or parts["form"] == cfg.method.form
     assert parts["detector"] == cfg.detector.name
     assert BACKBONES[parts["backbone"]] == cfg.detector.backbone
     folder = {"coco_additional": "coco/", "coco": "coco/", "voc": "voc/", "neu_det": "neu-det", "bccd": "bccd"}
@@ -194,6 +200,33 @@ def test_mean_teacher_as_released(data: str, steps: int) -> None:
     assert (t.warm_up.steps, t.warm_up.factor, t.schedule.name) == (500, 0.001, "constant")
 
 
+@pytest.mark.parametrize(
+    ("data", "steps", "start", "decay", "iou_weight", "norm"),
+    [
+        ("coco_1p", 180_000, 10_000, 0.9995, 2.0, "affine"),
+        ("coco_10p", 180_000, 10_000, 0.9995, 2.0, "affine"),
+        ("coco_additional", 720_000, 10_000, 0.9998, 3.0, "frozen"),
+        ("voc", 72_000, 1_000, 0.9995, 2.0, "frozen"),
+    ],
+)
+def test_consistent_teacher_as_released(
+    data: str, steps: int, start: int, decay: float, iou_weight: float, norm: str
+) -> None:
+    cfg = of("consistent_teacher", "retinanet", data)
+    m, d, t = cfg.method, cfg.detector, cfg.train
+    assert (m.weight, m.burn_in, m.start, m.ramp, m.damping) == (2.0, 0, start, 0, 0.01)
+    assert (m.as_released, m.count_ratio) == (True, 1.0)
+    assert m.threshold.model_dump(exclude={"backend"}) == {"name": "gmm", "size": 100, "policy": "high", "fallback": 0}
+    assert (m.ema.decay, m.ema.warm_up) == (decay, True)
+    anchors = {"scale": 8, "octaves": 1, "ratios": (1.0,), "spacing": "stride"}
+    assert (d.anchors.model_dump(), d.delta_std, d.align.name) == (anchors, (0.1, 0.2), "3d")
+    assert (d.assigner.name, d.assigner.topk, d.assigner.iou_weight) == ("adaptive", 13, iou_weight)
+    assert (d.head_norm, d.level_scale, d.norm, d.decode.nms) == ("group", True, norm, 0.6)
+    assert (t.batch.labeled, t.batch.unlabeled, t.steps, t.lr, t.clip, t.precision) == (8, 32, steps, 0.01, 20, "fp32")
+    assert t.schedule.name == ("multistep" if data == "coco_additional" else "constant")
+    assert names_of(cfg.views.unlabeled["strong"])[-2:] == ["shuffle", "cutout"]
+
+
 @pytest.mark.parametrize("path", published("mean_teacher"), ids=ids)
 def test_the_views_of_mean_teacher_are_drawn_apart(path: Path) -> None:
     views = config(path).views
@@ -249,7 +282,7 @@ def test_the_supervised_twin_sees_no_unlabelled_image(path: Path) -> None:
 def test_twins_share_data_and_detector(path: Path) -> None:
     """What differs between a method and its supervised twin is the method, its views and its schedule."""
     cfg, parts = config(path), NAME.fullmatch(path.stem)
-    twin = config(CONFIGS / "supervised" / f"supervised{path.stem.removeprefix(parts['method'])}.yaml")
+    twin = config(CONFIGS / "supervised" / f"supervised{path.stem.removeprefix(parts['method']).removesuffix(f'_{form(path)}')}.yaml")
     assert cfg.data.split == twin.data.split
     assert (cfg.data.labeled, cfg.data.val, cfg.data.classes) == (twin.data.labeled, twin.data.val, twin.data.classes)
     assert cfg.detector.decode == twin.detector.decode
