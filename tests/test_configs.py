@@ -61,7 +61,14 @@ def builds(section: str) -> int:
 
 
 def test_the_published_protocols_are_all_there() -> None:
-    for method in ("supervised", "mean_teacher", "consistent_teacher", "unbiased_teacher", "instant_teaching"):
+    for method in (
+        "supervised",
+        "mean_teacher",
+        "consistent_teacher",
+        "unbiased_teacher",
+        "humble_teacher",
+        "instant_teaching",
+    ):
         for detector in ("retinanet", "fcos", "faster_rcnn"):
             data = ["coco_1p", "coco_2p", "coco_5p", "coco_10p", "voc"]
             wanted = [f"{method}_{detector}_r50_fpn_{d}" for d in data]
@@ -235,6 +242,38 @@ def test_the_views_of_mean_teacher_are_drawn_apart(path: Path) -> None:
     assert names_of(views.unlabeled["strong"])[-2:] == ["shuffle", "cutout"]
 
 
+@pytest.mark.parametrize(
+    ("data", "burn_in", "batch", "steps"),
+    [("coco_1p", 18_000, 32, 180_000), ("coco_additional", 90_000, 32, 360_000), ("voc", 30_000, 16, 180_000)],
+)
+def test_humble_teacher_as_published(data: str, burn_in: int, batch: int, steps: int) -> None:
+    """Beta, decay, proposals and views are the paper's; what it leaves open is Unbiased Teacher's."""
+    cfg = of("humble_teacher", "faster_rcnn", data)
+    m, t = cfg.method, cfg.train
+    assert (m.weight, m.per_labeled, m.labels, m.ensemble, m.proposals) == (0.5, True, "soft", True, 640)
+    assert (m.norm, m.squared, m.loss_weights) == ("rows", False, {})
+    assert (m.ema.rule, m.ema.decay, m.ema.warm_up) == ("ema", 0.999, False)
+    assert (m.burn_in, t.batch.labeled, t.batch.unlabeled, t.steps, t.lr) == (burn_in, batch, batch, steps, 0.01)
+    assert cfg.views.unlabeled["strong"].start == "weak"
+    assert cfg.detector.rpn.after[1] >= m.proposals
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "humble_teacher" or form(p)], ids=ids)
+def test_what_compares_rows_compares_pixels(path: Path) -> None:
+    """Loading has refused views that are not aligned; here the student's view differs at all."""
+    cfg = config(path)
+    assert cfg.method.aligned
+    assert (cfg.method.norm == "rows") == (cfg.method.name == "humble_teacher" and cfg.detector.name == "faster_rcnn")
+    assert len(cfg.views.unlabeled["strong"].ops) >= 5
+
+
+@pytest.mark.parametrize("change", ["method.ema.rule=never", "method.ema={rule: copy, every: 10000}"])
+def test_table_5_of_humble_teacher_is_one_switch(change: str) -> None:
+    path = CONFIGS / "humble_teacher" / "humble_teacher_faster_rcnn_r50_fpn_coco_10p.yaml"
+    ema = load(path, [change]).method.ema
+    assert (ema.rule, ema.decay) in (("never", 0.999), ("copy", 0.999))
+
+
 @pytest.mark.parametrize("two", [False, True])
 def test_instant_teaching_as_released(two: bool) -> None:
     cfg = of("instant_teaching_rectify" if two else "instant_teaching", "faster_rcnn", "coco_10p")
@@ -282,7 +321,8 @@ def test_the_supervised_twin_sees_no_unlabelled_image(path: Path) -> None:
 def test_twins_share_data_and_detector(path: Path) -> None:
     """What differs between a method and its supervised twin is the method, its views and its schedule."""
     cfg, parts = config(path), NAME.fullmatch(path.stem)
-    twin = config(CONFIGS / "supervised" / f"supervised{path.stem.removeprefix(parts['method']).removesuffix(f'_{form(path)}')}.yaml")
+    same = path.stem.removeprefix(parts["method"]).removesuffix(f"_{form(path)}")
+    twin = config(CONFIGS / "supervised" / f"supervised{same}.yaml")
     assert cfg.data.split == twin.data.split
     assert (cfg.data.labeled, cfg.data.val, cfg.data.classes) == (twin.data.labeled, twin.data.val, twin.data.classes)
     assert cfg.detector.decode == twin.detector.decode
