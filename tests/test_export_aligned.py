@@ -1,0 +1,35 @@
+"""A detector with aligned boxes exports like any other, and the graph says what torch says."""
+
+import pytest
+import torch
+from torch import nn
+
+from ssod.export import Graph, convert, runner
+from ssod.parity import measure, texture
+from tests.detectors.test_fam3d import ONE, bend
+from tools.export_parity import pictures, random_model
+
+
+@pytest.mark.parametrize(("name", "format"), [("3d", "onnx"), ("2d", "pt2")])
+def test_an_aligned_detector_exports(name: str, format: str) -> None:
+    changes = {"anchors": ONE, "loss": {"box": "giou"}, "align": {"name": name, "keep_inverted": False}}
+    model = random_model("retinanet", levels=(4, 5), channels=16, **changes)
+    detector, draw = model.detector, torch.Generator().manual_seed(3)
+    torch.manual_seed(0)
+    bend(detector, std=1).requires_grad_(False)
+    detector.decode = detector.decode.model_copy(update={"score": 0.02})
+    run = runner(convert(model, format), format)
+    found = measure(detector, Graph(detector), run, pictures(4, (101, 133), seed=10))
+    assert found.differ == 0, found.problem
+    assert found.boxes > 20
+    for n, height, width in ((1, 32, 32), (1, 8, 9), (2, 50, 75)):  # maps of one cell, where neighbours are resized
+        images, sizes = torch.stack([texture(height, width, draw) for _ in range(n)]), torch.tensor([[height, width]])
+        sizes = sizes.repeat(n, 1)
+        for wanted, got in zip(Graph(detector)(images, sizes), run(images, sizes)):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-3)
+    images, sizes = torch.stack([texture(96, 128, draw)]), torch.tensor([[96, 128]])
+    moved = run(images, sizes)[0]
+    for layer in (detector.align.scale_offset, detector.align.space_offset):
+        if layer is not None:
+            nn.init.zeros_(layer.weight)
+    assert (moved - Graph(detector)(images, sizes)[0]).abs().max() > 1
