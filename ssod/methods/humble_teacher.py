@@ -84,7 +84,7 @@ class HumbleTeacher(base.Method):
             belief = self.soften(Belief.of(teacher.stages[stage]))
             if stage == "dense" and twin is not None:
                 belief = self.soften(believe_both(teacher.stages[stage], twin.stages[stage]))
-            self.stats["teacher/foreground_per_image"] = belief.foreground().sum() / len(batch.weak)
+            self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / len(batch.weak)
             losses |= imitate(stage, rows, belief, kl, squared=cfg.squared, norm=cfg.norm)
         if teacher.proposals is not None:
             boxes = [b[: cfg.proposals] for b in teacher.proposals]
