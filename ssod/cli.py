@@ -169,6 +169,37 @@ def export(
     export(weights, format=format, out=out)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of run folders.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="A sweep file; what is missing of it is run first.")] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--out", help="File to write: .html, .csv, .md or .tex; may be repeated."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=10, help="Draws of the val images behind an interval.")] = 1000,
+) -> None:
+    """Several runs side by side: AP over folds and seeds, gain over the supervised twin, cost; refuses unlike ones."""
+    from ssod.compare.main import compare
+
+    compare(runs or [], sweep=sweep, out=out or [], resamples=resamples)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default report.html in it.")] = None,
+    twin: Annotated[
+        Path | None, typer.Option(help="Run folder of the supervised twin; default: the one beside.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="Config to show the differences to; default: the twin's.")] = None,
+) -> None:
+    """One offline HTML page about a run: curves, pseudo-labels, pictures, alarms."""
+    from ssod.report.run_page import report
+
+    report(run, out=out, twin=twin, base=base)
+
+
 @app.command("config")
 def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
     """The merged config, and where each value came from."""

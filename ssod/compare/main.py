@@ -12,9 +12,11 @@ from ssod import atomic
 from ssod.compare import tables
 from ssod.compare.boards import Board, boards_of, rows_of
 from ssod.compare.gain import RESAMPLES
+from ssod.compare.pool import run_cells
 from ssod.compare.runs import Run, read_run
+from ssod.compare.sweep import read_sweep
 from ssod.compare.tables import Sheet
-from ssod.errors import SsodError
+from ssod.errors import Exit, SsodError
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,43 @@ class Comparison:
     sheets: list[Sheet]
 
 
-def compare(runs: Sequence[Path | str], *, out: Sequence[Path | str] = (), resamples: int = RESAMPLES) -> Comparison:
+def compare(
+    runs: Sequence[Path | str] = (),
+    *,
+    sweep: Path | str | None = None,
+    out: Sequence[Path | str] = (),
+    resamples: int = RESAMPLES,
+) -> Comparison:
     """Compare run folders; print the tables and write them.
 
     Args:
         runs: folders that ``ssod train`` wrote, or folders that hold such folders at any depth.
-        out: files to write, by their ending: ``.html``, ``.csv``, ``.md`` or ``.tex``.
+        sweep: a sweep file; its runs that are not finished are run first.
+        out: files to write, by their ending: ``.html``, ``.csv``, ``.md`` or ``.tex``. With a sweep and without
+            ``out``: ``compare.html`` in the sweep's folder.
         resamples: draws of the val images behind each interval.
 
     Raises:
-        SsodError: code 2 for an unknown ending, 3 for what is no run folder, 6 when the disk refuses.
+        SsodError: code 2 for an unknown ending or a mistake in the sweep, 3 for what is no run folder, 6 when the disk
+            refuses, 75 or 130 when a sweep was asked to stop, 1 when runs of a sweep failed; the tables come first.
     """
     targets = [Path(path) for path in out]
     for target in targets:
         if target.suffix not in WRITERS:
             known = ", ".join(WRITERS)
             raise SsodError("command line", "-o", f"'{target}' has no known ending", f"use one of {known}")
-    found = comparison([read_run(path) for path in find(runs)], resamples)
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, 160))
+    failures: dict[str, str] = {}
+    if sweep is not None:
+        plan = read_sweep(sweep)
+        failures = run_cells(plan.cells, plan.jobs, plan.out, console)
+        runs = [*runs, *(cell.folder for cell in plan.cells if (cell.folder / "split.json").exists())]
+        targets = targets or [plan.out / "compare.html"]
+        if not runs:
+            raise _failed(failures)
+    found = comparison([read_run(path) for path in find(runs)], resamples)
     for sheet in found.sheets:
         tables.show(sheet, console)
     for line in found.refusals:
@@ -65,7 +84,14 @@ def compare(runs: Sequence[Path | str], *, out: Sequence[Path | str] = (), resam
             raise atomic.refused(target, error) from None
         atomic.write_text(target, WRITERS[target.suffix](found))
         console.print(f"-> {target}", markup=False, highlight=False)
+    if failures:
+        raise _failed(failures)
     return found
+
+
+def _failed(failures: dict[str, str]) -> SsodError:
+    name, reason = next(iter(failures.items()))
+    return SsodError("sweep", name, f"{len(failures)} run(s) failed; {reason}", "mend it and run again", code=Exit.BUG)
 
 
 def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:

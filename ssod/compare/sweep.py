@@ -1,0 +1,208 @@
+"""``ssod compare --sweep sweep.yaml``: one file names many runs; what is missing is run, what is finished is kept.
+
+```yaml
+base: demo.yaml                  # method x detector x percent over one config; paths are relative to this file
+methods: [{name: supervised, ema: {decay: 0.996}}, mean_teacher, unbiased_teacher]
+detectors: [fcos_tiny, retinanet_tiny]
+percents: [5, 10]
+configs: ["../configs/*/*_fcos_r50_fpn_coco_10p.yaml"]  # and, or instead, configs by name or pattern
+folds: [1, 2, 3]
+seeds: [0]
+overrides: [train.steps=2000]    # for every run; {fold} and {seed} stand for their numbers
+jobs: 2                          # at the same time at most, as long as memory allows
+```
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ssod.compare.runs import read_run
+from ssod.config import Config, load
+from ssod.engine.identity import flat
+from ssod.engine.identity import kind as kind_of
+from ssod.errors import SsodError
+from ssod.mistakes import Source, read_section
+from ssod.schema import Section
+from ssod.starter import DETECTORS
+from ssod.yamlfile import read_yaml
+
+
+class Entry(Section):
+    """A config with changes of its own."""
+
+    config: str
+    "Config file, relative to the sweep file."
+    name: str | None = None
+    "What its row is filed under; by default the file's stem."
+    overrides: list[str] = []
+    "`key.path=value`, before those of the sweep."
+
+
+class SweepConfig(Section):
+    """Many runs in one file: every config, or every method x detector x percent, on every fold with every seed."""
+
+    out: str | None = None
+    "Folder of the runs; by default `runs/<stem of this file>` in the current folder."
+    configs: list[str | Entry] = []
+    "Config files, patterns such as `../configs/*/*_coco_10p.yaml`, or `{config: ..., name: ..., overrides: [...]}`."
+    base: str | None = None
+    "Config that methods, detectors and percents are put into."
+    methods: list[str | dict[str, Any]] = []
+    "Names, or sections `{name: mean_teacher, burn_in: 40%}`; empty = the base's own."
+    detectors: list[str | dict[str, Any]] = []
+    "Names as in `ssod init --detector`, or sections; empty = the base's own."
+    percents: list[float] = []
+    "Values of `data.split.percent`; empty = the base's own."
+    folds: list[int] = Field([1], min_length=1)
+    "Values of `data.split.fold`."
+    seeds: list[int] = Field([0], min_length=1)
+    "Values of `train.seed`."
+    overrides: list[str] = []
+    "`key.path=value` for every run; `{fold}` and `{seed}` stand for their numbers."
+    jobs: int = Field(1, ge=1)
+    "Runs at the same time, at most; another one starts only while memory allows."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        name: ``<row>/fold1-seed0``.
+        config: the file.
+        overrides: all changes to it.
+        folder: where the run lies, or will.
+    """
+
+    name: str
+    config: Path
+    overrides: tuple[str, ...]
+    folder: Path
+
+    def load(self) -> Config:
+        """Return the config that the run has."""
+        return load(self.config, self.overrides)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep, spelt out."""
+
+    cells: list[Cell]
+    jobs: int
+    out: Path
+
+
+def read_sweep(path: Path | str) -> Sweep:
+    """Read a sweep file and validate every run in it.
+
+    Raises:
+        SsodError: code 2, a mistake in the file or in any config, and a run folder that holds another run.
+    """
+    path = Path(path)
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise SsodError(path, "", f"is a {type(tree).__name__}, expected keys", "see docs/compare.md")
+    cfg = read_section(SweepConfig, tree, "sweep", Source(str(path), {}), {})
+    out = Path(cfg.out) if cfg.out else Path("runs") / path.stem
+    entries = [*_configs(cfg, path), *_grid(cfg, path)]
+    if not entries:
+        raise SsodError(path, "configs", "no run is named", "give configs, or base and methods")
+    twice = [name for name, count in Counter(name for name, _, _ in entries).items() if count > 1]
+    if twice:
+        raise SsodError(path, "configs", f"two rows are called '{twice[0]}'", "give one a name")
+    cells = [_cell(cfg, path, out, *entry, f, s) for entry in entries for f in cfg.folds for s in cfg.seeds]
+    for cell in cells:
+        check_folder(cell)
+    return Sweep(cells, cfg.jobs, out)
+
+
+def _configs(cfg: SweepConfig, path: Path) -> list[tuple[str, Path, tuple[str, ...]]]:
+    """Return (name, file, overrides) of the configs that are named."""
+    found = []
+    for item in cfg.configs:
+        entry = Entry(config=item) if isinstance(item, str) else item
+        pattern = Path(entry.config)
+        anchor = Path(pattern.anchor) if pattern.is_absolute() else path.parent
+        files = sorted(anchor.glob(str(pattern.relative_to(pattern.anchor))))
+        if not files:
+            raise SsodError(path, "configs", f"'{entry.config}' names no file", "paths are relative to the sweep file")
+        if entry.name and len(files) > 1:
+            raise SsodError(path, "configs", f"'{entry.name}' would name {len(files)} files", "leave the name out")
+        found += [(entry.name or file.stem, file, tuple(entry.overrides)) for file in files]
+    return found
+
+
+def _grid(cfg: SweepConfig, path: Path) -> list[tuple[str, Path, tuple[str, ...]]]:
+    """Return (name, file, overrides) of every method x detector x percent."""
+    if cfg.base is None:
+        if cfg.methods or cfg.detectors or cfg.percents:
+            raise SsodError(path, "base", "missing", "name the config that methods and detectors are put into")
+        return []
+    methods = [{"name": m} if isinstance(m, str) else m for m in cfg.methods]
+    detectors = [_detector(d) if isinstance(d, str) else (str(d.get("name")), d) for d in cfg.detectors]
+    axes = (
+        [(_named(path, "methods", m), f"method={json.dumps(m)}") for m in methods] or [(Path(cfg.base).stem, "")],
+        [(name, f"detector={json.dumps(section)}") for name, section in detectors] or [("", "")],
+        [(f"{p:g}p", f"data.split.percent={p:g}") for p in cfg.percents] or [("", "")],
+    )
+    base = path.parent / cfg.base
+    return [
+        ("_".join(name for name, _ in point if name), base, tuple(text for _, text in point if text))
+        for point in itertools.product(*axes)
+    ]
+
+
+def _named(path: Path, field: str, section: dict[str, Any]) -> str:
+    if not isinstance(section.get("name"), str):
+        raise SsodError(path, field, f"{section} has no name", "write {name: ..., ...}")
+    return section["name"]
+
+
+def _detector(name: str) -> tuple[str, dict[str, Any]]:
+    kind, backbone = DETECTORS.get(name, (name, None))
+    return name, {"name": kind} | ({"backbone": backbone} if backbone else {})
+
+
+def _cell(
+    cfg: SweepConfig, path: Path, out: Path, name: str, config: Path, own: tuple[str, ...], fold: int, seed: int
+) -> Cell:
+    texts = [text.replace("{fold}", str(fold)).replace("{seed}", str(seed)) for text in (*own, *cfg.overrides)]
+    overrides = (*texts, f"train.seed={seed}")
+    plain = load(config, overrides)
+    if plain.data.split is not None:
+        overrides = (*overrides, f"data.split.fold={fold}")
+    elif len(cfg.folds) > 1 and not any("{fold}" in text for text in (*own, *cfg.overrides)):
+        problem = f"{len(cfg.folds)} folds, but {config} has no data.split"
+        raise SsodError(path, "folds", problem, "add an override with {fold} in it, such as data.labeled.ann=...")
+    return Cell(f"{name}/fold{fold}-seed{seed}", config, overrides, out / name / f"fold{fold}-seed{seed}")
+
+
+def check_folder(cell: Cell) -> None:
+    """Refuse a folder that holds a run of another config: it would be counted for what it is not.
+
+    Raises:
+        SsodError: code 2, with the first difference.
+    """
+    file = cell.folder / "config.yaml"
+    if not file.exists():
+        return
+    old, new = flat(read_yaml(file)), flat(cell.load().dump())
+    for key in sorted(old.keys() | new.keys()):
+        if kind_of(key) != "cosmetic" and old.get(key) != new.get(key):
+            problem = f"holds a run with {key}={old.get(key)!r}, the sweep says {new.get(key)!r}"
+            raise SsodError(cell.folder, key, problem, "name another `out`, or remove the folder")
+
+
+def finished(cell: Cell) -> bool:
+    """Whether the run made its last step and was measured; it is never run again."""
+    files = ("config.yaml", "split.json", "exit.json")
+    return all((cell.folder / name).exists() for name in files) and read_run(cell.folder).finished
