@@ -53,6 +53,7 @@ from ssod.engine.trainer import Trainer
 from ssod.errors import SsodError
 from ssod.methods.base import Method
 from ssod.methods.find import find
+from ssod.pseudo.threshold import FixedThreshold
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, Pseudo, Targets, View
 
@@ -186,7 +187,7 @@ def bench(
 
 def whole_step(trainer: Trainer, stream: Remember, watch: Stopwatch | None, clock: Clock) -> float:
     """Make one step of the phase in which pseudo-labels are used; return its seconds."""
-    trainer.step = getattr(trainer.method.cfg, "burn_in", 0)
+    trainer.step = getattr(trainer.method.cfg, "learns_from", 0)
     begin = clock()
     if watch is not None:
         watch.start()
@@ -212,11 +213,17 @@ def bare_step(method: Method, batch: Batch, pseudo: Pseudo | None, cfg: TrainCon
 
 @torch.no_grad()
 def pseudo_labels(method: Method, batch: Batch, cfg: TrainConfig) -> Pseudo | None:
-    """Return the boxes that the whole step has for this batch, in the strong view; None for a supervised method."""
+    """Return the boxes that the whole step has for this batch, in the strong view; None for a supervised method.
+
+    A method that learns the teacher's output as it is has none; its bare step learns that the view is background.
+    """
     if not method.uses_unlabeled:
         return None
     with autocast(batch.weak.images.device, cfg.precision):
-        return method.label(method.teacher.predict(batch.weak), batch).move(batch.weak, batch.strong)
+        pseudo = method.label(method.teacher.predict(batch.weak), batch)
+    if pseudo is None:
+        return Pseudo([Targets.empty(batch.strong.images.new_zeros(1).float()) for _ in batch.strong.sizes])
+    return pseudo.move(batch.weak, batch.strong)
 
 
 @torch.no_grad()
@@ -236,7 +243,10 @@ def calibrate(method: Method, batches: list[Batch], candidates: int, boxes: floa
         detector.decode = detector.decode.model_copy(update={"score": score})
     if "score" in type(method.cfg).model_fields:
         found = [t.scores for b in batches for t in method.teacher.predict(b.weak).detections()]
-        method.cfg = method.cfg.model_copy(update={"score": kth(torch.cat(found), round(boxes * images))})
+        score = kth(torch.cat(found), round(boxes * images))
+        method.cfg = method.cfg.model_copy(update={"score": score})
+        if isinstance(getattr(method, "threshold", None), FixedThreshold):
+            method.threshold.score = score
 
 
 def pair_scores(out: Any) -> Tensor:
@@ -261,7 +271,8 @@ def synthetic(args: argparse.Namespace) -> tuple[Method, TrainConfig, Callable[[
     section = {"name": args.detector, "backbone": args.backbone}
     detector = build(TypeAdapter(DetectorConfig).validate_python(section), CLASSES, pretrained=False)
     kind = find(args.method)
-    method = kind(detector, kind.Config.model_validate({"name": args.method} | ({"burn_in": 0} if semi(kind) else {})))
+    at_once = {key: 0 for key in ("burn_in", "start") if key in kind.Config.model_fields}
+    method = kind(detector, kind.Config.model_validate({"name": args.method} | at_once))
     batch = {"labeled": args.batch, "unlabeled": args.batch if semi(kind) else 0}
     train = {"steps": 1000, "batch": batch, "device": args.device, "precision": args.precision, "clip": 20}
     cfg = TrainConfig.model_validate(train, context={"steps": 1000})
@@ -360,7 +371,7 @@ def main(argv: list[str] | None = None) -> Result:
         method, cfg, batches = configured(args.config, args.overrides)
         title = args.config.stem
     trainer = rehearsal(method, cfg, batches)
-    stream = Remember(iter(batches(getattr(method.cfg, "burn_in", 0))), cfg.accumulate)
+    stream = Remember(iter(batches(getattr(method.cfg, "learns_from", 0))), cfg.accumulate)
     result = bench(
         trainer, stream, rounds=args.steps, candidates=args.candidates, boxes=args.boxes, cpu_time=args.cpu_time
     )
