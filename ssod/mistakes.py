@@ -59,7 +59,7 @@ def read_section(kind: Any, value: Any, name: str, source: Source, context: dict
 def _explain(error: ValidationError, kind: Any, name: str, source: Source) -> SsodError:
     first = error.errors()[0]
     value, message = first["input"], first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    loc = [part for part in first["loc"] if not _is_tag(part, kind) and part != "[key]"]
+    loc = _keys(kind, first["loc"])
     path = ".".join([name, *map(str, loc)])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     match first["type"]:
@@ -98,19 +98,35 @@ def nearest(name: str, known: Sequence[str]) -> str:
 # ---- walking through the types of models -------------------------------------------------------------------------
 
 
-def _is_tag(part: object, kind: Any) -> bool:
-    """Whether a piece of pydantic's location is the tag of a union and no key of the file."""
-    return isinstance(part, str) and part in _tags(kind)
+def _keys(kind: Any, loc: tuple) -> list[int | str]:
+    """Return pydantic's location as keys of the file, without the tag that stands for the member of a union.
+
+    A word can be both: `iou` is an assigner's name in one place and a key in another.
+    """
+    here, keys = kind, []
+    for part in loc:
+        models = _open(here)
+        tagged = [model for model in models if part in _own_tags(model)]
+        if tagged and len(models) > 1:
+            here = tagged[0]
+        elif part != "[key]":
+            keys.append(part)
+            here = _at(here, (part,))
+    return keys
 
 
 def _tags(kind: Any) -> set[str]:
     """Return every word that ``name`` or ``format`` may have, at any depth of ``kind``."""
+    return {tag for model in _models(kind) for tag in _own_tags(model)}
+
+
+def _own_tags(model: type[BaseModel]) -> set[str]:
+    """Return the words that ``name`` or ``format`` of this model may have."""
     tags: set[str] = set()
-    for model in _models(kind):
-        for key in KINDS:
-            info = model.model_fields.get(key)
-            if info is not None and get_origin(info.annotation) is Literal:
-                tags.update(str(a) for a in get_args(info.annotation))
+    for key in KINDS:
+        info = model.model_fields.get(key)
+        if info is not None and get_origin(info.annotation) is Literal:
+            tags.update(str(a) for a in get_args(info.annotation))
     return tags
 
 

@@ -210,6 +210,12 @@ def test_a_config_is_frozen(child: Path) -> None:
         ("method.name=3", "method.name: 3 is no name"),
         ("method.name=os.system", "method.name: 'os.system' unknown"),
         ("method.name=base", "has no METHOD"),
+        # a part that is chosen by name, and keys that are also such a name
+        ("detector.assigner=adaptve", "detector.assigner.name: unknown 'adaptve'; did you mean 'adaptive'?"),
+        ("detector.assigner={name: adaptive, topkk: 9}", "detector.assigner.topkk: unknown key; did you mean 'topk'?"),
+        ("detector.assigner={name: iou, low: 0.7}", "low 0.7 is above high 0.5"),
+        ("detector={name: faster_rcnn, roi: {iou: 7}}", "detector.roi.iou: 7: should be less than or equal to 1"),
+        ("detector.align=4d", "detector.align.name: '4d': should be '2d' or '3d'"),
         # overrides themselves
         ("train.lr", "train.lr: not of the form key=value; write e.g. train.lr=0.01"),
         ("=3", "=3: not of the form key=value"),
