@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, Losses
-from ssod.pseudo.instant import at_least, confidence, confident, rows_of
+from ssod.pseudo.instant import confidence, confident, rows_of
 from ssod.pseudo.mix import MixConfig, Mixer
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, View
 
@@ -69,10 +69,10 @@ class InstantTeaching(base.Method):
         return {name: loss / 2 for name, loss in losses.items()} if self.cfg.as_released else losses
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
-        """Keep confident rows, before suppression and after it."""
+        """Keep confident rows."""
         p = rows_of(teacher)
         self.stats["pseudo/score_quantiles"] = best_scores(p)
-        return Pseudo(at_least(confident(p, self.cfg.score), self.cfg.score))
+        return Pseudo(confident(p, self.cfg.score))
 
     def mix(self, view: View, pseudo: Pseudo, labeled: View) -> tuple[View, Pseudo]:
         """Blend some of the images with labelled ones."""

@@ -61,7 +61,7 @@ class InstantTeachingRectify(InstantTeaching):
         """Return the labels of the student and of its peer, in the pixels of the weak view."""
         score, rows = self.cfg.score, (rows_of(mine), rows_of(theirs))
         self.stats["pseudo/score_quantiles"] = best_scores(rows[0])
-        found = (confident(p, score) for p in rows)
+        found = (confident(p, score, secondary=True) for p in rows)
         labels = co_rectify(mine, theirs, *found, self.student.num_classes)
         for_me, for_peer = (Pseudo(at_least(targets, score)) for targets in labels)
         self.stats["pseudo/boxes_per_image"] = count_per_image(for_me.cls)

@@ -7,6 +7,8 @@ from torchvision.ops import nms
 
 from ssod.structures import Output, Predictions, Targets
 
+FLOOR = 0.001  # scores at or below this are no candidates
+
 
 def rows_of(out: Output) -> Predictions:
     """Return the rows that detections come from: the RoI head's answer for each proposal, or the dense map."""
@@ -19,45 +21,47 @@ def confidence(p: Predictions) -> Tensor:
     return probs if p.quality is None else (probs * p.quality.float().sigmoid()[:, None]).sqrt()
 
 
-def confident(p: Predictions, threshold: float, *, overlap: float = 0.5) -> list[Targets]:
+def confident(p: Predictions, threshold: float, *, overlap: float = 0.5, secondary: bool = False) -> list[Targets]:
     """Keep rows whose likeliest class scores at least ``threshold``, and suppress what they repeat.
 
-    As released: the test comes before suppression; a row has one box, that of its likeliest class, not clipped to the
-    image; its other classes stay in with that box and their own score (above 0.001), so what is returned may score
-    below ``threshold`` and the caller tests again.
+    As released: the test comes before suppression, and a row has one box, that of its likeliest class, not clipped to
+    the image. Its other classes stay in, with that box and their own scores, and the test is made again at the end. As
+    a lower score suppresses no higher one, they matter only to who looks at them before that: co-rectify.
 
     Args:
         p: rows of N images.
-        threshold: lowest score of a row's likeliest class.
+        threshold: lowest score.
         overlap: of two boxes of one class that overlap more than this, the lower score goes.
+        secondary: leave out the second test: other classes of the rows found stay in when they score above 0.001.
 
     Returns:
         N Targets with scores, best first, at most 100 each.
     """
     scores = confidence(p)
     rows = (scores.amax(1) >= threshold).nonzero().squeeze(1)
-    chosen = p[rows]
-    return suppress(chosen.boxes(), scores[rows], chosen.image, p.num_images, overlap)
+    chosen, scores = p[rows], scores[rows]
+    candidates = scores > FLOOR if secondary else scores >= threshold
+    return suppress(chosen.boxes(), scores, candidates, chosen.image, p.num_images, overlap)
 
 
 def suppress(
-    boxes: Tensor, scores: Tensor, image: Tensor, num_images: int, overlap: float, floor: float = 0.001, most: int = 100
+    boxes: Tensor, scores: Tensor, candidates: Tensor, image: Tensor, num_images: int, overlap: float, most: int = 100
 ) -> list[Targets]:
-    """Suppress among boxes of one class and image, where a box stands for every class that scores above ``floor``.
+    """Suppress among boxes of one class and image, where a box may stand for several classes.
 
     Args:
         boxes: [R, 4].
         scores: [R, K].
+        candidates: [R, K] bool, the (box, class) pairs to choose from.
         image: [R] int64.
         num_images: N.
         overlap: of two boxes that overlap more than this, the lower score goes.
-        floor: (box, class) pairs at or below this are no candidates.
         most: boxes kept per image.
 
     Returns:
         N Targets with scores, best first.
     """
-    row, label = (scores > floor).nonzero().unbind(1)
+    row, label = candidates.nonzero().unbind(1)
     score, image, boxes = scores[row, label], image[row], boxes[row]
     # In float64 boxes of different classes and images are moved apart without a rounding that could matter.
     apart = boxes.double()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssod.boxes import clip
-from ssod.pseudo.instant import confidence, suppress
+from ssod.pseudo.instant import FLOOR, confidence, suppress
 from ssod.structures import Output, Predictions, Targets, image_index
 
 Belief = tuple[list[Tensor], list[Tensor]]  # boxes [M_i, 4] and scores [M_i, K + 1] of N images, background last
@@ -26,7 +26,7 @@ def co_rectify(
 
     Args:
         a, b: what each model saw.
-        found_a, found_b: its detections (``instant.confident``), secondary classes below the threshold included.
+        found_a, found_b: its detections, by ``instant.confident`` with ``secondary``.
         num_classes: K.
         overlap: of two boxes of one class that overlap more than this, the lower score goes.
 
@@ -53,8 +53,9 @@ def second_round(model: Output, union: Belief, overlap: float) -> list[Targets]:
     boxes, before = torch.cat(union[0]), torch.cat(union[1])
     scores = (probs + before) / 2
     better = weighted(boxes, before.amax(1), refined, scores.amax(1))
+    scores = scores[:, :-1]
     image = image_index([len(b) for b in union[0]], boxes.device)
-    return suppress(better, scores[:, :-1], image, len(union[0]), overlap)
+    return suppress(better, scores, scores > FLOOR, image, len(union[0]), overlap)
 
 
 def opinion(model: Output, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
