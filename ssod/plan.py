@@ -105,9 +105,13 @@ def phases(cfg: Config) -> list[Phase]:
     """Return the stretches of a run that differ in what a step does; those without a step are left out."""
     if not find(cfg.method.name).uses_unlabeled:
         return [Phase("supervised", 0, cfg.train.steps)]
-    burn_in = cfg.method.burn_in
-    both = [Phase("burn-in", 0, burn_in), Phase("ssod", burn_in, cfg.train.steps - burn_in)]
-    return [phase for phase in both if phase.steps]
+    burn_in, learns_from = cfg.method.burn_in, cfg.method.learns_from
+    stretches = [
+        Phase("burn-in", 0, burn_in),
+        Phase("labels only", burn_in, learns_from - burn_in),
+        Phase("ssod", learns_from, cfg.train.steps - learns_from),
+    ]
+    return [phase for phase in stretches if phase.steps]
 
 
 def half_life(decay: float) -> float:

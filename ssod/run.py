@@ -228,10 +228,12 @@ def check(cfg: Config) -> int:
 
 def phase(cfg: Config, step: int) -> str:
     """Name what a step does, for the log."""
-    burn_in = getattr(cfg.method, "burn_in", 0)
     if not find(cfg.method.name).uses_unlabeled:
         return "supervised"
-    return f"burn-in {step}/{burn_in}" if step < burn_in else "ssod"
+    burn_in, learns_from = cfg.method.burn_in, cfg.method.learns_from
+    if step < burn_in:
+        return f"burn-in {step}/{burn_in}"
+    return f"labels only {step}/{learns_from}" if step < learns_from else "ssod"
 
 
 def check_batch(cfg: Config, data: DataSets) -> None:

@@ -201,6 +201,10 @@ def _method(method: str) -> str:
     lines = ["method:", f"  name: {method}"]
     if "burn_in" in cfg.model_fields:
         lines += ["  burn_in: 50% # labelled images only; later if the first pseudo-labels are bad"]
+    if "start" in cfg.model_fields:
+        lines += [
+            "  start: 60% # from burn-in to here pseudo-labels are made, to find thresholds, but not learned from"
+        ]
     if "score" in cfg.model_fields:
         score = cfg.model_fields["score"].default
         lines += [f"  score: {score} # lower it when the log says that no pseudo box is kept"]

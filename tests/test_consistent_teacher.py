@@ -12,6 +12,7 @@ from ssod.errors import SsodError
 from ssod.methods.consistent_teacher import Config
 from ssod.pseudo.count import count_filter
 from ssod.pseudo.threshold import GmmThreshold
+from ssod.run import phase
 from tests.small import small_config
 from tests.test_methods import DETECTORS, batch, bits, detector, method, optimizer_of, step
 
@@ -126,6 +127,12 @@ def test_what_the_config_refuses(tmp_path: Path, changes: dict, words: str) -> N
         load(small_config(tmp_path, method={"name": "consistent_teacher", **changes}))
     assert words in str(error.value)
     assert error.value.code == 2
+
+
+def test_the_log_says_that_labels_are_not_learned_from_yet(tmp_path: Path) -> None:
+    cfg = load(small_config(tmp_path, method={"name": "consistent_teacher", "burn_in": 6, "start": 10}))
+    told = [phase(cfg, step) for step in (5, 6, 9, 10)]
+    assert told == ["burn-in 5/6", "labels only 6/10", "labels only 9/10", "ssod"]
 
 
 def test_a_small_config_loads_and_survives_its_own_dump(tmp_path: Path) -> None:

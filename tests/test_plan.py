@@ -44,6 +44,8 @@ def test_phases(config_file: Path) -> None:
     assert found() == [("burn-in", 0, 6), ("ssod", 6, 18)]
     assert found("method.burn_in=0") == [("ssod", 0, 24)]
     assert found("method={name: supervised}") == [("supervised", 0, 24)]
+    late = "method={name: consistent_teacher, burn_in: 6, start: 10}"
+    assert found(late) == [("burn-in", 0, 6), ("labels only", 6, 4), ("ssod", 10, 14)]
 
 
 def test_batches_and_passes(config_file: Path) -> None:

@@ -97,6 +97,11 @@ class Config(Common):
         return burn_in
 
     @property
+    def learns_from(self) -> int:
+        """First step whose losses on unlabelled images count; from `burn_in` to here labels are only made."""
+        return self.burn_in
+
+    @property
     def aligned(self) -> bool:
         """Whether weak and strong views must have their pixels in the same places; False = boxes are carried over."""
         return False

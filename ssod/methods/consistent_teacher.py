@@ -76,6 +76,11 @@ class Config(base.Config):
             raise ValueError(f"no step of {steps} would learn from unlabelled images; lower it, e.g. to '5%'")
         return start
 
+    @property
+    def learns_from(self) -> int:
+        """See ``base.Config``."""
+        return max(self.start, self.burn_in)
+
 
 class ConsistentTeacher(base.Method):
     """Thresholds that each class finds for itself, after a start in which they settle."""
@@ -88,7 +93,7 @@ class ConsistentTeacher(base.Method):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Until ``start``, label without learning from it: the banks fill. Then the step that methods share."""
-        if not self.cfg.burn_in <= step < self.cfg.start:
+        if not self.cfg.burn_in <= step < self.cfg.learns_from:
             return super().forward(batch, step)
         losses = super().forward(batch, step=-1)  # as in burn-in: labelled images alone
         with torch.no_grad():
@@ -116,7 +121,7 @@ class ConsistentTeacher(base.Method):
 
     def weight(self, step: int) -> float:
         """Return nothing before ``start``, then ``weight``, after an optional ramp."""
-        start = max(self.cfg.start, self.cfg.burn_in)
+        start = self.cfg.learns_from
         return 0.0 if step < start else super().weight(step - start + self.cfg.burn_in)
 
 
