@@ -65,11 +65,12 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
     strides = strides_of(cfg)
     anchors = cfg.anchors.build(strides)
     refuse_impossible_alignment(cfg, anchors.per_cell)
+    backbone = build_backbone(cfg)
     norm = group_norm if cfg.head_norm == "group" else None
     shift, size = cfg.delta_std or (1.0, 1.0)
     head = (TowerHead if cfg.align else RetinaNetHead)(cfg.channels, anchors.per_cell, num_classes, norm_layer=norm)
     return Dense(
-        build_backbone(cfg),
+        backbone,
         head,
         anchors,
         DeltaCoder(1 / shift, 1 / size),
