@@ -107,7 +107,7 @@ def bind(function: Callable, word: str, name: str, params: Mapping[str, Any], fi
 
 def settable(function: Callable, skip: int) -> dict[str, inspect.Parameter]:
     """Return the parameters that a config may set: all but the first ``skip`` and those without a default."""
-    params = list(inspect.signature(function).parameters.values())[skip:]
+    params = list(inspect.signature(function, eval_str=True).parameters.values())[skip:]
     return {p.name: p for p in params if p.default is not p.empty}
 
 
