@@ -1,0 +1,217 @@
+"""Sweeps: what a file spells out, what is refused, and that a killed sweep goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from ssod.compare import pool
+from ssod.compare.main import compare
+from ssod.compare.pool import locked, memory_of, run_cells, why
+from ssod.compare.sweep import Cell, finished, read_sweep
+from ssod.engine.runfolder import RunFolder
+from ssod.errors import Exit, SsodError
+from tests.compare.fake import config, fake_run
+from tests.small import small_config
+
+
+def sweep_file(folder: Path, **keys: object) -> Path:
+    """Write a sweep over the small config, and that config."""
+    if not (folder / "small.yaml").exists():
+        small_config(folder)
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"out": str(folder / "runs"), **keys}))
+    return path
+
+
+UNSPLIT = "data={split: null, unlabeled: {format: folder, path: train}}"
+METHODS = [
+    {"name": "supervised", "ema": {"decay": 0.9}},
+    {"name": "mean_teacher", "burn_in": 1, "score": 0.02, "ema": {"decay": 0.9}},
+]
+
+
+def test_the_grid_is_methods_x_detectors_x_percents_x_folds_x_seeds(tmp_path: Path) -> None:
+    file = sweep_file(
+        tmp_path,
+        base="small.yaml",
+        methods=METHODS,
+        detectors=["fcos", "retinanet_tiny"],
+        percents=[30, 40],
+        folds=[1, 2],
+        seeds=[0, 1, 2],
+        overrides=["train.steps=30", "train.log_every=1{seed}"],
+        jobs=3,
+    )
+    sweep = read_sweep(file)
+    assert len(sweep.cells) == 2 * 2 * 2 * 2 * 3
+    assert (sweep.jobs, sweep.out) == (3, tmp_path / "runs")
+    assert len({cell.folder for cell in sweep.cells}) == len(sweep.cells)
+    cell = next(c for c in sweep.cells if c.name == "mean_teacher_retinanet_tiny_30p/fold2-seed1")
+    cfg = cell.load()
+    assert (cfg.method.name, cfg.method.score, cfg.detector.name) == ("mean_teacher", 0.02, "retinanet")
+    assert (cfg.data.split.percent, cfg.data.split.fold, cfg.train.seed) == (30, 2, 1)
+    assert (cfg.train.steps, cfg.train.log_every) == (30, 11)
+    assert cell.folder == tmp_path / "runs" / cell.name
+
+
+def test_configs_by_pattern_and_with_changes(tmp_path: Path) -> None:
+    file = sweep_file(
+        tmp_path, configs=["sm*.yaml", {"config": "small.yaml", "name": "b", "overrides": ["train.lr=1"]}]
+    )
+    cells = read_sweep(file).cells
+    assert [cell.name for cell in cells] == ["small/fold1-seed0", "b/fold1-seed0"]
+    assert cells[1].load().train.lr == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, "no run is named"),
+        ({"confgs": []}, "did you mean 'configs'"),
+        ({"configs": ["absent*.yaml"]}, "names no file"),
+        ({"methods": ["mean_teacher"]}, "sweep.yaml: base: missing"),
+        ({"base": "small.yaml", "methods": ["mean_techer"]}, "did you mean 'mean_teacher'"),
+        ({"base": "small.yaml", "methods": [{"score": 1}]}, "has no name"),
+        ({"configs": ["small.yaml", "small.yaml"]}, "two rows are called 'small'"),
+        ({"configs": ["small.yaml"], "overrides": ["train.lrr=1"]}, "train.lrr"),
+        ({"configs": ["small.yaml"], "overrides": [UNSPLIT], "folds": [1, 2]}, "has no data.split"),
+        ({"configs": ["small.yaml"], "jobs": 0}, "sweep.jobs"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(tmp_path: Path, keys: dict, words: str) -> None:
+    with pytest.raises(SsodError) as error:
+        read_sweep(sweep_file(tmp_path, **keys))
+    assert words in error.value.line()
+    assert error.value.code == Exit.USAGE
+
+
+def as_cell(folder: Path, cell: Cell) -> None:
+    """Make a finished run of a cell."""
+    fake_run(cell.folder, cell.load().method.name, cell.load().data.split.fold)
+    (cell.folder / "config.yaml").write_text(yaml.safe_dump(cell.load().dump()))
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    file = sweep_file(tmp_path, configs=["small.yaml"])
+    as_cell(tmp_path, read_sweep(file).cells[0])
+    assert finished(read_sweep(file).cells[0])
+    assert read_sweep(sweep_file(tmp_path, configs=["small.yaml"], overrides=["train.log_every=9"])).cells
+    with pytest.raises(SsodError, match=r"holds a run with train\.lr=0\.001, the sweep says 0\.5"):
+        read_sweep(sweep_file(tmp_path, configs=["small.yaml"], overrides=["train.lr=0.5"]))
+
+
+def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = read_sweep(sweep_file(tmp_path, base="small.yaml", methods=METHODS, folds=[1, 2])).cells
+    for cell in cells:
+        as_cell(tmp_path, cell)
+    monkeypatch.setattr(pool._Pool, "_start", lambda *_: pytest.fail("started"))
+    assert run_cells(cells, 2, tmp_path / "runs", Console(quiet=True)) == {}
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = sweep_file(tmp_path, base="small.yaml", methods=METHODS)
+    done, bad = read_sweep(file).cells
+    as_cell(tmp_path, done)
+    script = "import sys; print('ssod: error: data: gone', file=sys.stderr); sys.exit(3)"
+    monkeypatch.setattr(pool, "POLL", 0.05)
+    monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, script)))
+    with pytest.raises(SsodError, match="data: gone") as error:
+        compare(sweep=file, out=[tmp_path / "c.md"], resamples=20)
+    assert error.value.field == bad.name
+    assert "supervised" in (tmp_path / "c.md").read_text()  # what there is was compared first
+
+
+def executable(folder: Path, script: str) -> Path:
+    """Return a program that stands in for Python and runs ``script`` whatever it is asked."""
+    path = folder / "python"
+    path.write_text(f"#!{sys.executable}\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_run_that_another_process_has_is_left_alone(tmp_path: Path) -> None:
+    assert not locked(tmp_path / "absent")
+    with RunFolder(tmp_path / "run"):
+        assert locked(tmp_path / "run")
+    assert not locked(tmp_path / "run")
+
+
+def test_another_run_starts_only_when_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = read_sweep(sweep_file(tmp_path, base="small.yaml", methods=METHODS, folds=[1, 2])).cells
+    waiting = pool._Pool(cells, 2, tmp_path / "runs", Console(quiet=True))
+    assert waiting._room()
+    job = pool.Job(cells[0], None, None, 0)
+    waiting.running = [job]
+    assert not waiting._room()  # nobody knows what a run takes
+    run = fake_run(cells[0].folder)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.dumps({**row, "memory/gb": 2.0}) for row in rows]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert memory_of(run) == 2.0
+    for free, room in ((2.5, False), (2.7, True)):
+        monkeypatch.setattr(pool, "free_memory", lambda gpu, free=free: free)
+        assert waiting._room() is room
+    waiting.running = [job, pool.Job(cells[1], None, None, 1)]
+    assert not waiting._room()
+
+
+def test_the_reason_of_an_end(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("step 1\nssod: error: train.lr: too high; lower it\nbye\n")
+    assert why(tmp_path / "log", 2).startswith("train.lr: too high; lower it (code 2")
+    (tmp_path / "log").write_text("Traceback\nKeyError: 'x'\n")
+    assert why(tmp_path / "log", 1).startswith("KeyError: 'x' (code 1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(580)
+def test_a_killed_sweep_is_resumed_and_nothing_runs_twice(tmp_path: Path) -> None:
+    """Four rows x two folds; the whole command is killed when two runs are done, and started again."""
+    rows = [{**METHODS[1], "score": score} for score in (0.02, 0.03)]
+    entries = [
+        {"config": "small.yaml", "name": f"row{i}", "overrides": [f"method={json.dumps(method)}"]}
+        for i, method in enumerate([*METHODS, *rows[1:], {**METHODS[1], "name": "unbiased_teacher"}])
+    ]
+    changes = [
+        "train.steps=3",
+        "train.eval_every=0",
+        "train.log_every=1",
+        "train.save_every=1",
+        "train.warm_up.steps=0",
+    ]
+    file = sweep_file(tmp_path, configs=entries, folds=[1, 2], jobs=2, overrides=changes)
+    command = [sys.executable, "-m", "ssod", "compare", "--sweep", str(file), "--resamples", "20"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    cells = read_sweep(file).cells
+    while sum(map(finished, cells)) < 2:
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {cell.name: os.stat(cell.folder / "metrics.jsonl").st_mtime_ns for cell in cells if finished(cell)}
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(map(finished, cells))
+    for cell in cells:
+        lines = [json.loads(line) for line in (cell.folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in lines if row["kind"] == "train"] == [1, 2, 3]
+        if cell.name in before:
+            assert os.stat(cell.folder / "metrics.jsonl").st_mtime_ns == before[cell.name]
+    assert (tmp_path / "runs" / "compare.html").stat().st_size > 10_000
+    assert "4 x" not in done.stdout
+    assert done.stdout.count("2 x 1") == 4
+
+
+def test_the_fake_runs_are_like_real_ones(tmp_path: Path) -> None:
+    """The small config resolves to the same keys as the fake run's, so that tests on fakes mean something."""
+    cell = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells[0]
+    assert cell.load().dump().keys() == config("mean_teacher").keys()
