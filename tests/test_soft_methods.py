@@ -167,6 +167,7 @@ def test_consistency_teaches_every_part_of_the_student_and_nothing_of_the_teache
         k.removeprefix("sup/") for k in losses if k.startswith("sup/")
     }
     assert "pseudo/boxes_per_image" not in m.stats
+    assert m.stats["pseudo/foreground_per_image"] > 0
     sum(loss for key, loss in losses.items() if key.startswith("unsup/")).backward()
     silent = [n for n, p in m.student.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not silent
@@ -245,6 +246,17 @@ def test_restored_state_goes_on_with_the_same_bits(name: str, net: str) -> None:
         step(first, same_pixels(), number, optimizer)
         step(second, same_pixels(), number, other)
     assert all(torch.equal(a, b) for a, b in zip(bits(first).values(), bits(second).values()))
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_half_precision_learns_the_same(net: str) -> None:
+    m, data = soft("humble_teacher", net), same_pixels()
+    exact = m(data, 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = m(data, 50)
+    for key in exact:
+        assert losses[key].dtype == torch.float32
+        torch.testing.assert_close(losses[key], exact[key], rtol=0.2, atol=0.02)
 
 
 def test_the_weight_rises_as_the_paper_s() -> None:

@@ -101,16 +101,18 @@ class MeanTeacher(base.Method):
     def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
         """Damp the losses while most images have no label: they would teach little but background."""
         if pseudo is None:
-            return self.distances(out, teacher)
+            return self.distances(out, teacher, len(batch.weak))
         return damped(super().unsup(out, pseudo, teacher, batch), pseudo.cls, self.cfg.damping)
 
-    def distances(self, out: Output, teacher: Output) -> Losses:
-        """Compare the student's rows with the teacher's, stage by stage."""
+    def distances(self, out: Output, teacher: Output, images: int) -> Losses:
+        """Compare the student's rows with the teacher's for so many images, stage by stage."""
         cfg = self.cfg
         how = {"distance": DISTANCES[cfg.distance], "squared": cfg.squared, "norm": cfg.norm}
         losses = {}
         for stage, rows in out.stages.items():
-            losses |= imitate(stage, rows, Belief.of(teacher.stages[stage]), **how)
+            belief = Belief.of(teacher.stages[stage])
+            self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / images
+            losses |= imitate(stage, rows, belief, **how)
         if teacher.proposals is not None:
             boxes = [b[: cfg.proposals] for b in teacher.proposals]
             losses |= imitate("roi", out.score(boxes), Belief.of(teacher.score(boxes)), **how)
