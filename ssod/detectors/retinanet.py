@@ -79,7 +79,7 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         assigner=pick_assigner(cfg.assigner),
         rows={
             "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
-            "box": pick(cfg.loss.box, "box", "detector.loss.box"),
+            "box": pick(cfg.loss.box, "aligned" if cfg.align else "box", "detector.loss.box"),
         },
         weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
         count=count_per_image if cfg.normalizer == "image" else count_in_batch,
@@ -103,9 +103,6 @@ def refuse_impossible_alignment(cfg: RetinaNetConfig, per_cell: int) -> None:
     if per_cell > 1:
         problem = f"{cfg.align.name} moves one box per cell, and there are {per_cell} anchors"
         raise SsodError("config", "detector.align", problem, "use anchors: {scale: 8, octaves: 1, ratios: [1]}")
-    if cfg.loss.box.name in ("l1", "smooth_l1"):
-        problem = f"{cfg.loss.box.name} compares what a head encodes, and `align` makes boxes of it"
-        raise SsodError("config", "detector.loss.box", problem, "use giou (Consistent-Teacher: weight 2), iou, ...")
     if cfg.align.name == "3d" and cfg.levels[0] == cfg.levels[1]:
         problem = "3d moves boxes between levels, and there is one"
         raise SsodError("config", "detector.align", problem, "use align: 2d, or more levels")
