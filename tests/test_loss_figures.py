@@ -1,0 +1,86 @@
+"""Figures come from real computations: a run of seconds, and what the panels must show."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from ssod import config, run
+from ssod.errors import Exit
+from ssod.losses.classify import SIGMOID, SOFTMAX
+from tests.small import small_config
+from tools.loss_figures import cumulative, curves, heat, looks, main
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("figures")
+    loss = {"sup": {"weighting": "uncertainty"}}
+    path = small_config(folder, method__loss=loss, train__steps=4, method__burn_in=2, train__eval_every=0)
+    run.train(config.load(path), out=folder / "run")
+    return folder / "run"
+
+
+def test_every_class_loss_has_a_panel_and_falls_as_the_row_gets_right() -> None:
+    x = torch.linspace(-5, 5, 41)
+    panels = curves(x)
+    for name in [*SIGMOID, *SOFTMAX]:
+        assert any(title.split(",")[0].split(":")[0] == name or title == f"softmax: {name}" for title in panels), name
+    for title, lines in panels.items():
+        values = torch.stack([value for _, value in lines])
+        assert values.isfinite().all(), title
+        assert len({tuple(v.tolist()) for v in values}) == len(lines), title
+    for title in ("focal", "focal_star, beta 1", "focal_ratio", "balanced_bce", "softmax: softmax_focal"):
+        assert all((value.diff() < 0).all() for _, value in panels[title])
+    assert all((value.diff() >= 0).all() for _, value in panels["anchor: a rival's logit"])
+    rare, frequent = (value for _, value in panels["equalization: a rival's logit"])
+    assert not rare.any()
+    assert (frequent > 0).all()
+
+
+def test_gamma_moves_the_loss_to_hard_negatives() -> None:
+    """Lin et al. 2017, figure 4: strongly for negatives, which are mostly easy."""
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) - 4
+    lines = [cumulative(x, 0.0, gamma) for gamma in (0.0, 0.5, 1.0, 2.0)]
+    for line in lines:
+        assert line[-1] == pytest.approx(1)
+        assert (np.diff(line) >= 0).all()
+    halves = [np.searchsorted(line, 0.5) / len(x) for line in lines]
+    assert halves == sorted(halves)
+    assert halves[-1] > 0.95 > 0.85 > halves[0]
+
+
+def test_heat_maps_paint_rows_where_they_are(trained) -> None:
+    seen = next(iter(looks(trained, 1)))
+    chosen = torch.zeros(len(seen.p), dtype=torch.bool)
+    row = 3 * seen.p.grids[0][1] + 5  # cell (3, 5) of the finest level, stride 8
+    chosen[row] = True
+    painted = heat(torch.full((len(seen.p),), 0.7), chosen, seen.p, (64, 64))
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    inside[24:32, 40:48] = True
+    assert torch.equal(painted.isfinite(), inside)
+    assert painted[inside].unique().tolist() == pytest.approx([0.7])
+
+
+@pytest.mark.parametrize("figure", ["curves", "cumulative", "uncertainty"])
+def test_pictures_are_written(figure: str, trained, tmp_path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "figure.png"
+    source = [] if figure == "curves" else [str(trained)]
+    assert main([figure, *source, "-o", str(out), "--images", "2"]) == 0
+    assert matplotlib.image.imread(out).std() > 0.05
+    printed = capsys.readouterr().out
+    if figure == "cumulative":
+        assert printed.count("have half of the loss") == 8
+    if figure == "uncertainty":
+        assert "correct rows" in printed
+        assert "wrong rows" in printed
+
+
+def test_what_cannot_be_drawn_says_why(trained, tmp_path, capsys: pytest.CaptureFixture) -> None:
+    plain = small_config(tmp_path, train__steps=1, method__burn_in=0, train__eval_every=0)
+    run.train(config.load(plain), out=tmp_path / "plain")
+    assert main(["uncertainty", str(tmp_path / "plain"), "-o", "x.png"]) == Exit.USAGE
+    assert "train with weighting: uncertainty" in capsys.readouterr().err
+    assert main(["cumulative", str(tmp_path / "nothing"), "-o", "x.png"]) != 0
+    with pytest.raises(SystemExit):
+        main(["curves", str(trained), "-o", "x.png"])

@@ -1,0 +1,314 @@
+"""Figures of the losses, each computed by the functions that train.
+
+    python tools/loss_figures.py curves -o curves.png
+    python tools/loss_figures.py cumulative RUN -o cumulative.png
+    python tools/loss_figures.py uncertainty RUN -o uncertainty.png --images 4
+
+``curves``: loss against logit for every class loss with its parameters. ``cumulative``: how much of the focal loss of a
+run's positives and negatives its hardest ones have, for several gamma (Lin et al. 2017, figure 4). ``uncertainty``:
+BALD heat maps of correct and of wrong rows, for a run trained with ``weighting: uncertainty`` or ``conv_bayes`` (Li et
+al., ICIP 2020). The last two look at validation images (labelled ones where there are none) with the run's student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssod import config
+from ssod.boxes import DeltaCoder
+from ssod.data import datasets
+from ssod.data.loader import collate
+from ssod.data.reader import Reader
+from ssod.data.views import Sample, look
+from ssod.detectors.build import build
+from ssod.engine import checkpoint
+from ssod.errors import Exit, SsodError
+from ssod.losses.bayes import Guess
+from ssod.losses.classify import SIGMOID, SOFTMAX
+from ssod.losses.elements import focal_elements
+from ssod.losses.uncertainty import judge
+from ssod.methods.base import Method
+from ssod.methods.find import find
+from ssod.structures import Assignment, Predictions, RowLoss
+
+GAMMAS = (0.0, 0.5, 1.0, 2.0)
+DIVISOR = 32
+Line = tuple[str, Tensor]  # label, loss at each of the logits
+
+
+# ---- loss against logit --------------------------------------------------------------------------------------------
+
+
+def rows(logits: Tensor, cls: Tensor, softmax: bool = False) -> tuple[Predictions, Assignment]:
+    """Return predictions and assignment that have nothing but classes."""
+    r = len(logits)
+    none, zero = torch.zeros(r, 4), torch.zeros(r, dtype=torch.long)
+    p = Predictions(logits, none[:, None], none, zero, torch.ones(1, 2).long(), DeltaCoder(), softmax)
+    return p, Assignment(cls, torch.ones(r), none, torch.zeros(r))
+
+
+def alone(name: str, x: Tensor, target: float = 1.0, **params: float) -> Tensor:
+    """Loss of a row of the only class, asked for ``target``, at each logit."""
+    return SIGMOID[name](*rows(x[:, None], torch.full((len(x), 1), target)), **params)
+
+
+def curves(x: Tensor) -> dict[str, list[Line]]:
+    """Return the lines of each panel: every class loss that a config can name, with several of its parameters."""
+
+    def lines(name: str, key: str, values: tuple[float, ...], **fixed: float) -> list[Line]:
+        return [(f"{key} {v:g}", alone(name, x, **{key: v}, **fixed)) for v in values]
+
+    def targets(name: str, values: tuple[float, ...]) -> list[Line]:
+        return [(f"target {q:g}", alone(name, x, q)) for q in values]
+
+    shifted = ("gamma 4, beta 0", alone("focal_star", x, alpha=-1, gamma=4, beta=0))
+    panels = {
+        "bce": targets("bce", (1, 0)),
+        "balanced_bce": lines("balanced_bce", "alpha", (0.1, 0.25, 0.5, 0.75)),
+        "focal": lines("focal", "gamma", (0, 0.5, 1, 2, 5), alpha=-1),
+        "focal_star, beta 1": [*lines("focal_star", "gamma", (1, 2, 4), alpha=-1, beta=1), shifted],
+        "focal_ratio": lines("focal_ratio", "gamma", (0, 0.25, 0.5, 1), alpha=-1),
+        "quality_focal": targets("quality_focal", (0, 0.5, 1)),
+        "varifocal": targets("varifocal", (0, 0.3, 0.6, 1)),
+        "anchor: a rival's logit": [(f"p_y {p:g}", rival(x, p)) for p in (0.1, 0.5, 0.9)],
+        "equalization: a rival's logit": equalized(x),
+        "label_smoothing": [(f"eps {eps:g}", smooth(x, eps)) for eps in (0, 0.1, 0.3)],
+    }
+    for name, loss in SOFTMAX.items():
+        panels[f"softmax: {name}"] = [("two classes", two_classes(loss, x))]
+    return panels
+
+
+def rival(x: Tensor, true: float) -> Tensor:
+    """Anchor loss of another class at each logit, while the true one has probability ``true``; without its term."""
+    fixed = torch.logit(torch.full_like(x, true))
+    loss = SIGMOID["anchor"](*rows(torch.stack([fixed, x], 1), torch.zeros(len(x), dtype=torch.long)))
+    return loss - F.softplus(-fixed)
+
+
+def equalized(x: Tensor) -> list[Line]:
+    """Loss of another class at each logit on a foreground row, rare and frequent."""
+    fixed = torch.zeros_like(x)
+    cls = torch.zeros(len(x), dtype=torch.long)
+    found = []
+    for label, share in (("rare", 1e-4), ("frequent", 0.1)):
+        frequency = torch.tensor([0.5, share])
+        loss = SIGMOID["equalization"](*rows(torch.stack([fixed, x], 1), cls), frequency=frequency)
+        found.append((label, loss - F.softplus(-fixed)))
+    return found
+
+
+def smooth(x: Tensor, eps: float) -> Tensor:
+    """Smoothed BCE of an object's row among 20 classes, less the least that its other classes can cost."""
+    cls = torch.zeros(len(x), dtype=torch.long)
+    rest = torch.logit(torch.full((len(x), 19), eps / 20), eps=1e-7)
+    loss = SIGMOID["label_smoothing"](*rows(torch.cat([x[:, None], rest], 1), cls), eps=eps)
+    return loss - F.binary_cross_entropy_with_logits(rest, torch.full_like(rest, eps / 20), reduction="none").sum(1)
+
+
+def two_classes(loss: RowLoss, x: Tensor) -> Tensor:
+    """Loss of an object's row of a softmax head with one class and background, at each log-odds."""
+    return loss(*rows(torch.stack([x, torch.zeros_like(x)], 1), torch.zeros(len(x), dtype=torch.long), softmax=True))
+
+
+def draw_curves(out: Path) -> None:
+    """Write one panel per loss."""
+    x = torch.linspace(-5, 5, 201)
+    panels = curves(x)
+    figure, grid = plt.subplots(-(-len(panels) // 4), 4, figsize=(15, 3 * -(-len(panels) // 4)), squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for axes, (title, lines) in zip(grid.flat, panels.items()):
+        for label, values in lines:
+            axes.plot(x.numpy(), values.numpy(), label=label)
+        axes.set(title=title, xlabel="logit of the class", ylabel="loss", ylim=(0, 6))
+        axes.legend(fontsize=7)
+    save(figure, out)
+
+
+# ---- a run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Look:
+    """One image as the student sees it.
+
+    Attributes:
+        sample: its picture and boxes.
+        p, a: dense rows and what they should say.
+        guess: the auxiliary branch's, where the run has one.
+    """
+
+    sample: Sample
+    p: Predictions
+    a: Assignment
+    guess: Guess | None
+
+
+def open_run(folder: Path) -> tuple[config.Config, Method, datasets.DataSets]:
+    """Return a run's config, its method with the weights of the last checkpoint, and its data.
+
+    Raises:
+        SsodError: code 4 where there is no checkpoint or it does not fit.
+    """
+    cfg = config.load(folder / "config.yaml")
+    path = checkpoint.find(folder / "checkpoints")
+    if path is None:
+        raise SsodError(folder, "checkpoints", "no checkpoint", "name the folder of a run", code=Exit.CHECKPOINT)
+    data = datasets.load(cfg.data)
+    method = find(cfg.method.name)(build(cfg.detector, len(data.classes), pretrained=False), cfg.method)
+    state = checkpoint.load(path)["method"]
+    checkpoint.check_model(path, state, method.state_dict())
+    method.load_state_dict(state)
+    return cfg, method.eval().requires_grad_(False), data
+
+
+def looks(folder: Path, images: int) -> Iterator[Look]:
+    """Yield evenly spread images, as the student of a run sees them."""
+    cfg, method, data = open_run(folder)
+    source = data.labeled if data.val is None else data.val
+    read = Reader(cfg.data.max_pixels, cfg.data.allow_symlinks)
+    student = method.student
+    branch = None if method.criterion is None else method.criterion.branch
+    torch.manual_seed(0)
+    for i in np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int).tolist():
+        sample = look(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]
+        view = collate([sample], [source.images.ids[i]], DIVISOR)
+        out = student.predict(view)
+        p, a = next(part for stage, part in student.assign(out, view.targets).items() if stage in ("dense", "rpn"))
+        yield Look(sample, p, a, None if branch is None else branch(out.pyramid))
+
+
+# ---- cumulative loss by difficulty ---------------------------------------------------------------------------------
+
+
+def cumulative(logits: Tensor, target: float, gamma: float) -> np.ndarray:
+    """Return the share of the summed focal loss that the easiest 1, 2, ... elements have, normalised to end at 1."""
+    loss = focal_elements(logits.double(), torch.full_like(logits, target), alpha=-1, gamma=gamma)
+    running = loss.sort().values.cumsum(0)
+    return (running / running[-1]).numpy()
+
+
+def draw_cumulative(folder: Path, out: Path, images: int) -> None:
+    """Write both panels of Lin et al.'s figure 4."""
+    parts: dict[str, list[Tensor]] = {"positives": [], "negatives": []}
+    for seen in looks(folder, images):
+        counted = seen.a.cls_weight > 0
+        asked = seen.a.soft(seen.p.num_classes)[counted] > 0.5
+        logits = seen.p.logits[counted]
+        parts["positives"].append(logits[asked])
+        parts["negatives"].append(logits[~asked])
+    figure, grid = plt.subplots(1, 2, figsize=(10, 4))
+    for axes, (kind, found) in zip(grid, parts.items()):
+        values = torch.cat(found)
+        if not len(values):
+            raise SsodError(folder, kind, "there are none in these images", "give more --images", code=Exit.DATA)
+        share = np.linspace(0, 1, len(values) + 1)[1:]
+        for gamma in GAMMAS:
+            line = cumulative(values, float(kind == "positives"), gamma)
+            axes.plot(share, line, label=f"gamma {gamma:g}")
+            half = int(np.searchsorted(line, 0.5))
+            print(f"{kind}, gamma {gamma:g}: the hardest {1 - share[half]:.2%} have half of the loss")
+        axes.set(title=f"{len(values)} {kind}", xlabel="share of them, by difficulty", ylabel="cumulative loss")
+        axes.legend()
+    save(figure, out)
+
+
+# ---- heat maps of the uncertainty ----------------------------------------------------------------------------------
+
+
+def heat(values: Tensor, chosen: Tensor, p: Predictions, size: tuple[int, int]) -> Tensor:
+    """Paint rows into the image: the largest value of the chosen rows at each place, NaN where there is none.
+
+    Args:
+        values: [R] of one image.
+        chosen: [R] bool.
+        p: the rows; their grids say where they are.
+        size: height and width of the padded image.
+    """
+    painted = []
+    marked = torch.where(chosen, values, -torch.inf)
+    for part, (high, wide) in zip(marked.split(p.levels), p.grids):
+        cells = part.view(high, wide, -1).amax(-1)
+        painted.append(F.interpolate(cells[None, None], size=size, mode="nearest")[0, 0])
+    best = torch.stack(painted).amax(0)
+    return torch.where(best.isfinite(), best, torch.nan)
+
+
+def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
+    """Write, for each image, its boxes and the BALD score of correct and of wrong rows."""
+    found = list(looks(folder, images))
+    if found[0].guess is None:
+        problem = "the run has no auxiliary branch"
+        raise SsodError(folder, "method.loss", problem, "train with weighting: uncertainty, or conv_bayes")
+    figure, grid = plt.subplots(len(found), 3, figsize=(9, 3 * len(found)), squeeze=False)
+    means: dict[str, list[Tensor]] = {"correct": [], "wrong": []}
+    for line, seen in zip(grid, found):
+        uncertain, _, correct = judge(seen.guess, seen.p, seen.a)
+        counted = seen.a.cls_weight > 0
+        wide, high = seen.sample.image.size
+        padded = tuple(-(-side // DIVISOR) * DIVISOR for side in (high, wide))
+        line[0].imshow(np.asarray(seen.sample.image))
+        for x1, y1, x2, y2 in seen.sample.targets.boxes.tolist():
+            line[0].add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="lime"))
+        for axes, (kind, chosen) in zip(line[1:], (("correct", correct), ("wrong", ~correct))):
+            means[kind].append(uncertain[chosen & counted])
+            map_ = heat(uncertain, chosen & counted, seen.p, padded)[:high, :wide]
+            axes.imshow(np.asarray(seen.sample.image.convert("L")), cmap="gray", alpha=0.5)
+            image = axes.imshow(map_.numpy(), cmap="inferno", vmin=0.5, vmax=0.75, alpha=0.8)
+            axes.set_title(f"U, {kind} rows", fontsize=8)
+        figure.colorbar(image, ax=line[2])
+        for axes in line:
+            axes.axis("off")
+    for kind, parts in means.items():
+        values = torch.cat(parts)
+        print(f"{kind} rows: {len(values)}, mean U {values.mean() if len(values) else float('nan'):.4f}")
+    save(figure, out)
+
+
+def save(figure: plt.Figure, out: Path) -> None:
+    """Write a figure and close it."""
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+    print(out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw the figure that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figure", choices=["curves", "cumulative", "uncertainty"])
+    parser.add_argument("run", type=Path, nargs="?", help="a run folder, for the last two")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="a picture file")
+    parser.add_argument("--images", type=int, default=4, help="how many images to look at")
+    args = parser.parse_args(argv)
+    if (args.run is None) != (args.figure == "curves"):
+        parser.error(f"{args.figure} needs {'no' if args.figure == 'curves' else 'a'} run folder")
+    try:
+        if args.figure == "curves":
+            draw_curves(args.out)
+        else:
+            {"cumulative": draw_cumulative, "uncertainty": draw_uncertainty}[args.figure](
+                args.run, args.out, args.images
+            )
+    except SsodError as error:
+        print(f"loss_figures: error: {error.line()}", file=sys.stderr)
+        return int(error.code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
