@@ -3,7 +3,9 @@
     python tools/show_views.py my.yaml -o views.png --images 4 --draws 2
 
 The file is a whole config, or one with only the sections ``data`` and ``views``. A row is one draw of one image, a
-column is one view; labelled images come first.
+column is one view; labelled images come first. Where the config's method mixes views with labelled images
+(``method.mix``), further rows show it: mixup and mosaic of the last view of each unlabelled image, with the boxes of
+its labelled partner, for a teacher's there are none.
 """
 
 from __future__ import annotations
@@ -18,29 +20,34 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from PIL import Image
 from pydantic import ValidationError
 
 from ssod import config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
+from ssod.data.loader import collate
 from ssod.data.reader import Reader
 from ssod.data.views import Sample, ViewsConfig, look
 from ssod.errors import SsodError
+from ssod.pseudo.mix import DIVISOR, MixConfig, Mixer
+from ssod.structures import Pseudo, Targets
 from ssod.yamlfile import read_yaml
 
 Row = tuple[str, dict[str, Sample]]
 
 
-def sections(path: Path) -> tuple[DataConfig, ViewsConfig]:
-    """Read the two sections of a config."""
+def sections(path: Path) -> tuple[DataConfig, ViewsConfig, MixConfig | None]:
+    """Read the two sections of a config, and how its method mixes."""
     tree = read_yaml(path)
     if not isinstance(tree, dict) or set(tree) != {"data", "views"}:
         cfg = config.load(path)
-        return cfg.data, cfg.views
+        return cfg.data, cfg.views, getattr(cfg.method, "mix", None)
     try:
-        return DataConfig.model_validate(tree["data"]), ViewsConfig.model_validate(tree["views"])
+        return DataConfig.model_validate(tree["data"]), ViewsConfig.model_validate(tree["views"]), None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -62,6 +69,27 @@ def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: i
         for draw in range(draws):
             seen = look(read(data.unlabeled, i), None, views.unlabeled, seed, "unlabeled", i, i + draw * n)
             yield f"unlabelled {data.unlabeled.ids[i]}", seen
+
+
+def mixed(found: list[Row], mix: MixConfig, classes: int) -> Iterator[Row]:
+    """Yield (title, what was done -> sample) for pairs of an unlabelled and a labelled image."""
+    labeled = [(title, last(seen)) for title, seen in found if last(seen).targets is not None]
+    unlabeled = [(title, last(seen)) for title, seen in found if last(seen).targets is None]
+    for (mine, own), (theirs, partner) in zip(unlabeled, labeled):
+        seen = {}
+        for what, odds in (("mixup", (1, 0)), ("mosaic", (0, 1))):
+            mixer = Mixer(classes, mixup=odds[0], mosaic=odds[1], alpha=mix.alpha, tiles=mix.tiles)
+            none = Pseudo([Targets.empty(torch.zeros(1))])
+            view, labels = mixer(collate([own], [0], DIVISOR), none, collate([partner], [0], DIVISOR))
+            height, width = view.sizes[0].tolist()
+            pixels = (view.images[0, :, :height, :width] * 255).round().byte().permute(1, 2, 0)
+            seen[what] = Sample(Image.fromarray(pixels.numpy()), own.matrix, own.key, labels.cls[0])
+        yield f"{mine} + {theirs}", seen
+
+
+def last(seen: dict[str, Sample]) -> Sample:
+    """Return the last view, which is the student's."""
+    return list(seen.values())[-1]
 
 
 def draw_sample(axes: Axes, sample: Sample, names: tuple[str, ...]) -> None:
@@ -103,10 +131,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        data_config, views = sections(args.config)
+        data_config, views, mix = sections(args.config)
         data = datasets.load(data_config)
         read = Reader(data_config.max_pixels, data_config.allow_symlinks)
         found = list(rows(data, views, read, args.images, args.draws, args.seed))
+        if mix is not None:
+            found += mixed(found, mix, len(data.classes))
         sheet(found, data.classes.names, args.out)
     except SsodError as error:
         print(f"ssod: error: {error.line()}", file=sys.stderr)

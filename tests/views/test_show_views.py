@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ssod.data.shapes import write_shapes
+from tests.small import small_config
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_views.py"
 CONFIG = """
@@ -39,6 +40,15 @@ def test_draws_a_sheet(tmp_path):
         assert sheet.width > 500
         assert sheet.height > 1000  # two labelled and two unlabelled rows
         assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_draws_what_a_method_mixes(tmp_path):
+    config = small_config(tmp_path, method={"name": "instant_teaching", "mix": {"tiles": 4}})
+    command = [sys.executable, str(TOOL), str(config), "-o", str(tmp_path / "v.png"), "--images", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "v.png") as sheet:
+        assert sheet.height == 6 * 330  # two labelled, two unlabelled and two mixed rows
 
 
 @pytest.mark.parametrize("preset", ["soft_teacher_stron"])
