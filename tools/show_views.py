@@ -4,8 +4,8 @@
 
 The file is a whole config, or one with only the sections ``data`` and ``views``. A row is one draw of one image, a
 column is one view; labelled images come first. Where the config's method mixes views with labelled images
-(``method.mix``), further rows show it: mixup and mosaic of the last view of each unlabelled image, with the boxes of
-its labelled partner, for a teacher's there are none.
+(``method.mix``), further rows show it: mixup and mosaic of each unlabelled image's strong view, with the boxes of its
+labelled partner; there is no teacher here to find others.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: i
 
 def mixed(found: list[Row], mix: MixConfig, classes: int) -> Iterator[Row]:
     """Yield (title, what was done -> sample) for pairs of an unlabelled and a labelled image."""
-    labeled = [(title, last(seen)) for title, seen in found if last(seen).targets is not None]
-    unlabeled = [(title, last(seen)) for title, seen in found if last(seen).targets is None]
+    unlabeled = [(title, seen["strong"]) for title, seen in found if title.startswith("unlabelled")]
+    labeled = [(title, next(iter(seen.values()))) for title, seen in found if not title.startswith("unlabelled")]
     for (mine, own), (theirs, partner) in zip(unlabeled, labeled):
         seen = {}
         for what, odds in (("mixup", (1, 0)), ("mosaic", (0, 1))):
@@ -85,11 +85,6 @@ def mixed(found: list[Row], mix: MixConfig, classes: int) -> Iterator[Row]:
             pixels = (view.images[0, :, :height, :width] * 255).round().byte().permute(1, 2, 0)
             seen[what] = Sample(Image.fromarray(pixels.numpy()), own.matrix, own.key, labels.cls[0])
         yield f"{mine} + {theirs}", seen
-
-
-def last(seen: dict[str, Sample]) -> Sample:
-    """Return the last view, which is the student's."""
-    return list(seen.values())[-1]
 
 
 def draw_sample(axes: Axes, sample: Sample, names: tuple[str, ...]) -> None:
