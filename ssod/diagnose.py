@@ -24,6 +24,7 @@ from ssod.data.coco import to_coco
 from ssod.data.datasets import DataSets
 from ssod.data.loader import train_batches
 from ssod.data.records import Images, Labeled
+from ssod.data.splits import coverage
 from ssod.engine import dist, matches
 from ssod.engine.matches import match, mean_ap
 from ssod.engine.precision import autocast
@@ -138,7 +139,7 @@ class Diagnose:
             right=all_.right[:, 0],
             counted=all_.counted[:, 0],
         )
-        found = counts(kept, truth, now.known) | self._changes(step, now)
+        found = counts(kept, truth, now.known) | self._changes(step, now) | self._labels()
         save_pseudo(self.folder.eval / f"step_{step}.pseudo.npz", now)
         return found
 
@@ -151,6 +152,11 @@ class Diagnose:
             label = {id: k for k, id in enumerate(self.hidden.classes.ids)}
             annotations = [{**row, "category_id": label[row["category_id"]]} for row in table["annotations"]]
         return {"images": images, "annotations": annotations, "categories": self.categories}
+
+    def _labels(self) -> dict[str, float]:
+        """Return labelled boxes per labelled image of each class, to hold the kept ones against."""
+        per_class = coverage(self.labeled)
+        return {f"labeled/boxes/{name}": count / len(self.labeled) for name, count in per_class.items()}
 
     def _changes(self, step: int, now: Pseudo) -> dict[str, float]:
         """Compare with the latest earlier look at the same images."""

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,8 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ssod import atomic, collective
 from ssod.engine.runfolder import RunFolder
+from ssod.engine.trackers import Name, Trackers
 from ssod.engine.window import Values
-from ssod.errors import Exit, SsodError
+from ssod.errors import SsodError
 
 
 class Log:
@@ -31,19 +32,19 @@ class Log:
         folder: the run.
         steps: the last step, for the bar and the estimate of what is left.
         step: the step the run starts from; later lines of an interrupted run are dropped.
-        tensorboard: write event files as well.
+        trackers: where else the numbers go, names of ``trackers.KINDS``.
 
     Raises:
-        SsodError: code 2 when TensorBoard is wanted and not installed.
+        SsodError: code 2 when a tracker is wanted and not installed.
     """
 
-    def __init__(self, folder: RunFolder, *, steps: int, step: int, tensorboard: bool = False) -> None:
+    def __init__(self, folder: RunFolder, *, steps: int, step: int, trackers: Sequence[Name] = ()) -> None:
         self.folder, self.steps = folder, steps
         self.first, self.started = step, time.perf_counter()
         self._broken: set[str] = set()
         self._main = collective.rank() == 0
         self._bar: Progress | None = None
-        self._board = _board(folder.tb, step) if tensorboard and self._main else None
+        self._trackers = Trackers(trackers if self._main else (), folder.path, step)
         if not self._main:
             return
         self._guarded("metrics.jsonl", lambda: drop_after(folder.metrics, step))
@@ -76,7 +77,7 @@ class Log:
         path = self.folder.eval / f"step_{step}.json"
         self._guarded(str(path), lambda: self.folder.write_json(path, plain(values)))
         overall = {name: value for name, value in values.items() if name.count("/") == 1}
-        self._record({"kind": "eval", "step": step, **overall})
+        self._record({"kind": "eval", "step": step, **overall}, tracked=values)
         shown = "  ".join(f"{name} {100 * v:.1f}" for name, v in overall.items() if name.split("/")[1] in _SHOWN)
         self.say(f"step {step}: {shown}")
 
@@ -89,6 +90,12 @@ class Log:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
             self._guarded("the output", lambda: print(text, flush=True))
+
+    def alarm(self, step: int, text: str) -> None:
+        """Write what should worry the user, for people and, as ``kind: alarm``, for the report."""
+        if self._main:
+            self._record({"kind": "alarm", "step": step, "text": text})
+            self.say(f"step {step}: {text}")
 
     def eta(self, step: int) -> float:
         """Return the seconds that are left, at the pace since the start."""
@@ -106,20 +113,12 @@ class Log:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._guarded("tb", self._board.close)
+        self._trackers.close()
 
-    def _record(self, row: Values) -> None:
+    def _record(self, row: Values, *, tracked: Values | None = None) -> None:
         text = json.dumps(plain(row))
         self._guarded("metrics.jsonl", lambda: _append(self.folder.metrics, text))
-        if self._board is not None:
-            self._guarded("tb", lambda: self._scalars(row))
-
-    def _scalars(self, row: Values) -> None:
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self._board.add_scalar(name, value, row["step"])
-        self._board.flush()
+        self._trackers.scalars(row["step"], row if tracked is None else tracked)
 
     def _text(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -216,12 +215,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-def _board(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        fix = "pip install 'ssod[track]', or set train.tensorboard=false"
-        raise SsodError("config", "train.tensorboard", "tensorboard is not installed", fix, code=Exit.USAGE) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)  # what came after the checkpoint comes again

@@ -7,6 +7,7 @@ from pydantic import Field
 from ssod.engine.optim import SGD, OptimizerConfig
 from ssod.engine.precision import Precision
 from ssod.engine.schedule import Constant, ScheduleConfig, WarmUp
+from ssod.engine.trackers import KINDS, Name
 from ssod.schema import Duration, Section
 
 
@@ -64,5 +65,16 @@ class TrainConfig(Section):
     "So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."
     warn_after: Duration = 200
     "Steps without a single pseudo box, or with an exploding unsupervised loss, after which the log says why."
+    on_collapse: Literal["warn", "stop"] = "warn"
+    "What to do when the teacher's AP falls below half of its best: say so, or say so and end the run with code 5."
     tensorboard: bool = False
     "Write TensorBoard event files into the run folder as well."
+    wandb: bool = False
+    "Send the numbers to Weights & Biases as well, if it is installed."
+    mlflow: bool = False
+    "Send the numbers to MLflow as well, if it is installed."
+
+    @property
+    def trackers(self) -> list[Name]:
+        """Names of the trackers that are wanted."""
+        return [name for name in KINDS if getattr(self, name)]

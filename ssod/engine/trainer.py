@@ -19,7 +19,7 @@ from ssod.engine.rng import seed_step
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.signals import Signals, Stopped
 from ssod.engine.train_config import BatchSize, TrainConfig
-from ssod.engine.watch import Watch
+from ssod.engine.watch import COLLAPSE, Watch
 from ssod.engine.window import Clock, Window, totals
 from ssod.errors import Exit, SsodError
 from ssod.structures import Batch, Detector
@@ -105,7 +105,7 @@ class Trainer:
         """
         cfg = self.cfg
         self.resume()
-        self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, tensorboard=cfg.tensorboard)
+        self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, trackers=cfg.trackers)
         self.clock = Clock()
         with self.log, Signals() as self.signals:
             if self.pending:
@@ -219,7 +219,17 @@ class Trainer:
         if self.best is None or teacher[self.cfg.best] > self.best:
             self.best = teacher[self.cfg.best]
             self.keep_best()
+        self.judge(found | seen)
         return Exit.OK
+
+    def judge(self, found: dict[str, float]) -> None:
+        """Tell what an evaluation shows to be wrong; end the run on a collapse if the config says so."""
+        alarms = self.watch.judge(found)
+        for text in alarms.values():
+            self.log.alarm(self.step, text)
+        if COLLAPSE in alarms and self.cfg.on_collapse == "stop":
+            fix = "see the alarm in train.log; best.safetensors keeps the best teacher"
+            raise SsodError(self.folder.path, "train.on_collapse", "the teacher collapsed", fix, code=Exit.DIVERGED)
 
     def evaluate_student(self) -> dict[str, float]:
         """Evaluate the student in eval mode and put it back to training."""
@@ -245,6 +255,7 @@ class Trainer:
             "best": self.best,
             "metrics": self.metrics,
             "pending": self.pending,
+            "watch": self.watch.state_dict(),
             "identity": self.identity,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
@@ -267,6 +278,7 @@ class Trainer:
         checkpoint.check_model(path, state["method"], weights)
         self.step, self.bad, self.best = state["step"], state["bad"], state["best"]
         self.metrics, self.pending = state["metrics"], state["pending"]
+        self.watch.load_state_dict(state.get("watch", {}))
         self.method.load_state_dict(state["method"])
         # Rates and decays come from the config, which may have changed; what was learned comes from the file.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
@@ -283,14 +295,15 @@ class Trainer:
 
     def write_line(self) -> None:
         """Write the averages since the last line, and what in them should worry the user."""
-        values, steps = self.window.read(), self.clock.steps
+        every = self.cfg.log_every or self.cfg.steps
+        values, steps = self.window.read(), self.step - (self.step - 1) // every * every
         values |= totals(values) | self.clock.read() | {"memory/gb": log.memory(self.device)}
         values |= {"phase": self.phase(self.step - 1), "lr": self.lr(self.step - 1)}
         if self.metrics:
             values[f"teacher/{self.cfg.best}"] = self.metrics[self.cfg.best]
         self.log.line(self.step, values)
         for text in self.watch.look(values, steps):
-            self.log.say(f"step {self.step}: {text}")
+            self.log.alarm(self.step, text)
 
     def lr(self, step: int) -> float:
         """Return the learning rate of ``step``."""

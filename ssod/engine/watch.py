@@ -4,18 +4,33 @@ from collections.abc import Mapping
 from typing import Any
 
 _FAR = 10.0
+_WORSE = 0.01  # AP by which the student must lead to be called ahead of its teacher
+_COLLAPSED = 0.5  # share of its best AP below which a teacher has collapsed
+_LEARNT = 0.05  # AP that a teacher must have had to be able to collapse
+COLLAPSE = "collapse"
 
 
 class Watch:
-    """Looks at each line of the log and says once, per episode, what lasts too long.
+    """Looks at each line of the log and each evaluation, and says once, per episode, what lasts too long.
 
     Args:
-        patience: steps that a sign must last; 0 = never say anything.
+        patience: steps that a sign in the lines must last; 0 = never say anything.
     """
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
+        self.best = 0.0
+        self.teaching = False  # whether unlabelled images are in use yet
         self._lasting: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what makes the next alarm the same after a restart."""
+        return {"best": self.best, "teaching": self.teaching, "lasting": dict(self._lasting)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a saved state; an empty one, of an older checkpoint, changes nothing."""
+        self.best, self.teaching = state.get("best", self.best), state.get("teaching", self.teaching)
+        self._lasting = dict(state.get("lasting", self._lasting))
 
     def look(self, values: Mapping[str, Any], steps: int) -> list[str]:
         """Return what to tell the user.
@@ -27,6 +42,7 @@ class Watch:
         """
         if "pseudo/boxes_per_image" not in values:
             return []
+        self.teaching = True
         boxes, truth = values["pseudo/boxes_per_image"], values.get("labeled/boxes_per_image", 0.0)
         sup, unsup = values.get("loss/sup", 0.0), values.get("loss/unsup", 0.0)
         signs = {
@@ -36,6 +52,11 @@ class Watch:
                 f"{boxes:.0f} pseudo boxes per image against {truth:.1f} labelled ones: {_scores(values)}; "
                 "raise method.score",
             ),
+            "few": (
+                0 < boxes * _FAR < truth,
+                f"{boxes:.2f} pseudo boxes per image against {truth:.1f} labelled ones: {_scores(values)}; "
+                "lower method.score",
+            ),
             "loud": (
                 unsup > _FAR * sup > 0,
                 f"the loss on unlabelled images is {unsup / max(sup, 1e-12):.0f} times the one on labelled images; "
@@ -43,6 +64,50 @@ class Watch:
             ),
         }
         return [text for name, (seen, text) in signs.items() if self._lasts(name, seen, steps)]
+
+    def judge(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return what an evaluation has to tell the user, by the name of the sign, ``COLLAPSE`` among them.
+
+        Args:
+            values: ``teacher/AP``, ``student/AP`` if it was measured, and ``labeled/boxes/<class>`` and
+                ``pseudo/kept/<class>``, boxes per image, if pseudo-labels were looked at.
+        """
+        if not self.patience:
+            return {}
+        ap = values.get("teacher/AP", -1.0)
+        lead = values.get("student/AP", ap) - ap
+        silent = self._silent(values) if self.teaching else []
+        shown = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
+        signs = {
+            "behind": (
+                lead > _WORSE,
+                f"the teacher ({100 * ap:.1f} AP) is behind its student ({100 * (ap + lead):.1f}); "
+                "lower method.ema.decay",
+            ),
+            COLLAPSE: (
+                0 <= ap < _COLLAPSED * self.best and self.best > _LEARNT,
+                f"collapse: the teacher fell from {100 * self.best:.1f} to {100 * ap:.1f} AP; lower method.weight or "
+                "train.lr, or raise method.burn_in; best.safetensors keeps the best teacher",
+            ),
+            "silent": (
+                bool(silent),
+                f"no pseudo-label of {shown}, though there are labels of it; lower method.score, or label more of it",
+            ),
+        }
+        self.best = max(self.best, ap)
+        return {name: text for name, (seen, text) in signs.items() if self._begins(name, seen)}
+
+    def _silent(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the classes with labels but without a pseudo-label on the images that were looked at."""
+        kept = "pseudo/kept/"
+        names = [name.removeprefix(kept) for name, count in values.items() if name.startswith(kept) and count == 0]
+        return [name for name in names if values.get(f"labeled/boxes/{name}", 0) > 0]
+
+    def _begins(self, name: str, seen: bool) -> bool:
+        """Whether a sign is there that was not there at the evaluation before."""
+        before = self._lasting.get(name, 0)
+        self._lasting[name] = int(seen)
+        return seen and not before
 
     def _lasts(self, name: str, seen: bool, steps: int) -> bool:
         """Count how long a sign has lasted; true when it reaches the patience."""

@@ -12,7 +12,7 @@ from ssod.engine import log
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.watch import Watch
 from ssod.engine.window import Window
-from ssod.errors import SsodError
+from ssod.errors import Exit, SsodError
 from tests.engine import toy
 
 
@@ -218,3 +218,41 @@ def test_the_wait_for_data_is_told_apart(tmp_path: Path) -> None:
     for row in rows:
         if row["kind"] == "train":
             assert 0.02 <= row["time/data"] <= row["time/step"]
+
+
+def test_an_evaluation_tells_what_is_wrong_once_per_episode() -> None:
+    watch = Watch(patience=200)
+    assert watch.judge({"teacher/AP": 0.30}) == {}
+    (text,) = watch.judge({"teacher/AP": 0.10}).values()
+    assert "from 30.0 to 10.0" in text
+    assert "method.weight" in text
+    assert watch.judge({"teacher/AP": 0.11}) == {}
+    assert watch.judge({"teacher/AP": 0.31, "student/AP": 0.315}) == {}
+    assert "method.ema.decay" in watch.judge({"teacher/AP": 0.31, "student/AP": 0.35})["behind"]
+    assert list(watch.judge({"teacher/AP": 0.1})) == ["collapse"], "a new episode is told again"
+    assert Watch(patience=0).judge({"teacher/AP": 0.1, "student/AP": 0.5}) == {}
+    assert Watch(patience=1).judge({"teacher/AP": 0.0}) == {}, "what was never learnt cannot collapse"
+
+
+def test_a_class_without_pseudo_labels_is_named_when_teaching_has_begun() -> None:
+    found = {"teacher/AP": 0.3, "pseudo/kept/cat": 0.0, "pseudo/kept/dog": 0.5, "pseudo/kept/emu": 0.0}
+    found |= {"labeled/boxes/cat": 1.5, "labeled/boxes/dog": 2.0, "labeled/boxes/emu": 0.0}
+    watch = Watch(patience=200)
+    assert watch.judge(found) == {}, "in burn-in nobody needs them"
+    watch.look(FINE, 50)
+    assert watch.judge(found)["silent"].startswith("no pseudo-label of cat, though")
+    assert watch.judge(found) == {}
+
+
+def test_few_boxes_are_told() -> None:
+    (text,) = Watch(patience=100).look({**FINE, "pseudo/boxes_per_image": 0.3}, 100)
+    assert "0.30 pseudo boxes per image against 7.0" in text
+
+
+def test_a_collapse_can_end_the_run(tmp_path: Path) -> None:
+    found = iter([0.4, 0.1, 0.4])
+    with pytest.raises(SsodError, match="the teacher collapsed") as error:
+        toy.run(tmp_path / "run", on_collapse="stop", evaluate=lambda detector: {"AP": next(found)})
+    assert error.value.code == Exit.DIVERGED
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "alarm"] == [8]
