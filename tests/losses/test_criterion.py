@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from ssod.config import load
 from ssod.detectors.build import DetectorConfig, build
 from ssod.errors import SsodError
 from ssod.losses import criterion
@@ -22,6 +26,7 @@ STAGES = {"retinanet": {"dense"}, "fcos": {"dense"}, "faster_rcnn": {"rpn", "roi
 PAIRS = [(net, name) for net in ("fcos", "faster_rcnn") for name in RULES]
 FITS = [(net, name) for net, name in PAIRS if STAGES[net] & set(RULES[name].stages)]
 MISFITS = [(net, name) for net, name in PAIRS if not STAGES[net] & set(RULES[name].stages)]
+ROOT = Path(__file__).resolve().parents[2]
 LEARNS = ("uncertainty", "conv_bayes", "plain_conv", "sample_weighting")
 
 
@@ -293,3 +298,27 @@ def test_every_weighting_is_described() -> None:
     assert set(lines) == set(RULES)
     assert "normalise=true" in lines["uncertainty"]
     assert all(20 < len(text) < 260 for text in lines.values())
+
+
+# ---- recipes -------------------------------------------------------------------------------------------------------
+
+
+def recipes() -> list[str]:
+    """The overrides in configs/README.md."""
+    text = (ROOT / "configs" / "README.md").read_text("utf-8")
+    return re.findall(r"^\| .* \| `(method\.loss=.*)` \|$", text, re.MULTILINE)
+
+
+def test_the_recipes_are_all_there() -> None:
+    wanted = ("bce", "focal_star", "focal_ratio", "anchor", "uncertainty", "conv_bayes", "plain_conv")
+    assert len(recipes()) == 10
+    assert all(any(word in line for line in recipes()) for word in wanted)
+
+
+@pytest.mark.parametrize("override", recipes())
+def test_a_recipe_builds(override: str) -> None:
+    path = ROOT / "configs" / "mean_teacher" / "mean_teacher_retinanet_tiny_fpn_neu_det_10p.yaml"
+    cfg = load(path, [override])
+    assert cfg.method.loss is not None
+    net = build(cfg.detector, 6, pretrained=False)
+    assert Criterion(net, cfg.method.loss).rows.keys() == {"sup", "unsup"}
