@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from ssod import config, run
+from ssod import config, modelfile, run
+from ssod.detectors.build import build
+from ssod.engine import checkpoint
 from ssod.errors import Exit
 from ssod.losses.classify import SIGMOID, SOFTMAX
+from ssod.model import weights_file
 from tests.small import small_config
 from tools.loss_figures import cumulative, curves, heat, looks, main
 
@@ -48,6 +51,16 @@ def test_gamma_moves_the_loss_to_hard_negatives() -> None:
     halves = [np.searchsorted(line, 0.5) / len(x) for line in lines]
     assert halves == sorted(halves)
     assert halves[-1] > 0.95 > 0.85 > halves[0]
+
+
+def test_the_models_file_is_that_of_a_plain_detector(trained) -> None:
+    """The branch that weighted the run is in its checkpoint, and not in what the run gives away."""
+    state, card = modelfile.read(weights_file(trained))
+    cfg = config.load(trained / "config.yaml")
+    plain = build(cfg.detector, len(card["classes"]["names"]), pretrained=False).state_dict()
+    assert {name: value.shape for name, value in state.items()} == {name: v.shape for name, v in plain.items()}
+    saved = checkpoint.load(checkpoint.find(trained / "checkpoints"))["method"]
+    assert any(name.startswith("criterion.branch.") for name in saved)
 
 
 def test_heat_maps_paint_rows_where_they_are(trained) -> None:
