@@ -301,10 +301,12 @@ class Output(Protocol):
     """What a detector saw in a view: ``stages`` are its dense maps by name, ``dense`` or ``rpn``.
 
     ``proposals``: N tensors [P_i, 4] without gradient, best first, to ask ``score`` about; None with one stage.
+    ``pyramid``: the feature map of each level, [N, channels, h, w].
     """
 
     stages: dict[str, Predictions]
     proposals: list[Tensor] | None
+    pyramid: list[Tensor]
 
     def detections(self, score: float | None = None) -> list[Targets]:
         """Decode, threshold and suppress; N Targets with scores, clipped to the images."""
@@ -326,9 +328,14 @@ Reweight = Callable[[str, Predictions, Assignment], Assignment]
 
 
 class Detector(Protocol):
-    """An ``nn.Module`` that answers four questions; it knows nothing of teachers, methods or geometry."""
+    """An ``nn.Module`` that answers four questions; it knows nothing of teachers, methods or geometry.
+
+    ``rows``: its own row losses by name; ``kinds``: what head each must be made for (``losses.pick.Kind``).
+    """
 
     num_classes: int
+    rows: dict[str, RowLoss]
+    kinds: dict[str, str]
 
     def predict(self, view: View) -> Output:
         """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""

@@ -16,7 +16,7 @@ from ssod.structures import Assignment, Predictions
 def isr_p(
     stage: str, p: Predictions, a: Assignment, scene: Scene, bias: Share = 0.0, gamma: NonNegative = 2.0
 ) -> Assignment:
-    """Positives count by their rank in IoU, inside their object first (Cao et al. 2020, sec. 4.2).
+    """Positives count by their rank in IoU, inside their object first (Cao et al. 2020, ISR-P).
 
     IoU-HLR: rows are ranked by the IoU of their decoded box among those of the same object; the bests of all objects
     come before all seconds, and equals are ordered by IoU; r counts inside a class from 0. ``u = (n_max - r) / n_max``,
@@ -39,7 +39,7 @@ def isr_n(
     gamma: NonNegative = 2.0,
     nms: Share = 0.5,
 ) -> Assignment:
-    """Negatives count by their rank in score, inside their cluster first (Cao et al. 2020, sec. 4.2).
+    """Negatives count by their rank in score, inside their cluster first (Cao et al. 2020, ISR-N).
 
     Score-HLR: negatives of an image and of one likeliest class form clusters, the groups that suppression at overlap
     ``nms`` makes; ranks and weights as for ``isr_p``. The summed class loss of negatives stays what it was.
@@ -57,7 +57,7 @@ def isr_n(
 def carl(
     stage: str, p: Predictions, a: Assignment, scene: Scene, bias: Share = 0.2, gamma: Positive = 1.0
 ) -> Assignment:
-    """The box loss counts by the row's own class probability, with gradient into the score (Cao et al. 2020, sec. 4.3).
+    """The box loss counts by the row's own class probability, with gradient into the score (Cao et al. 2020, CARL).
 
     ``c = ((1 - bias) p + bias)^gamma`` over its mean. Minimising the box loss then raises the score of well-placed rows
     and lowers that of others. A quality branch, which shares the box weights, is weighted alike.

@@ -22,7 +22,7 @@ def score(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment
 
 @torch.no_grad()
 def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
-    """Background rows count by the teacher's probability of background there (Xu et al. 2021, "Soft Teacher", eq. 6).
+    """Background rows count by the teacher's probability of background (Xu et al. 2021, "Soft Teacher", sec. 3.2).
 
     On a two-stage detector the teacher looks at the very boxes of the rows. On a dense one its row of the same level
     and anchor answers, in the cell that the row's prior falls into: exact where views are aligned, near where they are
