@@ -95,7 +95,9 @@ def by_fold(runs: Iterable[Run]) -> dict[str, list[Run]]:
 def protocol(run: Run) -> dict[str, str]:
     """Return what must be equal between runs that are ranked together, besides the split."""
     config, table = run.config, run.table
-    val = table.about["val"][:12] if table is not None else json.dumps(config["data"].get("val"), sort_keys=True)
+    source = config["data"].get("val") or {}
+    named = " ".join(str(source[key]) for key in ("ann", "root", "split", "images") if key in source)
+    val = table.about["val"][:12] if table is not None else named
     score = table.about["score"] if table is not None else config["detector"]["decode"]["score"]
     values = (val, ", ".join(run.classes), config["eval"]["metric"], f"{score:g}")
     return dict(zip(ALIKE, values))

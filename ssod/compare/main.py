@@ -76,7 +76,7 @@ def compare(
     for sheet in found.sheets:
         tables.show(sheet, console)
     for line in found.refusals:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for target in targets:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

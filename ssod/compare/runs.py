@@ -31,7 +31,7 @@ class Run:
         split: ``split.json``.
         env: ``env.json``.
         exit: ``exit.json``; empty while the run goes on or after it was killed.
-        train, evals: the lines of ``metrics.jsonl`` of either kind, in order of their steps.
+        train, evals, alarms: the lines of ``metrics.jsonl`` of each kind, in order of their steps.
     """
 
     path: Path
@@ -41,6 +41,7 @@ class Run:
     exit: dict[str, Any] = field(repr=False)
     train: list[dict[str, Any]] = field(repr=False)
     evals: list[dict[str, Any]] = field(repr=False)
+    alarms: list[dict[str, Any]] = field(repr=False)
 
     # ---- what it is ------------------------------------------------------------------------------------------------
 
@@ -154,6 +155,7 @@ def read_run(path: Path) -> Run:
         exit=_json(path / "exit.json"),
         train=[row for row in rows if row.get("kind") == "train"],
         evals=[row for row in rows if row.get("kind") == "eval"],
+        alarms=[row for row in rows if row.get("kind") == "alarm"],
     )
 
 

@@ -174,7 +174,7 @@ def show(sheet: Sheet, console: Console) -> None:
         table.add_row(*(Text(row[i], no_wrap=i >= sheet.texts) for i in shown))
     console.print(table)
     for note in sheet.notes:
-        console.print(f"  {note}", markup=False, highlight=False)
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def markdown(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:

@@ -1,0 +1,1 @@
+"""Pages for people: one HTML file each, opened from disk, that needs no network."""

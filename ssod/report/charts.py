@@ -1,0 +1,181 @@
+"""Charts as inline SVG, 360 units wide so that text stays legible on a phone, coloured by the page's CSS variables.
+
+A chart is a ``<figure>``: caption, legend, drawing, what the cursor reads, and the same numbers as a table. Line charts
+take the keyboard: arrow keys move a cursor over the data (page.js).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from ssod.report.frame import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Frame,
+    Series,
+    attribute,
+    color,
+    figure,
+    known,
+    path,
+    short,
+    svg,
+    table,
+    ticks,
+)
+
+__all__ = ["Series", "bars", "empty", "heat", "intervals", "lines"]
+
+
+def lines(
+    series: Sequence[Series],
+    title: str,
+    x: str,
+    y: str,
+    *,
+    height: float = 220,
+    y_range: tuple[float, float] | None = None,
+    marks: Sequence[tuple[float, str]] = (),
+) -> Markup:
+    """Draw lines.
+
+    Args:
+        series: at most 8 have colours of their own; empty ones are left out.
+        title: caption.
+        x, y: names of the axes, with units.
+        height: of the drawing.
+        y_range: lowest and highest y; None = what the data need.
+        marks: vertical lines (x, what happened there).
+    """
+    series = [s for s in series if any(known(v) for v in s.y)]
+    if not series:
+        return empty(title)
+    xs = [v for s in series for v, w in zip(s.x, s.y) if known(w)] + [m for m, _ in marks]
+    ys = [v for s in series for v in s.y if known(v)]
+    frame = Frame(ticks(min(xs), max(xs)), ticks(*(y_range or (min(ys), max(ys)))), height, (min(xs), max(xs)))
+    parts = [frame.axes(x, y)]
+    for at, text in marks:
+        parts.append(
+            f'<line class="mark" x1="{frame.x(at):.1f}" x2="{frame.x(at):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+            f'<text class="tick" x="{frame.x(at) + 3:.1f}" y="{TOP + 9}">{escape(text)}</text>'
+        )
+    for i, s in enumerate(series):
+        style = f"stroke:var(--c{color(s, i)})" + (";stroke-dasharray:5 3" if s.dash else "")
+        parts.append(f'<path class="line" style="{style}" d="{path(s, frame)}"/>')
+        points = [(a, b) for a, b in zip(s.x, s.y) if known(b)]
+        if len(points) <= 12:
+            fill = f"fill:var(--c{color(s, i)})"
+            parts += [
+                f'<circle style="{fill}" cx="{frame.x(a):.1f}" cy="{frame.y(b):.1f}" r="2.5"/>' for a, b in points
+            ]
+    data = {
+        "label": x,
+        "series": [{"name": s.name, "at": [short(v) for v in s.x], "px": [round(frame.x(v), 1) for v in s.x],
+                    "value": [short(v) if known(v) else "-" for v in s.y]} for s in series],
+    }  # fmt: skip
+    body = svg(title, height, "".join(parts), f" tabindex=\"0\" data-chart='{attribute(data)}'")
+    legend = [(s.name, color(s, i), s.dash) for i, s in enumerate(series)] if len(series) > 1 else []
+    return figure(title, legend, body, table(series, x), readout=True)
+
+
+def bars(
+    labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float], int]], title: str, x: str, y: str
+) -> Markup:
+    """Draw stacked bars.
+
+    Args:
+        labels: below the bars; as many as values.
+        groups: (name, values, colour), the first at the bottom.
+        title, x, y: caption and axes.
+    """
+    totals = [sum(values) for values in zip(*(v for _, v, _ in groups))]
+    if not totals or max(totals) <= 0:
+        return empty(title)
+    height = 200.0
+    frame = Frame([], ticks(0, max(totals)), height, (0, len(labels)))
+    parts = [frame.axes(x, y)]
+    wide = (WIDTH - LEFT - RIGHT) / len(labels)
+    every = max(1, math.ceil(len(labels) / 6))
+    for i, label in enumerate(labels):
+        low = 0.0
+        for name, values, hue in groups:
+            top, bottom = frame.y(low + values[i]), frame.y(low)
+            parts.append(
+                f'<rect style="fill:var(--c{hue})" x="{LEFT + i * wide + 0.5:.1f}" y="{top:.1f}" '
+                f'width="{max(wide - 1, 0.5):.1f}" height="{bottom - top:.1f}"><title>{escape(label)}: '
+                f"{escape(name)} {short(values[i])}</title></rect>"
+            )
+            low += values[i]
+        if i % every == 0:
+            at = LEFT + (i + 0.5) * wide
+            parts.append(f'<text class="tick mid" x="{at:.1f}" y="{height - BOTTOM + 13}">{escape(label)}</text>')
+    columns = [Series(name, list(range(len(labels))), list(values)) for name, values, _ in groups]
+    legend = [(name, hue, False) for name, _, hue in groups] if len(groups) > 1 else []
+    return figure(title, legend, svg(title, height, "".join(parts)), table(columns, x, labels))
+
+
+def heat(
+    counts: Sequence[Sequence[float]], title: str, x: str, y: str, edges: tuple[float, float] = (0.0, 1.0)
+) -> Markup:
+    """Draw a table of counts [rows of y from low to high][x] as a heat map, darker for more, on a root scale."""
+    most = max((v for row in counts for v in row), default=0)
+    if not most:
+        return empty(title)
+    height = 260.0
+    marks = [edges[0] + (edges[1] - edges[0]) * i / 5 for i in range(6)]
+    frame = Frame(marks, marks, height, edges)
+    wide, high = (WIDTH - LEFT - RIGHT) / len(counts[0]), (height - TOP - BOTTOM) / len(counts)
+    parts = [frame.axes(x, y)]
+    for j, row in enumerate(counts):
+        for i, value in enumerate(row):
+            if value:
+                text = f"{short(value)} with {x} {i / len(row):.2g}-{(i + 1) / len(row):.2g} and {y} "
+                text += f"{j / len(counts):.2g}-{(j + 1) / len(counts):.2g}"
+                parts.append(
+                    f'<rect style="fill:var(--c0);fill-opacity:{0.08 + 0.92 * math.sqrt(value / most):.3f}" '
+                    f'x="{LEFT + i * wide:.1f}" y="{height - BOTTOM - (j + 1) * high:.1f}" width="{wide - 0.6:.1f}" '
+                    f'height="{high - 0.6:.1f}"><title>{escape(text)}</title></rect>'
+                )
+    columns = [Series(f"{y} {j / len(counts):.2g}", list(range(len(row))), list(row)) for j, row in enumerate(counts)]
+    labels = [f"{i / len(counts[0]):.2g}" for i in range(len(counts[0]))]
+    return figure(title, [], svg(title, height, "".join(parts)), table(columns, x, labels))
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float]], title: str, x: str) -> Markup:
+    """Draw values with their intervals, one below the other, and a line at 0.
+
+    Args:
+        rows: (name, value, low, high).
+        title, x: caption and axis.
+    """
+    if not rows:
+        return empty(title)
+    height = TOP + BOTTOM + 40 * len(rows)
+    ends = [0.0, *(v for row in rows for v in row[1:])]
+    marks = ticks(min(ends), max(ends))
+    frame = Frame(marks, [], height, (marks[0], marks[-1]), left=RIGHT)
+    parts = [frame.axes(x, "")]
+    parts.append(f'<line class="zero" x1="{frame.x(0):.1f}" x2="{frame.x(0):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+    for i, (name, value, low, high) in enumerate(rows):
+        at = TOP + 40 * i + 28
+        text = f"{name}: {value:+.1f} [{low:.1f}, {high:.1f}]"
+        parts.append(
+            f'<text class="label" x="{RIGHT}" y="{at - 12}">{escape(text)}</text>'
+            f'<line class="line" style="stroke:var(--c0)" x1="{frame.x(low):.1f}" x2="{frame.x(high):.1f}" y1="{at}" '
+            f'y2="{at}"/><circle style="fill:var(--c0)" cx="{frame.x(value):.1f}" cy="{at}" r="4"/>'
+        )
+    columns = [
+        Series(n, list(range(len(rows))), [r[i] for r in rows]) for i, n in enumerate(("gain", "low", "high"), 1)
+    ]
+    return figure(title, [], svg(title, height, "".join(parts)), table(columns, "method", [r[0] for r in rows]))
+
+
+def empty(title: str, why: str = "nothing was logged for it") -> Markup:
+    """Return a figure that says why there is none."""
+    return Markup('<figure class="chart none"><figcaption>{}</figcaption><p>{}</p></figure>').format(title, why)

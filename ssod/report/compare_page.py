@@ -1,0 +1,76 @@
+"""The page of ``ssod compare -o compare.html``."""
+
+from __future__ import annotations
+
+from ssod.compare.boards import Board
+from ssod.compare.budget import CURRENCIES, curve
+from ssod.compare.main import Comparison
+from ssod.compare.tables import Sheet, at_equal_cost, published_sheet, ranking
+from ssod.report import charts
+from ssod.report.charts import Series
+from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
+
+METHOD = (
+    "The gain is AP of a method minus AP of its supervised twin, which learnt from the same labels; the mean over "
+    "folds. The 95 % interval comes from a paired bootstrap: val images are drawn again with replacement, every run is "
+    "measured on the same draw, and what folds (or seeds) vary beyond that is added in quadrature with Student's "
+    "quantile. The notes below each table say what an interval covers."
+)
+
+
+def compare_page(found: Comparison) -> str:
+    """Return the page of a comparison."""
+    sections = []
+    several = len(found.boards) > 1
+    if found.refusals:
+        sections.append(Section("refused", "Not ranked together", [alarms(found.refusals)]))
+    for number, board in enumerate(found.boards, 1):
+        name = f"Board {number}: " if several else ""
+        sections += _board(board, f"b{number}-", name)
+    told = [f"{run.path.name}, step {row['step']}: {row['text']}" for run in found.runs for row in run.alarms]
+    sections.append(Section("alarms", "Alarms during training", [alarms(told)] if told else []))
+    sections.append(Section("how", "How the interval is made", [text(METHOD)]))
+    runs = [[str(r.path), r.method, r.fold, str(r.seed), r.hash[:12], r.state] for r in found.runs]
+    columns = ["folder", "method", "fold", "seed", "split", "state"]
+    sections.append(Section("runs", "Runs", [sheet("every run", columns, runs, texts=6)]))
+    rows = sum(len(board.rows) for board in found.boards)
+    return page("Comparison of runs", f"{len(found.runs)} runs in {rows} rows", sections)
+
+
+def _board(board: Board, prefix: str, name: str) -> list[Section]:
+    gains = [(row, 100 * g.value, 100 * g.low, 100 * g.high) for row, g in board.gains.items()]
+    gains.sort(key=lambda row: -row[1])
+    forest = charts.intervals(gains, "Gain over the supervised twin, 95 % interval", "AP points")
+    table = ranking(board)
+    sections = [
+        Section(f"{prefix}gain", f"{name}gain over the twin", [grid([forest])] if gains else []),
+        Section(f"{prefix}table", f"{name}ranking", [_sheet(table), notes(table.notes)]),
+        Section(f"{prefix}curves", f"{name}learning curves at equal cost", [grid(_curves(board))]),
+    ]
+    if len(board.rows) > 1:
+        equal = at_equal_cost(board)
+        sections[-1].blocks += [_sheet(equal), notes(equal.notes)]
+    reference = published_sheet(board)
+    if reference is not None:
+        blocks = [_sheet(reference), notes(reference.notes)]
+        sections.append(Section(f"{prefix}published", f"{name}published figures", blocks))
+    return sections
+
+
+def _sheet(table: Sheet) -> object:
+    return sheet(table.title, table.columns, table.rows, table.texts)
+
+
+def _curves(board: Board) -> list:
+    """Return a chart for each currency: AP of every run, one colour a row."""
+    found = []
+    for currency, label in CURRENCIES.items():
+        series = []
+        for color, row in enumerate(board.rows):
+            for i, run in enumerate(row.runs):
+                points = curve(run)
+                name = row.name if len(row.runs) == 1 else f"{row.name}, fold {run.fold} seed {run.seed}"
+                xs, ys = [getattr(p, currency) for p in points], [100 * p.ap for p in points]
+                series.append(Series(name, xs, ys, dash=i > 0, color=color))
+        found.append(charts.lines(series, f"Teacher AP against {label}", label, "AP"))
+    return found
