@@ -298,15 +298,11 @@ class Assignment:
 
 
 class Output(Protocol):
-    """What a detector saw in a view: ``stages`` are its dense maps by name, ``dense`` or ``rpn``.
+    """What a detector saw in a view."""
 
-    ``proposals``: N tensors [P_i, 4] without gradient, best first, to ask ``score`` about; None with one stage.
-    ``pyramid``: the feature map of each level, [N, channels, h, w].
-    """
-
-    stages: dict[str, Predictions]
-    proposals: list[Tensor] | None
-    pyramid: list[Tensor]
+    stages: dict[str, Predictions]  # its dense maps: ``dense``, or ``rpn``
+    proposals: list[Tensor] | None  # N x [P_i, 4] without gradient, best first, for ``score``; None with one stage
+    pyramid: list[Tensor]  # the feature map of each level, [N, channels, h, w]
 
     def detections(self, score: float | None = None) -> list[Targets]:
         """Decode, threshold and suppress; N Targets with scores, clipped to the images."""
@@ -328,14 +324,11 @@ Reweight = Callable[[str, Predictions, Assignment], Assignment]
 
 
 class Detector(Protocol):
-    """An ``nn.Module`` that answers four questions; it knows nothing of teachers, methods or geometry.
-
-    ``rows``: its own row losses by name; ``kinds``: what head each must be made for (``losses.pick.Kind``).
-    """
+    """An ``nn.Module`` that answers four questions; it knows nothing of teachers, methods or geometry."""
 
     num_classes: int
-    rows: dict[str, RowLoss]
-    kinds: dict[str, str]
+    rows: dict[str, RowLoss]  # its own row losses by name
+    kinds: dict[str, str]  # what head each of them must be made for, ``losses.pick.Kind``
 
     def predict(self, view: View) -> Output:
         """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""
