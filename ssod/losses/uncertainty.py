@@ -76,10 +76,10 @@ class Uncertainty(nn.Module):
         return replace(a, cls_weight=a.cls_weight * torch.where(mean > 0, hard / mean, 1.0))
 
     def report(self, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, scene: Scene) -> None:
-        """Add running means, which fade over some hundred steps, to the scene's statistics."""
+        """Add running means over ranks, which fade over some hundred steps, to the statistics; 0 = no such row yet."""
         each = torch.stack([torch.ones_like(uncertain), uncertain, hard], 1)  # [R, 3]
         kinds = torch.stack([~correct & counted, correct & counted]).to(each)  # [2, R]
-        seen = (kinds[:, :, None] * each).mean(1)
+        seen = mean_over_ranks((kinds[:, :, None] * each).mean(1))
         self.means.mul_(0.99).add_(seen.to(self.means))
         share = self.means[:, 0] / self.means[:, 0].sum().clamp(min=1e-12)
         mean = self.means[:, 1:] / self.means[:, :1].clamp(min=1e-12)
