@@ -192,12 +192,11 @@ def report(
     twin: Annotated[
         Path | None, typer.Option(help="Run folder of the supervised twin; default: the one beside.")
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="Config to show the differences to; default: the twin's.")] = None,
 ) -> None:
     """One offline HTML page about a run: curves, pseudo-labels, pictures, alarms."""
     from ssod.report.run_page import report
 
-    report(run, out=out, twin=twin, base=base)
+    report(run, out=out, twin=twin)
 
 
 @app.command("config")

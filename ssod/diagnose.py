@@ -32,7 +32,7 @@ from ssod.engine.rng import seed_step
 from ssod.engine.runfolder import RunFolder
 from ssod.methods.base import Method
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
-from ssod.structures import Targets, View
+from ssod.structures import Batch, Targets, View
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Diagnose:
         seen = _Seen([], [], [])
         device = next(method.parameters()).device
         rows = 0
-        for batch in self._batches():
+        for batch in same_views(self.cfg, self.labeled, self.images):
             batch = batch.to(device)
             with autocast(device, self.cfg.train.precision):
                 out = method.teacher.predict(batch.weak)
@@ -103,24 +103,6 @@ class Diagnose:
             seen.rows.append(torch.stack([chosen + rows, a.labels()[chosen]], 1).cpu().numpy())
             rows += len(p)
         return seen
-
-    def _batches(self) -> Iterator[Any]:
-        """Show each image of the fixed set once, always in the same views."""
-        size = min(self.cfg.eval.batch, len(self.images))
-        return train_batches(
-            self.labeled,
-            self.images,
-            self.cfg.views,
-            labeled_batch=1,
-            unlabeled_batch=size,
-            seed=self.cfg.train.seed,
-            start=0,
-            steps=len(self.images) // size,
-            unlabeled_from=0,
-            workers=0,
-            max_pixels=self.cfg.data.max_pixels,
-            allow_symlinks=self.cfg.data.allow_symlinks,
-        )
 
     # ---- measuring -------------------------------------------------------------------------------------------------
 
@@ -176,6 +158,25 @@ def fixed_set(data: DataSets, most: int) -> tuple[Images | None, Labeled | None]
     chosen = np.unique(np.linspace(0, len(data.unlabeled) - 1, count).round().astype(int))
     hidden = None if data.hidden is None else data.hidden.subset(chosen)
     return data.unlabeled.subset(chosen), hidden
+
+
+def same_views(cfg: Config, labeled: Labeled, images: Images) -> Iterator[Batch]:
+    """Show each of ``images`` once, always in the same weak and strong views; all but what fills no whole batch."""
+    size = min(cfg.eval.batch, len(images))
+    return train_batches(
+        labeled,
+        images,
+        cfg.views,
+        labeled_batch=1,
+        unlabeled_batch=size,
+        seed=cfg.train.seed,
+        start=0,
+        steps=len(images) // size,
+        unlabeled_from=0,
+        workers=0,
+        max_pixels=cfg.data.max_pixels,
+        allow_symlinks=cfg.data.allow_symlinks,
+    )
 
 
 @contextlib.contextmanager

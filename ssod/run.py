@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -84,6 +85,7 @@ def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Seque
     method = build_method(cfg, len(data.classes))
     resolved = cfg.dump()
     folder.write_inputs(resolved, data.split)
+    dist.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
     diagnose = Diagnose(cfg, data, folder)
     classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
     return Trainer(
@@ -105,6 +107,13 @@ def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Seque
         allow_change=allow_change,
         phase=partial(phase, cfg),
     )
+
+
+def origins(cfg: Config) -> dict[str, Any]:
+    """Return who set each key, and which of the files is the base; a report shows what a run changes in it."""
+    files = [file for file in dict.fromkeys(cfg.origins.values()) if file != "command line"]
+    base = next((file for file in files if Path(file).stem != cfg.stem), "")
+    return {"base": base, "keys": cfg.origins}
 
 
 def build_method(cfg: Config, num_classes: int) -> Method:

@@ -1,0 +1,201 @@
+"""Figures about one run: curves, classes, and the health of its pseudo-labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from ssod.compare.runs import Run
+from ssod.diagnose import previous
+from ssod.engine.matches import Matches, average_precision
+from ssod.pseudofile import Pseudo
+from ssod.report import charts
+from ssod.report.charts import Series
+from ssod.report.page import Section, grid, sheet, text
+
+BINS = 20  # of score histograms
+CELLS = 10  # of the heat map, each way
+MOST_CLASSES = 8  # lines in one chart; the table has all
+
+
+def column(rows: Sequence[dict[str, Any]], name: str, scale: float = 1.0) -> tuple[list[int], list[float | None]]:
+    """Return steps and values of a name, where the log has it."""
+    found = [(row["step"], row[name]) for row in rows if name in row]
+    return [step for step, _ in found], [None if value is None else scale * value for _, value in found]
+
+
+def burn_in(run: Run) -> list[tuple[float, str]]:
+    """Return the mark at the end of burn-in, if it has one."""
+    end = run.config["method"].get("burn_in", 0)
+    return [(end, "burn-in ends")] if end else []
+
+
+def curves(run: Run, twin: Run | None) -> Section:
+    """Losses, AP of teacher and student, learning rate, time."""
+    marks = burn_in(run)
+    losses = [Series(label, *column(run.train, f"loss/{label}")) for label in ("sup", "unsup")]
+    names = sorted({key for row in run.train for key in row if key.startswith(("sup/", "unsup/"))})
+    parts = [Series(name, *column(run.train, name), dash=name.startswith("unsup")) for name in names]
+    ap = [
+        Series("teacher", *column(run.evals, "teacher/AP", 100)),
+        Series("teacher AP50", *column(run.evals, "teacher/AP50", 100)),
+        Series("student", *column(run.evals, "student/AP", 100), dash=True),
+    ]
+    if twin is not None:
+        ap.append(Series("supervised twin", *column(twin.evals, "teacher/AP", 100), dash=True))
+    figures = [
+        charts.lines(ap, "AP on val", "step", "AP", marks=marks),
+        charts.lines(losses, "Losses, summed", "step", "loss", marks=marks),
+        charts.lines(parts, "Each loss", "step", "loss", marks=marks),
+        charts.lines([Series("lr", *column(run.train, "lr"))], "Learning rate", "step", "rate"),
+        charts.lines([Series("gradient", *column(run.train, "grad_norm"))], "Norm of the gradient", "step", "norm"),
+        charts.lines(
+            [Series(n, *column(run.train, f"time/{n}")) for n in ("step", "data")], "Seconds a step", "step", "s"
+        ),
+    ]
+    return Section("curves", "Learning curves", [grid(figures)])
+
+
+def classes(run: Run) -> Section:
+    """AP of each class and precision against recall, from the saved matches."""
+    table = run.table
+    if table is None:
+        said = "This run saved no eval/step_*.npz; evaluate it with this version to see classes."
+        return Section("classes", "Classes", [text(said)])
+    values = average_precision(table)[0]  # [K, T]
+    labels = np.bincount(table.label, minlength=len(table.classes))
+    wanted = table.wanted.sum(0)
+    order = np.argsort([-1.0 if np.isnan(v[0]) else v.mean() for v in values], kind="stable")
+    whole = _whole(run)
+    rows = []
+    for k in order[::-1]:
+        name = table.classes[k]
+        ap, ap50 = (
+            ("-", "-") if np.isnan(values[k, 0]) else (f"{100 * v:.1f}" for v in (values[k].mean(), values[k, 0]))
+        )
+        counts = (str(int(wanted[k])), str(int(labels[k])), str(run.split.get("boxes", {}).get(name, "-")))
+        pseudo = [whole.get(f"pseudo/{what}/{name}") for what in ("precision", "recall")]
+        rows.append([name, ap, ap50, *counts, *("-" if v is None else f"{100 * v:.0f}" for v in pseudo)])
+    columns = ["class", "AP", "AP50", "val boxes", "detections", "labelled boxes"]
+    columns += ["pseudo precision", "pseudo recall"]
+    shown = [k for k in order if wanted[k]]
+    worst, best = shown[:MOST_CLASSES], shown[::-1][:MOST_CLASSES]
+    figures = [_precision_recall(table, best, "Precision against recall, IoU 0.5" + _of(shown, "best classes"))]
+    if len(shown) > MOST_CLASSES:
+        figures.append(_precision_recall(table, worst, "Precision against recall, IoU 0.5: weakest classes"))
+    title = f"after step {run.last['step']}, per cent"
+    return Section("classes", "Classes", [grid(figures, wide=True), sheet(title, columns, rows)])
+
+
+def _of(shown: Sequence[int], what: str) -> str:
+    return f": {what}" if len(shown) > MOST_CLASSES else ""
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    """Return the last ``eval/step_*.json``, which has the numbers of single classes."""
+    path = run.path / "eval" / f"step_{run.last['step']}.json" if run.last else Path()
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Markup:
+    series = []
+    for k in shown:
+        rows = table.label == k
+        right, counted = table.right[rows, 0].cumsum(), table.counted[rows, 0].cumsum()
+        keep = np.unique(np.linspace(0, len(right) - 1, 80).round().astype(int)) if len(right) else []
+        recall, precision = right / table.wanted[:, k].sum(), right / np.maximum(counted, 1)
+        series.append(Series(table.classes[k], [float(recall[i]) for i in keep], [float(precision[i]) for i in keep]))
+    return charts.lines(series, title, "recall", "precision", y_range=(0, 1))
+
+
+def health(run: Run) -> Section:
+    """What the teacher teaches: how many boxes, how right, how steady."""
+    if not any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals)):
+        said = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
+        return Section("pseudo", "Pseudo-labels", [text(said)])
+    marks = burn_in(run)
+    labeled = Series("labelled images", *column(run.train, "labeled/boxes_per_image"))
+    boxes = [Series("pseudo boxes, in training", *column(run.train, "pseudo/boxes_per_image")), labeled]
+    boxes += [Series(f"fixed set: {n}", *column(run.evals, f"pseudo/{n}"), dash=True) for n in ("kept", "true")]
+    quality = [Series(n, *column(run.evals, f"pseudo/{n}", 100)) for n in ("precision", "recall")]
+    steady = [Series(n, *column(run.evals, f"pseudo/{n}")) for n in ("inconsistency", "churn")]
+    figures = [
+        charts.lines(boxes, "Boxes per image", "step", "boxes", marks=marks),
+        charts.lines(quality, "Pseudo-labels against the hidden truth", "step", "%", y_range=(0, 100), marks=marks),
+        charts.lines(steady, "Change since the evaluation before", "step", "share", y_range=(0, 1), marks=marks),
+        thresholds(run),
+        *_scores(run, previous(run.path / "eval", 1 << 62)),
+    ]
+    how = (
+        "Precision, recall and change are measured after each evaluation on a fixed set of unlabelled images, at IoU "
+        "0.5. Inconsistency is 1 - AP of this teacher's pseudo-labels against the last one's; churn is the share of "
+        "foreground rows whose assignment changed. The hidden truth is read for these figures alone: training never "
+        "sees it."
+    )
+    return Section("pseudo", "Pseudo-labels", [text(how, "small"), grid(figures)])
+
+
+def thresholds(run: Run) -> Markup:
+    """Return thresholds over time, one line a class where a method has such; else the fixed score of the config."""
+    names = list(dict.fromkeys(key for row in run.train for key in row if "threshold" in key))
+    series = []
+    for name in names:
+        rows = [row for row in run.train if name in row]
+        steps = [row["step"] for row in rows]
+        if not isinstance(rows[-1][name], list):
+            series.append(Series(name.split("/")[-1], steps, [row[name] for row in rows]))
+            continue
+        count = len(rows[-1][name])
+        labels = run.classes if count == len(run.classes) else [f"{name.split('/')[-1]} {i}" for i in range(count)]
+        for k in _spread([row[name] for row in rows], count):
+            series.append(Series(labels[k], steps, [row[name][k] for row in rows]))
+    fixed = run.config["method"].get("score")
+    if not series and fixed is not None:
+        steps = [row["step"] for row in run.train if "pseudo/boxes_per_image" in row]
+        series = [Series("method.score, fixed", steps, [fixed] * len(steps))]
+    return charts.lines(series, "Score thresholds", "step", "score", y_range=(0, 1), marks=burn_in(run))
+
+
+def _spread(values: Sequence[Sequence[float]], count: int) -> list[int]:
+    """Return up to 8 classes, from the lowest last threshold to the highest."""
+    order = sorted(range(count), key=lambda k: values[-1][k] if values[-1][k] is not None else 0.0)
+    if count <= MOST_CLASSES:
+        return list(range(count))
+    return [order[i] for i in np.linspace(0, count - 1, MOST_CLASSES).round().astype(int)]
+
+
+def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
+    """Return the histogram of scores, right and wrong, and confidence against IoU; of val where truth is not hidden."""
+    if look is not None and look.known:
+        score, iou, right, counted = look.score, look.iou, look.right, look.counted
+        where = "fixed unlabelled images"
+    elif run.table is not None:
+        table = run.table
+        score, iou, right, counted = table.score, table.iou, table.right[:, 0], table.counted[:, 0]
+        where = "val images"
+    else:
+        return [charts.empty("Scores of the teacher's boxes", "the run saved no detections")]
+    score, iou = np.clip(score.astype(float), 0, 1), np.clip(iou.astype(float), 0, 1)
+    edges = np.linspace(0, 1, BINS + 1)
+    groups = [
+        (name, np.histogram(score[mask], edges)[0].astype(float).tolist(), color)
+        for name, mask, color in (("right", right, 2), ("wrong", counted & ~right, 4))
+    ]
+    counts = np.histogram2d(iou, score, bins=CELLS, range=((0, 1), (0, 1)))[0]
+    quantiles = [row for row in run.train if isinstance(row.get("pseudo/score_quantiles"), list)]
+    names = ("lowest", "25 %", "median", "75 %", "highest")
+    lines = [
+        Series(name, [row["step"] for row in quantiles], [row["pseudo/score_quantiles"][i] for row in quantiles])
+        for i, name in enumerate(names)
+    ]
+    labels = [f"{edge:.2f}" for edge in edges[:-1]]
+    return [
+        charts.bars(labels, groups, f"Scores of the teacher's boxes, {where}", "score", "boxes"),
+        charts.heat(counts.tolist(), f"Confidence against IoU, {where}", "confidence", "IoU"),
+        charts.lines(lines, "Quantiles of the teacher's scores", "step", "score", y_range=(0, 1)),
+    ]

@@ -1,0 +1,209 @@
+"""Pictures in a report: what the teacher keeps, moves and rejects on unlabelled images, and the hardest val images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from ssod import modelfile
+from ssod import run as root
+from ssod.compare.runs import Run
+from ssod.config import Config, load
+from ssod.data import datasets
+from ssod.data.datasets import DataSets
+from ssod.data.loader import eval_views
+from ssod.data.records import Labeled
+from ssod.diagnose import fixed_set, same_views, untouched
+from ssod.engine import checkpoint
+from ssod.engine.matches import Matches
+from ssod.errors import SsodError
+from ssod.methods.base import Method
+from ssod.report.page import Section, grid, text
+from ssod.structures import Targets, View, move_targets
+
+SHOWN = 6  # images of each kind
+SIDE = 480  # pixels of the longer side of a picture in the page
+SURE = 0.3  # a wrong detection above this score makes an image harder
+_MOST_BOXES = 40
+
+Box = tuple[str, str, list[float]]  # (style, what it is, corners)
+
+
+def pictures(run: Run) -> list[Section]:
+    """Return the gallery and the hardest images; a section that says why where data or weights are not there."""
+    try:
+        cfg = load(run.path / "config.yaml")
+        data = datasets.load(cfg.data)
+        method = trained_method(run, cfg, len(data.classes))
+    except SsodError as error:
+        return [Section("gallery", "Pictures", [text(f"No pictures: {error.line()}")])]
+    return [gallery(cfg, data, method), hardest(run, cfg, data, method)]
+
+
+def trained_method(run: Run, cfg: Config, classes: int) -> Method:
+    """Return the method with the state of its last checkpoint, or else with its best teacher.
+
+    Raises:
+        SsodError: code 4, there is neither.
+    """
+    method = root.build_method(cfg, classes)
+    last = run.path / "checkpoints" / checkpoint.LAST
+    if last.exists():
+        method.load_state_dict(checkpoint.load(last)["method"])
+    else:
+        state, _ = modelfile.read(run.path / "best.safetensors")
+        method.teacher.model.load_state_dict(state)
+    return method.eval()
+
+
+# ---- unlabelled images ---------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def gallery(cfg: Config, data: DataSets, method: Method) -> Section:
+    """Show weak views with kept and rejected boxes, and strong ones with the kept boxes moved into them."""
+    images, hidden = fixed_set(data, SHOWN)
+    if images is None or not method.uses_unlabeled:
+        return Section("gallery", "What the teacher teaches")
+    cfg = replace(cfg, eval=cfg.eval.model_copy(update={"batch": len(images)}))
+    figures = []
+    for batch in same_views(cfg, data.labeled, images):
+        with untouched(method):
+            out = method.teacher.predict(batch.weak)
+            kept = method.label(out, batch)
+            found = out.detections()
+        moved = kept.move(batch.weak, batch.strong)
+        truth = [Targets.empty(batch.weak.matrix)] * len(batch.weak)
+        if hidden is not None:
+            rows = [list(images.ids).index(image) for image in batch.weak.ids]
+            sizes = batch.weak.sizes
+            truth = move_targets([hidden.targets(row) for row in rows], batch.weak.matrix, sizes)
+        for i, image in enumerate(batch.weak.ids):
+            parts = (found[i], kept.cls[i], moved.cls[i], truth[i])
+            figures.append(_pair(batch.weak, batch.strong, i, image, parts, data.classes.names))
+    how = (
+        "Blue: kept as pseudo-label. Red, dashed: rejected. Yellow, dotted: hidden truth, shown here and nowhere else."
+    )
+    how += " Left the weak view that the teacher saw, right the strong view with the boxes moved into it."
+    return Section("gallery", "What the teacher teaches", [text(how, "small"), grid(figures, wide=True)])
+
+
+def _pair(
+    weak: View, strong: View, i: int, image: object, parts: tuple[Targets, ...], names: tuple[str, ...]
+) -> Markup:
+    found, kept, moved, truth = parts
+    rejected = found[~_among(found, kept)][:_MOST_BOXES]
+    left = [*_boxes("truth", truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
+    lost = len(kept) - len(moved)
+    said = f"{len(kept)} kept, {len(found) - int(_among(found, kept).sum())} rejected"
+    told = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
+    return Markup(
+        '<figure><figcaption>{}</figcaption><div class="pair"><div>{}<p>weak: {}</p></div>'
+        "<div>{}<p>strong: {}</p></div></div></figure>"
+    ).format(
+        str(image),
+        _shot(weak, i, left, f"weak view of {image}: {said}"),
+        said,
+        _shot(strong, i, _boxes("kept", moved, names), f"strong view of {image}: {told}"),
+        told,
+    )
+
+
+def _among(found: Targets, kept: Targets) -> Tensor:
+    """Return [M] bool, which detections are among the kept boxes."""
+    if not len(found) or not len(kept):
+        return torch.zeros(len(found), dtype=torch.bool)
+    same = (found.boxes[:, None] - kept.boxes[None]).abs().amax(2) < 1e-3
+    return (same & (found.labels[:, None] == kept.labels[None])).any(1)
+
+
+# ---- val images ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def hardest(run: Run, cfg: Config, data: DataSets, method: Method) -> Section:
+    """Show the val images with the most missed and wrong boxes."""
+    if run.table is None or data.val is None:
+        said = "The run saved no eval/step_*.npz to find them by."
+        return Section("hardest", "Hardest val images", [text(said)])
+    cost = difficulty(run.table)
+    number = {image: i for i, image in enumerate(data.val.images.ids)}
+    order = [i for i in np.argsort(-cost, kind="stable") if run.table.ids[i] in number][:SHOWN]
+    chosen = [i for i in order if cost[i] > 0]
+    val = data.val.subset([number[run.table.ids[i]] for i in chosen])
+    figures = []
+    views = eval_views(
+        val.images,
+        cfg.views.val,
+        batch=1,
+        workers=0,
+        max_pixels=cfg.data.max_pixels,
+        allow_symlinks=cfg.data.allow_symlinks,
+    )
+    for i, view in zip(chosen, views):
+        figures.append(_hard(view, val, len(figures), method, float(cost[i])))
+    how = f"Boxes missed at IoU 0.5, and wrong ones that score above {SURE:g}, make an image hard. Blue: detected with "
+    how += f"a score above {SURE:g}. Yellow, dotted: the truth."
+    return Section("hardest", "Hardest val images", [text(how, "small"), grid(figures)])
+
+
+def difficulty(table: Matches) -> np.ndarray:
+    """Return [I]: missed boxes and wrong sure detections of each image, at IoU 0.5."""
+    sure = table.score > SURE
+    hits = np.bincount(table.image, weights=table.right[:, 0] & sure, minlength=len(table))
+    wrong = np.bincount(table.image, weights=table.counted[:, 0] & ~table.right[:, 0] & sure, minlength=len(table))
+    return table.wanted.sum(1) - hits + wrong
+
+
+def _hard(view: View, val: Labeled, i: int, method: Method, cost: float) -> Markup:
+    found = method.teacher.predict(view).detections()[0]
+    found = found[found.scores > SURE]
+    truth = move_targets([val.targets(i)], view.matrix, view.sizes)[0]
+    names = val.classes.names
+    boxes = [*_boxes("truth", truth, names), *_boxes("kept", found, names)]
+    said = f"{len(truth)} true boxes, {len(found)} detected, {cost:.0f} missed or wrong"
+    return Markup("<figure><figcaption>{}</figcaption>{}<p class='small'>{}</p></figure>").format(
+        str(view.ids[0]), _shot(view, 0, boxes, f"{view.ids[0]}: {said}"), said
+    )
+
+
+# ---- drawing -------------------------------------------------------------------------------------------------------
+
+
+def _boxes(style: str, targets: Targets, names: tuple[str, ...]) -> list[Box]:
+    scores = [None] * len(targets) if targets.scores is None else targets.scores.tolist()
+    return [
+        (style, f"{names[label]}" + ("" if score is None else f" {score:.2f}") + f", {style}", box)
+        for box, label, score in zip(targets.boxes.tolist(), targets.labels.tolist(), scores)
+    ]
+
+
+def _shot(view: View, i: int, boxes: Iterable[Box], label: str) -> Markup:
+    """Return one image of a view with boxes drawn over it; a box says what it is when it is pointed at."""
+    height, width = view.sizes[i].tolist()
+    pixels = view.images[i, :, :height, :width]
+    if pixels.is_floating_point():
+        pixels = (pixels * 255).round().to(torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    rects = Markup("").join(
+        Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
+            style, x1, y1, x2 - x1, y2 - y1, what
+        )
+        for style, what, (x1, y1, x2, y2) in boxes
+    )
+    return Markup(
+        '<svg class="shot" viewBox="0 0 {} {}" role="img" aria-label="{}"><image href="data:image/jpeg;base64,{}" '
+        'width="{}" height="{}" preserveAspectRatio="none"/>{}</svg>'
+    ).format(width, height, label, Markup(data), width, height, rects)
