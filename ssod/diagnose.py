@@ -96,8 +96,9 @@ class Diagnose:
                 out = method.teacher.predict(batch.weak)
                 detections = out.detections()
                 pseudo = method.label(out, batch)
-                p, a = next(iter(method.teacher.model.assign(out, pseudo.cls).values()))
-            seen.kept += _results(batch.weak, pseudo.cls)
+                boxes = [t[:0] for t in detections] if pseudo is None else pseudo.cls
+                p, a = next(iter(method.teacher.model.assign(out, boxes).values()))
+            seen.kept += _results(batch.weak, boxes)
             seen.all += _results(batch.weak, detections)
             chosen = torch.nonzero(a.fg if a.matched is None else a.matched >= 0).flatten()
             seen.rows.append(torch.stack([chosen + rows, a.labels()[chosen]], 1).cpu().numpy())

@@ -111,6 +111,12 @@ def test_images_without_truth_have_no_precision(config: Path) -> None:
     assert "pseudo/precision" not in row
 
 
+def test_a_method_that_chooses_no_box_can_be_looked_at(config: Path) -> None:
+    out = config.parent / "soft"
+    trained(config, out, "method={name: humble_teacher, ema: {decay: 0.9}}", "method.burn_in=2")
+    assert [row["pseudo/kept"] for row in lines(out, "eval")] == [0, 0]
+
+
 def test_the_fixed_set_is_spread_over_the_images(config: Path) -> None:
     data = datasets.load(load(config).data)
     images, hidden = fixed_set(data, 3)
