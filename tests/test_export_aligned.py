@@ -16,7 +16,7 @@ def test_an_aligned_detector_exports(name: str, format: str) -> None:
     model = random_model("retinanet", levels=(4, 5), channels=16, **changes)
     detector, draw = model.detector, torch.Generator().manual_seed(3)
     torch.manual_seed(0)
-    bend(detector, std=1).requires_grad_(False)
+    bend(detector, std=1)
     detector.decode = detector.decode.model_copy(update={"score": 0.02})
     run = runner(convert(model, format), format)
     found = measure(detector, Graph(detector), run, pictures(4, (101, 133), seed=10))

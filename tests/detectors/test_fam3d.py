@@ -36,12 +36,16 @@ def aligned(name: object = "3d", **changes: object) -> nn.Module:
     return build(config("retinanet", **{**HEAD, "align": name, "assigner": "adaptive", **changes}), 5)
 
 
+@torch.no_grad()
 def bend(model: nn.Module, std: float = 0.3) -> nn.Module:
-    """Give the alignment offsets of about half a cell or level, and the boxes different sizes."""
-    for layer in (model.align.mapping, model.align.scale_offset, model.align.space_offset):
-        if layer is not None:
-            nn.init.normal_(layer.weight, std=std / layer.in_channels**0.5)
+    """Give the offsets a standard deviation of ``std`` cells and levels, and the boxes different sizes."""
     nn.init.normal_(model.head.regression_head.bbox_reg.weight, std=0.1)
+    nn.init.normal_(model.align.mapping.weight, std=0.1)
+    towers = model.head(model.predict(view(images())).features)["towers"]
+    for number, layer in enumerate((model.align.scale_offset, model.align.space_offset)):
+        if layer is not None:
+            nn.init.normal_(layer.weight)
+            layer.weight /= torch.cat([m.flatten() for m in model.align.offsets(towers)[number]]).std() / std
     return model
 
 
