@@ -3,27 +3,26 @@
 A *unit* is a pair of run groups that learnt from the same labels: one fold (its seeds are averaged), or, where there is
 one fold only, one seed. The gain of unit u is ``g_u = AP(method) - AP(twin)``; what is reported is the mean over units.
 
-Two things make it uncertain, and the interval has both:
+Two things make it uncertain, and there is an interval for the first alone and one for both:
 
 - *The val images.* They are drawn anew with replacement, n out of n, ``RESAMPLES`` times. In each draw **every** run is
   measured on the same images, so that what is hard for all cancels (paired), and folds that share a val set share their
-  luck. ``V`` is the variance of the mean gain over the draws.
+  luck. ``V`` is the variance of the mean gain over the draws; ``images`` = mean ± 1.96 sqrt(V). It says what other val
+  images would have shown of these very models.
 - *The labels drawn and the training's chance.* The variance between units, less what the val images alone would cause:
   ``tau^2 = max(0, s^2 - d)`` with ``s^2`` the variance of ``g_u`` and ``d`` the mean variance between units of the
-  draws' deviations.
-
-The half-width adds both in quadrature, each with its own quantile:
-``h^2 = z^2 V + t^2 tau^2 / U``, z = 1.96, t = Student's 97.5 % quantile with U - 1 degrees of freedom. With one unit
-there is no second part, and the interval speaks of this fold and seed alone; ``scope`` says so.
+  draws' deviations. The second interval, ``whole``, adds both in quadrature, each with its own quantile:
+  ``h^2 = 1.96^2 V + t^2 tau^2 / U``, t = Student's 97.5 % quantile with U - 1 degrees of freedom. It says what other
+  labels would have given too. With one unit there is none, and with two it is wide (t = 12.7): take more folds.
 
 Simulated coverage of the nominal 95 %: 93 to 97 % (tests/compare/test_gain.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.stats import t as student
@@ -50,36 +49,38 @@ class Gain:
 
     Attributes:
         value: the mean over units.
-        half: half the width of the 95 % interval.
         units: gain of each unit, by its name.
         kind: what a unit is, ``fold`` or ``seed``.
-        images: standard error that the val images cause.
-        between: standard error that folds (or seeds) cause beyond that; NaN with one unit.
+        by_images: standard error that the val images cause.
+        by_units: standard error that folds (or seeds) cause beyond that; None with one unit.
     """
 
     value: float
-    half: float
     units: dict[str, float]
     kind: str
-    images: float
-    between: float
+    by_images: float
+    by_units: float | None
 
     @property
-    def low(self) -> float:
-        """Lower end of the 95 % interval."""
-        return self.value - self.half
+    def images(self) -> tuple[float, float]:
+        """95 % interval over val images, for the models at hand."""
+        half = Z * self.by_images
+        return self.value - half, self.value + half
 
     @property
-    def high(self) -> float:
-        """Upper end of the 95 % interval."""
-        return self.value + self.half
+    def whole(self) -> tuple[float, float] | None:
+        """95 % interval over val images and folds (or seeds); None with one unit."""
+        if self.by_units is None:
+            return None
+        half = math.hypot(Z * self.by_images, student.ppf(0.975, len(self.units) - 1) * self.by_units)
+        return self.value - half, self.value + half
 
-    @cached_property
+    @property
     def scope(self) -> str:
-        """Say what the interval covers."""
+        """Say what the second interval covers."""
         if len(self.units) == 1:
-            return "val images only: one fold and seed"
-        return f"val images and {len(self.units)} {self.kind}s" + (", one fold" if self.kind == "seed" else "")
+            return "one fold and seed: what other labels would give is not known"
+        return f"{len(self.units)} {self.kind}s" + (" of one fold" if self.kind == "seed" else "")
 
 
 def gain(units: Sequence[Unit], *, kind: str = "fold", resamples: int = RESAMPLES, seed: int = 0) -> Gain:
@@ -117,15 +118,11 @@ def gain(units: Sequence[Unit], *, kind: str = "fold", resamples: int = RESAMPLE
 
 
 def combine(units: dict[str, float], drawn: np.ndarray, kind: str = "fold") -> Gain:
-    """Return the mean and its interval from the gain of each unit and ``drawn`` [U, B], the same in each draw."""
+    """Return the mean and its errors from the gain of each unit and ``drawn`` [U, B], the same in each draw."""
     exact = np.array(list(units.values()))
-    count = len(exact)
-    images = drawn.mean(0).var(ddof=1)
-    between = np.nan
-    half = Z**2 * images
-    if count > 1:
+    between = None
+    if len(exact) > 1:
         deviation = drawn - drawn.mean(1, keepdims=True)
         caused = deviation.var(0, ddof=1).mean()
-        between = max(0.0, exact.var(ddof=1) - caused) / count
-        half += student.ppf(0.975, count - 1) ** 2 * between
-    return Gain(float(exact.mean()), float(np.sqrt(half)), units, kind, float(np.sqrt(images)), float(np.sqrt(between)))
+        between = math.sqrt(max(0.0, exact.var(ddof=1) - caused) / len(exact))
+    return Gain(float(exact.mean()), units, kind, float(drawn.mean(0).std(ddof=1)), between)

@@ -19,7 +19,7 @@ from ssod.compare.budget import CURRENCIES, equal, hours, seen
 from ssod.compare.gain import Gain
 from ssod.compare.published import references
 
-WIDE = 120  # columns of a terminal that shows everything
+WIDE = 160  # columns of a terminal that shows everything
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,20 @@ def ranking(board: Board, name: str = "") -> Sheet:
                 spread(row, "AP"),
                 *(f"{100 * row.mean(metric):.1f}" for metric in ("AP50", "AP75")),
                 gain_text(board, row),
+                bounds(board.gains[row.name].whole) if row.name in board.gains else "-",
                 f"{labeled:,.0f}".replace(",", " "),
                 f"{unlabeled:,.0f}".replace(",", " "),
                 f"{mean(hours(run, run.last['step']) for run in row.runs):.2f}",
             ]
         )
-    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over twin [95 %]"]
-    columns += ["labelled seen", "unlabelled seen", "hours"]
+    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over twin [95 %, val images]"]
+    columns += ["[95 %, and folds]", "labelled seen", "unlabelled seen", "hours"]
     notes = [f"{row.name} has no rank: it {reason}" for row, reason in board.others]
     notes += [
         f"{row.name}: {run.path.name} is not counted: {run.state}" for row in board.rows for run in row.unfinished
     ]
     notes += board.notes
-    notes += sorted({f"interval of {row}: {found.scope}" for row, found in board.gains.items()})
+    notes += [f"second interval of {row}: {found.scope}" for row, found in board.gains.items()]
     folds = len(board.hashes)
     p = board.protocol
     title = f"{name}teacher after the last step, {folds} split{'s' if folds > 1 else ''}, metric {p['metric']}, "
@@ -145,8 +146,13 @@ def gain_text(board: Board, row: Row) -> str:
 
 
 def interval(gain: Gain) -> str:
-    """Return ``+4.1 [3.0, 5.2]``."""
-    return f"{100 * gain.value:+.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
+    """Return ``+4.1 [3.0, 5.2]``, the interval over val images."""
+    return f"{100 * gain.value:+.1f} {bounds(gain.images)}"
+
+
+def bounds(ends: tuple[float, float] | None) -> str:
+    """Return ``[3.0, 5.2]``; ``-`` where there is no interval."""
+    return "-" if ends is None else f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
 def _counted(row: Row) -> str:

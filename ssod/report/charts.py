@@ -147,32 +147,41 @@ def heat(
     return figure(title, [], svg(title, height, "".join(parts)), table(columns, x, labels))
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float]], title: str, x: str) -> Markup:
-    """Draw values with their intervals, one below the other, and a line at 0.
+def intervals(
+    rows: Sequence[tuple[str, float, tuple[float, float], tuple[float, float] | None]], title: str, x: str
+) -> Markup:
+    """Draw values with a thick interval and a thin one around it, one below the other, and a line at 0.
+
+    A thin interval that is very long is cut where the chart ends; the text above it has its ends.
 
     Args:
-        rows: (name, value, low, high).
+        rows: (name, value, inner interval, outer interval if there is one).
         title, x: caption and axis.
     """
     if not rows:
         return empty(title)
     height = TOP + BOTTOM + 40 * len(rows)
-    ends = [0.0, *(v for row in rows for v in row[1:])]
+    reach = max(0.5, *(end - start for _, _, (start, end), _ in rows))
+    ends = [0.0, *(v for _, value, inner, _ in rows for v in (*inner, value - reach, value + reach))]
     marks = ticks(min(ends), max(ends))
     frame = Frame(marks, [], height, (marks[0], marks[-1]), left=RIGHT)
     parts = [frame.axes(x, "")]
     parts.append(f'<line class="zero" x1="{frame.x(0):.1f}" x2="{frame.x(0):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-    for i, (name, value, low, high) in enumerate(rows):
+    for i, (name, value, inner, outer) in enumerate(rows):
         at = TOP + 40 * i + 28
-        text = f"{name}: {value:+.1f} [{low:.1f}, {high:.1f}]"
-        parts.append(
-            f'<text class="label" x="{RIGHT}" y="{at - 12}">{escape(text)}</text>'
-            f'<line class="line" style="stroke:var(--c0)" x1="{frame.x(low):.1f}" x2="{frame.x(high):.1f}" y1="{at}" '
-            f'y2="{at}"/><circle style="fill:var(--c0)" cx="{frame.x(value):.1f}" cy="{at}" r="4"/>'
-        )
-    columns = [
-        Series(n, list(range(len(rows))), [r[i] for r in rows]) for i, n in enumerate(("gain", "low", "high"), 1)
-    ]
+        said = f"{name}: {value:+.1f} [{inner[0]:.1f}, {inner[1]:.1f}]"
+        said += f", [{outer[0]:.1f}, {outer[1]:.1f}]" if outer else ""
+        parts.append(f'<text class="label" x="{RIGHT}" y="{at - 12}">{escape(said)}</text>')
+        for (low, high), wide in ((outer or inner, 1.2), (inner, 5)):
+            left, right = (frame.x(min(max(v, marks[0]), marks[-1])) for v in (low, high))
+            style = f"stroke:var(--c0);stroke-width:{wide}"
+            parts.append(f'<line style="{style}" x1="{left:.1f}" x2="{right:.1f}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<circle style="fill:var(--ink)" cx="{frame.x(value):.1f}" cy="{at}" r="4"/>')
+    numbers = list(range(len(rows)))
+    columns = [Series("gain", numbers, [value for _, value, _, _ in rows])]
+    for i, end in enumerate(("low", "high")):
+        columns.append(Series(f"{end}, val images", numbers, [inner[i] for _, _, inner, _ in rows]))
+        columns.append(Series(f"{end}, and folds", numbers, [o[i] if o else None for _, _, _, o in rows]))
     return figure(title, [], svg(title, height, "".join(parts)), table(columns, "method", [r[0] for r in rows]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssod.compare.boards import Board
 from ssod.compare.budget import CURRENCIES, curve
+from ssod.compare.gain import Gain
 from ssod.compare.main import Comparison
 from ssod.compare.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
@@ -12,9 +13,10 @@ from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 
 METHOD = (
     "The gain is AP of a method minus AP of its supervised twin, which learnt from the same labels; the mean over "
-    "folds. The 95 % interval comes from a paired bootstrap: val images are drawn again with replacement, every run is "
-    "measured on the same draw, and what folds (or seeds) vary beyond that is added in quadrature with Student's "
-    "quantile. The notes below each table say what an interval covers."
+    "folds. The first interval (thick) comes from a paired bootstrap: val images are drawn again with replacement, and "
+    "every run is measured on the same draw. It says what other val images would have shown of these very models. The "
+    "second (thin) adds in quadrature what folds, or seeds, vary beyond that, with Student's quantile: what other "
+    "labels would have given too. With two folds it is wide; take more."
 )
 
 
@@ -38,8 +40,7 @@ def compare_page(found: Comparison) -> str:
 
 
 def _board(board: Board, prefix: str, name: str) -> list[Section]:
-    gains = [(row, 100 * g.value, 100 * g.low, 100 * g.high) for row, g in board.gains.items()]
-    gains.sort(key=lambda row: -row[1])
+    gains = sorted((gain_row(row, gain) for row, gain in board.gains.items()), key=lambda row: -row[1])
     forest = charts.intervals(gains, "Gain over the supervised twin, 95 % interval", "AP points")
     table = ranking(board)
     sections = [
@@ -55,6 +56,17 @@ def _board(board: Board, prefix: str, name: str) -> list[Section]:
         blocks = [_sheet(reference), notes(reference.notes)]
         sections.append(Section(f"{prefix}published", f"{name}published figures", blocks))
     return sections
+
+
+def gain_row(name: str, gain: Gain) -> tuple:
+    """Return a gain in AP points as ``charts.intervals`` takes it."""
+    whole = gain.whole
+    return (
+        name,
+        100 * gain.value,
+        tuple(100 * end for end in gain.images),
+        None if whole is None else tuple(100 * end for end in whole),
+    )
 
 
 def _sheet(table: Sheet) -> object:

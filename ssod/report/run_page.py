@@ -16,6 +16,7 @@ from ssod.compare.tables import interval
 from ssod.engine.identity import flat
 from ssod.errors import SsodError
 from ssod.report import charts
+from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health
 from ssod.report.page import Section, alarms, grid, page, sheet, text
 from ssod.report.pictures import pictures
@@ -118,12 +119,10 @@ def _gain(run: Run, twin: Run) -> list[Markup]:
         why = "no interval: a run is unfinished or saved no eval/step_*.npz"
         return [text(f"{difference:+.1f} AP over the supervised twin", "big"), text(f"{why}. Twin: {twin.path}", "sub")]
     (gain,) = gains
-    figure = charts.intervals(
-        [(run.method, 100 * gain.value, 100 * gain.low, 100 * gain.high)], "Gain, 95 % interval", "AP points"
-    )
+    figure = charts.intervals([gain_row(run.method, gain)], "Gain, 95 % interval over val images", "AP points")
     return [
         text(f"{interval(gain)} AP over the supervised twin", "big"),
-        text(f"95 % interval over {gain.scope}. Twin: {twin.path}", "sub"),
+        text(f"95 % interval over val images. {gain.scope.capitalize()}. Twin: {twin.path}", "sub"),
         grid([figure]),
     ]
 

@@ -45,7 +45,7 @@ def test_rows_are_repetitions_and_the_best_comes_first(four: list[Path]) -> None
     gain = board.gains["mean_teacher"]
     assert gain.value == pytest.approx(best.mean() - board.ranked[1].mean())
     assert list(gain.units) == ["fold 1", "fold 2"]
-    assert gain.low < gain.value < gain.high
+    assert gain.images[0] < gain.value < gain.images[1]
 
 
 def test_seeds_weigh_as_their_fold(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_one_fold_with_seeds_is_paired_by_seed(tmp_path: Path) -> None:
     (board,), _ = boards(*runs)
     gain = board.gains["mean_teacher"]
     assert list(gain.units) == ["seed 0", "seed 1", "seed 2"]
-    assert "one fold" in gain.scope
+    assert gain.scope == "3 seeds of one fold"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssod.compare.gain import Gain, Unit, combine, gain
+from ssod.compare.gain import Unit, combine, gain
 from ssod.engine.matches import Matches, mean_ap
 from ssod.errors import SsodError
 
@@ -47,11 +47,20 @@ def test_a_run_against_itself_gains_nothing() -> None:
     run = pair(80, 0.6, 0.5, np.random.default_rng(0))[0]
     one = gain([Unit("1", [run], [run])], resamples=200)
     assert one.value == 0
-    assert one.low <= 0 <= one.high
+    assert one.images[0] <= 0 <= one.images[1]
+    assert one.whole is None
     two = gain([Unit("1", [run], [run]), Unit("2", [run], [run])], resamples=200)
-    assert (two.value, two.half) == (0, 0)
-    assert "val images only" in one.scope
-    assert two.scope == "val images and 2 folds"
+    assert (two.value, two.images, two.whole) == (0, (0, 0), (0, 0))
+    assert "not known" in one.scope
+    assert two.scope == "2 folds"
+
+
+def test_the_same_ability_in_other_runs_gains_nothing() -> None:
+    """Two trainings alike: the gain is not 0, but its interval has it."""
+    rng = np.random.default_rng(7)
+    found = gain([Unit("1", [pair(200, 0.6, 0.5, rng)[0]], [pair(200, 0.6, 0.5, rng)[0]])], resamples=200)
+    assert found.value != 0
+    assert found.images[0] < 0 < found.images[1]
 
 
 def test_the_value_is_the_mean_of_the_units() -> None:
@@ -63,7 +72,8 @@ def test_the_value_is_the_mean_of_the_units() -> None:
     second = (ap[id(c)] + ap[id(a)]) / 2 - ap[id(d)]
     assert found.units == pytest.approx({"1": first, "2": second})
     assert found.value == pytest.approx((first + second) / 2)
-    assert found.low < found.value < found.high
+    assert found.images[0] < found.value < found.images[1]
+    assert found.whole[0] <= found.images[0] < found.images[1] <= found.whole[1]
 
 
 def test_the_variance_of_the_images_is_the_known_one() -> None:
@@ -74,17 +84,19 @@ def test_the_variance_of_the_images_is_the_known_one() -> None:
     none = np.zeros(n, int)
     found = gain([Unit("1", [table(a, none, rng)], [table(b, none, rng)])], resamples=2000)
     assert found.value == pytest.approx(a.mean() - b.mean(), abs=0.01)  # AP is on a grid of 101 points
-    assert found.images == pytest.approx((a.astype(float) - b).std() / np.sqrt(n), rel=0.06)
+    assert found.by_images == pytest.approx((a.astype(float) - b).std() / np.sqrt(n), rel=0.06)
 
 
 def test_units_that_differ_widen_the_interval() -> None:
     drawn = np.random.default_rng(3).normal(0, 0.01, (3, 500))
     close = combine({"1": 0.050, "2": 0.051, "3": 0.049}, drawn)
     apart = combine({"1": 0.15, "2": 0.05, "3": -0.05}, drawn)
-    assert close.between == 0
-    assert apart.between == pytest.approx(0.1 / np.sqrt(3), rel=0.02)
-    assert apart.half == pytest.approx(4.303 * apart.between, rel=0.02)
-    assert close.half == pytest.approx(1.96 * 0.01 / np.sqrt(3), rel=0.1)
+    assert close.by_units == 0
+    assert close.whole == pytest.approx(close.images)
+    assert close.whole[1] - close.value == pytest.approx(1.96 * 0.01 / np.sqrt(3), rel=0.1)
+    assert apart.by_units == pytest.approx(0.1 / np.sqrt(3), rel=0.02)
+    assert apart.whole[1] - apart.value == pytest.approx(4.303 * apart.by_units, rel=0.02)
+    assert apart.images == pytest.approx((close.images[0], close.images[1]), abs=1e-3)
 
 
 def test_different_val_images_are_refused() -> None:
@@ -94,8 +106,8 @@ def test_different_val_images_are_refused() -> None:
         gain([Unit("1", [a], [Matches(**{**b.__dict__, "ids": list(range(1, 21))})])])
 
 
-def covered(found: Gain, truth: float) -> bool:
-    return found.low <= truth <= found.high
+def covered(ends: tuple[float, float], truth: float) -> bool:
+    return ends[0] <= truth <= ends[1]
 
 
 def test_coverage_of_one_fold_is_95_percent() -> None:
@@ -106,7 +118,7 @@ def test_coverage_of_one_fold_is_95_percent() -> None:
     hits = []
     for _ in range(400):
         unit = Unit("1", *([t] for t in pair(120, 0.65, 0.5, rng)))
-        hits.append(covered(gain([unit], resamples=100), truth))
+        hits.append(covered(gain([unit], resamples=100).images, truth))
     assert 0.92 <= np.mean(hits) <= 0.98
 
 
@@ -114,10 +126,13 @@ def test_coverage_of_one_fold_is_95_percent() -> None:
 def test_coverage_over_folds_is_95_percent(folds: int, spread: float) -> None:
     """Every fold's detectors have an ability of their own; all folds share the val images' luck."""
     rng = np.random.default_rng(6)
-    hits = []
+    whole, images = [], []
     for _ in range(1500):
         shared, own = rng.normal(0, 0.03), rng.normal(0, 0.02, folds)
-        exact = 0.04 + rng.normal(0, spread, folds) + shared + own
-        drawn = exact[:, None] + rng.normal(0, 0.03, 200) + rng.normal(0, 0.02, (folds, 200))
-        hits.append(covered(combine(dict(zip("12345", exact)), drawn), 0.04))
-    assert 0.92 <= np.mean(hits) <= 0.98
+        ability = 0.04 + rng.normal(0, spread, folds)
+        drawn = (ability + shared + own)[:, None] + rng.normal(0, 0.03, 200) + rng.normal(0, 0.02, (folds, 200))
+        found = combine(dict(zip("12345", ability + shared + own)), drawn)
+        whole.append(covered(found.whole, 0.04))  # the ability of any fold
+        images.append(covered(found.images, ability.mean()))  # that of these very folds
+    assert 0.92 <= np.mean(whole) <= 0.98
+    assert 0.92 <= np.mean(images) <= 0.98
