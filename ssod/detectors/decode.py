@@ -4,6 +4,7 @@ Every shape here depends on the input's shape and the settings alone, so that ev
 ``torch.export`` run the same lines. Absent detections are padding with score 0.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,10 @@ class Detections(NamedTuple):
         return [Targets(b[:n], labels[:n], s[:n]) for b, labels, s, n in rows]
 
 
+# (predictions, scores [R, K], rows per level of one image, settings) -> detections
+Rule = Callable[[Predictions, Tensor, tuple[int, ...], DecodeConfig], Detections]
+
+
 def rank(p: Predictions) -> Tensor:
     """Return [R, K] float32 scores: the class probability, or its geometric mean with the quality (FCOS)."""
     probs = p.probs()
@@ -62,6 +67,17 @@ def detect(
         cfg: thresholds and sizes.
         min_size: candidates with a shorter side are dropped.
     """
+    boxes, values, labels = candidates(p, scores, levels, cfg)
+    boxes = clip(boxes, p.sizes[:, None])
+    if min_size:
+        values = torch.where(((boxes[..., 2:] - boxes[..., :2]) >= min_size).all(-1), values, 0.0)
+    return suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections)
+
+
+def candidates(
+    p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the best (row, class) pairs of each level: boxes [N, C, 4], not clipped, scores [N, C], labels [N, C]."""
     n, k = p.num_images, scores.shape[1]
     scores = torch.where(scores > cfg.score, scores, 0.0).view(n, -1, k)
     best = [top(part, cfg.per_level) for part in scores.split(levels, 1)]
@@ -73,11 +89,7 @@ def detect(
     image = torch.arange(n, device=rows.device)[:, None].expand_as(rows)
     flat = (image * scores.shape[1] + rows).flatten()
     column = labels.flatten() if p.deltas.shape[1] > 1 else torch.zeros_like(flat)
-    boxes = p.coder.decode(p.deltas[flat, column].float(), p.priors[flat])
-    boxes = clip(boxes, p.sizes[image.flatten()]).view(n, -1, 4)
-    if min_size:
-        values = torch.where(((boxes[..., 2:] - boxes[..., :2]) >= min_size).all(-1), values, 0.0)
-    return suppress(boxes, values, labels, k, cfg.nms, cfg.detections)
+    return p.coder.decode(p.deltas[flat, column].float(), p.priors[flat]).view(n, -1, 4), values, labels
 
 
 def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +112,7 @@ def suppress(
     box is exact: what is suppressed then cannot depend on the rest of the batch.
 
     Args:
-        boxes: [N, C, 4] candidates.
+        boxes: [N, C, 4] candidates, clipped or not.
         scores: [N, C], 0 = no candidate.
         groups: [N, C] int64 below ``num_groups``: classes, or pyramid levels.
         num_groups: K.
@@ -112,8 +124,10 @@ def suppress(
     exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
     apart = boxes if exporting or boxes.device.type == "mps" else boxes.double()
     side = torch.full((), n * num_groups, dtype=torch.float32, device=boxes.device).sqrt().ceil().long()
-    pitch = apart.detach().max().ceil() + 1  # not amax: the ONNX exporter wants its dims named
-    x, y = (cell % side) * pitch, (cell // side) * pitch
+    # Not amax: the ONNX exporter wants its dims named. Boxes that are not clipped begin below 0.
+    low = apart.detach().min().floor().clamp(max=0)
+    pitch = apart.detach().max().ceil() - low + 1
+    x, y = (cell % side) * pitch - low, (cell // side) * pitch - low
     apart = (apart + torch.stack([x, y, x, y], -1)).flatten(0, 1)
 
     flat = scores.flatten()

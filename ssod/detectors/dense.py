@@ -15,7 +15,7 @@ from ssod.boxes import Coder, IdentityCoder, iou
 from ssod.collective import mean_over_ranks
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import Normalise
-from ssod.detectors.decode import DecodeConfig, Detections, detect, rank
+from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect, rank
 from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.losses.pick import Kind
 from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
@@ -29,12 +29,14 @@ class DenseOutput:
         stages: ``{"dense": predictions}``, image-major, level-major inside an image.
         features: the pyramid, one [N, channels, h, w] per level.
         decode: the detector's settings.
+        rule: how rows become detections.
         proposals: None, see ``structures.Output``.
     """
 
     stages: dict[str, Predictions]
     features: list[Tensor]
     decode: DecodeConfig
+    rule: Rule = detect
     proposals: None = None
 
     @property
@@ -47,7 +49,7 @@ class DenseOutput:
         """Return padded detections of fixed size; ``score`` replaces the configured threshold."""
         p = self.stages["dense"]
         cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
-        return detect(p, rank(p), p.levels, cfg)
+        return self.rule(p, rank(p), p.levels, cfg)
 
     def detections(self, score: float | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""
@@ -89,7 +91,8 @@ class Dense(nn.Module):
         rows: row loss by name.
         weights: factor of each loss by name.
         count: (predictions, [R] bool) -> divisor, [] or [R]: ``count_per_image`` or ``count_in_batch``.
-        decode: how rows become detections.
+        decode: thresholds and sizes of detection.
+        rule: how rows become detections.
         level_scale: multiply the deltas of each level by a learnt scalar (Mean-Teacher RetinaNet, FCOS v1).
         align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
     """
@@ -108,6 +111,7 @@ class Dense(nn.Module):
         weights: dict[str, float],
         count: Callable[[Predictions, Tensor], Tensor],
         decode: DecodeConfig,
+        rule: Rule = detect,
         level_scale: bool = False,
         align: Align | None = None,
     ) -> None:
@@ -116,17 +120,18 @@ class Dense(nn.Module):
         self.backbone, self.head, self.anchors = backbone, head, anchors
         self.coder, self.num_classes, self.strides = coder, num_classes, strides
         self.assigner, self.rows, self.weights, self.count, self.decode = assigner, rows, weights, count, decode
+        self.rule = rule
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
         self.align = align
 
     def predict(self, view: View) -> DenseOutput:
         """Look at a view; batch-norm follows ``train()`` / ``eval()``."""
         features = list(self.backbone(self.normalise(view.images, view.sizes)).values())
-        return DenseOutput({"dense": self.rows_of(features, view)}, features, self.decode)
+        return DenseOutput({"dense": self.rows_of(features, view)}, features, self.decode, self.rule)
 
     def rows_of(self, features: list[Tensor], view: View) -> Predictions:
         """Run the head and flatten it: rows are image-major, level-major inside an image."""
-        heads = self.head(features)
+        heads = self.heads(features)
         grids = [tuple(f.shape[-2:]) for f in features]
         levels = tuple(h * w * self.anchors.per_cell for h, w in grids)
         deltas = heads["bbox_regression"]
@@ -151,6 +156,10 @@ class Dense(nn.Module):
             strides=self.strides,
             grids=tuple(grids),
         )
+
+    def heads(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Run the head: ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``, [N, rows, K | 4 | 1]."""
+        return self.head(features)
 
     def aligned(self, towers: list[Tensor], deltas: Tensor, priors: Tensor, grids: list[tuple[int, int]]) -> Tensor:
         """Decode deltas [N, P, 4] of one prior per cell and align the boxes; [N, P, 4] float32 boxes in pixels."""

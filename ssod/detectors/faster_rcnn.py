@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
+from torchvision.models.detection.rpn import RPNHead
 
-from ssod import seeding
-from ssod.assign.iou import IoUAssigner
-from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
-from ssod.assign.sample import balanced, mask
 from ssod.boxes import DeltaCoder
-from ssod.collective import mean_over_ranks
 from ssod.detectors.anchors import AnchorConfig, Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone
-from ssod.detectors.decode import DecodeConfig
-from ssod.detectors.dense import reweighted
+from ssod.detectors.decode import DecodeConfig, detect
+from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
-from ssod.detectors.two_stage import TwoStageOutput, propose
-from ssod.losses.pick import Kind, Loss, LossSpec, pick
+from ssod.losses.pick import Loss, LossSpec, pick
 from ssod.schema import Section
-from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
-
-# The row losses of this detector by name, and what each must be made for.
-KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
+from ssod.structures import Predictions, RowLoss
 
 
 class FasterRcnnLoss(Section):
@@ -46,42 +34,6 @@ class FasterRcnnLoss(Section):
     "Object-or-not loss of the proposal network."
     rpn_box: Loss = LossSpec(name="smooth_l1")
     "Box loss of the proposal network."
-
-
-class RpnConfig(Section):
-    """The proposal network."""
-
-    high: float = Field(0.7, ge=0, le=1)
-    "An anchor that overlaps a box at least this much is foreground."
-    low: float = Field(0.3, ge=0, le=1)
-    "An anchor that overlaps every box less than this is background."
-    rows: int = Field(256, ge=1)
-    "Anchors sampled per image."
-    fraction: float = Field(0.5, ge=0, le=1)
-    "Largest share of foreground among them."
-    before: tuple[int, int] = (2000, 1000)
-    "Best anchors of each level that enter suppression, in training and in evaluation."
-    after: tuple[int, int] = (2000, 1000)
-    "Proposals per image, in training and in evaluation."
-    nms: float = Field(0.7, ge=0, le=1)
-    "Of two anchors of a level that overlap more than this, the lower score is dropped."
-
-
-class RoiConfig(Section):
-    """The head that classifies boxes."""
-
-    iou: float = Field(0.5, ge=0, le=1)
-    "A proposal that overlaps a box at least this much is foreground, else background."
-    rows: int = Field(512, ge=1)
-    "Proposals sampled per image; the labelled boxes are among the candidates."
-    fraction: float = Field(0.25, ge=0, le=1)
-    "Largest share of foreground among them."
-    size: int = Field(7, ge=1)
-    "Cells per side that a box is pooled to."
-    hidden: int = Field(1024, ge=1)
-    "Width of the two hidden layers."
-    scale: float = Field(224.0, gt=0)
-    "Side of a box that is pooled from level 4 (FPN eq. 1); lower it for small images."
 
 
 class FasterRcnnConfig(BackboneConfig):
@@ -105,7 +57,7 @@ class FasterRcnnConfig(BackboneConfig):
     "From proposals to detections."
 
 
-class FasterRcnn(nn.Module):
+class FasterRcnn(Rcnn):
     """A two-stage detector.
 
     Its RoI head keeps torchvision's weights, where column 0 is background; its predictions have background last.
@@ -113,7 +65,10 @@ class FasterRcnn(nn.Module):
     Args:
         backbone: images to a pyramid.
         anchors: priors of the proposal network.
-        cfg: sizes and thresholds of both stages.
+        levels: first and last pyramid level.
+        rpn: thresholds and sizes of the proposal network.
+        roi: those of the RoI head.
+        decode: how proposals become detections.
         num_classes: K.
         rows: row loss by name: cls, box, rpn_cls, rpn_box.
         weights: factor of each loss by name.
@@ -132,12 +87,22 @@ class FasterRcnn(nn.Module):
         rows: dict[str, RowLoss],
         weights: dict[str, float],
     ) -> None:
-        super().__init__()
-        channels, last = backbone.out_channels, min(levels[1], 5)
-        self.normalise = Normalise()
-        self.backbone, self.anchors, self.num_classes = backbone, anchors, num_classes
-        self.strides = tuple(2**level for level in range(levels[0], levels[1] + 1))
-        self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
+        strides = tuple(2**level for level in range(levels[0], levels[1] + 1))
+        super().__init__(
+            Normalise(),
+            backbone,
+            anchors,
+            strides=strides,
+            rpn=rpn,
+            roi=roi,
+            roi_coder=DeltaCoder(shift=10, size=5),
+            decode=decode,
+            rule=partial(detect, min_size=1e-2),
+            num_classes=num_classes,
+            rows=rows,
+            weights=weights,
+        )
+        channels = backbone.out_channels
         self.rpn = nn.ModuleDict({"head": RPNHead(channels, anchors.per_cell)})
         self.roi_heads = nn.ModuleDict(
             {
@@ -145,44 +110,11 @@ class FasterRcnn(nn.Module):
                 "box_predictor": FastRCNNPredictor(roi.hidden, num_classes + 1),
             }
         )
-        self.pool = RoIPool((levels[0], last), roi.size, roi.scale)
-        self.rpn_coder, self.roi_coder = DeltaCoder(), DeltaCoder(shift=10, size=5)
-        self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, claim=True)
-        self.roi_assigner = IoUAssigner(roi.iou, roi.iou, claim=False)
+        self.pool = RoIPool((levels[0], min(levels[1], 5)), roi.size, roi.scale)
 
-    @property
-    def kinds(self) -> dict[str, Kind]:
-        """``KINDS``."""
-        return KINDS
-
-    # ---- looking ---------------------------------------------------------------------------------------------------
-
-    def predict(self, view: View) -> TwoStageOutput:
-        """Look at a view; proposals are found when asked for, more of them under ``train()`` than under ``eval()``."""
-        features = self.backbone(self.normalise(view.images, view.sizes))
-        p = self.rpn_rows(list(features.values()), view)
-        cfg, mode = self.rpn_cfg, 0 if self.training else 1
-        search = partial(propose, p, cfg.before[mode], cfg.after[mode], cfg.nms)
-        return TwoStageOutput({"rpn": p}, features, search, view.keys, self.roi_rows, self.decode)
-
-    def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
-        """Run the proposal network and flatten it."""
-        logits, deltas = self.rpn["head"](features)
-        grids = [tuple(f.shape[-2:]) for f in features]
-        logits, deltas = concat_box_prediction_layers(logits, deltas)
-        n = view.images.shape[0]
-        priors = self.anchors(view.images.shape[-2:], grids)
-        return Predictions(
-            logits=logits,
-            deltas=deltas[:, None],
-            priors=priors.repeat(n, 1),
-            image=torch.arange(n, device=priors.device).repeat_interleave(priors.shape[0]),
-            sizes=view.sizes,
-            coder=self.rpn_coder,
-            levels=tuple(h * w * self.anchors.per_cell for h, w in grids),
-            strides=self.strides,
-            grids=tuple(grids),
-        )
+    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """See ``Rcnn.rpn_head``."""
+        return self.rpn["head"](features)
 
     def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:
         """Run the RoI head on boxes [R, 4] of images [R]."""
@@ -197,90 +129,6 @@ class FasterRcnn(nn.Module):
             coder=self.roi_coder,
             softmax=True,
         )
-
-    # ---- learning --------------------------------------------------------------------------------------------------
-
-    def assign(self, out: TwoStageOutput, targets: list[Targets]) -> Assigned:
-        """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample."""
-        p = out.stages["rpn"]
-        boxes, roi = self.assign_roi(out, targets)
-        return {"rpn": (p, self.assign_rpn(p, out.keys, targets)), "roi": (out.score(boxes), roi)}
-
-    @torch.no_grad()
-    def assign_rpn(self, p: Predictions, keys: Tensor, targets: list[Targets]) -> Assignment:
-        """Ask the anchors whether there is an object; those not sampled weigh nothing."""
-        a = self.rpn_assigner(p, [_objects(t) for t in targets])
-        matched = a.matched.view(p.num_images, -1)
-        draw = _draw(keys, matched)
-        index, valid = balanced(matched >= 0, matched == BACKGROUND, draw, self.rpn_cfg.rows, self.rpn_cfg.fraction)
-        chosen = mask(index, valid, matched.shape[1]).flatten()
-        return replace(a, cls_weight=a.cls_weight * chosen, box_weight=a.box_weight * chosen)
-
-    @torch.no_grad()
-    def assign_roi(self, out: TwoStageOutput, targets: list[Targets]) -> tuple[list[Tensor], Assignment]:
-        """Sample among proposals and labelled boxes: the boxes of each image, and what is in them.
-
-        Every image gets the same number of rows, so that nothing waits for the device; rows that could not be filled
-        weigh nothing.
-        """
-        boxes, matches = self.candidates(out, targets)
-        cfg = self.roi_cfg
-        index, valid = balanced(matches >= 0, matches == BACKGROUND, _draw(out.keys, matches), cfg.rows, cfg.fraction)
-        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        matches = torch.where(valid, matches.gather(1, index), IGNORED)
-        return list(boxes), from_matches(list(matches), targets, self.num_classes)
-
-    def candidates(self, out: TwoStageOutput, targets: list[Targets]) -> tuple[Tensor, Tensor]:
-        """Return proposals followed by labelled boxes [N, C, 4], and the target of each [N, C], -1 none, -2 ignored.
-
-        Padding and what lies on an ignore region is ignored.
-        """
-        most = max(len(t) for t in targets)
-        boxes, matches = [], []
-        for found, score, t in zip(out.found.boxes, out.found.scores, targets):
-            padding = most - len(t)
-            b = torch.cat([found, t.boxes.to(found), found.new_zeros(padding, 4)])
-            real = F.pad(torch.cat([score > 0, torch.ones_like(t.labels, dtype=torch.bool)]), (0, padding))
-            match = torch.where(real, self.roi_assigner.match(b, t.boxes), IGNORED)
-            if t.weight is not None and len(t):
-                match = torch.where((match >= 0) & (t.weight[match.clamp(min=0)] == 0), IGNORED, match)
-            boxes.append(b)
-            matches.append(match)
-        return torch.stack(boxes), torch.stack(matches)
-
-    def reduce(
-        self, out: TwoStageOutput, assigned: Assigned, rows: dict[str, RowLoss] | None = None
-    ) -> dict[str, Tensor]:
-        """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled."""
-        rows = self.rows | (rows or {})
-        losses = {}
-        for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
-            p, a = assigned[stage]
-            norm = a.norm
-            if norm is None:
-                norm = mean_over_ranks(((a.cls_weight > 0) | a.fg).sum().float()).clamp(min=1)
-            norm = norm.expand(len(p))
-            fg = a.fg.nonzero().squeeze(1)
-            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm).sum()
-            losses[f"{prefix}box"] = (rows[f"{prefix}box"](p, a) * a.box_weight[fg] / norm[fg]).sum()
-        return {name: loss * self.weights[name] for name, loss in losses.items()}
-
-    def losses(
-        self, out: TwoStageOutput, targets: list[Targets], reweight: Reweight | None = None
-    ) -> dict[str, Tensor]:
-        """``assign``, then ``reweight``, then ``reduce``."""
-        return self.reduce(out, reweighted(self.assign(out, targets), reweight))
-
-
-def _objects(t: Targets) -> Targets:
-    """The same boxes, of the one class "object"; a soft label's mass is how much of an object it is."""
-    probs = None if t.probs is None else t.probs.sum(-1, keepdim=True)
-    return Targets(t.boxes, torch.zeros_like(t.labels), probs=probs, weight=t.weight)
-
-
-def _draw(keys: Tensor, rows: Tensor) -> Tensor:
-    """Return [N, P] random numbers that depend on the image's key and the row's number in it."""
-    return seeding.uniform(keys[:, None], torch.arange(rows.shape[1], device=keys.device))
 
 
 def build_faster_rcnn(cfg: FasterRcnnConfig, num_classes: int) -> FasterRcnn:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssod.boxes import clip
-from ssod.detectors.decode import DecodeConfig, Detections, detect, suppress, top
+from ssod.detectors.decode import DecodeConfig, Detections, Rule, suppress, top
 from ssod.structures import Predictions, Targets, image_index
 
 RoIHead = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], Predictions]
@@ -27,6 +27,7 @@ class TwoStageOutput:
         keys: [N] random keys of the images, from which rows are sampled in training.
         head: the RoI head: (features, boxes [R, 4], their images [R], sizes [N, 2]) -> predictions.
         decode: the detector's settings.
+        rule: how rows become detections.
     """
 
     stages: dict[str, Predictions]
@@ -35,6 +36,7 @@ class TwoStageOutput:
     keys: Tensor
     head: RoIHead
     decode: DecodeConfig
+    rule: Rule
 
     @cached_property
     def found(self) -> Detections:
@@ -65,7 +67,7 @@ class TwoStageOutput:
         image = torch.arange(n, device=self.found.boxes.device).repeat_interleave(each)
         p = self.head(self.features, self.found.boxes.flatten(0, 1), image, self.stages["rpn"].sizes)
         scores = torch.where(self.found.scores.flatten()[:, None] > 0, p.probs(), 0.0)
-        return detect(p, scores, (each,), cfg, min_size=1e-2)
+        return self.rule(p, scores, (each,), cfg)
 
     def detections(self, score: float | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""

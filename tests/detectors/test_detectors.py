@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssod.detectors import dense, faster_rcnn
+from ssod.detectors import dense, rcnn
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
 from tests.detectors.reference import NAMES, config, enliven, images, targets, view
@@ -352,14 +352,14 @@ def test_ranks_together_are_one_process(name: str, monkeypatch: pytest.MonkeyPat
     expected = share(order)
     seen: list[list[Tensor]] = [[], []]
     for rank in (0, 1):
-        for module in (dense, faster_rcnn):
+        for module in (dense, rcnn):
             monkeypatch.setattr(module, "mean_over_ranks", lambda v, r=rank: seen[r].append(v) or v)
         share(order[2 * rank : 2 * rank + 2])
     means = [(a + b) / 2 for a, b in zip(*seen)]
     total: dict[str, Tensor] = {}
     for rank in (0, 1):
         queue = iter(means)
-        for module in (dense, faster_rcnn):
+        for module in (dense, rcnn):
             monkeypatch.setattr(module, "mean_over_ranks", lambda v, q=queue: next(q))
         for key, loss in share(order[2 * rank : 2 * rank + 2]).items():
             total[key] = total.get(key, 0) + loss / 2

@@ -1,0 +1,235 @@
+"""What two-stage detectors share: proposals, rows sampled from both stages, rows to losses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from ssod import seeding
+from ssod.assign.iou import IoUAssigner
+from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
+from ssod.assign.sample import balanced, mask
+from ssod.boxes import DeltaCoder
+from ssod.collective import mean_over_ranks
+from ssod.detectors.decode import DecodeConfig, Rule
+from ssod.detectors.dense import reweighted
+from ssod.detectors.two_stage import TwoStageOutput, propose
+from ssod.losses.pick import Kind
+from ssod.schema import Section
+from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
+
+# The row losses of this detector by name, and what each must be made for.
+KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
+
+
+class RpnConfig(Section):
+    """The proposal network."""
+
+    high: float = Field(0.7, ge=0, le=1)
+    "An anchor that overlaps a box at least this much is foreground."
+    low: float = Field(0.3, ge=0, le=1)
+    "An anchor that overlaps every box less than this is background."
+    rows: int = Field(256, ge=1)
+    "Anchors sampled per image."
+    fraction: float = Field(0.5, ge=0, le=1)
+    "Largest share of foreground among them."
+    before: tuple[int, int] = (2000, 1000)
+    "Best anchors of each level that enter suppression, in training and in evaluation."
+    after: tuple[int, int] = (2000, 1000)
+    "Proposals per image, in training and in evaluation."
+    nms: float = Field(0.7, ge=0, le=1)
+    "Of two anchors of a level that overlap more than this, the lower score is dropped."
+
+
+class RoiConfig(Section):
+    """The head that classifies boxes."""
+
+    iou: float = Field(0.5, ge=0, le=1)
+    "A proposal that overlaps a box at least this much is foreground, else background."
+    rows: int = Field(512, ge=1)
+    "Proposals sampled per image; the labelled boxes are among the candidates."
+    fraction: float = Field(0.25, ge=0, le=1)
+    "Largest share of foreground among them."
+    size: int = Field(7, ge=1)
+    "Cells per side that a box is pooled to."
+    hidden: int = Field(1024, ge=1)
+    "Width of the two hidden layers."
+    scale: float = Field(224.0, gt=0)
+    "Side of a box that is pooled from level 4 (FPN eq. 1); lower it for small images."
+
+
+class Rcnn(nn.Module):
+    """A two-stage detector without its heads: a subclass says what they are, ``rpn_head`` and ``roi_rows``.
+
+    Args:
+        normalise: (images, sizes) -> images as the backbone wants them.
+        backbone: images to a pyramid, features by name.
+        anchors: priors of the proposal network.
+        strides: pixels per cell of each level.
+        rpn: thresholds and sizes of the proposal network.
+        roi: those of the second stage.
+        roi_coder: the meaning of the second stage's deltas.
+        decode: thresholds and sizes of detection.
+        rule: how proposals become detections.
+        num_classes: K.
+        rows: row loss by name: cls, box, rpn_cls, rpn_box.
+        weights: factor of each loss by name.
+    """
+
+    def __init__(
+        self,
+        normalise: nn.Module,
+        backbone: nn.Module,
+        anchors: nn.Module,
+        *,
+        strides: tuple[int, ...],
+        rpn: RpnConfig,
+        roi: RoiConfig,
+        roi_coder: DeltaCoder,
+        decode: DecodeConfig,
+        rule: Rule,
+        num_classes: int,
+        rows: dict[str, RowLoss],
+        weights: dict[str, float],
+    ) -> None:
+        super().__init__()
+        self.normalise, self.backbone, self.anchors = normalise, backbone, anchors
+        self.num_classes, self.strides = num_classes, strides
+        self.rule = rule
+        self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
+        self.rpn_coder, self.roi_coder = DeltaCoder(), roi_coder
+        self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, claim=True)
+        self.roi_assigner = IoUAssigner(roi.iou, roi.iou, claim=False)
+
+    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return logits [N, A, h, w] and deltas [N, 4 A, h, w] of each level, A anchors a cell."""
+        raise NotImplementedError
+
+    def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:
+        """Run the RoI head on boxes [R, 4] of images [R]."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """``KINDS``."""
+        return KINDS
+
+    # ---- looking ---------------------------------------------------------------------------------------------------
+
+    def predict(self, view: View) -> TwoStageOutput:
+        """Look at a view; proposals are found when asked for, more of them under ``train()`` than under ``eval()``."""
+        features = self.backbone(self.normalise(view.images, view.sizes))
+        p = self.rpn_rows(list(features.values()), view)
+        cfg, mode = self.rpn_cfg, 0 if self.training else 1
+        search = partial(propose, p, cfg.before[mode], cfg.after[mode], cfg.nms)
+        return TwoStageOutput({"rpn": p}, features, search, view.keys, self.roi_rows, self.decode, self.rule)
+
+    def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
+        """Run the proposal network and flatten it."""
+        logits, deltas = self.rpn_head(features)
+        grids = [tuple(f.shape[-2:]) for f in features]
+        logits, deltas = concat_box_prediction_layers(logits, deltas)
+        n = view.images.shape[0]
+        priors = self.anchors(view.images.shape[-2:], grids)
+        return Predictions(
+            logits=logits,
+            deltas=deltas[:, None],
+            priors=priors.repeat(n, 1),
+            image=torch.arange(n, device=priors.device).repeat_interleave(priors.shape[0]),
+            sizes=view.sizes,
+            coder=self.rpn_coder,
+            levels=tuple(h * w * self.anchors.per_cell for h, w in grids),
+            strides=self.strides,
+            grids=tuple(grids),
+        )
+
+    # ---- learning --------------------------------------------------------------------------------------------------
+
+    def assign(self, out: TwoStageOutput, targets: list[Targets]) -> Assigned:
+        """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample."""
+        p = out.stages["rpn"]
+        boxes, roi = self.assign_roi(out, targets)
+        return {"rpn": (p, self.assign_rpn(p, out.keys, targets)), "roi": (out.score(boxes), roi)}
+
+    @torch.no_grad()
+    def assign_rpn(self, p: Predictions, keys: Tensor, targets: list[Targets]) -> Assignment:
+        """Ask the anchors whether there is an object; those not sampled weigh nothing."""
+        a = self.rpn_assigner(p, [_objects(t) for t in targets])
+        matched = a.matched.view(p.num_images, -1)
+        draw = _draw(keys, matched)
+        index, valid = balanced(matched >= 0, matched == BACKGROUND, draw, self.rpn_cfg.rows, self.rpn_cfg.fraction)
+        chosen = mask(index, valid, matched.shape[1]).flatten()
+        return replace(a, cls_weight=a.cls_weight * chosen, box_weight=a.box_weight * chosen)
+
+    @torch.no_grad()
+    def assign_roi(self, out: TwoStageOutput, targets: list[Targets]) -> tuple[list[Tensor], Assignment]:
+        """Sample among proposals and labelled boxes: the boxes of each image, and what is in them.
+
+        Every image gets the same number of rows, so that nothing waits for the device; rows that could not be filled
+        weigh nothing.
+        """
+        boxes, matches = self.candidates(out, targets)
+        cfg = self.roi_cfg
+        index, valid = balanced(matches >= 0, matches == BACKGROUND, _draw(out.keys, matches), cfg.rows, cfg.fraction)
+        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        matches = torch.where(valid, matches.gather(1, index), IGNORED)
+        return list(boxes), from_matches(list(matches), targets, self.num_classes)
+
+    def candidates(self, out: TwoStageOutput, targets: list[Targets]) -> tuple[Tensor, Tensor]:
+        """Return proposals followed by labelled boxes [N, C, 4], and the target of each [N, C], -1 none, -2 ignored.
+
+        Padding and what lies on an ignore region is ignored.
+        """
+        most = max(len(t) for t in targets)
+        boxes, matches = [], []
+        for found, score, t in zip(out.found.boxes, out.found.scores, targets):
+            padding = most - len(t)
+            b = torch.cat([found, t.boxes.to(found), found.new_zeros(padding, 4)])
+            real = F.pad(torch.cat([score > 0, torch.ones_like(t.labels, dtype=torch.bool)]), (0, padding))
+            match = torch.where(real, self.roi_assigner.match(b, t.boxes), IGNORED)
+            if t.weight is not None and len(t):
+                match = torch.where((match >= 0) & (t.weight[match.clamp(min=0)] == 0), IGNORED, match)
+            boxes.append(b)
+            matches.append(match)
+        return torch.stack(boxes), torch.stack(matches)
+
+    def reduce(
+        self, out: TwoStageOutput, assigned: Assigned, rows: dict[str, RowLoss] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled."""
+        rows = self.rows | (rows or {})
+        losses = {}
+        for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
+            p, a = assigned[stage]
+            norm = (self.norm(stage, p, a) if a.norm is None else a.norm).expand(len(p))
+            fg = a.fg.nonzero().squeeze(1)
+            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm).sum()
+            losses[f"{prefix}box"] = (rows[f"{prefix}box"](p, a) * a.box_weight[fg] / norm[fg]).sum()
+        return {name: loss * self.weights[name] for name, loss in losses.items()}
+
+    def losses(
+        self, out: TwoStageOutput, targets: list[Targets], reweight: Reweight | None = None
+    ) -> dict[str, Tensor]:
+        """``assign``, then ``reweight``, then ``reduce``."""
+        return self.reduce(out, reweighted(self.assign(out, targets), reweight))
+
+    def norm(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+        """Return the divisor of both losses of ``stage``, []: the rows that count, over ranks, at least 1."""
+        return mean_over_ranks(((a.cls_weight > 0) | a.fg).sum().float()).clamp(min=1)
+
+
+def _objects(t: Targets) -> Targets:
+    """The same boxes, of the one class "object"; a soft label's mass is how much of an object it is."""
+    probs = None if t.probs is None else t.probs.sum(-1, keepdim=True)
+    return Targets(t.boxes, torch.zeros_like(t.labels), probs=probs, weight=t.weight)
+
+
+def _draw(keys: Tensor, rows: Tensor) -> Tensor:
+    """Return [N, P] random numbers that depend on the image's key and the row's number in it."""
+    return seeding.uniform(keys[:, None], torch.arange(rows.shape[1], device=keys.device))
