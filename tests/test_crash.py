@@ -39,6 +39,30 @@ def test_kill_9_at_random_moments_changes_no_bit(calm: tuple, tmp_path: Path, af
     assert difference(final_state(undisturbed), final_state(wild)) == []
 
 
+METHODS = {
+    "humble_teacher": {},
+    "instant_teaching": {"score": 0.05},
+    "instant_teaching_rectify": {"score": 0.05},
+    "consistent_teacher": {"start": 10},
+    "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_remembers_survives_kill_9(name: str, tmp_path: Path) -> None:
+    """Score banks, thresholds, a second model, an auxiliary branch: all come back to the bit."""
+    method = {"name": name, "burn_in": 6, "ema": {"decay": 0.9}, **METHODS[name]}
+    config = small_config(tmp_path, method=method, train__steps=32, train__eval_every=0)
+    command = train_command(config, tmp_path / "calm")
+    subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
+    command = train_command(config, tmp_path / "wild")
+    record = kill_until_done(command, tmp_path / "wild", kills=1, longest=0.5, after_save=True, env=ONE_THREAD)
+    assert record.killed > 0
+    assert difference(final_state(tmp_path / "calm"), final_state(tmp_path / "wild")) == []
+
+
 @pytest.mark.slow
 def test_workers_change_no_bit(tmp_path: Path) -> None:
     config = small_config(tmp_path, train__steps=10, train__eval_every=0, train__save_every=0)
