@@ -59,7 +59,7 @@ class Board:
 
     Attributes:
         protocol: what all runs share; see ``ALIKE``.
-        ranked: rows with runs on every split of the board, best first.
+        ranked: rows with runs on every split of the board, best first; only runs on these splits are in them.
         others: (row, why it has no rank).
         gains: gain over the supervised twin, by the row's name, where it can be had with an interval.
         twins: name of the twin's row, by the row's name.
@@ -157,13 +157,17 @@ def boards_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Board], 
     """
     boards: list[Board] = []
     pending = [row for row in rows if not row.runs]
-    for row in sorted((r for r in rows if r.runs), key=lambda r: (-len(r.hashes), r.name)):
-        alike = protocol(row.runs[0])
-        home = next((b for b in boards if b.protocol == alike and row.hashes <= b.hashes), None)
+    known = [(row, protocol(row.runs[0])) for row in rows if row.runs]
+    # A board's splits are those on which most runs can be ranked; a row that has more of them is ranked on these.
+    known.sort(key=lambda pair: (-_ranked_runs(*pair, known), -len(pair[0].hashes), pair[0].name))
+    for row, shared in known:
+        home = next((b for b in boards if b.protocol == shared and _fits(row, b)), None)
         if home is None:
-            boards.append(Board(alike, ranked=[row]))
-        elif row.hashes == home.hashes:
-            home.ranked.append(row)
+            boards.append(Board(shared, ranked=[row]))
+        elif row.hashes >= home.hashes:
+            if row.hashes > home.hashes:
+                home.notes.append(f"{row.name}: {len(row.hashes - home.hashes)} splits that other rows lack left out")
+            home.ranked.append(Row(row.name, [run for run in row.runs if run.hash in home.hashes], row.unfinished))
         else:
             has, all_ = len(row.hashes), len(home.hashes)
             home.others.append((row, f"has {has} of the board's {all_} splits"))
@@ -175,6 +179,16 @@ def boards_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Board], 
     lines = [_refusal(boards[0], other) for other in boards[1:]]
     lines += [f"{row.name}: no finished run ({row.unfinished[0].state})" for row in pending]
     return boards, lines
+
+
+def _ranked_runs(row: Row, shared: dict[str, str], known: Sequence[tuple[Row, dict[str, str]]]) -> int:
+    """Return how many splits of how many rows a board with this row's splits would rank."""
+    return len(row.hashes) * sum(other.hashes >= row.hashes and alike == shared for other, alike in known)
+
+
+def _fits(row: Row, board: Board) -> bool:
+    """Whether one's splits are among the other's."""
+    return row.hashes <= board.hashes or row.hashes >= board.hashes
 
 
 def _refusal(a: Board, b: Board) -> str:

@@ -20,6 +20,7 @@ from ssod.report.page import Section, grid, sheet, text
 
 BINS = 20  # of score histograms
 CELLS = 10  # of the heat map, each way
+SURE = 0.3  # from this score on there is a histogram of its own
 MOST_CLASSES = 8  # lines in one chart; the table has all
 
 
@@ -107,7 +108,8 @@ def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Marku
     for k in shown:
         rows = table.label == k
         right, counted = table.right[rows, 0].cumsum(), table.counted[rows, 0].cumsum()
-        keep = np.unique(np.linspace(0, len(right) - 1, 80).round().astype(int)) if len(right) else []
+        hits = np.flatnonzero(table.right[rows, 0])
+        keep = hits[np.unique(np.linspace(0, len(hits) - 1, 80).round().astype(int))] if len(hits) else hits
         recall, precision = right / table.wanted[:, k].sum(), right / np.maximum(counted, 1)
         series.append(Series(table.classes[k], [float(recall[i]) for i in keep], [float(precision[i]) for i in keep]))
     return charts.lines(series, title, "recall", "precision", y_range=(0, 1))
@@ -169,6 +171,15 @@ def _spread(values: Sequence[Sequence[float]], count: int) -> list[int]:
     return [order[i] for i in np.linspace(0, count - 1, MOST_CLASSES).round().astype(int)]
 
 
+def _histogram(score: np.ndarray, kinds: Sequence[tuple], low: float, where: str) -> Markup:
+    """Return how many boxes have which score, from ``low`` on; most score low, and would hide the others."""
+    edges = np.linspace(low, 1, BINS + 1)
+    groups = [(name, np.histogram(score[mask], edges)[0].astype(float).tolist(), hue) for name, mask, hue in kinds]
+    labels = [f"{edge:.2f}" for edge in edges[:-1]]
+    above = f" above {low:g}" if low else ""
+    return charts.bars(labels, groups, f"Scores{above} of the teacher's boxes, {where}", "score", "boxes")
+
+
 def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
     """Return the histogram of scores, right and wrong, and confidence against IoU; of val where truth is not hidden."""
     if look is not None and look.known:
@@ -181,11 +192,7 @@ def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
     else:
         return [charts.empty("Scores of the teacher's boxes", "the run saved no detections")]
     score, iou = np.clip(score.astype(float), 0, 1), np.clip(iou.astype(float), 0, 1)
-    edges = np.linspace(0, 1, BINS + 1)
-    groups = [
-        (name, np.histogram(score[mask], edges)[0].astype(float).tolist(), color)
-        for name, mask, color in (("right", right, 2), ("wrong", counted & ~right, 4))
-    ]
+    kinds = (("right", right, 2), ("wrong", counted & ~right, 4))
     counts = np.histogram2d(iou, score, bins=CELLS, range=((0, 1), (0, 1)))[0]
     quantiles = [row for row in run.train if isinstance(row.get("pseudo/score_quantiles"), list)]
     names = ("lowest", "25 %", "median", "75 %", "highest")
@@ -193,9 +200,8 @@ def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
         Series(name, [row["step"] for row in quantiles], [row["pseudo/score_quantiles"][i] for row in quantiles])
         for i, name in enumerate(names)
     ]
-    labels = [f"{edge:.2f}" for edge in edges[:-1]]
     return [
-        charts.bars(labels, groups, f"Scores of the teacher's boxes, {where}", "score", "boxes"),
+        *(_histogram(score, kinds, low, where) for low in (0.0, SURE)),
         charts.heat(counts.tolist(), f"Confidence against IoU, {where}", "confidence", "IoU"),
         charts.lines(lines, "Quantiles of the teacher's scores", "step", "score", y_range=(0, 1)),
     ]

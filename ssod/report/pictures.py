@@ -32,7 +32,7 @@ from ssod.structures import Targets, View, move_targets
 SHOWN = 6  # images of each kind
 SIDE = 480  # pixels of the longer side of a picture in the page
 SURE = 0.3  # a wrong detection above this score makes an image harder
-_MOST_BOXES = 40
+MOST_REJECTED = 12  # boxes drawn of those that were not kept, the highest scores
 
 Box = tuple[str, str, list[float]]  # (style, what it is, corners)
 
@@ -100,7 +100,7 @@ def _pair(
     weak: View, strong: View, i: int, image: object, parts: tuple[Targets, ...], names: tuple[str, ...]
 ) -> Markup:
     found, kept, moved, truth = parts
-    rejected = found[~_among(found, kept)][:_MOST_BOXES]
+    rejected = found[~_among(found, kept)][:MOST_REJECTED]
     left = [*_boxes("truth", truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
     lost = len(kept) - len(moved)
     said = f"{len(kept)} kept, {len(found) - int(_among(found, kept).sum())} rejected"

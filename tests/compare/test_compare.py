@@ -109,6 +109,13 @@ def test_a_row_that_lacks_folds_has_no_rank(four: list[Path], tmp_path: Path) ->
     assert list(board.gains["unbiased_teacher"].units) == ["fold 1"]  # over the fold that both have
 
 
+def test_a_row_with_more_folds_is_ranked_on_those_of_the_others(four: list[Path], tmp_path: Path) -> None:
+    (board,), refusals = boards(*four, fake_run(tmp_path / "x", "mean_teacher", 3, ap=0.1))
+    assert refusals == []
+    assert [(row.name, len(row.runs)) for row in board.ranked] == [("mean_teacher", 2), ("supervised", 2)]
+    assert board.notes == ["mean_teacher: 1 splits that other rows lack left out"]
+
+
 @pytest.mark.parametrize(("code", "words"), [(None, "running or killed"), (75, "code 75"), (5, "code 5")])
 def test_what_did_not_finish_is_not_counted(four: list[Path], tmp_path: Path, code: int | None, words: str) -> None:
     (board,), _ = boards(*four, fake_run(tmp_path / "x", seed=7, ap=0.99, code=code))

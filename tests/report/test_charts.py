@@ -1,0 +1,101 @@
+"""Charts: sound SVG, round ticks, gaps, nothing drawn outside, hostile names harmless."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree as xml
+
+import pytest
+
+from ssod.report import charts
+from ssod.report.charts import Series
+from ssod.report.frame import WIDTH, Frame, short, ticks
+
+
+def svg_of(figure: str) -> xml.Element:
+    return xml.fromstring(re.search(r"<svg.*?</svg>", figure, re.S)[0])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (3, 97, [0, 20, 40, 60, 80, 100]), (-1.2, 0.4, [-1.5, -1, -0.5, 0, 0.5])],
+)
+def test_ticks_are_round_and_reach_around(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+def test_ticks_of_one_value() -> None:
+    assert ticks(5, 5)[0] < 5 < ticks(5, 5)[-1]
+    assert ticks(0, 0) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+
+
+def test_a_frame_maps_its_corners() -> None:
+    frame = Frame([0, 10], [0, 5], 220, (0, 10))
+    assert (frame.x(0), frame.x(10)) == (46, WIDTH - 10)
+    assert (frame.y(0), frame.y(5)) == (186, 10)
+    assert frame.y(99) == 10, "outside the axis it is put at its end"
+
+
+def test_a_line_breaks_where_a_value_is_missing() -> None:
+    figure = charts.lines([Series("a", [0, 1, 2, 3], [1.0, None, 2.0, float("nan")])], "t", "step", "y")
+    (path,) = [e for e in svg_of(figure).iter() if e.get("class") == "line"]
+    assert path.get("d").count("M") == 2
+
+
+def test_every_point_lies_in_the_drawing() -> None:
+    figure = charts.lines([Series("a", [10, 500, 2600], [-3.0, 0.5, 1e4])], "t", "step", "y", marks=[(1200, "here")])
+    root = svg_of(figure)
+    height = float(root.get("viewBox").split()[3])
+    for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", next(e.get("d") for e in root.iter() if e.get("d"))):
+        assert 0 <= float(x) <= WIDTH
+        assert 0 <= float(y) <= height
+
+
+def test_names_cannot_break_out() -> None:
+    evil = "<script>alert(1)</script>'\"&"
+    for figure in (
+        charts.lines([Series(evil, [0, 1], [1, 2]), Series("b", [0], [1])], evil, evil, evil),
+        charts.bars([evil, "b"], [(evil, [1, 2], 0)], evil, evil, evil),
+        charts.heat([[1, 0], [0, 2]], evil, evil, evil),
+        charts.intervals([(evil, 1.0, (0.5, 1.5), None)], evil, evil),
+        charts.empty(evil, evil),
+    ):
+        assert "<script" not in figure
+        xml.fromstring(str(figure).replace("<output", "<span").replace("</output", "</span"))
+
+
+def test_the_cursor_gets_the_data_that_are_drawn() -> None:
+    figure = charts.lines([Series("a", [0, 10], [1.0, 2.5]), Series("b", [10], [3.0])], "t", "step", "y")
+    data = json.loads(svg_of(figure).get("data-chart"))
+    assert data["series"][0]["value"] == ["1", "2.5"]
+    assert data["series"][1]["px"] == [data["series"][0]["px"][1]]
+    assert svg_of(figure).get("tabindex") == "0"
+
+
+def test_the_table_has_the_numbers_and_is_thinned_out() -> None:
+    few = charts.lines([Series("a", [1, 2], [0.5, None])], "t", "step", "y")
+    assert "<td>0.5</td>" in few
+    assert "<td>-</td>" in few
+    many = charts.lines([Series("a", list(range(1000)), [1.0] * 1000)], "t", "step", "y")
+    assert many.count("<tr>") < 70
+
+
+def test_bars_stack_and_intervals_have_an_origin() -> None:
+    figure = charts.bars(["0", "1"], [("right", [2, 0], 2), ("wrong", [1, 1], 4)], "t", "x", "y")
+    rects = [e for e in svg_of(figure).iter() if e.tag == "rect"]
+    tops, heights = ([float(r.get(key)) for r in rects] for key in ("y", "height"))
+    assert tops[1] + heights[1] == pytest.approx(tops[0], abs=0.11)
+    figure = charts.intervals([("m", 2.0, (1.0, 3.0), (-9.0, 13.0))], "t", "AP")
+    assert "[-9.0, 13.0]" in figure
+    assert any(e.get("class") == "zero" for e in svg_of(figure).iter())
+
+
+def test_nothing_to_draw_is_said() -> None:
+    assert "nothing was logged" in charts.lines([Series("a", [], [])], "t", "x", "y")
+    assert "nothing was logged" in charts.heat([[0, 0]], "t", "x", "y")
+    assert "nothing was logged" in charts.bars([], [], "t", "x", "y")
+
+
+def test_numbers_are_short() -> None:
+    assert [short(v) for v in (0.123456, 9000, 20_000, 1_234_567)] == ["0.1235", "9000", "20k", "1.235M"]

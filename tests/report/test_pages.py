@@ -1,0 +1,187 @@
+"""The pages: what they must have, that they need no network, that a keyboard and a phone will do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssod import run as root
+from ssod.compare.main import compare
+from ssod.compare.runs import read_run
+from ssod.config import load
+from ssod.data import datasets
+from ssod.engine.runfolder import RunFolder
+from ssod.report.pictures import difficulty
+from ssod.report.run_page import find_twin, report
+from tests.compare.fake import fake_run
+from tests.compare.test_gain import table
+from tests.small import small_config
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects ids, links and sources; fails on tags that do not close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.focusable = 0
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if "id" in values:
+            self.ids.append(values["id"])
+        self.targets += [values[key] for key in ("href", "src", "xlink:href") if key in values]
+        self.focusable += tag in ("a", "button", "summary") or values.get("tabindex") == "0"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += f" {data}"
+
+
+def check(page: str) -> Page:
+    """Check what holds for every page."""
+    found = Page(page)
+    assert len(set(found.ids)) == len(found.ids)
+    for target in found.targets:
+        assert target.startswith(("#", "data:")), target
+        assert not target.startswith("#") or target[1:] in found.ids
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert "default-src 'none'" in page
+    assert 'name="viewport"' in page
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A method and its twin, trained for seconds."""
+    folder = tmp_path_factory.mktemp("report")
+    config = small_config(folder)
+    methods = {
+        "supervised": "method={name: supervised, ema: {decay: 0.9}}",
+        "mean_teacher": "method={burn_in: 2, score: 0.02}",
+    }
+    for name, change in methods.items():
+        cfg = load(
+            config, [change, "train.steps=8", "train.eval_every=4", "train.log_every=2", "train.eval_student=true"]
+        )
+        with RunFolder(folder / "runs" / name) as run:
+            root.build(cfg, datasets.load(cfg.data), run).fit()
+    return folder / "runs"
+
+
+def test_the_report_has_what_a_reader_looks_for(runs: Path) -> None:
+    page = check(report(runs / "mean_teacher").read_text("utf-8"))
+    assert page.ids[0] == "theme"
+    headings = ["summary", "alarms", "curves", "classes", "pseudo", "gallery", "hardest", "config", "origin"]
+    assert [i for i in page.ids if i in headings] == headings
+    for words in (
+        "AP over the supervised twin", "student", "unsup", "Precision against recall", "Boxes per image",
+        "against the hidden truth", "inconsistency", "churn", "Score thresholds", "Confidence against IoU",
+        "kept", "rejected", "moved", "set in the config", "differences to the supervised twin", "torchvision",
+        read_run(runs / "mean_teacher").hash[:12], "labelled images seen",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert page.focusable > 20
+
+
+def test_the_twin_is_found_beside_the_run(runs: Path, tmp_path: Path) -> None:
+    assert find_twin(read_run(runs / "mean_teacher")).path == runs / "supervised"
+    assert find_twin(read_run(runs / "supervised")) is None
+    shutil.copytree(runs / "mean_teacher", tmp_path / "alone" / "run")
+    page = check(report(tmp_path / "alone" / "run").read_text("utf-8"))
+    assert "No supervised twin was found" in page.text
+
+
+def test_what_a_config_changes_in_its_base_is_shown(runs: Path) -> None:
+    page = check(report(runs / "mean_teacher").read_text("utf-8"))
+    assert "command line" in page.text
+    rows = re.findall(r"method\.score\s+([\d.]+)\s+(command line)", " ".join(page.text.split()))
+    assert rows
+    assert rows[0][0] == "0.02"
+
+
+def test_a_run_without_data_weights_or_matches_still_has_a_page(tmp_path: Path) -> None:
+    page = check(report(fake_run(tmp_path / "run", saved=False, code=None)).read_text("utf-8"))
+    assert "No pictures" in page.text
+    assert "running or killed" in page.text
+    assert "saved no eval/step_*.npz" in page.text
+
+
+def test_names_in_a_report_are_harmless(tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    run = fake_run(tmp_path / "run", split={"boxes": {evil: 3}, "hash": "0" * 64}, saved=False)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "alarm", "step": 24, "text": "<script>bad()</script>"}\n')
+    text = report(run, out=tmp_path / "r.html").read_text("utf-8")
+    assert "<img" not in text
+    assert "<script>bad" not in text
+
+
+def test_the_comparison_page(tmp_path: Path) -> None:
+    folders = [
+        fake_run(tmp_path / f"{method}-{fold}", method, fold, ap=ap)
+        for method, ap in (("supervised", 0.3), ("mean_teacher", 0.6), ("unbiased_teacher", 0.5))
+        for fold in (1, 2)
+    ]
+    folders.append(
+        fake_run(tmp_path / "other", "mean_teacher", 1, changes={"eval.metric": "voc"}, about={"score": 0.5})
+    )
+    compare(folders, out=[tmp_path / "c.html"], resamples=50)
+    page = check((tmp_path / "c.html").read_text("utf-8"))
+    words = ("not ranked together", "Gain over the supervised twin", "at equal cost", "hours", "paired bootstrap")
+    assert all(word in page.text for word in words)
+    assert page.ids.index("b1-gain") < page.ids.index("b1-table") < page.ids.index("b1-curves")
+
+
+def test_hard_images_by_hand() -> None:
+    found = table(np.array([True, False, False]), np.array([0, 0, 2]), np.random.default_rng(0))
+    sure = found.score > 0.3
+    wrong = (~found.right[:, 0] & sure)[found.image == 2].sum()
+    assert difficulty(found).tolist() == [0, 1, 1 + wrong]
+
+
+# ---- contrast ------------------------------------------------------------------------------------------------------
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast_is_enough(theme: str) -> None:
+    css = (Path(root.__file__).parent / "report" / "style.css").read_text()
+    light, dark = re.findall(r"^:root[^{]*\{(.*?)\}", css, re.S | re.M)[:2]
+    colors = dict(re.findall(r"--(\w+): (#\w{6})", light if theme == "light" else dark))
+    for text in ("ink", "dim", "link"):
+        assert contrast(colors[text], colors["bg"]) >= 4.5  # WCAG AA, text
+        assert contrast(colors["ink"], colors["badbg"]) >= 4.5
+    for line in range(8):
+        assert contrast(colors[f"c{line}"], colors["bg"]) >= 3  # WCAG AA, graphics
+    inside = re.search(r"@media \(prefers-color-scheme: dark\) \{\s*:root[^{]*\{(.*?)\}", css, re.S)[1]
+    if theme == "dark":
+        assert dict(re.findall(r"--(\w+): (#\w{6})", inside)) == colors
