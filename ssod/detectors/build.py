@@ -5,6 +5,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from ssod.detectors.d2.config import D2Config, D2FasterRcnnConfig, D2FcosConfig, D2RetinaNetConfig
+from ssod.detectors.d2.dense import build_d2_dense
+from ssod.detectors.d2.faster_rcnn import build_d2_faster_rcnn
+from ssod.detectors.d2.weights import initialise as initialise_d2
 from ssod.detectors.faster_rcnn import FasterRcnnConfig, build_faster_rcnn
 from ssod.detectors.fcos import FcosConfig, build_fcos
 from ssod.detectors.retinanet import RetinaNetConfig, build_retinanet
@@ -12,10 +16,27 @@ from ssod.detectors.weights import initialise, match_eps
 from ssod.errors import SsodError
 from ssod.structures import Detector
 
-DetectorConfig = Annotated[RetinaNetConfig | FcosConfig | FasterRcnnConfig, Field(discriminator="name")]
+DetectorConfig = Annotated[
+    RetinaNetConfig | FcosConfig | FasterRcnnConfig | D2RetinaNetConfig | D2FcosConfig | D2FasterRcnnConfig,
+    Field(discriminator="name"),
+]
 
-_CONFIGS = {"retinanet": RetinaNetConfig, "fcos": FcosConfig, "faster_rcnn": FasterRcnnConfig}
-_BUILDERS = {"retinanet": build_retinanet, "fcos": build_fcos, "faster_rcnn": build_faster_rcnn}
+_CONFIGS = {
+    "retinanet": RetinaNetConfig,
+    "fcos": FcosConfig,
+    "faster_rcnn": FasterRcnnConfig,
+    "d2_retinanet": D2RetinaNetConfig,
+    "d2_fcos": D2FcosConfig,
+    "d2_faster_rcnn": D2FasterRcnnConfig,
+}
+_BUILDERS = {
+    "retinanet": build_retinanet,
+    "fcos": build_fcos,
+    "faster_rcnn": build_faster_rcnn,
+    "d2_retinanet": build_d2_dense,
+    "d2_fcos": build_d2_dense,
+    "d2_faster_rcnn": build_d2_faster_rcnn,
+}
 
 
 def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True) -> Detector:
@@ -27,11 +48,16 @@ def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True) -> 
         pretrained: load ``cfg.weights``. Leave it out where trained weights follow, so that nothing is downloaded.
 
     Raises:
-        SsodError: options that do not go together, unknown losses, weights that are absent or do not fit.
+        SsodError: options that do not go together, unknown losses, weights that are absent or do not fit, a detector of
+            detectron2 where that is not installed.
     """
     if num_classes < 1:
         raise SsodError("data", "classes", f"{num_classes} classes", "a detector needs at least one")
     detector: nn.Module = _BUILDERS[cfg.name](cfg, num_classes)
+    if isinstance(cfg, D2Config):
+        if pretrained:
+            initialise_d2(detector, cfg)
+        return detector
     match_eps(detector, cfg)
     if pretrained:
         initialise(detector, cfg)

@@ -45,10 +45,10 @@ def torchvision_detector(name: str, columns: int, lively: bool = False) -> nn.Mo
     return model
 
 
-def enliven(model: nn.Module, run: Callable[[], object]) -> None:
+def enliven(model: nn.Module, run: Callable[[], object], final: tuple[str, ...] = FINAL) -> None:
     """Scale the last layers so that logits have a standard deviation of 2 and deltas one of 0.3, when ``run``."""
-    last = [m for n, m in model.named_modules() if n.endswith(FINAL)]
-    boxes = [m for n, m in model.named_modules() if n.endswith(("bbox_reg", "bbox_pred"))]
+    last = [m for n, m in model.named_modules() if n.endswith(final)]
+    boxes = [m for n, m in model.named_modules() if n.endswith(("bbox_reg", "bbox_pred", "anchor_deltas"))]
     for layer in last:
         nn.init.normal_(layer.weight, std=0.01)
 

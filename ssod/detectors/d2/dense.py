@@ -1,0 +1,127 @@
+"""detectron2's RetinaNet and FCOS (Lin et al. 2017; Tian et al. 2019) as our one-stage detector."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssod.assign.centre import CentreAssigner
+from ssod.assign.iou import IoUAssigner
+from ssod.boxes import Coder, LtrbCoder
+from ssod.collective import mean_over_ranks
+from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
+from ssod.detectors.d2.model import build_model
+from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, box_loss, clip_last, delta_coder, loss
+from ssod.detectors.decode import DecodeConfig
+from ssod.detectors.dense import Dense, count_in_batch, positives
+from ssod.detectors.heads.fam3d import to_rows
+from ssod.errors import SsodError
+from ssod.structures import Assignment, Predictions, RowLoss
+
+
+class RunningCount(nn.Module):
+    """detectron2's divisor: a running mean of the positives of a batch, in a buffer, so that it resumes.
+
+    Args:
+        start: its value before the first batch.
+        momentum: share of the old value that stays.
+    """
+
+    def __init__(self, start: float, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.tensor(float(start)))
+
+    @torch.no_grad()
+    def forward(self, positive: Tensor) -> Tensor:
+        """Take in a batch's positives [R] bool, under ``train()`` only; return the divisor, []."""
+        if self.training:
+            count = mean_over_ranks(positive.sum().float()).clamp(min=1)
+            self.value.lerp_(count, 1 - self.momentum)
+        return self.value.clone()
+
+
+class D2Dense(Dense):
+    """A detectron2 one-stage model. Its weights keep detectron2's names.
+
+    Args:
+        model: detectron2's RetinaNet or FCOS.
+        normalizer: divide by a ``running`` mean of the positives, or by those of the ``batch``.
+    """
+
+    def __init__(self, model: nn.Module, normalizer: str) -> None:
+        fcos = type(model).__name__ == "FCOS"
+        shapes = model.backbone.output_shape()
+        assert_levels(list(shapes), model.head_in_features)
+        model.backbone.out_channels = shapes[model.head_in_features[0]].channels
+        rows: dict[str, RowLoss] = {
+            "cls": loss("focal", "sigmoid", alpha=model.focal_loss_alpha, gamma=model.focal_loss_gamma),
+            "box": loss("giou", "box") if fcos else box_loss(model.box_reg_loss_type, model.smooth_l1_beta),
+        }
+        if fcos:
+            rows["quality"] = loss("bce", "quality")
+        super().__init__(
+            model.backbone,
+            model.head,
+            D2Anchors(model.anchor_generator),
+            ltrb_coder(model.box2box_transform) if fcos else delta_coder(model.box2box_transform),
+            num_classes=model.num_classes,
+            strides=tuple(shapes[name].stride for name in model.head_in_features),
+            assigner=CentreAssigner(model.center_sampling_radius) if fcos else iou_assigner(model.anchor_matcher),
+            rows=rows,
+            weights=dict.fromkeys(rows, 1.0),
+            count=count_in_batch,
+            decode=DecodeConfig(
+                score=model.test_score_thresh,
+                nms=model.test_nms_thresh,
+                per_level=model.test_topk_candidates,
+                detections=model.max_detections_per_image,
+            ),
+            rule=clip_last,
+        )
+        self.normalise = Pixels(model, bgr=getattr(model, "input_format", "BGR") == "BGR")
+        self.normalizer = RunningCount(300.0 if fcos else 100.0) if normalizer == "running" else None
+
+    def heads(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Run detectron2's head; see ``Dense.heads``."""
+        logits, deltas, *centerness = self.head(features)
+        out = {
+            "cls_logits": torch.cat([to_rows(x, self.num_classes) for x in logits], 1),
+            "bbox_regression": torch.cat([to_rows(x, 4) for x in deltas], 1),
+        }
+        if centerness:  # FCOS, whose distances are clamped where they are decoded
+            out["bbox_regression"] = F.relu(out["bbox_regression"])
+            out["bbox_ctrness"] = torch.cat([to_rows(x, 1) for x in centerness[0]], 1)
+        return out
+
+    def norms(self, p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
+        """Return the divisors of the class loss and of the box (and quality) loss, each [] or [R]."""
+        if a.norm is not None or self.normalizer is None:
+            return super().norms(p, a)
+        count = self.normalizer(positives(a, p.num_classes) | a.fg)
+        return count, count
+
+
+def iou_assigner(matcher: object) -> IoUAssigner:
+    """Return our assigner for a detectron2 ``Matcher`` of background, ignored, foreground.
+
+    Raises:
+        SsodError: other labels.
+    """
+    low, *rest = [t for t in matcher.thresholds if abs(t) != float("inf")]
+    if matcher.labels not in ([0, -1, 1], [0, 1]) or len(rest) != len(matcher.labels) - 2:
+        raise SsodError("config", FIELD, f"IOU_LABELS {matcher.labels}", "use [0, -1, 1] or [0, 1]")
+    return IoUAssigner(rest[0] if rest else low, low, claim=matcher.allow_low_quality_matches)
+
+
+def ltrb_coder(transform: object) -> Coder:
+    """Return our coder for detectron2's ``Box2BoxTransformLinear``."""
+    if not transform.normalize_by_size:
+        raise SsodError("config", FIELD, "distances are not divided by the stride", "use normalize_by_size=True")
+    return LtrbCoder()
+
+
+def build_d2_dense(cfg: D2RetinaNetConfig | D2FcosConfig, num_classes: int) -> D2Dense:
+    """Return detectron2's RetinaNet or FCOS with random weights; raises as ``build_model`` does."""
+    return D2Dense(build_model(cfg, num_classes), cfg.normalizer)

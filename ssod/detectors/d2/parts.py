@@ -1,0 +1,118 @@
+"""What detectron2's detectors share, in our terms: pixels, anchors, coders, row losses, detections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ssod.boxes import DeltaCoder, clip
+from ssod.detectors.d2.config import FIELD
+from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress
+from ssod.errors import SsodError
+from ssod.losses.pick import Kind, LossSpec, pick
+from ssod.structures import Predictions, RowLoss
+
+
+class Pixels(nn.Module):
+    """RGB, uint8 0..255 or float 0..1, to what a detectron2 model was made for; padding is 0.
+
+    Args:
+        model: has ``pixel_mean`` and ``pixel_std`` [3, 1, 1], in 0..255.
+        bgr: whether its channels are blue, green, red.
+    """
+
+    def __init__(self, model: nn.Module, bgr: bool) -> None:
+        super().__init__()
+        self.bgr = bgr
+        self.register_buffer("mean", model.pixel_mean.clone(), persistent=False)
+        self.register_buffer("std", model.pixel_std.clone(), persistent=False)
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """[N, 3, H, W] and [N, 2] (height, width) without padding -> [N, 3, H, W]."""
+        x = images.to(self.mean) * 255.0 if images.is_floating_point() else images.to(self.mean)
+        x = ((x.flip(1) if self.bgr else x) - self.mean) / self.std
+        rows = torch.arange(images.shape[-2], device=images.device) < sizes[:, 0, None]  # [N, H]
+        columns = torch.arange(images.shape[-1], device=images.device) < sizes[:, 1, None]  # [N, W]
+        return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], x, 0.0)
+
+
+class D2Anchors(nn.Module):
+    """The priors of detectron2's ``DefaultAnchorGenerator``: whole strides apart, sides in fractions of pixels.
+
+    Args:
+        generator: with ``cell_anchors`` (the boxes of one cell, size by size), ``strides`` and ``offset`` (in strides).
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        if type(generator).__name__ != "DefaultAnchorGenerator" or len(set(generator.num_anchors)) > 1:
+            raise SsodError("config", FIELD, "has rotated anchors, or levels that differ in how many they have", "")
+        self.strides, self.offset = tuple(generator.strides), generator.offset
+        self.per_cell = generator.num_anchors[0]
+        for level, cell in enumerate(generator.cell_anchors):
+            self.register_buffer(f"cell{level}", cell.clone(), persistent=False)
+
+    def forward(self, canvas: tuple[int, int], grids: list[tuple[int, int]]) -> Tensor:
+        """Cells (h, w) of each level -> [rows of one image, 4]; the canvas is not looked at."""
+        out = []
+        for level, ((h, w), stride) in enumerate(zip(grids, self.strides)):
+            cell = getattr(self, f"cell{level}")
+            y, x = ((torch.arange(n, device=cell.device) + self.offset) * stride for n in (h, w))
+            y, x = torch.meshgrid(y, x, indexing="ij")
+            out.append((torch.stack([x, y, x, y], -1).view(-1, 1, 4) + cell).view(-1, 4))
+        return torch.cat(out)
+
+
+def delta_coder(transform: object) -> DeltaCoder:
+    """Return our coder for a detectron2 ``Box2BoxTransform``.
+
+    Raises:
+        SsodError: x and y, or width and height, have different factors.
+    """
+    weights = tuple(transform.weights)
+    if len(weights) != 4 or weights[0] != weights[1] or weights[2] != weights[3]:
+        raise SsodError("config", FIELD, f"BBOX_REG_WEIGHTS {weights}: x and y differ, or rotated boxes", "")
+    return DeltaCoder(weights[0], weights[2], transform.scale_clamp)
+
+
+def box_loss(kind: str, beta: float) -> RowLoss:
+    """Return the row loss that detectron2 calls ``BBOX_REG_LOSS_TYPE``; smooth L1 with no width is L1."""
+    if kind != "smooth_l1":
+        return loss(kind, "box")
+    return loss("l1", "box") if beta < 1e-5 else loss("smooth_l1", "box", beta=beta)
+
+
+def loss(name: str, kind: Kind, **params: float) -> RowLoss:
+    """Return one of our row losses."""
+    return pick(LossSpec(name=name, **params), kind, FIELD)
+
+
+def assert_levels(found: list[str], wanted: list[str]) -> None:
+    """Refuse a head that leaves out levels of its pyramid."""
+    if list(found) != list(wanted):
+        raise SsodError("config", FIELD, f"the head looks at {list(wanted)} of levels {list(found)}", "use them all")
+
+
+# ---- rows to detections ----------------------------------------------------------------------------------------------
+
+
+def clip_last(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
+    """detectron2's one-stage detectors suppress boxes as they were decoded and clip them to the image afterwards."""
+    boxes, values, labels = candidates(p, scores, levels, cfg)
+    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections)
+    return without_empty(found._replace(boxes=clip(found.boxes, p.sizes[:, None])))
+
+
+def clip_first(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
+    """detectron2's two-stage detectors clip, suppress, and then drop what has no area."""
+    boxes, values, labels = candidates(p, scores, levels, cfg)
+    boxes = clip(boxes, p.sizes[:, None])
+    return without_empty(suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections))
+
+
+def without_empty(found: Detections) -> Detections:
+    """Turn boxes without area into padding, and move padding to the end."""
+    solid = (found.boxes[..., 2:] > found.boxes[..., :2]).all(-1)
+    scores, order = torch.where(solid, found.scores, 0.0).sort(dim=1, descending=True, stable=True)
+    boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
+    return Detections(boxes, scores, torch.where(scores > 0, found.labels.gather(1, order), 0))
