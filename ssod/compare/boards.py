@@ -159,8 +159,8 @@ def boards_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Board], 
     pending = [row for row in rows if not row.runs]
     known = [(row, protocol(row.runs[0])) for row in rows if row.runs]
     # A board's splits are those on which most runs can be ranked; a row that has more of them is ranked on these.
-    known.sort(key=lambda pair: (-_ranked_runs(*pair, known), -len(pair[0].hashes), pair[0].name))
-    for row, shared in known:
+    order = sorted(known, key=lambda pair: (-_ranked_runs(*pair, known), -len(pair[0].hashes), pair[0].name))
+    for row, shared in order:
         home = next((b for b in boards if b.protocol == shared and _fits(row, b)), None)
         if home is None:
             boards.append(Board(shared, ranked=[row]))
