@@ -151,7 +151,7 @@ def label(
     format: Annotated[str, typer.Option(help="coco, yolo or voc.")] = "coco",
     score: Annotated[float, typer.Option(help="Keep boxes above this score.")] = 0.5,
 ) -> None:
-    """Pseudo-labels to files."""
+    """Pseudo-labels to files, and a ranking of the images to look at first."""
     from ssod.predict import label_files
 
     label_files(weights, images, out, format=format, score=score)

@@ -22,6 +22,7 @@ from ssod import atomic
 from ssod.data.coco import to_coco
 from ssod.data.records import Images, Labeled
 from ssod.errors import Exit, SsodError
+from ssod.review import place
 
 SPLIT = "train"
 
@@ -44,7 +45,7 @@ def prepare(format: str, out: Path, images: Images) -> Path:
         raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {', '.join(WRITERS)}")
     is_file = format == "coco" and out.suffix == ".json"
     target = out if is_file or format != "coco" else out / "instances.json"
-    taken = target.exists() if format == "coco" else out.is_dir() and any(out.iterdir())
+    taken = target.exists() or place(target).exists() if format == "coco" else out.is_dir() and any(out.iterdir())
     if taken or (out.exists() and not is_file and not out.is_dir()):
         raise SsodError(target, "", "exists; labels are never written over", "name another place with -o")
     if format != "coco":

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ssod import atomic
+from ssod import atomic, review
 from ssod import label_files as writers
 from ssod.data.findings import Context
 from ssod.data.folder import read_folder
@@ -82,7 +82,8 @@ def label_files(
 ) -> Labeled:
     """Write the detections above ``score`` as labels, in a form that can be trained on; print one line.
 
-    An image in which nothing was found is among them, without boxes. Boxes with a side of one pixel or less are left
+    An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
+    by how unsure they are (``ssod.review``). Boxes with a side of one pixel or less are left
     out, as they are in training.
 
     Args:
@@ -102,8 +103,10 @@ def label_files(
     target = writers.prepare(format, Path(out), found)
     model = load(weights, pick_device("auto"))
     ids = _image_ids(found.paths)
-    kept, sizes, parts, bad = [], [], [], []
-    for i, picture, detected in look_through(model, found, score, bad):
+    kept, sizes, parts, bad, doubts = [], [], [], [], []
+    for i, picture, detected in look_through(model, found, review.SHARE * score, bad):
+        doubts.append(review.doubt(found.paths[i], detected.scores.numpy(), score))
+        detected = detected[detected.scores > score]
         side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
         kept.append(i)
         sizes.append(picture.size[::-1])
@@ -118,7 +121,10 @@ def label_files(
         starts=np.cumsum([0, *map(len, parts)]).astype(np.int64),
     )
     source = writers.write(format, target, data, torch.cat([t.scores for t in parts]).numpy())
-    print(f"{writers.summary(data)} above {score:g}{_told(bad)}; data.labeled: {source}")
+    ranking = review.place(target)
+    review.write(ranking, doubts)
+    told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {ranking}"
+    print(f"{told}; data.labeled: {source}")
     return data
 
 
