@@ -14,10 +14,12 @@ from ssod import run
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
-from ssod.diagnose import churn, counts, fixed_set, previous, untouched
+from ssod.diagnose import Diagnose, churn, counts, fixed_set, previous, untouched
 from ssod.engine.matches import mean_ap, read
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.trainer import Trainer
+from ssod.errors import SsodError
+from ssod.methods.find import find, names
 from tests.engine.test_matches import m
 from tests.small import small_config
 
@@ -166,3 +168,29 @@ def test_precision_and_recall_by_hand() -> None:
     assert (got["pseudo/kept"], got["pseudo/true"], got["pseudo/kept/a"]) == (1.5, 1.0, 1.0)
     assert got["pseudo/precision/b"] == 0
     assert np.isnan(got["pseudo/recall/b"])
+
+
+SEMI = [name for name in names() if find(name).uses_unlabeled]
+TWO_STAGE = "roi: {rows: 8, hidden: 16, size: 3, scale: 64}, rpn: {rows: 16, before: [30, 30], after: [20, 20]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "detector"),
+    [*((name, "name: fcos") for name in SEMI), ("mean_teacher", f"name: faster_rcnn, {TWO_STAGE}")],
+)
+def test_every_method_can_be_looked_at(name: str, detector: str, config: Path) -> None:
+    """Looking leaves every tensor of the method as it was, whatever its ``label`` remembers."""
+    changes = [f"method={{name: {name}}}", f"detector={{{detector}, backbone: tiny, channels: 16}}"]
+    try:
+        cfg = load(config, ["train.steps=200000", *changes])
+        data = datasets.load(cfg.data)
+        method = run.build_method(cfg, len(data.classes)).train()
+    except SsodError as error:
+        pytest.skip(f"{name} on this detector: {error.problem}")
+    look = Diagnose(cfg, data, RunFolder(config.parent / f"{name}-{len(detector)}"))
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    found = look(1, method)
+    assert found["pseudo/kept"] >= 0
+    after = method.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert look(2, method)["pseudo/churn"] == 0

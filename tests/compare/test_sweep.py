@@ -215,3 +215,12 @@ def test_the_fake_runs_are_like_real_ones(tmp_path: Path) -> None:
     """The small config resolves to the same keys as the fake run's, so that tests on fakes mean something."""
     cell = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells[0]
     assert cell.load().dump().keys() == config("mean_teacher").keys()
+
+
+def test_the_sweep_of_the_docs_is_sound() -> None:
+    """Every cell validates, and each method is a twin's equal but for what it does with unlabelled images."""
+    cells = read_sweep(Path(__file__).resolve().parents[2] / "docs" / "sweep_shapes.yaml").cells
+    assert len(cells) == 4 * 2
+    trees = [cell.load() for cell in cells]
+    assert len({tree.method.ema.model_dump_json() for tree in trees}) == 1
+    assert {tree.data.split.fold for tree in trees} == {1, 2}
