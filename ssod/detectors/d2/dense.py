@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ssod.assign.centre import CentreAssigner
 from ssod.assign.iou import IoUAssigner
+from ssod.assign.pick import Assigner, pick_assigner
 from ssod.boxes import Coder, LtrbCoder
 from ssod.collective import mean_over_ranks
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
@@ -48,9 +49,10 @@ class D2Dense(Dense):
     Args:
         model: detectron2's RetinaNet or FCOS.
         normalizer: divide by a ``running`` mean of the positives, or by those of the ``batch``.
+        assigner: another assigner than detectron2's.
     """
 
-    def __init__(self, model: nn.Module, normalizer: str) -> None:
+    def __init__(self, model: nn.Module, normalizer: str, assigner: Assigner | None = None) -> None:
         fcos = type(model).__name__ == "FCOS"
         shapes = model.backbone.output_shape()
         assert_levels(list(shapes), model.head_in_features)
@@ -68,7 +70,7 @@ class D2Dense(Dense):
             ltrb_coder(model.box2box_transform) if fcos else delta_coder(model.box2box_transform),
             num_classes=model.num_classes,
             strides=tuple(shapes[name].stride for name in model.head_in_features),
-            assigner=CentreAssigner(model.center_sampling_radius) if fcos else iou_assigner(model.anchor_matcher),
+            assigner=assigner or own_assigner(model),
             rows=rows,
             weights=dict.fromkeys(rows, 1.0),
             count=count_in_batch,
@@ -103,6 +105,13 @@ class D2Dense(Dense):
         return count, count
 
 
+def own_assigner(model: nn.Module) -> Assigner:
+    """Return detectron2's rule as one of our assigners."""
+    if type(model).__name__ == "FCOS":
+        return CentreAssigner(model.center_sampling_radius)
+    return iou_assigner(model.anchor_matcher)
+
+
 def iou_assigner(matcher: object) -> IoUAssigner:
     """Return our assigner for a detectron2 ``Matcher`` of background, ignored, foreground.
 
@@ -124,4 +133,4 @@ def ltrb_coder(transform: object) -> Coder:
 
 def build_d2_dense(cfg: D2RetinaNetConfig | D2FcosConfig, num_classes: int) -> D2Dense:
     """Return detectron2's RetinaNet or FCOS with random weights; raises as ``build_model`` does."""
-    return D2Dense(build_model(cfg, num_classes), cfg.normalizer)
+    return D2Dense(build_model(cfg, num_classes), cfg.normalizer, cfg.assigner and pick_assigner(cfg.assigner))

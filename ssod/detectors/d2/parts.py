@@ -113,6 +113,6 @@ def clip_first(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: Dec
 def without_empty(found: Detections) -> Detections:
     """Turn boxes without area into padding, and move padding to the end."""
     solid = (found.boxes[..., 2:] > found.boxes[..., :2]).all(-1)
-    scores, order = torch.where(solid, found.scores, 0.0).sort(dim=1, descending=True, stable=True)
+    scores, order = torch.where(solid, found.scores, 0.0).topk(found.scores.shape[1], 1)  # ONNX has no stable sort
     boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
     return Detections(boxes, scores, torch.where(scores > 0, found.labels.gather(1, order), 0))
