@@ -221,10 +221,25 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Python 3 writes empty bytes into an old pickle as a call of ``bytes``."""
+    return b""
+
+
+def _buffer(data: Any, kind: Any, shape: Any, order: str) -> _Array:
+    """Newer pickles write an array as its bytes."""
+    array = _Array()
+    array.state = (1, shape, kind, order == "F", bytes(data) if isinstance(data, bytearray) else data)
+    return array
+
+
 _KNOWN = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _buffer,
+    ("numpy._core.numeric", "_frombuffer"): _buffer,
     ("_codecs", "encode"): _latin1,
+    ("__builtin__", "bytes"): _no_bytes,
     ("collections", "OrderedDict"): dict,
 } | {
     (f"numpy.{core}.multiarray", name): kind
