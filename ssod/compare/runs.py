@@ -146,17 +146,28 @@ def read_run(path: Path) -> Run:
             raise SsodError(
                 path, "", f"is no run folder: {problem}", "name a folder that `ssod train` wrote", code=Exit.DATA
             )
+    config = read_yaml(path / "config.yaml")
+    split = _json(path / "split.json")
+    _refuse_without(path / "config.yaml", config, data=dict, detector=dict, method=dict, train=dict)
+    _refuse_without(path / "split.json", split, hash=str, boxes=dict)
     rows = _lines(path / "metrics.jsonl")
     return Run(
         path=path,
-        config=read_yaml(path / "config.yaml"),
-        split=_json(path / "split.json"),
+        config=config,
+        split=split,
         env=_json(path / "env.json"),
         exit=_json(path / "exit.json"),
         train=[row for row in rows if row.get("kind") == "train"],
         evals=[row for row in rows if row.get("kind") == "eval"],
         alarms=[row for row in rows if row.get("kind") == "alarm"],
     )
+
+
+def _refuse_without(path: Path, value: Any, **kinds: type) -> None:
+    """Another program's file may have one of our names."""
+    for key, kind in kinds.items():
+        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+            raise SsodError(path, key, "missing", "name a folder that `ssod train` wrote", code=Exit.DATA)
 
 
 def _json(path: Path) -> dict[str, Any]:

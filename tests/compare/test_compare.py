@@ -271,3 +271,16 @@ def test_exit_json_and_config_of_a_run_are_read(four: list[Path]) -> None:
     assert "data.split.fold" not in run.setting
     assert run.setting["views.val"] == []
     assert json.loads((four[3] / "exit.json").read_text())["code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "key"),
+    [("config.yaml", "method: {name: supervised}\n", "data"), ("config.yaml", "[]\n", "data")]
+    + [("split.json", "{}", "hash"), ("split.json", "[]", "hash")],
+)
+def test_a_folder_of_another_program_is_no_run(tmp_path: Path, file: str, text: str, key: str) -> None:
+    run = fake_run(tmp_path / "run")
+    (run / file).write_text(text)
+    with pytest.raises(SsodError, match=key) as caught:
+        read_run(run)
+    assert caught.value.code == Exit.DATA

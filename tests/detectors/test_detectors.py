@@ -385,5 +385,5 @@ def test_divisors_by_hand() -> None:
     assert {k: float(v) for k, v in batch.reduce(out, {"dense": (p, a)}, ones).items()} == {"cls": 1, "box": 1}
 
 
-def test_describe_names_all_three() -> None:
-    assert [name for name, _ in describe()] == list(NAMES)
+def test_describe_names_all() -> None:
+    assert [name for name, _ in describe()] == [*NAMES, *(f"d2_{name}" for name in NAMES)]
