@@ -58,7 +58,7 @@ class Diagnose:
 
     def __init__(self, cfg: Config, data: DataSets, folder: RunFolder) -> None:
         self.cfg, self.folder, self.labeled = cfg, folder, data.labeled
-        self.images, self.hidden = fixed_set(data, cfg.eval.diagnose)
+        self.images, self.hidden = fixed_set(data, cfg.eval.diagnose, cfg.eval.batch)
         self.categories = [{"id": i, "name": n} for i, n in enumerate(data.classes.names)]
         self._evaluated: tuple[dict[str, Any], list[dict]] | None = None
 
@@ -151,18 +151,22 @@ class Diagnose:
         return {"pseudo/inconsistency": float(1 - agreement), "pseudo/churn": churn(before.rows, now.rows)}
 
 
-def fixed_set(data: DataSets, most: int) -> tuple[Images | None, Labeled | None]:
-    """Return up to ``most`` unlabelled images, evenly spread over the set, and their hidden truth if there is one."""
+def fixed_set(data: DataSets, most: int, batch: int) -> tuple[Images | None, Labeled | None]:
+    """Return up to ``most`` unlabelled images, evenly spread over the set, and their hidden truth if there is one.
+
+    More than ``batch`` of them are cut to whole batches: each is looked at once, and none counts that is not.
+    """
     if data.unlabeled is None or not len(data.unlabeled) or not most:
         return None, None
     count = min(most, len(data.unlabeled))
+    count -= count % min(batch, count)
     chosen = np.unique(np.linspace(0, len(data.unlabeled) - 1, count).round().astype(int))
     hidden = None if data.hidden is None else data.hidden.subset(chosen)
     return data.unlabeled.subset(chosen), hidden
 
 
 def same_views(cfg: Config, labeled: Labeled, images: Images) -> Iterator[Batch]:
-    """Show each of ``images`` once, always in the same weak and strong views; all but what fills no whole batch."""
+    """Show each of ``images``, a ``fixed_set``, once, always in the same weak and strong views."""
     size = min(cfg.eval.batch, len(images))
     return train_batches(
         labeled,

@@ -14,7 +14,7 @@ from ssod import run
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
-from ssod.diagnose import Diagnose, churn, counts, fixed_set, previous, untouched
+from ssod.diagnose import Diagnose, churn, counts, fixed_set, previous, same_views, untouched
 from ssod.engine.matches import mean_ap, read
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.trainer import Trainer
@@ -121,11 +121,22 @@ def test_a_method_that_chooses_no_box_can_be_looked_at(config: Path) -> None:
 
 def test_the_fixed_set_is_spread_over_the_images(config: Path) -> None:
     data = datasets.load(load(config).data)
-    images, hidden = fixed_set(data, 3)
+    images, hidden = fixed_set(data, 3, 8)
     assert list(images.ids) == [data.unlabeled.ids[i] for i in (0, len(data.unlabeled) // 2, len(data.unlabeled) - 1)]
     assert list(hidden.images.ids) == list(images.ids)
-    assert fixed_set(data, 10**6)[0].ids == data.unlabeled.ids
-    assert fixed_set(data, 0) == (None, None)
+    assert fixed_set(data, 10**6, 10**6)[0].ids == data.unlabeled.ids
+    assert fixed_set(data, 0, 8) == (None, None)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 100])
+def test_every_image_that_counts_is_looked_at_once(config: Path, batch: int) -> None:
+    """Otherwise recall and boxes per image would be divided by images that nobody looked at."""
+    cfg = load(config, [f"eval.batch={batch}"])
+    data = datasets.load(cfg.data)
+    images, hidden = fixed_set(data, 7, batch)
+    assert len(images) == {1: 7, 3: 6, 5: 5, 100: 7}[batch]
+    seen = [image for shown in same_views(cfg, data.labeled, images) for image in shown.weak.ids]
+    assert sorted(seen) == sorted(images.ids) == sorted(hidden.images.ids)
 
 
 def test_banks_are_put_back() -> None:

@@ -13,6 +13,7 @@ from ssod.compare import tables
 from ssod.compare.boards import Board, boards_of, rows_of
 from ssod.compare.gain import RESAMPLES
 from ssod.compare.pool import run_cells
+from ssod.compare.records import comma_separated
 from ssod.compare.runs import Run, read_run
 from ssod.compare.sweep import read_sweep
 from ssod.compare.tables import Sheet
@@ -124,7 +125,7 @@ def _html(found: Comparison) -> str:
 
 WRITERS = {
     ".html": _html,
-    ".csv": lambda found: tables.comma_separated(found.sheets, found.refusals),
+    ".csv": lambda found: comma_separated(found.boards, found.runs, found.refusals),
     ".md": lambda found: tables.markdown(found.sheets, found.refusals),
     ".tex": lambda found: tables.latex(found.sheets, found.refusals),
 }

@@ -59,9 +59,10 @@ def protocol_of(run: Run) -> str | None:
     """Return which published protocol a run followed; None = none of them.
 
     COCO is recognised by its 80 classes and the name and size of val2017; VOC by its 20 classes, VOC 2007 as labelled
-    and test set, and VOC 2012 as unlabelled images.
+    and test set, and VOC 2012 as unlabelled images. A supervised run needs no unlabelled images to follow a protocol.
     """
     data = run.config["data"]
+    supervised = run.method == "supervised"
     val = data.get("val") or {}
     if len(run.classes) == COCO_CLASSES and {"person", "hair drier"} <= set(run.classes):
         images = len(run.table) if run.table is not None else COCO_VAL
@@ -70,21 +71,19 @@ def protocol_of(run: Run) -> str | None:
         extra = data.get("unlabeled")
         if run.percent in COCO_PERCENTS and (extra is None or "@" in str(extra.get("ann", ""))):
             return f"COCO {run.percent:g} %"
-        additional = "unlabeled2017" in str(extra) and run.percent in (None, 100.0)
+        whole = run.percent in (None, 100.0) and "instances_train2017.json" in str(data["labeled"].get("ann"))
+        additional = whole and ("unlabeled2017" in str(extra) or (supervised and extra is None))
         return "COCO additional" if additional else None
     if len(run.classes) == 20 and {"aeroplane", "tvmonitor"} <= set(run.classes):
-        roots = [str((data.get(part) or {}).get("root", "")) for part in ("labeled", "val", "unlabeled")]
+        wanted = {"labeled": "VOC2007", "val": "VOC2007"} | ({} if supervised else {"unlabeled": "VOC2012"})
         tests = val.get("split") == "test" and data.get("split") is None
-        if tests and all(year in root for year, root in zip(("VOC2007", "VOC2007", "VOC2012"), roots)):
+        if tests and all(year in str((data.get(part) or {}).get("root", "")) for part, year in wanted.items()):
             return "VOC 07+12"
     return None
 
 
 def references(runs: Sequence[Run]) -> list[Published]:
-    """Return the published numbers of the one protocol that all ``runs`` followed, the highest AP last.
-
-    A supervised run sees no unlabelled images, so it follows the protocol of its labels.
-    """
+    """Return the published numbers of the one protocol that all ``runs`` followed, the highest AP last."""
     protocols = {protocol_of(run) for run in runs}
     if len(protocols) != 1 or None in protocols:
         return []

@@ -1,10 +1,9 @@
-"""A comparison as tables, and the tables in the forms that people paste: terminal, CSV, Markdown, LaTeX."""
+"""A comparison as tables, and the tables in the forms that people read or paste: terminal, Markdown, LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean
@@ -18,6 +17,7 @@ from ssod.compare.boards import Board, Row
 from ssod.compare.budget import CURRENCIES, equal, hours, seen
 from ssod.compare.gain import Gain
 from ssod.compare.published import references
+from ssod.compare.runs import Run
 
 WIDE = 160  # columns of a terminal that shows everything
 
@@ -104,8 +104,18 @@ def at_equal_cost(board: Board, name: str = "") -> Sheet:
         amount = f"{budget:.3g}" if currency == "hours" else f"{budget:,.0f}".replace(",", " ")
         columns.append(f"AP at {amount} {CURRENCIES[currency]}")
     rows = [[row] + [_percent(values[row]) for _, values in found.values()] for row in runs]
-    note = "between two evaluations AP is interpolated; - = a run has no evaluation that early"
-    return Sheet(f"{name}at equal cost", columns, rows, [note])
+    notes = ["between two evaluations AP is interpolated; - = a run has no evaluation that early"]
+    machines = {machine(run) for row in board.rows for run in row.runs}
+    if len(machines) > 1:
+        notes.append(f"hours do not compare: the runs were made on {' | '.join(sorted(machines))}")
+    return Sheet(f"{name}at equal cost", columns, rows, notes)
+
+
+def machine(run: Run) -> str:
+    """Return what a run's hours depend on besides its config."""
+    gpus = Counter(run.env.get("gpus") or [])
+    devices = [f"{count} x {name}" for name, count in sorted(gpus.items())] or [f"{run.env.get('cpus', '?')} CPU cores"]
+    return f"{', '.join(devices)}, {run.env.get('world_size', 1)} process(es)"
 
 
 def published_sheet(board: Board, name: str = "") -> Sheet | None:
@@ -194,20 +204,6 @@ def markdown(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
             parts.append("\n".join(f"- {note}" for note in sheet.notes))
     parts += [f"> {line}" for line in refusals]
     return "\n\n".join(parts) + "\n"
-
-
-def comma_separated(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
-    """Return CSV: each sheet with its title and heads, an empty line between; notes and refusals as lines of text."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for sheet in sheets:
-        writer.writerow([sheet.title])
-        writer.writerow(sheet.columns)
-        writer.writerows(sheet.rows)
-        writer.writerows([note] for note in sheet.notes)
-        writer.writerow([])
-    writer.writerows([line] for line in refusals)
-    return buffer.getvalue()
 
 
 def latex(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:

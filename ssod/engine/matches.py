@@ -278,5 +278,11 @@ def read(path: Path) -> Matches:
             flags = [np.unpackbits(file[n], axis=1, count=len(IOUS)).astype(bool) for n in ("right", "counted")]
             wanted = file["wanted"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SsodError(path, "", f"cannot be read: {error}", "evaluate the run again", code=Exit.DATA) from None
+        raise SsodError(
+            path,
+            "",
+            f"cannot be read: {error}",
+            "remove it; the run is then compared without intervals",
+            code=Exit.DATA,
+        ) from None
     return Matches(text["ids"], tuple(text["classes"]), *columns, *flags, wanted, text["points"], text["about"])

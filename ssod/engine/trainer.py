@@ -19,7 +19,7 @@ from ssod.engine.rng import seed_step
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.signals import Signals, Stopped
 from ssod.engine.train_config import BatchSize, TrainConfig
-from ssod.engine.watch import COLLAPSE, Watch
+from ssod.engine.watch import COLLAPSE, Watch, advice
 from ssod.engine.window import Clock, Window, totals
 from ssod.errors import Exit, SsodError
 from ssod.structures import Batch, Detector
@@ -91,7 +91,7 @@ class Trainer:
         self.best: float | None = None
         self.metrics: dict[str, float] = {}  # of the last evaluation of the teacher
         self.pending = False  # an evaluation is due that was interrupted
-        self.watch = Watch(cfg.warn_after)
+        self.watch = Watch(cfg.warn_after, *advice(method.cfg))
 
     def fit(self) -> dict[str, float]:
         """Train to the last step; goes on from the folder's checkpoint if there is one.

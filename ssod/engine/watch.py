@@ -15,10 +15,11 @@ class Watch:
 
     Args:
         patience: steps that a sign in the lines must last; 0 = never say anything.
+        more, fewer: what to change in the config for more or fewer pseudo boxes; see ``advice``.
     """
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    def __init__(self, patience: int, more: str = "lower method.score", fewer: str = "raise method.score") -> None:
+        self.patience, self.more, self.fewer = patience, more, fewer
         self.best = 0.0
         self.teaching = False  # whether unlabelled images are in use yet
         self._lasting: dict[str, int] = {}
@@ -44,19 +45,12 @@ class Watch:
             return []
         self.teaching = True
         boxes, truth = values["pseudo/boxes_per_image"], values.get("labeled/boxes_per_image", 0.0)
+        beside = f"pseudo boxes per image against {truth:.1f} labelled ones: {_scores(values)}"
         sup, unsup = values.get("loss/sup", 0.0), values.get("loss/unsup", 0.0)
         signs = {
-            "none": (boxes == 0, f"no pseudo box was kept: {_scores(values)}; lower method.score"),
-            "many": (
-                boxes > _FAR * truth > 0,
-                f"{boxes:.0f} pseudo boxes per image against {truth:.1f} labelled ones: {_scores(values)}; "
-                "raise method.score",
-            ),
-            "few": (
-                0 < boxes * _FAR < truth,
-                f"{boxes:.2f} pseudo boxes per image against {truth:.1f} labelled ones: {_scores(values)}; "
-                "lower method.score",
-            ),
+            "none": (boxes == 0, f"no pseudo box was kept: {_scores(values)}; {self.more}"),
+            "many": (boxes > _FAR * truth > 0, f"{boxes:.0f} {beside}; {self.fewer}"),
+            "few": (0 < boxes * _FAR < truth, f"{boxes:.2f} {beside}; {self.more}"),
             "loud": (
                 unsup > _FAR * sup > 0,
                 f"the loss on unlabelled images is {unsup / max(sup, 1e-12):.0f} times the one on labelled images; "
@@ -91,7 +85,7 @@ class Watch:
             ),
             "silent": (
                 bool(silent),
-                f"no pseudo-label of {shown}, though there are labels of it; lower method.score, or label more of it",
+                f"no pseudo-label of {shown}, though there are labels of it; {self.more}, or label more of it",
             ),
         }
         self.best = max(self.best, ap)
@@ -114,6 +108,20 @@ class Watch:
         before = self._lasting.get(name, 0)
         self._lasting[name] = before + steps if seen else 0
         return bool(self.patience) and before < self.patience <= self._lasting[name]
+
+
+def advice(method: object) -> tuple[str, str]:
+    """Return what brings more pseudo boxes, and what fewer, by the keys that a method's config section has.
+
+    ``method.threshold`` stands for ``method.score`` where it is given.
+    """
+    threshold = getattr(method, "threshold", None)
+    if threshold is None:
+        return "lower method.score", "raise method.score"
+    if hasattr(threshold, "score"):
+        return "lower method.threshold.score", "raise method.threshold.score"
+    fixed = "method.threshold={name: fixed, score: ...}"
+    return f"{fixed} sets a lower score by hand", f"{fixed} sets a higher score by hand"
 
 
 def _scores(values: Mapping[str, Any]) -> str:

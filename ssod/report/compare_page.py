@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
 from ssod.compare.boards import Board
 from ssod.compare.budget import CURRENCIES, curve
 from ssod.compare.gain import Gain
 from ssod.compare.main import Comparison
+from ssod.compare.runs import Run
 from ssod.compare.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
 from ssod.report.charts import Series
@@ -32,11 +37,18 @@ def compare_page(found: Comparison) -> str:
     told = [f"{run.path.name}, step {row['step']}: {row['text']}" for run in found.runs for row in run.alarms]
     sections.append(Section("alarms", "Alarms during training", [alarms(told)] if told else []))
     sections.append(Section("how", "How the interval is made", [text(METHOD)]))
-    runs = [[str(r.path), r.method, r.fold, str(r.seed), r.hash[:12], r.state] for r in found.runs]
-    columns = ["folder", "method", "fold", "seed", "split", "state"]
-    sections.append(Section("runs", "Runs", [sheet("every run", columns, runs, texts=6)]))
+    sections.append(Section("runs", "Runs", [_runs(found.runs)]))
     rows = sum(len(board.rows) for board in found.boards)
     return page("Comparison of runs", f"{len(found.runs)} runs in {rows} rows", sections)
+
+
+def _runs(runs: Sequence[Run]) -> Markup:
+    columns = ["folder", "method", "fold", "seed", "split", "state", "AP"]
+    rows = [
+        [str(r.path), r.method, r.fold, str(r.seed), r.hash[:12], r.state, f"{100 * r.ap():.1f}" if r.evals else "-"]
+        for r in runs
+    ]
+    return sheet("every run, AP of its last evaluation", columns, rows, texts=6)
 
 
 def _board(board: Board, prefix: str, name: str) -> list[Section]:
@@ -69,11 +81,11 @@ def gain_row(name: str, gain: Gain) -> tuple:
     )
 
 
-def _sheet(table: Sheet) -> object:
+def _sheet(table: Sheet) -> Markup:
     return sheet(table.title, table.columns, table.rows, table.texts)
 
 
-def _curves(board: Board) -> list:
+def _curves(board: Board) -> list[Markup]:
     """Return a chart for each currency: AP of every run, one colour a row."""
     found = []
     for currency, label in CURRENCIES.items():

@@ -66,7 +66,7 @@ def classes(run: Run) -> Section:
     """AP of each class and precision against recall, from the saved matches."""
     table = run.table
     if table is None:
-        said = "This run saved no eval/step_*.npz; evaluate it with this version to see classes."
+        said = "This run saved no eval/step_*.npz: an older version trained it, or it was not evaluated yet."
         return Section("classes", "Classes", [text(said)])
     values = average_precision(table)[0]  # [K, T]
     labels = np.bincount(table.label, minlength=len(table.classes))

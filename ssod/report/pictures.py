@@ -27,11 +27,12 @@ from ssod.engine.matches import Matches
 from ssod.errors import SsodError
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
-from ssod.structures import Targets, View, move_targets
+from ssod.structures import Pseudo, Targets, View, move_targets
 
 SHOWN = 6  # images of each kind
 SIDE = 480  # pixels of the longer side of a picture in the page
 SURE = 0.3  # a wrong detection above this score makes an image harder
+TEACHES = "What the teacher teaches"
 MOST_REJECTED = 12  # boxes drawn of those that were not kept, the highest scores
 
 Box = tuple[str, str, list[float]]  # (style, what it is, corners)
@@ -69,41 +70,47 @@ def trained_method(run: Run, cfg: Config, classes: int) -> Method:
 
 @torch.no_grad()
 def gallery(cfg: Config, data: DataSets, method: Method) -> Section:
-    """Show weak views with kept and rejected boxes, and strong ones with the kept boxes moved into them."""
-    images, hidden = fixed_set(data, SHOWN)
+    """Show weak views with kept and rejected boxes, and strong ones with the kept boxes moved into them.
+
+    A method that chooses no box is shown by the detections that its teacher is surest of.
+    """
+    images, hidden = fixed_set(data, SHOWN, SHOWN)
     if images is None or not method.uses_unlabeled:
-        return Section("gallery", "What the teacher teaches")
+        return Section("gallery", TEACHES)
     cfg = replace(cfg, eval=cfg.eval.model_copy(update={"batch": len(images)}))
     figures = []
-    for batch in same_views(cfg, data.labeled, images):
-        with untouched(method):
-            out = method.teacher.predict(batch.weak)
-            kept = method.label(out, batch)
-            found = out.detections()
-        moved = kept.move(batch.weak, batch.strong)
-        truth = [Targets.empty(batch.weak.matrix)] * len(batch.weak)
-        if hidden is not None:
-            rows = [list(images.ids).index(image) for image in batch.weak.ids]
-            sizes = batch.weak.sizes
-            truth = move_targets([hidden.targets(row) for row in rows], batch.weak.matrix, sizes)
-        for i, image in enumerate(batch.weak.ids):
-            parts = (found[i], kept.cls[i], moved.cls[i], truth[i])
-            figures.append(_pair(batch.weak, batch.strong, i, image, parts, data.classes.names))
-    how = (
-        "Blue: kept as pseudo-label. Red, dashed: rejected. Yellow, dotted: hidden truth, shown here and nowhere else."
-    )
-    how += " Left the weak view that the teacher saw, right the strong view with the boxes moved into it."
-    return Section("gallery", "What the teacher teaches", [text(how, "small"), grid(figures, wide=True)])
+    (batch,) = same_views(cfg, data.labeled, images)
+    with untouched(method):
+        out = method.teacher.predict(batch.weak)
+        chosen = method.label(out, batch)
+        found = out.detections()
+    kept = Pseudo([t[t.scores > SURE] for t in found]) if chosen is None else chosen
+    word = f"above {SURE:g}" if chosen is None else "kept"
+    moved = kept.move(batch.weak, batch.strong)
+    truth = [Targets.empty(batch.weak.matrix)] * len(batch.weak)
+    if hidden is not None:
+        rows = [list(images.ids).index(image) for image in batch.weak.ids]
+        truth = move_targets([hidden.targets(row) for row in rows], batch.weak.matrix, batch.weak.sizes)
+    for i, image in enumerate(batch.weak.ids):
+        parts = (found[i], kept.cls[i], moved.cls[i], truth[i])
+        figures.append(_pair(batch.weak, batch.strong, i, image, parts, data.classes.names, word))
+    how = "Blue: kept as pseudo-label. Red, dashed: rejected."
+    if chosen is None:
+        how = "This method chooses no box; it learns from the teacher's output as it is. Blue: detections that score "
+        how += f"above {SURE:g}. Red, dashed: below."
+    how += " Yellow, dotted: hidden truth, shown here and nowhere else." if hidden is not None else ""
+    how += " Left the weak view that the teacher saw, right the strong view with the blue boxes moved into it."
+    return Section("gallery", TEACHES, [text(how, "small"), grid(figures, wide=True)])
 
 
 def _pair(
-    weak: View, strong: View, i: int, image: object, parts: tuple[Targets, ...], names: tuple[str, ...]
+    weak: View, strong: View, i: int, image: object, parts: tuple[Targets, ...], names: tuple[str, ...], word: str
 ) -> Markup:
     found, kept, moved, truth = parts
     rejected = found[~_among(found, kept)][:MOST_REJECTED]
     left = [*_boxes("truth", truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
     lost = len(kept) - len(moved)
-    said = f"{len(kept)} kept, {len(found) - int(_among(found, kept).sum())} rejected"
+    said = f"{len(kept)} {word}, {len(found) - int(_among(found, kept).sum())} rejected"
     told = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
     return Markup(
         '<figure><figcaption>{}</figcaption><div class="pair"><div>{}<p>weak: {}</p></div>'

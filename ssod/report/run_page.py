@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ssod.report.health import classes, curves, health
 from ssod.report.page import Section, alarms, grid, page, sheet, text
 from ssod.report.pictures import pictures
 
+CELL = re.compile(r"fold\d+-seed\d+")  # a run's folder in a sweep
+
 
 def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str | None = None) -> Path:
     """Write the page of a run.
@@ -28,8 +31,8 @@ def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str |
     Args:
         run: its folder; one that is still being written will do.
         out: the file; by default ``report.html`` in the folder.
-        twin: folder of the supervised twin; by default looked for beside the run: a supervised run with the same
-            labelled images, measured alike.
+        twin: folder of the supervised twin; by default looked for beside the run, or in its sweep: a supervised run
+            with the same labelled images, measured alike.
 
     Returns:
         The file.
@@ -69,12 +72,11 @@ def run_page(run: Run, twin: Run | None) -> str:
 
 
 def find_twin(run: Run) -> Run | None:
-    """Return the likeliest supervised twin among the runs near ``run``: beside it, or beside its folder's folder."""
+    """Return the likeliest supervised twin among the runs that are filed with ``run``."""
     if run.method == "supervised":
         return None
-    near = sorted({*run.path.parent.glob("*/split.json"), *run.path.parent.parent.glob("*/*/split.json")})
     found = []
-    for file in near:
+    for file in filed_with(run.path):
         try:
             other = read_run(file.parent)
         except SsodError:
@@ -84,6 +86,18 @@ def find_twin(run: Run) -> Run | None:
             found.append(other)
     ours = Row("", [run], [])
     return min(found, key=lambda o: (len(twin_differences(ours, Row("", [o], []))), o.seed != run.seed), default=None)
+
+
+def filed_with(path: Path) -> list[Path]:
+    """Return ``split.json`` of the runs beside ``path``, and of those that a sweep, or ``ssod train``, filed with it.
+
+    These file runs two folders deep, ``<out>/<row>/fold1-seed0`` and ``runs/<config>/<time>``; nothing is sought
+    further away, where other people's runs may be.
+    """
+    folder = path.resolve()
+    two_deep = CELL.fullmatch(folder.name) or folder.parent.parent.name == "runs"
+    further = folder.parent.parent.glob("*/*/split.json") if two_deep else ()
+    return sorted({*folder.parent.glob("*/split.json"), *further})
 
 
 def summary(run: Run, twin: Run | None) -> Section:

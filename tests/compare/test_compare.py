@@ -186,13 +186,36 @@ def test_every_form_has_the_same_numbers(four: list[Path], tmp_path: Path) -> No
     texts = [path.read_text() for path in out]
     board = found.boards[0]
     number = f"{100 * board.ranked[0].mean():.1f}"
-    assert all(number in text and "mean" in text for text in texts)
-    rows = list(csv.reader(io.StringIO(texts[0])))
-    head = rows.index(found.sheets[0].columns)
-    assert rows[head + 1][1] == "mean_teacher"
+    assert all(number in text and "mean" in text for text in texts[1:])
     assert texts[1].count("| mean_teacher |") == 2
     assert "mean\\_teacher" in texts[2]
     assert texts[2].count("\\begin{tabular}") == texts[2].count("\\end{tabular}") == len(found.sheets)
+
+
+def test_the_csv_has_every_number_by_itself(four: list[Path], tmp_path: Path) -> None:
+    other = fake_run(tmp_path / "other", "unbiased_teacher", 9, code=None)
+    lost = fake_run(tmp_path / "lost", "supervised", 8)
+    found = compare([*four, other, lost], out=[tmp_path / "c.csv"], resamples=50)
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text())))
+    board = found.boards[0]
+    best, gain = board.ranked[0], board.gains["mean_teacher"]
+    first = lines[0]
+    assert (first["kind"], first["board"], first["rank"], first["row"]) == ("row", "1", "1", "mean_teacher")
+    assert float(first["AP"]) == pytest.approx(100 * best.mean())
+    assert float(first["AP_sd"]) == pytest.approx(100 * best.sd())
+    assert float(first["gain"]) == pytest.approx(100 * gain.value)
+    assert [float(first[f"gain_{end}"]) / 100 for end in ("low", "high")] == pytest.approx(gain.images)
+    assert [float(first[f"gain_folds_{end}"]) / 100 for end in ("low", "high")] == pytest.approx(gain.whole)
+    budget, values = equal({row.name: row.runs for row in board.rows}, "images")
+    assert float(first["budget_images"]) == budget
+    assert float(first["AP_at_images"]) == pytest.approx(100 * values["mean_teacher"])
+    runs = {line["path"]: line for line in lines if line["kind"] == "run"}
+    assert set(runs) == {str(path) for path in (*four, other, lost)}  # also those that no board counts
+    assert runs[str(other)]["state"].startswith("step 24 of 24")
+    assert runs[str(other)]["AP"] == ""
+    assert [line["text"] for line in lines if line["kind"] == "note"] == found.boards[0].notes
+    assert float(runs[str(four[0])]["AP"]) == pytest.approx(100 * read_run(four[0]).ap())
+    assert [line["text"] for line in lines if line["kind"] == "refused"] == found.refusals
 
 
 def test_latex_escapes() -> None:
@@ -243,12 +266,11 @@ def test_published_numbers_have_sources_and_sane_values() -> None:
             "consistent_teacher", "efficient_teacher"} <= methods  # fmt: skip
 
 
-def coco_like(folder: Path, percent: float, **changes: object) -> Path:
+def coco_like(folder: Path, percent: float | None, method: str = "mean_teacher", **changes: object) -> Path:
     classes = {**{f"c{i}": 1 for i in range(78)}, "person": 1, "hair drier": 1}
     source = {"format": "coco", "ann": "coco/annotations/instances_val2017.json", "images": "coco/val2017"}
-    return fake_run(
-        folder, saved=False, split={"percent": percent, "boxes": classes}, changes={"data.val": source, **changes}
-    )
+    split = {"percent": percent, "boxes": classes}
+    return fake_run(folder, method, saved=False, split=split, changes={"data.val": source, **changes})
 
 
 def test_references_come_for_the_same_protocol_only(tmp_path: Path) -> None:
@@ -264,6 +286,28 @@ def test_references_come_for_the_same_protocol_only(tmp_path: Path) -> None:
     assert any(row[0] == "consistent_teacher" and row[3] == "40.00" for row in sheet.rows)
 
 
+def voc_like(folder: Path, method: str, **changes: object) -> Path:
+    names = ["aeroplane", "tvmonitor", *(f"c{i}" for i in range(18))]
+    source = {"format": "voc", "root": "voc/VOCdevkit/VOC2007"}
+    parts = {"data.labeled": {**source, "split": "trainval"}, "data.val": {**source, "split": "test"}}
+    split = {"percent": None, "fold": None, "hash": "a" * 64, "boxes": dict.fromkeys(names, 1)}
+    return fake_run(folder, method, saved=False, split=split, changes={"data.split": None, **parts, **changes})
+
+
+def test_a_supervised_twin_follows_the_protocol_of_its_labels(tmp_path: Path) -> None:
+    """Its config names no unlabelled images (configs/supervised/*_voc.yaml); the references stay."""
+    extra = {"format": "voc", "root": "voc/VOCdevkit/VOC2012", "split": "trainval"}
+    twin = read_run(voc_like(tmp_path / "s", "supervised", **{"data.unlabeled": None}))
+    run = read_run(voc_like(tmp_path / "m", "mean_teacher", **{"data.unlabeled": extra}))
+    alone = read_run(voc_like(tmp_path / "a", "mean_teacher", **{"data.unlabeled": None}))
+    assert [protocol_of(r) for r in (twin, run, alone)] == ["VOC 07+12", "VOC 07+12", None]
+    assert references([twin, run])
+    whole = {"format": "coco", "ann": "coco/annotations/instances_train2017.json", "images": "coco/train2017"}
+    coco = {"data.split": None, "data.labeled": whole, "data.unlabeled": None}
+    kinds = [read_run(coco_like(tmp_path / m, None, m, **coco)) for m in ("supervised", "mean_teacher")]
+    assert [protocol_of(r) for r in kinds] == ["COCO additional", None]
+
+
 def test_exit_json_and_config_of_a_run_are_read(four: list[Path]) -> None:
     run = read_run(four[3])
     assert (run.method, run.fold, run.seed, run.percent) == ("mean_teacher", "2", 0, 40.0)
@@ -275,8 +319,12 @@ def test_exit_json_and_config_of_a_run_are_read(four: list[Path]) -> None:
 
 @pytest.mark.parametrize(
     ("file", "text", "key"),
-    [("config.yaml", "method: {name: supervised}\n", "data"), ("config.yaml", "[]\n", "data")]
-    + [("split.json", "{}", "hash"), ("split.json", "[]", "hash")],
+    [
+        ("config.yaml", "method: {name: supervised}\n", "data"),
+        ("config.yaml", "[]\n", "data"),
+        ("split.json", "{}", "hash"),
+        ("split.json", "[]", "hash"),
+    ],
 )
 def test_a_folder_of_another_program_is_no_run(tmp_path: Path, file: str, text: str, key: str) -> None:
     run = fake_run(tmp_path / "run")

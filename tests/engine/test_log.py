@@ -1,18 +1,21 @@
 """What a run says: the right numbers, a line with every field, and no harm when it cannot be said."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ssod.engine import log
 from ssod.engine.runfolder import RunFolder
-from ssod.engine.watch import Watch
+from ssod.engine.watch import Watch, advice
 from ssod.engine.window import Window
 from ssod.errors import Exit, SsodError
+from ssod.methods.find import find
 from tests.engine import toy
 
 
@@ -247,6 +250,27 @@ def test_a_class_without_pseudo_labels_is_named_when_teaching_has_begun() -> Non
 def test_few_boxes_are_told() -> None:
     (text,) = Watch(patience=100).look({**FINE, "pseudo/boxes_per_image": 0.3}, 100)
     assert "0.30 pseudo boxes per image against 7.0" in text
+
+
+@pytest.mark.parametrize(
+    ("section", "more", "fewer"),
+    [
+        ("{name: unbiased_teacher}", "lower method.score", "raise method.score"),
+        (
+            "{name: mean_teacher, threshold: {name: fixed, score: 0.3}}",
+            "lower method.threshold.score",
+            "raise method.t",
+        ),
+        ("{name: consistent_teacher}", "score: ...} sets a lower score", "score: ...} sets a higher score"),
+    ],
+)
+def test_the_key_that_an_alarm_names_is_the_methods_own(section: str, more: str, fewer: str) -> None:
+    values = yaml.safe_load(section)
+    method = find(values["name"]).Config.model_validate(values)
+    watch = Watch(100, *advice(method))
+    texts = [watch.look({**FINE, "pseudo/boxes_per_image": count}, 100)[0] for count in (0.0, 0.3, 90.0)]
+    assert [word in text for word, text in zip((more, more, fewer), texts)] == [True] * 3
+    assert set(re.findall(r"method\.(\w+)", " ".join(texts))) <= type(method).model_fields.keys()
 
 
 def test_a_collapse_can_end_the_run(tmp_path: Path) -> None:

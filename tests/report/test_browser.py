@@ -28,15 +28,18 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, Path]:
+    """A comparison with a board that is refused, and reports of a trained run and of one without weights or data."""
     folder = tmp_path_factory.mktemp("pages")
     runs = [
         fake_run(folder / "runs" / f"{method}-{fold}", method, fold, ap=ap)
         for method, ap in (("supervised", 0.3), ("mean_teacher", 0.6), ("unbiased_teacher", 0.5))
         for fold in (1, 2, 3)
     ]
+    runs.append(fake_run(folder / "runs" / "other", fold=9, about={"score": 0.5}))
     compare(runs, out=[folder / "compare.html"], resamples=50)
-    return {"compare": folder / "compare.html", "report": report(runs[3])}
+    real = report(trained / "mean_teacher", out=folder / "trained.html")
+    return {"compare": folder / "compare.html", "report": report(runs[3]), "trained": real}
 
 
 # Text of a drawing that leaves it, or that lies on another text of the same drawing.
@@ -61,7 +64,7 @@ SMALLEST = """() => Math.min(...[...document.querySelectorAll("figure svg text")
   / t.ownerSVGElement.viewBox.baseVal.width))"""
 
 
-@pytest.mark.parametrize("name", ["compare", "report"])
+@pytest.mark.parametrize("name", ["compare", "report", "trained"])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_is_whole_at_any_width(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:

@@ -10,17 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssod import run as root
+import ssod
 from ssod.compare.main import compare
 from ssod.compare.runs import read_run
-from ssod.config import load
-from ssod.data import datasets
-from ssod.engine.runfolder import RunFolder
 from ssod.report.pictures import difficulty
 from ssod.report.run_page import find_twin, report
 from tests.compare.fake import fake_run
 from tests.compare.test_gain import table
-from tests.small import small_config
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -69,26 +65,8 @@ def check(page: str) -> Page:
     return found
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A method and its twin, trained for seconds."""
-    folder = tmp_path_factory.mktemp("report")
-    config = small_config(folder)
-    methods = {
-        "supervised": "method={name: supervised, ema: {decay: 0.9}}",
-        "mean_teacher": "method={burn_in: 2, score: 0.02}",
-    }
-    for name, change in methods.items():
-        cfg = load(
-            config, [change, "train.steps=8", "train.eval_every=4", "train.log_every=2", "train.eval_student=true"]
-        )
-        with RunFolder(folder / "runs" / name) as run:
-            root.build(cfg, datasets.load(cfg.data), run).fit()
-    return folder / "runs"
-
-
-def test_the_report_has_what_a_reader_looks_for(runs: Path) -> None:
-    page = check(report(runs / "mean_teacher").read_text("utf-8"))
+def test_the_report_has_what_a_reader_looks_for(trained: Path) -> None:
+    page = check(report(trained / "mean_teacher").read_text("utf-8"))
     assert page.ids[0] == "theme"
     headings = ["summary", "alarms", "curves", "classes", "pseudo", "gallery", "hardest", "config", "origin"]
     assert [i for i in page.ids if i in headings] == headings
@@ -96,22 +74,52 @@ def test_the_report_has_what_a_reader_looks_for(runs: Path) -> None:
         "AP over the supervised twin", "student", "unsup", "Precision against recall", "Boxes per image",
         "against the hidden truth", "inconsistency", "churn", "Score thresholds", "Confidence against IoU",
         "kept", "rejected", "moved", "set in the config", "differences to the supervised twin", "torchvision",
-        read_run(runs / "mean_teacher").hash[:12], "labelled images seen",
+        read_run(trained / "mean_teacher").hash[:12], "labelled images seen",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.focusable > 20
 
 
-def test_the_twin_is_found_beside_the_run(runs: Path, tmp_path: Path) -> None:
-    assert find_twin(read_run(runs / "mean_teacher")).path == runs / "supervised"
-    assert find_twin(read_run(runs / "supervised")) is None
-    shutil.copytree(runs / "mean_teacher", tmp_path / "alone" / "run")
+def test_the_twin_is_found_beside_the_run(trained: Path, tmp_path: Path) -> None:
+    assert find_twin(read_run(trained / "mean_teacher")).path == trained / "supervised"
+    assert find_twin(read_run(trained / "supervised")) is None
+    shutil.copytree(trained / "mean_teacher", tmp_path / "alone" / "run")
     page = check(report(tmp_path / "alone" / "run").read_text("utf-8"))
     assert "No supervised twin was found" in page.text
 
 
-def test_what_a_config_changes_in_its_base_is_shown(runs: Path) -> None:
-    page = check(report(runs / "mean_teacher").read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("own", "twin", "near"),
+    [
+        ("sweep/mean_teacher/fold1-seed0", "sweep/supervised/fold1-seed0", True),
+        ("runs/mean_teacher/20261121-1", "runs/supervised/20261121-2", True),
+        ("mine/a", "mine/b", True),
+        ("mine/a", "yours/b", False),
+        ("mine/x/a", "mine/y/fold1-seed0", False),
+    ],
+)
+def test_a_twin_is_sought_no_further_than_runs_are_filed(tmp_path: Path, own: str, twin: str, near: bool) -> None:
+    run, other = fake_run(tmp_path / own), fake_run(tmp_path / twin, "supervised")
+    found = find_twin(read_run(run))
+    assert (found and found.path) == (other if near else None)
+
+
+def test_a_twin_is_sought_from_inside_its_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_run(tmp_path / "sweep/mean_teacher/fold1-seed0")
+    fake_run(tmp_path / "sweep/supervised/fold1-seed0", "supervised")
+    monkeypatch.chdir(tmp_path / "sweep/mean_teacher")
+    assert find_twin(read_run(Path("fold1-seed0"))).method == "supervised"
+
+
+def test_a_method_that_chooses_no_box_is_shown(trained: Path) -> None:
+    page = check(report(trained / "humble_teacher").read_text("utf-8"))
+    assert "This method chooses no box" in page.text
+    assert "above 0.3" in page.text
+    assert "AP over the supervised twin" in page.text
+
+
+def test_what_a_config_changes_in_its_base_is_shown(trained: Path) -> None:
+    page = check(report(trained / "mean_teacher").read_text("utf-8"))
     assert "command line" in page.text
     rows = re.findall(r"method\.score\s+([\d.]+)\s+(command line)", " ".join(page.text.split()))
     assert rows
@@ -174,7 +182,7 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_contrast_is_enough(theme: str) -> None:
-    css = (Path(root.__file__).parent / "report" / "style.css").read_text()
+    css = (Path(ssod.__file__).parent / "report" / "style.css").read_text()
     light, dark = re.findall(r"^:root[^{]*\{(.*?)\}", css, re.S | re.M)[:2]
     colors = dict(re.findall(r"--(\w+): (#\w{6})", light if theme == "light" else dark))
     for text in ("ink", "dim", "link"):
