@@ -8,8 +8,8 @@ student and teacher, pseudo-labels, losses, backward, clipping, the test that ev
 
 **The bare step** is the least that any teacher-student step must compute on the same images: the student's forward,
 losses and backward on the labelled view; the same on the strong view, with the very pseudo-labels of the whole step,
-made before the clock starts; the teacher's forward on the weak view, without gradient. No decoding, no suppression, no
-transfer of boxes, no clipping, guard, optimiser or EMA.
+made before the clock starts; the teacher's forward on the weak view, without gradient, of a two-stage detector with
+its proposals and their classes. No detections, no transfer of boxes, no clipping, guard, optimiser or EMA.
 
 Whole and bare steps alternate in one process; the ratio is that of their medians. CUDA is synchronised before each
 reading of the clock. There the phases are measured in rounds of their own, because the readings hinder the step. On a
@@ -110,6 +110,8 @@ def watched(trainer: Trainer, clock: Clock) -> Stopwatch:
     watch.wrap(method, "forward", "student forward", "backward")
     watch.wrap(method.student, "predict", "student forward", "student forward")
     watch.wrap(method.teacher, "predict", "teacher forward", "label")
+    if hasattr(method.teacher.model, "roi_rows"):
+        watch.wrap(method.teacher.model, "roi_rows", "teacher forward", "label")
     watch.wrap(method, "mix", "label", "student forward")
     watch.wrap(trainer.scaler, "unscale_", "clip", "clip")
     watch.wrap(trainer.guard, "verdict", "guard", "guard")
@@ -208,7 +210,9 @@ def bare_step(method: Method, batch: Batch, pseudo: Pseudo | None, cfg: TrainCon
         sum(losses.values()).backward()
     if pseudo is not None:
         with torch.no_grad(), autocast(device, cfg.precision):
-            method.teacher.predict(batch.weak)
+            out = method.teacher.predict(batch.weak)
+            if "rpn" in out.stages:
+                out.score(list(out.found.boxes))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssod import collective, modelfile
 from ssod.engine import checkpoint, dist, log, optim, schedule
 from ssod.engine import identity as identities
+from ssod.engine.allocator import keep_freed_memory
 from ssod.engine.batch import check_batch, send, too_large
 from ssod.engine.guard import Guard, Verdict
 from ssod.engine.precision import autocast
@@ -75,6 +76,8 @@ class Trainer:
         self.allow_change = allow_change
         self.device = dist.pick_device(cfg.device)
         check_batch(cfg)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if cfg.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
