@@ -7,6 +7,7 @@ disagrees is said in one line, and shown on a board of its own.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from ssod.compare.gain import Gain, Unit, gain
-from ssod.compare.runs import Run
+from ssod.compare.runs import UNLABELED, Run
 
 # What every run of a board shares, as the reasons name it.
 ALIKE = ("val set", "classes", "metric", "score threshold")
+MOST_TOLD = 6  # keys that a note names
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,15 @@ def _names(firsts: Sequence[Run]) -> list[str]:
 
 
 def _differences(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the keys and values in which each setting differs from some other, at most three."""
+    """Return what tells settings apart: all keys and values that differ, the fewest that do, or else a number."""
     keys = dict.fromkeys(key for setting in settings for key in setting)
     missing = object()
     differ = [key for key in keys if any(s.get(key, missing) != settings[0].get(key, missing) for s in settings)]
-    texts = [", ".join(f"{key.split('.')[-1]}={s[key]}" for key in differ if key in s) for s in settings]
-    if all(len(text) <= 60 for text in texts) and len(set(texts)) == len(texts):
-        return texts
+    few = (keys for size in (1, 2) for keys in itertools.combinations(differ[:20], size))
+    for chosen in itertools.chain([tuple(differ)], few):
+        texts = [", ".join(f"{key.split('.')[-1]}={s[key]}" for key in chosen if key in s) for s in settings]
+        if all(0 < len(text) <= 60 for text in texts) and len(set(texts)) == len(texts):
+            return texts
     return [f"setting {i}" for i in range(1, len(settings) + 1)]
 
 
@@ -167,16 +171,17 @@ def boards_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Board], 
         elif row.hashes >= home.hashes:
             if row.hashes > home.hashes:
                 home.notes.append(f"{row.name}: {len(row.hashes - home.hashes)} splits that other rows lack left out")
-            home.ranked.append(Row(row.name, [run for run in row.runs if run.hash in home.hashes], row.unfinished))
+            home.ranked.append(_only(row, home.hashes))
         else:
             has, all_ = len(row.hashes), len(home.hashes)
             home.others.append((row, f"has {has} of the board's {all_} splits"))
+    boards += [more for board in boards for more in (*_narrower(board), *_wider(board, [row for row, _ in known]))]
     for board in boards:
         board.ranked.sort(key=lambda row: -row.mean())
         for row in board.rows:
             _measure(board, row, resamples)
     boards.sort(key=lambda board: -sum(len(row.runs) for row in board.rows))
-    lines = [_refusal(boards[0], other) for other in boards[1:]]
+    lines = [_refusal(boards[0], other) for other in boards[1:] if not _overlap(boards[0], other)]
     lines += [f"{row.name}: no finished run ({row.unfinished[0].state})" for row in pending]
     return boards, lines
 
@@ -189,6 +194,46 @@ def _ranked_runs(row: Row, shared: dict[str, str], known: Sequence[tuple[Row, di
 def _fits(row: Row, board: Board) -> bool:
     """Whether one's splits are among the other's."""
     return row.hashes <= board.hashes or row.hashes >= board.hashes
+
+
+def _only(row: Row, hashes: frozenset[str]) -> Row:
+    """Return a row without the runs on other splits."""
+    return Row(row.name, [run for run in row.runs if run.hash in hashes], row.unfinished)
+
+
+def _narrower(board: Board) -> list[Board]:
+    """Return a further board for all rows, on the splits that all have, where some of ``board`` lack splits of it.
+
+    What has no rank among five folds has one on the fold that all have; the other board goes without it.
+    """
+    common = frozenset.intersection(*(row.hashes for row in board.rows))
+    if not board.others or not common:
+        return []
+    rows = [_only(row, common) for row in board.rows]
+    for row, reason in board.others:
+        board.notes.append(f"{row.name} {reason}: it is ranked on {len(common)}, on another board")
+    board.others.clear()
+    return [Board(board.protocol, ranked=rows)]
+
+
+def _wider(board: Board, rows: Sequence[Row]) -> list[Board]:
+    """Return a further board for rows that share more splits than the others of ``board`` have; often there is none.
+
+    What several rows were measured on is ranked, also when one more row has a single fold.
+    """
+    names = {row.name for row in board.ranked}
+    more = [row for row in rows if row.name in names and row.hashes > board.hashes]
+    found = {row.hashes: [other for other in more if other.hashes >= row.hashes] for row in more}
+    found = {hashes: group for hashes, group in found.items() if len(group) > 1}
+    if not found:
+        return []
+    hashes = max(found, key=lambda h: (len(h) * len(found[h]), sorted(h)))
+    return [Board(board.protocol, ranked=[_only(row, hashes) for row in found[hashes]])]
+
+
+def _overlap(a: Board, b: Board) -> bool:
+    """Whether one of the boards has rows of the other, on more splits."""
+    return a.protocol == b.protocol and (a.hashes < b.hashes or b.hashes < a.hashes)
 
 
 def _refusal(a: Board, b: Board) -> str:
@@ -223,7 +268,8 @@ def _measure(board: Board, row: Row, resamples: int) -> None:
     board.twins[row.name] = twin.name
     differing = twin_differences(row, twin)
     if differing:
-        board.notes.append(f"{row.name} and its twin differ in {', '.join(differing)}")
+        more = f" and {len(differing) - MOST_TOLD} more keys" if len(differing) > MOST_TOLD else ""
+        board.notes.append(f"{row.name} and its twin differ in {', '.join(differing[:MOST_TOLD])}{more}")
     chosen = units(row, twin)
     if chosen is None:
         board.notes.append(f"{row.name}: no interval, a run or its twin saved no eval/step_*.npz")
@@ -247,7 +293,7 @@ def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
 def twin_differences(row: Row, twin: Row) -> list[str]:
     """Return the keys in which a twin differs and should not: all that does not concern unlabelled images."""
     a, b = row.first.setting, twin.first.setting
-    free = ("method.", "views.unlabeled", "data.unlabeled", "train.batch.unlabeled")
+    free = ("method.", *UNLABELED)
     keys = [key for key in sorted(a.keys() | b.keys()) if not key.startswith(free) or key.startswith("method.ema")]
     return [key for key in keys if a.get(key) != b.get(key)]
 

@@ -18,7 +18,7 @@ class Point:
 
     Attributes:
         step: optimiser steps.
-        labeled, unlabeled: images that the student learnt from, each time counted.
+        labeled, unlabeled: images that steps used, each time counted; also those that a teacher only labels.
         hours: of training steps, evaluations left out.
         ap: of the teacher, a fraction.
     """

@@ -35,10 +35,10 @@ def comma_separated(boards: Sequence[Board], runs: Sequence[Run], refusals: Sequ
     writer.writeheader()
     for number, board in enumerate(boards, 1):
         writer.writerows({"board": number, **record} for record in _board(board))
-    places = {str(run.path): (n, row.name) for n, b in enumerate(boards, 1) for row in b.rows for run in row.runs}
+    places = {str(run.path): row.name for board in boards for row in board.rows for run in (*row.runs, *row.unfinished)}
     for run in runs:
-        number, name = places.get(str(run.path), (None, None))
-        writer.writerow({"kind": "run", "board": number, "row": name, **_setting(run), **_repetition(run)})
+        name = places.get(str(run.path))
+        writer.writerow({"kind": "run", "row": name, **_setting(run), **_repetition(run)})
     writer.writerows({"kind": "refused", "text": line} for line in refusals)
     return buffer.getvalue()
 
@@ -46,12 +46,12 @@ def comma_separated(boards: Sequence[Board], runs: Sequence[Run], refusals: Sequ
 def _board(board: Board) -> Iterator[dict[str, Any]]:
     rank = {row.name: i for i, row in enumerate(board.ranked, 1)}
     reasons = {row.name: f"has no rank: it {reason}" for row, reason in board.others}
-    budgets = {currency: equal({row.name: row.runs for row in board.rows}, currency) for currency in CURRENCIES}
+    budgets = {currency: equal({row.name: row.runs for row in board.ranked}, currency) for currency in CURRENCIES}
     shared = {"metric": board.protocol["metric"], "score_threshold": board.protocol["score threshold"]}
     for row in board.rows:
         cost = {}
         for currency, (budget, values) in budgets.items():
-            cost |= {f"budget_{currency}": budget, f"AP_at_{currency}": _percent(values[row.name])}
+            cost |= {f"budget_{currency}": budget, f"AP_at_{currency}": _percent(values.get(row.name))}
         yield {
             **{"kind": "row", "rank": rank.get(row.name), "row": row.name, "folds": len(row.hashes)},
             **{"runs": len(row.runs), "text": reasons.get(row.name)},

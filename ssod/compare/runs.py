@@ -18,6 +18,7 @@ from ssod.yamlfile import read_yaml
 
 REPEATED = ("data.split.fold", "train.seed")  # may differ between the repetitions of one row
 MOVES_AP = ("views.val", "detector.weights")  # cosmetic for resuming a run, not for comparing it
+UNLABELED = ("views.unlabeled", "data.unlabeled", "train.batch.unlabeled")  # what a supervised run never reads
 _FOLD = re.compile(r"\.(\d+)@")  # instances_train2017.{fold}@{percent}.json
 
 
@@ -82,10 +83,11 @@ class Run:
     @cached_property
     def setting(self) -> dict[str, Any]:
         """Return the leaves of the config that repetitions of one row share, by dotted key."""
+        unread = UNLABELED if self.method == "supervised" else ()
         return {
             key: _FOLD.sub(".{fold}@", value) if isinstance(value, str) else value
             for key, value in flat(self.config).items()
-            if key not in REPEATED and (kind_of(key) != "cosmetic" or key in MOVES_AP)
+            if key not in REPEATED and (kind_of(key) != "cosmetic" or key in MOVES_AP) and not key.startswith(unread)
         }
 
     # ---- how it went -----------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def sheets(boards: Sequence[Board]) -> list[Sheet]:
     for number, board in enumerate(boards, 1):
         name = f"board {number}: " if len(boards) > 1 else ""
         found.append(ranking(board, name))
-        if len(board.rows) > 1:
+        if len(board.ranked) > 1:
             found.append(at_equal_cost(board, name))
         reference = published_sheet(board, name)
         if reference is not None:
@@ -87,7 +87,9 @@ def ranking(board: Board, name: str = "") -> Sheet:
         f"{row.name}: {run.path.name} is not counted: {run.state}" for row in board.rows for run in row.unfinished
     ]
     notes += board.notes
-    notes += [f"second interval of {row}: {found.scope}" for row, found in board.gains.items()]
+    for scope in dict.fromkeys(gain.scope for gain in board.gains.values()):
+        names = [row.name for row in board.rows if row.name in board.gains and board.gains[row.name].scope == scope]
+        notes.append(f"second interval of {', '.join(names)}: {scope}")
     folds = len(board.hashes)
     p = board.protocol
     title = f"{name}teacher after the last step, {folds} split{'s' if folds > 1 else ''}, metric {p['metric']}, "
@@ -96,8 +98,8 @@ def ranking(board: Board, name: str = "") -> Sheet:
 
 
 def at_equal_cost(board: Board, name: str = "") -> Sheet:
-    """Return the AP of each row at the largest number of images, and of hours, that all rows spent."""
-    runs = {row.name: row.runs for row in board.rows}
+    """Return the AP of each ranked row at the largest number of images, and of hours, that all of them spent."""
+    runs = {row.name: row.runs for row in board.ranked}
     found = {currency: equal(runs, currency) for currency in CURRENCIES}
     columns = ["method"]
     for currency, (budget, _) in found.items():
@@ -105,7 +107,7 @@ def at_equal_cost(board: Board, name: str = "") -> Sheet:
         columns.append(f"AP at {amount} {CURRENCIES[currency]}")
     rows = [[row] + [_percent(values[row]) for _, values in found.values()] for row in runs]
     notes = ["between two evaluations AP is interpolated; - = a run has no evaluation that early"]
-    machines = {machine(run) for row in board.rows for run in row.runs}
+    machines = {machine(run) for row in board.ranked for run in row.runs}
     if len(machines) > 1:
         notes.append(f"hours do not compare: the runs were made on {' | '.join(sorted(machines))}")
     return Sheet(f"{name}at equal cost", columns, rows, notes)

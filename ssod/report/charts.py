@@ -40,6 +40,7 @@ def lines(
     y: str,
     *,
     height: float = 220,
+    x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
 ) -> Markup:
@@ -50,7 +51,7 @@ def lines(
         title: caption.
         x, y: names of the axes, with units.
         height: of the drawing.
-        y_range: lowest and highest y; None = what the data need.
+        x_range, y_range: lowest and highest value; None = what the data need.
         marks: vertical lines (x, what happened there).
     """
     series = [s for s in series if any(known(v) for v in s.y)]
@@ -58,12 +59,13 @@ def lines(
         return empty(title)
     xs = [v for s in series for v, w in zip(s.x, s.y) if known(w)] + [m for m, _ in marks]
     ys = [v for s in series for v in s.y if known(v)]
-    frame = Frame(ticks(min(xs), max(xs)), ticks(*(y_range or (min(ys), max(ys)))), height, (min(xs), max(xs)))
+    ends = x_range or (min(xs), max(xs))
+    frame = Frame(ticks(*ends), ticks(*(y_range or (min(ys), max(ys)))), height, ends)
     parts = [frame.axes(x, y)]
-    for at, text in marks:
+    for i, (at, text) in enumerate(marks):
         parts.append(
             f'<line class="mark" x1="{frame.x(at):.1f}" x2="{frame.x(at):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-            f'<text class="tick" x="{frame.x(at) + 3:.1f}" y="{TOP + 9}">{escape(text)}</text>'
+            f'<text class="tick" x="{frame.x(at) + 3:.1f}" y="{TOP + 9 + 13 * i}">{escape(text)}</text>'
         )
     for i, s in enumerate(series):
         style = f"stroke:var(--c{color(s, i)})" + (";stroke-dasharray:5 3" if s.dash else "")
@@ -80,7 +82,8 @@ def lines(
                     "value": [short(v) if known(v) else "-" for v in s.y]} for s in series],
     }  # fmt: skip
     body = svg(title, height, "".join(parts), f" tabindex=\"0\" data-chart='{attribute(data)}'")
-    legend = [(s.name, color(s, i), s.dash) for i, s in enumerate(series)] if len(series) > 1 else []
+    legend = list(dict.fromkeys((s.group or s.name, color(s, i), s.dash) for i, s in enumerate(series)))
+    legend = legend if len(series) > 1 else []
     return figure(title, legend, body, table(series, x), readout=True)
 
 
@@ -138,7 +141,7 @@ def heat(
                 text = f"{short(value)} with {x} {i / len(row):.2g}-{(i + 1) / len(row):.2g} and {y} "
                 text += f"{j / len(counts):.2g}-{(j + 1) / len(counts):.2g}"
                 parts.append(
-                    f'<rect style="fill:var(--c0);fill-opacity:{0.08 + 0.92 * math.sqrt(value / most):.3f}" '
+                    f'<rect style="fill:var(--c0);fill-opacity:{0.15 + 0.85 * math.sqrt(value / most):.3f}" '
                     f'x="{LEFT + i * wide:.1f}" y="{height - BOTTOM - (j + 1) * high:.1f}" width="{wide - 0.6:.1f}" '
                     f'height="{high - 0.6:.1f}"><title>{escape(text)}</title></rect>'
                 )
@@ -166,9 +169,10 @@ def intervals(
     marks = ticks(min(ends), max(ends))
     frame = Frame(marks, [], height, (marks[0], marks[-1]), left=RIGHT)
     parts = [frame.axes(x, "")]
-    parts.append(f'<line class="zero" x1="{frame.x(0):.1f}" x2="{frame.x(0):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
     for i, (name, value, inner, outer) in enumerate(rows):
         at = TOP + 40 * i + 28
+        zero = f'x1="{frame.x(0):.1f}" x2="{frame.x(0):.1f}" y1="{at - 8}" y2="{at + 10}"'
+        parts.append(f'<line class="zero" {zero}/>')
         said = f"{name}: {value:+.1f} [{inner[0]:.1f}, {inner[1]:.1f}]"
         said += f", [{outer[0]:.1f}, {outer[1]:.1f}]" if outer else ""
         parts.append(f'<text class="label" x="{RIGHT}" y="{at - 12}">{escape(said)}</text>')

@@ -14,6 +14,7 @@ from ssod.compare.runs import Run
 from ssod.compare.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
 from ssod.report.charts import Series
+from ssod.report.frame import COLORS
 from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 
 METHOD = (
@@ -56,17 +57,17 @@ def _board(board: Board, prefix: str, name: str) -> list[Section]:
     forest = charts.intervals(gains, "Gain over the supervised twin, 95 % interval", "AP points")
     table = ranking(board)
     sections = [
-        Section(f"{prefix}gain", f"{name}gain over the twin", [grid([forest])] if gains else []),
-        Section(f"{prefix}table", f"{name}ranking", [_sheet(table), notes(table.notes)]),
-        Section(f"{prefix}curves", f"{name}learning curves at equal cost", [grid(_curves(board))]),
+        Section(f"{prefix}gain", f"{name}Gain over the twin", [grid([forest], wide=True)] if gains else []),
+        Section(f"{prefix}table", f"{name}Ranking", [_sheet(table), notes(table.notes)]),
+        Section(f"{prefix}curves", f"{name}Learning curves at equal cost", [grid(_curves(board))]),
     ]
-    if len(board.rows) > 1:
+    if len(board.ranked) > 1:
         equal = at_equal_cost(board)
         sections[-1].blocks += [_sheet(equal), notes(equal.notes)]
     reference = published_sheet(board)
     if reference is not None:
         blocks = [_sheet(reference), notes(reference.notes)]
-        sections.append(Section(f"{prefix}published", f"{name}published figures", blocks))
+        sections.append(Section(f"{prefix}published", f"{name}Published figures", blocks))
     return sections
 
 
@@ -86,15 +87,15 @@ def _sheet(table: Sheet) -> Markup:
 
 
 def _curves(board: Board) -> list[Markup]:
-    """Return a chart for each currency: AP of every run, one colour a row."""
+    """Return a chart for each currency: AP of every run, one colour a row; the ninth row on is dashed."""
     found = []
     for currency, label in CURRENCIES.items():
         series = []
         for color, row in enumerate(board.rows):
-            for i, run in enumerate(row.runs):
+            for run in row.runs:
                 points = curve(run)
                 name = row.name if len(row.runs) == 1 else f"{row.name}, fold {run.fold} seed {run.seed}"
                 xs, ys = [getattr(p, currency) for p in points], [100 * p.ap for p in points]
-                series.append(Series(name, xs, ys, dash=i > 0, color=color))
+                series.append(Series(name, xs, ys, dash=color >= COLORS, color=color, group=row.name))
         found.append(charts.lines(series, f"Teacher AP against {label}", label, "AP"))
     return found

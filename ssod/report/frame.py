@@ -10,19 +10,29 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 10.0, 10.0, 34.0
+DIGIT = 6.5  # units that a digit of a tick is wide
 COLORS = 8  # --c0 .. --c7 in style.css
 _MOST_ROWS = 60  # of the table below a chart
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: y over x, a gap where y is None; ``dash`` draws it dashed, ``color`` is another than its turn's."""
+    """A line: y over x, a gap where y is None.
+
+    Attributes:
+        name: in the readout and the table.
+        x, y: the data.
+        dash: draws it dashed.
+        color: another than its turn's.
+        group: stands in the legend for all lines of one group; None = the name.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
     dash: bool = False
     color: int | None = None
+    group: str | None = None
 
 
 class Frame:
@@ -61,8 +71,14 @@ class Frame:
                 f'<text class="tick end" x="{self.left - 4}" y="{at + 3.5:.1f}">{short(tick)}</text>'
             )
         for tick in self.xticks:
-            text = f'<text class="tick mid" x="{self.x(tick):.1f}" y="{floor + 13}">{short(tick)}</text>'
-            parts.append(text)
+            said, at = short(tick), self.x(tick)
+            half = len(said) * DIGIT / 2
+            where = f'"tick mid" x="{at:.1f}"'
+            if at + half > WIDTH - 1:
+                where = f'"tick end" x="{WIDTH - 1}"'
+            elif at < half + 1:
+                where = '"tick" x="1"'
+            parts.append(f'<text class={where} y="{floor + 13}">{said}</text>')
         parts.append(f'<text class="name end" x="{WIDTH - RIGHT}" y="{self.height - 5}">{escape(x)}</text>')
         if y:
             parts.append(f'<text class="name" x="2" y="{self.height - 5}">↑ {escape(y)}</text>')

@@ -31,9 +31,10 @@ def column(rows: Sequence[dict[str, Any]], name: str, scale: float = 1.0) -> tup
 
 
 def burn_in(run: Run) -> list[tuple[float, str]]:
-    """Return the mark at the end of burn-in, if it has one."""
-    end = run.config["method"].get("burn_in", 0)
-    return [(end, "burn-in ends")] if end else []
+    """Return the marks where burn-in ends, and where learning from pseudo-labels begins if that is later."""
+    end, start = (run.config["method"].get(key) or 0 for key in ("burn_in", "start"))
+    marks = [(end, "burn-in ends")] if end else []
+    return [*marks, (start, "learns from pseudo-labels")] if start > end else marks
 
 
 def curves(run: Run, twin: Run | None) -> Section:
@@ -112,7 +113,7 @@ def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Marku
         keep = hits[np.unique(np.linspace(0, len(hits) - 1, 80).round().astype(int))] if len(hits) else hits
         recall, precision = right / table.wanted[:, k].sum(), right / np.maximum(counted, 1)
         series.append(Series(table.classes[k], [float(recall[i]) for i in keep], [float(precision[i]) for i in keep]))
-    return charts.lines(series, title, "recall", "precision", y_range=(0, 1))
+    return charts.lines(series, title, "recall", "precision", x_range=(0, 1), y_range=(0, 1))
 
 
 def health(run: Run) -> Section:

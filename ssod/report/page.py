@@ -42,7 +42,10 @@ def grid(figures: Iterable[Markup], wide: bool = False) -> Markup:
 
 
 def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Markup:
-    """Return a table whose first ``texts`` columns are texts; it scrolls by itself where it is too wide."""
+    """Return a table whose first ``texts`` columns are texts; it scrolls by itself where it is too wide.
+
+    Where all columns are texts, long ones are broken instead.
+    """
 
     def cell(kind: str, i: int, value: str) -> Markup:
         return Markup("<{}{}>{}</{}>").format(
@@ -54,10 +57,11 @@ def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], tex
         Markup("<tr>{}</tr>").format(Markup("").join(cell("td", i, value) for i, value in enumerate(row)))
         for row in rows
     )
+    style = Markup(' class="wrap"') if texts >= len(columns) else ""
     return Markup(
-        '<div class="scroll" tabindex="0" role="region" aria-label="{}"><table><caption>{}</caption><thead><tr>{}</tr>'
-        "</thead><tbody>{}</tbody></table></div>"
-    ).format(title, title, head, body)
+        '<p class="cap">{}</p><div class="scroll" tabindex="0" role="region" aria-label="{}"><table{}>'
+        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+    ).format(title, title, style, head, body)
 
 
 def notes(lines: Iterable[str]) -> Markup:

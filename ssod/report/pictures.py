@@ -33,6 +33,7 @@ SHOWN = 6  # images of each kind
 SIDE = 480  # pixels of the longer side of a picture in the page
 SURE = 0.3  # a wrong detection above this score makes an image harder
 TEACHES = "What the teacher teaches"
+MOST_NAMED = 3  # boxes that a caption names
 MOST_REJECTED = 12  # boxes drawn of those that were not kept, the highest scores
 
 Box = tuple[str, str, list[float]]  # (style, what it is, corners)
@@ -110,7 +111,7 @@ def _pair(
     rejected = found[~_among(found, kept)][:MOST_REJECTED]
     left = [*_boxes("truth", truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
     lost = len(kept) - len(moved)
-    said = f"{len(kept)} {word}, {len(found) - int(_among(found, kept).sum())} rejected"
+    said = f"{len(kept)} {word}{_listed(kept, names)}, {len(found) - int(_among(found, kept).sum())} rejected"
     told = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
     return Markup(
         '<figure><figcaption>{}</figcaption><div class="pair"><div>{}<p>weak: {}</p></div>'
@@ -122,6 +123,15 @@ def _pair(
         _shot(strong, i, _boxes("kept", moved, names), f"strong view of {image}: {told}"),
         told,
     )
+
+
+def _listed(targets: Targets, names: tuple[str, ...]) -> str:
+    """Return `` (circle 0.91, ring 0.62 and 2 more)``, or nothing of no boxes."""
+    labels = [names[label] for label in targets.labels.tolist()]
+    scores = [""] * len(labels) if targets.scores is None else [f" {score:.2f}" for score in targets.scores.tolist()]
+    items = [label + score for label, score in zip(labels, scores)]
+    more = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
+    return f" ({', '.join(items[:MOST_NAMED])}{more})" if items else ""
 
 
 def _among(found: Targets, kept: Targets) -> Tensor:

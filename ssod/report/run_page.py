@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -127,17 +128,21 @@ def summary(run: Run, twin: Run | None) -> Section:
 def _gain(run: Run, twin: Run) -> list[Markup]:
     """Return the gain, with its interval where both runs are finished and saved what it needs."""
     boards, _ = boards_of(rows_of([run, twin]))
+    named = f"Twin: {os.path.relpath(twin.path)}"
     gains = [gain for board in boards for gain in board.gains.values()]
     if not gains:
         difference = 100 * (run.ap() - twin.ap()) if twin.last else float("nan")
         why = "no interval: a run is unfinished or saved no eval/step_*.npz"
-        return [text(f"{difference:+.1f} AP over the supervised twin", "big"), text(f"{why}. Twin: {twin.path}", "sub")]
+        return [
+            text(f"{difference:+.1f} AP over the supervised twin", "big"),
+            text(f"{why}. {named}", "sub"),
+        ]
     (gain,) = gains
     figure = charts.intervals([gain_row(run.method, gain)], "Gain, 95 % interval over val images", "AP points")
     return [
         text(f"{interval(gain)} AP over the supervised twin", "big"),
-        text(f"95 % interval over val images. {gain.scope.capitalize()}. Twin: {twin.path}", "sub"),
-        grid([figure]),
+        text(f"95 % interval over val images. {gain.scope.capitalize()}. {named}", "sub"),
+        grid([figure], wide=True),
     ]
 
 

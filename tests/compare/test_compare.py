@@ -100,13 +100,26 @@ def test_two_runs_with_different_splits_by_the_command(
     assert not any(line.strip().startswith("1 ") for line in lines)  # nobody has a rank
 
 
-def test_a_row_that_lacks_folds_has_no_rank(four: list[Path], tmp_path: Path) -> None:
-    extra = fake_run(tmp_path / "x", "unbiased_teacher", 1, ap=0.9)
-    (board,), _ = boards(*four, extra)
+def test_a_row_that_lacks_folds_is_ranked_on_those_that_all_have(four: list[Path], tmp_path: Path) -> None:
+    (two, one), refusals = boards(*four, fake_run(tmp_path / "x", "unbiased_teacher", 1, ap=0.9))
+    assert refusals == []
+    assert [(row.name, len(row.runs)) for row in two.ranked] == [("mean_teacher", 2), ("supervised", 2)]
+    assert two.notes == ["unbiased_teacher has 1 of the board's 2 splits: it is ranked on 1, on another board"]
+    assert [row.name for row in one.ranked] == ["unbiased_teacher", "mean_teacher", "supervised"]
+    assert [[run.fold for run in row.runs] for row in one.ranked] == [["1"]] * 3
+    assert list(one.gains["unbiased_teacher"].units) == ["fold 1"]
+    assert not two.others
+    assert not one.others
+
+
+def test_rows_with_no_split_in_common_have_no_rank(four: list[Path], tmp_path: Path) -> None:
+    extra = [fake_run(tmp_path / "x", "unbiased_teacher", 1), fake_run(tmp_path / "y", "humble_teacher", 2)]
+    (board,), _ = boards(*four, *extra)
     assert [row.name for row in board.ranked] == ["mean_teacher", "supervised"]
-    ((row, reason),) = board.others
-    assert (row.name, reason) == ("unbiased_teacher", "has 1 of the board's 2 splits")
+    reason = "has 1 of the board's 2 splits"
+    assert {(row.name, why) for row, why in board.others} == {("unbiased_teacher", reason), ("humble_teacher", reason)}
     assert list(board.gains["unbiased_teacher"].units) == ["fold 1"]  # over the fold that both have
+    assert {row[0] for row in tables.at_equal_cost(board).rows} == {"mean_teacher", "supervised"}
 
 
 def test_a_row_with_more_folds_is_ranked_on_those_of_the_others(four: list[Path], tmp_path: Path) -> None:
@@ -114,6 +127,23 @@ def test_a_row_with_more_folds_is_ranked_on_those_of_the_others(four: list[Path]
     assert refusals == []
     assert [(row.name, len(row.runs)) for row in board.ranked] == [("mean_teacher", 2), ("supervised", 2)]
     assert board.notes == ["mean_teacher: 1 splits that other rows lack left out"]
+
+
+def test_rows_that_share_more_folds_are_ranked_on_these_too(four: list[Path], tmp_path: Path) -> None:
+    """Several rows with a single fold take nothing from what two others have."""
+    names = ("instant_teaching", "humble_teacher", "unbiased_teacher", "instant_teaching_rectify")
+    (one, two), refusals = boards(*four, *(fake_run(tmp_path / name, name, 1) for name in names))
+    assert refusals == []
+    assert [len(board.ranked) for board in (one, two)] == [6, 2]
+    assert all(len(row.hashes) == 1 for row in one.ranked)
+    assert list(two.gains["mean_teacher"].units) == ["fold 1", "fold 2"]
+
+
+def test_what_a_supervised_run_never_reads_tells_no_rows_apart(tmp_path: Path) -> None:
+    views = {"views.unlabeled": None, "train.batch.unlabeled": 0}
+    runs = [fake_run(tmp_path / "a", "supervised", 1), fake_run(tmp_path / "b", "supervised", 2, changes=views)]
+    (row,) = rows_of([read_run(run) for run in runs])
+    assert len(row.runs) == 2
 
 
 @pytest.mark.parametrize(("code", "words"), [(None, "running or killed"), (75, "code 75"), (5, "code 5")])

@@ -49,7 +49,7 @@ OVERLAPS = """() => {
     const all = [...svg.querySelectorAll("text")].map((t) => [t.textContent, t.getBoundingClientRect()]);
     const frame = svg.getBoundingClientRect();
     all.forEach(([a, r], i) => {
-      if (r.left < frame.left - 1 || r.right > frame.right + 1) bad.push("outside: " + a);
+      if (r.left < frame.left - 0.5 || r.right > frame.right + 0.5) bad.push("outside: " + a);
       all.slice(i + 1).forEach(([b, s]) => {
         const wide = Math.min(r.right, s.right) - Math.max(r.left, s.left);
         const high = Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top);

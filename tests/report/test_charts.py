@@ -52,6 +52,26 @@ def test_every_point_lies_in_the_drawing() -> None:
         assert 0 <= float(y) <= height
 
 
+def test_the_last_tick_is_not_cut() -> None:
+    figure = charts.lines([Series("a", [400, 4000], [1.0, 2.0])], "t", "step", "y")
+    (last,) = [e for e in svg_of(figure).iter() if e.text == "4000"]
+    assert "end" in last.get("class").split()
+    assert float(last.get("x")) <= WIDTH
+
+
+def test_lines_of_one_group_share_a_key() -> None:
+    series = [Series(f"m, fold {i}", [0, 1], [1, 2], color=0, group="m") for i in range(5)]
+    figure = charts.lines([*series, Series("s", [0, 1], [0, 1], color=1)], "t", "step", "y")
+    assert re.findall(r"</i>(.*?)</li>", figure) == ["m", "s"]
+    assert "m, fold 3" in figure  # in the readout and the table
+
+
+def test_marks_do_not_write_over_each_other() -> None:
+    figure = charts.lines([Series("a", [0, 9], [1, 2])], "t", "step", "y", marks=[(4, "here"), (5, "there")])
+    heights = [float(e.get("y")) for e in svg_of(figure).iter() if e.text in ("here", "there")]
+    assert heights[1] - heights[0] >= 11
+
+
 def test_names_cannot_break_out() -> None:
     evil = "<script>alert(1)</script>'\"&"
     for figure in (
