@@ -37,11 +37,15 @@ from ssod.structures import Batch, Targets, View
 
 @dataclass
 class _Seen:
-    """What the teacher said about the fixed set: COCO results, and the rows that its assigner would train."""
+    """What the teacher said about the fixed set: COCO results, and the rows that its assigner would train.
+
+    ``chooses`` is False for a method that makes no pseudo-boxes.
+    """
 
     kept: list[dict]
     all: list[dict]
     rows: list[np.ndarray]
+    chooses: bool = True
 
 
 class Diagnose:
@@ -96,6 +100,7 @@ class Diagnose:
                 out = method.teacher.predict(batch.weak)
                 detections = out.detections()
                 pseudo = method.label(out, batch)
+                seen.chooses = pseudo is not None
                 boxes = [t[:0] for t in detections] if pseudo is None else pseudo.cls
                 p, a = next(iter(method.teacher.model.assign(out, boxes).values()))
             seen.kept += _results(batch.weak, boxes)
@@ -124,7 +129,7 @@ class Diagnose:
         )
         found = counts(kept, truth, now.known) | self._changes(step, now) | self._labels()
         save_pseudo(self.folder.eval / f"step_{step}.pseudo.npz", now)
-        return found
+        return found if seen.chooses else {}  # 0 boxes that nobody wanted say nothing
 
     def _truth(self) -> dict[str, Any]:
         """Return the hidden truth in COCO layout with labels as ids, or no boxes at all."""

@@ -35,12 +35,16 @@ def compare_page(found: Comparison) -> str:
     for number, board in enumerate(found.boards, 1):
         name = f"Board {number}: " if several else ""
         sections += _board(board, f"b{number}-", name)
-    told = [f"{run.path.name}, step {row['step']}: {row['text']}" for run in found.runs for row in run.alarms]
+    told = [
+        f"{run.method}, fold {run.fold} seed {run.seed}, step {row['step']}: {row['text']}"
+        for run in found.runs
+        for row in run.alarms
+    ]
     sections.append(Section("alarms", "Alarms during training", [alarms(told)] if told else []))
     sections.append(Section("how", "How the interval is made", [text(METHOD)]))
     sections.append(Section("runs", "Runs", [_runs(found.runs)]))
-    rows = sum(len(board.rows) for board in found.boards)
-    return page("Comparison of runs", f"{len(found.runs)} runs in {rows} rows", sections)
+    rows = len({row.name for board in found.boards for row in board.rows})
+    return page("Comparison of runs", f"{len(found.runs)} runs of {rows} settings", sections)
 
 
 def _runs(runs: Sequence[Run]) -> Markup:

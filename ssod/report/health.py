@@ -118,7 +118,12 @@ def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Marku
 
 def health(run: Run) -> Section:
     """What the teacher teaches: how many boxes, how right, how steady."""
-    if not any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals)):
+    look = previous(run.path / "eval", 1 << 62)
+    chooses = any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals))
+    if not chooses and look is not None:
+        said = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
+        return Section("pseudo", "Pseudo-labels", [text(said), grid(_scores(run, look))])
+    if not chooses:
         said = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
         return Section("pseudo", "Pseudo-labels", [text(said)])
     marks = burn_in(run)
@@ -132,7 +137,7 @@ def health(run: Run) -> Section:
         charts.lines(quality, "Pseudo-labels against the hidden truth", "step", "%", y_range=(0, 100), marks=marks),
         charts.lines(steady, "Change since the evaluation before", "step", "share", y_range=(0, 1), marks=marks),
         thresholds(run),
-        *_scores(run, previous(run.path / "eval", 1 << 62)),
+        *_scores(run, look),
     ]
     how = (
         "Precision, recall and change are measured after each evaluation on a fixed set of unlabelled images, at IoU "
@@ -201,8 +206,10 @@ def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
         Series(name, [row["step"] for row in quantiles], [row["pseudo/score_quantiles"][i] for row in quantiles])
         for i, name in enumerate(names)
     ]
-    return [
+    figures = [
         *(_histogram(score, kinds, low, where) for low in (0.0, SURE)),
         charts.heat(counts.tolist(), f"Confidence against IoU, {where}", "confidence", "IoU"),
-        charts.lines(lines, "Quantiles of the teacher's scores", "step", "score", y_range=(0, 1)),
     ]
+    if quantiles:
+        figures.append(charts.lines(lines, "Quantiles of the teacher's scores", "step", "score", y_range=(0, 1)))
+    return figures

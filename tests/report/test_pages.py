@@ -114,6 +114,7 @@ def test_a_twin_is_sought_from_inside_its_folder_too(tmp_path: Path, monkeypatch
 def test_a_method_that_chooses_no_box_is_shown(trained: Path) -> None:
     page = check(report(trained / "humble_teacher").read_text("utf-8"))
     assert "This method chooses no box" in page.text
+    assert "Confidence against IoU" in page.text
     assert "above 0.3" in page.text
     assert "AP over the supervised twin" in page.text
 
@@ -152,10 +153,13 @@ def test_the_comparison_page(tmp_path: Path) -> None:
     folders.append(
         fake_run(tmp_path / "other", "mean_teacher", 1, changes={"eval.metric": "voc"}, about={"score": 0.5})
     )
+    with open(folders[2] / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "alarm", "step": 24, "text": "collapse: it fell"}\n')
     compare(folders, out=[tmp_path / "c.html"], resamples=50)
     page = check((tmp_path / "c.html").read_text("utf-8"))
     words = ("not ranked together", "Gain over the supervised twin", "at equal cost", "hours", "paired bootstrap")
     assert all(word in page.text for word in words)
+    assert "mean_teacher, fold 1 seed 0, step 24: collapse: it fell" in page.text
     assert page.ids.index("b1-gain") < page.ids.index("b1-table") < page.ids.index("b1-curves")
 
 
