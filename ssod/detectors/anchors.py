@@ -26,14 +26,20 @@ class AnchorConfig(Section):
     canvas // cells pixels apart (torchvision), which is less on coarse levels whose stride the canvas is no multiple
     of: 61 instead of 64 for 13 cells on 800 pixels."""
 
+    rounding: Literal["none"] | None = None
+    "`none` keeps fractions of pixels (detectron2); by default sides are whole pixels (torchvision)."
+
     def sizes(self, strides: tuple[int, ...]) -> list[tuple[float, ...]]:
-        """Return the anchor sides of each level, in whole pixels beyond the first, as torchvision has them."""
+        """Return the anchor sides of each level, as torchvision has them in whole pixels beyond the first."""
         base = [self.scale * s for s in strides]
+        if self.rounding == "none":
+            return [tuple(b * 2 ** (i / self.octaves) for i in range(self.octaves)) for b in base]
         return [(b, *(float(int(b * 2 ** (i / self.octaves))) for i in range(1, self.octaves))) for b in base]
 
     def build(self, strides: tuple[int, ...]) -> Anchors:
         """Return the priors of levels with these strides."""
-        return Anchors(self.sizes(strides), self.ratios, strides if self.spacing else None)
+        spacing = strides if self.spacing else None
+        return Anchors(self.sizes(strides), self.ratios, spacing, exact=self.rounding == "none")
 
 
 class Anchors(nn.Module):
@@ -47,17 +53,26 @@ class Anchors(nn.Module):
         sizes: box sides of each level, in pixels.
         ratios: height over width.
         spacing: pixels between the cells of each level, whatever the canvas; None = as torchvision does.
+        exact: keep fractions of pixels.
+        offset: where the boxes of the first cell lie, in cells from the corner of the canvas.
     """
 
     def __init__(
-        self, sizes: list[tuple[float, ...]], ratios: tuple[float, ...], spacing: tuple[int, ...] | None = None
+        self,
+        sizes: list[tuple[float, ...]],
+        ratios: tuple[float, ...],
+        spacing: tuple[int, ...] | None = None,
+        *,
+        exact: bool = False,
+        offset: float = 0.0,
     ) -> None:
         super().__init__()
-        self.spacing = spacing
+        self.spacing, self.offset = spacing, offset
         generator = AnchorGenerator(tuple(sizes), (tuple(ratios),) * len(sizes))
         self.per_cell = generator.num_anchors_per_location()[0]
         self.count = len(sizes)
-        for level, cell in enumerate(generator.cell_anchors):
+        cells = [unrounded(s, ratios) for s in sizes] if exact else generator.cell_anchors
+        for level, cell in enumerate(cells):
             self.register_buffer(f"cell{level}", cell, persistent=False)
 
     def forward(self, canvas: tuple[int, int], grids: list[tuple[int, int]]) -> Tensor:
@@ -67,7 +82,17 @@ class Anchors(nn.Module):
             cell = getattr(self, f"cell{level}")
             dy, dx = (canvas[0] // h, canvas[1] // w) if self.spacing is None else [self.spacing[level]] * 2
             y, x = torch.arange(h, device=cell.device) * dy, torch.arange(w, device=cell.device) * dx
+            if self.offset:
+                y, x = y + self.offset * dy, x + self.offset * dx
             y, x = torch.meshgrid(y, x, indexing="ij")
             shift = torch.stack([x, y, x, y], -1).view(-1, 1, 4)
             out.append((shift + cell).view(-1, 4))
         return torch.cat(out)
+
+
+def unrounded(sizes: tuple[float, ...], ratios: tuple[float, ...]) -> Tensor:
+    """Return the boxes of a cell as torchvision orders them, ratio by ratio, [ratios * sizes, 4], centred at 0."""
+    height = torch.tensor(ratios, dtype=torch.float64).sqrt()[:, None]
+    side = torch.tensor(sizes, dtype=torch.float64)
+    w, h = (side / height).flatten() / 2, (side * height).flatten() / 2
+    return torch.stack([-w, -h, w, h], 1).float()

@@ -55,6 +55,14 @@ class BackboneConfig(Section):
     levels: tuple[int, int] = (3, 7)
     "First and last pyramid level; level l has stride 2**l. Level 6 alone is pooled, 6 and 7 are convolutions."
 
+    level6: Literal["c5"] | None = None
+    "`c5` takes level 6 from the backbone's last stage (detectron2's RetinaNet); by default it comes from level 5."
+    downsample: Literal["1x1"] | None = None
+    """Which convolution of a ResNet-50 or 101 bottleneck has the stride: `1x1` is the first (MSRA's original, most of
+    detectron2's models); by default the second (torchvision)."""
+    pixel_std: tuple[float, float, float] | None = None
+    "What RGB in 0..255 is divided by; `[1, 1, 1]` for detectron2's MSRA models. By default ImageNet's deviations."
+
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: Any) -> Any:
@@ -87,6 +95,12 @@ def refuse_impossible(cfg: BackboneConfig) -> None:
     if cfg.weights == "coco" and cfg.backbone != "resnet50":
         problem = f"there are no coco weights with backbone '{cfg.backbone}'"
         raise SsodError("config", "detector.weights", problem, "use backbone: resnet50, or weights: imagenet")
+    if cfg.downsample and cfg.backbone not in ("resnet50", "resnet101"):
+        problem = f"'{cfg.backbone}' has no bottlenecks"
+        raise SsodError("config", "detector.downsample", problem, "remove it, or use backbone: resnet50")
+    if cfg.level6 and (cfg.levels[1] != 7 or LEVELS[cfg.backbone][1][-1] == cfg.channels):
+        problem = "needs levels up to 7, and other channels than the backbone's last stage"
+        raise SsodError("config", "detector.level6", problem, "remove it")
     groups = len(GROUPS[cfg.backbone])
     if cfg.trainable_layers is not None and cfg.trainable_layers > groups:
         problem = f"{cfg.trainable_layers} stages, but '{cfg.backbone}' has {groups}"
@@ -106,6 +120,8 @@ def build_backbone(cfg: BackboneConfig) -> BackboneWithFPN:
     else:
         body = get_model(cfg.backbone, weights=None, norm_layer=norm)
         body = body.features if cfg.backbone == "mobilenet_v3_large" else body
+    if cfg.downsample == "1x1":
+        stride_first(body)
     names, widths = LEVELS[cfg.backbone]
     first, last = cfg.levels
     used = range(first - 2, min(last, 5) - 1)
@@ -115,8 +131,14 @@ def build_backbone(cfg: BackboneConfig) -> BackboneWithFPN:
         return_layers={names[i]: str(n) for n, i in enumerate(used)},
         in_channels_list=[widths[i] for i in used],
         out_channels=cfg.channels,
-        extra_blocks=_extra(last, cfg.channels),
+        extra_blocks=_extra(last, cfg.channels, widths[-1] if cfg.level6 == "c5" else cfg.channels),
     )
+
+
+def stride_first(body: nn.Module) -> None:
+    """Move the stride of every bottleneck from its 3x3 to its first 1x1 convolution."""
+    for block in (getattr(body, f"layer{i}")[0] for i in (2, 3, 4)):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
 
 
 def freeze(body: nn.Module, cfg: BackboneConfig) -> None:
@@ -153,11 +175,16 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class Normalise(nn.Module):
-    """uint8 0..255 or float 0..1 to zero mean and unit variance as ImageNet has it; padding stays 0."""
+    """uint8 0..255 or float 0..1 to zero mean and unit variance as ImageNet has it; padding stays 0.
 
-    def __init__(self) -> None:
+    Args:
+        std: other deviations of RGB in 0..255.
+    """
+
+    def __init__(self, std: tuple[float, float, float] | None = None) -> None:
         super().__init__()
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        mean = torch.tensor([0.485, 0.456, 0.406])
+        std = torch.tensor([0.229, 0.224, 0.225]) if std is None else torch.tensor(std) / 255
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
 
@@ -204,7 +231,7 @@ class _NoExtra(ExtraFPNBlock):
         return results, names
 
 
-def _extra(last: int, channels: int) -> ExtraFPNBlock:
+def _extra(last: int, channels: int, inputs: int) -> ExtraFPNBlock:
     if last == 7:
-        return LastLevelP6P7(channels, channels)
+        return LastLevelP6P7(inputs, channels)  # from level 5 where these are equal, else from the last stage
     return LastLevelMaxPool() if last == 6 else _NoExtra()

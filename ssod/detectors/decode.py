@@ -5,7 +5,7 @@ Every shape here depends on the input's shape and the settings alone, so that ev
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ class DecodeConfig(Section):
     "Best (prior, class) pairs of each pyramid level that enter suppression; two-stage: of each image."
     detections: int = Field(100, ge=1)
     "Detections kept per image."
+    clip: Literal["last"] | None = None
+    "`last` cuts boxes at the border after suppression (detectron2's one-stage detectors), by default before."
 
 
 class Detections(NamedTuple):
@@ -90,6 +92,26 @@ def candidates(
     flat = (image * scores.shape[1] + rows).flatten()
     column = labels.flatten() if p.deltas.shape[1] > 1 else torch.zeros_like(flat)
     return p.coder.decode(p.deltas[flat, column].float(), p.priors[flat]).view(n, -1, 4), values, labels
+
+
+def rule_of(cfg: DecodeConfig) -> Rule:
+    """Return the rule of a one-stage detector."""
+    return clip_last if cfg.clip == "last" else detect
+
+
+def clip_last(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
+    """Suppress boxes as they were decoded and clip them afterwards, as detectron2's one-stage detectors do."""
+    boxes, values, labels = candidates(p, scores, levels, cfg)
+    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections)
+    return without_empty(found._replace(boxes=clip(found.boxes, p.sizes[:, None])))
+
+
+def without_empty(found: Detections) -> Detections:
+    """Turn boxes without area into padding, and move padding to the end."""
+    solid = (found.boxes[..., 2:] > found.boxes[..., :2]).all(-1)
+    scores, order = torch.where(solid, found.scores, 0.0).topk(found.scores.shape[1], 1)  # ONNX has no stable sort
+    boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
+    return Detections(boxes, scores, torch.where(scores > 0, found.labels.gather(1, order), 0))
 
 
 def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

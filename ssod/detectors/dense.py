@@ -94,6 +94,7 @@ class Dense(nn.Module):
         decode: thresholds and sizes of detection.
         rule: how rows become detections.
         level_scale: multiply the deltas of each level by a learnt scalar (Mean-Teacher RetinaNet, FCOS v1).
+        normalise: (images, sizes) -> images as the backbone wants them; None = ImageNet's mean and deviation.
         align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
     """
 
@@ -113,10 +114,11 @@ class Dense(nn.Module):
         decode: DecodeConfig,
         rule: Rule = detect,
         level_scale: bool = False,
+        normalise: nn.Module | None = None,
         align: Align | None = None,
     ) -> None:
         super().__init__()
-        self.normalise = Normalise()
+        self.normalise = Normalise() if normalise is None else normalise
         self.backbone, self.head, self.anchors = backbone, head, anchors
         self.coder, self.num_classes, self.strides = coder, num_classes, strides
         self.assigner, self.rows, self.weights, self.count, self.decode = assigner, rows, weights, count, decode

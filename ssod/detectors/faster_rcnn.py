@@ -72,6 +72,7 @@ class FasterRcnn(Rcnn):
         num_classes: K.
         rows: row loss by name: cls, box, rpn_cls, rpn_box.
         weights: factor of each loss by name.
+        pixel_std: see ``BackboneConfig``.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class FasterRcnn(Rcnn):
         num_classes: int,
         rows: dict[str, RowLoss],
         weights: dict[str, float],
+        pixel_std: tuple[float, float, float] | None = None,
     ) -> None:
         strides = tuple(2**level for level in range(levels[0], levels[1] + 1))
         super().__init__(
-            Normalise(),
+            Normalise(pixel_std),
             backbone,
             anchors,
             strides=strides,
@@ -110,7 +112,7 @@ class FasterRcnn(Rcnn):
                 "box_predictor": FastRCNNPredictor(roi.hidden, num_classes + 1),
             }
         )
-        self.pool = RoIPool((levels[0], min(levels[1], 5)), roi.size, roi.scale)
+        self.pool = RoIPool((levels[0], min(levels[1], 5)), roi.size, roi.scale, adaptive=roi.pooling == "adaptive")
 
     def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """See ``Rcnn.rpn_head``."""
@@ -143,4 +145,5 @@ def build_faster_rcnn(cfg: FasterRcnnConfig, num_classes: int) -> FasterRcnn:
         num_classes=num_classes,
         rows={name: pick(getattr(cfg.loss, name), kind, f"detector.loss.{name}") for name, kind in KINDS.items()},
         weights={name: getattr(cfg.loss, name).weight for name in KINDS},
+        pixel_std=cfg.pixel_std,
     )

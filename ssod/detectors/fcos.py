@@ -9,8 +9,8 @@ from ssod.assign.centre import CentreConfig
 from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.boxes import LtrbCoder
 from ssod.detectors.anchors import Anchors
-from ssod.detectors.backbones import BackboneConfig, NormLayer, build_backbone, group_norm
-from ssod.detectors.decode import DecodeConfig
+from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
+from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.pick import Loss, LossSpec, pick
@@ -40,6 +40,8 @@ class FcosConfig(BackboneConfig):
     assigner: AssignerConfig = CentreConfig()
     """Which rows learn which box: FCOS's `centre` rule, overlap with the cell's square (`iou`), or the rows that
     predict it best already (`adaptive`); a name, or a name with its options."""
+    points: Literal["middle"] | None = None
+    "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
     loss: FcosLoss = FcosLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(nms=0.6)
@@ -70,7 +72,7 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
     return Dense(
         build_backbone(cfg),
         Head(cfg.channels, num_classes, group_norm if cfg.head_norm == "group" else _no_norm),
-        Anchors([(float(s),) for s in strides], (1.0,)),
+        points_of(cfg, strides),
         LtrbCoder(),
         num_classes=num_classes,
         strides=strides,
@@ -83,8 +85,16 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
         weights={name: getattr(cfg.loss, name).weight for name in ("cls", "box", "quality")},
         count=count_in_batch,
         decode=cfg.decode,
+        rule=rule_of(cfg.decode),
         level_scale=cfg.level_scale,
+        normalise=Normalise(cfg.pixel_std),
     )
+
+
+def points_of(cfg: FcosConfig, strides: tuple[int, ...]) -> Anchors:
+    """Return the points, as squares of one stride around them."""
+    squares = [(float(s),) for s in strides]
+    return Anchors(squares, (1.0,), strides, offset=0.5) if cfg.points == "middle" else Anchors(squares, (1.0,))
 
 
 def _no_norm(channels: int) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,9 @@ class RoiConfig(Section):
     "Width of the two hidden layers."
     scale: float = Field(224.0, gt=0)
     "Side of a box that is pooled from level 4 (FPN eq. 1); lower it for small images."
+    pooling: Literal["adaptive"] | None = None
+    """`adaptive` moves samples by half a pixel and takes as many as a cell has (detectron2's ROIAlignV2); by default
+    four a cell (torchvision)."""
 
 
 class Rcnn(nn.Module):

@@ -9,8 +9,8 @@ from ssod.assign.iou import IoUConfig
 from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.boxes import DeltaCoder
 from ssod.detectors.anchors import AnchorConfig
-from ssod.detectors.backbones import BackboneConfig, build_backbone, group_norm
-from ssod.detectors.decode import DecodeConfig
+from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
+from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch, count_per_image
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named
 from ssod.errors import SsodError
@@ -84,7 +84,9 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
         count=count_per_image if cfg.normalizer == "image" else count_in_batch,
         decode=cfg.decode,
+        rule=rule_of(cfg.decode),
         level_scale=cfg.level_scale,
+        normalise=Normalise(cfg.pixel_std),
         align=cfg.align and build_align(cfg.align, head, cfg.channels, strides),
     )
 

@@ -16,12 +16,13 @@ class RoIPool(nn.Module):
         levels: first and last pyramid level that boxes are pooled from; level l has stride 2**l.
         size: cells per side of the result.
         scale: side in pixels of a box that belongs to level 4.
+        adaptive: detectron2's ROIAlignV2: samples half a pixel up and left, as many as a cell has pixels.
     """
 
-    def __init__(self, levels: tuple[int, int], size: int, scale: float) -> None:
+    def __init__(self, levels: tuple[int, int], size: int, scale: float, adaptive: bool = False) -> None:
         super().__init__()
         self.first, self.last = levels
-        self.size = size
+        self.size, self.adaptive = size, adaptive
         self.level_of = initLevelMapper(*levels, canonical_scale=scale)
 
     def forward(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> Tensor:
@@ -32,6 +33,7 @@ class RoIPool(nn.Module):
         for i in range(self.last - self.first + 1):
             rows = (level == i).nonzero().squeeze(1)
             stride = 2.0 ** (self.first + i)
-            part = roi_align(features[i], regions[rows], self.size, 1 / stride, sampling_ratio=2)
+            samples = 0 if self.adaptive else 2
+            part = roi_align(features[i], regions[rows], self.size, 1 / stride, samples, aligned=self.adaptive)
             out = out.index_copy(0, rows, part.to(out.dtype))
         return out

@@ -13,8 +13,8 @@ from ssod.boxes import Coder, LtrbCoder
 from ssod.collective import mean_over_ranks
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import build_model
-from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, box_loss, clip_last, delta_coder, loss
-from ssod.detectors.decode import DecodeConfig
+from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, box_loss, delta_coder, loss
+from ssod.detectors.decode import DecodeConfig, clip_last
 from ssod.detectors.dense import Dense, count_in_batch, positives
 from ssod.detectors.heads.fam3d import to_rows
 from ssod.errors import SsodError
@@ -79,10 +79,11 @@ class D2Dense(Dense):
                 nms=model.test_nms_thresh,
                 per_level=model.test_topk_candidates,
                 detections=model.max_detections_per_image,
+                clip="last",
             ),
             rule=clip_last,
+            normalise=Pixels(model, bgr=getattr(model, "input_format", "BGR") == "BGR"),
         )
-        self.normalise = Pixels(model, bgr=getattr(model, "input_format", "BGR") == "BGR")
         self.normalizer = RunningCount(300.0 if fcos else 100.0) if normalizer == "running" else None
 
     def heads(self, features: list[Tensor]) -> dict[str, Tensor]:

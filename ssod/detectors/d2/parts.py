@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ssod.boxes import DeltaCoder, clip
 from ssod.detectors.d2.config import FIELD
-from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress
+from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress, without_empty
 from ssod.errors import SsodError
 from ssod.losses.pick import Kind, LossSpec, pick
 from ssod.structures import Predictions, RowLoss
@@ -96,23 +96,8 @@ def assert_levels(found: list[str], wanted: list[str]) -> None:
 # ---- rows to detections ----------------------------------------------------------------------------------------------
 
 
-def clip_last(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
-    """detectron2's one-stage detectors suppress boxes as they were decoded and clip them to the image afterwards."""
-    boxes, values, labels = candidates(p, scores, levels, cfg)
-    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections)
-    return without_empty(found._replace(boxes=clip(found.boxes, p.sizes[:, None])))
-
-
 def clip_first(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
     """detectron2's two-stage detectors clip, suppress, and then drop what has no area."""
     boxes, values, labels = candidates(p, scores, levels, cfg)
     boxes = clip(boxes, p.sizes[:, None])
     return without_empty(suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections))
-
-
-def without_empty(found: Detections) -> Detections:
-    """Turn boxes without area into padding, and move padding to the end."""
-    solid = (found.boxes[..., 2:] > found.boxes[..., :2]).all(-1)
-    scores, order = torch.where(solid, found.scores, 0.0).topk(found.scores.shape[1], 1)  # ONNX has no stable sort
-    boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
-    return Detections(boxes, scores, torch.where(scores > 0, found.labels.gather(1, order), 0))
