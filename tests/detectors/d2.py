@@ -47,16 +47,16 @@ def section(name: str, **changes: Any) -> DetectorConfig:
     return CONFIG.validate_python({"name": name, "opts": opts, **changes})
 
 
-def pair(name: str, lively: bool = False, **changes: Any) -> tuple[nn.Module, nn.Module]:
+def pair(name: str, lively: bool = False, classes: int = K, **changes: Any) -> tuple[nn.Module, nn.Module]:
     """detectron2's model, and ours with its weights."""
     from ssod.detectors.d2.model import build_model
 
     torch.manual_seed(1)
     cfg = section(name, **changes)
-    theirs = build_model(cfg, K)
+    theirs = build_model(cfg, classes)
     if lively:
         enliven(theirs, lambda: detect(theirs, images()), FINAL)
-    ours = build(cfg, K)
+    ours = build(cfg, classes, pretrained=False)
     missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not unexpected
     assert set(missing) <= {"normalizer.value"}

@@ -26,7 +26,7 @@ def section(**keys: Any):
     return CONFIG.validate_python({"name": "d2_retinanet", **keys})
 
 
-def refused(code: Exit, problem: str, **keys: Any) -> None:
+def refused(code: Exit, problem: str | None, **keys: Any) -> None:
     with pytest.raises(SsodError, match=problem) as error:
         section(**keys)
     assert error.value.code == code
@@ -102,9 +102,9 @@ def test_python_beside_the_working_folder_is_not_run(tmp_path: Path, monkeypatch
 )
 def test_yaml_that_wants_to_run_code(text: str, tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text(text)
-    refused(Exit.UNSAFE, "", config=str(tmp_path / "evil.yaml"))
+    refused(Exit.UNSAFE, None, config=str(tmp_path / "evil.yaml"))
     (tmp_path / "below.yaml").write_text("_BASE_: evil.yaml\n")
-    refused(Exit.UNSAFE, "", config=str(tmp_path / "below.yaml"))
+    refused(Exit.UNSAFE, None, config=str(tmp_path / "below.yaml"))
 
 
 @pytest.mark.parametrize(
