@@ -29,11 +29,18 @@ class RoIPool(nn.Module):
         """Pyramid [N, C, h, w] (finest first; further levels are not read), [R, 4], [R] -> [R, C, size, size]."""
         regions = torch.cat([image[:, None].to(boxes), boxes], 1)
         level = self.level_of([boxes])
-        out = features[0].new_zeros(boxes.shape[0], features[0].shape[1], self.size, self.size)
-        for i in range(self.last - self.first + 1):
-            rows = (level == i).nonzero().squeeze(1)
-            stride = 2.0 ** (self.first + i)
-            samples = 0 if self.adaptive else 2
-            part = roi_align(features[i], regions[rows], self.size, 1 / stride, samples, aligned=self.adaptive)
-            out = out.index_copy(0, rows, part.to(out.dtype))
-        return out
+        rows = [(level == i).nonzero().squeeze(1) for i in range(self.last - self.first + 1)]
+        samples, parts = 0 if self.adaptive else 2, []
+        for i, r in enumerate(rows):
+            scale = 0.5 ** (self.first + i)
+            parts.append(roi_align(features[i], regions[r], self.size, scale, samples, aligned=self.adaptive))
+        return in_order(parts, rows, boxes.shape[0])
+
+
+def in_order(parts: list[Tensor], rows: list[Tensor], count: int) -> Tensor:
+    """Return [count, ...] whose rows ``rows[i]`` are ``parts[i]``; every row is in one of them.
+
+    One copy, however many parts there are; the count is the caller's, so that an export knows it.
+    """
+    found = torch.cat(parts)
+    return found.new_zeros(count, *found.shape[1:]).index_copy_(0, torch.cat(rows), found)

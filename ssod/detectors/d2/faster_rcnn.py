@@ -13,6 +13,7 @@ from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, box_loss, clip_first, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.rcnn import Rcnn, RoiConfig, RpnConfig
+from ssod.detectors.roi_pool import in_order
 from ssod.errors import SsodError
 from ssod.structures import Assignment, Predictions
 
@@ -101,11 +102,9 @@ class D2FasterRcnn(Rcnn):
         level = torch.floor(pooler.canonical_level + torch.log2(side / pooler.canonical_box_size + 1e-8))
         level = level.clamp(pooler.min_level, pooler.max_level) - pooler.min_level
         regions = torch.cat([image[:, None].to(boxes), boxes], 1)
-        out = features[0].new_zeros(boxes.shape[0], features[0].shape[1], *pooler.output_size)
-        for i, (feature, align) in enumerate(zip(features, pooler.level_poolers)):
-            rows = (level == i).nonzero().squeeze(1)
-            out = out.index_copy(0, rows, align(feature, regions[rows]).to(out.dtype))
-        return out
+        rows = [(level == i).nonzero().squeeze(1) for i in range(len(features))]
+        parts = [align(feature, regions[r]) for feature, align, r in zip(features, pooler.level_poolers, rows)]
+        return in_order(parts, rows, boxes.shape[0])
 
     def norm(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """Return the divisor of both losses of ``stage``, []: the proposal network's does not depend on the sample."""
