@@ -134,6 +134,22 @@ def test_the_running_divisor_is_kept_with_the_weights() -> None:
     assert torch.equal(ours.state_dict()["normalizer.value"], value)
 
 
+@pytest.mark.parametrize("some", [True, False])
+def test_pseudo_labels_are_divided_by_the_running_divisor_and_leave_it_alone(some: bool) -> None:
+    """A teacher that finds nothing would halve it, and so double what labelled images weigh."""
+    _, ours = pair("d2_retinanet")
+    wanted = targets() if some else [Targets.empty(torch.zeros(1)) for _ in range(3)]
+    pseudo = [Targets(t.boxes, t.labels, torch.ones(len(t))) for t in wanted]
+    out = ours.train().predict(view(images()))
+    before = ours.normalizer.value.clone()
+    got = ours.losses(out, pseudo)
+    assert torch.equal(ours.normalizer.value, before)
+    ours.eval()  # takes nothing in
+    expected = ours.losses(out, wanted)
+    assert all(torch.equal(got[name], expected[name]) for name in got)
+    assert float(got["cls"].detach()) > 0
+
+
 def test_frozen_layers_without_weights_are_refused() -> None:
     with pytest.raises(SsodError, match="stay random"):
         build(section("d2_retinanet", opts={"MODEL.BACKBONE.FREEZE_AT": 2}), K)

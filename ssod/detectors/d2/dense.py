@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,10 +17,10 @@ from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, box_loss, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig, clip_last
-from ssod.detectors.dense import Dense, count_in_batch, positives
+from ssod.detectors.dense import Dense, DenseOutput, count_in_batch, positives
 from ssod.detectors.heads.fam3d import to_rows
 from ssod.errors import SsodError
-from ssod.structures import Assignment, Predictions, RowLoss
+from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
 
 
 class RunningCount(nn.Module):
@@ -97,6 +99,17 @@ class D2Dense(Dense):
             out["bbox_regression"] = F.relu(out["bbox_regression"])
             out["bbox_ctrness"] = torch.cat([to_rows(x, 1) for x in centerness[0]], 1)
         return out
+
+    def assign(self, out: DenseOutput, targets: list[Targets]) -> Assigned:
+        """See ``Dense.assign``. Pseudo-labels (they have scores) leave the running divisor alone and are divided by it.
+
+        While a teacher is unsure there are few or none, and taking those counts in would make it, and with it the
+        losses of the labelled images, a matter of the teacher's threshold.
+        """
+        p, a = super().assign(out, targets)["dense"]
+        if self.normalizer is not None and a.norm is None and any(t.scores is not None for t in targets):
+            a = replace(a, norm=self.normalizer.value.clone())
+        return {"dense": (p, a)}
 
     def norms(self, p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
         """Return the divisors of the class loss and of the box (and quality) loss, each [] or [R]."""
