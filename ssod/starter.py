@@ -161,7 +161,7 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
   labeled: {{weak: [{train_view[1:-1]}, unbiased_color]}}
   unlabeled:
     weak: {train_view} # the teacher's
-    strong: {{start: weak, ops: [unbiased_strong]}} # the student's: the same pixels, colours changed and parts erased
+    strong: {_strong(method)}
   val: {_flow([{"resize": {"short": n.short, "long": long}}])}
 
 detector:
@@ -193,6 +193,13 @@ def _detector(kind: str, backbone: str) -> str:
     if kind == "retinanet":
         lines += ["loss: {box: {name: giou, weight: 2}}"]
     return "\n".join(f"  {line}" for line in lines)
+
+
+def _strong(method: str) -> str:
+    """Return the student's view, which a method that compares rows one by one needs in place."""
+    if find(method).Config.model_validate({"name": method}).aligned:
+        return "{start: weak, ops: [unbiased_strong]} # the student's: the same pixels, colours changed, parts erased"
+    return "{start: weak, ops: [soft_teacher_strong]} # the student's: moved or turned, colours changed, parts erased"
 
 
 def _method(method: str) -> str:
