@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssod import collective, gallery
 from ssod.boxes import warp
 from ssod.config import Config
 from ssod.data.coco import to_coco
@@ -39,13 +40,14 @@ from ssod.structures import Batch, Targets, View
 class _Seen:
     """What the teacher said about the fixed set: COCO results, and the rows that its assigner would train.
 
-    ``chooses`` is False for a method that makes no pseudo-boxes.
+    ``chooses`` is False for a method that makes no pseudo-boxes; ``shown`` are some of the images, for trackers.
     """
 
     kept: list[dict]
     all: list[dict]
     rows: list[np.ndarray]
     chooses: bool = True
+    shown: list[gallery.Shown] = field(default_factory=list)
 
 
 class Diagnose:
@@ -65,6 +67,9 @@ class Diagnose:
         self.images, self.hidden = fixed_set(data, cfg.eval.diagnose, cfg.eval.batch)
         self.categories = [{"id": i, "name": n} for i, n in enumerate(data.classes.names)]
         self._evaluated: tuple[dict[str, Any], list[dict]] | None = None
+        wanted = self.images is not None and cfg.train.trackers and collective.rank() == 0
+        self._gallery = gallery.spread(self.images.ids) if wanted else set()
+        self._shown: list[gallery.Shown] = []  # of the last look, in the order of the images
 
     def keep(self, truth: dict[str, Any], found: list[dict]) -> None:
         """Take note of an evaluation's truth and detections; called on rank 0, the teacher's come first."""
@@ -78,7 +83,22 @@ class Diagnose:
         seed_step(self.cfg.train.seed, step, 0)
         with untouched(method):
             seen = self._look(method)
+        self._shown = sorted(seen.shown, key=lambda shown: self.images.ids.index(shown.id))
         return dist.on_rank_zero(lambda: self._measure(step, seen))
+
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        """Return what trackers are shown of the evaluation after ``step``, [H, W, 3] uint8 by name, on rank 0.
+
+        The charts are drawn from the files that the report reads; the gallery has images of the same look.
+        """
+        from ssod import drawing  # matplotlib takes a second to import
+
+        table, look = (self.folder.eval / f"step_{step}{end}" for end in (".npz", ".pseudo.npz"))
+        charts = drawing.charts(
+            matches.read(table) if table.exists() else None, read_pseudo(look) if look.exists() else None
+        )
+        found = {f"figures/{name}": drawing.render(chart) for name, chart in charts.items()}
+        return found | {f"gallery/{i}": gallery.draw(shown) for i, shown in enumerate(self._shown)}
 
     def _save_matches(self, step: int, score: float) -> None:
         if self._evaluated is not None:
@@ -105,6 +125,9 @@ class Diagnose:
                 p, a = next(iter(method.teacher.model.assign(out, boxes).values()))
             seen.kept += _results(batch.weak, boxes)
             seen.all += _results(batch.weak, detections)
+            if self._gallery.intersection(batch.weak.ids):
+                shown = gallery.show(batch, detections, pseudo, self.hidden)
+                seen.shown += [image for image in shown if image.id in self._gallery]
             chosen = torch.nonzero(a.fg if a.matched is None else a.matched >= 0).flatten()
             seen.rows.append(torch.stack([chosen + rows, a.labels()[chosen]], 1).cpu().numpy())
             rows += len(p)

@@ -94,6 +94,7 @@ def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Seque
         batches=partial(batches, cfg, data, method),
         evaluate=evaluator(cfg, data.val, keep=diagnose.keep) if data.val is not None else None,
         diagnose=diagnose,
+        pictures=diagnose.pictures,
         folder=folder,
         identity={"config": resolved, "classes": classes, "data": data.fingerprint},
         card={

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -33,18 +34,27 @@ class Log:
         steps: the last step, for the bar and the estimate of what is left.
         step: the step the run starts from; later lines of an interrupted run are dropped.
         trackers: where else the numbers go, names of ``trackers.KINDS``.
+        classes: names of the classes, for what trackers show of each.
 
     Raises:
         SsodError: code 2 when a tracker is wanted and not installed.
     """
 
-    def __init__(self, folder: RunFolder, *, steps: int, step: int, trackers: Sequence[Name] = ()) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        steps: int,
+        step: int,
+        trackers: Sequence[Name] = (),
+        classes: Sequence[str] = (),
+    ) -> None:
         self.folder, self.steps = folder, steps
         self.first, self.started = step, time.perf_counter()
         self._broken: set[str] = set()
         self._main = collective.rank() == 0
         self._bar: Progress | None = None
-        self._trackers = Trackers(trackers if self._main else (), folder.path, step)
+        self._trackers = Trackers(trackers if self._main else (), folder.path, step, classes)
         if not self._main:
             return
         self._guarded("metrics.jsonl", lambda: drop_after(folder.metrics, step))
@@ -80,6 +90,10 @@ class Log:
         self._record({"kind": "eval", "step": step, **overall}, tracked=values)
         shown = "  ".join(f"{name} {100 * v:.1f}" for name, v in overall.items() if name.split("/")[1] in _SHOWN)
         self.say(f"step {step}: {shown}")
+
+    def pictures(self, step: int, draw: Callable[[], dict[str, np.ndarray]]) -> None:
+        """Show trackers an evaluation; ``draw`` returns [H, W, 3] uint8 by name, and is called only if one wants it."""
+        self._trackers.pictures(step, draw)
 
     def say(self, text: str) -> None:
         """Write a sentence for people."""

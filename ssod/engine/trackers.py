@@ -1,4 +1,6 @@
-"""Where else a run's numbers go: TensorBoard, Weights & Biases, MLflow. All get the same figures as ``metrics.jsonl``.
+"""Where else a run's numbers go: TensorBoard, Weights & Biases, MLflow.
+
+All get the numbers of ``metrics.jsonl``, and after each evaluation the figures of the report as pictures.
 
 A tracker that is wanted and not installed is an error before the first step. One that fails later (a server that is
 gone, a full disk, a bug of its own) is told once and left out; it never stops a run.
@@ -14,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from ssod.errors import SsodError
 
 Name = Literal["tensorboard", "wandb", "mlflow"]
@@ -24,6 +28,9 @@ class Tracker(Protocol):
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Take in numbers of a step."""
+
+    def pictures(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Take in pictures of a step, [H, W, 3] uint8 by name."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -44,6 +51,12 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
+    def pictures(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Write the pictures of a step."""
+        for name, image in images.items():
+            self.writer.add_image(name, image, step, dataformats="HWC")
+        self.writer.flush()
+
     def close(self) -> None:
         """Close the event file."""
         self.writer.close()
@@ -55,6 +68,7 @@ class Wandb:
     def __init__(self, folder: Path, step: int) -> None:
         import wandb
 
+        self.wandb = wandb
         name = str(folder.resolve())
         key = hashlib.sha256(name.encode()).hexdigest()[:16]
         self.run = wandb.init(project="ssod", name="/".join(folder.parts[-2:]), id=key, resume="allow", dir=str(folder))
@@ -62,6 +76,10 @@ class Wandb:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Send the numbers of a step."""
         self.run.log(values, step=step)
+
+    def pictures(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Send the pictures of a step."""
+        self.run.log({name: self.wandb.Image(image) for name, image in images.items()}, step=step)
 
     def close(self) -> None:
         """Send what is left."""
@@ -84,6 +102,11 @@ class Mlflow:
         """Send the numbers of a step; other characters than MLflow allows become ``_``."""
         self.mlflow.log_metrics({re.sub(r"[^\w\-. /]", "_", name): v for name, v in values.items()}, step=step)
 
+    def pictures(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Send the pictures of a step."""
+        for name, image in images.items():
+            self.mlflow.log_image(image, key=name, step=step)
+
     def close(self) -> None:
         """End the run."""
         self.mlflow.end_run()
@@ -103,13 +126,16 @@ class Trackers:
         names: keys of ``KINDS``.
         folder: the run's.
         step: the step the run starts from.
+        classes: names of the classes, for numbers that there is one of for each.
 
     Raises:
         SsodError: code 2, one that is wanted is not installed.
     """
 
-    def __init__(self, names: Sequence[Name], folder: Path, step: int) -> None:
+    def __init__(self, names: Sequence[Name], folder: Path, step: int, classes: Sequence[str] = ()) -> None:
         self.open: dict[str, Tracker] = {}
+        self.classes = classes
+        self._blind: set[str] = set()  # trackers that failed to take pictures
         for name in names:
             kind, install = KINDS[name]
             try:
@@ -121,13 +147,35 @@ class Trackers:
                 self._failed(name, error)
 
     def scalars(self, step: int, row: Mapping[str, Any]) -> None:
-        """Hand on every finite number of a row; of a list each item as ``name/0``, ``name/1``, ..."""
-        values = numbers(row)
+        """Hand on every finite number of a row; see ``numbers``."""
+        values = numbers(row, self.classes)
         for name, tracker in list(self.open.items()):
             try:
                 tracker.scalars(step, values)
             except Exception as error:
                 self._failed(name, error)
+
+    def pictures(self, step: int, draw: Callable[[], dict[str, np.ndarray]]) -> None:
+        """Hand on pictures; ``draw`` is called only if a tracker takes them.
+
+        A tracker that fails here gets no further pictures, but the numbers as before: servers often store the two in
+        different places.
+        """
+        seeing = {name: tracker for name, tracker in self.open.items() if name not in self._blind}
+        if not seeing:
+            return
+        try:
+            images = draw()
+        except Exception as error:
+            self._blind.update(seeing)
+            _warn("drawing for trackers", error)
+            return
+        for name, tracker in seeing.items() if images else ():
+            try:
+                tracker.pictures(step, images)
+            except Exception as error:
+                self._blind.add(name)
+                _warn(f"sending pictures to {name}", error)
 
     def close(self) -> None:
         """Close all."""
@@ -139,15 +187,26 @@ class Trackers:
 
     def _failed(self, name: str, error: Exception) -> None:
         self.open.pop(name, None)
-        said = " ".join(str(error).split())[:200]
-        logging.getLogger("ssod").warning("%s failed (%s); training goes on without it", name, said)
+        _warn(name, error)
 
 
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers of a row by name."""
+def _warn(what: str, error: Exception) -> None:
+    said = " ".join(str(error).split())[:200]
+    logging.getLogger("ssod").warning("%s failed (%s); training goes on without it", what, said)
+
+
+def numbers(row: Mapping[str, Any], classes: Sequence[str] = ()) -> dict[str, float]:
+    """Return the finite numbers of a row by name.
+
+    Of a list each item is ``name/0``, ``name/1``, ...; of one threshold for each class ``name/<class>``.
+    """
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        flat |= {f"{name}/{i}": item for i, item in enumerate(value)} if isinstance(value, list) else {name: value}
+        if isinstance(value, list):
+            by_class = "threshold" in name and len(value) == len(classes)
+            flat |= {f"{name}/{key}": item for key, item in zip(classes if by_class else range(len(value)), value)}
+        else:
+            flat[name] = value
     return {
         name: float(value)
         for name, value in flat.items()

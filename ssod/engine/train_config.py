@@ -68,11 +68,11 @@ class TrainConfig(Section):
     on_collapse: Literal["warn", "stop"] = "warn"
     "What to do when the teacher's AP falls below half of its best: say so, or say so and end the run with code 5."
     tensorboard: bool = False
-    "Write TensorBoard event files into the run folder as well."
+    "Write TensorBoard event files into the run folder as well: every number, and the report's figures as pictures."
     wandb: bool = False
-    "Send the numbers to Weights & Biases as well, if it is installed."
+    "Send numbers and figures to Weights & Biases as well, if it is installed."
     mlflow: bool = False
-    "Send the numbers to MLflow as well, if it is installed."
+    "Send numbers and figures to MLflow as well, if it is installed."
 
     @property
     def trackers(self) -> list[Name]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +50,7 @@ class Trainer:
         evaluate: a detector to its metrics, fractions in 0..1; None = no evaluation.
         diagnose: called with step and method after each evaluation of the teacher; what it returns is logged, and read
             by nothing else.
+        pictures: called after that with the step if there is a tracker, on rank 0; [H, W, 3] uint8 by name.
         folder: the run's folder, entered.
         identity: what a checkpoint must agree on; see ``identity.check``.
         card: of the model file; see ``modelfile.save``.
@@ -69,9 +71,10 @@ class Trainer:
         allow_change: Collection[str] = (),
         phase: Callable[[int], str] = lambda step: "",
         diagnose: Callable[[int, nn.Module], dict[str, float]] = lambda step, method: {},
+        pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {},
     ) -> None:
         self.cfg, self.folder, self.card, self.phase = cfg, folder, card, phase
-        self.batches, self.evaluate, self.diagnose = batches, evaluate, diagnose
+        self.batches, self.evaluate, self.diagnose, self.pictures = batches, evaluate, diagnose, pictures
         self.identity = {**identity, "world_size": collective.world_size()}
         self.allow_change = allow_change
         self.device = dist.pick_device(cfg.device)
@@ -108,7 +111,8 @@ class Trainer:
         """
         cfg = self.cfg
         self.resume()
-        self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, trackers=cfg.trackers)
+        classes = self.card["classes"]["names"]
+        self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, trackers=cfg.trackers, classes=classes)
         self.clock = Clock()
         with self.log, Signals() as self.signals:
             if self.pending:
@@ -219,6 +223,7 @@ class Trainer:
         self.metrics = teacher
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
         self.log.metrics(self.step, found | seen)
+        self.log.pictures(self.step, lambda: self.pictures(self.step))
         if self.best is None or teacher[self.cfg.best] > self.best:
             self.best = teacher[self.cfg.best]
             self.keep_best()

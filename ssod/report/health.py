@@ -10,18 +10,15 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from ssod import figures as numbers
 from ssod.compare.runs import Run
 from ssod.diagnose import previous
 from ssod.engine.matches import Matches, average_precision
+from ssod.figures import MOST_CLASSES, SURE, Scored
 from ssod.pseudofile import Pseudo
 from ssod.report import charts
 from ssod.report.charts import Series
 from ssod.report.page import Section, grid, sheet, text
-
-BINS = 20  # of score histograms
-CELLS = 10  # of the heat map, each way
-SURE = 0.3  # from this score on there is a histogram of its own
-MOST_CLASSES = 8  # lines in one chart; the table has all
 
 
 def column(rows: Sequence[dict[str, Any]], name: str, scale: float = 1.0) -> tuple[list[int], list[float | None]]:
@@ -85,7 +82,7 @@ def classes(run: Run) -> Section:
         rows.append([name, ap, ap50, *counts, *("-" if v is None else f"{100 * v:.0f}" for v in pseudo)])
     columns = ["class", "AP", "AP50", "val boxes", "detections", "labelled boxes"]
     columns += ["pseudo precision", "pseudo recall"]
-    shown = [k for k in order if wanted[k]]
+    shown = numbers.ranked(table)
     worst, best = shown[:MOST_CLASSES], shown[::-1][:MOST_CLASSES]
     figures = [_precision_recall(table, best, "Precision against recall, IoU 0.5" + _of(shown, "best classes"))]
     if len(shown) > MOST_CLASSES:
@@ -105,14 +102,7 @@ def _whole(run: Run) -> dict[str, Any]:
 
 
 def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Markup:
-    series = []
-    for k in shown:
-        rows = table.label == k
-        right, counted = table.right[rows, 0].cumsum(), table.counted[rows, 0].cumsum()
-        hits = np.flatnonzero(table.right[rows, 0])
-        keep = hits[np.unique(np.linspace(0, len(hits) - 1, 80).round().astype(int))] if len(hits) else hits
-        recall, precision = right / table.wanted[:, k].sum(), right / np.maximum(counted, 1)
-        series.append(Series(table.classes[k], [float(recall[i]) for i in keep], [float(precision[i]) for i in keep]))
+    series = [Series(table.classes[k], *numbers.precision_recall(table, k)) for k in shown]
     return charts.lines(series, title, "recall", "precision", x_range=(0, 1), y_range=(0, 1))
 
 
@@ -177,29 +167,20 @@ def _spread(values: Sequence[Sequence[float]], count: int) -> list[int]:
     return [order[i] for i in np.linspace(0, count - 1, MOST_CLASSES).round().astype(int)]
 
 
-def _histogram(score: np.ndarray, kinds: Sequence[tuple], low: float, where: str) -> Markup:
+def _histogram(boxes: Scored, low: float) -> Markup:
     """Return how many boxes have which score, from ``low`` on; most score low, and would hide the others."""
-    edges = np.linspace(low, 1, BINS + 1)
-    groups = [(name, np.histogram(score[mask], edges)[0].astype(float).tolist(), hue) for name, mask, hue in kinds]
+    edges, right, wrong = numbers.histogram(boxes, low)
+    groups = [("right", right.astype(float).tolist(), 2), ("wrong", wrong.astype(float).tolist(), 4)]
     labels = [f"{edge:.2f}" for edge in edges[:-1]]
     above = f" above {low:g}" if low else ""
-    return charts.bars(labels, groups, f"Scores{above} of the teacher's boxes, {where}", "score", "boxes")
+    return charts.bars(labels, groups, f"Scores{above} of the teacher's boxes, {boxes.where}", "score", "boxes")
 
 
 def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
     """Return the histogram of scores, right and wrong, and confidence against IoU; of val where truth is not hidden."""
-    if look is not None and look.known:
-        score, iou, right, counted = look.score, look.iou, look.right, look.counted
-        where = "fixed unlabelled images"
-    elif run.table is not None:
-        table = run.table
-        score, iou, right, counted = table.score, table.iou, table.right[:, 0], table.counted[:, 0]
-        where = "val images"
-    else:
+    boxes = numbers.scored(run.table, look)
+    if boxes is None:
         return [charts.empty("Scores of the teacher's boxes", "the run saved no detections")]
-    score, iou = np.clip(score.astype(float), 0, 1), np.clip(iou.astype(float), 0, 1)
-    kinds = (("right", right, 2), ("wrong", counted & ~right, 4))
-    counts = np.histogram2d(iou, score, bins=CELLS, range=((0, 1), (0, 1)))[0]
     quantiles = [row for row in run.train if isinstance(row.get("pseudo/score_quantiles"), list)]
     names = ("lowest", "25 %", "median", "75 %", "highest")
     lines = [
@@ -207,8 +188,10 @@ def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
         for i, name in enumerate(names)
     ]
     figures = [
-        *(_histogram(score, kinds, low, where) for low in (0.0, SURE)),
-        charts.heat(counts.tolist(), f"Confidence against IoU, {where}", "confidence", "IoU"),
+        *(_histogram(boxes, low) for low in (0.0, SURE)),
+        charts.heat(
+            numbers.confidence_iou(boxes).tolist(), f"Confidence against IoU, {boxes.where}", "confidence", "IoU"
+        ),
     ]
     if quantiles:
         figures.append(charts.lines(lines, "Quantiles of the teacher's scores", "step", "score", y_range=(0, 1)))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from markupsafe import Markup
 from PIL import Image
-from torch import Tensor
 
 from ssod import modelfile
 from ssod import run as root
@@ -25,16 +24,13 @@ from ssod.diagnose import fixed_set, same_views, untouched
 from ssod.engine import checkpoint
 from ssod.engine.matches import Matches
 from ssod.errors import SsodError
+from ssod.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
-from ssod.structures import Pseudo, Targets, View, move_targets
+from ssod.structures import Targets, View, move_targets
 
-SHOWN = 6  # images of each kind
-SIDE = 480  # pixels of the longer side of a picture in the page
-SURE = 0.3  # a wrong detection above this score makes an image harder
 TEACHES = "What the teacher teaches"
 MOST_NAMED = 3  # boxes that a caption names
-MOST_REJECTED = 12  # boxes drawn of those that were not kept, the highest scores
 
 Box = tuple[str, str, list[float]]  # (style, what it is, corners)
 
@@ -79,48 +75,37 @@ def gallery(cfg: Config, data: DataSets, method: Method) -> Section:
     if images is None or not method.uses_unlabeled:
         return Section("gallery", TEACHES)
     cfg = replace(cfg, eval=cfg.eval.model_copy(update={"batch": len(images)}))
-    figures = []
     (batch,) = same_views(cfg, data.labeled, images)
     with untouched(method):
         out = method.teacher.predict(batch.weak)
         chosen = method.label(out, batch)
         found = out.detections()
-    kept = Pseudo([t[t.scores > SURE] for t in found]) if chosen is None else chosen
     word = f"above {SURE:g}" if chosen is None else "kept"
-    moved = kept.move(batch.weak, batch.strong)
-    truth = [Targets.empty(batch.weak.matrix)] * len(batch.weak)
-    if hidden is not None:
-        rows = [list(images.ids).index(image) for image in batch.weak.ids]
-        truth = move_targets([hidden.targets(row) for row in rows], batch.weak.matrix, batch.weak.sizes)
-    for i, image in enumerate(batch.weak.ids):
-        parts = (found[i], kept.cls[i], moved.cls[i], truth[i])
-        figures.append(_pair(batch.weak, batch.strong, i, image, parts, data.classes.names, word))
+    figures = [_pair(shown, data.classes.names, word) for shown in show(batch, found, chosen, hidden)]
     how = "Blue: kept as pseudo-label. Red, dashed: rejected."
     if chosen is None:
         how = "This method chooses no box; it learns from the teacher's output as it is. Blue: detections that score "
         how += f"above {SURE:g}. Red, dashed: below."
-    how += " Yellow, dotted: hidden truth, shown here and nowhere else." if hidden is not None else ""
+    how += " Yellow, dotted: hidden truth, which training never sees." if hidden is not None else ""
     how += " Left the weak view that the teacher saw, right the strong view with the blue boxes moved into it."
     return Section("gallery", TEACHES, [text(how, "small"), grid(figures, wide=True)])
 
 
-def _pair(
-    weak: View, strong: View, i: int, image: object, parts: tuple[Targets, ...], names: tuple[str, ...], word: str
-) -> Markup:
-    found, kept, moved, truth = parts
-    rejected = found[~_among(found, kept)][:MOST_REJECTED]
-    left = [*_boxes("truth", truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
+def _pair(shown: Shown, names: tuple[str, ...], word: str) -> Markup:
+    kept, moved = shown.kept, shown.moved
+    rejected = shown.rejected[:MOST_REJECTED]
+    left = [*_boxes("truth", shown.truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
     lost = len(kept) - len(moved)
-    said = f"{len(kept)} {word}{_listed(kept, names)}, {len(found) - int(_among(found, kept).sum())} rejected"
+    said = f"{len(kept)} {word}{_listed(kept, names)}, {len(shown.rejected)} rejected"
     told = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
     return Markup(
         '<figure><figcaption>{}</figcaption><div class="pair"><div>{}<p>weak: {}</p></div>'
         "<div>{}<p>strong: {}</p></div></div></figure>"
     ).format(
-        str(image),
-        _shot(weak, i, left, f"weak view of {image}: {said}"),
+        str(shown.id),
+        _shot(shown.weak, left, f"weak view of {shown.id}: {said}"),
         said,
-        _shot(strong, i, _boxes("kept", moved, names), f"strong view of {image}: {told}"),
+        _shot(shown.strong, _boxes("kept", moved, names), f"strong view of {shown.id}: {told}"),
         told,
     )
 
@@ -132,14 +117,6 @@ def _listed(targets: Targets, names: tuple[str, ...]) -> str:
     items = [label + score for label, score in zip(labels, scores)]
     more = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
     return f" ({', '.join(items[:MOST_NAMED])}{more})" if items else ""
-
-
-def _among(found: Targets, kept: Targets) -> Tensor:
-    """Return [M] bool, which detections are among the kept boxes."""
-    if not len(found) or not len(kept):
-        return torch.zeros(len(found), dtype=torch.bool)
-    same = (found.boxes[:, None] - kept.boxes[None]).abs().amax(2) < 1e-3
-    return (same & (found.labels[:, None] == kept.labels[None])).any(1)
 
 
 # ---- val images ----------------------------------------------------------------------------------------------------
@@ -188,7 +165,7 @@ def _hard(view: View, val: Labeled, i: int, method: Method, cost: float) -> Mark
     boxes = [*_boxes("truth", truth, names), *_boxes("kept", found, names)]
     said = f"{len(truth)} true boxes, {len(found)} detected, {cost:.0f} missed or wrong"
     return Markup("<figure><figcaption>{}</figcaption>{}<p class='small'>{}</p></figure>").format(
-        str(view.ids[0]), _shot(view, 0, boxes, f"{view.ids[0]}: {said}"), said
+        str(view.ids[0]), _shot(pixels(view, 0), boxes, f"{view.ids[0]}: {said}"), said
     )
 
 
@@ -203,13 +180,10 @@ def _boxes(style: str, targets: Targets, names: tuple[str, ...]) -> list[Box]:
     ]
 
 
-def _shot(view: View, i: int, boxes: Iterable[Box], label: str) -> Markup:
-    """Return one image of a view with boxes drawn over it; a box says what it is when it is pointed at."""
-    height, width = view.sizes[i].tolist()
-    pixels = view.images[i, :, :height, :width]
-    if pixels.is_floating_point():
-        pixels = (pixels * 255).round().to(torch.uint8)
-    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+def _shot(image: np.ndarray, boxes: Iterable[Box], label: str) -> Markup:
+    """Return an image, [H, W, 3] uint8, with boxes drawn over it; a box says what it is when it is pointed at."""
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image)
     picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)

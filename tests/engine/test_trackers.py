@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ssod.engine.trackers import numbers
 from ssod.errors import SsodError
 from tests.engine import toy
+
+
+@dataclass
+class Picture:
+    data: np.ndarray
 
 
 class Recorder:
@@ -19,6 +28,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict]] = []
+        self.images: list[tuple[int, str, np.ndarray]] = []
         self.started: list[dict] = []
         self.ended = 0
 
@@ -27,7 +37,13 @@ class Recorder:
         return self
 
     def log(self, data: dict, step: int | None = None) -> None:
-        self.rows.append((step, data))
+        pictures = {name: value for name, value in data.items() if isinstance(value, Picture)}
+        self.images += [(step, name, value.data) for name, value in pictures.items()]
+        if not pictures:
+            self.rows.append((step, data))
+
+    def Image(self, data_or_path: np.ndarray) -> Picture:
+        return Picture(data_or_path)
 
     def finish(self) -> None:
         self.ended += 1
@@ -38,6 +54,9 @@ class Recorder:
 
     def log_metrics(self, metrics: dict, step: int | None = None) -> None:
         self.rows.append((step, metrics))
+
+    def log_image(self, image: np.ndarray, artifact_file: str | None = None, *, key: str, step: int) -> None:
+        self.images.append((step, key, image))
 
     def end_run(self) -> None:
         self.ended += 1
@@ -50,16 +69,20 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, told: Recorder, *functio
     monkeypatch.setitem(sys.modules, name, module)
 
 
+EVERYTHING = ("init", "Image", "start_run", "log_metrics", "log_image", "end_run")
+
+
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_tracker_gets_the_same_numbers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Recorder()
-    install(monkeypatch, name, told, "init", "start_run", "log_metrics", "end_run")
+    install(monkeypatch, name, told, *EVERYTHING)
     toy.run(tmp_path / "run", **{name: True})
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [step for step, _ in told.rows] == [row["step"] for row in rows]
     assert told.ended == 1
     for (_, values), row in zip(told.rows, rows):
-        assert numbers(row).items() <= values.items()
+        assert numbers(row, ["a", "b"]).items() <= values.items()
+    assert all(values["teacher/AP/a"] == 0.5 for (_, values), row in zip(told.rows, rows) if row["kind"] == "eval")
     toy.run(tmp_path / "run", **{name: True}, steps=16)
     first, second = told.started
     assert second["id"] == (first["id"] if name == "wandb" else "abc")  # a resumed run goes on with its own
@@ -94,3 +117,91 @@ def test_one_that_is_not_installed_is_told_before_the_first_step(
 def test_lists_are_numbered_and_what_is_no_number_is_left_out() -> None:
     row = {"step": 3, "kind": "train", "a": 1, "b": float("nan"), "threshold": [0.5, 0.25], "phase": "ssod", "c": None}
     assert numbers(row) == {"a": 1.0, "threshold/0": 0.5, "threshold/1": 0.25}
+
+
+def test_a_threshold_of_each_class_has_its_name() -> None:
+    row = {"pseudo/threshold": [0.5, 0.25], "pseudo/score_quantiles": [0.1, 0.9], "loss": 1.0}
+    named = {"pseudo/threshold/cat": 0.5, "pseudo/threshold/dog": 0.25}
+    numbered = {"pseudo/score_quantiles/0": 0.1, "pseudo/score_quantiles/1": 0.9}
+    assert numbers(row, ["cat", "dog"]) == {**named, **numbered, "loss": 1.0}
+    assert "pseudo/threshold/1" in numbers(row, ["cat", "dog", "cow"])
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------
+
+
+def picture(step: int) -> dict[str, np.ndarray]:
+    """A picture that says which step it is of."""
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[1, 2] = step, 20, 30
+    return {"figures/dot": image}
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_gets_the_pictures_of_each_evaluation(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Recorder()
+    install(monkeypatch, name, told, *EVERYTHING)
+    toy.run(tmp_path / "run", pictures=picture, **{name: True})
+    assert [(step, key) for step, key, _ in told.images] == [(step, "figures/dot") for step in (4, 8, 12)]
+    assert all(np.array_equal(image, picture(step)["figures/dot"]) for step, _, image in told.images)
+
+
+def test_tensorboard_keeps_numbers_and_pictures(tmp_path: Path) -> None:
+    """Read back from the event files, of a run that was cut and went on: every step once, bit for bit."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard")
+    toy.run(tmp_path / "run", tensorboard=True, pictures=picture)
+    toy.run(tmp_path / "run", tensorboard=True, pictures=picture, steps=16)
+    board = events.EventAccumulator(str(tmp_path / "run/tb"), {"images": 0, "scalars": 0}).Reload()
+    images = board.Images("figures/dot")
+    assert [event.step for event in images] == [4, 8, 12, 16]
+    for event in images:
+        pixels = np.array(Image.open(io.BytesIO(event.encoded_image_string)))
+        assert np.array_equal(pixels, picture(event.step)["figures/dot"])
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    written = {(row["step"], name): value for row in rows for name, value in numbers(row, ["a", "b"]).items()}
+    read = {(e.step, name): e.value for name in board.Tags()["scalars"] for e in board.Scalars(name)}
+    assert read.keys() >= written.keys()
+    assert {key: read[key] for key in written} == pytest.approx(written, rel=1e-6)
+    assert [e.step for e in board.Scalars("teacher/AP/a")] == [4, 8, 12, 16]
+
+
+def test_without_a_tracker_nothing_is_drawn(tmp_path: Path) -> None:
+    toy.run(tmp_path / "run", pictures=lambda step: pytest.fail("drawn for nobody"))
+
+
+def test_a_tracker_that_takes_no_pictures_gets_numbers_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Recorder()
+    install(monkeypatch, "mlflow", told, *EVERYTHING)
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no room for artifacts")
+
+    monkeypatch.setattr(sys.modules["mlflow"], "log_image", broken)
+    toy.run(tmp_path / "run", mlflow=True, pictures=picture)
+    assert len([m for m in caplog.messages if "pictures to mlflow failed (no room for artifacts)" in m]) == 1
+    assert len(caplog.messages) == 1
+    assert told.rows[-1][0] == 12
+    assert told.ended == 1
+
+
+def test_a_picture_that_cannot_be_drawn_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Recorder()
+    install(monkeypatch, "mlflow", told, *EVERYTHING)
+    install(monkeypatch, "wandb", told, *EVERYTHING)
+    drawn: list[int] = []
+
+    def broken(step: int) -> dict[str, np.ndarray]:
+        drawn.append(step)
+        raise ValueError("no numbers")
+
+    metrics = toy.run(tmp_path / "run", mlflow=True, wandb=True, pictures=broken)
+    assert metrics == toy.run(tmp_path / "plain")
+    assert drawn == [4]
+    assert [m for m in caplog.messages if "drawing for trackers failed (no numbers)" in m] == caplog.messages
+    assert len(caplog.messages) == 1

@@ -124,7 +124,7 @@ def trainer(folder: RunFolder, *, dropout: float = 0.2, norm: bool = True, metho
     """A trainer of the toy on synthetic batches, evaluated on what its weights sum to."""
     identity = cfg.pop("identity", {})
     wrap = cfg.pop("wrap", lambda iterator: iterator)
-    options = {name: cfg.pop(name) for name in ("evaluate", "allow_change") if name in cfg}
+    options = {name: cfg.pop(name) for name in ("evaluate", "allow_change", "pictures") if name in cfg}
     settings = {"steps": 12, "log_every": 3, "eval_every": 4, "save_every": 5, "lr": 0.05, "batch": BATCH, **cfg}
     config = TrainConfig.model_validate(settings, context={"steps": settings["steps"]})
     torch.manual_seed(7)
