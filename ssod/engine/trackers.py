@@ -8,6 +8,7 @@ gone, a full disk, a bug of its own) is told once and left out; it never stops a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -99,8 +100,16 @@ class Mlflow:
         known.write_text(f"{run.info.run_id}\n")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Send the numbers of a step; other characters than MLflow allows become ``_``."""
-        self.mlflow.log_metrics({re.sub(r"[^\w\-. /]", "_", name): v for name, v in values.items()}, step=step)
+        """Send the numbers of a step.
+
+        Other characters than MLflow allows become ``_``. Its file store keeps ``teacher/AP`` as a file, beside which
+        no folder of that name can be: ``teacher/AP/cat`` becomes ``teacher/AP.cat``.
+        """
+        named = {}
+        for name, value in values.items():
+            group, slash, rest = re.sub(r"[^\w\-. /]", "_", name).partition("/")
+            named[group + slash + rest.replace("/", ".")] = value
+        self.mlflow.log_metrics(named, step=step)
 
     def pictures(self, step: int, images: dict[str, np.ndarray]) -> None:
         """Send the pictures of a step."""
@@ -186,7 +195,10 @@ class Trackers:
                 self._failed(name, error)
 
     def _failed(self, name: str, error: Exception) -> None:
-        self.open.pop(name, None)
+        failed = self.open.pop(name, None)
+        if failed is not None:
+            with contextlib.suppress(Exception):  # one warning is enough
+                failed.close()
         _warn(name, error)
 
 
