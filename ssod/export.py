@@ -81,10 +81,10 @@ def export(
     """
     if format not in SUFFIX:
         raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {' or '.join(SUFFIX)}")
-    if format == "onnx":
-        _need_packages()
     file = Path(out) if out is not None else weights_file(weights).with_suffix(SUFFIX[format])
     model = load(weights)
+    if format == "onnx":
+        _need_packages()
     content = convert(model, format)
     found = parity(model, runner(content, format)) if check else None
     if found is not None and found.problem:
@@ -184,7 +184,7 @@ def runner(content: bytes, format: str) -> Run:
 def _need_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        fix = 'pip install "ssod[export]"'
+        fix = f"pip install {' '.join(missing)}"
         raise SsodError("command line", "--format onnx", f"needs {', '.join(missing)}, which is not installed", fix)
 
 

@@ -122,7 +122,7 @@ class Mlflow:
 
 
 KINDS: dict[Name, tuple[Callable[[Path, int], Tracker], str]] = {
-    "tensorboard": (TensorBoard, "pip install 'ssod[track]'"),
+    "tensorboard": (TensorBoard, "pip install tensorboard"),
     "wandb": (Wandb, "pip install wandb"),
     "mlflow": (Mlflow, "pip install mlflow"),
 }

@@ -44,6 +44,9 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if not path.startswith(error.name or ""):
             raise
+    if "." in name:
+        problem = f"no module '{name}' on Python's path"
+        raise SsodError("config", "method.name", problem, "if it lies in this folder, set PYTHONPATH=.")
     near = difflib.get_close_matches(name, names(), 1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names())}"
     raise SsodError("config", "method.name", f"'{name}' unknown", hint)
