@@ -1,10 +1,12 @@
 """Batches: the same images at the same step, however they are read."""
 
+import contextlib
 import itertools
 import os
 import pickle
 import signal
 import time
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -25,6 +27,12 @@ VIEWS = {
     "unlabeled": {"weak": [RESIZE, "flip"], "strong": {"start": "weak", "ops": ["flip"]}},
     "val": [{"resize": {"short": 64, "long": 100}}],
 }
+
+
+@pytest.fixture(autouse=True)
+def four_cpus(monkeypatch):
+    """Let loaders start the workers that a test asks for, however few CPUs the tests may use."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
 
 
 def same_view(a, b):
@@ -87,6 +95,17 @@ def test_shapes_and_burn_in(tmp_path):
 
 def test_workers_do_not_matter(tmp_path):
     same_batches(batches(tmp_path), batches(tmp_path, workers=2))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("asked", "cpus", "started"), [(3, 1, 1), (3, 2, 2), (1, 4, 1), (0, 4, 0)])
+def test_no_more_workers_than_cpus_that_this_process_may_use(tmp_path, monkeypatch, asked, cpus, started):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    own = batches(tmp_path, workers=asked)
+    with contextlib.closing(own):
+        first = next(own)
+        assert len(active_children()) == started
+    same_batches([first], itertools.islice(batches(tmp_path), 1))
 
 
 def test_start_does_not_matter(tmp_path):
