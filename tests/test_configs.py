@@ -226,7 +226,7 @@ def test_consistent_teacher_as_released(
     assert m.threshold.model_dump(exclude={"backend"}) == {"name": "gmm", "size": 100, "policy": "high", "fallback": 0}
     assert (m.ema.decay, m.ema.warm_up) == (decay, True)
     anchors = {"scale": 8, "octaves": 1, "ratios": (1.0,), "spacing": "stride"}
-    assert (d.anchors.model_dump(), d.delta_std, d.align.name) == (anchors, (0.1, 0.2), "3d")
+    assert (d.anchors.model_dump(exclude_none=True), d.delta_std, d.align.name) == (anchors, (0.1, 0.2), "3d")
     assert (d.assigner.name, d.assigner.topk, d.assigner.iou_weight) == ("adaptive", 13, iou_weight)
     assert (d.head_norm, d.level_scale, d.norm, d.decode.nms) == ("group", True, norm, 0.6)
     assert (t.batch.labeled, t.batch.unlabeled, t.steps, t.lr, t.clip, t.precision) == (8, 32, steps, 0.01, 20, "fp32")
