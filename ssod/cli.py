@@ -52,9 +52,16 @@ def doctor() -> None:
 @app.command()
 def init(
     labeled: Annotated[str, typer.Option(help="COCO JSON, VOC folder or YOLO folder with boxes.")],
-    unlabeled: Annotated[str, typer.Option(help="Folder, glob or .txt list of images without boxes.")],
     val: Annotated[str, typer.Option(help="Like --labeled, for measuring.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The config to write.")],
+    unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images without boxes.")] = None,
+    percent: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep the labels of so many per cent of --labeled. The others are the unlabelled images, unless "
+            "--unlabeled names some: then the others are left out. One of the two options is needed."
+        ),
+    ] = None,
     detector: Annotated[str, typer.Option(help="retinanet_r50_fpn, fcos_r50_fpn, faster_rcnn_r50_fpn, ...")] = (
         "retinanet_r50_fpn"
     ),
@@ -64,7 +71,7 @@ def init(
     """Write a starting config for your own data."""
     from ssod.starter import write_config
 
-    print(write_config(out, labeled, unlabeled, val, detector=detector, method=method, images=images))
+    print(write_config(out, labeled, unlabeled, val, percent=percent, detector=detector, method=method, images=images))
 
 
 @app.command()

@@ -78,7 +78,7 @@ def unlabeled_source(path: str, option: str, labeled: Source, images: str | None
     else:
         source = {"format": "folder", "path": str(where)}
     if source == labeled:
-        fix = "name other images; to hide a part of the labels, see data.split in configs/_base_"
+        fix = "name other images; or, to hide 90 % of the labels, drop --unlabeled and give --percent 10"
         raise SsodError("command line", option, f"'{path}' holds the labelled images themselves", fix)
     return source
 

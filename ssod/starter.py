@@ -43,9 +43,10 @@ DETECTORS = {f"{kind}_{short}": (kind, backbone) for kind in KINDS for short, ba
 def write_config(
     out: Path | str,
     labeled: str,
-    unlabeled: str,
+    unlabeled: str | None,
     val: str,
     *,
+    percent: float | None = None,
     detector: str = "retinanet_r50_fpn",
     method: str = "mean_teacher",
     images: str | None = None,
@@ -55,8 +56,11 @@ def write_config(
     Args:
         out: the file to write; never overwritten.
         labeled: COCO JSON, VOC folder or YOLO folder.
-        unlabeled: folder, glob or .txt list of images, or one of the above.
+        unlabeled: folder, glob or .txt list of images, or one of the above. None = with ``percent``, the labelled
+            set's other images.
         val: like ``labeled``.
+        percent: share of the labelled images that keep their labels; needed where ``unlabeled`` is None. With both,
+            the unlabelled images are those of ``unlabeled`` alone, and the labelled set's others are left out.
         detector: a name of ``DETECTORS``.
         method: a name of ``ssod methods``.
         images: image folder of the COCO JSONs, where it is not one of the usual ones.
@@ -73,7 +77,7 @@ def write_config(
     if detector not in DETECTORS:
         raise SsodError("command line", "--detector", f"'{detector}' unknown", nearest(detector, list(DETECTORS)))
     find(method)  # an unknown name is told before the data is read
-    section = data_section(labeled, unlabeled, val, images)
+    section = data_section(labeled, unlabeled, val, images, percent)
     data = datasets.load(DataConfig.model_validate(section))
     if section["labeled"]["format"] == "voc":
         section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
@@ -81,25 +85,42 @@ def write_config(
     config.validate(parse_yaml(text, str(out)), str(out), stem=out.stem)
     _write_new(out, text)
     return (
-        f"labelled   {_found(section['labeled'], data.labeled)}, {len(data.classes)} classes\n"
-        f"unlabelled {_found(section['unlabeled'], data.unlabeled)}\n"
+        f"labelled   {_found(section['labeled'], data.labeled)}{_kept(section)}, {len(data.classes)} classes\n"
+        f"unlabelled {_unlabeled(section, data)}\n"
         f"val        {_found(section['val'], data.val)}\n"
         f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
     )
 
 
-def data_section(labeled: str, unlabeled: str, val: str, images: str | None = None) -> dict[str, Any]:
+def data_section(
+    labeled: str, unlabeled: str | None, val: str, images: str | None = None, percent: float | None = None
+) -> dict[str, Any]:
     """Return the ``data`` section for what the user named, with paths below one root."""
+    if unlabeled is None and percent is None:
+        fix = (
+            "name images without boxes, or give --percent 10 to keep the labels of 10 % of --labeled and hide the rest"
+        )
+        raise SsodError("command line", "--unlabeled", "missing", fix)
+    if percent is not None and not 0 < percent < 100:
+        fix = "give the share of the images that keep their labels, in per cent"
+        raise SsodError("command line", "--percent", f"{percent:g} is not between 0 and 100", fix)
     measured = labeled_source(val, "--val", ("test", "val", "valid"), images)
     # Where the labels end with `val`, trainval would hold the very images to measure on.
     first = ("train", "trainval") if measured.get("split") in ("val", "valid") else ("trainval", "train")
     taught = labeled_source(labeled, "--labeled", first, images)
     if taught == measured:
         raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
-    free = unlabeled_source(unlabeled, "--unlabeled", taught, images)
-    root, (taught, free, measured) = below_one_root([taught, free, measured])
-    section = {"labeled": taught, "unlabeled": free, "val": measured}
-    return section if root is None else {"root": root, **section}
+    sources = {"labeled": taught, "val": measured}
+    if unlabeled is not None:
+        free = unlabeled_source(unlabeled, "--unlabeled", taught, images)
+        sources = {"labeled": taught, "unlabeled": free, "val": measured}
+    root, below = below_one_root(list(sources.values()))
+    section: dict[str, Any] = {} if root is None else {"root": root}
+    section |= dict(zip(sources, below))
+    if percent is not None:
+        share = int(percent) if percent == int(percent) else percent
+        section["split"] = {"percent": share, "fold": 1, "family": "without_replacement"}
+    return section
 
 
 @dataclass(frozen=True)
@@ -143,7 +164,7 @@ def compose(out: Path, section: dict[str, Any], data: DataSets, detector: str, m
     n = numbers(data, backbone)
     low, high, long = round(n.short * 0.8), round(n.short * 1.2), round(n.short * 5 / 3)
     train_view = _flow([{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"])
-    first = "\n".join(f"  {key}: {_flow(section[key])}" for key in section)
+    first = "\n".join(f"  {key}: {_flow(section[key])}{_remark(key, section)}" for key in section)
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
     file = shlex.quote(str(out))
     return f"""\
@@ -180,6 +201,13 @@ train: # the rule behind these numbers: 100 passes over the labelled images, at 
   save_every: 5%
   precision: fp32 # bf16 on a recent GPU: faster and smaller
 """
+
+
+def _remark(key: str, section: dict[str, Any]) -> str:
+    if key != "split":
+        return ""
+    what = "are left out" if "unlabeled" in section else "are the unlabelled ones"
+    return f" # the other images of `labeled` {what}; fold: 2 draws anew"
 
 
 def _detector(kind: str, backbone: str) -> str:
@@ -225,6 +253,17 @@ def _found(source: dict[str, str], images: Any) -> str:
     what = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO", "folder": "no labels"}[source["format"]]
     place = source.get("ann") or source.get("path") or f"{source['root']}, {source['split']}"
     return f"{len(images)} images ({what}: {place})"
+
+
+def _kept(section: dict[str, Any]) -> str:
+    return f": {section['split']['percent']:g} % keep their labels" if "split" in section else ""
+
+
+def _unlabeled(section: dict[str, Any], data: DataSets) -> str:
+    if "unlabeled" not in section:
+        return f"{len(data.unlabeled)} images (the others of the labelled set)"
+    left = "; the labelled set's other images are left out" if "split" in section else ""
+    return _found(section["unlabeled"], data.unlabeled) + left
 
 
 def _power_of_two(limit: int) -> int:

@@ -16,6 +16,7 @@ from ssod.methods.find import names
 from tests.data.nano import Nano
 from tests.data.test_corpus import CASES, Case
 from tests.small import small_config
+from tests.small_sets import voc
 
 
 def ssod(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
@@ -123,6 +124,19 @@ def test_config_says_where_values_come_from(
     assert "command line" in lr
     assert "default" in next(line for line in out.splitlines() if "bad_steps" in line)
     assert yaml.safe_load(out)["train"]["lr"] == 0.5
+
+
+def test_init_takes_a_percentage_instead_of_unlabelled_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    voc(tmp_path / "voc", {"trainval": 10, "test": 2})
+    config = tmp_path / "my.yaml"
+    common = ["--labeled", str(tmp_path / "voc"), "--val", str(tmp_path / "voc"), "-o", str(config)]
+    assert ssod(monkeypatch, "init", *common) == Exit.USAGE
+    assert "--percent 10" in one_line(capsys.readouterr().err)
+    assert ssod(monkeypatch, "init", *common, "--percent", "20") == 0
+    assert "labelled   2 images" in capsys.readouterr().out
+    assert yaml.safe_load(config.read_text())["data"]["split"]["percent"] == 20
 
 
 def test_help_answers_without_torch() -> None:

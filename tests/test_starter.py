@@ -1,6 +1,7 @@
 """`ssod init`: a config that loads, from whatever format the data has, or one line that says what was not found."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refused(out: str, *args: str, code: Exit = Exit.USAGE, **kwargs: str) -> str:
+def refused(out: str, *args: str | None, code: Exit = Exit.USAGE, **kwargs: Any) -> str:
     with pytest.raises(SsodError) as caught:
         write_config(out, *args, **kwargs)
     assert caught.value.code == code
@@ -65,6 +66,70 @@ def test_the_config_works_from_anywhere(here: Path, monkeypatch: pytest.MonkeyPa
     cfg = load(here / "my.yaml")
     assert cfg.data.root == str(here)
     assert len(datasets.load(cfg.data).labeled) == 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_percentage_hides_labels_of_the_labelled_set(here: Path, kind: str) -> None:
+    labeled, val, n, m = KINDS[kind]
+    said = write_config("my.yaml", labeled, None, val, percent=40)
+    cfg = load("my.yaml")
+    assert cfg.data.unlabeled is None
+    assert cfg.data.split.model_dump() == {
+        "percent": 40,
+        "fold": 1,
+        "family": "without_replacement",
+        "file": None,
+    }
+    assert (
+        "split: {percent: 40, fold: 1, family: without_replacement} # the other images" in Path("my.yaml").read_text()
+    )
+    data = datasets.load(cfg.data)
+    keeps = int(0.4 * n)
+    assert (len(data.labeled), len(data.unlabeled), len(data.val)) == (keeps, n - keeps, m)
+    assert data.classes.names == ("cat", "dog")  # those of the whole set, whichever images keep their labels
+    assert f"labelled   {keeps} images" in said
+    assert "40 %" in said
+    assert f"unlabelled {n - keeps} images (the others of the labelled set)" in said
+
+
+def test_the_numbers_follow_from_the_images_that_keep_their_labels(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voc(here / "big", {"trainval": 60, "test": 2}, size=(32, 32))
+    write_config("tenth.yaml", "big", None, "big", percent=5)
+    cfg = load("tenth.yaml")
+    assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled) == (2, 8)
+    assert cfg.train.lr == pytest.approx(0.0025)
+    seen = []
+    monkeypatch.setattr(starter, "numbers", lambda data, _: seen.append(len(data.labeled)) or NUMBERS)
+    write_config("again.yaml", "big", None, "big", percent=12.5)
+    assert seen == [7]
+    assert load("again.yaml").data.split.percent == 12.5
+
+
+NUMBERS = starter.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01, short=224)
+
+
+def test_a_percentage_and_other_unlabelled_images(here: Path) -> None:
+    said = write_config("my.yaml", "voc", "free", "voc", percent=50)
+    data = datasets.load(load("my.yaml").data)
+    assert (len(data.labeled), len(data.unlabeled)) == (4, 4)
+    assert data.hidden is None
+    assert "the labelled set's other images are left out" in said
+
+
+def test_a_percentage_or_unlabelled_images_are_needed(here: Path) -> None:
+    line = refused("my.yaml", "voc", None, "voc")
+    assert line.startswith("command line: --unlabeled: missing; ")
+    assert "--percent 10" in line
+    assert "drop --unlabeled and give --percent 10" in refused("my.yaml", "voc", "voc", "voc")
+
+
+@pytest.mark.parametrize("percent", [0, -1, 100, 101, float("nan")])
+def test_a_percentage_is_between_0_and_100(here: Path, percent: float) -> None:
+    assert "command line: --percent: " in refused("my.yaml", "voc", None, "voc", percent=percent)
+
+
+def test_a_percentage_that_keeps_nothing(here: Path) -> None:
+    assert "1 % of 9 = 0 images; use ≥ 12" in refused("my.yaml", "voc", None, "voc", percent=1, code=Exit.DATA)
 
 
 def test_unlabelled_images_may_have_labels(here: Path) -> None:
