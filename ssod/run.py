@@ -84,8 +84,6 @@ def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Seque
     """Build detector and method, and return a trainer that has everything but the first step."""
     method = build_method(cfg, len(data.classes))
     resolved = cfg.dump()
-    folder.write_inputs(resolved, data.split)
-    dist.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
     diagnose = Diagnose(cfg, data, folder)
     classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
     return Trainer(
@@ -107,7 +105,24 @@ def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Seque
         },
         allow_change=allow_change,
         phase=partial(phase, cfg),
+        prepare=partial(prepare, cfg, data, folder),
     )
+
+
+def prepare(cfg: Config, data: DataSets, folder: RunFolder) -> list[str]:
+    """Write what says what runs, and return it in words."""
+    folder.write_inputs(cfg.dump(), data.split)
+    dist.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
+    parts = {"labelled": data.labeled, "val": data.val}
+    if find(cfg.method.name).uses_unlabeled:
+        parts = {"labelled": data.labeled, "unlabelled": data.unlabeled, "val": data.val}
+    counts = ", ".join(f"{len(images)} {part}" for part, images in parts.items() if images is not None)
+    device, world = dist.pick_device(cfg.train.device).type, collective.world_size()
+    where = device if world == 1 else f"{world} x {device}"
+    return [
+        f"{cfg.method.name}, {cfg.detector.name} on {where}: {counts} images, {len(data.classes)} classes",
+        f"run folder: {folder.path}",
+    ]
 
 
 def origins(cfg: Config) -> dict[str, Any]:

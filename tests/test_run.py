@@ -7,6 +7,7 @@ from PIL import Image
 
 import ssod.run
 from ssod.config import load
+from ssod.data import datasets
 from ssod.engine.trainer import Trainer
 from ssod.errors import Exit, SsodError
 from tests.small import small_config
@@ -49,3 +50,55 @@ def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "fit", lambda self: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         ssod.run.train(cfg, out=tmp_path / "run")
+
+
+SHORT = ["train.steps=2", "train.eval_every=2", "train.log_every=1", "method.burn_in=1"]
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return content and time of every file but the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_another_method_in_a_finished_run_is_refused_and_leaves_it_whole(tmp_path):
+    config = small_config(tmp_path)
+    run = tmp_path / "run"
+    ssod.run.train(load(config, SHORT), out=run)
+    before = contents(run)
+    assert {"config.yaml", "origins.json", "exit.json"} <= {Path(name).name for name in before}
+    with pytest.raises(SsodError, match=r"method\.name") as caught:
+        ssod.run.train(load(config, [*SHORT[:3], "method={name: supervised, ema: {decay: 0.9}}"]), out=run)
+    assert caught.value.code == Exit.CHECKPOINT
+    assert contents(run) == before
+
+
+def test_a_run_says_what_it_trains_and_on_what_and_a_finished_one_that_it_is(tmp_path, capsys):
+    config = small_config(tmp_path)
+    run = tmp_path / "run"
+    ap = ssod.run.train(load(config, SHORT), out=run)["AP"]
+    lines = capsys.readouterr().out.splitlines()
+    data = datasets.load(load(config).data)
+    counts = f"{len(data.labeled)} labelled, {len(data.unlabeled)} unlabelled, 6 val images"
+    (line,) = [line for line in lines if line.startswith("mean_teacher, fcos on c")]
+    assert line.endswith(f": {counts}, {len(data.classes)} classes")
+    assert f"run folder: {run}" in lines
+    assert lines[-1] == f"next: ssod report {run}, ssod export {run}"
+    before = contents(run)
+    ssod.run.train(load(config, [*SHORT, "train.log_every=2"]), out=run)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("warning[")]
+    assert f"already finished at step 2, teacher AP {100 * ap:.1f}" in line
+    assert contents(run) == before
+
+
+def test_a_folder_of_pictures_is_no_run_folder(tmp_path):
+    cfg = load(small_config(tmp_path), SHORT)
+    few = tmp_path / "few"
+    few.mkdir()
+    Image.new("RGB", (8, 8)).save(few / "a.jpg")
+    before = contents(few)
+    with pytest.raises(SsodError, match=r"'a\.jpg' and is no run folder") as caught:
+        ssod.run.train(cfg, out=few)
+    assert caught.value.code == Exit.USAGE
+    assert contents(few) == before
+    assert [path.name for path in few.iterdir()] == ["a.jpg"]

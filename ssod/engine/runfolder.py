@@ -26,8 +26,12 @@ from ssod.version import __version__
 class RunFolder:
     """``runs/<stem>/<name>``, entered for as long as the run lasts.
 
-    Entering takes the lock; leaving writes ``exit.json`` and releases it. Rank 0 alone touches the disk, but for the
-    ``exit.json`` of a rank that fails: torchrun reports 1 for whatever code a process ends with.
+    Entering takes the lock and leaving releases it. In between, ``begin`` says that the run goes on: only from then on
+    does the folder change, ``exit.json`` on leaving included, so that a checkpoint which does not fit costs a finished
+    run nothing. A folder without a checkpoint has nothing to keep and begins at once.
+
+    Rank 0 alone touches the disk, but for the ``exit.json`` of a rank that fails: torchrun reports 1 for whatever code
+    a process ends with.
 
     Attributes:
         path: the folder.
@@ -42,6 +46,7 @@ class RunFolder:
         self.best, self.report = self.path / "best.safetensors", self.path / "report.html"
         self.metrics, self.log, self.exit = (self.path / n for n in ("metrics.jsonl", "train.log", "exit.json"))
         self._lock: int | None = None
+        self._begun = False
 
     @classmethod
     def create(cls, runs: Path | str, stem: str, name: str | None = None) -> Self:
@@ -75,12 +80,30 @@ class RunFolder:
         """Whether a checkpoint is there."""
         return checkpoint.exists(self.checkpoints)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last process that trained here ended well."""
+        try:
+            return json.loads(self.exit.read_text())["code"] == Exit.OK
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def __enter__(self) -> Self:
         dist.on_rank_zero(self._take)
+        self._begun = False
+        if not dist.on_rank_zero(lambda: self.resumable):
+            self.begin()
         return self
+
+    def begin(self) -> None:
+        """Declare the run to be going on: ``exit.json`` of its last end goes, and leaving will write a new one."""
+        dist.on_rank_zero(lambda: self.exit.unlink(missing_ok=True))
+        self._begun = True
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
+            if not self._begun:
+                return
             if error is None or not dist.is_lost_peer(error):
                 # Any rank that fails by itself says so; one that merely lost another does not talk over it.
                 if error is not None or self._lock is not None:
@@ -124,7 +147,12 @@ class RunFolder:
         dist.on_rank_zero(files)
 
     def _take(self) -> None:
-        """Make the folder and lock it, or say who has it."""
+        """Make the folder and lock it, or say who has it.
+
+        Raises:
+            SsodError: code 6, locked or not to be written; code 2, it holds files and no run.
+        """
+        self._refuse_foreign()
         lock = self.path / ".lock"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -143,9 +171,18 @@ class RunFolder:
         os.ftruncate(handle, 0)
         os.write(handle, f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}".encode())
         _close_in_children(self)
-        self.exit.unlink(missing_ok=True)
         for folder in (self.path, self.checkpoints):
             atomic.sweep(folder)
+
+    def _refuse_foreign(self) -> None:
+        """Leave alone a folder that is neither empty nor a run's; a run has a lock from its first moment on."""
+        if self.resumable or any((self.path / name).exists() for name in (".lock", "env.json")):
+            return
+        files = (*self.path.glob("*"), *self.checkpoints.glob("*"))
+        found = min((str(f.relative_to(self.path)) for f in files if f != self.checkpoints), default=None)
+        if found is not None:
+            problem = f"holds {found!r} and is no run folder; nothing is written into it"
+            raise SsodError(self.path, "", problem, "name an empty or a new folder with -o")
 
 
 def _close_in_children(folder: RunFolder) -> None:

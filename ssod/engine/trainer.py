@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+import shlex
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,6 +57,8 @@ class Trainer:
         card: of the model file; see ``modelfile.save``.
         allow_change: keys of ``identity`` that may differ from the checkpoint's.
         phase: names what a step does, for the log: ``burn-in 336/2000``, ``ssod``.
+        prepare: called before the first step of this process, when nothing stands in its way any more; writes to the
+            folder what says what runs, and returns lines for the log.
     """
 
     def __init__(
@@ -72,11 +75,12 @@ class Trainer:
         phase: Callable[[int], str] = lambda step: "",
         diagnose: Callable[[int, nn.Module], dict[str, float]] = lambda step, method: {},
         pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {},
+        prepare: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.cfg, self.folder, self.card, self.phase = cfg, folder, card, phase
         self.batches, self.evaluate, self.diagnose, self.pictures = batches, evaluate, diagnose, pictures
         self.identity = {**identity, "world_size": collective.world_size()}
-        self.allow_change = allow_change
+        self.allow_change, self.prepare = allow_change, prepare
         self.device = dist.pick_device(cfg.device)
         check_batch(cfg)
         if self.device.type == "cpu":
@@ -102,6 +106,8 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Train to the last step; goes on from the folder's checkpoint if there is one.
 
+        Nothing is written before the checkpoint is known to fit, and nothing at all if the run had ended well.
+
         Returns:
             The metrics of the last evaluation of the teacher.
 
@@ -111,10 +117,17 @@ class Trainer:
         """
         cfg = self.cfg
         self.resume()
+        if self.step >= cfg.steps and dist.on_rank_zero(lambda: self.folder.finished):
+            self.say_finished()
+            return self.metrics
+        self.folder.begin()
+        lines = self.prepare()
         classes = self.card["classes"]["names"]
         self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, trackers=cfg.trackers, classes=classes)
         self.clock = Clock()
         with self.log, Signals() as self.signals:
+            for line in (*lines, *([f"resuming after step {self.step} of {cfg.steps}"] if self.step else [])):
+                self.log.say(line)
             if self.pending:
                 self.finish_evaluation()
             batches = self.batches(self.step)
@@ -132,7 +145,30 @@ class Trainer:
                     raise self.stopped(stop)
             if self.evaluate is None:
                 self.keep_best()
+            self.say_end()
         return self.metrics
+
+    def say_finished(self) -> None:
+        """Tell, outside of any log, that there is no step left to make."""
+        if collective.rank() == 0:
+            done = "".join(f", {text}" for text in self.results())
+            longer = "to train longer, raise train.steps"
+            print(
+                f"{self.folder.path}: already finished at step {self.step}{done}; nothing to do ({longer})", flush=True
+            )
+
+    def say_end(self) -> None:
+        """Tell how the run ended and what can be done with it."""
+        run = shlex.quote(str(self.folder.path))
+        self.log.say(", ".join([f"finished at step {self.step}", *self.results()]) + f": {self.folder.best}")
+        self.log.say(f"next: ssod report {run}, ssod export {run}")
+
+    def results(self) -> list[str]:
+        """Return the last and the best teacher in words; nothing where none was evaluated."""
+        name = self.cfg.best
+        if name not in self.metrics or self.best is None:
+            return []
+        return [f"teacher {name} {100 * self.metrics[name]:.1f}", f"best {100 * self.best:.1f}"]
 
     def train_step(self, batches: Iterator[Batch]) -> int:
         """Make one optimiser step, or skip it; return the exit code of a stop that was asked for, 0 for none."""

@@ -73,6 +73,64 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, reference: Path) ->
     assert (tmp_path / "run/checkpoints/last.pt").read_bytes() == before
 
 
+def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
+    """Return content and time of every file but the lock."""
+    files = (path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(run)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_finished_run_stays_as_it_is_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    ap = toy.run(tmp_path / "run")["AP"]
+    before = files_of(tmp_path / "run")
+    assert "exit.json" in before
+    capsys.readouterr()
+    toy.run(tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert f"run: already finished at step 12, teacher AP {100 * ap:.1f}" in lines[0]
+    assert "nothing to do (to train longer, raise train.steps)" in lines[0]
+    assert files_of(tmp_path / "run") == before
+    toy.run(tmp_path / "run", steps=16)
+    assert "resuming after step 12 of 16" in capsys.readouterr().out
+    assert checkpoint.load(tmp_path / "run/checkpoints/last.pt")["step"] == 16
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_ended_properly(tmp_path: Path) -> None:
+    toy.run(tmp_path / "run")
+    (tmp_path / "run/exit.json").unlink()
+    toy.run(tmp_path / "run")
+    assert json.loads((tmp_path / "run/exit.json").read_text())["code"] == 0
+
+
+@pytest.mark.parametrize("change", [{"data": "9f0e"}, {"config": {"detector": {"depth": 2}}}])
+def test_a_refused_resume_writes_nothing(tmp_path: Path, change: dict) -> None:
+    toy.run(tmp_path / "run")
+    before = files_of(tmp_path / "run")
+    with pytest.raises(SsodError) as caught:
+        toy.run(tmp_path / "run", identity=change, steps=16)
+    assert caught.value.code == Exit.CHECKPOINT
+    assert files_of(tmp_path / "run") == before
+
+
+def test_start_resumption_and_end_are_told_on_the_screen_and_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "my run"
+    with pytest.raises(Cut):
+        toy.run(run, wrap=cut_at(7))
+    first = capsys.readouterr().out
+    assert "resuming" not in first
+    assert "finished" not in first
+    state = toy.run(run)["AP"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "resuming after step 5 of 12"
+    assert lines[-2].startswith(f"finished at step 12, teacher AP {100 * state:.1f}, best ")
+    assert lines[-2].endswith(": " + str(run / "best.safetensors"))
+    assert lines[-1] == f"next: ssod report '{run}', ssod export '{run}'"
+    log = (run / "train.log").read_text()
+    assert all(line in log for line in (lines[0], *lines[-2:]))
+
+
 def zero(value: Any) -> Any:
     return torch.zeros_like(value)
 

@@ -86,6 +86,54 @@ def test_how_the_run_ended_is_written_down(tmp_path: Path, error: BaseException 
         assert not folder.exit.exists(), "a running run has not ended"
 
 
+def test_a_run_that_does_not_begin_keeps_its_old_end(tmp_path: Path) -> None:
+    toy.run(tmp_path / "run", steps=4)
+    before = (tmp_path / "run/exit.json").read_bytes()
+    with contextlib.suppress(ValueError), RunFolder(tmp_path / "run") as folder:
+        assert folder.finished
+        raise ValueError("before anything began")
+    assert (tmp_path / "run/exit.json").read_bytes() == before
+    with contextlib.suppress(ValueError), RunFolder(tmp_path / "run") as folder:
+        folder.begin()
+        assert not folder.exit.exists(), "a running run has not ended"
+        raise ValueError("oops")
+    assert json.loads((tmp_path / "run/exit.json").read_text())["error"] == "oops"
+    assert not RunFolder(tmp_path / "run").finished
+
+
+@pytest.mark.parametrize("file", ["a.jpg", "config.yaml", "checkpoints/epoch_1.pth", ".hidden"])
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "few" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    before = sorted((tmp_path / "few").rglob("*"))
+    with pytest.raises(SsodError, match=f"few: holds '{file}' and is no run folder") as caught:
+        RunFolder(tmp_path / "few").__enter__()
+    assert caught.value.code == Exit.USAGE
+    assert sorted((tmp_path / "few").rglob("*")) == before
+
+
+@pytest.mark.parametrize("files", [[], ["checkpoints/"], [".lock"], [".lock", "checkpoints/", "slurm.out"]])
+def test_a_half_made_run_is_taken_up(tmp_path: Path, files: list[str]) -> None:
+    (tmp_path / "run").mkdir()
+    for name in files:
+        path = tmp_path / "run" / name
+        path.mkdir() if name.endswith("/") else path.touch()
+    toy.run(tmp_path / "run", steps=4)
+    assert RunFolder(tmp_path / "run").finished
+
+
+@pytest.mark.parametrize("lost", [[".lock"], [".lock", "checkpoints/last.pt", "checkpoints"]])
+def test_a_run_that_was_copied_in_part_is_still_a_run(tmp_path: Path, lost: list[str]) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_inputs({})
+        toy.trainer(folder, steps=4).fit()
+    for name in lost:
+        path = tmp_path / "run" / name
+        path.rmdir() if path.is_dir() else path.unlink()
+    toy.run(tmp_path / "run", steps=6)
+
+
 def test_what_ran_is_written_down(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as folder:
         folder.write_inputs({"train": {"steps": 3}, "list": [1, None]}, {"percent": 10, "hash": "ab"})
@@ -97,7 +145,8 @@ def test_what_ran_is_written_down(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with RunFolder(tmp_path / "run"):
+        pass
     leftovers = [tmp_path / "run" / ".tmp-metrics.jsonl-1", tmp_path / "run/checkpoints/.tmp-last.pt-1"]
     for path in leftovers:
         path.write_text("half")
