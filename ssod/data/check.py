@@ -12,7 +12,7 @@ from ssod.data.datasets import DataConfig
 from ssod.data.findings import Context, Finding, Findings, short
 from ssod.data.header import path_of, read_header
 from ssod.data.image import MIN_SIDE, open_image
-from ssod.data.leakage import same_content, same_paths
+from ssod.data.leakage import Blame, blame_source, same_content, same_paths
 from ssod.data.presence import check_files
 from ssod.data.reader import allowed_bad
 from ssod.data.records import Images, Labeled
@@ -226,8 +226,11 @@ def _leakage(
         first, second = (sets[name] for name in pair.split("-"))
         if first is not None and second is not None:
             ctx = _context(cfg, "val" if pair == "train-val" else "unlabeled")
-            if not same_paths(first, second, pair, file, ctx):
-                same_content(first, second, pair, file, ctx, limit)
+            blame = Blame(file, "remove them from one", ctx)
+            if pair != "train-val":
+                blame = blame_source(cfg.unlabeled, datasets.name_of(cfg.unlabeled, ctx), ctx)
+            if not same_paths(first, second, pair, blame):
+                same_content(first, second, pair, blame, limit)
             _collect(report, ctx)
 
 

@@ -14,7 +14,7 @@ from ssod.data import splits
 from ssod.data.coco import differences
 from ssod.data.findings import Context, Findings, Rules, default_root, short
 from ssod.data.image import MAX_PIXELS
-from ssod.data.leakage import same_paths
+from ssod.data.leakage import Blame, blame_source, same_paths
 from ssod.data.presence import check_files
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.sources import LabeledSource, Source, VocSource, read_images, read_labeled
@@ -193,11 +193,12 @@ def _check_parts(
     findings, file = ctx("labeled").findings, name_of(cfg.labeled, ctx("labeled"))
     check_split(labeled, None if unlabeled is None else len(unlabeled), file, ctx("split"))
     if val is not None:
-        same_paths(everything.images, val.images, "train-val", file, ctx("val"))
+        same_paths(everything.images, val.images, "train-val", Blame(file, "remove them from one", ctx("val")))
     if unlabeled is not None and cfg.unlabeled is not None:
-        same_paths(labeled.images, unlabeled, "labeled-unlabeled", file, ctx("unlabeled"))
+        blame = blame_source(cfg.unlabeled, name_of(cfg.unlabeled, ctx("unlabeled")), ctx("unlabeled"))
+        same_paths(labeled.images, unlabeled, "labeled-unlabeled", blame)
         if val is not None:
-            same_paths(unlabeled, val.images, "unlabeled-val", file, ctx("unlabeled"))
+            same_paths(unlabeled, val.images, "unlabeled-val", blame)
     findings.raise_first()
 
 

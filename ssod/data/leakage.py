@@ -6,19 +6,55 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
+from dataclasses import dataclass
 
 from ssod.data.findings import Context, short
 from ssod.data.records import Images
+from ssod.data.sources import CocoSource, FolderSource, VocSource, YoloSource
 
 # Which pair is compared -> the row of the table of bad inputs, and what to say of images in both.
 _PAIRS = {
-    "train-val": ("D37", "are in train and val", "remove them from one"),
-    "labeled-unlabeled": ("D36", "are labelled and unlabelled", "remove them from data.unlabeled"),
-    "unlabeled-val": ("D36", "are unlabelled and in val", "remove them from data.unlabeled"),
+    "train-val": ("D37", "are in train and val"),
+    "labeled-unlabeled": ("D36", "are labelled and unlabelled"),
+    "unlabeled-val": ("D36", "are unlabelled and in val"),
 }
 
 
-def same_paths(first: Images, second: Images, pair: str, file: str, ctx: Context) -> bool:
+@dataclass(frozen=True)
+class Blame:
+    """Whose images are to go where two sets share some.
+
+    Attributes:
+        file: the file or folder that messages name.
+        fix: what to do.
+        ctx: section, rules and findings.
+    """
+
+    file: str
+    fix: str
+    ctx: Context
+
+
+def blame_source(source: CocoSource | VocSource | YoloSource | FolderSource, file: str, ctx: Context) -> Blame:
+    """Return what a message says of the source ``source`` at ``file``, whose images can be left out.
+
+    Only a list of images can leave some out; a folder or a glob takes what is there.
+    """
+    match source:
+        case FolderSource() if file.lower().endswith(".txt"):
+            fix = "remove their lines"
+        case FolderSource():
+            fix = f"move them elsewhere, or list the others in a .txt file and name that in {ctx.section}.path"
+        case VocSource():
+            fix = f"remove their lines from ImageSets/Main/{source.split}.txt"
+        case YoloSource():
+            fix = f"move them out of the images of '{source.split}'"
+        case CocoSource():
+            fix = "remove them from its 'images'"
+    return Blame(file, fix, ctx)
+
+
+def same_paths(first: Images, second: Images, pair: str, blame: Blame) -> bool:
     """Compare two sets by path, which needs no disk; record what is found and return whether there is any."""
     first, second = sorted((first, second), key=len)
     mine, theirs = os.path.realpath(first.root), os.path.realpath(second.root)
@@ -30,18 +66,17 @@ def same_paths(first: Images, second: Images, pair: str, file: str, ctx: Context
         common = [name for name in second.paths if os.path.join(theirs, name) in known]
     else:
         common = []
-    return _report(common, pair, file, ctx)
+    return _report(common, pair, blame)
 
 
-def same_content(first: Images, second: Images, pair: str, file: str, ctx: Context, limit: int | None = None) -> bool:
+def same_content(first: Images, second: Images, pair: str, blame: Blame, limit: int | None = None) -> bool:
     """Compare two sets by content: files of equal length are hashed. Record what is found, return whether there is any.
 
     Args:
         first: one set; absent files are left out on both sides.
         second: the other.
         pair: ``train-val``, ``labeled-unlabeled`` or ``unlabeled-val``.
-        file: for messages.
-        ctx: rules and findings.
+        blame: whose images are to go.
         limit: look at no more than this many images of ``second``; None = all.
     """
     lengths: dict[int, list[str]] = defaultdict(list)
@@ -61,7 +96,7 @@ def same_content(first: Images, second: Images, pair: str, file: str, ctx: Conte
             digest = _digest(path)
             if digest and digest in digests[length]:
                 common.append(name)
-    return _report(common, pair, file, ctx)
+    return _report(common, pair, blame)
 
 
 def _length(path: str) -> int:
@@ -82,7 +117,7 @@ def _digest(path: str) -> str:
         return ""
 
 
-def _report(common: list[str], pair: str, file: str, ctx: Context) -> bool:
+def _report(common: list[str], pair: str, blame: Blame) -> bool:
     """Record that images are in both sets of a pair.
 
     In training and validation it is an error: the score would be of images seen in training. Elsewhere it is a warning,
@@ -90,10 +125,11 @@ def _report(common: list[str], pair: str, file: str, ctx: Context) -> bool:
     """
     if not common:
         return False
-    id, what, fix = _PAIRS[pair]
+    id, what = _PAIRS[pair]
+    ctx = blame.ctx
     problem = f"{len(common)} images {what}, first {short(common[0])}"
     if id == "D37" or ctx.rules.strict:
-        ctx.findings.error(id, file, ctx.section, problem, fix, count=len(common))
+        ctx.findings.error(id, blame.file, ctx.section, problem, blame.fix, count=len(common))
     else:
-        ctx.findings.warning(id, file, ctx.section, problem, fix, count=len(common))
+        ctx.findings.warning(id, blame.file, ctx.section, problem, blame.fix, count=len(common))
     return True

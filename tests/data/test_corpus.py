@@ -144,6 +144,11 @@ def copy_into(folder: str, as_name: str) -> Spoil:
     return lambda nano: (nano.root / folder / as_name).write_bytes(first_image(nano).read_bytes()) and None
 
 
+def listed(name: str) -> Spoil:
+    """Write a list of a single image."""
+    return lambda nano: (nano.root / "list.txt").write_text(f"{name}\n") and None
+
+
 def rotated(nano: Nano) -> None:
     from PIL import Image
 
@@ -282,7 +287,7 @@ CASES = [
         "D36",
         copy_into("more", "u9.jpg"),
         "data.unlabeled",
-        ("1 images are labelled and unlabelled", "u9.jpg"),
+        ("/more: ", "1 images are labelled and unlabelled", "u9.jpg", "move them elsewhere, or list the others"),
         level="warning",
         only_check=True,
     ),
@@ -297,14 +302,28 @@ CASES = [
         "D36",
         section(unlabeled={"format": "folder", "path": "train"}),
         "data.unlabeled",
-        ("10 images",),
+        ("/train: ", "10 images", "or list the others in a .txt file and name that in data.unlabeled.path"),
         level="warning",
     ),
     Case(
         "D36",
-        section(unlabeled={"format": "folder", "path": "val"}),
+        section(unlabeled={"format": "folder", "path": "val/*.jpg"}),
         "data.unlabeled",
-        ("unlabelled and in val",),
+        ("/val/*.jpg: ", "unlabelled and in val", "or list the others in a .txt file"),
+        level="warning",
+    ),
+    Case(
+        "D36",
+        both(listed("train/a0.jpg"), section(unlabeled={"format": "folder", "path": "list.txt"})),
+        "data.unlabeled",
+        ("/list.txt: ", "1 images are labelled and unlabelled", "remove their lines"),
+        level="warning",
+    ),
+    Case(
+        "D36",
+        section(unlabeled={"format": "coco", "ann": "val.json", "images": "val"}),
+        "data.unlabeled",
+        ("/val.json: ", "unlabelled and in val", "remove them from its 'images'"),
         level="warning",
     ),
     Case("D36", twice("file_name", "images", 3, 9), "images", ("1 files are named by more than one",), level="warning"),

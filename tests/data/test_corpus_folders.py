@@ -115,3 +115,17 @@ def test_one_row_of_the_yolo_table(
     source = yolo(tmp_path)
     (tmp_path / file).write_text(text)
     check_one_error({"labeled": source}, id, field, words, code)
+
+
+@pytest.mark.parametrize(
+    ("make", "fix"),
+    [(voc, "remove their lines from ImageSets/Main/train.txt"), (yolo, "move them out of the images of 'train'")],
+)
+def test_images_that_are_labelled_and_unlabelled_are_told_of_the_unlabelled_set(
+    make: Callable[[Path], dict[str, Any]], fix: str, tmp_path: Path
+) -> None:
+    source = make(tmp_path)
+    report = check(DataConfig.model_validate({"labeled": source, "unlabeled": source}))
+    (line,) = [f.line() for f in report.findings if f.id == "D36"]
+    assert line.startswith(f"warning[D36] {tmp_path}: data.unlabeled: ")
+    assert line.endswith(fix)
