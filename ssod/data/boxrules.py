@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -113,3 +113,24 @@ def check_counts(starts: np.ndarray, name: Callable[[int], str], file: str, ctx:
     if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none
         problem = "no boxes at all; is this an unlabelled set?"
         ctx.findings.error("D35", file, ctx.section, problem, "give it as data.unlabeled")
+
+
+def check_classes(
+    strange: Sequence[tuple[str, str]], describe: Callable[[str], tuple[str, str]], file: str, id: str, ctx: Context
+) -> None:
+    """Record one error for each unknown class, however many boxes it has.
+
+    Args:
+        strange: (class, annotation file) of every box whose class is unknown.
+        describe: gives problem and fix of a class.
+        file: for messages.
+        id: the row of the table of bad inputs.
+        ctx: section and findings.
+    """
+    files: dict[str, list[str]] = {}
+    for name, place in strange:
+        files.setdefault(name, []).append(place)
+    for name, places in files.items():
+        problem, fix = describe(name)
+        problem += f": {len(places)} boxes in {len(set(places))} files, first {places[0]}"
+        ctx.findings.error(id, file, ctx.section, problem, fix, count=len(places))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +98,7 @@ def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -
         data = datasets.read_labeled(cfg.labeled, ctx, classes=cfg.classes)
     except SsodError as error:
         _collect(report, ctx, error)
+        _count_anyway(cfg, "labeled", report)
         return None
     _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, stated=True)
     report.counts["labeled"] = count(data)
@@ -114,11 +116,19 @@ def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool,
             data = datasets.align(data, labeled.classes, cfg.val, ctx)
     except SsodError as error:
         _collect(report, ctx, error)
+        _count_anyway(cfg, "val", report)
         return None
     _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, stated=True)
     report.counts["val"] = count(data)
     _collect(report, ctx)
     return data
+
+
+def _count_anyway(cfg: DataConfig, part: str, report: Report) -> None:
+    """Count a part that could not be read with the declared classes, if it can be with its own."""
+    if cfg.classes is not None:
+        with suppress(SsodError):  # what is wrong has been said
+            report.counts[part] = count(datasets.read_labeled(getattr(cfg, part), _context(cfg, part)))
 
 
 def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -> Images | None:

@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ssod.data.boxrules import check_counts, settle
+from ssod.data.boxrules import check_classes, check_counts, settle
 from ssod.data.findings import Context, short
 from ssod.data.header import fill_sizes
 from ssod.data.jsonfile import nearest, read_text
@@ -188,11 +188,8 @@ def _objects(tree: Element, row: int, file: str, ctx: Context) -> list[_Box]:
 
 def _labeled(images: Images, objects: list[_Box], classes: Classes, base: str, ctx: Context) -> Labeled:
     label = {name: i for i, name in enumerate(classes.names)}
-    for o in objects:
-        if o.name not in label:
-            close = difflib.get_close_matches(o.name, classes.names, n=1)
-            fix = f"did you mean {short(close[0])}?" if close else "add it to data.classes"
-            ctx.findings.error("V06", o.file, f"object[{o.number}].name", f"{short(o.name)} unknown", fix)
+    strange = [(o.name, o.file) for o in objects if o.name not in label]
+    check_classes(strange, lambda name: _unknown_class(name, classes.names), base, "V06", ctx)
     ctx.findings.raise_first()
     image = np.array([o.image for o in objects], dtype=np.int64)
     corners = np.array([o.corners for o in objects], dtype=np.float64).reshape(-1, 4)
@@ -216,3 +213,19 @@ def _labeled(images: Images, objects: list[_Box], classes: Classes, base: str, c
         difficult=np.array([o.difficult for o in objects], dtype=bool)[keep],
         starts=starts,
     )
+
+
+def _unknown_class(name: str, known: Sequence[str]) -> tuple[str, str]:
+    """Return problem and fix of a class that is not declared.
+
+    A slip of the pen leaves four fifths of a name, and case or separators do not count; names that merely rhyme, such
+    as scratches and patches, have less in common.
+    """
+    plain = {_plain(other): other for other in known}
+    close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8)
+    fix = f"did you mean {short(plain[close[0]])}? if not, add it" if close else "add it, or remove these objects"
+    return f"{short(name)} is not in data.classes", fix
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ssod.data.boxrules import check_counts, settle
+from ssod.data.boxrules import check_classes, check_counts, settle
 from ssod.data.findings import Context, short
 from ssod.data.folder import image_names
 from ssod.data.header import fill_sizes
@@ -48,10 +48,14 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
     ctx.findings.raise_first()
     rows: list[list[float]] = []
     places: list[tuple[str, int]] = []
+    strange: list[tuple[str, str]] = []
     for i, path in enumerate(images.paths):
-        for number, row in _boxes(labels, path, len(names), ctx):
+        for number, row in _boxes(labels, path, len(names), strange, ctx):
             rows.append([i, *row])
             places.append((f"{os.path.splitext(path)[0]}.txt", number))
+    listed = "data.yaml" if classes is None else "data.classes"
+    problem, fix = f"is not in 0..{len(names) - 1}", f"add its name to {listed}, or mend the lines"
+    check_classes(strange, lambda label: (f"class {short(label, 30)} {problem}", fix), labels, "D19", ctx)
     ctx.findings.raise_first()
     return _labeled(images, Classes(tuple(names), tuple(range(len(names)))), rows, places, labels, ctx)
 
@@ -108,8 +112,13 @@ def _find(base: str, split: str, ctx: Context) -> tuple[Images, str]:
     raise ctx.findings.fatal("D01", base, f"{ctx.section}.split", problem, "fix the split or the folder")
 
 
-def _boxes(labels: str, image: str, num_classes: int, ctx: Context) -> list[tuple[int, list[float]]]:
-    """Return (line number, [class, cx, cy, w, h]) of every box of an image."""
+def _boxes(
+    labels: str, image: str, num_classes: int, strange: list[tuple[str, str]], ctx: Context
+) -> list[tuple[int, list[float]]]:
+    """Return (line number, [class, cx, cy, w, h]) of every box of an image; boxes of unknown classes go to ``strange``.
+
+    What goes there is the class as it is written, and the name of the text file.
+    """
     name = f"{os.path.splitext(image)[0]}.txt"
     if not os.path.lexists(os.path.join(labels, name)):
         return []
@@ -123,8 +132,10 @@ def _boxes(labels: str, image: str, num_classes: int, ctx: Context) -> list[tupl
     found = []
     for number, line in enumerate(read_text(path, ctx, "labels").split("\n"), start=1):
         if line.strip():
-            problem = _line_problem(line.split(), num_classes)
-            if problem is None:
+            problem = _line_problem(line.split())
+            if problem is None and float(line.split()[0]) not in range(num_classes):
+                strange.append((line.split()[0], name))
+            elif problem is None:
                 found.append((number, [float(value) for value in line.split()]))
             else:
                 id, text, fix = problem
@@ -132,15 +143,13 @@ def _boxes(labels: str, image: str, num_classes: int, ctx: Context) -> list[tupl
     return found
 
 
-def _line_problem(values: list[str], num_classes: int) -> tuple[str, str, str] | None:
+def _line_problem(values: list[str]) -> tuple[str, str, str] | None:
     if len(values) != 5:
         return "D22", f"{len(values)} values, expected 5: class cx cy width height", "mend or drop the line"
     try:
-        label, *box = map(float, values)
+        _, *box = map(float, values)
     except ValueError:
         return "D22", f"{short(' '.join(values))}, expected 5 numbers", "mend or drop the line"
-    if label not in range(num_classes):
-        return "D19", f"class {short(values[0], 30)} not in 0..{num_classes - 1}", "fix it or add the name to data.yaml"
     if not all(-SLACK <= value <= 1 + SLACK for value in box):
         wrong = next(value for value in values[1:] if not -SLACK <= float(value) <= 1 + SLACK)
         id = "D12" if wrong.lower().lstrip("+-") in ("nan", "inf", "infinity") else "D26"

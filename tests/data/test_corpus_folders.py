@@ -11,7 +11,7 @@ import pytest
 from ssod.data.check import check
 from ssod.data.datasets import DataConfig, load
 from ssod.errors import SsodError
-from tests.data.nano import voc, voc_object, xml, yolo
+from tests.data.nano import Nano, voc, voc_object, xml, yolo
 
 # ---- VOC ---------------------------------------------------------------------------------------------------------
 
@@ -44,7 +44,13 @@ VOC_CASES = [
     ),
     ("V05", rewrite(xml(objects=voc_object() + "<object><name>car</name></object>")), "object[1]", "bndbox missing", 3),
     ("V05", rewrite(xml(objects=voc_object().replace("<name>car</name>", ""))), "object[0]", "name missing", 3),
-    ("V06", rewrite(xml(objects=voc_object("vann"))), "object[0].name", "'vann' unknown; did you mean 'van'?", 3),
+    (
+        "V06",
+        rewrite(xml(objects=voc_object("vann"))),
+        "data.labeled",
+        "'vann' is not in data.classes: 1 boxes in 1 files, first Annotations/001.xml; did you mean 'van'?",
+        3,
+    ),
     ("D22", rewrite(xml(objects=voc_object(box=("x", 5, 10, 9)))), "object[0].bndbox.xmin", "expected a number", 3),
     ("D28", rewrite(xml(objects=voc_object(box=(90, 5, 99, 9)))), "object[0].bndbox", "outside image 64×48", 3),
     ("D14", lambda root: (root / "ImageSets/Main/train.txt").write_text("001\n001\n") and None, "split", "repeated", 3),
@@ -96,7 +102,7 @@ def check_one_error(data: dict[str, Any], id: str, field: str, words: str, code:
 YOLO_CASES = [
     ("D22", "labels/train/1.txt", "0 0.5 0.5 0.1\n", "line 1", "4 values, expected 5", 3),
     ("D22", "labels/train/1.txt", "0 0.5 0.5 0.1 x\n", "line 1", "expected 5 numbers", 3),
-    ("D19", "labels/train/1.txt", "\n7 0.5 0.5 0.1 0.1\n", "line 2", "class '7' not in 0..1", 3),
+    ("D19", "labels/train/1.txt", "\n7 0.5 0.5 0.1 0.1\n", "data.labeled", "class '7' is not in 0..1", 3),
     ("D26", "labels/train/1.txt", "0 32 20 10 10\n", "line 1", "'32' is not in 0..1; are these pixels?", 3),
     ("D12", "labels/train/1.txt", "0 nan 0.5 0.1 0.1\n", "line 1", "nan", 3),
     ("D24", "labels/train/1.txt", "0 0.5 0.5 -0.005 0.1\n", "line 1", "negative", 3),
@@ -129,3 +135,54 @@ def test_images_that_are_labelled_and_unlabelled_are_told_of_the_unlabelled_set(
     (line,) = [f.line() for f in report.findings if f.id == "D36"]
     assert line.startswith(f"warning[D36] {tmp_path}: data.unlabeled: ")
     assert line.endswith(fix)
+
+
+def test_a_class_that_is_not_declared_is_one_line_and_the_set_is_still_counted(tmp_path: Path) -> None:
+    source = voc(tmp_path, images=30)
+    (tmp_path / "Annotations/000.xml").write_text(xml(objects=voc_object("tram") + voc_object("tram")))
+    report = check(DataConfig.model_validate({"labeled": source, "classes": ["car"]}))
+    assert report.lines() == [
+        f"error[V06] {tmp_path}: data.labeled: 'tram' is not in data.classes: 2 boxes in 1 files, "
+        "first Annotations/000.xml; add it, or remove these objects",
+        f"error[V06] {tmp_path}: data.labeled: 'van' is not in data.classes: 29 boxes in 29 files, "
+        "first Annotations/001.xml; add it, or remove these objects",
+    ]
+    assert [f.count for f in report.findings] == [2, 29]
+    assert report.counts["labeled"]["boxes_per_class"] == {"car": 29, "tram": 2, "van": 29}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("scratches", ""), ("Patches", "'patches'"), ("patchs", "'patches'"), ("pitted-surface", "'pitted_surface'")],
+)
+def test_only_a_near_name_is_suggested(name: str, meant: str, tmp_path: Path) -> None:
+    source = voc(tmp_path, images=2)
+    for xml_file in (tmp_path / "Annotations").iterdir():
+        xml_file.write_text(xml(objects=voc_object(name)))
+    report = check(DataConfig.model_validate({"labeled": source, "classes": ["patches", "pitted_surface"]}))
+    (line,) = report.lines()
+    assert ("did you mean" in line) == bool(meant)
+    assert f"{meant}? if not, add it" in line or not meant
+
+
+@pytest.mark.parametrize("classes", [None, ["car", "van"]])
+def test_a_yolo_class_without_a_name_is_one_line(classes: list[str] | None, tmp_path: Path) -> None:
+    source = yolo(tmp_path, images=5)
+    for i in range(4):
+        (tmp_path / f"labels/train/{i}.txt").write_text("2 0.5 0.5 0.1 0.1\n1.5 0.5 0.5 0.1 0.1\n2 0.5 0.5 0.2 0.2\n")
+    report = check(DataConfig.model_validate({"labeled": source, "classes": classes}))
+    where = "data.yaml" if classes is None else "data.classes"
+    assert report.lines() == [
+        f"error[D19] {tmp_path}/labels/train: data.labeled: class '{label}' is not in 0..1: {boxes} boxes in 4 files, "
+        f"first 0.txt; add its name to {where}, or mend the lines"
+        for label, boxes in (("2", 8), ("1.5", 4))
+    ]
+
+
+def test_a_coco_class_that_is_not_declared_leaves_the_counts(tmp_path: Path) -> None:
+    nano = Nano(tmp_path)
+    nano.section["classes"] = ["car", "van"]
+    report = check(nano.config())
+    assert {f.id for f in report.findings} == {"D40"}
+    assert list(report.counts["labeled"]["boxes_per_class"]) == ["car", "van", "bus"]
+    assert "val" in report.counts
