@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -105,6 +106,12 @@ class Log:
         else:
             self._guarded("the output", lambda: print(text, flush=True))
 
+    def end(self, step: int, results: dict[str, float]) -> None:
+        """Say that the run has made its last step, and what can be done with it."""
+        run = shlex.quote(str(self.folder.path))
+        self.say(f"finished at step {step}{_percents(results)}: {self.folder.best}")
+        self.say(f"next: ssod report {run}, ssod export {run}")
+
     def alarm(self, step: int, text: str) -> None:
         """Write what should worry the user, for people and, as ``kind: alarm``, for the report."""
         if self._main:
@@ -149,6 +156,17 @@ class Log:
 
 
 _SHOWN = ("AP", "AP50", "AP75")
+
+
+def tell_finished(folder: RunFolder, step: int, results: dict[str, float]) -> None:
+    """Tell, on the screen alone, that a run has no step left to make; ``results`` are fractions by name."""
+    if collective.rank() == 0:
+        text = f"already finished at step {step}{_percents(results)}; nothing to do"
+        print(f"{folder.path}: {text} (to train longer, raise train.steps)", flush=True)
+
+
+def _percents(values: dict[str, float]) -> str:
+    return "".join(f", {name} {100 * value:.1f}" for name, value in values.items())
 
 
 def format_line(step: int, steps: int, eta: float, values: Values) -> str:

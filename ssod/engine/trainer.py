@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -118,7 +117,7 @@ class Trainer:
         cfg = self.cfg
         self.resume()
         if self.step >= cfg.steps and dist.on_rank_zero(lambda: self.folder.finished):
-            self.say_finished()
+            log.tell_finished(self.folder, self.step, self.results())
             return self.metrics
         self.folder.begin()
         lines = self.prepare()
@@ -145,30 +144,13 @@ class Trainer:
                     raise self.stopped(stop)
             if self.evaluate is None:
                 self.keep_best()
-            self.say_end()
+            self.log.end(self.step, self.results())
         return self.metrics
 
-    def say_finished(self) -> None:
-        """Tell, outside of any log, that there is no step left to make."""
-        if collective.rank() == 0:
-            done = "".join(f", {text}" for text in self.results())
-            longer = "to train longer, raise train.steps"
-            print(
-                f"{self.folder.path}: already finished at step {self.step}{done}; nothing to do ({longer})", flush=True
-            )
-
-    def say_end(self) -> None:
-        """Tell how the run ended and what can be done with it."""
-        run = shlex.quote(str(self.folder.path))
-        self.log.say(", ".join([f"finished at step {self.step}", *self.results()]) + f": {self.folder.best}")
-        self.log.say(f"next: ssod report {run}, ssod export {run}")
-
-    def results(self) -> list[str]:
-        """Return the last and the best teacher in words; nothing where none was evaluated."""
+    def results(self) -> dict[str, float]:
+        """Return the last and the best teacher, for people; nothing where none was evaluated."""
         name = self.cfg.best
-        if name not in self.metrics or self.best is None:
-            return []
-        return [f"teacher {name} {100 * self.metrics[name]:.1f}", f"best {100 * self.best:.1f}"]
+        return {f"teacher {name}": self.metrics[name], "best": self.best} if name in self.metrics else {}
 
     def train_step(self, batches: Iterator[Batch]) -> int:
         """Make one optimiser step, or skip it; return the exit code of a stop that was asked for, 0 for none."""

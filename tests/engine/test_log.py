@@ -83,7 +83,7 @@ def test_every_line_of_metrics_is_valid_json_with_its_step(tmp_path: Path) -> No
     assert evals[0].keys() == {"kind", "step", "teacher/AP", "student/AP"}, "per-class numbers have their own file"
     whole = json.loads((tmp_path / "run/eval/step_4.json").read_text())
     assert whole.keys() == {"teacher/AP", "teacher/AP/a", "student/AP", "student/AP/a"}
-    assert (tmp_path / "run/train.log").read_text().count("\n") == len(rows)
+    assert (tmp_path / "run/train.log").read_text().count("\n") == len(rows) + 2, "two lines on the end"
 
 
 def test_the_phase_is_that_of_the_last_step(tmp_path: Path) -> None:
@@ -110,10 +110,11 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_training(
 ) -> None:
     """/dev/full takes no byte: every write fails as on a full disk."""
     path = tmp_path / "run" / name
+    with RunFolder(path.parent):  # a run of ours, though nothing was trained yet
+        pass
     if name == "metrics.jsonl":
-        path.mkdir(parents=True)
+        path.mkdir()
     else:
-        path.parent.mkdir()
         path.symlink_to("/dev/full")
     toy.run(tmp_path / "run")
     assert (tmp_path / "run/best.safetensors").exists()
