@@ -20,6 +20,7 @@ from ssod.data.datasets import DataSets
 from ssod.data.findings import Findings
 from ssod.data.loader import eval_views, train_batches
 from ssod.data.records import Labeled
+from ssod.data.summary import summary
 from ssod.data.views import Pipeline
 from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
@@ -242,12 +243,7 @@ def evaluate(
 def check(cfg: Config) -> int:
     """Print counts and every finding about a config's data; return the exit code."""
     report = check_data(cfg.data)
-    for part, counts in report.counts.items():
-        print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in counts.items()))
-    if report.split:
-        print("split: " + ", ".join(f"{name} {value}" for name, value in report.split.items()))
-    lines = report.lines()
-    print("\n".join(lines) if lines else "no findings")
+    print("\n".join([*summary(report.counts, report.split), *(report.lines() or ["no findings"])]))
     return int(report.code)
 
 

@@ -139,6 +139,59 @@ def test_init_takes_a_percentage_instead_of_unlabelled_images(
     assert yaml.safe_load(config.read_text())["data"]["split"]["percent"] == 20
 
 
+def test_check_prints_plain_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = train_config(Nano(tmp_path / "data"), tmp_path)
+    assert ssod(monkeypatch, "check", str(config)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "labeled:",
+        "  images: 10",
+        "  boxes: 20",
+        "  boxes per class: car 7, van 7, bus 6",
+        "  crowd: 0",
+        "  difficult: 0",
+        "  images without boxes: 0",
+        "  most boxes in an image: 2",
+        "  side: 55 to 55 pixels, median 55",
+        "  aspect: wide 10, other 0",
+        "val:",
+        "  images: 4",
+        "  boxes: 8",
+        "  boxes per class: car 3, van 3, bus 2",
+        "  crowd: 0",
+        "  difficult: 0",
+        "  images without boxes: 0",
+        "  most boxes in an image: 2",
+        "  side: 55 to 55 pixels, median 55",
+        "  aspect: wide 4, other 0",
+        "unlabeled:",
+        "  images: 6",
+        "split: none",
+        "no findings",
+    ]
+
+
+def test_check_says_what_the_split_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    nano = Nano(tmp_path / "data")
+    nano.section |= {"split": {"percent": 20}, "unlabeled": None, "val": None}
+    assert ssod(monkeypatch, "check", str(train_config(nano, tmp_path))) == 0
+    out = capsys.readouterr().out
+    assert "{" not in out
+    assert "[]" not in out
+    lines = out[out.index("split: ") :].splitlines()
+    assert lines[:4] == [
+        "split: without_replacement, 20 %, fold 1",
+        "  labelled images: 2",
+        "  unlabelled images: 8",
+        "  labelled boxes per class: car 1, van 2, bus 1",
+    ]
+    assert lines[4] == "  classes without boxes: none"
+    assert len(lines[5].removeprefix("  hash: ")) == 64
+
+
 def test_help_answers_without_torch() -> None:
     code = (
         "import sys; sys.argv = ['ssod', '--help']\nfrom ssod.cli import main\ntry: main()\nexcept SystemExit: pass\n"
