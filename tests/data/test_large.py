@@ -44,7 +44,7 @@ def test_reading_and_splitting_coco_takes_seconds(coco: Path) -> None:
 
 def test_checking_coco_with_every_image_header_takes_seconds(coco: Path) -> None:
     measured = measure("check", coco)
-    assert measured["seconds"] < 30
+    assert measured["seconds"] < 60  # half of it on a core of its own
     assert measured["result"]["total"] == large.BOXES
     assert [line for line in measured["result"]["lines"] if line.startswith("error")] == []
 
