@@ -119,13 +119,12 @@ class Trainer:
         if self.step >= cfg.steps and dist.on_rank_zero(lambda: self.folder.finished):
             log.tell_finished(self.folder, self.step, self.results())
             return self.metrics
-        self.folder.begin()
-        lines = self.prepare()
         classes = self.card["classes"]["names"]
         self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, trackers=cfg.trackers, classes=classes)
         self.clock = Clock()
         with self.log, Signals() as self.signals:
-            for line in (*lines, *([f"resuming after step {self.step} of {cfg.steps}"] if self.step else [])):
+            self.folder.begin()
+            for line in (*self.prepare(), *([f"resuming after step {self.step} of {cfg.steps}"] if self.step else [])):
                 self.log.say(line)
             if self.pending:
                 self.finish_evaluation()

@@ -1,6 +1,7 @@
 """A run that was interrupted ends bit for bit like one that was not; leaving out any part of the state is noticed."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,17 @@ def test_a_refused_resume_writes_nothing(tmp_path: Path, change: dict) -> None:
     with pytest.raises(SsodError) as caught:
         toy.run(tmp_path / "run", identity=change, steps=16)
     assert caught.value.code == Exit.CHECKPOINT
+    assert files_of(tmp_path / "run") == before
+
+
+def test_a_tracker_that_is_not_installed_costs_a_finished_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run(tmp_path / "run")
+    before = files_of(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SsodError, match="not installed"):
+        toy.run(tmp_path / "run", steps=16, tensorboard=True)
     assert files_of(tmp_path / "run") == before
 
 
