@@ -54,6 +54,8 @@ def main(what: str, root: str) -> None:
     if what == "list":
         images = read_images(FolderSource(format="folder", path="list.txt"), Context(root))
         result = {"images": len(images), "last": images.paths[-1], "sizes": images.sizes}
+    elif what == "parse":
+        result = {"images": len(json.loads(Path(root, "train.json").read_text("utf-8"))["images"])}
     else:
         source = {"format": "coco", "ann": "train.json", "images": "train"}
         cfg = DataConfig.model_validate({"root": root, "labeled": source, "split": {"percent": 10}})
