@@ -35,7 +35,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_reading_and_splitting_coco_takes_seconds(coco: Path) -> None:
     measured = measure("load", coco)
-    # A third of that on a free machine; on a slow or crowded one, less than Python's own parser takes there.
+    # 15 s; on a slow or crowded machine, less than what Python's own parser takes there.
     assert measured["seconds"] < 15 or measured["seconds"] < 0.8 * measure("parse", coco)["seconds"]
     assert measured["peak_mb"] < 2000
     split = measured["result"]
