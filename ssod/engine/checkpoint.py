@@ -1,7 +1,8 @@
 """The state of a run on disk: whole or absent, verified before it is parsed, and never more than tensors and numbers.
 
 ``last.pt`` is torch's own zip format followed by a trailer of 48 bytes: a magic word, the length and the SHA-256 of
-what precedes. ``previous.pt`` is the checkpoint before it. There is no state of random generators in it: the loop
+what precedes. ``previous.pt`` is the checkpoint before it, ``best.pt`` that of the best teacher where a run may go back
+to it. There is no state of random generators in it: the loop
 seeds every generator anew at each step, from the run's seed, the step and the rank (``rng.seed_step``), so that
 none has anything to remember. Failpoints (``ssod.atomic``) here are ``ckpt.before_trailer`` and ``ckpt.after_trailer``.
 """
@@ -23,7 +24,7 @@ from ssod import atomic
 from ssod.errors import Exit, SsodError
 
 SCHEMA = 1
-LAST, PREVIOUS, BAD = "last.pt", "previous.pt", "damaged.pt"
+LAST, PREVIOUS, BEST, BAD = "last.pt", "previous.pt", "best.pt", "damaged.pt"
 _MAGIC = b"SSODCKPT"
 _TRAILER = struct.Struct("<8sQ32s")
 
@@ -54,8 +55,8 @@ class _Hashing:
         self.file.flush()
 
 
-def save(folder: Path, state: State) -> None:
-    """Write ``state`` as ``last.pt`` and keep the one before it as ``previous.pt``.
+def save(folder: Path, state: State, name: str = LAST) -> None:
+    """Write ``state`` under ``name``; of ``last.pt`` the one before is kept as ``previous.pt``.
 
     Raises:
         SsodError: code 6 when the disk refuses, code 5 when a weight is not finite; what was there before is intact.
@@ -63,7 +64,7 @@ def save(folder: Path, state: State) -> None:
     bad = first_nonfinite(_weights(state["method"]))
     if bad is not None:
         problem = f"{bad[1]} non-finite values; not written"
-        raise SsodError(folder / LAST, bad[0], problem, "go back to the checkpoint that is there", code=Exit.DIVERGED)
+        raise SsodError(folder / name, bad[0], problem, "go back to the checkpoint that is there", code=Exit.DIVERGED)
 
     def fill(file: BinaryIO) -> None:
         hashing = _Hashing(file)
@@ -75,7 +76,7 @@ def save(folder: Path, state: State) -> None:
         file.write(_TRAILER.pack(_MAGIC, hashing.size, hashing.digest.digest()))
         atomic.failpoint("ckpt.after_trailer")
 
-    atomic.write(folder / LAST, fill, previous=folder / PREVIOUS, label="ckpt")
+    atomic.write(folder / name, fill, previous=folder / PREVIOUS if name == LAST else None, label="ckpt")
 
 
 def exists(folder: Path) -> bool:
@@ -189,13 +190,13 @@ def first_nonfinite(tensors: Mapping[str, Any]) -> tuple[str, int] | None:
     return None
 
 
-def check_space(folder: Path, size: int) -> None:
-    """Test that two more checkpoints of ``size`` bytes fit on the disk.
+def check_space(folder: Path, size: int, files: int = 2) -> None:
+    """Test that ``files`` more checkpoints of ``size`` bytes fit on the disk.
 
     Raises:
         SsodError: code 6, before the first step instead of at the first save.
     """
     free = shutil.disk_usage(folder).free
-    if free < 2 * size:
-        problem = f"two checkpoints need {2 * size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+    if free < files * size:
+        problem = f"{files} checkpoints need {files * size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
         raise SsodError(folder, "", problem, "make room, or set another run folder", code=Exit.IO)

@@ -65,8 +65,9 @@ class TrainConfig(Section):
     "So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."
     warn_after: Duration = 200
     "Steps without a single pseudo box, or with an exploding unsupervised loss, after which the log says why."
-    on_collapse: Literal["warn", "stop"] = "warn"
-    "What to do when the teacher's AP falls below half of its best: say so, or say so and end the run with code 5."
+    on_collapse: Literal["warn", "stop", "roll_back"] = "warn"
+    """What to do when the teacher's AP falls below half of its best: `warn` says so, `stop` also ends the run with code
+    5, `roll_back` also puts models and optimiser back to where the best teacher was and goes on from there."""
     tensorboard: bool = False
     "Write TensorBoard event files into the run folder as well: every number, and the report's figures as pictures."
     wandb: bool = False

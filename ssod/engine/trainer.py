@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssod import collective, modelfile
 from ssod.engine import checkpoint, dist, log, optim, schedule
-from ssod.engine import identity as identities
+from ssod.engine import state as states
 from ssod.engine.allocator import keep_freed_memory
 from ssod.engine.batch import check_batch, send, too_large
 from ssod.engine.guard import Guard, Verdict
@@ -97,6 +97,8 @@ class Trainer:
         self.window = Window()
         self.step = 0  # optimiser steps made, skipped ones included
         self.bad = 0  # bad steps in a row
+        self.setbacks = 0  # times it went back to the best teacher since that one was measured
+        self.rolls_back = cfg.on_collapse == "roll_back"
         self.best: float | None = None
         self.metrics: dict[str, float] = {}  # of the last evaluation of the teacher
         self.pending = False  # an evaluation is due that was interrupted
@@ -115,7 +117,7 @@ class Trainer:
                 or memory.
         """
         cfg = self.cfg
-        self.resume()
+        states.resume(self)
         if self.step >= cfg.steps and dist.on_rank_zero(lambda: self.folder.finished):
             log.tell_finished(self.folder, self.step, self.results())
             return self.metrics
@@ -135,9 +137,10 @@ class Trainer:
                 if self.due(cfg.log_every):
                     self.write_line()
                 self.pending = self.evaluate is not None and self.due(cfg.eval_every)
+                save = self.due(cfg.save_every) or (self.pending and self.rolls_back)
                 if self.pending and not stop:
                     stop = self.run_evaluation()
-                if stop or self.due(cfg.save_every):
+                if stop or save:
                     self.save()
                 if stop:
                     raise self.stopped(stop)
@@ -241,20 +244,24 @@ class Trainer:
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
         self.log.metrics(self.step, found | seen)
         self.log.pictures(self.step, lambda: self.pictures(self.step))
-        if self.best is None or teacher[self.cfg.best] > self.best:
-            self.best = teacher[self.cfg.best]
+        better = self.best is None or teacher[self.cfg.best] > self.best
+        if better:
+            self.best, self.setbacks = teacher[self.cfg.best], 0
             self.keep_best()
         self.judge(found | seen)
+        if better and self.rolls_back:
+            self.save(checkpoint.BEST)
         return Exit.OK
 
     def judge(self, found: dict[str, float]) -> None:
-        """Tell what an evaluation shows to be wrong; end the run on a collapse if the config says so."""
+        """Tell what an evaluation shows to be wrong; after a collapse do what the config says."""
         alarms = self.watch.judge(found)
         for text in alarms.values():
             self.log.alarm(self.step, text)
         if COLLAPSE in alarms and self.cfg.on_collapse == "stop":
-            fix = "see the alarm in train.log; best.safetensors keeps the best teacher"
-            raise SsodError(self.folder.path, "train.on_collapse", "the teacher collapsed", fix, code=Exit.DIVERGED)
+            raise states.collapsed(self, "the teacher collapsed")
+        if COLLAPSE in alarms and self.rolls_back:
+            self.log.say(states.roll_back(self))
 
     def evaluate_student(self) -> dict[str, float]:
         """Evaluate the student in eval mode and put it back to training."""
@@ -270,53 +277,11 @@ class Trainer:
         state = self.method.teacher.model.state_dict()
         dist.on_rank_zero(lambda: modelfile.save(self.folder.best, state, card))
 
-    def save(self) -> None:
+    def save(self, name: str = checkpoint.LAST) -> None:
         """Write the checkpoint; a state that is not finite is never written."""
         self.log.sync()
-        own = {"window": self.window.state_dict(), "buffers": self.buffers() if collective.active() else {}}
-        state = {
-            "step": self.step,
-            "bad": self.bad,
-            "best": self.best,
-            "metrics": self.metrics,
-            "pending": self.pending,
-            "watch": self.watch.state_dict(),
-            "identity": self.identity,
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],
-            "scaler": self.scaler.state_dict(),
-            "ranks": dist.gather(own),  # what differs between ranks: live batch-norm statistics, say
-        }
-        dist.on_rank_zero(lambda: checkpoint.save(self.folder.checkpoints, state))
-
-    def resume(self) -> None:
-        """Take up the folder's checkpoint, if there is one."""
-        weights = self.method.state_dict()
-        size = sum(t.numel() * t.element_size() for t in weights.values() if isinstance(t, Tensor))
-        size += optim.state_size(self.parameters, self.cfg.optimizer)
-        dist.on_rank_zero(lambda: checkpoint.check_space(self.folder.checkpoints, size))
-        path = dist.on_rank_zero(lambda: checkpoint.find(self.folder.checkpoints))
-        if path is None:
-            return
-        state = checkpoint.load(path)
-        dist.on_rank_zero(lambda: identities.check(path, state["identity"], self.identity, self.allow_change))
-        checkpoint.check_model(path, state["method"], weights)
-        self.step, self.bad, self.best = state["step"], state["bad"], state["best"]
-        self.metrics, self.pending = state["metrics"], state["pending"]
-        self.watch.load_state_dict(state.get("watch", {}))
-        self.method.load_state_dict(state["method"])
-        # Rates and decays come from the config, which may have changed; what was learned comes from the file.
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        own = state["ranks"][collective.rank() % len(state["ranks"])]
-        self.window.load_state_dict(own["window"], self.device)
-        self.method.load_state_dict(own["buffers"], strict=False)
-
-    def buffers(self) -> dict[str, Tensor]:
-        """Return this rank's own buffers, on the CPU."""
-        kept = self.method.state_dict().keys()
-        return {name: buffer.cpu() for name, buffer in self.method.named_buffers() if name in kept}
+        state = states.collect(self)
+        dist.on_rank_zero(lambda: checkpoint.save(self.folder.checkpoints, state, name))
 
     def write_line(self) -> None:
         """Write the averages since the last line, and what in them should worry the user."""

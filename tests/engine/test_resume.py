@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ssod.engine import checkpoint, trainer
+from ssod.engine import checkpoint
+from ssod.engine import state as states
 from ssod.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state
@@ -179,7 +180,7 @@ def test_a_lost_part_of_the_state_is_noticed(
         LOSSES[part](state)
         return state
 
-    monkeypatch.setattr(trainer.checkpoint, "load", forgetful)
+    monkeypatch.setattr(checkpoint, "load", forgetful)
     toy.run(tmp_path / "run")
     monkeypatch.undo()
     assert difference(final_state(reference), final_state(tmp_path / "run")) != []
@@ -202,7 +203,7 @@ def test_the_scale_of_fp16_and_a_streak_of_bad_steps_survive(tmp_path: Path) -> 
     assert state["scaler"]["scale"] > 0
     with toy.RunFolder(tmp_path / "run") as folder:
         again = toy.trainer(folder, precision="fp16", save_every=1)
-        again.resume()
+        states.resume(again)
     assert again.bad == 2
     assert again.scaler.state_dict() == state["scaler"]
 
@@ -299,7 +300,7 @@ def test_a_weight_decay_of_the_config_is_not_overruled_by_the_file(tmp_path: Pat
         toy.run(tmp_path / "run", wrap=cut_at(6))
     with toy.RunFolder(tmp_path / "run") as folder:
         again = toy.trainer(folder, optimizer={"name": "sgd", "weight_decay": 0.5})
-        again.resume()
+        states.resume(again)
     assert again.optimizer.param_groups[0]["weight_decay"] == 0.5
     assert again.optimizer.state
 
