@@ -288,6 +288,13 @@ def test_instant_teaching_as_released(two: bool) -> None:
     assert names_of(cfg.views.unlabeled["strong"])[2:] == ["maybe"] * 6
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "instant_teaching_rectify"], ids=ids)
+def test_the_peer_s_view_has_the_student_s_operations_drawn_apart(path: Path) -> None:
+    views = config(path).views.unlabeled
+    assert views["strong2"] == views["strong"]
+    assert views["strong2"].start is None
+
+
 # Table 3 of the paper: which kind of strong augmentation gives what.
 TABLE_3 = {
     "none": ("flip", 0.0, 0.0),
