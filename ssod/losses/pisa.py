@@ -27,7 +27,7 @@ def isr_p(
         rows = positives(p, a).nonzero().squeeze(1)
         place = hierarchy(a.matched[rows], overlap(p, a, rows), a.labels()[rows])
         weight = importance(place, a.labels()[rows], p.num_classes, bias, gamma)
-        return weighted(stage, p, a, scene, rows, weight)
+    return weighted(stage, p, a, scene, rows, weight)
 
 
 def isr_n(
@@ -51,7 +51,7 @@ def isr_n(
         boxes = p.coder.decode(deltas, p.priors[rows])
         groups = clusters(boxes, score, p.image[rows] * p.num_classes + label, nms)
         weight = importance(hierarchy(groups, score, label), label, p.num_classes, bias, gamma)
-        return weighted(stage, p, a, scene, rows, weight)
+    return weighted(stage, p, a, scene, rows, weight)
 
 
 def carl(
@@ -93,10 +93,11 @@ def importance(place: Tensor, label: Tensor, num_classes: int, bias: float, gamm
 
 def weighted(stage: str, p: Predictions, a: Assignment, scene: Scene, rows: Tensor, weight: Tensor) -> Assignment:
     """Multiply the class weights of ``rows`` [M] by ``weight`` [M], scaled so that their summed loss stays as it is."""
-    loss = scene.loss(stage, "cls")(p[rows], _take(a, rows)) * a.cls_weight[rows]
-    scale = loss.sum() / (weight * loss).sum().clamp(min=torch.finfo(loss.dtype).tiny)
-    scale = torch.where(loss.sum() > 0, scale, 1.0)
-    return replace(a, cls_weight=a.cls_weight.index_put((rows,), a.cls_weight[rows] * weight * scale))
+    with torch.no_grad():
+        loss = scene.loss(stage, "cls")(p[rows], _take(a, rows)) * a.cls_weight[rows]
+        scale = loss.sum() / (weight * loss).sum().clamp(min=torch.finfo(loss.dtype).tiny)
+        factor = weight * torch.where(loss.sum() > 0, scale, 1.0)
+    return replace(a, cls_weight=a.cls_weight.index_put((rows,), a.cls_weight[rows] * factor))
 
 
 def _take(a: Assignment, rows: Tensor) -> Assignment:

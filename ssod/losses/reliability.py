@@ -20,7 +20,6 @@ def score(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment
     return replace(a, cls_weight=a.cls_weight * factor, box_weight=a.box_weight * factor)
 
 
-@torch.no_grad()
 def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
     """Background rows count by the teacher's probability of background (Xu et al. 2021, "Soft Teacher", sec. 3.2).
 
@@ -30,14 +29,15 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Sce
     scaled to mean 1 over the rows that count, which turns a mean over rows into the paper's weighted mean; a sum of
     weights below 1 counts as 1.
     """
-    if stage == "roi":
-        seen = roi_rows(p, scene.teacher, scene.batch.strong, scene.batch.weak)
-    else:
-        seen = dense_rows(p, scene.teacher.stages[stage], scene.batch.strong, scene.batch.weak)
-    reliability = background(seen)
-    factor = torch.where(a.fg, 1.0, reliability)
-    counted = (a.cls_weight > 0).to(factor)
-    return replace(a, cls_weight=a.cls_weight * factor * (counted.sum() / (factor * counted).sum().clamp(min=1)))
+    with torch.no_grad():
+        if stage == "roi":
+            seen = roi_rows(p, scene.teacher, scene.batch.strong, scene.batch.weak)
+        else:
+            seen = dense_rows(p, scene.teacher.stages[stage], scene.batch.strong, scene.batch.weak)
+        factor = torch.where(a.fg, 1.0, background(seen))
+        counted = (a.cls_weight > 0).to(factor)
+        factor = factor * (counted.sum() / (factor * counted).sum().clamp(min=1))
+    return replace(a, cls_weight=a.cls_weight * factor)
 
 
 def background(p: Predictions) -> Tensor:

@@ -63,17 +63,21 @@ class Uncertainty(nn.Module):
         self.build = {"lam": lam, "samples": samples, "layers": layers}
         self.register_buffer("means", torch.zeros(2, 3))  # wrong, correct x count, sum of U, sum of D; fading
 
-    @torch.no_grad()
     def forward(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
         """See ``scene.Reweighter``."""
+        return replace(a, cls_weight=a.cls_weight * self.factor(stage, p, a, scene))
+
+    @torch.no_grad()
+    def factor(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Tensor:
+        """Return w, [R]."""
         uncertain, hard, correct = judge(scene.guesses[stage], p, a)
         counted = a.cls_weight > 0
         self.report(uncertain, hard, correct, counted, scene)
         if not self.normalise:
-            return replace(a, cls_weight=a.cls_weight * hard)
+            return hard
         total, rows = (hard * counted).sum(), counted.sum().float()
         mean = mean_over_ranks(total) / mean_over_ranks(rows).clamp(min=1)
-        return replace(a, cls_weight=a.cls_weight * torch.where(mean > 0, hard / mean, 1.0))
+        return torch.where(mean > 0, hard / mean, 1.0)
 
     def report(self, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, scene: Scene) -> None:
         """Add running means over ranks, which fade over some hundred steps, to the statistics; 0 = no such row yet."""

@@ -1,7 +1,9 @@
 """Who counts how much: reweighters, ``(stage, predictions, assignment, scene) -> assignment``, and their table.
 
-Each returns a new assignment; none changes which box a row is asked for. ``RULES`` says for which stages a reweighter
-is made: ``dense`` is a one-stage detector's only stage, ``rpn`` and ``roi`` are those of a two-stage detector.
+Each returns a new assignment; none changes which box a row is asked for. A reweighter multiplies the weights that it
+finds outside of ``no_grad``: they may carry the gradient of a learnt weighting before it (``carl``,
+``sample_weighting``). ``RULES`` says for which stages a reweighter is made: ``dense`` is a one-stage detector's only
+stage, ``rpn`` and ``roi`` are those of a two-stage detector.
 """
 
 from __future__ import annotations
@@ -22,21 +24,20 @@ from ssod.losses.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
 
 
-@torch.no_grad()
 def ohem(stage: str, p: Predictions, a: Assignment, scene: Scene, ratio: Positive = 3.0) -> Assignment:
     """Of the background only the rows with the largest class loss count (Shrivastava et al. 2016).
 
     ``ratio`` times as many per image as there are positives, and ``ratio`` in an image without any.
     """
-    loss = scene.loss(stage, "cls")(p, a)
-    foreground = positives(p, a)
-    rank = rank_within(p.image, torch.where(a.fg | (a.cls_weight == 0), -torch.inf, loss))
-    count = torch.zeros(p.num_images, device=loss.device).index_add(0, p.image, foreground.float())
-    keep = foreground | (rank < ratio * count.clamp(min=1)[p.image])
+    with torch.no_grad():
+        loss = scene.loss(stage, "cls")(p, a)
+        foreground = positives(p, a)
+        rank = rank_within(p.image, torch.where(a.fg | (a.cls_weight == 0), -torch.inf, loss))
+        count = torch.zeros(p.num_images, device=loss.device).index_add(0, p.image, foreground.float())
+        keep = foreground | (rank < ratio * count.clamp(min=1)[p.image])
     return replace(a, cls_weight=a.cls_weight * keep)
 
 
-@torch.no_grad()
 def cleanliness(
     stage: str,
     p: Predictions,
@@ -55,11 +56,12 @@ def cleanliness(
     choice). x is held at ``limit``, as f has a pole at 1.
     """
     rows = a.fg.nonzero().squeeze(1)
-    near, prob = overlap(p, a, rows), own_probability(p, a, rows)
-    candidate = rank_within(a.matched[rows], prior_overlap(p, a, rows)) < top
-    clean = (alpha * near + (1 - alpha) * prob) * candidate
-    weight = (alpha / (1 - near.clamp(max=limit)) + (1 - alpha) / (1 - prob.clamp(max=limit))) ** gamma
-    weight = weight * (candidate.sum() / (weight * candidate).sum().clamp(min=1e-12))
+    with torch.no_grad():
+        near, prob = overlap(p, a, rows), own_probability(p, a, rows)
+        candidate = rank_within(a.matched[rows], prior_overlap(p, a, rows)) < top
+        clean = (alpha * near + (1 - alpha) * prob) * candidate
+        weight = (alpha / (1 - near.clamp(max=limit)) + (1 - alpha) / (1 - prob.clamp(max=limit))) ** gamma
+        weight = weight * (candidate.sum() / (weight * candidate).sum().clamp(min=1e-12))
     return replace(
         a,
         cls=a.soft(p.num_classes).index_put((rows, a.labels()[rows]), clean),
