@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
-import torch
 from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
-from ssod.collective import mean_over_ranks
 from ssod.errors import SsodError
 from ssod.losses.bayes import Branch, own_loss
+from ssod.losses.counts import Frequency, RunningObjects
 from ssod.losses.pick import Loss, bind, defaults, first_line, named, needs_frequency, pick
 from ssod.losses.scene import Scene
 from ssod.losses.weighting import RULES, Rule
@@ -99,6 +98,7 @@ class Criterion(nn.Module):
             {s: nn.ModuleList(w for _, w in made if isinstance(w, nn.Module)) for s, made in self.weighers.items()}
         )
         self.branch, self.aux = build_branch(student, self.weighers)
+        self.objects = nn.ModuleDict({side: RunningObjects() for side in sides} if self.branch is not None else {})
         counted = any(row.counted for rows in self.rows.values() for row in rows.values())
         self.frequency = Frequency(student.num_classes) if counted else None
 
@@ -154,7 +154,7 @@ class Criterion(nn.Module):
         if self.branch is None or not wanted or stage not in ("dense", "rpn"):
             return
         objects = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0.5
-        count = mean_over_ranks((objects & (a.cls_weight > 0)).sum().float()).clamp(min=1)
+        count = self.objects[side](objects & (a.cls_weight > 0), p.num_images)
         scene.guesses[stage] = self.branch(out.pyramid)
         scene.losses["aux"] = self.aux * own_loss(scene.guesses[stage], a, objects, count)
 
@@ -165,32 +165,6 @@ class Criterion(nn.Module):
             return losses
         first = next(iter(losses))
         return losses | {first: losses[first] + 0 * sum(p.sum() for p in idle)}
-
-
-class Frequency(nn.Module):
-    """Which share of the labelled images seen so far has each class; the same on every rank.
-
-    Args:
-        num_classes: K.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.register_buffer("images", torch.zeros(()))
-        self.register_buffer("having", torch.zeros(num_classes))
-
-    @torch.no_grad()
-    def count(self, targets: list[Targets]) -> None:
-        """Take in a batch."""
-        present = self.having.new_zeros(len(targets), len(self.having))
-        for row, t in zip(present, targets):
-            row[t.labels] = 1
-        self.having.add_(mean_over_ranks(present.sum(0)))
-        self.images.add_(mean_over_ranks(self.images.new_full((), len(targets))))
-
-    def share(self) -> Tensor:
-        """Return [K]; a copy, as the count goes on while a backward pass is due."""
-        return self.having / self.images.clamp(min=1)
 
 
 # ---- from words to parts -------------------------------------------------------------------------------------------

@@ -14,13 +14,25 @@ from ssod.config import load
 from ssod.detectors.build import DetectorConfig, build
 from ssod.errors import SsodError
 from ssod.losses import criterion
-from ssod.losses.criterion import Criterion, Frequency, LossConfig
+from ssod.losses.counts import Frequency, RunningObjects
+from ssod.losses.criterion import Criterion, LossConfig
 from ssod.losses.pick import TABLES
 from ssod.losses.weighting import RULES
 from ssod.methods.base import Method
 from ssod.methods.find import find, names
 from ssod.structures import Targets
-from tests.test_methods import DETECTORS, K, batch, bits, detector, method, optimizer_of, step
+from tests.test_methods import (
+    DETECTORS,
+    K,
+    batch,
+    bits,
+    detector,
+    method,
+    no_targets,
+    optimizer_of,
+    some_targets,
+    step,
+)
 
 STAGES = {"retinanet": {"dense"}, "fcos": {"dense"}, "faster_rcnn": {"rpn", "roi"}}
 PAIRS = [(net, name) for net in ("fcos", "faster_rcnn") for name in RULES]
@@ -226,6 +238,36 @@ def test_the_branch_learns_what_an_object_is() -> None:
     optimizer = torch.optim.Adam([p for p in m.parameters() if p.requires_grad], 3e-3)
     history = [float(step(m, batch(), number, optimizer)["sup/aux"].detach()) for number in range(16)]
     assert sum(history[-5:]) < 0.75 * sum(history[:5])
+
+
+@pytest.mark.parametrize("net", ["retinanet", "fcos", "faster_rcnn"])
+def test_a_batch_without_objects_costs_the_branch_no_more_than_others(net: str) -> None:
+    m = taught(net, {side: {"weighting": "uncertainty"} for side in ("sup", "unsup")})
+
+    def aux(targets: list[Targets]) -> float:
+        return float(m(batch(targets), 50)["sup/aux"].detach())
+
+    torch.manual_seed(0)
+    usual = [aux(some_targets()) for _ in range(3)]
+    assert aux(no_targets()) < 1.5 * max(usual)
+    assert float(m.criterion.objects["sup"].value) > 4
+    assert m.criterion.objects["sup"].value != m.criterion.objects["unsup"].value
+
+
+def test_the_branchs_divisor_follows_the_objects_of_a_batch() -> None:
+    divisor = RunningObjects()
+    rows = torch.arange(100)
+    assert divisor(rows < 0, 2) == 2  # nothing seen yet: the images
+    assert divisor(rows < 50, 2) == 50
+    assert divisor(rows < 0, 2) == 45
+    torch.testing.assert_close(divisor(rows < 10, 60), torch.tensor(60.0))
+    torch.testing.assert_close(divisor.value, torch.tensor(0.9 * 45 + 1))
+    divisor.eval()
+    divisor(rows < 100, 2)
+    torch.testing.assert_close(divisor.value, torch.tensor(0.9 * 45 + 1))
+    again = RunningObjects()
+    again.load_state_dict(divisor.state_dict())
+    assert torch.equal(again(rows < 7, 2), divisor.train()(rows < 7, 2))
 
 
 def test_a_weighted_run_goes_on_with_the_same_bits() -> None:
