@@ -203,7 +203,7 @@ def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, Row]:
         if name not in student.kinds:
             problem = "this detector has no such loss"
             raise SsodError("config", f"{field}.{name}", problem, f"it has: {', '.join(student.kinds)}")
-        loss = pick(spec, student.kinds[name], f"{field}.{name}", counted=True)
+        loss = pick(spec, student.kinds[name], f"{field}.{name}", counted=name == "cls")
         rows[name] = Row(loss, spec.weight, needs_frequency(loss))
     return rows
 

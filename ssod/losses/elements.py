@@ -126,6 +126,8 @@ def equalization_elements(logits: Tensor, target: Tensor, frequency: Tensor, lam
     foreground rows. A rare class gets no gradient from foreground rows of other classes; else it is BCE.
     """
     logits = upcast(logits)
+    if frequency.shape != logits.shape[-1:]:
+        raise ValueError(f"frequencies of {len(frequency)} classes for rows of {logits.shape[-1]}")
     target = target.to(logits)
     foreground = (target.sum(-1, keepdim=True) > 0).to(logits)
     rare = (frequency < lam).to(logits)

@@ -53,20 +53,22 @@ def pick(spec: LossSpec, kind: Kind, field: str, *, counted: bool = False) -> Ro
         spec: the config's words.
         kind: what the head needs.
         field: the key in the config, for messages, e.g. ``detector.loss.cls``.
-        counted: whether the caller counts how frequent classes are, which ``equalization`` asks for.
+        counted: whether the caller counts how frequent the classes of these rows are, which ``equalization`` asks for.
 
     Raises:
         SsodError: the name is unknown, belongs to another kind of head, has no such parameter, a parameter is out of
             range, or the loss needs frequencies that nobody counts here.
     """
     table = TABLES[kind]
-    if spec.name not in table:
-        raise SsodError("config", field, _misnamed(spec.name, kind), f"those that fit: {', '.join(sorted(table))}")
-    loss = bind(table[spec.name], "loss", spec.name, spec.model_extra or {}, field, skip=2)
-    if needs_frequency(loss) and not counted:
-        problem = f"'{spec.name}' needs class frequencies, which are counted while a method trains"
-        raise SsodError("config", field, problem, "name it under method.loss.sup.cls or method.loss.unsup.cls")
-    return loss
+    fit = sorted(name for name, loss in table.items() if counted or not needs_frequency(loss))
+    if spec.name in fit:
+        return bind(table[spec.name], "loss", spec.name, spec.model_extra or {}, field, skip=2)
+    if spec.name in table:
+        where = "method.loss.sup.cls and method.loss.unsup.cls"
+        problem = f"'{spec.name}' needs class frequencies, which are counted for {where} alone"
+    else:
+        problem = _misnamed(spec.name, kind)
+    raise SsodError("config", field, problem, f"those that fit: {', '.join(fit)}")
 
 
 def needs_frequency(loss: RowLoss) -> bool:

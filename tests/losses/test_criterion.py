@@ -102,6 +102,11 @@ def test_every_loss_of_its_kind_trains(net: str) -> None:
         ("faster_rcnn", {"unsup": {"cls": "bce"}}, ["method.loss.unsup.cls", "softmax", "cross_entropy, focal_ratio"]),
         ("retinanet", {"sup": {"rpn_cls": "bce"}}, ["method.loss.sup.rpn_cls", "no such loss", "it has: cls, box"]),
         ("retinanet", {"sup": {"quality": "bce"}}, ["method.loss.sup.quality", "it has: cls, box"]),
+        (
+            "faster_rcnn",
+            {"unsup": {"rpn_cls": "equalization"}},
+            ["method.loss.unsup.rpn_cls", "class frequencies", "those that fit: anchor, balanced_bce, bce, focal,"],
+        ),
         ("fcos", {"sup": {"box": "nll"}}, ["method.loss.sup.box", "'nll' is a box-with-spread loss"]),
         ("fcos", {"sup": {"cls": {"name": "focal", "gama": 1}}}, ["method.loss.sup.cls.gama", "alpha, gamma"]),
         ("fcos", {"sup": {"weighting": "carll"}}, ["did you mean 'carl'", "those that fit: ohem, isr_p, carl"]),

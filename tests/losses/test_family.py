@@ -217,6 +217,12 @@ def test_equalization_spares_rare_classes_on_foreground_only() -> None:
     assert x.grad.tolist() == [[-0.5, 0, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, 0.5]]
 
 
+def test_frequencies_must_be_of_the_classes_of_the_rows() -> None:
+    """Else they would broadcast, and a row of one class would count once for each of them."""
+    with pytest.raises(ValueError, match="frequencies of 3 classes for rows of 1"):
+        equalization(predictions(torch.zeros(4, 1)), assignment(torch.zeros(4, dtype=torch.long)), frequency=RARE)
+
+
 def test_smoothed_targets_are_the_minimum() -> None:
     target, eps = torch.tensor([[1.0, 0, 0, 0]]), 0.1
     best = torch.logit((1 - eps) * target + eps / 4).requires_grad_()

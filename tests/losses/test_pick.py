@@ -31,7 +31,7 @@ def test_a_name_and_a_table_mean_the_same() -> None:
         ({"name": "focal", "gamma": -1}, "sigmoid", ["detector.loss.cls.gamma", "-1", "greater than or equal to 0"]),
         ({"name": "focal_star", "gamma": 0}, "sigmoid", ["detector.loss.cls.gamma", "greater than 0"]),
         ("nll", "box", ["'nll' is a box-with-spread loss"]),
-        ("equalization", "sigmoid", ["class frequencies", "method.loss.sup.cls"]),
+        ("equalization", "sigmoid", ["class frequencies", "method.loss.sup.cls", "fit: anchor, balanced_bce, bce"]),
     ],
 )
 def test_mistakes_name_the_key_and_what_fits(spec, kind, needles) -> None:
@@ -39,6 +39,13 @@ def test_mistakes_name_the_key_and_what_fits(spec, kind, needles) -> None:
         pick(LOSS.validate_python(spec), kind, "detector.loss.cls")
     for needle in needles:
         assert needle in str(error.value)
+
+
+def test_a_loss_that_is_refused_is_not_offered() -> None:
+    for counted in (False, True):
+        with pytest.raises(SsodError) as error:
+            pick(LOSS.validate_python("giou"), "sigmoid", "f", counted=counted)
+        assert ("equalization" in str(error.value)) == counted
 
 
 def test_weight_is_no_parameter_of_the_loss_and_not_negative() -> None:
