@@ -345,6 +345,10 @@ class Detector(Protocol):
         """
         ...
 
+    def divisor(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+        """Return what ``reduce`` divides the class loss of rows by, [] or [R], up to a factor that all rows share."""
+        ...
+
     def losses(self, out: Output, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:
         """``assign``, then ``reweight``, then ``reduce``."""
         ...

@@ -98,6 +98,8 @@ class Dense(nn.Module):
         align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
     """
 
+    pretrained_heads = False
+
     def __init__(
         self,
         backbone: BackboneWithFPN,
@@ -170,6 +172,11 @@ class Dense(nn.Module):
         return torch.cat([to_rows(b * s, 4) for b, s in zip(self.align(towers, maps), self.strides)], 1)
 
     @property
+    def body(self) -> nn.Module:
+        """What is below the pyramid."""
+        return self.backbone.body
+
+    @property
     def kinds(self) -> dict[str, Kind]:
         """The row losses of this head by name, and what each must be made for."""
         kinds: dict[str, Kind] = {"cls": "sigmoid", "box": "box" if self.align is None else "aligned"}
@@ -199,6 +206,10 @@ class Dense(nn.Module):
     def losses(self, out: DenseOutput, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:
         """``assign``, then ``reweight``, then ``reduce``."""
         return self.reduce(out, reweighted(self.assign(out, targets), reweight))
+
+    def divisor(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+        """See ``structures.Detector``; changes nothing, unlike the ``norms`` of a subclass that remembers."""
+        return self.count(p, positives(a, p.num_classes)) if a.norm is None else a.norm
 
     def norms(self, p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
         """Return the divisors of the class loss and of the box (and quality) loss, each [] or [R]."""

@@ -86,6 +86,8 @@ class Rcnn(nn.Module):
         weights: factor of each loss by name.
     """
 
+    pretrained_heads = False
+
     def __init__(
         self,
         normalise: nn.Module,
@@ -118,6 +120,11 @@ class Rcnn(nn.Module):
     def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:
         """Run the RoI head on boxes [R, 4] of images [R]."""
         raise NotImplementedError
+
+    @property
+    def body(self) -> nn.Module:
+        """What is below the pyramid."""
+        return self.backbone.body
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -211,7 +218,7 @@ class Rcnn(nn.Module):
         losses = {}
         for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
             p, a = assigned[stage]
-            norm = (self.norm(stage, p, a) if a.norm is None else a.norm).expand(len(p))
+            norm = self.divisor(stage, p, a).expand(len(p))
             fg = a.fg.nonzero().squeeze(1)
             losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm).sum()
             losses[f"{prefix}box"] = (rows[f"{prefix}box"](p, a) * a.box_weight[fg] / norm[fg]).sum()
@@ -222,6 +229,10 @@ class Rcnn(nn.Module):
     ) -> dict[str, Tensor]:
         """``assign``, then ``reweight``, then ``reduce``."""
         return self.reduce(out, reweighted(self.assign(out, targets), reweight))
+
+    def divisor(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+        """See ``structures.Detector``."""
+        return self.norm(stage, p, a) if a.norm is None else a.norm
 
     def norm(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """Return the divisor of both losses of ``stage``, []: the rows that count, over ranks, at least 1."""

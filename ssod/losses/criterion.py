@@ -127,7 +127,7 @@ class Criterion(nn.Module):
             Scalar losses, and detached statistics for the log.
         """
         own = self.own_rows(side, targets)
-        scene = Scene(targets, student.rows | own, teacher, batch)
+        scene = Scene(targets, student.rows | own, teacher, batch, divisor=student.divisor)
         assigned = {}
         for stage, (p, a) in student.assign(out, targets).items():
             if reweight is not None:

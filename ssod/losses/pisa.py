@@ -92,9 +92,14 @@ def importance(place: Tensor, label: Tensor, num_classes: int, bias: float, gamm
 
 
 def weighted(stage: str, p: Predictions, a: Assignment, scene: Scene, rows: Tensor, weight: Tensor) -> Assignment:
-    """Multiply the class weights of ``rows`` [M] by ``weight`` [M], scaled so that their summed loss stays as it is."""
+    """Multiply the class weights of ``rows`` [M] by ``weight`` [M], scaled so that their summed loss stays as it is.
+
+    The sum is that of the detector's class loss, where a row counts for less the more positives its image has if the
+    divisor is the image's.
+    """
     with torch.no_grad():
-        loss = scene.loss(stage, "cls")(p[rows], _take(a, rows)) * a.cls_weight[rows]
+        share = a.cls_weight / scene.divisor(stage, p, a)
+        loss = scene.loss(stage, "cls")(p[rows], _take(a, rows)) * share[rows]
         scale = loss.sum() / (weight * loss).sum().clamp(min=torch.finfo(loss.dtype).tiny)
         factor = weight * torch.where(loss.sum() > 0, scale, 1.0)
     return replace(a, cls_weight=a.cls_weight.index_put((rows,), a.cls_weight[rows] * factor))

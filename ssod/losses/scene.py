@@ -25,6 +25,7 @@ class Scene:
         guesses: what the auxiliary branch says, by stage.
         losses: reweighters that learn add theirs here.
         stats: detached scalars for the log.
+        divisor: what the detector divides the class loss of rows by, see ``structures.Detector.divisor``.
     """
 
     targets: list[Targets]
@@ -34,6 +35,7 @@ class Scene:
     guesses: dict[str, Guess] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+    divisor: Callable[[str, Predictions, Assignment], Tensor] = lambda stage, p, a: a.cls_weight.new_ones(())
 
     def loss(self, stage: str, name: str) -> RowLoss:
         """Return the row loss ``cls`` or ``box`` of a stage."""
