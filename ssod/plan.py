@@ -17,6 +17,7 @@ from ssod import collective, run
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
+from ssod.data.workers import usable_cpus
 from ssod.engine import dist, log
 from ssod.engine.schedule import lr_at
 from ssod.engine.trainer import Trainer
@@ -174,7 +175,10 @@ def measure(cfg: Config, data: DataSets) -> Plan:
     for phase in timed:
         if phase.load > 1.2 * phase.compute and cfg.train.workers:
             slow = f"{phase.name}: reading a step's images takes {phase.load:.3g} s, computing {phase.compute:.3g} s"
-            warnings.append(f"{slow}; raise train.workers")
+            more = (
+                "raise train.workers" if cfg.train.workers < usable_cpus() else "it takes more CPUs, or smaller views"
+            )
+            warnings.append(f"{slow}; {more}")
     every, steps = cfg.train.eval_every, cfg.train.steps
     return Plan(
         rows=rows,
