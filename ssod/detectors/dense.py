@@ -82,7 +82,8 @@ class Dense(nn.Module):
 
     Args:
         backbone: images to a pyramid.
-        head: torchvision's head: list of levels to ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``.
+        head: torchvision's head: list of levels to ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``
+            and ``bbox_spread``.
         anchors: the priors.
         coder: the meaning of the head's deltas.
         num_classes: K.
@@ -93,6 +94,7 @@ class Dense(nn.Module):
         count: (predictions, [R] bool) -> divisor, [] or [R]: ``count_per_image`` or ``count_in_batch``.
         decode: thresholds and sizes of detection.
         rule: how rows become detections.
+        box_kind: what the box loss must be made for.
         level_scale: multiply the deltas of each level by a learnt scalar (Mean-Teacher RetinaNet, FCOS v1).
         normalise: (images, sizes) -> images as the backbone wants them; None = ImageNet's mean and deviation.
         align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
@@ -115,6 +117,7 @@ class Dense(nn.Module):
         count: Callable[[Predictions, Tensor], Tensor],
         decode: DecodeConfig,
         rule: Rule = detect,
+        box_kind: Kind = "box",
         level_scale: bool = False,
         normalise: nn.Module | None = None,
         align: Align | None = None,
@@ -124,7 +127,7 @@ class Dense(nn.Module):
         self.backbone, self.head, self.anchors = backbone, head, anchors
         self.coder, self.num_classes, self.strides = coder, num_classes, strides
         self.assigner, self.rows, self.weights, self.count, self.decode = assigner, rows, weights, count, decode
-        self.rule = rule
+        self.rule, self.box_kind = rule, box_kind
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
         self.align = align
 
@@ -147,7 +150,7 @@ class Dense(nn.Module):
         coder = self.coder
         if self.align is not None:
             deltas, coder = self.aligned(heads["towers"], deltas, priors, grids), IdentityCoder()
-        quality = heads.get("bbox_ctrness")
+        quality, spread = heads.get("bbox_ctrness"), heads.get("bbox_spread")
         return Predictions(
             logits=heads["cls_logits"].flatten(0, 1),
             deltas=deltas.flatten(0, 1)[:, None],
@@ -159,10 +162,11 @@ class Dense(nn.Module):
             levels=levels,
             strides=self.strides,
             grids=tuple(grids),
+            spread=None if spread is None else spread.flatten(0, 1),
         )
 
     def heads(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Run the head: ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``, [N, rows, K | 4 | 1]."""
+        """Run the head: ``cls_logits``, ``bbox_regression`` and what else it has, [N, rows, K | 4 | ...]."""
         return self.head(features)
 
     def aligned(self, towers: list[Tensor], deltas: Tensor, priors: Tensor, grids: list[tuple[int, int]]) -> Tensor:
@@ -179,7 +183,7 @@ class Dense(nn.Module):
     @property
     def kinds(self) -> dict[str, Kind]:
         """The row losses of this head by name, and what each must be made for."""
-        kinds: dict[str, Kind] = {"cls": "sigmoid", "box": "box" if self.align is None else "aligned"}
+        kinds: dict[str, Kind] = {"cls": "sigmoid", "box": self.box_kind}
         return kinds | ({"quality": "quality"} if "quality" in self.rows else {})
 
     def assign(self, out: DenseOutput, targets: list[Targets]) -> Assigned:
@@ -201,6 +205,8 @@ class Dense(nn.Module):
         }
         if p.quality is not None:
             losses["quality"] = (rows["quality"](p, a) * a.box_weight[fg] / box_norm[fg]).sum()
+        if p.spread is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one
+            losses["box"] = losses["box"] + 0 * p.spread.sum()
         return {name: loss * self.weights[name] for name, loss in losses.items()}
 
     def losses(self, out: DenseOutput, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:

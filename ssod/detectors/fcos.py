@@ -12,8 +12,9 @@ from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch
+from ssod.detectors.heads.spread import Spread, each, spread_layer
 from ssod.detectors.retinanet import strides_of
-from ssod.losses.pick import Loss, LossSpec, pick
+from ssod.losses.pick import Kind, Loss, LossSpec, pick
 from ssod.schema import Section
 
 
@@ -42,6 +43,8 @@ class FcosConfig(BackboneConfig):
     predict it best already (`adaptive`); a name, or a name with its options."""
     points: Literal["middle"] | None = None
     "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
+    spread: Spread = None
+    "`true`: predict how uncertain each distance is, which the box loss `nll` learns; detections do not depend on it."
     loss: FcosLoss = FcosLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(nms=0.6)
@@ -49,29 +52,37 @@ class FcosConfig(BackboneConfig):
 
 
 class Head(nn.Module):
-    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open."""
+    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps a spread."""
 
-    def __init__(self, channels: int, num_classes: int, norm: NormLayer) -> None:
+    def __init__(self, channels: int, num_classes: int, norm: NormLayer, *, spread: bool = False) -> None:
         super().__init__()
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
+        self.spread = spread_layer(channels, 1) if spread else None
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Return class logits, distances (at least 0, in strides) and centerness logits, [N, rows, K | 4 | 1]."""
-        deltas, centerness = self.regression_head(features)
-        return {
+        """Return class logits, distances (at least 0, in strides), centerness logits and perhaps the distances' spread.
+
+        Each is [N, rows, K | 4 | 1 | 4].
+        """
+        branch = self.regression_head
+        towers = [branch.conv(x) for x in features]
+        out = {
             "cls_logits": self.classification_head(features),
-            "bbox_regression": deltas,
-            "bbox_ctrness": centerness,
+            "bbox_regression": each(branch.bbox_reg, towers, 4).relu(),
+            "bbox_ctrness": each(branch.bbox_ctrness, towers, 1),
         }
+        return out if self.spread is None else out | {"bbox_spread": each(self.spread, towers, 4)}
 
 
 def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
     """Return an FCOS with random weights."""
     strides = strides_of(cfg)
+    norm = group_norm if cfg.head_norm == "group" else _no_norm
+    kind: Kind = "spread" if cfg.spread else "box"
     return Dense(
         build_backbone(cfg),
-        Head(cfg.channels, num_classes, group_norm if cfg.head_norm == "group" else _no_norm),
+        Head(cfg.channels, num_classes, norm, spread=bool(cfg.spread)),
         points_of(cfg, strides),
         LtrbCoder(),
         num_classes=num_classes,
@@ -79,13 +90,14 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
         assigner=pick_assigner(cfg.assigner),
         rows={
             "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
-            "box": pick(cfg.loss.box, "box", "detector.loss.box"),
+            "box": pick(cfg.loss.box, kind, "detector.loss.box"),
             "quality": pick(cfg.loss.quality, "quality", "detector.loss.quality"),
         },
         weights={name: getattr(cfg.loss, name).weight for name in ("cls", "box", "quality")},
         count=count_in_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
+        box_kind=kind,
         level_scale=cfg.level_scale,
         normalise=Normalise(cfg.pixel_std),
     )

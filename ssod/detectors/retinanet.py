@@ -13,8 +13,9 @@ from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, 
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch, count_per_image
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named
+from ssod.detectors.heads.spread import Spread, SpreadHead
 from ssod.errors import SsodError
-from ssod.losses.pick import Loss, LossSpec, pick
+from ssod.losses.pick import Kind, Loss, LossSpec, pick
 from ssod.schema import Section
 
 
@@ -50,10 +51,16 @@ class RetinaNetConfig(BackboneConfig):
     (`adaptive`); a name, or a name with its options."""
     normalizer: Literal["image", "batch"] = "image"
     "Divide losses by the positives of each image (torchvision), or of the batch (detectron2, mmdetection)."
+    spread: Spread = None
+    "`true`: predict how uncertain each box output is, which the box loss `nll` learns; detections do not depend on it."
     loss: RetinaNetLoss = RetinaNetLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig()
     "From rows to detections."
+
+
+# By what the box loss must be made for.
+HEADS = {"box": RetinaNetHead, "spread": SpreadHead, "aligned": TowerHead}
 
 
 def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
@@ -68,7 +75,8 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
     backbone = build_backbone(cfg)
     norm = group_norm if cfg.head_norm == "group" else None
     shift, size = cfg.delta_std or (1.0, 1.0)
-    head = (TowerHead if cfg.align else RetinaNetHead)(cfg.channels, anchors.per_cell, num_classes, norm_layer=norm)
+    kind: Kind = "aligned" if cfg.align else "spread" if cfg.spread else "box"
+    head = HEADS[kind](cfg.channels, anchors.per_cell, num_classes, norm_layer=norm)
     return Dense(
         backbone,
         head,
@@ -79,12 +87,13 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         assigner=pick_assigner(cfg.assigner),
         rows={
             "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
-            "box": pick(cfg.loss.box, "aligned" if cfg.align else "box", "detector.loss.box"),
+            "box": pick(cfg.loss.box, kind, "detector.loss.box"),
         },
         weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
         count=count_per_image if cfg.normalizer == "image" else count_in_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
+        box_kind=kind,
         level_scale=cfg.level_scale,
         normalise=Normalise(cfg.pixel_std),
         align=cfg.align and build_align(cfg.align, head, cfg.channels, strides),
@@ -102,6 +111,9 @@ def refuse_impossible_alignment(cfg: RetinaNetConfig, per_cell: int) -> None:
     """Raise ``SsodError`` where ``align`` does not go with the rest."""
     if cfg.align is None:
         return
+    if cfg.spread:
+        problem = "a spread is that of what the head encodes, and aligned boxes are not"
+        raise SsodError("config", "detector.spread", problem, "remove it, or detector.align")
     if per_cell > 1:
         problem = f"{cfg.align.name} moves one box per cell, and there are {per_cell} anchors"
         raise SsodError("config", "detector.align", problem, "use anchors: {scale: 8, octaves: 1, ratios: [1]}")

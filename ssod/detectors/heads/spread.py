@@ -1,0 +1,56 @@
+"""Heads that also say how sure they are of each side of a box: four more outputs, which the box loss ``nll`` learns.
+
+Unbiased Teacher v2 (Liu et al. 2022) predicts them from the box tower. They serve in training only: detections do not
+depend on them. Our choice: they begin at a deviation of one half, ``sigmoid(0)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator
+from torch import Tensor, nn
+from torchvision.models.detection.retinanet import RetinaNetHead
+
+from ssod.detectors.heads.fam3d import to_rows
+
+# False says what silence says, so that a config which names the key is the same run as one that does not.
+Spread = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+
+
+class SpreadHead(RetinaNetHead):
+    """torchvision's RetinaNet head, under torchvision's names, with a spread for each side of each box."""
+
+    def __init__(
+        self,
+        channels: int,
+        per_cell: int,
+        num_classes: int,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__(channels, per_cell, num_classes, norm_layer=norm_layer)
+        self.spread = spread_layer(channels, per_cell)
+
+    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Return what torchvision's head does, and ``bbox_spread``, [N, rows, 4]."""
+        towers = [self.regression_head.conv(x) for x in features]
+        return {
+            "cls_logits": self.classification_head(features),
+            "bbox_regression": each(self.regression_head.bbox_reg, towers, 4),
+            "bbox_spread": each(self.spread, towers, 4),
+        }
+
+
+def spread_layer(channels: int, per_cell: int) -> nn.Conv2d:
+    """Return the convolution from a box tower to spreads, as logits of deviations."""
+    layer = nn.Conv2d(channels, 4 * per_cell, 3, padding=1)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def each(layer: nn.Module, maps: Sequence[Tensor], width: int) -> Tensor:
+    """Apply a layer to the map of each level and lay out its outputs as rows, [N, rows, width]."""
+    return torch.cat([to_rows(layer(x), width) for x in maps], 1)

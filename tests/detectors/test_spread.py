@@ -1,0 +1,126 @@
+"""A head that predicts how uncertain each side of a box is: what learns it, and what must not notice it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from ssod.boxes import paired_iou
+from ssod.detectors.build import DetectorConfig, build
+from ssod.engine import identity
+from ssod.errors import SsodError
+from ssod.export import Graph, convert, runner
+from ssod.methods.find import find
+from ssod.parity import measure
+from tests.test_methods import DETECTORS, K, batch
+from tools.export_parity import SIZES, pictures, random_model
+
+DENSE = ("retinanet", "fcos")
+
+
+def section(name: str, **changes: object) -> DetectorConfig:
+    return TypeAdapter(DetectorConfig).validate_python(
+        {"name": name, "backbone": "tiny", "channels": 16, **DETECTORS[name], **changes}
+    )
+
+
+def net(name: str, **changes: object) -> nn.Module:
+    torch.manual_seed(0)
+    return build(section(name, **changes), K)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_nll_trains_box_and_spread(name: str) -> None:
+    student = net(name, spread=True, loss={"box": "nll"}).train()
+    data = batch().labeled
+    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 3e-3)
+    before, history, overlap = student.head.spread.weight.clone(), [], []
+    for _ in range(40):
+        out = student.predict(data)
+        p, a = student.assign(out, data.targets)["dense"]
+        assert p.spread.shape == (len(p), 4)
+        losses = student.reduce(out, {"dense": (p, a)})
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        history.append(losses["box"].item())
+        overlap.append(paired_iou(p.boxes()[a.fg], a.box[a.fg]).mean().item())
+    # FCOS begins with points: while they overlap nothing, the IoU in front holds the loss near 0.
+    assert history[-1] < 0.85 * max(history), history
+    assert overlap[-1] > overlap[0] + 0.03, overlap
+    assert not torch.equal(before, student.head.spread.weight)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_nll_is_refused_where_nothing_predicts_a_spread(name: str) -> None:
+    with pytest.raises(SsodError, match=r"'nll' is a box-with-spread loss.*those that fit: ciou, diou, giou"):
+        net(name, loss={"box": "nll"})
+    method = find("mean_teacher")
+    cfg = method.Config.model_validate({"name": "mean_teacher", "loss": {"unsup": {"box": "nll"}}})
+    with pytest.raises(SsodError, match=r"method\.loss\.unsup\.box"):
+        method(net(name), cfg)
+    method(net(name, spread=True), cfg)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_other_losses_leave_it_a_gradient_of_zero(name: str) -> None:
+    """DDP waits for every parameter."""
+    student, data = net(name, spread=True).train(), batch().labeled
+    plain = net(name).train()
+    plain.load_state_dict(student.state_dict(), strict=False)
+    losses = student.losses(student.predict(data), data.targets)
+    assert {k: v.item() for k, v in losses.items()} == {
+        k: v.item() for k, v in plain.losses(plain.predict(data), data.targets).items()
+    }
+    sum(losses.values()).backward()
+    assert torch.equal(student.head.spread.weight.grad, torch.zeros_like(student.head.spread.weight))
+
+
+def test_aligned_boxes_have_no_spread() -> None:
+    anchors = {"scale": 8, "octaves": 1, "ratios": [1]}
+    with pytest.raises(SsodError, match=r"detector\.spread"):
+        net("retinanet", align="2d", anchors=anchors, spread=True, loss={"box": "giou"})
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_without_it_nothing_is_new(name: str) -> None:
+    """Old configs, cards, checkpoints and weights stay what they are."""
+    silent, off = section(name), section(name, spread=False)
+    assert silent == off
+    assert "spread" not in silent.model_dump(mode="json", exclude_none=True)
+    with pytest.raises(ValidationError):
+        section(name, spread="yes")
+    assert not any("spread" in key for key in net(name).state_dict())
+    configs = (silent, section(name, spread=True))
+    old, new = ({"detector": cfg.model_dump(mode="json", exclude_none=True)} for cfg in configs)
+    identity.check(Path("x"), {"config": old}, {"config": old})
+    with pytest.raises(SsodError, match=r"detector\.spread"):
+        identity.check(Path("x"), {"config": old}, {"config": new})
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_weights_of_a_plain_detector_start_one_with_a_spread(name: str, tmp_path: Path) -> None:
+    torch.save(net(name, norm="batch").state_dict(), tmp_path / "plain.pth")
+    net(name, spread=True, norm="batch", weights=str(tmp_path / "plain.pth"))
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_detections_and_exports_do_not_depend_on_it(name: str) -> None:
+    model = random_model(name, levels=(4, 5), channels=16, spread=True)
+    plain = random_model(name, levels=(4, 5), channels=16)
+    plain.detector.load_state_dict(model.detector.state_dict(), strict=False)
+    plain.detector.decode = model.detector.decode
+    for images, sizes in pictures(2, SIZES[0], seed=3):
+        for one, other in zip(Graph(model.detector)(images, sizes), Graph(plain.detector)(images, sizes)):
+            assert torch.equal(one, other)
+
+
+def test_the_graph_says_what_torch_says() -> None:
+    model = random_model("fcos", levels=(4, 5), channels=16, spread=True)
+    run = runner(convert(model, "pt2"), "pt2")
+    found = measure(model.detector, Graph(model.detector), run, pictures(3, SIZES[1], seed=10))
+    assert found.differ == 0, found.problem
