@@ -137,9 +137,10 @@ def equalization_elements(logits: Tensor, target: Tensor, frequency: Tensor, lam
 def label_smoothing_elements(logits: Tensor, target: Tensor, eps: float = 0.1) -> Tensor:
     """``BCE(x, (1 - eps) t + eps / K)``, [R, K] (Szegedy et al. 2016, sec. 7).
 
-    The minimum is at ``p = (1 - eps) t + eps / K``: no logit is driven to infinity.
+    The minimum is at ``p = (1 - eps) t + eps / K``: no logit is driven to infinity. With one class K counts as 2 (our
+    choice), object or not; ``eps / 1`` would smooth background alone.
     """
-    return bce_elements(logits, (1 - eps) * target + eps / target.shape[-1])
+    return bce_elements(logits, (1 - eps) * target + eps / max(target.shape[-1], 2))
 
 
 # ---- shared --------------------------------------------------------------------------------------------------------

@@ -234,6 +234,13 @@ def test_smoothed_targets_are_the_minimum() -> None:
     torch.testing.assert_close(logits.grad, torch.zeros(1, 4), atol=1e-6, rtol=0)
 
 
+def test_one_class_is_smoothed_on_both_sides() -> None:
+    target = torch.tensor([[1.0], [0.0]])
+    best = torch.logit(torch.tensor([[0.95], [0.05]])).requires_grad_()
+    elements.label_smoothing_elements(best, target, 0.1).sum().backward()
+    torch.testing.assert_close(best.grad, torch.zeros(2, 1), atol=1e-6, rtol=0)
+
+
 def test_log_of_the_rest_keeps_its_digits() -> None:
     x = torch.tensor([[50.0, 0, 0], [1, 2, 3], [-1e4, 1e4, 0]])
     exact = torch.log1p(-x.double().softmax(1))
