@@ -19,6 +19,7 @@ from torch import Tensor
 
 # What a config may set a parameter to.
 Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Alpha = Annotated[float, Field(ge=-1, le=1)]

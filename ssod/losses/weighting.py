@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssod.boxes import paired_iou
-from ssod.losses.elements import NonNegative, Positive, Share
+from ssod.losses.elements import BelowOne, NonNegative, Positive, Share
 from ssod.losses.pisa import carl, isr_n, isr_p
 from ssod.losses.reliability import background_reliability, score
 from ssod.losses.sample_weighting import SampleWeighting
@@ -46,7 +46,7 @@ def cleanliness(
     alpha: Share = 0.75,
     gamma: NonNegative = 1.0,
     top: Positive = 40,
-    limit: Share = 0.99,
+    limit: BelowOne = 0.99,
 ) -> Assignment:
     """Positives are asked for how clean they are, ``c = alpha IoU + (1 - alpha) p``, and count by it (Li et al. 2020).
 

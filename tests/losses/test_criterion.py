@@ -115,6 +115,7 @@ def test_every_loss_of_its_kind_trains(net: str) -> None:
         ("fcos", {"sup": {"weighting": ["uncertainty", "plain_conv"]}}, ["auxiliary branch to themselves"]),
         ("fcos", {"sup": {"weighting": ["ohem", "ohem"]}}, ["ohem and ohem are one and the same"]),
         ("fcos", {"sup": {"weighting": {"name": "ohem", "ratio": 0}}}, ["method.loss.sup.weighting.ratio", "than 0"]),
+        ("fcos", {"sup": {"weighting": {"name": "cleanliness", "limit": 1}}}, ["sup.weighting.limit", "less than 1"]),
         ("fcos", {"sup": {"weighting": {"name": "uncertainty", "layers": 1.5}}}, ["weighting.layers", "1.5"]),
         ("fcos", {"sup": {"weighting": {"name": "uncertainty", "normalise": 1}}}, ["weighting.normalise", "1"]),
         (
