@@ -79,7 +79,11 @@ def detect(
 def candidates(
     p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best (row, class) pairs of each level: boxes [N, C, 4], not clipped, scores [N, C], labels [N, C]."""
+    """Return the best (row, class) pairs of each level: boxes [N, C, 4], not clipped, scores [N, C], labels [N, C].
+
+    A pair whose box is inverted scores 0: an aligned head (``heads.fam3d``) takes the corners of a box from different
+    cells, where they may change places.
+    """
     n, k = p.num_images, scores.shape[1]
     scores = torch.where(scores > cfg.score, scores, 0.0).view(n, -1, k)
     best = [top(part, cfg.per_level) for part in scores.split(levels, 1)]
@@ -91,7 +95,9 @@ def candidates(
     image = torch.arange(n, device=rows.device)[:, None].expand_as(rows)
     flat = (image * scores.shape[1] + rows).flatten()
     column = labels.flatten() if p.deltas.shape[1] > 1 else torch.zeros_like(flat)
-    return p.coder.decode(p.deltas[flat, column].float(), p.priors[flat]).view(n, -1, 4), values, labels
+    boxes = p.coder.decode(p.deltas[flat, column].float(), p.priors[flat]).view(n, -1, 4)
+    upright = (boxes[..., 2:] >= boxes[..., :2]).all(-1)  # torchvision keeps a box without area, which moving drops
+    return boxes, torch.where(upright, values, 0.0), labels
 
 
 def rule_of(cfg: DecodeConfig) -> Rule:

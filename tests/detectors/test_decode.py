@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssod.boxes import LtrbCoder
-from ssod.detectors.decode import DecodeConfig, Detections, detect, rank, suppress, top
+from ssod.boxes import IdentityCoder, LtrbCoder
+from ssod.detectors.decode import DecodeConfig, Detections, Rule, clip_last, detect, rank, suppress, top
 from ssod.structures import Predictions
 
 
@@ -108,6 +110,17 @@ def test_small_boxes_can_be_refused() -> None:
     p.deltas[1] = 0
     kept = [detect(p, rank(p), p.levels, DecodeConfig(), min_size=m).to_targets()[0] for m in (0.0, 1e-2)]
     assert [len(t) for t in kept] == [3, 2]
+
+
+@pytest.mark.parametrize("rule", [detect, clip_last])
+@pytest.mark.parametrize("box", [(30, 5, 20, 15), (20, 15, 30, 5), (30, 15, 20, 5)], ids=str)
+def test_an_inverted_box_is_no_detection_and_takes_no_place(rule: Rule, box: tuple[int, ...]) -> None:
+    boxes = torch.tensor([box, (0, 0, 10, 10), (40, 0, 50, 10)], dtype=torch.float32)
+    p = rows([[0.9], [0.8], [0.7]])
+    p = replace(p, deltas=boxes[:, None], coder=IdentityCoder())
+    got = rule(p, rank(p), p.levels, DecodeConfig(detections=2))
+    assert got.boxes.tolist() == [boxes[1:].tolist()]
+    assert got.scores[0].tolist() == pytest.approx([0.8, 0.7])
 
 
 def test_padding_is_dropped() -> None:

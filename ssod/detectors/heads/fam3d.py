@@ -28,8 +28,9 @@ class AlignConfig(Section):
     hidden: int = Field(64, ge=1)
     "Channels of the map from which offsets are predicted."
     keep_inverted: bool = True
-    """Keep a box whose corners changed places, since its coordinates come from different cells (as released). false
-    takes such a box from its own cell instead, as mmdetection's TOOD head does since its pull request 7567."""
+    """Keep a row's box whose corners changed places, since its coordinates come from different cells (as released); it
+    is never a detection. false takes such a box from its own cell instead, as mmdetection's TOOD head does since its
+    pull request 7567."""
 
 
 def named(value: Any) -> Any:
