@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from ssod.losses.elements import NonNegative, Positive, Share, modulator
-from ssod.losses.scene import Scene, overlap, own_probability, positives, rank_within
+from ssod.losses.scene import Scene, objects, overlap, own_probability, positives, rank_within
 from ssod.structures import Assignment, Predictions
 
 
@@ -45,7 +45,7 @@ def isr_n(
     ``nms`` makes; ranks and weights as for ``isr_p``. The summed class loss of negatives stays what it was.
     """
     with torch.no_grad():
-        rows = (~a.fg & (a.cls_weight > 0)).nonzero().squeeze(1)
+        rows = (~objects(p, a) & (a.cls_weight > 0)).nonzero().squeeze(1)
         score, label = p.probs()[rows].max(-1)
         deltas = p.deltas[rows, torch.zeros_like(label) if p.deltas.shape[1] == 1 else label].float()
         boxes = p.coder.decode(deltas, p.priors[rows])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssod.boxes import clip, compose, warp
-from ssod.losses.scene import Scene
+from ssod.losses.scene import Scene, objects
 from ssod.structures import Assignment, Output, Predictions, View
 
 
@@ -34,7 +34,7 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Sce
             seen = roi_rows(p, scene.teacher, scene.batch.strong, scene.batch.weak)
         else:
             seen = dense_rows(p, scene.teacher.stages[stage], scene.batch.strong, scene.batch.weak)
-        factor = torch.where(a.fg, 1.0, background(seen))
+        factor = torch.where(objects(p, a), 1.0, background(seen))
         counted = (a.cls_weight > 0).to(factor)
         factor = factor * (counted.sum() / (factor * counted).sum().clamp(min=1))
     return replace(a, cls_weight=a.cls_weight * factor)

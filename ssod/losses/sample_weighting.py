@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssod.collective import mean_over_ranks
 from ssod.losses.elements import NonNegative
 from ssod.losses.reliability import background
-from ssod.losses.scene import Scene, overlap, own_probability
+from ssod.losses.scene import Scene, objects, overlap, own_probability
 from ssod.structures import Assignment, Predictions
 
 LIMIT = 2.0  # of |m|: weights between exp(-2) and exp(2)
@@ -40,7 +40,8 @@ class SampleWeighting(nn.Module):
 
     def forward(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
         """See ``scene.Reweighter``; adds the loss ``weighting``."""
-        weighed = a.fg if stage == "dense" else (a.cls_weight > 0) | a.fg
+        known = objects(p, a)
+        weighed = known if stage == "dense" else (a.cls_weight > 0) | known
         with torch.autocast(p.logits.device.type, enabled=False):
             m = LIMIT * torch.tanh(self.net(self.read(stage, p, a, scene)))  # [R, 2]
         m = m * torch.stack([weighed, a.fg], 1)
@@ -52,14 +53,14 @@ class SampleWeighting(nn.Module):
     @torch.no_grad()
     def read(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Tensor:
         """Return what the network sees, [R, 4] float32; losses as ``log(1 + L)``."""
-        rows = a.fg.nonzero().squeeze(1)
+        rows = objects(p, a).nonzero().squeeze(1)
         cls = scene.loss(stage, "cls")(p, a).float()
         nothing = background(p)
 
-        def placed(values: Tensor, elsewhere: Tensor) -> Tensor:
+        def placed(rows: Tensor, values: Tensor, elsewhere: Tensor) -> Tensor:
             return elsewhere.index_put((rows,), values.to(elsewhere))
 
         none = torch.zeros_like(cls)
-        box = placed(scene.loss(stage, "box")(p, a).float().clamp(min=0), none)
-        seen = [cls.log1p(), box.log1p(), placed(overlap(p, a, rows), none)]
-        return torch.stack([*seen, placed(own_probability(p, a, rows), nothing)], 1)
+        box = placed(a.fg.nonzero().squeeze(1), scene.loss(stage, "box")(p, a).float().clamp(min=0), none)
+        seen = [cls.log1p(), box.log1p(), placed(rows, overlap(p, a, rows), none)]
+        return torch.stack([*seen, placed(rows, own_probability(p, a, rows), nothing)], 1)

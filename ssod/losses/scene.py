@@ -46,9 +46,18 @@ class Scene:
 Reweighter = Callable[[str, Predictions, Assignment, Scene], Assignment]
 
 
+def objects(p: Predictions, a: Assignment) -> Tensor:
+    """Return [R] bool: rows with a box, whether or not they are asked to regress it.
+
+    An adaptive assigner asks a row whose box misses its object for the class, and weighs its box by their overlap, 0.
+    """
+    some = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0
+    return a.fg if a.matched is None else a.fg | (some & (a.matched >= 0))
+
+
 def positives(p: Predictions, a: Assignment) -> Tensor:
     """Return [R] bool: rows with a box whose class counts."""
-    return a.fg & (a.cls_weight > 0)
+    return objects(p, a) & (a.cls_weight > 0)
 
 
 def overlap(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
@@ -57,14 +66,14 @@ def overlap(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
     Args:
         p: predictions.
         a: their assignment.
-        rows: [M] int64, foreground rows.
+        rows: [M] int64, rows with a box.
     """
     deltas = p.deltas[rows, torch.zeros_like(rows) if p.deltas.shape[1] == 1 else a.labels()[rows]]
     return paired_iou(p.coder.decode(deltas.float(), p.priors[rows]), a.box[rows])
 
 
 def own_probability(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
-    """Return the probability [M] that each of the foreground ``rows`` gives its own class, with gradient."""
+    """Return the probability [M] that each of ``rows``, which have a box, gives its own class, with gradient."""
     logits = p.logits[rows].float()
     probs = logits.softmax(-1) if p.softmax else logits.sigmoid()
     return probs.gather(1, a.labels()[rows, None])[:, 0]

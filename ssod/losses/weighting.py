@@ -19,7 +19,7 @@ from ssod.losses.elements import BelowOne, NonNegative, Positive, Share
 from ssod.losses.pisa import carl, isr_n, isr_p
 from ssod.losses.reliability import background_reliability, score
 from ssod.losses.sample_weighting import SampleWeighting
-from ssod.losses.scene import Scene, overlap, own_probability, positives, rank_within
+from ssod.losses.scene import Scene, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
 
@@ -32,7 +32,7 @@ def ohem(stage: str, p: Predictions, a: Assignment, scene: Scene, ratio: Positiv
     with torch.no_grad():
         loss = scene.loss(stage, "cls")(p, a)
         foreground = positives(p, a)
-        rank = rank_within(p.image, torch.where(a.fg | (a.cls_weight == 0), -torch.inf, loss))
+        rank = rank_within(p.image, torch.where(objects(p, a) | (a.cls_weight == 0), -torch.inf, loss))
         count = torch.zeros(p.num_images, device=loss.device).index_add(0, p.image, foreground.float())
         keep = foreground | (rank < ratio * count.clamp(min=1)[p.image])
     return replace(a, cls_weight=a.cls_weight * keep)
@@ -55,7 +55,7 @@ def cleanliness(
     ``(alpha f(IoU) + (1 - alpha) f(p))^gamma``, ``f(x) = 1 / (1 - x)``, scaled to mean 1 over the candidates (our
     choice). x is held at ``limit``, as f has a pole at 1.
     """
-    rows = a.fg.nonzero().squeeze(1)
+    rows = objects(p, a).nonzero().squeeze(1)
     with torch.no_grad():
         near, prob = overlap(p, a, rows), own_probability(p, a, rows)
         candidate = rank_within(a.matched[rows], prior_overlap(p, a, rows)) < top
@@ -73,7 +73,7 @@ def cleanliness(
 @torch.no_grad()
 def iou_target(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
     """Positives are asked for the IoU of their decoded box, the target of quality focal and varifocal loss."""
-    rows = a.fg.nonzero().squeeze(1)
+    rows = objects(p, a).nonzero().squeeze(1)
     near = overlap(p, a, rows)
     return replace(a, cls=a.soft(p.num_classes).index_put((rows, a.labels()[rows]), near))
 
