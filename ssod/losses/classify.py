@@ -68,7 +68,7 @@ def focal(p: Predictions, a: Assignment, alpha: Alpha = 0.25, gamma: NonNegative
 
 
 def focal_star(p: Predictions, a: Assignment, alpha: Alpha = 0.25, gamma: Positive = 2.0, beta: float = 1.0) -> Tensor:
-    """``-alpha_t log(sigmoid(gamma x_t + beta)) / gamma``, summed over classes (Lin et al. 2017, eq. 7)."""
+    """``-alpha_t log(sigmoid(gamma x_t + beta)) / gamma``, summed over classes (Lin et al. 2017, appendix)."""
     return by_parts(partial(focal_star_elements, alpha=alpha, gamma=gamma, beta=beta), p, a)
 
 
@@ -96,7 +96,7 @@ def varifocal(p: Predictions, a: Assignment, alpha: NonNegative = 0.75, gamma: N
 
 
 def anchor(p: Predictions, a: Assignment, delta: Share = 0.05, gamma: NonNegative = 0.5) -> Tensor:
-    """Anchor loss: classes that outscore the true one weigh more than in BCE (Ryou et al. 2019, eq. 2)."""
+    """Anchor loss: classes that outscore the true one weigh more than in BCE (Ryou et al. 2019)."""
     return by_parts(partial(anchor_elements, delta=delta, gamma=gamma), p, a)
 
 
@@ -118,7 +118,10 @@ def label_smoothing(p: Predictions, a: Assignment, eps: Share = 0.1) -> Tensor:
 
 
 def quality_bce(p: Predictions, a: Assignment) -> Tensor:
-    """Binary cross entropy of the quality branch (centerness or IoU) on foreground rows, [rows with fg]."""
+    """Binary cross entropy of the quality branch (centerness or IoU) on foreground rows, [rows with fg].
+
+    As FCOS has it (Tian et al. 2019). The slope is p less the target, -1 and 1 at most.
+    """
     rows = a.fg.nonzero().squeeze(1)
     logits = upcast(p.quality[rows])
     return F.binary_cross_entropy_with_logits(logits, a.quality[rows].to(logits), reduction="none")

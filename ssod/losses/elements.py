@@ -1,4 +1,4 @@
-"""Class losses as formulas on tensors: logits and targets of one shape in, one number per element out.
+"""Class losses as formulas on tensors: logits and targets of one shape in, one number per element out, [R, K] or any.
 
 Notation: ``x`` logit, ``p = sigmoid(x)``, ``t`` target in [0, 1]. For a hard target ``x_t = x`` where ``t = 1`` and
 ``-x`` where ``t = 0``, ``p_t = sigmoid(x_t)``, and ``alpha_t`` is ``alpha`` or ``1 - alpha``; ``alpha = -1`` leaves it
@@ -26,13 +26,13 @@ Alpha = Annotated[float, Field(ge=-1, le=1)]
 
 
 def bce_elements(logits: Tensor, target: Tensor) -> Tensor:
-    """``-log p_t``; slope -1 towards hard, 0 towards easy rows."""
+    """``-log p_t`` (Lin et al. 2017, eq. 1); slope -1 towards hard rows, 0 like ``exp(-x_t)`` towards easy ones."""
     logits = upcast(logits)
     return F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none")
 
 
 def balanced_bce_elements(logits: Tensor, target: Tensor, alpha: float = 0.25) -> Tensor:
-    """``-alpha_t log p_t`` (Lin et al. 2017, eq. 3)."""
+    """``-alpha_t log p_t`` (Lin et al. 2017, eq. 3); slopes are ``alpha_t`` times those of ``bce_elements``."""
     return balance(target, alpha) * bce_elements(logits, target)
 
 
@@ -53,7 +53,7 @@ def focal_elements(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: f
 def focal_star_elements(
     logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0, beta: float = 1.0
 ) -> Tensor:
-    """``-alpha_t log(sigmoid(gamma x_t + beta)) / gamma`` (Lin et al. 2017, appendix A, eq. 7).
+    """``-alpha_t log(sigmoid(gamma x_t + beta)) / gamma`` (Lin et al. 2017, appendix).
 
     Convex: the slope runs from ``-alpha_t`` (hard) to 0 like ``exp(-gamma x_t - beta)`` (easy).
     """
@@ -71,6 +71,7 @@ def focal_ratio_elements(
 
     The factor is ``exp(-gamma x_t)``: below 1 where the row is right, above where it is wrong. It grows without bound
     with the error, so it is held at ``max_factor`` (our choice); from there on the slope is ``-alpha_t max_factor``.
+    Towards easy rows it is 0 like ``exp(-(gamma + 1) x_t)``. Not the FL* of Lin et al., which is ``focal_star``.
     """
     logits = upcast(logits)
     target = target.to(logits)
@@ -83,7 +84,8 @@ def focal_ratio_elements(
 def quality_focal_elements(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
     """``|t - p|^beta BCE(x, t)`` for a soft target (Li et al. 2020, "Generalized Focal Loss", eq. 2).
 
-    Value and slope are 0 at ``p = t``; the slope is -1 or 1 towards the wrong ends.
+    Value and slope are 0 at ``p = t``; the slope goes to ``-t^(beta + 1)`` where p goes to 0, and to
+    ``(1 - t)^(beta + 1)`` where p goes to 1.
     """
     logits = upcast(logits)
     target = target.to(logits)
@@ -105,11 +107,11 @@ def varifocal_elements(logits: Tensor, target: Tensor, alpha: float = 0.75, gamm
 def anchor_elements(logits: Tensor, target: Tensor, delta: float = 0.05, gamma: float = 0.5) -> Tensor:
     """``-log p_y`` for the true class y, ``-(1 + p_j - q*)^gamma log(1 - p_j)`` for every other class j, [R, K].
 
-    ``q* = p_y - delta`` (Ryou et al. 2019, "Anchor Loss", eq. 2): a class that scores higher than the true one
-    weighs more than in cross entropy, one that scores lower weighs less. A row without a true class is anchored at
-    its probability of background, ``p_y = 1 - max_j p_j`` (our choice: the paper has no background). The gradient goes
-    through ``q*`` too, as the printed formula has it. The factor lies in [delta^gamma, (2 + delta)^gamma]: the slope in
-    ``x_j`` goes to that factor on the hard side and to 0 on the easy side.
+    ``q* = p_y - delta`` (Ryou et al. 2019, "Anchor Loss"): a class that scores higher than the true one weighs more
+    than in cross entropy, one that scores lower weighs less. A row without a true class is anchored at its probability
+    of background, ``p_y = 1 - max_j p_j`` (our choice: the paper has no background). The gradient goes through ``q*``
+    too, as the printed formula has it; the released code detaches and clamps ``q*``. The factor lies in
+    [delta^gamma, (2 + delta)^gamma]: the slope in ``x_j`` goes to that factor on the hard side and to 0 on the easy one.
     """
     logits = upcast(logits)
     target = target.to(logits)
@@ -138,8 +140,8 @@ def equalization_elements(logits: Tensor, target: Tensor, frequency: Tensor, lam
 def label_smoothing_elements(logits: Tensor, target: Tensor, eps: float = 0.1) -> Tensor:
     """``BCE(x, (1 - eps) t + eps / K)``, [R, K] (Szegedy et al. 2016, sec. 7).
 
-    The minimum is at ``p = (1 - eps) t + eps / K``: no logit is driven to infinity. With one class K counts as 2 (our
-    choice), object or not; ``eps / 1`` would smooth background alone.
+    The slope is p less that target, 0 at ``p = (1 - eps) t + eps / K``: no logit is driven to infinity. With one class
+    K counts as 2 (our choice), object or not; ``eps / 1`` would smooth background alone.
     """
     return bce_elements(logits, (1 - eps) * target + eps / max(target.shape[-1], 2))
 

@@ -1,4 +1,7 @@
-"""Prime samples: what counts is a row's rank among those that compete with it (Cao et al. 2020, "PISA")."""
+"""Prime samples: what counts is a row's rank among those that compete with it (Cao et al. 2020, "PISA").
+
+Three reweighters of R rows, see ``scene.Reweighter``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Row weights that a teacher gives: the score of a pseudo-label, and how surely a row is background."""
+"""Row weights that a teacher gives: the score of a pseudo-label, and how surely a row is background.
+
+Both are reweighters of R rows, see ``scene.Reweighter``.
+"""
 
 from __future__ import annotations
 

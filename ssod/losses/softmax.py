@@ -17,7 +17,7 @@ from ssod.structures import Assignment, Predictions
 
 
 def cross_entropy(p: Predictions, a: Assignment) -> Tensor:
-    """``-log p_y`` over K classes and background; slope ``p - t``."""
+    """``-log p_y`` over K classes and background; slope ``p - t`` (Girshick 2015, "Fast R-CNN", sec. 2.3)."""
     logits = upcast(p.logits)
     if a.cls.ndim == 1:
         return F.cross_entropy(logits, a.cls, reduction="none")
@@ -35,23 +35,27 @@ def softmax_focal(p: Predictions, a: Assignment, gamma: NonNegative = 1.5) -> Te
 def softmax_focal_star(p: Predictions, a: Assignment, gamma: Positive = 2.0, beta: float = 1.0) -> Tensor:
     """``-log(sigmoid(gamma x_y + beta)) / gamma`` of the log-odds ``x_y = log(p_y / (1 - p_y))``.
 
-    The form of Lin et al. 2017, appendix A, eq. 7, whose ``x_t`` is a log-odds too; no alpha. Slope in the true logit:
+    The form of Lin et al. 2017, appendix, whose ``x_t`` is a log-odds too; no alpha. Slope in the true logit:
     -1 towards hard rows, 0 like ``exp(-gamma x_y)`` towards easy ones.
     """
     return asked(lambda logp, rest: F.softplus(-(gamma * (logp - rest) + beta)) / gamma, p, a)
 
 
 def softmax_focal_ratio(p: Predictions, a: Assignment, gamma: NonNegative = 2.0, max_factor: Positive = 1e3) -> Tensor:
-    """``-min(((1 - p_y) / p_y)^gamma, max_factor) log p_y``, no alpha; see ``elements.focal_ratio_elements``."""
+    """``-min(((1 - p_y) / p_y)^gamma, max_factor) log p_y``, no alpha; see ``elements.focal_ratio_elements``.
+
+    Slope in the true logit: ``-max_factor`` towards hard rows, 0 like ``exp(-(gamma + 1) x_y)`` towards easy ones.
+    """
     limit = math.log(max_factor)
     return asked(lambda logp, rest: -(gamma * (rest - logp)).clamp(max=limit).exp() * logp, p, a)
 
 
 def softmax_anchor(p: Predictions, a: Assignment, delta: Share = 0.05, gamma: NonNegative = 0.5) -> Tensor:
-    """``-log p_y - sum_{j != y} (1 + p_j - q*)^gamma log(1 - p_j)``, ``q* = p_y - delta`` (Ryou et al. 2019, eq. 2).
+    """``-log p_y - sum_{j != y} (1 + p_j - q*)^gamma log(1 - p_j)``, ``q* = p_y - delta`` (Ryou et al. 2019).
 
-    Background is a class like the others. The gradient goes through ``q*`` too. Towards hard rows the slope is that of
-    cross entropy plus at most ``(2 + delta)^gamma`` for the winning class, towards easy ones it is 0.
+    Background is a class like the others. The gradient goes through ``q*`` too (see ``elements.anchor_elements``).
+    Towards hard rows the slope is that of cross entropy plus at most ``(2 + delta)^gamma`` for the winning class,
+    towards easy ones it is 0.
     """
     logits = upcast(p.logits)
     logp = logits.log_softmax(-1)
