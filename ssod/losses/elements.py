@@ -111,7 +111,7 @@ def anchor_elements(logits: Tensor, target: Tensor, delta: float = 0.05, gamma: 
     than in cross entropy, one that scores lower weighs less. A row without a true class is anchored at its probability
     of background, ``p_y = 1 - max_j p_j`` (our choice: the paper has no background). The gradient goes through ``q*``
     too, as the printed formula has it; the released code detaches and clamps ``q*``. The factor lies in
-    [delta^gamma, (2 + delta)^gamma]: the slope in ``x_j`` goes to that factor on the hard side and to 0 on the easy one.
+    [delta^gamma, (2 + delta)^gamma]: the slope in ``x_j`` goes to that factor on the hard side, to 0 on the easy one.
     """
     logits = upcast(logits)
     target = target.to(logits)
