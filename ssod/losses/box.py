@@ -9,9 +9,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss
 
-from ssod.boxes import paired_iou
+from ssod.boxes import area, paired_iou
 from ssod.losses.elements import Positive, upcast
 from ssod.structures import Assignment, Predictions
 
@@ -42,7 +41,7 @@ def giou(p: Predictions, a: Assignment) -> Tensor:
     ``GIoU = IoU - (hull - union) / hull``: boxes that do not meet are drawn together, the less the farther apart: as
     one over the squared distance. Like that of IoU, the slope does not fade near a perfect box.
     """
-    return generalized_box_iou_loss(*decoded(p, a))
+    return giou_pairs(*decoded(p, a))
 
 
 def diou(p: Predictions, a: Assignment) -> Tensor:
@@ -51,7 +50,7 @@ def diou(p: Predictions, a: Assignment) -> Tensor:
     In [0, 2]. Boxes that do not meet are drawn together by their centres, the less the farther apart (as one over the
     squared distance); near a perfect box the slope is that of IoU, which does not fade.
     """
-    return distance_box_iou_loss(*decoded(p, a))
+    return diou_pairs(*decoded(p, a))
 
 
 def ciou(p: Predictions, a: Assignment) -> Tensor:
@@ -88,6 +87,42 @@ ALIGNED = {name: loss for name, loss in BOX.items() if name not in ("l1", "smoot
 # ---- formulas on tensors -------------------------------------------------------------------------------------------
 
 
+def giou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
+    """GIoU loss of pairs [R, 4]: torchvision's, but in [0, 2] also where corners of ``boxes`` changed places.
+
+    An aligned head predicts such boxes, and every assigner but ``adaptive`` may ask one to learn. torchvision's loss,
+    and mmdetection's, multiply two negative sides to a positive area and measure the hull between the wrong corners:
+    it falls without bound as the box grows inside out. Here such a box has no area, and the hull holds its corners.
+    """
+    inter, union = shared(boxes, target)
+    hull = span(boxes, target).prod(-1)
+    return 1 - inter / (union + eps) + (hull - union) / (hull + eps)
+
+
+def diou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
+    """DIoU loss of pairs [R, 4]: torchvision's, but with the hull of ``giou_pairs``, so that it stays below 3."""
+    inter, union = shared(boxes, target)
+    apart = (boxes[:, :2] + boxes[:, 2:] - target[:, :2] - target[:, 2:]) / 2
+    return 1 - inter / (union + eps) + apart.square().sum(-1) / (span(boxes, target).square().sum(-1) + eps)
+
+
+def shared(boxes: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the areas [R] of intersection and union of pairs [R, 4]; a box inside out has none."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    own = torch.where((size >= 0).all(-1), size.prod(-1), 0.0)  # not clamped, which has no slope at 0
+    both = torch.minimum(boxes[:, 2:], target[:, 2:]) - torch.maximum(boxes[:, :2], target[:, :2])
+    inter = torch.where((both > 0).all(-1), both.prod(-1), 0.0)
+    return inter, own + area(target) - inter
+
+
+def span(boxes: Tensor, target: Tensor) -> Tensor:
+    """Return [R, 2]: width and height of what holds all corners of ``boxes`` [R, 4] and the box ``target`` [R, 4]."""
+    first, second = boxes[:, :2], boxes[:, 2:]
+    upright = first <= second  # not minimum and maximum, which share the gradient where a side is 0
+    low, high = torch.where(upright, first, second), torch.where(upright, second, first)
+    return torch.maximum(high, target[:, 2:]) - torch.minimum(low, target[:, :2])
+
+
 def ciou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
     """CIoU loss of pairs [R, 4]; the trade-off factor is a constant.
 
@@ -99,7 +134,7 @@ def ciou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
     v = 4 / math.pi**2 * (torch.atan(wanted[:, 0] / wanted[:, 1].clamp(min=eps)) - angle) ** 2
     with torch.no_grad():
         alpha = v / (1 - paired_iou(boxes, target, eps) + v + eps)
-    return distance_box_iou_loss(boxes, target, eps=eps) + alpha * v
+    return diou_pairs(boxes, target, eps) + alpha * v
 
 
 def encoded(p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.ops import complete_box_iou_loss
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from ssod.boxes import DeltaCoder, LtrbCoder, paired_iou
 from ssod.losses import box as losses
-from ssod.losses.box import BOX, SPREAD, ciou_pairs, l1, nll, smooth_l1
+from ssod.losses.box import ALIGNED, BOX, SPREAD, ciou_pairs, diou_pairs, giou_pairs, l1, nll, smooth_l1
 from ssod.structures import Predictions
 from tests.losses.rows import assignment, predictions
 
@@ -34,6 +34,33 @@ def test_golden(shared, name: str) -> None:
         loss.sum().backward()
         np.testing.assert_allclose(loss.detach(), file[f"{case['id']}.{name}_loss"], rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(boxes.grad, file[f"{case['id']}.{name}_grad"], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", sorted(ALIGNED))
+def test_a_box_inside_out_costs_what_no_overlap_costs(name: str) -> None:
+    """Corners changed places along x, y or both, far outside the wanted box: torchvision's GIoU loss is -24 here."""
+    inside_out = torch.tensor([[100.0, 100, 0, 0], [100, 0, 0, 100], [0, 100, 100, 0], [60, 60, 40, 40]])
+    target = torch.tensor([[40.0, 40, 60, 60]]).repeat(4, 1)
+    far = inside_out * 1000 - 50_000
+    for boxes in (inside_out.requires_grad_(), far.detach().requires_grad_()):
+        p = predictions(torch.zeros(4, 1), boxes[:, None])
+        loss = ALIGNED[name](p, assignment(torch.zeros(4, dtype=torch.long), target))
+        loss.sum().backward()
+        assert ((loss >= 1 - 1e-6) & (loss <= 4)).all(), loss
+        assert boxes.grad.isfinite().all()
+
+
+def test_giou_draws_the_corners_of_a_box_inside_out_together() -> None:
+    boxes = torch.tensor([[100.0, 100, 0, 0]], requires_grad=True)
+    giou_pairs(boxes, torch.tensor([[40.0, 40, 60, 60]])).sum().backward()
+    assert (boxes.grad[:, :2] > 0).all()
+    assert (boxes.grad[:, 2:] < 0).all()
+
+
+def test_giou_and_diou_are_torchvisions_on_boxes() -> None:
+    a, b = random_boxes(50), random_boxes(50)
+    torch.testing.assert_close(giou_pairs(a, b), generalized_box_iou_loss(a, b))
+    torch.testing.assert_close(diou_pairs(a, b), distance_box_iou_loss(a, b))
 
 
 def test_ciou_is_torchvisions_where_that_is_finite() -> None:
