@@ -10,9 +10,11 @@ from ssod.detectors.build import build
 from ssod.engine import checkpoint
 from ssod.errors import Exit
 from ssod.losses.classify import SIGMOID, SOFTMAX
+from ssod.losses.pick import settable
 from ssod.model import weights_file
 from tests.small import small_config
-from tools.loss_figures import cumulative, curves, heat, looks, main
+from tools.loss_curves import panels
+from tools.loss_figures import cumulative, heat, looks, main
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +26,31 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     return folder / "run"
 
 
-def test_every_class_loss_has_a_panel_and_falls_as_the_row_gets_right() -> None:
-    x = torch.linspace(-5, 5, 41)
-    panels = curves(x)
-    for name in [*SIGMOID, *SOFTMAX]:
-        assert any(title.split(",")[0].split(":")[0] == name or title == f"softmax: {name}" for title in panels), name
-    for title, lines in panels.items():
+def test_every_parameter_of_every_class_loss_has_a_panel() -> None:
+    found = panels(torch.linspace(-5, 5, 41))
+    for prefix, table in (("", SIGMOID), ("softmax ", SOFTMAX)):
+        for name, loss in table.items():
+            assert any(title.split(":")[0] == prefix + name for title in found), name
+            for key, parameter in settable(loss, 2).items():
+                labels = [label for label, _ in found[f"{prefix}{name}: {key}"]]
+                assert len(labels) > 1
+                assert f"{key} {parameter.default:g} (default)" in [label.removesuffix(": 0") for label in labels]
+
+
+def test_panels_show_what_the_losses_do() -> None:
+    found = panels(torch.linspace(-5, 5, 41))
+    for title, lines in found.items():
         values = torch.stack([value for _, value in lines])
         assert values.isfinite().all(), title
         assert len({tuple(v.tolist()) for v in values}) == len(lines), title
-    for title in ("focal", "focal_star, beta 1", "focal_ratio", "balanced_bce", "softmax: softmax_focal"):
-        assert all((value.diff() < 0).all() for _, value in panels[title])
-    assert all((value.diff() >= 0).all() for _, value in panels["anchor: a rival's logit"])
-    rare, frequent = (value for _, value in panels["equalization: a rival's logit"])
-    assert not rare.any()
-    assert (frequent > 0).all()
+        assert all(label.endswith(": 0") != bool(value.any()) for label, value in lines), title
+    for title in ("focal: gamma", "focal_star: beta", "focal_ratio: gamma", "balanced_bce: alpha"):
+        assert all((value.diff() < 0).all() for _, value in found[title])
+    assert all((value.diff() < 0).all() for _, value in found["softmax softmax_focal: gamma"])
+    assert all((value.diff() >= 0).all() for _, value in found["anchor: p_y"])
+    frequent, rare = found["equalization: lam"]
+    assert rare[0] == "lam 0.00176 (default): 0"
+    assert (frequent[1] > 0).all()
 
 
 def test_gamma_moves_the_loss_to_hard_negatives() -> None:
@@ -89,11 +101,32 @@ def test_pictures_are_written(figure: str, trained, tmp_path, capsys: pytest.Cap
         assert "wrong rows" in printed
 
 
+def test_two_stages_say_that_anchors_are_sampled(tmp_path, capsys: pytest.CaptureFixture) -> None:
+    small = {"rpn": {"rows": 32, "before": [60, 60], "after": [30, 30]}, "roi": {"rows": 16, "hidden": 32, "size": 3}}
+    detector = {"name": "faster_rcnn", "backbone": "tiny", "channels": 16, **small}
+    changes = {"train__steps": 1, "method__burn_in": 0, "train__eval_every": 0, "detector": detector}
+    path = small_config(tmp_path, method__loss={"sup": {"weighting": "conv_bayes"}}, **changes)
+    run.train(config.load(path), out=tmp_path / "run")
+    assert main(["uncertainty", str(tmp_path / "run"), "-o", str(tmp_path / "x.png"), "--images", "1"]) == 0
+    assert "correct sampled anchors: " in capsys.readouterr().out
+
+
 def test_what_cannot_be_drawn_says_why(trained, tmp_path, capsys: pytest.CaptureFixture) -> None:
     plain = small_config(tmp_path, train__steps=1, method__burn_in=0, train__eval_every=0)
     run.train(config.load(plain), out=tmp_path / "plain")
     assert main(["uncertainty", str(tmp_path / "plain"), "-o", "x.png"]) == Exit.USAGE
     assert "train with weighting: uncertainty" in capsys.readouterr().err
+    branch = small_config(
+        tmp_path / "branch",
+        method__loss={"sup": {"weighting": "plain_conv"}},
+        train__steps=1,
+        method__burn_in=0,
+        train__eval_every=0,
+    )
+    run.train(config.load(branch), out=tmp_path / "plain_conv")
+    assert main(["uncertainty", str(tmp_path / "plain_conv"), "-o", "x.png"]) == Exit.USAGE
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "a plain convolution is never uncertain" in line
     assert main(["cumulative", str(tmp_path / "nothing"), "-o", "x.png"]) != 0
     with pytest.raises(SystemExit):
         main(["curves", str(trained), "-o", "x.png"])

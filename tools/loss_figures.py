@@ -1,13 +1,14 @@
 """Figures of the losses, each computed by the functions that train.
 
-    python tools/loss_figures.py curves -o curves.png
-    python tools/loss_figures.py cumulative RUN -o cumulative.png
-    python tools/loss_figures.py uncertainty RUN -o uncertainty.png --images 4
+    python -m tools.loss_figures curves -o curves.png
+    python -m tools.loss_figures cumulative RUN -o cumulative.png
+    python -m tools.loss_figures uncertainty RUN -o uncertainty.png --images 4
 
-``curves``: loss against logit for every class loss with its parameters. ``cumulative``: how much of the focal loss of a
-run's positives and negatives its hardest ones have, for several gamma (Lin et al. 2017, figure 4). ``uncertainty``:
-BALD heat maps of correct and of wrong rows, for a run trained with ``weighting: uncertainty`` or ``conv_bayes`` (Li et
-al., ICIP 2020). The last two look at validation images (labelled ones where there are none) with the run's student.
+``curves``: loss against logit for every class loss and each of its parameters. ``cumulative``: how much of the focal
+loss of a run's positives and negatives its hardest ones have, for several gamma (Lin et al. 2017, figure 4).
+``uncertainty``: BALD heat maps of correct and of wrong rows, for a run trained with ``weighting: uncertainty`` or
+``conv_bayes`` (Li et al., ICIP 2020); on a two-stage detector rows are the anchors that its proposal network sampled.
+The last two look at validation images (labelled ones where there are none) with the run's student.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssod import config
-from ssod.boxes import DeltaCoder
 from ssod.data import datasets
 from ssod.data.loader import collate
 from ssod.data.reader import Reader
@@ -37,104 +37,30 @@ from ssod.detectors.build import build
 from ssod.engine import checkpoint
 from ssod.errors import Exit, SsodError
 from ssod.losses.bayes import Guess
-from ssod.losses.classify import SIGMOID, SOFTMAX
 from ssod.losses.elements import focal_elements
 from ssod.losses.uncertainty import judge
 from ssod.methods.base import Method
 from ssod.methods.find import find
-from ssod.structures import Assignment, Predictions, RowLoss
+from ssod.structures import Assignment, Predictions
+from tools.loss_curves import SEEN, panels
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 DIVISOR = 32
-Line = tuple[str, Tensor]  # label, loss at each of the logits
-
-
-# ---- loss against logit --------------------------------------------------------------------------------------------
-
-
-def rows(logits: Tensor, cls: Tensor, softmax: bool = False) -> tuple[Predictions, Assignment]:
-    """Return predictions and assignment that have nothing but classes."""
-    r = len(logits)
-    none, zero = torch.zeros(r, 4), torch.zeros(r, dtype=torch.long)
-    p = Predictions(logits, none[:, None], none, zero, torch.ones(1, 2).long(), DeltaCoder(), softmax)
-    return p, Assignment(cls, torch.ones(r), none, torch.zeros(r))
-
-
-def alone(name: str, x: Tensor, target: float = 1.0, **params: float) -> Tensor:
-    """Loss of a row of the only class, asked for ``target``, at each logit."""
-    return SIGMOID[name](*rows(x[:, None], torch.full((len(x), 1), target)), **params)
-
-
-def curves(x: Tensor) -> dict[str, list[Line]]:
-    """Return the lines of each panel: every class loss that a config can name, with several of its parameters."""
-
-    def lines(name: str, key: str, values: tuple[float, ...], **fixed: float) -> list[Line]:
-        return [(f"{key} {v:g}", alone(name, x, **{key: v}, **fixed)) for v in values]
-
-    def targets(name: str, values: tuple[float, ...]) -> list[Line]:
-        return [(f"target {q:g}", alone(name, x, q)) for q in values]
-
-    shifted = ("gamma 4, beta 0", alone("focal_star", x, alpha=-1, gamma=4, beta=0))
-    panels = {
-        "bce": targets("bce", (1, 0)),
-        "balanced_bce": lines("balanced_bce", "alpha", (0.1, 0.25, 0.5, 0.75)),
-        "focal": lines("focal", "gamma", (0, 0.5, 1, 2, 5), alpha=-1),
-        "focal_star, beta 1": [*lines("focal_star", "gamma", (1, 2, 4), alpha=-1, beta=1), shifted],
-        "focal_ratio": lines("focal_ratio", "gamma", (0, 0.25, 0.5, 1), alpha=-1),
-        "quality_focal": targets("quality_focal", (0, 0.5, 1)),
-        "varifocal": targets("varifocal", (0, 0.3, 0.6, 1)),
-        "anchor: a rival's logit": [(f"p_y {p:g}", rival(x, p)) for p in (0.1, 0.5, 0.9)],
-        "equalization: a rival's logit": equalized(x),
-        "label_smoothing": [(f"eps {eps:g}", smooth(x, eps)) for eps in (0, 0.1, 0.3)],
-    }
-    for name, loss in SOFTMAX.items():
-        panels[f"softmax: {name}"] = [("two classes", two_classes(loss, x))]
-    return panels
-
-
-def rival(x: Tensor, true: float) -> Tensor:
-    """Anchor loss of another class at each logit, while the true one has probability ``true``; without its term."""
-    fixed = torch.logit(torch.full_like(x, true))
-    loss = SIGMOID["anchor"](*rows(torch.stack([fixed, x], 1), torch.zeros(len(x), dtype=torch.long)))
-    return loss - F.softplus(-fixed)
-
-
-def equalized(x: Tensor) -> list[Line]:
-    """Loss of another class at each logit on a foreground row, rare and frequent."""
-    fixed = torch.zeros_like(x)
-    cls = torch.zeros(len(x), dtype=torch.long)
-    found = []
-    for label, share in (("rare", 1e-4), ("frequent", 0.1)):
-        frequency = torch.tensor([0.5, share])
-        loss = SIGMOID["equalization"](*rows(torch.stack([fixed, x], 1), cls), frequency=frequency)
-        found.append((label, loss - F.softplus(-fixed)))
-    return found
-
-
-def smooth(x: Tensor, eps: float) -> Tensor:
-    """Smoothed BCE of an object's row among 20 classes, less the least that its other classes can cost."""
-    cls = torch.zeros(len(x), dtype=torch.long)
-    rest = torch.logit(torch.full((len(x), 19), eps / 20), eps=1e-7)
-    loss = SIGMOID["label_smoothing"](*rows(torch.cat([x[:, None], rest], 1), cls), eps=eps)
-    return loss - F.binary_cross_entropy_with_logits(rest, torch.full_like(rest, eps / 20), reduction="none").sum(1)
-
-
-def two_classes(loss: RowLoss, x: Tensor) -> Tensor:
-    """Loss of an object's row of a softmax head with one class and background, at each log-odds."""
-    return loss(*rows(torch.stack([x, torch.zeros_like(x)], 1), torch.zeros(len(x), dtype=torch.long), softmax=True))
 
 
 def draw_curves(out: Path) -> None:
-    """Write one panel per loss."""
+    """Write one panel per parameter of each loss. They begin below 0, so that a line of zeros is seen."""
     x = torch.linspace(-5, 5, 201)
-    panels = curves(x)
-    figure, grid = plt.subplots(-(-len(panels) // 4), 4, figsize=(15, 3 * -(-len(panels) // 4)), squeeze=False)
-    for axes in grid.flat[len(panels) :]:
+    found = panels(x)
+    columns = 5
+    lines = -(-len(found) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(17, 3 * lines), squeeze=False)
+    for axes in grid.flat[len(found) :]:
         axes.axis("off")
-    for axes, (title, lines) in zip(grid.flat, panels.items()):
-        for label, values in lines:
-            axes.plot(x.numpy(), values.numpy(), label=label)
-        axes.set(title=title, xlabel="logit of the class", ylabel="loss", ylim=(0, 6))
+    for axes, (title, values) in zip(grid.flat, found.items()):
+        for label, line in values:
+            axes.plot(x.numpy(), line.numpy(), label=label)
+        axes.set(title=title, xlabel=f"logit of {SEEN.get(title, 'the class')}", ylabel="loss", ylim=(-0.25, 6))
         axes.legend(fontsize=7)
     save(figure, out)
 
@@ -148,11 +74,13 @@ class Look:
 
     Attributes:
         sample: its picture and boxes.
-        p, a: dense rows and what they should say.
+        stage: ``dense``, or ``rpn``.
+        p, a: the rows of that stage and what they should say.
         guess: the auxiliary branch's, where the run has one.
     """
 
     sample: Sample
+    stage: str
     p: Predictions
     a: Assignment
     guess: Guess | None
@@ -188,8 +116,9 @@ def looks(folder: Path, images: int) -> Iterator[Look]:
         sample = look(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]
         view = collate([sample], [source.images.ids[i]], DIVISOR)
         out = student.predict(view)
-        p, a = next(part for stage, part in student.assign(out, view.targets).items() if stage in ("dense", "rpn"))
-        yield Look(sample, p, a, None if branch is None else branch(out.pyramid))
+        assigned = student.assign(out, view.targets)
+        stage = "rpn" if "rpn" in assigned else "dense"
+        yield Look(sample, stage, *assigned[stage], None if branch is None else branch(out.pyramid))
 
 
 # ---- cumulative loss by difficulty ---------------------------------------------------------------------------------
@@ -251,9 +180,11 @@ def heat(values: Tensor, chosen: Tensor, p: Predictions, size: tuple[int, int]) 
 def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
     """Write, for each image, its boxes and the BALD score of correct and of wrong rows."""
     found = list(looks(folder, images))
-    if found[0].guess is None:
-        problem = "the run has no auxiliary branch"
+    guess = found[0].guess
+    if guess is None or not guess.sigma.any():
+        problem = "the run has no auxiliary branch" if guess is None else "a plain convolution is never uncertain"
         raise SsodError(folder, "method.loss", problem, "train with weighting: uncertainty, or conv_bayes")
+    what = "sampled anchors" if found[0].stage == "rpn" else "rows"
     figure, grid = plt.subplots(len(found), 3, figsize=(9, 3 * len(found)), squeeze=False)
     means: dict[str, list[Tensor]] = {"correct": [], "wrong": []}
     for line, seen in zip(grid, found):
@@ -269,13 +200,13 @@ def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
             map_ = heat(uncertain, chosen & counted, seen.p, padded)[:high, :wide]
             axes.imshow(np.asarray(seen.sample.image.convert("L")), cmap="gray", alpha=0.5)
             image = axes.imshow(map_.numpy(), cmap="inferno", vmin=0.5, vmax=0.75, alpha=0.8)
-            axes.set_title(f"U, {kind} rows", fontsize=8)
+            axes.set_title(f"U, {kind} {what}", fontsize=8)
         figure.colorbar(image, ax=line[2])
         for axes in line:
             axes.axis("off")
     for kind, parts in means.items():
         values = torch.cat(parts)
-        print(f"{kind} rows: {len(values)}, mean U {values.mean() if len(values) else float('nan'):.4f}")
+        print(f"{kind} {what}: {len(values)}, mean U {values.mean() if len(values) else float('nan'):.4f}")
     save(figure, out)
 
 
