@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssod.boxes import Coder, clip, compose, warp
 
@@ -66,6 +66,8 @@ class Targets(_Mapped):
         return len(self.boxes)
 
     def __getitem__(self, keep: Tensor | slice) -> Targets:
+        if isinstance(keep, Tensor) and keep.dtype == torch.bool:
+            keep = keep.nonzero().squeeze(1)  # waits for the device, and would for every field
         return self.map(lambda t: t[keep])
 
     @staticmethod
@@ -327,6 +329,8 @@ class Detector(Protocol):
     """An ``nn.Module`` that answers four questions; it knows nothing of teachers, methods or geometry."""
 
     num_classes: int
+    body: nn.Module  # what is below the pyramid: that is all that an image classifier's weights are for
+    pretrained_heads: bool  # whether pyramid and heads have weights from a file, too
     rows: dict[str, RowLoss]  # its own row losses by name
     kinds: dict[str, str]  # what head each of them must be made for, ``losses.pick.Kind``
 

@@ -54,14 +54,19 @@ def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True) -> 
     if num_classes < 1:
         raise SsodError("data", "classes", f"{num_classes} classes", "a detector needs at least one")
     detector: nn.Module = _BUILDERS[cfg.name](cfg, num_classes)
-    if isinstance(cfg, D2Config):
-        if pretrained:
-            initialise_d2(detector, cfg)
-        return detector
-    match_eps(detector, cfg)
+    d2 = isinstance(cfg, D2Config)
+    if not d2:
+        match_eps(detector, cfg)
     if pretrained:
-        initialise(detector, cfg)
+        loaded = initialise_d2(detector, cfg) if d2 else initialise(detector, cfg)
+        detector.pretrained_heads = heads_among(detector, set(loaded.fresh))
     return detector
+
+
+def heads_among(detector: Detector, fresh: set[str]) -> bool:
+    """Return whether any weight above ``detector.body`` is not among the names ``fresh``."""
+    body = {id(parameter) for parameter in detector.body.parameters()}
+    return any(id(p) not in body and name not in fresh for name, p in detector.named_parameters())
 
 
 def describe() -> list[tuple[str, str]]:

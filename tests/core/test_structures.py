@@ -6,6 +6,7 @@ import torch
 from ssod import seeding
 from ssod.boxes import DeltaCoder
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
+from tests.waits import Waits
 
 
 def view(n: int = 2, height: int = 40, width: int = 60, matrix: torch.Tensor | None = None) -> View:
@@ -29,6 +30,15 @@ def test_selection_keeps_every_field_in_step() -> None:
     picked = t[torch.tensor([True, False, True])]
     assert picked.labels.tolist() == [0, 2]
     assert all(len(getattr(picked, f)) == 2 for f in ("boxes", "scores", "probs", "weight"))
+
+
+def test_selection_by_a_mask_waits_once() -> None:
+    t = Targets(torch.rand(3, 4), torch.tensor([0, 1, 2]), torch.rand(3), torch.rand(3, 5), torch.rand(3))
+    with Waits() as waits:
+        t[torch.tensor([True, False, True])]
+        assert waits.masks == 1
+        t[:2], t[torch.tensor([0, 2])]
+        assert waits.masks == 1
 
 
 def test_no_boxes_is_an_empty_shape_and_never_a_sentinel() -> None:

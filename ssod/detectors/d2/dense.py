@@ -15,7 +15,7 @@ from ssod.boxes import Coder, LtrbCoder
 from ssod.collective import mean_over_ranks
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import build_model
-from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, box_loss, delta_coder, loss
+from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig, clip_last
 from ssod.detectors.dense import Dense, DenseOutput, count_in_batch, positives
 from ssod.detectors.heads.fam3d import to_rows
@@ -87,6 +87,11 @@ class D2Dense(Dense):
             normalise=Pixels(model, bgr=getattr(model, "input_format", "BGR") == "BGR"),
         )
         self.normalizer = RunningCount(300.0 if fcos else 100.0) if normalizer == "running" else None
+
+    @property
+    def body(self) -> nn.Module:
+        """What is below the pyramid."""
+        return body_of(self.backbone)
 
     def heads(self, features: list[Tensor]) -> dict[str, Tensor]:
         """Run detectron2's head; see ``Dense.heads``."""

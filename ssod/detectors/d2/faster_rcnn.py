@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssod.detectors.d2.config import FIELD, D2FasterRcnnConfig
 from ssod.detectors.d2.dense import iou_assigner
 from ssod.detectors.d2.model import build_model
-from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, box_loss, clip_first, delta_coder, loss
+from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, clip_first, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.rcnn import Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.roi_pool import in_order
@@ -72,6 +72,11 @@ class D2FasterRcnn(Rcnn):
         self.rpn_coder = delta_coder(rpn.box2box_transform)
         self.rpn_assigner, self.roi_assigner = rpn_match, roi_match
         self.proposal_generator, self.roi_heads = rpn, roi
+
+    @property
+    def body(self) -> nn.Module:
+        """What is below the pyramid."""
+        return body_of(self.backbone)
 
     def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """See ``Rcnn.rpn_head``."""

@@ -93,6 +93,11 @@ def assert_levels(found: list[str], wanted: list[str]) -> None:
         raise SsodError("config", FIELD, f"the head looks at {list(wanted)} of levels {list(found)}", "use them all")
 
 
+def body_of(backbone: nn.Module) -> nn.Module:
+    """Return what is below the pyramid; a backbone without one is all body."""
+    return getattr(backbone, "bottom_up", backbone)
+
+
 # ---- rows to detections ----------------------------------------------------------------------------------------------
 
 
