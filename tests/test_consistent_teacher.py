@@ -17,6 +17,7 @@ from tests.small import small_config
 from tests.test_methods import DETECTORS, batch, bits, detector, method, optimizer_of, step
 
 GMM = {"name": "gmm"}
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_until_its_start_it_labels_and_learns_nothing_from_it() -> None:
@@ -108,9 +109,25 @@ def test_as_the_paper_has_it() -> None:
     released, paper = (Config(name="consistent_teacher", as_released=x) for x in (True, False))
     assert (released.count_ratio, released.threshold.policy, released.threshold.fallback) == (1.0, "high", 0.0)
     assert (paper.count_ratio, paper.threshold.policy) == (0.0, "component")
+    for threshold in ("gmm", {"name": "gmm", "size": 50}):
+        assert Config(name="consistent_teacher", as_released=False, threshold=threshold).threshold.policy == "component"
+        assert Config(name="consistent_teacher", threshold=threshold).threshold.policy == "high"
+    stated = {"name": "gmm", "policy": "middle"}
+    assert Config(name="consistent_teacher", as_released=False, threshold=stated).threshold.policy == "middle"
     own = Config(name="consistent_teacher", as_released=False, count_ratio=0.5, threshold={"name": "fixed"})
     assert (own.count_ratio, own.threshold.name) == (0.5, "fixed")
     assert Config.model_validate(paper.model_dump()) == paper
+
+
+@pytest.mark.parametrize("data", ["r50_fpn_coco_10p", "tiny_fpn_neu_det_10p"])
+@pytest.mark.parametrize("net", DETECTORS)
+def test_the_switch_is_whole_on_the_files_that_are_shipped(net: str, data: str) -> None:
+    path = ROOT / "configs" / "consistent_teacher" / f"consistent_teacher_{net}_{data}.yaml"
+    released, paper = load(path).method, load(path, ["method.as_released=false"]).method
+    assert (released.count_ratio, released.threshold.policy) == (1.0, "high")
+    assert (paper.count_ratio, paper.threshold.policy) == (0.0, "component")
+    same = {"as_released", "count_ratio", "threshold"}
+    assert paper.model_dump(exclude=same) == released.model_dump(exclude=same)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,14 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 import ssod.methods
+from ssod import config
 from ssod.boxes import clip, warp
 from ssod.detectors.build import DetectorConfig, build
+from ssod.errors import SsodError
 from ssod.methods.base import Config, EmaConfig, Method
 from ssod.methods.find import find, names, summary
 from ssod.structures import Batch, Targets, View
+from tests.small import small_config
 
 K, SIDE = 3, 96
 SEMI = [name for name in names() if find(name).uses_unlabeled]
@@ -235,6 +238,90 @@ def test_unbiased_teacher_copies_at_the_end_of_burn_in_and_averages_after() -> N
     step(m, batch(), 2, optimizer)
     for before, student, teacher in zip(old, m.student.parameters(), m.teacher.parameters()):
         torch.testing.assert_close(teacher, before * 0.9996 + student * 0.0004)
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "unbiased_teacher"])
+def test_a_threshold_stands_in_for_the_score(name: str) -> None:
+    fixed = method(name, detector("fcos"), score=0.9, threshold={"name": "fixed", "score": 0.3})
+    losses, same = fixed(batch(), 50), method(name, detector("fcos"), score=0.3)(batch(), 50)
+    assert all(torch.equal(losses[key], same[key]) for key in same)
+    gmm = method(name, detector("fcos"), threshold="gmm")
+    step(gmm, batch(), 50, optimizer_of(gmm))
+    assert gmm.stats["pseudo/threshold"].any()
+    assert gmm.state_dict()["threshold.bank.scores"].any()
+    assert not any("threshold" in key for key in method(name, detector("fcos")).state_dict())
+
+
+# ---- mixing, for every method that learns from boxes ---------------------------------------------------------------
+
+MIXING = ["mean_teacher", "unbiased_teacher", "consistent_teacher"]
+ALWAYS = {"mixup": 1.0, "mosaic": 0.0}
+
+
+def asked_for(m: Method, data: Batch) -> dict[str, tuple]:
+    """What the student's rows on unlabelled images are asked for, by stage; (predictions, assignment)."""
+    asked: dict[str, tuple] = {}
+    reduce = m.student.reduce
+    m.student.reduce = lambda out, assigned, rows=None: asked.update(assigned) or reduce(out, assigned, rows)
+    m(data, 50)
+    return asked
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+@pytest.mark.parametrize("name", MIXING)
+def test_any_method_on_boxes_steps_with_mixing(name: str, net: str) -> None:
+    m = method(name, detector(net), mix={"mixup": 0.5, "mosaic": 0.5})
+    before = bits(m)
+    losses = step(m, batch(), 50, optimizer_of(m))
+    plain = method(name, detector(net))(batch(), 50)
+    assert losses.keys() == plain.keys()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert torch.equal(losses["sup/cls"], plain["sup/cls"])
+    assert not torch.equal(losses["unsup/cls"], plain["unsup/cls"])
+    assert any(key.startswith("student.") and not torch.equal(before[key], value) for key, value in bits(m).items())
+    assert before.keys() == bits(method(name, detector(net))).keys()  # mixing has no state: old checkpoints load
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+@pytest.mark.parametrize("name", MIXING)
+def test_of_a_mixed_box_the_missing_mass_is_background_and_its_proposal_is_whole(name: str, net: str) -> None:
+    m = method(name, detector(net), mix=ALWAYS)
+    asked = asked_for(m, batch())
+    p, a = asked["roi" if net == "faster_rcnn" else "dense"]
+    masses = a.cls[a.matched >= 0].sum(1)
+    assert len(masses)
+    assert ((masses > 0) & (masses < 1)).all()
+    assert not a.cls[a.matched == -1].any()
+    if net == "faster_rcnn":
+        p, a = asked["rpn"]
+        assert a.cls.shape == (len(p),)
+        assert (a.cls[a.matched >= 0] == 0).all()
+        assert (a.cls[a.matched == -1] == 1).all()
+
+
+def test_labelled_boxes_of_a_mixed_image_do_not_lift_the_damping() -> None:
+    """Damping asks what the teacher found; nothing, here."""
+    damped, bare = (
+        method("mean_teacher", detector("retinanet"), score=1.0, mix=ALWAYS, damping=d)(batch(), 50) for d in (0.01, 1)
+    )
+    torch.testing.assert_close(damped["unsup/box"], bare["unsup/box"] * 0.01)
+    assert bare["unsup/box"] > 0  # of the labelled boxes
+
+
+def test_a_method_of_ones_own_can_be_told_to_mix() -> None:
+    m = Method(detector("fcos"), Config(name="x", mix={"tiles": 4}))
+    assert m.mixer.tiles == 4
+    assert Method(detector("fcos"), Config(name="x")).mixer is None
+
+
+@pytest.mark.parametrize(("name", "changes"), [("humble_teacher", {}), ("mean_teacher", {"form": "consistency"})])
+def test_who_compares_rows_cannot_mix(tmp_path: Path, name: str, changes: dict) -> None:
+    section = {"name": name, "burn_in": 6, "mix": {"mixup": 0.5, "mosaic": 0}} | changes
+    with pytest.raises(SsodError) as error:
+        config.load(small_config(tmp_path, method=section))
+    assert (error.value.field, error.value.code) == ("method.mix", 2)
+    assert "'mix' blends the student's view" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_weight_ramps_and_shares_of_steps_are_resolved() -> None:

@@ -38,16 +38,21 @@ def same_pixels() -> Batch:
 # ---- how a teacher follows -----------------------------------------------------------------------------------------
 
 
-def follow(ema: dict, burn_in: int, steps: int, name: str = "mean_teacher") -> list[float]:
-    """The teacher's only weight after each step, while the student's is 1, 2, 3, ..."""
+def follow(
+    ema: dict, burn_in: int, steps: int, name: str = "mean_teacher", skipped: tuple[int, ...] = ()
+) -> list[float]:
+    """The teacher's only weight after each step, while the student's is 1, 2, 3, ...; a skipped step leaves that."""
     student, kind = nn.Linear(1, 1, bias=False), find(name)
     nn.init.zeros_(student.weight)
     student.num_classes = 1
     m = kind(student, kind.Config.model_validate({"name": name, "burn_in": burn_in, "ema": ema}))
     seen = []
     for number in range(steps):
-        m.student.weight.data.fill_(number + 1.0)
-        m.after_step(number)
+        if number in skipped:
+            m.after_skip(number)
+        else:
+            m.student.weight.data.fill_(number + 1.0)
+            m.after_step(number)
         seen.append(float(m.teacher.model.weight))
     return seen
 
@@ -64,6 +69,19 @@ def test_copies_are_renewed_every_so_many_steps_after_burn_in() -> None:
     seen = follow({"decay": 0.5, "rule": "copy", "every": 3}, 2, 9, "unbiased_teacher")
     assert seen == [1, 2, 2, 2, 5, 5, 5, 8, 8]
     assert follow({"rule": "copy", "every": 1}, 0, 4) == [1, 2, 3, 4]
+    assert follow({"rule": "copy", "every": 1}, 0, 6, skipped=(2, 3)) == [1, 2, 2, 2, 5, 6]
+
+
+def test_a_copy_that_falls_on_a_skipped_step_is_made_and_nothing_else() -> None:
+    """Step 4 is the third after burn-in; the student is then what step 3 made it."""
+    copy = {"decay": 0.5, "rule": "copy", "every": 3}
+    assert follow(copy, 2, 9, "unbiased_teacher", skipped=(4,)) == [1, 2, 2, 2, 4, 4, 4, 8, 8]
+    assert follow(copy, 2, 9, "unbiased_teacher", skipped=(0, 1, 2, 3)) == [0, 0, 0, 0, 5, 5, 5, 8, 8]
+    average = follow({"decay": 0.5}, 0, 6)
+    skipped = follow({"decay": 0.5}, 0, 6, skipped=(2,))
+    assert skipped[2] == skipped[1] == average[1]
+    never = {"decay": 0.5, "rule": "never"}
+    assert follow(never, 2, 6, skipped=(2, 3)) == follow(never, 2, 6)
 
 
 def test_a_teacher_that_rests_keeps_its_buffers() -> None:
@@ -88,7 +106,8 @@ def test_the_rules_as_numbers() -> None:
         ("mean_teacher", {"ema": {"every": 5}}, "'every: 5' is for 'rule: copy'"),
         ("mean_teacher", {"ema": {"rule": "copy"}}, "'rule: copy' needs 'every'"),
         ("mean_teacher", {"ema": {"rule": "never", "every": 5}, "burn_in": 1}, "is for 'rule: copy'"),
-        ("mean_teacher", {"ema": {"rule": "never"}}, "would stay untrained"),
+        ("mean_teacher", {"ema": {"rule": "never"}}, "would stay untrained; give a burn-in"),
+        ("mean_teacher", {"ema": {"rule": "copy", "every": 9}}, "would stay untrained until step 9; give a burn-in"),
         ("mean_teacher", {"ema": {"rule": "copy", "every": 5, "start": 9}, "burn_in": 4}, "lies after it"),
         ("supervised", {"ema": {"rule": "copy", "every": 5}}, "which this method has not"),
         ("mean_teacher", {"ema": {"rule": "copy", "every": 0}}, "greater than or equal to 1"),
@@ -236,7 +255,7 @@ def test_one_class_one_image_odd_sizes(name: str, net: str) -> None:
 
 @pytest.mark.parametrize(("name", "net"), [("humble_teacher", "faster_rcnn"), ("mean_teacher", "fcos")])
 def test_restored_state_goes_on_with_the_same_bits(name: str, net: str) -> None:
-    changes = {"ema": {"rule": "copy", "every": 2}}
+    changes = {"ema": {"rule": "copy", "every": 2}, "burn_in": 1}
     first, second = soft(name, net, **changes), soft(name, net, **changes)
     optimizer, other = optimizer_of(first), optimizer_of(second)
     step(first, same_pixels(), 50, optimizer)

@@ -55,7 +55,7 @@ class Guard:
             for name, buffer in module._buffers.items()
             if buffer is not None and name not in module._non_persistent_buffers_set
         }
-        # The teacher's buffers move in after_step only, which a skipped step does not reach.
+        # The teacher's buffers move in after_step and after_skip only, of which none comes before restore.
         self._written = [slot for name, slot in self._slots.items() if "teacher" not in name.split(".")]
         self._saved = [buffer.clone() for buffer in self._live()]
 

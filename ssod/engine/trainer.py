@@ -38,6 +38,7 @@ class Method(Protocol):
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]: ...
     def after_step(self, step: int) -> None: ...
+    def after_skip(self, step: int) -> None: ...
 
 
 class Trainer:
@@ -168,11 +169,12 @@ class Trainer:
         if verdict.good:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.method.after_step(step)  # the teacher moves here, and nowhere else
+            self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
             self.window.add(losses | self.method.stats | {"grad_norm": norm})
             self.bad = 0
         else:
             self.skip(verdict, losses, ids)
+            self.method.after_skip(step)
         self.step += 1
         return verdict.stop
 

@@ -7,104 +7,22 @@ A method is one file in this folder: a ``Config`` (its knobs), a ``Method`` that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from ssod.engine.ema import EMA, Rule, decay_by_rule, warm_decay
+from ssod.engine.ema import EMA, decay_by_rule, warm_decay
 from ssod.errors import SsodError
-from ssod.losses.criterion import Criterion, LossConfig
-from ssod.schema import Duration, Section
+from ssod.losses.criterion import Criterion
+from ssod.methods.config import Common, Config, EmaConfig, LossName
+from ssod.pseudo.mass import hardened
+from ssod.pseudo.mix import Mixer
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Reweight, Targets, View
 
+__all__ = ["Common", "Config", "EmaConfig", "LossName", "Losses", "Method"]  # and the functions at the end
+
 Losses = dict[str, Tensor]
-LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
-
-
-class EmaConfig(Section):
-    """How the teacher follows the student.
-
-    ``rule`` holds from the end of burn-in on (Humble Teacher's table 5 compares the three); until then the teacher
-    follows as its method says.
-    """
-
-    rule: Rule = "ema"
-    "`ema`: an average, moved at every step; `copy`: a copy, renewed every so many; `never`: as burn-in left it."
-    every: int | None = Field(None, ge=1)
-    "Steps between two copies, for `rule: copy`."
-    decay: float = Field(0.999, ge=0, lt=1)
-    "Share of the teacher kept at each step."
-    warm_up: bool = True
-    "Cap the decay at 1 - 1/(t + 1), so that a short run's teacher is not stuck at its start."
-    start: Duration = 0
-    "Until this step the teacher is a plain copy of the student."
-
-    @model_validator(mode="after")
-    def _every_is_for_copies(self) -> EmaConfig:
-        if (self.rule == "copy") != (self.every is not None):
-            have = f"'every: {self.every}' is for 'rule: copy'" if self.every else "'rule: copy' needs 'every'"
-            raise ValueError(f"{have}; write e.g. {{rule: copy, every: 10000}}, or leave 'every' out")
-        return self
-
-
-class Common(Section):
-    """What every method has, also one without unlabelled images."""
-
-    name: str
-    "File name in ssod/methods, or a dotted module of your own."
-    ema: EmaConfig = EmaConfig()
-    "How the teacher follows the student. What a config leaves out is the method's own default."
-    loss: LossConfig | None = None
-    "Losses and weightings of labelled (`sup`) and pseudo-labelled (`unsup`) images; default: the detector's own."
-
-    @field_validator("ema", mode="before")
-    @classmethod
-    def _over_the_methods_own(cls, value: object) -> object:
-        """Merge a part of the section over the method's default, not over ``EmaConfig``'s."""
-        return cls.model_fields["ema"].default.model_dump() | dict(value) if isinstance(value, Mapping) else value
-
-    @field_validator("ema")
-    @classmethod
-    def _rules_need_a_burn_in(cls, ema: EmaConfig) -> EmaConfig:
-        if ema.rule != "ema" and "burn_in" not in cls.model_fields:
-            raise ValueError(f"'rule: {ema.rule}' holds after burn-in, which this method has not; remove it")
-        return ema
-
-
-class Config(Common):
-    """What every semi-supervised method has; a method's own ``Config`` adds to it."""
-
-    burn_in: Duration = 0
-    "Steps of supervised learning before the first pseudo-label; unlabelled images are not even loaded."
-    weight: float = Field(1.0, ge=0)
-    "Factor of every loss on unlabelled images."
-    ramp: Duration = 0
-    "Steps after burn-in over which `weight` rises linearly from 0; 0 = at once."
-    loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
-    "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
-
-    @field_validator("burn_in")
-    @classmethod
-    def _long_enough_for_the_rule(cls, burn_in: int, info: ValidationInfo) -> int:
-        """A teacher that stops following must have followed before, and for as long as ``ema.start`` says."""
-        ema = info.data.get("ema")
-        if ema is not None and ema.rule == "never" and burn_in == 0:
-            raise ValueError("with 'ema.rule: never' the teacher would stay untrained; give a burn-in")
-        if ema is not None and ema.rule != "ema" and ema.start > burn_in:
-            raise ValueError(f"'ema.start: {ema.start}' lies after it, where 'ema.rule: {ema.rule}' holds; lower it")
-        return burn_in
-
-    @property
-    def learns_from(self) -> int:
-        """First step whose losses on unlabelled images count; from `burn_in` to here labels are only made."""
-        return self.burn_in
-
-    @property
-    def aligned(self) -> bool:
-        """Whether weak and strong views must have their pixels in the same places; False = boxes are carried over."""
-        return False
 
 
 class Method(nn.Module):
@@ -132,6 +50,8 @@ class Method(nn.Module):
         self.cfg = cfg
         self.student = student
         self.teacher = EMA(student)
+        mix = getattr(cfg, "mix", None)
+        self.mixer = None if mix is None else Mixer(student.num_classes, **mix.model_dump())
         self.criterion = self.build_criterion()
         self.stats: dict[str, Tensor] = {}
         self.seen_aligned = False
@@ -154,12 +74,15 @@ class Method(nn.Module):
         with torch.no_grad():
             teacher = self.teacher.predict(batch.weak)
             pseudo = self.label(teacher, batch)
-        view = batch.strong
+        view, trust = batch.strong, None
         if pseudo is not None:
             pseudo = pseudo.move(batch.weak, view)
             self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)  # mix may add labelled boxes
+            trust = self.trust(pseudo)
             view, pseudo = self.mix(view, pseudo, batch.labeled)
         unsup = self.unsup(student.predict(view), pseudo, teacher, batch)
+        if trust is not None:
+            unsup = {name: loss * trust for name, loss in unsup.items()}
         return losses | tag("unsup", self.scale(unsup, self.weight(step)))
 
     @torch.no_grad()
@@ -171,6 +94,17 @@ class Method(nn.Module):
             decay = decay_by_rule(self.cfg.ema.rule, self.cfg.ema.every, updates, decay)
         self.teacher.update(self.student, decay)
 
+    @torch.no_grad()
+    def after_skip(self, step: int) -> None:
+        """Make the copy that falls on a skipped step, of the student as the step before left it.
+
+        The loop calls it in the place of ``after_step``. An average waits for the next step; a copy would have to wait
+        for as many steps as lie between two.
+        """
+        ema, updates = self.cfg.ema, step + 1 - getattr(self.cfg, "burn_in", 0)
+        if ema.rule == "copy" and updates > 0:
+            self.teacher.update(self.student, decay_by_rule(ema.rule, ema.every, updates, 1.0))
+
     # ---- slots -----------------------------------------------------------------------------------------------------
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo | None:
@@ -180,15 +114,26 @@ class Method(nn.Module):
         """
         return Pseudo(teacher.detections())
 
+    def trust(self, pseudo: Pseudo) -> Tensor | None:
+        """Return a factor, a scalar, of all losses on unlabelled images for these labels; None = 1.
+
+        The labels are those in the student's view before it is mixed: labelled boxes say nothing about the teacher.
+        """
+        return None
+
     def mix(self, view: View, pseudo: Pseudo, labeled: View) -> tuple[View, Pseudo]:
-        """Blend the student's view with others, after labels exist (mixup, mosaic)."""
-        return view, pseudo
+        """Blend the student's view with labelled images, as the config's ``mix`` says (mixup, mosaic)."""
+        return (view, pseudo) if self.mixer is None else self.mixer(view, pseudo, labeled)
 
     def reweight(
         self, stage: str, p: Predictions, a: Assignment, pseudo: Pseudo | None, teacher: Output, batch: Batch
     ) -> Assignment:
-        """Change who counts how much on unlabelled images."""
-        return a
+        """Change who counts how much on unlabelled images.
+
+        By default nobody; but of mixed images the proposal network learns whole objects, not the shares that their
+        pictures have: those are for the classes, where what is missing to 1 is background.
+        """
+        return hardened(a, p.num_classes) if self.mixer is not None and stage == "rpn" else a
 
     def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
         """Losses on unlabelled images, before any weight; by default those of labelled ones."""
@@ -233,7 +178,7 @@ class Method(nn.Module):
         """Return what ``method.loss`` asks for, None where it asks for nothing."""
         if self.cfg.loss is None:
             return None
-        mixes = type(self).mix is not Method.mix
+        mixes = self.mixer is not None or type(self).mix is not Method.mix
         return Criterion(self.student, self.cfg.loss, pseudo=self.uses_unlabeled and self.unsup_by_rows, mixes=mixes)
 
     def scale(self, losses: Losses, weight: float) -> Losses:

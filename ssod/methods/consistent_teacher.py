@@ -10,7 +10,7 @@ ranks; boxes carried to the strong view; all losses of the detector on them, dam
 have a box. Until ``start`` the teacher labels and the banks fill, but the student does not learn from it.
 
 Paper and released code differ; the published figures are the code's. ``as_released: false`` sets the defaults of
-``count_ratio`` and ``threshold`` to the paper's:
+``count_ratio`` and of the mixture's ``policy`` to the paper's; one that the config states stays what it says:
 
 - the code filters each image's detections by their expected number (``ssod.pseudo.count``); the paper has no such step;
 - the code takes the positive score where the whole mixture is densest; the paper the one "most likely to be positive",
@@ -28,23 +28,22 @@ from typing import Any
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, Losses, count_per_image, quantiles, tag
 from ssod.pseudo.count import count_filter
-from ssod.pseudo.damping import damped
-from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold
+from ssod.pseudo.damping import damping
+from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold, named
 from ssod.schema import Duration
 from ssod.structures import Batch, Detector, Output, Pseudo
-
-_PAPER = {"count_ratio": 0.0, "threshold": {"name": "gmm", "policy": "component"}}
 
 
 class Config(base.Config):
     """The released constants for 1 to 10 % of COCO."""
 
     as_released: bool = True
-    "Defaults of `count_ratio` and `threshold`: those of the released code, or those of the paper."
+    "Defaults of `count_ratio` and of `policy` in `threshold`: those of the released code, or those of the paper."
     start: Duration = 10_000
     """Step at which the losses on unlabelled images begin, at full `weight` if there is no `ramp`. From the end of
     `burn_in` to here the teacher labels and the score banks fill; a few hundred steps are enough for that."""
@@ -66,7 +65,11 @@ class Config(base.Config):
     def _defaults_of_the_paper(cls, section: Any) -> Any:
         if not isinstance(section, Mapping) or section.get("as_released") is not False:
             return section
-        return _PAPER | dict(section)
+        section = {"count_ratio": 0.0, "threshold": "gmm"} | dict(section)
+        threshold = named(section["threshold"])
+        if isinstance(threshold, Mapping) and threshold.get("name") == "gmm":
+            section["threshold"] = {"policy": "component"} | dict(threshold)
+        return section
 
     @field_validator("start")
     @classmethod
@@ -115,9 +118,9 @@ class ConsistentTeacher(base.Method):
         }
         return Pseudo(kept)
 
-    def unsup(self, out: Output, pseudo: Pseudo, teacher: Output, batch: Batch) -> Losses:
+    def trust(self, pseudo: Pseudo) -> Tensor:
         """Damp the losses while most images have no label: they would teach little but background."""
-        return damped(super().unsup(out, pseudo, teacher, batch), pseudo.cls, self.cfg.damping)
+        return damping(pseudo.cls, self.cfg.damping)
 
     def weight(self, step: int) -> float:
         """Return nothing before ``start``, then ``weight``, after an optional ramp."""

@@ -9,7 +9,7 @@ import ssod.methods
 from ssod.errors import SsodError
 from ssod.methods.base import Method
 
-_NOT_METHODS = {"base", "find"}
+_NOT_METHODS = {"base", "config", "find"}
 
 
 def names() -> list[str]:

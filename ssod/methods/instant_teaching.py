@@ -19,11 +19,15 @@ Paper and released code differ; `as_released` chooses, and the published figures
 
 In both, box losses have full weight and the proposal network learns objects and not shares of them.
 
+What is not as released, whatever the switch:
+
+* A label is clipped to the student's view, and dropped with a side of a pixel or less; the code clamps it at 0 alone.
+* Any labelled image may meet any unlabelled one, by their places in a batch (``ssod.pseudo.mix``). The code pairs each
+  labelled image for good with one block of the unlabelled list, and never looks at what is left over of that list.
+
 Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours: a row's box belongs to all its classes, and
 the mass weighs the row's sigmoid losses.
 """
-
-from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -32,8 +36,9 @@ from torch import Tensor
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, Losses
 from ssod.pseudo.instant import confidence, confident, rows_of
-from ssod.pseudo.mix import MixConfig, Mixer
-from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, View
+from ssod.pseudo.mass import hardened
+from ssod.pseudo.mix import MixConfig
+from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
 
 
 class Config(base.Config):
@@ -56,10 +61,6 @@ class InstantTeaching(base.Method):
 
     Config = Config
 
-    def __init__(self, student: Detector, cfg: Config) -> None:
-        super().__init__(student, cfg)
-        self.mixer = Mixer(student.num_classes, **cfg.mix.model_dump())
-
     def forward(self, batch: Batch, step: int) -> Losses:
         """See ``base.Method.forward``; ``as_released`` averages the two halves instead of adding them."""
         return self.averaged(super().forward(batch, step))
@@ -74,29 +75,12 @@ class InstantTeaching(base.Method):
         self.stats["pseudo/score_quantiles"] = best_scores(p)
         return Pseudo(confident(p, self.cfg.score))
 
-    def mix(self, view: View, pseudo: Pseudo, labeled: View) -> tuple[View, Pseudo]:
-        """Blend some of the images with labelled ones."""
-        return self.mixer(view, pseudo, labeled)
-
     def reweight(
         self, stage: str, p: Predictions, a: Assignment, pseudo: Pseudo, teacher: Output, batch: Batch
     ) -> Assignment:
         """Read soft labels as the released code does; the proposal network's are always whole."""
-        if a.cls.ndim == 1 or (stage != "rpn" and not self.cfg.as_released):
-            return a
-        return hardened(a, p.num_classes, by_mass=stage != "rpn")
-
-
-def hardened(a: Assignment, num_classes: int, *, by_mass: bool) -> Assignment:
-    """Give each row with a box its likeliest class as a hard label, and all other rows the background.
-
-    Args:
-        a: soft targets [R, K].
-        num_classes: K.
-        by_mass: multiply the class weight of a row with a box by the mass of its soft target.
-    """
-    weight = torch.where(a.fg, a.cls_weight * a.cls.sum(1), a.cls_weight) if by_mass else a.cls_weight
-    return replace(a, cls=torch.where(a.fg, a.cls.argmax(1), num_classes), cls_weight=weight)
+        a = super().reweight(stage, p, a, pseudo, teacher, batch)
+        return hardened(a, p.num_classes, by_mass=True) if self.cfg.as_released else a
 
 
 def best_scores(p: Predictions) -> Tensor:

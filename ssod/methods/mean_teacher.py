@@ -16,11 +16,12 @@ import math
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
 
 from ssod.losses.consistency import DISTANCES, Belief, Norm, imitate
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, Losses, quantiles, tag
-from ssod.pseudo.damping import damped
+from ssod.pseudo.damping import damping
 from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
 from ssod.structures import Batch, Detector, Output, Pseudo
 
@@ -99,10 +100,14 @@ class MeanTeacher(base.Method):
         return Pseudo(kept)
 
     def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
-        """Damp the losses while most images have no label: they would teach little but background."""
+        """Learn the boxes, or compare rows where none were chosen."""
         if pseudo is None:
             return self.distances(out, teacher, len(batch.weak))
-        return damped(super().unsup(out, pseudo, teacher, batch), pseudo.cls, self.cfg.damping)
+        return super().unsup(out, pseudo, teacher, batch)
+
+    def trust(self, pseudo: Pseudo) -> Tensor:
+        """Damp the losses while most images have no label: they would teach little but background."""
+        return damping(pseudo.cls, self.cfg.damping)
 
     def distances(self, out: Output, teacher: Output, images: int) -> Losses:
         """Compare the student's rows with the teacher's for so many images, stage by stage."""

@@ -12,9 +12,10 @@ from typing import Annotated
 from pydantic import Field
 
 from ssod.methods import base
-from ssod.methods.base import EmaConfig, LossName, above, quantiles
+from ssod.methods.base import EmaConfig, LossName, quantiles, tag
+from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
 from ssod.schema import Duration
-from ssod.structures import Batch, Output, Pseudo
+from ssod.structures import Batch, Detector, Output, Pseudo
 
 
 class Config(base.Config):
@@ -26,6 +27,8 @@ class Config(base.Config):
     "Factor of every loss on unlabelled images."
     score: float = Field(0.7, ge=0, le=1)
     "A detection becomes a pseudo-label when its score is above this."
+    threshold: ThresholdConfig | None = None
+    "Another rule in the place of `score`; `{name: gmm}` finds a threshold for each class."
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {"box": 0.0, "rpn_box": 0.0}
     "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
     ema: EmaConfig = EmaConfig(decay=0.9996, warm_up=False)
@@ -33,15 +36,21 @@ class Config(base.Config):
 
 
 class UnbiasedTeacher(base.Method):
-    """Fixed threshold in, classification losses out."""
+    """A threshold in, classification losses out."""
 
     Config = Config
+
+    def __init__(self, student: Detector, cfg: Config) -> None:
+        super().__init__(student, cfg)
+        self.threshold = build_threshold(cfg.threshold or FixedConfig(score=cfg.score), student.num_classes)
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Keep the teacher's detections above the threshold."""
         detections = teacher.detections()
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
-        return Pseudo(above(detections, self.cfg.score))
+        kept = self.threshold(detections)
+        self.stats |= tag("pseudo", self.threshold.stats)
+        return Pseudo(kept)
 
     def decay(self, step: int) -> float:
         """Copy the student until burn-in ends, then average."""

@@ -1,7 +1,5 @@
 """Weaker losses while most unlabelled images have no pseudo-label."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -9,18 +7,16 @@ from ssod.collective import mean_over_ranks
 from ssod.structures import Targets
 
 
-def damped(losses: Mapping[str, Tensor], targets: list[Targets], factor: float) -> dict[str, Tensor]:
-    """Multiply losses by ``factor`` while fewer than half of the images, over all ranks, have a box.
+def damping(targets: list[Targets], factor: float) -> Tensor:
+    """Return ``factor`` while fewer than half of the images, over all ranks, have a box, else 1; a scalar.
 
     Such a batch would teach little but background. The released code (Consistent-Teacher and its Mean-Teacher baseline)
     asks each rank about its own images.
 
     Args:
-        losses: scalars by name.
         targets: the pseudo-labels of N images.
-        factor: what they are multiplied by.
+        factor: of the losses on such a batch.
     """
     share = sum(len(t) > 0 for t in targets) / len(targets)
-    share = mean_over_ranks(torch.tensor(share, device=targets[0].boxes.device))
-    scale = torch.where(share < 0.5, factor, 1.0)
-    return {name: loss * scale for name, loss in losses.items()}
+    share = mean_over_ranks(torch.full((), share, device=targets[0].boxes.device))
+    return torch.where(share < 0.5, factor, 1.0)

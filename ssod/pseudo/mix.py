@@ -2,7 +2,7 @@
 
 Partners. Unlabelled image ``i`` of n meets labelled image ``i * m // n`` of m: the same pair whatever the number of
 ranks, and with as many labelled images as unlabelled ones each labelled image once, as in the released code, which has
-one of each on a GPU.
+one of each on a GPU. Who is in a batch is drawn for both kinds apart; there it is not (``methods/instant_teaching``).
 
 Pixels. The released code mixes normalised, padded tensors, in which padding is 0. Here pixels in 0..1 are mixed and
 padding has the normalisation's mean colour, which normalises to 0: normalising is affine, so both give the same
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from scipy.special import betaincinv  # scikit-learn brings scipy
 from torch import Tensor, nn
 
 from ssod import seeding
@@ -98,6 +97,8 @@ class Mixer(nn.Module):
 
     def __init__(self, num_classes: int, *, mixup: float, mosaic: float, alpha: float, tiles: int) -> None:
         super().__init__()
+        from scipy.special import betaincinv  # scikit-learn brings scipy; every command would wait for its import
+
         self.num_classes, self.mixup, self.mosaic, self.tiles = num_classes, mixup, mosaic, tiles
         quantiles = betaincinv(alpha, alpha, np.linspace(0, 1, 1025))
         self.register_buffer("quantiles", torch.from_numpy(quantiles).float(), persistent=False)
@@ -119,7 +120,7 @@ class Mixer(nn.Module):
             return view, pseudo
         n, m = len(view), len(labeled)
         partners = [[(i * m // n + k) % m for i in range(n)] for k in range(self.tiles - 1)]
-        recipe = self.draw(view, labeled.sizes[partners[0]])
+        recipe = self.draw(view, _pick(labeled.sizes, partners[0]))
         return mix(view, pseudo, labeled, partners, recipe, self.num_classes)
 
     def draw(self, view: View, partner_sizes: Tensor) -> Recipe:
@@ -165,13 +166,13 @@ def mix(
         The mixed view and its labels.
     """
     mixed = recipe.mixup | recipe.mosaic
-    size = torch.maximum(view.sizes, labeled.sizes[partners[0]])
+    size = torch.maximum(view.sizes, _pick(labeled.sizes, partners[0]))
     size = torch.where(mixed[:, None], size, view.sizes)
     canvas = [max(a, b) for a, b in zip(view.images.shape[-2:], labeled.images.shape[-2:])]
     parts = halves(recipe) if len(partners) == 1 else tiles(recipe, size, view.sizes, labeled.sizes, partners)
     sources = [_on_canvas(view.images, view.sizes, canvas)]
     others = _on_canvas(labeled.images, labeled.sizes, canvas)
-    sources += [others[index] for index in partners]
+    sources += [_pick(others, index) for index in partners]
     images = sum(_weigh(image, part) for image, part in zip(sources, parts))
     images = torch.where(_inside(size, canvas), images, 0.0)
 
@@ -194,9 +195,9 @@ def halves(recipe: Recipe) -> list[Part]:
     The cut is in ``[L/4, 3L/4)`` of the padded side L of the pair; the halves keep their place in the picture.
     """
     mixup, mosaic = recipe.mixup, recipe.mosaic
-    whole = recipe.share.new_tensor([0, 0, float("inf"), float("inf")]).expand(len(mixup), 4)
-    cut = recipe.cut.to(whole)
-    first, second = whole.clone(), whole.clone()
+    first = recipe.share.new_zeros(len(mixup), 4)
+    first[:, 2:] = torch.inf
+    second, cut = first.clone(), recipe.cut.to(first)
     first[:, 2] = torch.where(mosaic & recipe.across, cut, torch.inf)
     first[:, 3] = torch.where(mosaic & ~recipe.across, cut, torch.inf)
     second[:, 0] = torch.where(mosaic & recipe.across, cut, 0)
@@ -215,7 +216,7 @@ def tiles(recipe: Recipe, size: Tensor, own: Tensor, labeled: Tensor, partners: 
     mosaic, x, y = recipe.mosaic, recipe.centre[:, 0], recipe.centre[:, 1]
     plain = halves(replace(recipe, mosaic=torch.zeros_like(mosaic)))
     parts = []
-    for k, theirs in enumerate([own] + [labeled[index] for index in partners]):
+    for k, theirs in enumerate([own] + [_pick(labeled, index) for index in partners]):
         corner = (recipe.turn + k) % 4
         left, top = corner % 2 == 0, corner < 2
         zero, inf = torch.zeros_like(x), torch.full_like(recipe.share, torch.inf)
@@ -233,6 +234,11 @@ def tiles(recipe: Recipe, size: Tensor, own: Tensor, labeled: Tensor, partners: 
     return parts
 
 
+def _pick(rows: Tensor, index: list[int]) -> Tensor:
+    """Return ``rows[index]``; a list as an index would be copied to the device, and waited for."""
+    return torch.stack([rows[i] for i in index])
+
+
 def _integer(u: Tensor, count: Tensor) -> Tensor:
     """Return the integer in ``0..count - 1`` that ``u`` in [0, 1) stands for; the product may round up to ``count``."""
     return torch.minimum((u * count).long(), count - 1)
@@ -243,7 +249,12 @@ def _on_canvas(images: Tensor, sizes: Tensor, canvas: list[int]) -> Tensor:
     images = images if images.is_floating_point() else images.float() / 255
     height, width = canvas
     images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
-    return torch.where(_inside(sizes, canvas), images, images.new_tensor(GREY)[:, None, None])
+    return torch.where(_inside(sizes, canvas), images, _grey(images))
+
+
+def _grey(like: Tensor) -> Tensor:
+    """Return the mean colour, [3, 1, 1], made on the device."""
+    return torch.cat([like.new_full((1, 1, 1), value) for value in GREY])
 
 
 def _inside(sizes: Tensor, canvas: list[int]) -> Tensor:
@@ -263,7 +274,7 @@ def _weigh(images: Tensor, part: Part) -> Tensor:
         real = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
         image = torch.arange(n, device=images.device)[:, None, None]
         moved = images[image, :, y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None, :]]
-        images = torch.where(real[:, None], moved.permute(0, 3, 1, 2), images.new_tensor(GREY)[:, None, None])
+        images = torch.where(real[:, None], moved.permute(0, 3, 1, 2), _grey(images))
     return images * (inside * part.share[:, None, None])[:, None].to(images)
 
 

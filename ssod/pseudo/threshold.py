@@ -43,14 +43,15 @@ class GmmConfig(Section):
     "`batched`: all classes at once, on the device; `sklearn`: class by class with scikit-learn, on the CPU."
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
+    """Return a section for the bare name that is short for it."""
     return {"name": value} if isinstance(value, str) else value
 
 
 # ``gmm`` is short for ``{name: gmm}``.
 ThresholdConfig = Annotated[
     Annotated[FixedConfig | GmmConfig, Field(discriminator="name")],
-    BeforeValidator(_named),
+    BeforeValidator(named),
 ]
 
 

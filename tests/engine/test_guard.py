@@ -102,6 +102,26 @@ def test_a_transient_is_skipped_and_leaves_no_trace(tmp_path: Path, where: str) 
 
 
 @pytest.mark.parametrize("where", TRANSIENT)
+def test_a_copy_of_the_student_that_falls_on_a_skipped_step_is_made(tmp_path: Path, where: str) -> None:
+    """Step 4 is bad, and the third after burn-in: the teacher becomes what the student was before it."""
+    seen = []
+    with toy.RunFolder(tmp_path / "run") as folder:
+        ema = {"rule": "copy", "every": 3}
+        trainer = build(folder, TRANSIENT[where][0], 1, steps=6, method={"burn_in": 2, "ema": ema})
+        step = trainer.train_step
+
+        def watched(batches: Iterator) -> int:
+            found = step(batches)
+            mine, theirs = trainer.method.student.state_dict(), trainer.method.teacher.model.state_dict()
+            seen.append(all(torch.equal(mine[name], theirs[name]) for name in mine))
+            return found
+
+        trainer.train_step = watched
+        trainer.fit()
+    assert seen[2:] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("where", TRANSIENT)
 def test_a_streak_ends_the_run_and_names_the_culprit(tmp_path: Path, where: str) -> None:
     hurt, words = TRANSIENT[where]
     with pytest.raises(SsodError) as caught, toy.RunFolder(tmp_path / "run") as folder:

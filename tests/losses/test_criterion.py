@@ -19,7 +19,7 @@ from ssod.losses.criterion import Criterion, LossConfig
 from ssod.losses.pick import TABLES
 from ssod.losses.weighting import RULES
 from ssod.methods.base import Method
-from ssod.methods.find import find, names
+from ssod.methods.find import names
 from ssod.structures import Targets
 from tests.test_methods import (
     DETECTORS,
@@ -315,9 +315,11 @@ def test_under_autocast(net: str, precision: torch.dtype) -> None:
 
 
 def test_a_method_that_mixes_has_no_place_in_the_teachers_view() -> None:
-    mixing = next(name for name in names() if find(name).mix is not Method.mix)
-    with pytest.raises(SsodError, match="this method mixes images"):
-        taught("faster_rcnn", {"unsup": {"weighting": "background_reliability"}}, mixing)
+    loss = {"unsup": {"weighting": "background_reliability"}}
+    for name, mix in (("instant_teaching", {}), ("mean_teacher", {}), ("instant_teaching_rectify", {"mosaic": 0})):
+        with pytest.raises(SsodError, match="this method mixes images"):
+            taught("faster_rcnn", loss, name, mix=mix)
+    taught("faster_rcnn", loss)
 
 
 # ---- class frequencies ---------------------------------------------------------------------------------------------

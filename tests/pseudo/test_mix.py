@@ -14,6 +14,7 @@ from ssod.detectors.backbones import Normalise
 from ssod.pseudo.mix import GREY, MixConfig, Mixer, Recipe, mix
 from ssod.structures import Pseudo, Targets, View
 from tests.views.common import RESIZE, make_images, make_labeled
+from tests.waits import Waits
 
 K = 3
 
@@ -250,3 +251,11 @@ def test_workers_ranks_and_restarts_mix_alike(tmp_path, how: dict) -> None:
         whole = whole[-len(other) :]
     assert len(other) == len(whole)
     assert all(torch.equal(a, b) for x, y in zip(whole, other) for a, b in zip(x, y))
+
+
+@pytest.mark.parametrize("tiles", [2, 4])
+def test_nothing_is_copied_to_the_device(tiles: int) -> None:
+    mixing, images = mixer(mixup=0.5, mosaic=0.5, tiles=tiles), both()
+    with Waits() as waits:
+        mixing(*images)
+    assert waits.copies == 0

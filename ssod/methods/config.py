@@ -1,0 +1,113 @@
+"""The knobs that methods share; a method's own ``Config`` adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from ssod.engine.ema import Rule
+from ssod.losses.criterion import LossConfig
+from ssod.pseudo.mix import MixConfig
+from ssod.schema import Duration, Section
+
+LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
+
+
+class EmaConfig(Section):
+    """How the teacher follows the student.
+
+    ``rule`` holds from the end of burn-in on (Humble Teacher's table 5 compares the three); until then the teacher
+    follows as its method says.
+    """
+
+    rule: Rule = "ema"
+    "`ema`: an average, moved at every step; `copy`: a copy, renewed every so many; `never`: as burn-in left it."
+    every: int | None = Field(None, ge=1)
+    "Steps between two copies, for `rule: copy`."
+    decay: float = Field(0.999, ge=0, lt=1)
+    "Share of the teacher kept at each step."
+    warm_up: bool = True
+    "Cap the decay at 1 - 1/(t + 1), so that a short run's teacher is not stuck at its start."
+    start: Duration = 0
+    "Until this step the teacher is a plain copy of the student."
+
+    @model_validator(mode="after")
+    def _every_is_for_copies(self) -> EmaConfig:
+        if (self.rule == "copy") != (self.every is not None):
+            have = f"'every: {self.every}' is for 'rule: copy'" if self.every else "'rule: copy' needs 'every'"
+            raise ValueError(f"{have}; write e.g. {{rule: copy, every: 10000}}, or leave 'every' out")
+        return self
+
+
+class Common(Section):
+    """What every method has, also one without unlabelled images."""
+
+    name: str
+    "File name in ssod/methods, or a dotted module of your own."
+    ema: EmaConfig = EmaConfig()
+    "How the teacher follows the student. What a config leaves out is the method's own default."
+    loss: LossConfig | None = None
+    "Losses and weightings of labelled (`sup`) and pseudo-labelled (`unsup`) images; default: the detector's own."
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _over_the_methods_own(cls, value: object) -> object:
+        """Merge a part of the section over the method's default, not over ``EmaConfig``'s."""
+        return cls.model_fields["ema"].default.model_dump() | dict(value) if isinstance(value, Mapping) else value
+
+    @field_validator("ema")
+    @classmethod
+    def _rules_need_a_burn_in(cls, ema: EmaConfig) -> EmaConfig:
+        if ema.rule != "ema" and "burn_in" not in cls.model_fields:
+            raise ValueError(f"'rule: {ema.rule}' holds after burn-in, which this method has not; remove it")
+        return ema
+
+
+class Config(Common):
+    """What every semi-supervised method has; a method's own ``Config`` adds to it."""
+
+    burn_in: Duration = 0
+    "Steps of supervised learning before the first pseudo-label; unlabelled images are not even loaded."
+    weight: float = Field(1.0, ge=0)
+    "Factor of every loss on unlabelled images."
+    ramp: Duration = 0
+    "Steps after burn-in over which `weight` rises linearly from 0; 0 = at once."
+    loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
+    "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
+    mix: MixConfig | None = None
+    """Mixup and mosaic of the student's view with labelled images; `{}` = as often as Instant-Teaching. What a mixed box
+    lacks to a mass of 1 is background."""
+
+    @field_validator("burn_in")
+    @classmethod
+    def _long_enough_for_the_rule(cls, burn_in: int, info: ValidationInfo) -> int:
+        """A teacher that stops following must have followed before, and for as long as ``ema.start`` says."""
+        ema = info.data.get("ema")
+        if ema is not None and burn_in == 0 and (ema.rule == "never" or (ema.rule == "copy" and ema.every > 1)):
+            until = "" if ema.rule == "never" else f" until step {ema.every}"
+            raise ValueError(f"with 'ema.rule: {ema.rule}' the teacher would stay untrained{until}; give a burn-in")
+        if ema is not None and ema.rule != "ema" and ema.start > burn_in:
+            raise ValueError(f"'ema.start: {ema.start}' lies after it, where 'ema.rule: {ema.rule}' holds; lower it")
+        return burn_in
+
+    @model_validator(mode="after")
+    def _rows_keep_their_pixels(self) -> Config:
+        if self.mix is not None and self.aligned:
+            problem = f"'mix' blends the student's view, and '{self.name}' compares it with the teacher's row by row"
+            error = PydanticCustomError("value_error", f"{problem}; remove it")
+            found = InitErrorDetails(type=error, loc=("mix",), input="mix")
+            raise ValidationError.from_exception_data(type(self).__name__, [found])
+        return self
+
+    @property
+    def learns_from(self) -> int:
+        """First step whose losses on unlabelled images count; from `burn_in` to here labels are only made."""
+        return self.burn_in
+
+    @property
+    def aligned(self) -> bool:
+        """Whether weak and strong views must have their pixels in the same places; False = boxes are carried over."""
+        return False
