@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace as Namespace
 
 import pytest
 import torch
-from torch import Tensor
+from pydantic import TypeAdapter
+from torch import Tensor, nn
 
+from ssod.detectors.build import DetectorConfig, build
+from ssod.detectors.d2.dense import D2Dense
+from ssod.detectors.d2.faster_rcnn import D2FasterRcnn
 from ssod.engine import checkpoint, optim
 from ssod.engine.guard import Guard
 from ssod.errors import SsodError
+from ssod.methods.instant_teaching_rectify import redrawn
 from ssod.pseudo.instant import confident, rows_of
 from ssod.pseudo.mix import Recipe
+from ssod.pseudo.rectify import rectify_once
 from ssod.structures import Batch
 from tests.test_methods import (
     DETECTORS,
@@ -130,6 +138,67 @@ def test_the_peer_shares_the_backbone_and_has_heads_of_its_own(net: str) -> None
     same = method("instant_teaching_rectify", detector(net), fresh_heads=False)
     assert all(torch.equal(a, b) for a, b in zip(same.student.parameters(), same.peer.student.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(m.peer.student.parameters(), m.peer.teacher.parameters()))
+
+
+class Zoo(nn.Module):
+    """Layers under detectron2's names."""
+
+    body = D2Dense.body
+    pretrained_heads = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        pyramid = {"bottom_up": nn.Linear(8, 8), "fpn_lateral3": nn.Linear(8, 8)}
+        self.backbone, self.head = nn.Module(), nn.Linear(8, 8)
+        for name, layer in pyramid.items():
+            setattr(self.backbone, name, layer)
+
+
+def test_the_detector_says_what_its_pretrained_body_is() -> None:
+    zoo = Zoo()
+    twin = redrawn(deepcopy(zoo))
+    changed = {n for (n, a), b in zip(zoo.named_parameters(), twin.parameters()) if not torch.equal(a, b)}
+    assert changed == {f"{name}.{part}" for name in ("backbone.fpn_lateral3", "head") for part in ("weight", "bias")}
+    assert D2FasterRcnn.body.fget(zoo) is zoo.backbone.bottom_up
+    assert D2Dense.body.fget(Namespace(backbone=zoo.head)) is zoo.head  # no pyramid
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_heads_that_come_from_a_file_are_not_drawn_anew(net: str, tmp_path) -> None:
+    cfg = {"name": net, "backbone": "tiny", "channels": 16, "norm": "batch", **DETECTORS[net]}
+    read = TypeAdapter(DetectorConfig).validate_python
+    whole = build(read(cfg), K)
+    assert not whole.pretrained_heads
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    torch.save(whole.body.state_dict(), tmp_path / "body.pth")
+    for file, loaded in (("body.pth", False), ("whole.pth", True)):
+        found = build(read({**cfg, "weights": str(tmp_path / file)}), K)
+        assert found.pretrained_heads == loaded
+        same = method("instant_teaching_rectify", found, fresh_heads=False)
+        assert all(torch.equal(a, b) for a, b in zip(same.student.parameters(), same.peer.student.parameters()))
+        if not loaded:
+            method("instant_teaching_rectify", found)
+    with pytest.raises(SsodError) as error:
+        method("instant_teaching_rectify", found)
+    assert (error.value.field, error.value.fix) == ("method.fresh_heads", "set method.fresh_heads=false")
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_as_in_the_paper_there_is_one_round(net: str) -> None:
+    """The student's own boxes above the threshold, averaged with the peer's opinion, and tested again."""
+    score, data = 0.1, batch()
+    m = method("instant_teaching_rectify", detector(net), as_released=False, score=score)
+    mine, theirs = m.teacher.predict(data.weak), m.peer.teacher.predict(data.weak)
+    for_me, for_peer = m.rectify(mine, theirs)
+    for labels, own, other in ((for_me, mine, theirs), (for_peer, theirs, mine)):
+        found = rectify_once(confident(rows_of(own), score), other)
+        for t, f in zip(labels.cls, found):
+            assert torch.equal(t.boxes, f[f.scores >= score].boxes)
+    two_rounds = method("instant_teaching_rectify", detector(net), score=score).rectify(mine, theirs)[0]
+    assert len(for_me.cls[0])
+    assert not torch.equal(for_me.cls[0].boxes, two_rounds.cls[0].boxes)
+    losses = step(m, data, 50, optimizer_of(m))
+    assert all(loss.isfinite() for loss in losses.values())
 
 
 @pytest.mark.parametrize("net", DETECTORS)

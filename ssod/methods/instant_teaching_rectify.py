@@ -1,12 +1,20 @@
 """Instant-Teaching*: two models, each taught by labels that the other one has corrected. (arXiv:2103.11402, Sec. 3.4)
 
 `student` and `peer.student` start from the same pretrained backbone; pyramid and heads of the peer are drawn anew. Both
-look at the same weak view, correct the union of their boxes in two rounds (``ssod.pseudo.rectify``), and learn with
-mixup and mosaic as in `instant_teaching`; the loss is the sum of both. Evaluated, kept and exported is `student` alone.
+look at the same weak view, correct each other's boxes (``ssod.pseudo.rectify``), and learn with mixup and mosaic as in
+`instant_teaching`; the loss is the sum of both. Evaluated, kept and exported is `student` alone.
+
+Paper and released code differ in more than `instant_teaching` says, and `as_released` chooses this, too:
+
+* The code corrects the union of both models' boxes in two rounds: each model's opinion is averaged in, and all that is
+  known by then is averaged with the opinion of the other model, whose boxes are suppressed once more.
+* The paper has one round: a model's own boxes above `score`, each averaged with what the peer says about it.
+
+Either way a box must still score `score` afterwards, so that one of which the peer is not convinced is no label.
 
 The peer's strong view is the view `strong2` where the config has one (as released: same operations, drawn apart), else
-it is `strong`, with the same mixing. Both learn the labelled images in the same views; the released code draws those
-apart too. It also asserts that `weight` is 1, which is the default here.
+it is `strong`, with the same mixing. Not as released: both learn the labelled images in the same views, where the code
+draws those apart too; and `weight` need not be 1, which it asserts and which is the default here.
 
 Exact on Faster R-CNN. On RetinaNet and FCOS, which are unpublished, a second opinion is that of the nearest row.
 """
@@ -14,20 +22,23 @@ Exact on Faster R-CNN. On RetinaNet and FCOS, which are unpublished, a second op
 from copy import deepcopy
 
 import torch
-from torch import nn
 
 from ssod import seeding
+from ssod.errors import SsodError
 from ssod.methods import instant_teaching
 from ssod.methods.base import Losses, Method, count_per_image, tag
 from ssod.methods.instant_teaching import InstantTeaching, best_scores
 from ssod.pseudo.instant import at_least, confident, rows_of
-from ssod.pseudo.rectify import co_rectify
+from ssod.pseudo.rectify import co_rectify, rectify_once
 from ssod.structures import Batch, Detector, Output, Pseudo, View
 
 
 class Config(instant_teaching.Config):
     """The released constants."""
 
+    as_released: bool = True
+    """Labels and losses as in the released code: two rounds of correction, mass as a weight, mean of labelled and
+    unlabelled images; false = as in the paper."""
     fresh_heads: bool = True
     "Draw the peer's pyramid and heads anew; set false when training starts from a whole detector (weights: coco)."
 
@@ -39,6 +50,9 @@ class InstantTeachingRectify(InstantTeaching):
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)
+        if cfg.fresh_heads and student.pretrained_heads:
+            problem = "true, but 'detector.weights' holds a whole detector, whose pyramid and heads would be lost"
+            raise SsodError("config", "method.fresh_heads", problem, "set method.fresh_heads=false")
         twin = deepcopy(student)
         self.peer = InstantTeaching(redrawn(twin) if cfg.fresh_heads else twin, cfg)
 
@@ -59,10 +73,14 @@ class InstantTeachingRectify(InstantTeaching):
 
     def rectify(self, mine: Output, theirs: Output) -> tuple[Pseudo, Pseudo]:
         """Return the labels of the student and of its peer, in the pixels of the weak view."""
-        score, rows = self.cfg.score, (rows_of(mine), rows_of(theirs))
+        score, released = self.cfg.score, self.cfg.as_released
+        rows = rows_of(mine), rows_of(theirs)
         self.stats["pseudo/score_quantiles"] = best_scores(rows[0])
-        found = (confident(p, score, secondary=True) for p in rows)
-        labels = co_rectify(mine, theirs, *found, self.student.num_classes)
+        found = [confident(p, score, secondary=released) for p in rows]
+        if released:
+            labels = co_rectify(mine, theirs, *found, self.student.num_classes)
+        else:
+            labels = rectify_once(found[0], theirs), rectify_once(found[1], mine)
         for_me, for_peer = (Pseudo(at_least(targets, score)) for targets in labels)
         self.stats["pseudo/boxes_per_image"] = count_per_image(for_me.cls)
         return for_me, for_peer
@@ -72,6 +90,12 @@ class InstantTeachingRectify(InstantTeaching):
         """Move both teachers."""
         super().after_step(step)
         self.peer.after_step(step)
+
+    @torch.no_grad()
+    def after_skip(self, step: int) -> None:
+        """Make the copies of both teachers that are due."""
+        super().after_skip(step)
+        self.peer.after_skip(step)
 
 
 def supervised(m: Method, batch: Batch) -> Losses:
@@ -91,15 +115,16 @@ def both(mine: Losses, theirs: Losses) -> Losses:
 
 
 @torch.no_grad()
-def redrawn(detector: nn.Module) -> nn.Module:
-    """Draw everything but the backbone's body anew, in place: each tensor's elements change places.
+def redrawn(detector: Detector) -> Detector:
+    """Draw everything but ``detector.body`` anew, in place: each tensor's elements change places.
 
     Layers are initialised with independent numbers of one distribution per tensor, so that a permutation is as good a
     draw as the first; constants stay what they are.
     """
     generator = torch.Generator().manual_seed(seeding.key("peer"))
-    for name, parameter in detector.named_parameters():
-        if not name.startswith("backbone.body."):
+    kept = {id(parameter) for parameter in detector.body.parameters()}
+    for parameter in detector.parameters():
+        if id(parameter) not in kept:
             order = torch.randperm(parameter.numel(), generator=generator)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
     return detector

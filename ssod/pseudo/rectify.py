@@ -1,12 +1,14 @@
-"""Co-rectify: two models correct each other's boxes and scores, in two rounds. (arXiv:2103.11402, Sec. 3.4)
+"""Co-rectify: two models correct each other's boxes and scores. (arXiv:2103.11402, Sec. 3.4)
 
-The paper averages a model's detections with what its peer says about the same boxes. The released code, followed here,
-does it twice, on the union of both models' detections. A second opinion is ``Output.score``: exact on a two-stage
-detector. A dense head has no answer for a box that it was not asked about and gives that of its nearest row, so there
-it is an approximation; and as sigmoid classes leave no share to the background, its share is 0.
+The paper averages a model's detections with what its peer says about the same boxes (``rectify_once``). The released
+code does it twice, on the union of both models' detections (``co_rectify``). A second opinion is ``Output.score``:
+exact on a two-stage detector. A dense head has no answer for a box that it was not asked about and gives that of its
+nearest row, so there it is an approximation; and as sigmoid classes leave no share to the background, its share is 0.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ Belief = tuple[list[Tensor], list[Tensor]]  # boxes [M_i, 4] and scores [M_i, K 
 def co_rectify(
     a: Output, b: Output, found_a: list[Targets], found_b: list[Targets], num_classes: int, *, overlap: float = 0.5
 ) -> tuple[list[Targets], list[Targets]]:
-    """Correct the detections of two models on the same view.
+    """Correct the detections of two models on the same view, in the released code's two rounds.
 
     Args:
         a, b: what each model saw.
@@ -37,6 +39,28 @@ def co_rectify(
     union = join(believed(found_a, num_classes), believed(found_b, num_classes))
     everything = join(join(first_round(a, union), first_round(b, union)), union)
     return second_round(b, everything, overlap), second_round(a, everything, overlap)
+
+
+def rectify_once(found: list[Targets], peer: Output) -> list[Targets]:
+    """Correct a model's detections by its peer, in the paper's one round (Sec. 3.4).
+
+    With c the score of a box t, and c^r and t^r what the peer says about that box and its class, the label has the
+    score ``(c + c^r) / 2`` and the box ``(c t + c^r t^r) / (c + c^r)``. Classes stay, and nothing is suppressed again.
+
+    Args:
+        found: the model's detections, N Targets with scores.
+        peer: what the other model saw in the same view.
+
+    Returns:
+        N Targets with scores that the caller has yet to test.
+    """
+    p = peer.score([t.boxes for t in found])
+    boxes, labels, scores = (torch.cat([getattr(t, name) for t in found]) for name in ("boxes", "labels", "scores"))
+    second = confidence(p).gather(1, labels[:, None]).squeeze(1)
+    better = weighted(boxes, scores, clip(p.boxes(labels), p.sizes[p.image]), second)
+    counts = [len(t) for t in found]
+    parts = zip(found, better.split(counts), ((scores + second) / 2).split(counts))
+    return [replace(t, boxes=b, scores=s) for t, b, s in parts]
 
 
 def first_round(model: Output, union: Belief) -> Belief:

@@ -19,7 +19,7 @@ from ssod.model import Model, load
 from tests.detectors.d2 import NAMES, K, pair, section
 from tests.test_methods import batch_for, bits, method, optimizer_of, step
 
-METHODS = ("supervised", "mean_teacher", "unbiased_teacher", "consistent_teacher")
+METHODS = ("supervised", "mean_teacher", "unbiased_teacher", "consistent_teacher", "instant_teaching_rectify")
 
 
 def detector(name: str, method_name: str = "") -> nn.Module:
@@ -52,6 +52,15 @@ def test_a_method_steps_and_goes_on_with_the_same_bits(name: str, kind: str) -> 
     step(first, batch_for(first), 51, optimizer)
     step(second, batch_for(second), 51, other)
     assert all(torch.equal(a, b) for a, b in zip(bits(first).values(), bits(second).values()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_models_have_one_pretrained_body_and_two_heads(name: str) -> None:
+    m = method("instant_teaching_rectify", detector(name))
+    body = {id(p) for p in m.student.backbone.bottom_up.parameters()}
+    assert body
+    for mine, theirs in zip(m.student.parameters(), m.peer.student.parameters()):
+        assert torch.equal(mine, theirs) == (id(mine) in body or mine.unique().numel() == 1)
 
 
 def model_of(name: str) -> Model:

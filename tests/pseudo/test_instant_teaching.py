@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from ssod.boxes import clip, compose, warp
 from ssod.losses.classify import cross_entropy
-from ssod.methods.instant_teaching import hardened
 from ssod.pseudo.instant import at_least, confident
+from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import Recipe, mix
-from ssod.pseudo.rectify import co_rectify
+from ssod.pseudo.rectify import co_rectify, rectify_once
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, View
 from tests.paths import shared_path
 
@@ -81,13 +82,26 @@ def test_mass_as_a_weight_is_the_released_class_loss(case: dict) -> None:
     logits = v["logits"].clone().requires_grad_()
     some = v["targets"][:, :k].sum(1) > 0
     a = Assignment(v["targets"][:, :k], torch.ones(len(some)), torch.zeros(len(some), 4), some.double())
-    a = hardened(a, k, by_mass=True)
+    a = hardened(replace(a, matched=some.long() - 1), k, by_mass=True)
     assert a.cls.ndim == 1
     p = Predictions(logits, logits.new_zeros(len(some), k, 4), a.box, torch.zeros(len(some)), None, None, softmax=True)
     loss = (cross_entropy(p, a) * a.cls_weight).sum() / len(some)
     loss.backward()
     torch.testing.assert_close(loss.detach(), v["loss"], rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(logits.grad, v["grad_logits"], rtol=1e-5, atol=1e-8)
+
+
+def test_a_box_without_box_weight_is_a_box() -> None:
+    """The adaptive assigner weighs a box loss by its overlap, which is 0 where the row decodes to another place."""
+    cls, weight = torch.tensor([[0.0, 0.3], [0.0, 0.3], [0.0, 0.0], [0.0, 0.0]]), torch.tensor([1.0, 1, 1, 0])
+    matched = torch.tensor([0, 0, -1, -2])
+    a = Assignment(cls, weight, torch.zeros(4, 4), torch.tensor([0.8, 0, 0, 0]), matched=matched)
+    by_mass = hardened(a, 2, by_mass=True)
+    assert by_mass.cls.tolist() == [1, 1, 2, 2]
+    torch.testing.assert_close(by_mass.cls_weight, torch.tensor([0.3, 0.3, 1, 0]))
+    assert hardened(a, 2).cls.tolist() == [1, 1, 2, 2]
+    assert hardened(a, 2).cls_weight is weight
+    assert hardened(by_mass, 2, by_mass=True) is by_mass
 
 
 # ---- labels of the moment ------------------------------------------------------------------------------------------
@@ -177,3 +191,35 @@ def test_two_models_correct_each_other(case: dict) -> None:
     weak = placed(v, "weak")
     compare(for_a, weak, placed(v, "strong_a"), v, "_a", tau)
     compare(for_b, weak, placed(v, "strong_b"), v, "_b", tau)
+
+
+class _Peer:
+    """Says the same of every box that it is asked about: class probabilities, background last, and the box."""
+
+    def __init__(self, probs: list[float], box: list[float]) -> None:
+        self.probs, self.box = torch.tensor(probs), torch.tensor(box)
+
+    def score(self, boxes: list[Tensor]) -> Predictions:
+        n, images = sum(map(len, boxes)), len(boxes)
+        image = torch.repeat_interleave(torch.arange(images), torch.tensor([len(b) for b in boxes]))
+        # Each class has a box of its own: the second one's is that of the first, moved by 1.
+        deltas = torch.stack([self.box, self.box + 1]).expand(n, 2, 4)
+        sizes = torch.tensor([[30, 40]] * images)
+        return Predictions(self.probs.log().expand(n, 3), deltas, torch.cat(boxes), image, sizes, _AsTheyAre(), True)
+
+
+def test_the_paper_s_round_is_one_average() -> None:
+    """c* = (c + c^r) / 2 and t* = (c t + c^r t^r) / (c + c^r), with the peer's word on the class that was found."""
+    boxes = torch.tensor([[4.0, 4, 20, 20], [10, 10, 30, 29]])
+    found = [
+        Targets(boxes, torch.tensor([0, 1]), torch.tensor([0.9, 0.6])),
+        Targets(boxes[:0], torch.tensor([]).long()),
+    ]
+    found[1].scores = torch.zeros(0)
+    first, second = rectify_once(found, _Peer([0.3, 0.6, 0.1], [8.0, 8, 24, 32]))
+    assert len(second) == 0
+    assert first.labels.tolist() == [0, 1]
+    torch.testing.assert_close(first.scores, torch.tensor([0.6, 0.6]))
+    mine, theirs = boxes[0], torch.tensor([8.0, 8, 24, 30])  # clipped to the image
+    torch.testing.assert_close(first.boxes[0], (0.9 * mine + 0.3 * theirs) / 1.2)
+    torch.testing.assert_close(first.boxes[1], (boxes[1] + torch.tensor([9.0, 9, 25, 30])) / 2)
