@@ -107,15 +107,19 @@ def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Marku
 
 
 def health(run: Run) -> Section:
-    """What the teacher teaches: how many boxes, how right, how steady."""
+    """What the teacher teaches: how many boxes, how right, how steady; and how the student's rows are weighed."""
+    return Section("pseudo", "Pseudo-labels", [*_health(run), *weighting(run)])
+
+
+def _health(run: Run) -> list[Markup]:
     look = previous(run.path / "eval", 1 << 62)
     chooses = any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals))
     if not chooses and look is not None:
         said = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
-        return Section("pseudo", "Pseudo-labels", [text(said), grid(_scores(run, look))])
+        return [text(said), grid(_scores(run, look))]
     if not chooses:
         said = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
-        return Section("pseudo", "Pseudo-labels", [text(said)])
+        return [text(said)]
     marks = burn_in(run)
     labeled = Series("labelled images", *column(run.train, "labeled/boxes_per_image"))
     boxes = [Series("pseudo boxes, in training", *column(run.train, "pseudo/boxes_per_image")), labeled]
@@ -135,7 +139,41 @@ def health(run: Run) -> Section:
         "foreground rows whose assignment changed. The hidden truth is read for these figures alone: training never "
         "sees it."
     )
-    return Section("pseudo", "Pseudo-labels", [text(how, "small"), grid(figures)])
+    return [text(how, "small"), grid(figures)]
+
+
+def weighting(run: Run) -> list[Markup]:
+    """Return uncertainty and difficulty of wrong and of right rows where a run weighs rows by them, else nothing."""
+    sides = {"sup": "labelled", "unsup": "pseudo-labelled"}
+    logged = {key for row in run.train for key in row if key.startswith("weighting/")}
+
+    def drawn(letter: str) -> list[Series]:
+        found = []
+        for side, images in sides.items():
+            for kind in ("wrong", "correct"):
+                steps, values = column(run.train, f"weighting/{side}/{letter}_{kind}")
+                # 0 says that there was no such row yet.
+                found.append(Series(f"{kind}, {images}", steps, [v or None for v in values], dash=side == "unsup"))
+        return found
+
+    if not any(key.endswith("/wrong") for key in logged):
+        return []
+    marks = burn_in(run)
+    wrong = [
+        Series(f"{images} rows", *column(run.train, f"weighting/{side}/wrong", 100), dash=side == "unsup")
+        for side, images in sides.items()
+    ]
+    figures = [
+        charts.lines(drawn("U"), "Uncertainty U of the student's rows", "step", "U", marks=marks),
+        charts.lines(drawn("D"), "Difficulty D, by which rows count", "step", "D", y_range=(0, 1), marks=marks),
+        charts.lines(wrong, "Rows on which the student is wrong", "step", "%", marks=marks),
+    ]
+    how = (
+        "Rows count by how uncertain an auxiliary Bayesian branch is of them (Li et al., ICIP 2020): U is the sigmoid "
+        "of its BALD score, D is U / 2 on rows that the student gets right and 1 - U / 2 on those that it gets wrong. "
+        "Running means over some hundred steps."
+    )
+    return [text(how, "small"), grid(figures)]
 
 
 def thresholds(run: Run) -> Markup:

@@ -12,9 +12,11 @@ from ssod.data import datasets
 from ssod.engine.runfolder import RunFolder
 from tests.small import small_config
 
+BOTH = "{sup: {weighting: uncertainty}, unsup: {weighting: uncertainty}}"
 METHODS = {
     "supervised": "method={name: supervised, ema: {decay: 0.9}}",
     "mean_teacher": "method={burn_in: 2, score: 0.02}",
+    "weighted": f"method={{burn_in: 2, score: 0.02, loss: {BOTH}}}",
     "humble_teacher": "method={name: humble_teacher, burn_in: 2, ema: {decay: 0.9}}",
 }
 CHANGES = ("train.steps=8", "train.eval_every=4", "train.log_every=2", "train.eval_student=true")
@@ -22,7 +24,7 @@ CHANGES = ("train.steps=8", "train.eval_every=4", "train.log_every=2", "train.ev
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a method's run, its twin's, and that of a method that chooses no box."""
+    """Return the folder of a method's run, its twin's, that of a weighted one and of a method that chooses no box."""
     folder = tmp_path_factory.mktemp("report")
     config = small_config(folder)
     for name, change in METHODS.items():
