@@ -30,6 +30,10 @@ class Coder(Protocol):
 class DeltaCoder:
     """Centre shift over prior size, log of size ratio (R-CNN, RetinaNet). Equals torchvision's ``BoxCoder``.
 
+    As in torchvision and detectron2, dw and dh are held from above alone. mmdetection, and with it the released
+    Mean-Teacher and Consistent-Teacher, holds them from below as well: a side of a box there is no less than 1/62.5 of
+    its prior's.
+
     Args:
         shift: factor of dx and dy. ``shift=10, size=5`` is the field's "std (.1, .1, .2, .2)".
         size: factor of dw and dh.
@@ -58,27 +62,35 @@ class DeltaCoder:
 
 
 class LtrbCoder:
-    """Distances from the prior's centre to the four sides, over the prior's side (FCOS).
+    """Distances from the prior's centre to the four sides, in strides (FCOS).
 
-    Equals torchvision's ``BoxLinearCoder(normalize_by_size=True)``; a prior is a square whose side is its stride.
+    Equals torchvision's ``BoxLinearCoder(normalize_by_size=True)`` where a prior is a square whose side is its stride.
+
+    Args:
+        strides: side of a prior, in strides.
     """
+
+    def __init__(self, strides: float = 1.0) -> None:
+        self.strides = strides
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         """See ``Coder.encode``; a side that the centre lies beyond comes out negative."""
-        centre = (priors[..., :2] + priors[..., 2:]) / 2
-        size = (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
-        return torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], -1) / size
+        centre, unit = self._centre_and_unit(priors)
+        return torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], -1) / unit
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         """See ``Coder.decode``."""
-        centre = (priors[..., :2] + priors[..., 2:]) / 2
-        size = (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
-        deltas = deltas * size
+        centre, unit = self._centre_and_unit(priors)
+        deltas = deltas * unit
         return torch.cat([centre - deltas[..., :2], centre + deltas[..., 2:]], -1)
 
     def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
         """See ``Coder.mirror``: left and right change places."""
         return deltas[..., [2, 1, 0, 3]]
+
+    def _centre_and_unit(self, priors: Tensor) -> tuple[Tensor, Tensor]:
+        size = (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
+        return (priors[..., :2] + priors[..., 2:]) / 2, size / self.strides
 
 
 class IdentityCoder:

@@ -9,11 +9,18 @@ from ssod.parity import as_view, measure, texture
 from tests.detectors.test_fam3d import ONE, bend
 from tools.export_parity import pictures, random_model
 
+KEPT, DISTANCES = {"keep_inverted": True}, {"keep_inverted": False, "decode": "distances"}
 
-@pytest.mark.parametrize(("name", "format", "keep"), [("3d", "onnx", True), ("2d", "pt2", True), ("3d", "pt2", False)])
-def test_an_aligned_detector_exports(name: str, format: str, keep: bool) -> None:
+
+@pytest.mark.parametrize(
+    ("name", "format", "align"),
+    [("3d", "onnx", KEPT), ("2d", "pt2", KEPT), ("3d", "onnx", DISTANCES), ("3d", "pt2", DISTANCES)],
+    ids=["3d-onnx", "2d-pt2", "distances-onnx", "distances-pt2"],
+)
+def test_an_aligned_detector_exports(name: str, format: str, align: dict) -> None:
+    keep = align["keep_inverted"]
     anchors = {**ONE, "scale": 2 if keep else 8}
-    changes = {"anchors": anchors, "loss": {"box": "giou"}, "align": {"name": name, "keep_inverted": keep}}
+    changes = {"anchors": anchors, "loss": {"box": "giou"}, "align": {"name": name, **align}}
     model = random_model("retinanet", levels=(4, 5), channels=16, **changes)
     detector, draw = model.detector, torch.Generator().manual_seed(3)
     torch.manual_seed(0)

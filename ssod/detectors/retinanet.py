@@ -7,7 +7,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ssod.assign.iou import IoUConfig
 from ssod.assign.pick import AssignerConfig, pick_assigner
-from ssod.boxes import DeltaCoder
+from ssod.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
@@ -59,10 +59,6 @@ class RetinaNetConfig(BackboneConfig):
     "From rows to detections."
 
 
-# By what the box loss must be made for.
-HEADS = {"box": RetinaNetHead, "spread": SpreadHead, "aligned": TowerHead}
-
-
 def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
     """Return a RetinaNet with random weights.
 
@@ -73,15 +69,13 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
     anchors = cfg.anchors.build(strides)
     refuse_impossible_alignment(cfg, anchors.per_cell)
     backbone = build_backbone(cfg)
-    norm = group_norm if cfg.head_norm == "group" else None
-    shift, size = cfg.delta_std or (1.0, 1.0)
     kind: Kind = "aligned" if cfg.align else "spread" if cfg.spread else "box"
-    head = HEADS[kind](cfg.channels, anchors.per_cell, num_classes, norm_layer=norm)
+    head = build_head(cfg, kind, anchors.per_cell, num_classes)
     return Dense(
         backbone,
         head,
         anchors,
-        DeltaCoder(1 / shift, 1 / size),
+        coder_of(cfg),
         num_classes=num_classes,
         strides=strides,
         assigner=pick_assigner(cfg.assigner),
@@ -98,6 +92,24 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         normalise=Normalise(cfg.pixel_std),
         align=cfg.align and build_align(cfg.align, head, cfg.channels, strides),
     )
+
+
+def build_head(cfg: RetinaNetConfig, kind: Kind, per_cell: int, num_classes: int) -> RetinaNetHead:
+    """Return the head for box losses of ``kind``."""
+    norm = group_norm if cfg.head_norm == "group" else None
+    if kind == "aligned":
+        distances = cfg.align.decode == "distances"
+        return TowerHead(cfg.channels, per_cell, num_classes, norm_layer=norm, distances=distances)
+    head = SpreadHead if kind == "spread" else RetinaNetHead
+    return head(cfg.channels, per_cell, num_classes, norm_layer=norm)
+
+
+def coder_of(cfg: RetinaNetConfig) -> Coder:
+    """Return the meaning of the head's box outputs."""
+    if cfg.align and cfg.align.decode == "distances":
+        return LtrbCoder(cfg.anchors.scale)
+    shift, size = cfg.delta_std or (1.0, 1.0)
+    return DeltaCoder(1 / shift, 1 / size)
 
 
 def build_align(cfg: AlignConfig, head: TowerHead, channels: int, strides: tuple[int, ...]) -> Align:
@@ -120,6 +132,12 @@ def refuse_impossible_alignment(cfg: RetinaNetConfig, per_cell: int) -> None:
     if cfg.align.name == "3d" and cfg.levels[0] == cfg.levels[1]:
         problem = "3d moves boxes between levels, and there is one"
         raise SsodError("config", "detector.align", problem, "use align: 2d, or more levels")
+    if cfg.align.decode == "distances" and cfg.delta_std is not None:
+        problem = f"{list(cfg.delta_std)} is of shifts and log sizes, and detector.align.decode asks for distances"
+        raise SsodError("config", "detector.delta_std", problem, "use delta_std: null, or leave out decode")
+    if cfg.align.decode == "distances" and cfg.anchors.ratios != (1.0,):
+        problem = f"ratios {list(cfg.anchors.ratios)}: distances are counted in strides, by a square anchor"
+        raise SsodError("config", "detector.anchors", problem, "use ratios: [1], or leave out detector.align.decode")
 
 
 def strides_of(cfg: BackboneConfig) -> tuple[int, ...]:

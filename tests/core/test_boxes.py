@@ -32,7 +32,7 @@ def test_ltrb_coder_equals_torchvision() -> None:
     torch.testing.assert_close(ours.decode(deltas, priors), theirs.decode(deltas, priors))
 
 
-@pytest.mark.parametrize("coder", [DeltaCoder(10, 5), LtrbCoder()])
+@pytest.mark.parametrize("coder", [DeltaCoder(10, 5), LtrbCoder(), LtrbCoder(8)])
 def test_coders_round_trip(coder: DeltaCoder | LtrbCoder) -> None:
     boxes, priors = _boxes(50, 2), _boxes(50, 3)
     torch.testing.assert_close(coder.decode(coder.encode(boxes, priors), priors), boxes, atol=1e-4, rtol=1e-5)

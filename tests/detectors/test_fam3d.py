@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssod.boxes import IdentityCoder
+from ssod.boxes import IdentityCoder, paired_iou
 from ssod.detectors.build import build
 from ssod.detectors.heads.fam3d import Align, blend, sample, upright
 from ssod.errors import SsodError
-from ssod.structures import View
+from ssod.structures import Targets, View
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients
 from tests.paths import shared_path
 
 ONE = {"scale": 8, "octaves": 1, "ratios": [1], "spacing": "stride"}
 HEAD = {"head_norm": "group", "level_scale": True, "delta_std": [0.1, 0.2], "anchors": ONE, "loss": {"box": "giou"}}
+# The head as it was submitted: distances instead of deltas.
+DISTANCES = {**HEAD, "delta_std": None, "align": {"name": "3d", "decode": "distances"}}
 GOLDEN = np.load(shared_path("golden/consistent_teacher_fam3d.npz"), allow_pickle=False)
 CASES = {case["name"]: case for case in json.loads(str(GOLDEN["cases_json"]))}
 ALONE = [name for name, case in CASES.items() if case["kind"] == "align_only"]
@@ -73,7 +75,9 @@ def test_blending_and_sampling_are_the_released_ones(name: str, dtype: torch.dty
 def released_head(case: dict) -> nn.Module:
     """Our detector with the towers' length and the weights of the golden head; its pyramid is fed directly."""
     width, hidden = case["channels"], len(golden(case, "weight.mapping.weight"))
-    cfg = config("retinanet", **HEAD, channels=width, align={"name": "3d", "hidden": hidden})
+    head = DISTANCES if case["box_mode"] == "anchor_free" else HEAD
+    align = {"name": "3d", **head.get("align", {}), "hidden": hidden}
+    cfg = config("retinanet", **{**head, "channels": width, "align": align})
     model = build(cfg, case["num_classes"])
     count = case["stacked_convs"]
     branches = {"cls": model.head.classification_head, "reg": model.head.regression_head}
@@ -95,9 +99,10 @@ def released_head(case: dict) -> nn.Module:
     return model.double()
 
 
-def test_the_whole_head_is_the_released_one() -> None:
+@pytest.mark.parametrize("name", ["anchor_based", "anchor_free_old_variant"])
+def test_the_whole_head_is_the_released_one(name: str) -> None:
     """Float64 weights and features; boxes are decoded in float32, as every detector here does."""
-    case = CASES["anchor_based"]
+    case = CASES[name]
     model = released_head(case)
     features = [golden(case, f"l{i}.feature") for i in range(case["levels"])]
     n, (h, w) = case["batch"], case["sizes"][0]
@@ -186,6 +191,46 @@ def test_every_part_learns(name: str) -> None:
     assert (model.align.scale_offset is None) == (name == "2d")
 
 
+@pytest.mark.parametrize("head", [HEAD, DISTANCES], ids=["deltas", "distances"])
+def test_one_image_is_learnt(head: dict) -> None:
+    """Boxes and classes of one image, by the head's own assignment: both losses fall."""
+    torch.manual_seed(0)
+    model = build(config("retinanet", **{"align": "3d", **head, "assigner": "adaptive", "levels": [3, 5]}), 5)
+    batch, wanted = view(images(((96, 96),))), [Targets(torch.tensor([[12.0, 8, 44, 56]]), torch.tensor([2]))]
+    optimizer, seen = torch.optim.Adam(model.parameters(), 3e-3), []
+    for _ in range(50):
+        losses = model.losses(model.predict(batch), wanted)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        seen.append([float(loss.detach()) for loss in losses.values()])
+    out = model.eval().predict(batch)
+    best = out.detections(0.0)[0]
+    assert int(best.labels[0]) == 2
+    assert float(paired_iou(best.boxes[:1], wanted[0].boxes)) > 0.6
+    assert seen[-1][0] < 0.5 * seen[0][0]
+
+
+def test_distances_are_those_of_the_point_in_strides() -> None:
+    """exp(0) = 1: a fresh head, with weights of 0, puts the four sides one stride from each point."""
+    model = aligned(**{**DISTANCES, "name": DISTANCES["align"], "anchors": {**ONE, "scale": 4}})
+    for layer in (model.head.regression_head.bbox_reg, model.align.space_offset, model.align.scale_offset):
+        nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        p = model.predict(view(images())).stages["dense"]
+    stride = torch.cat([torch.full((n,), float(s)) for n, s in zip(p.levels, p.strides)]).repeat(3)[:, None]
+    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    inner = ((p.priors[:, 2:] - p.priors[:, :2]) == 4 * stride).all()
+    assert inner
+    torch.testing.assert_close(p.boxes(), torch.cat([centre - stride, centre + stride], 1), rtol=0, atol=1e-3)
+
+
+def test_distances_stay_finite_whatever_the_output() -> None:
+    model = aligned(**{**DISTANCES, "name": DISTANCES["align"]})
+    nn.init.constant_(model.head.regression_head.bbox_reg.bias, 200.0)
+    assert model.predict(view(images())).stages["dense"].boxes().isfinite().all()
+
+
 def test_parameters_of_the_published_size() -> None:
     """Spec: 131 136 + 6 916 + 13 832 for 256 channels and four convolutions a tower."""
     with torch.device("meta"):
@@ -235,6 +280,8 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
         ({"anchors": {"scale": 8, "octaves": 3, "ratios": [1]}}, "detector.align: 3d moves one box per cell"),
         ({"loss": {"box": "l1"}}, "detector.loss.box: .*l1.*decoded-box"),
         ({"levels": [3, 3]}, "detector.align: 3d moves boxes between levels"),
+        ({**DISTANCES, "delta_std": [0.1, 0.2]}, "detector.delta_std: .*distances.*delta_std: null"),
+        ({**DISTANCES, "anchors": {**ONE, "ratios": [2]}}, "detector.anchors: .*square.*ratios: "),
     ],
 )
 def test_what_makes_no_sense_is_told(changes: dict, words: str) -> None:
@@ -252,6 +299,8 @@ def test_spelling_and_the_default() -> None:
     assert plain == config("retinanet", align="none") == config("retinanet", align=None)
     assert not any(key.startswith("align.") for key in build(plain, 5).state_dict())
     assert config("retinanet", align="3d") == config("retinanet", align={"name": "3d", "hidden": 64})
+    written = {"name": "3d", "hidden": 64, "keep_inverted": True}  # as older checkpoints and model cards have it
+    assert config("retinanet", align="3d").model_dump(mode="json", exclude_none=True)["align"] == written
     dumped = plain.model_dump(mode="json", exclude_none=True)
     assert dumped["assigner"] == "iou"  # as older checkpoints and model cards have it
     assert not {"align", "delta_std"} & set(dumped)

@@ -3,12 +3,16 @@
 The cell that classifies an object best is seldom the one that places its box best. So every cell predicts, from the
 features of both towers, where its box should come from: how far towards the finer or the coarser level (one number per
 coordinate of the box) and how many cells away (two numbers per coordinate). Boxes are blended across levels first, then
-sampled in their own level, as the released code has it (the paper writes the other order and one shift for all four
-coordinates). All boxes are corners in grid units, pixels over the stride of their level.
+sampled in their own level, as the released code has it. All boxes are corners in grid units, pixels over the stride of
+their level.
+
+What is not offered: the paper's own form, one shift of three numbers for all four coordinates, first in space and then
+in scale. How far it may go and how a box is read between two levels is not known to us, and no code of it was released.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -17,7 +21,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from ssod.detectors.backbones import NormLayer
 from ssod.schema import Section
+
+FAR = math.log(1000)  # of the largest distance that a head may tell, in strides
 
 
 class AlignConfig(Section):
@@ -30,7 +37,11 @@ class AlignConfig(Section):
     keep_inverted: bool = True
     """Keep a row's box whose corners changed places, since its coordinates come from different cells (as released); it
     is never a detection. false takes such a box from its own cell instead, as mmdetection's TOOD head does since its
-    pull request 7567."""
+    pull request 7567, so that it can learn where the assigner is another than `adaptive`, which never chooses it."""
+    decode: Literal["distances"] | None = None
+    """What the box outputs are before they are moved. `distances`: how far the four sides lie from the cell's point, as
+    exp of the output in strides, times `level_scale`; Consistent-Teacher when it was submitted. By default they shift
+    and stretch the anchor (as released since March 2023), which then decides by its size."""
 
 
 def named(value: Any) -> Any:
@@ -41,7 +52,27 @@ def named(value: Any) -> Any:
 
 
 class TowerHead(RetinaNetHead):
-    """torchvision's RetinaNet head, under torchvision's names, that also tells what its towers saw on the way."""
+    """torchvision's RetinaNet head, under torchvision's names, that also tells what its towers saw on the way.
+
+    Args:
+        channels: of the features.
+        per_cell: anchors per cell.
+        num_classes: K.
+        norm_layer: of the towers.
+        distances: answer with distances, the exponential of the box outputs, in float32.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        per_cell: int,
+        num_classes: int,
+        norm_layer: NormLayer | None = None,
+        *,
+        distances: bool = False,
+    ) -> None:
+        super().__init__(channels, per_cell, num_classes, norm_layer=norm_layer)
+        self.distances = distances
 
     def forward(self, features: list[Tensor]) -> dict[str, Any]:
         """Return ``cls_logits`` and ``bbox_regression`` as torchvision does, and ``towers``.
@@ -53,9 +84,10 @@ class TowerHead(RetinaNetHead):
         logits = [self._branch(self.classification_head.conv, x, into) for x, into in zip(features, seen)]
         deltas = [self._branch(self.regression_head.conv, x, into) for x, into in zip(features, seen)]
         cls, box = self.classification_head.cls_logits, self.regression_head.bbox_reg
+        outputs = torch.cat([to_rows(box(x), 4) for x in deltas], 1)
         return {
             "cls_logits": torch.cat([to_rows(cls(x), self.classification_head.num_classes) for x in logits], 1),
-            "bbox_regression": torch.cat([to_rows(box(x), 4) for x in deltas], 1),
+            "bbox_regression": outputs.float().clamp(max=FAR).exp() if self.distances else outputs,
             "towers": [torch.cat(parts, 1) for parts in seen],
         }
 
