@@ -78,8 +78,8 @@ class Config(Common):
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
     "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
     mix: MixConfig | None = None
-    """Mixup and mosaic of the student's view with labelled images; `{}` = as often as Instant-Teaching. What a mixed box
-    lacks to a mass of 1 is background."""
+    """Mixup and mosaic of the student's view with labelled images; `{}` = as often as Instant-Teaching. What a mixed
+    box lacks to a mass of 1 is background."""
 
     @field_validator("burn_in")
     @classmethod
