@@ -68,9 +68,10 @@ def test_the_published_protocols_are_all_there() -> None:
         "unbiased_teacher",
         "humble_teacher",
         "instant_teaching",
+        "instant_teaching_rectify",
     ):
         for detector in ("retinanet", "fcos", "faster_rcnn"):
-            data = ["coco_1p", "coco_2p", "coco_5p", "coco_10p", "voc"]
+            data = ["coco_1p", "coco_2p", "coco_5p", "coco_10p", "coco_additional", "voc"]
             wanted = [f"{method}_{detector}_r50_fpn_{d}" for d in data]
             assert {CONFIGS / method / f"{name}.yaml" for name in wanted} <= set(FILES)
             assert list((CONFIGS / method).glob(f"{method}_{detector}_*_neu_det_10p.yaml"))
@@ -315,6 +316,14 @@ def test_each_kind_of_augmentation_is_a_switch(row: str) -> None:
     assert (cfg.method.mix.mixup, cfg.method.mix.mosaic) == (mixup, mosaic)
     geometry = {"shuffle", "cutout_squares"} <= set(names_of(cfg.views.unlabeled["strong"]))
     assert geometry == (row == "geometry")
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "unbiased_teacher", "consistent_teacher"])
+def test_mixing_is_one_override(method: str) -> None:
+    path = CONFIGS / method / f"{method}_retinanet_tiny_fpn_neu_det_10p.yaml"
+    assert config(path).method.mix is None
+    mix = load(path, ["method.mix={mixup: 0.5, mosaic: 0}"]).method.mix
+    assert (mix.mixup, mix.mosaic, mix.alpha, mix.tiles) == (0.5, 0, 1, 2)
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "supervised"], ids=ids)
