@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssod.detectors import dense, rcnn
 from ssod.detectors.build import build, describe
@@ -248,6 +249,31 @@ def test_score_answers_for_any_boxes(name: str) -> None:
         torch.testing.assert_close(best[:4][inside], boxes[0][inside])
         far = out.score([torch.tensor([[900.0, 900, 910, 910]]), boxes[1], boxes[1]])
         assert len(far) == 1
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_many_boxes_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where [rows, boxes, 2] would not fit, the answer is the same."""
+    g = torch.Generator().manual_seed(0)
+    start = torch.rand(120, 2, generator=g) * 100
+    decoded, boxes = torch.cat([start, start + 20 * torch.rand(120, 2, generator=g)], 1).split([80, 40])
+    whole = dense._nearest(decoded, boxes)
+    monkeypatch.setattr(dense, "PART", 600)
+    with Largest() as made:
+        assert torch.equal(dense._nearest(decoded, boxes), whole)
+    assert made.elements <= 2 * 600
+    assert len(whole.unique()) > 10
 
 
 def test_score_of_faster_rcnn_keeps_gradients() -> None:
