@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ssod.assign.centre import per_row, with_centerness
+from ssod.assign.centre import in_padded_image, per_row, with_centerness
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.boxes import area
 from ssod.collective import mean_over_ranks
@@ -77,38 +77,37 @@ class AdaptiveAssigner:
         """
         stride = per_row(p, p.strides)
         points = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
-        canvas = (p.sizes.flip(1) + self.divisor - 1) // self.divisor * self.divisor
-        matches, qualities = [], []
-        for i, (centre, t) in enumerate(zip(points, targets)):
-            match, quality = self.image(p, i * len(stride), centre, stride, (centre < canvas[i]).all(1), t)
-            matches.append(match)
-            qualities.append(quality)
-        a = from_matches(matches, targets, p.num_classes)
-        quality = torch.cat(qualities)
+        pairs = zip(points, in_padded_image(p, self.divisor), targets)
+        matches, candidates = zip(*(self.candidates(centre, exists, t) for centre, exists, t in pairs))
+        # Only these rows are decoded and compared: a box seldom covers the image. All images wait for the device once.
+        candidates = torch.stack(candidates)
+        rows = candidates.flatten().nonzero().squeeze(1)
+        qualities = torch.zeros_like(points[..., 0])
+        for i, some in enumerate(rows.split(candidates.sum(1).tolist())):
+            if len(some):
+                own = some - i * len(stride)
+                index, qualities[i, own] = self.image(p[some], points[i, own], stride[own], targets[i])
+                matches[i][own] = torch.where(index >= 0, index, matches[i][own])
+        a = from_matches(list(matches), targets, p.num_classes)
+        quality = qualities.flatten()
         norm = mean_over_ranks(quality.sum()).clamp(min=1)
         a = replace(a, box_weight=a.box_weight * quality, norm=norm)
         return a if p.quality is None else with_centerness(p, a)
 
-    def image(
-        self, p: Predictions, start: int, points: Tensor, stride: Tensor, exists: Tensor, t: Targets
-    ) -> tuple[Tensor, Tensor]:
-        """Match the rows of one image, which begin at row ``start``: box or -1 or -2, and quality, both [P]."""
+    @staticmethod
+    def candidates(points: Tensor, exists: Tensor, t: Targets) -> tuple[Tensor, Tensor]:
+        """Return what the rows of one image are without a match, -1 or -2 [P], and which of them may be taken, [P]."""
         match = torch.where(exists, BACKGROUND, IGNORED)
-        quality = torch.zeros_like(stride)
         if not len(t):
-            return match, quality
-        boxes, trust = t.boxes.float(), t.trust()
-        inside = strictly_inside(points, boxes) & exists  # [M, P]
-        match = torch.where((inside & (trust == 0)[:, None]).any(0), IGNORED, match)
-        # Only these rows are decoded and compared: a box seldom covers the image.
-        rows = (inside & (trust > 0)[:, None]).any(0).nonzero().squeeze(1)
-        if len(rows):
-            some = p[rows + start]
-            place = points[rows], stride[rows]
-            index, iou = self.match(*place, some.logits.float(), some.boxes(), boxes, t.labels, trust)
-            match[rows] = torch.where(index >= 0, index, match[rows])
-            quality[rows] = iou
-        return match, quality
+            return match, torch.zeros_like(exists)
+        inside = strictly_inside(points, t.boxes.float()) & exists  # [M, P]
+        trusted = (t.trust() > 0)[:, None]
+        match = torch.where((inside & ~trusted).any(0), IGNORED, match)
+        return match, (inside & trusted).any(0)
+
+    def image(self, p: Predictions, points: Tensor, stride: Tensor, t: Targets) -> tuple[Tensor, Tensor]:
+        """Match the candidates ``p`` of one image to its boxes; arguments and result as of ``match``."""
+        return self.match(points, stride, p.logits.float(), p.boxes(), t.boxes.float(), t.labels, t.trust())
 
     def match(
         self,

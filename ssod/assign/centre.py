@@ -81,3 +81,10 @@ def with_centerness(p: Predictions, a: Assignment) -> Assignment:
 def per_row(p: Predictions, values: tuple[float, ...]) -> Tensor:
     """Spread one value per level over the rows of one image, [P] float32."""
     return torch.cat([p.priors.new_full((n,), v) for n, v in zip(p.levels, values)])
+
+
+def in_padded_image(p: Predictions, divisor: int) -> Tensor:
+    """Return [N, P] bool: rows of a dense head centred in their image, padded to a multiple of ``divisor``."""
+    centre = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
+    canvas = (p.sizes.flip(1) + divisor - 1) // divisor * divisor
+    return (centre < canvas[:, None]).all(2)

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ssod.assign.centre import in_padded_image
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.boxes import iou
 from ssod.schema import Section
@@ -25,6 +26,9 @@ class IoUConfig(Section):
     "Overlap below which a row is background; between `low` and `high` it learns nothing."
     claim: bool = True
     "Every box also gets the rows that overlap it best, however little that is."
+    divisor: int | None = Field(None, ge=1)
+    """Rows whose anchor has its centre beyond their image, padded to a multiple of this, learn nothing and are claimed
+    by no box: 32 in mmdetection. By default they are background like others (torchvision, detectron2)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> IoUConfig:
@@ -40,24 +44,31 @@ class IoUAssigner:
         high: overlap from which a prior is foreground.
         low: overlap below which it is background; between the two it is ignored.
         claim: let every box claim the priors that overlap it best, ties included, however little that is.
+        divisor: see ``IoUConfig``.
     """
 
-    def __init__(self, high: float = 0.5, low: float = 0.4, claim: bool = True) -> None:
-        self.high, self.low, self.claim = high, low, claim
+    def __init__(self, high: float = 0.5, low: float = 0.4, claim: bool = True, divisor: int | None = None) -> None:
+        self.high, self.low, self.claim, self.divisor = high, low, claim, divisor
 
     @torch.no_grad()
     def __call__(self, p: Predictions, targets: list[Targets]) -> Assignment:
         """Assign the rows of a dense head (the same number of rows per image) to the boxes of N images."""
         priors = p.priors.view(p.num_images, -1, 4)
-        return from_matches([self.match(b, t.boxes) for b, t in zip(priors, targets)], targets, p.num_classes)
+        exists = [None] * len(priors) if self.divisor is None else in_padded_image(p, self.divisor)
+        matches = [self.match(b, t.boxes, there) for b, t, there in zip(priors, targets, exists)]
+        return from_matches(matches, targets, p.num_classes)
 
     @torch.no_grad()
-    def match(self, priors: Tensor, boxes: Tensor) -> Tensor:
-        """Match priors [P, 4] to boxes [M, 4], M = 0 included.
+    def match(self, priors: Tensor, boxes: Tensor, exists: Tensor | None = None) -> Tensor:
+        """Match priors [P, 4] to boxes [M, 4], M = 0 included; where ``exists`` [P] is False, a prior is ignored.
 
         Returns:
             [P] int64, the box's index, -1 background, -2 ignored.
         """
+        if exists is not None:
+            # A prior without size overlaps nothing, so that no box claims it.
+            match = self.match(torch.where(exists[:, None], priors, 0.0), boxes)
+            return torch.where(exists, match, IGNORED)
         if not len(boxes):
             return torch.full_like(priors[:, 0], BACKGROUND, dtype=torch.long)
         overlap = iou(boxes.float(), priors.float())

@@ -1,12 +1,14 @@
 """Adaptive sample assignment: the released code's numbers, and what must hold whatever the numbers."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
@@ -190,6 +192,34 @@ def test_rows_beyond_the_padded_image_learn_nothing() -> None:
     beyond = (centre[:, 1] >= 64) | (centre[:, 0] >= 128)
     assert torch.equal(a.matched == -2, beyond)
     assert torch.equal(a.cls_weight == 0, beyond)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func.overloadpacket] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_all_images_wait_for_the_device_together() -> None:
+    """``nonzero`` makes a GPU's program wait: once for the batch, not once an image."""
+    one = head()
+    r = len(one)
+    rows = {name: torch.cat([getattr(one, name)] * 3) for name in ("logits", "deltas", "priors")}
+    p = replace(one, **rows, image=torch.arange(3).repeat_interleave(r), sizes=one.sizes.repeat(3, 1))
+    targets = [truth(), Targets.empty(BOXES), truth()]
+    with Calls() as calls:
+        a = AdaptiveAssigner()(p, targets)
+    assert calls.count[torch.ops.aten.nonzero] == 1
+    alone = AdaptiveAssigner()(one, [truth()])
+    assert torch.equal(a.matched[:r], alone.matched)
+    assert torch.equal(a.box_weight[2 * r :], alone.box_weight)
+    assert not a.fg[r : 2 * r].any()
 
 
 def test_soft_labels_reach_the_rows() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.models.detection._utils import Matcher
@@ -34,6 +36,26 @@ def test_a_box_that_meets_no_prior_claims_none() -> None:
 def test_every_box_claims_its_best_priors_however_poor() -> None:
     priors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     assert IoUAssigner(0.7, 0.3).match(priors, torch.tensor([[0.0, 0, 10, 2]])).tolist() == [0, 0, -1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_priors_beyond_the_padded_image_are_as_if_they_were_not(seed: int) -> None:
+    """Also where one of them would be the best of some box, which then claims the best that is left."""
+    p = replace(points(((16, 16), (8, 8)), (8, 16), n=2), sizes=torch.tensor([[60, 97], [128, 128]]))
+    targets = [Targets(random_boxes(6, seed + i), torch.zeros(6, dtype=torch.long)) for i in range(2)]
+    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    beyond = (p.image == 0) & ((centre[:, 1] >= 64) | (centre[:, 0] >= 128))
+    assert beyond.any()
+    exact, plain = IoUAssigner(divisor=32)(p, targets), IoUAssigner()(p, targets)
+    assert (exact.matched[beyond] == -2).all()
+    assert (exact.cls_weight[beyond] == 0).all()
+    assert not exact.fg[beyond].any()
+    there = ~beyond & (p.image == 0)
+    assert torch.equal(exact.matched[there], IoUAssigner().match(p.priors[there], targets[0].boxes))
+    assert torch.equal(exact.matched[p.image == 1], plain.matched[p.image == 1])
+    assert plain.fg[beyond].any()
+    nothing = IoUAssigner(divisor=32)(p, [Targets.empty(p.priors)] * 2)
+    assert torch.equal(nothing.matched == -2, beyond)
 
 
 def points(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], n: int = 1) -> Predictions:
