@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from ssod.assign.iou import IoUConfig
 from ssod.config import Config, load
 from ssod.data.views import Pipeline
 from ssod.detectors.build import build
@@ -204,6 +205,8 @@ def test_mean_teacher_as_released(data: str, steps: int) -> None:
     assert (m.ema.decay, m.ema.warm_up) == (0.9995, True)
     assert (d.head_norm, d.level_scale, d.normalizer, d.norm, d.decode.nms) == ("group", True, "batch", "affine", 0.6)
     assert (d.loss.box.name, d.loss.box.weight) == ("giou", 2.0)
+    assert (d.anchors.spacing, d.anchors.rounding, d.delta_std) == ("stride", "none", (0.1, 0.2))
+    assert d.assigner == IoUConfig(high=0.5, low=0.4, claim=True, divisor=32)
     assert (t.batch.labeled, t.batch.unlabeled, t.steps, t.lr, t.clip, t.precision) == (8, 32, steps, 0.01, 20, "fp16")
     assert (t.warm_up.steps, t.warm_up.factor, t.schedule.name) == (500, 0.001, "constant")
 
@@ -226,7 +229,7 @@ def test_consistent_teacher_as_released(
     assert (m.as_released, m.count_ratio) == (True, 1.0)
     assert m.threshold.model_dump(exclude={"backend"}) == {"name": "gmm", "size": 100, "policy": "high", "fallback": 0}
     assert (m.ema.decay, m.ema.warm_up) == (decay, True)
-    anchors = {"scale": 8, "octaves": 1, "ratios": (1.0,), "spacing": "stride"}
+    anchors = {"scale": 8, "octaves": 1, "ratios": (1.0,), "spacing": "stride", "rounding": "none"}
     assert (d.anchors.model_dump(exclude_none=True), d.delta_std, d.align.name) == (anchors, (0.1, 0.2), "3d")
     assert (d.assigner.name, d.assigner.topk, d.assigner.iou_weight) == ("adaptive", 13, iou_weight)
     assert (d.head_norm, d.level_scale, d.norm, d.decode.nms) == ("group", True, norm, 0.6)
