@@ -50,7 +50,7 @@ def suppress(
     """Suppress among boxes of one class and image, where a box may stand for several classes.
 
     Args:
-        boxes: [R, 4].
+        boxes: [R, 4]; one whose corners changed places, as in an aligned head, is none.
         scores: [R, K].
         candidates: [R, K] bool, the (box, class) pairs to choose from.
         image: [R] int64.
@@ -61,7 +61,8 @@ def suppress(
     Returns:
         N Targets with scores, best first.
     """
-    row, label = candidates.nonzero().unbind(1)
+    upright = (boxes[:, 2:] >= boxes[:, :2]).all(1, keepdim=True)
+    row, label = (candidates & upright).nonzero().unbind(1)
     score, image, boxes = scores[row, label], image[row], boxes[row]
     # In float64 boxes of different classes and images are moved apart without a rounding that could matter.
     apart = boxes.double()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssod.boxes import clip, compose, warp
+from ssod.boxes import IdentityCoder, clip, compose, warp
 from ssod.losses.classify import cross_entropy
 from ssod.pseudo.instant import at_least, confident
 from ssod.pseudo.mass import hardened
@@ -36,6 +36,15 @@ def values(case: dict) -> dict[str, Tensor]:
 
 def close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual.double(), expected.double(), **CLOSE)
+
+
+def test_an_inverted_box_is_no_label_of_the_moment() -> None:
+    """An aligned head predicts such boxes; moved into another view they would come out as good ones."""
+    boxes = torch.tensor([[30.0, 5, 20, 15], [20, 15, 30, 5], [30, 15, 20, 5], [0, 0, 10, 10]])
+    sizes, image = torch.tensor([[40, 40]]), torch.zeros(4, dtype=torch.long)
+    p = Predictions(torch.full((4, 2), 3.0), boxes[:, None], boxes.abs(), image, sizes, IdentityCoder())
+    (found,) = confident(p, 0.5)
+    assert found.boxes.tolist() == [[0, 0, 10, 10]] * 2  # a row stands for both of its classes
 
 
 def test_every_case_is_used() -> None:
