@@ -239,19 +239,17 @@ class Predictions:
         logits = self.logits.float()
         return logits.softmax(-1)[:, :-1] if self.softmax else logits.sigmoid()
 
-    def deltas_of(self, labels: Tensor) -> Tensor:
-        """Return [R, 4]: the deltas of class ``labels`` [R], or the only ones of a class-agnostic head."""
+    def deltas_of(self, labels: Tensor | None) -> Tensor:
+        """Return [R, 4]: the deltas of class ``labels`` [R], or the only ones of a class-agnostic head, labels or None."""
         if self.deltas.shape[1] == 1:
             return self.deltas[:, 0]
         return self.deltas[torch.arange(len(labels), device=labels.device), labels]
 
     def boxes(self, labels: Tensor | None = None) -> Tensor:
         """Return [R, 4] decoded boxes in float32, of class ``labels`` or of the likeliest class; not clipped."""
-        if self.deltas.shape[1] == 1:
-            deltas = self.deltas[:, 0]
-        else:
-            deltas = self.deltas_of(self.probs().argmax(-1) if labels is None else labels)
-        return self.coder.decode(deltas.float(), self.priors)
+        if labels is None and self.deltas.shape[1] > 1:
+            labels = self.probs().argmax(-1)
+        return self.coder.decode(self.deltas_of(labels).float(), self.priors)
 
     def __getitem__(self, keep: Tensor) -> Predictions:
         """Select rows; the fixed row count per level is lost."""
@@ -308,11 +306,9 @@ class Output(Protocol):
 
     def detections(self, score: float | None = None) -> list[Targets]:
         """Decode, threshold and suppress; N Targets with scores, clipped to the images."""
-        ...
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Say what is in these boxes, N tensors [M_i, 4]; row ``j`` of image ``i`` answers for box ``j``."""
-        ...
 
 
 # {stage: (what was said, what should have been said)}; stages are "dense", or "rpn" and "roi".
@@ -336,23 +332,18 @@ class Detector(Protocol):
 
     def predict(self, view: View) -> Output:
         """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""
-        ...
 
     def assign(self, out: Output, targets: list[Targets]) -> Assigned:
         """Say what each row should have predicted, given the boxes of each image."""
-        ...
 
     def reduce(self, out: Output, assigned: Assigned, rows: dict[str, RowLoss] | None = None) -> dict[str, Tensor]:
         """Turn assignments into scalar losses: cls, box, quality, rpn_cls, rpn_box, as the detector has them.
 
         ``rows`` replaces single row losses by name; the detector's own serve where it is silent.
         """
-        ...
 
     def divisor(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """Return what ``reduce`` divides the class loss of rows by, [] or [R], up to a factor that all rows share."""
-        ...
 
     def losses(self, out: Output, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:
         """``assign``, then ``reweight``, then ``reduce``."""
-        ...
