@@ -231,6 +231,21 @@ def test_distances_stay_finite_whatever_the_output() -> None:
     assert model.predict(view(images())).stages["dense"].boxes().isfinite().all()
 
 
+@pytest.mark.parametrize("box", ["giou", "diou", "ciou", "iou"])
+def test_no_assigner_makes_an_inverted_box_pay(box: str) -> None:
+    """Overlap of anchors asks rows to learn whatever they predict; torchvision's GIoU would go below 0."""
+    model = aligned(assigner={"name": "iou", "high": 0.2, "low": 0.1}, loss={"box": box})
+    with torch.no_grad():  # sides from cells so far apart that most boxes are inside out
+        model.head.regression_head.bbox_reg.bias[2:] = -5.0
+        model.align.space_offset.bias[[1, 2, 5, 6]] = torch.tensor([6.0, 6.0, -6.0, -6.0])
+    wanted = Targets(torch.tensor([[40.0, 40, 60, 60]]), torch.tensor([1]))
+    ((p, a),) = model.assign(model.predict(view(images())), [wanted] * 3).values()
+    boxes = p.boxes()[a.fg]
+    assert ((boxes[:, :2] > 60) & (boxes[:, 2:] < 40)).all(1).any()
+    rows = model.rows["box"](p, a)
+    assert ((rows >= 0) & (rows <= 4)).all()
+
+
 def test_parameters_of_the_published_size() -> None:
     """Spec: 131 136 + 6 916 + 13 832 for 256 channels and four convolutions a tower."""
     with torch.device("meta"):
