@@ -338,6 +338,14 @@ def test_the_teacher_copies_until_its_average_starts() -> None:
     assert m.decay(100) == 0.9
 
 
+@pytest.mark.parametrize("name", ["humble_teacher", "unbiased_teacher"])
+def test_an_average_begins_at_the_end_of_burn_in_or_where_the_config_says(name: str) -> None:
+    m = method(name, detector("fcos"), burn_in=6, ema={"decay": 0.9})
+    assert [m.decay(s) for s in (0, 5, 6)] == [0, 0, 0.9]
+    m = method(name, detector("fcos"), burn_in=6, ema={"decay": 0.9, "start": 2})
+    assert [m.decay(s) for s in (0, 1, 2, 6)] == [0, 0, 0.9, 0.9]
+
+
 def test_a_method_may_live_in_the_users_own_module(tmp_path, monkeypatch) -> None:
     (tmp_path / "my_methods.py").write_text(
         "from ssod.methods.mean_teacher import MeanTeacher\nclass Mine(MeanTeacher):\n    pass\nMETHOD = Mine\n"

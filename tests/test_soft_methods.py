@@ -128,8 +128,8 @@ def test_part_of_an_ema_section_keeps_the_methods_own_defaults() -> None:
 
     assert ema("mean_teacher", {"start": 7}) == (0.9995, True, 7)
     assert ema("unbiased_teacher", {"start": "5%"}) == (0.9996, False, 5)
-    assert ema("unbiased_teacher", {"decay": 0.9}) == (0.9, False, 0)
-    assert ema("humble_teacher", {}) == (0.999, False, 0)
+    assert ema("unbiased_teacher", {"decay": 0.9}) == (0.9, False, None)
+    assert ema("humble_teacher", {}) == (0.999, False, None)
     assert ema("supervised", {"warm_up": False}) == (0.999, False, 0)
 
 

@@ -152,7 +152,8 @@ class Method(nn.Module):
     def decay(self, step: int) -> float:
         """Return the EMA decay of the update that follows step number ``step``."""
         ema = self.cfg.ema
-        if step + 1 <= ema.start:
+        start = getattr(self.cfg, "burn_in", 0) if ema.start is None else ema.start
+        if step < start:
             return 0.0
         return warm_decay(ema.decay, step + 1) if ema.warm_up else ema.decay
 

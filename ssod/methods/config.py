@@ -31,8 +31,8 @@ class EmaConfig(Section):
     "Share of the teacher kept at each step."
     warm_up: bool = True
     "Cap the decay at 1 - 1/(t + 1), so that a short run's teacher is not stuck at its start."
-    start: Duration = 0
-    "Until this step the teacher is a plain copy of the student."
+    start: Duration | None = 0
+    "Until this step the teacher is a plain copy of the student; null = until burn-in ends."
 
     @model_validator(mode="after")
     def _every_is_for_copies(self) -> EmaConfig:
@@ -89,7 +89,7 @@ class Config(Common):
         if ema is not None and burn_in == 0 and (ema.rule == "never" or (ema.rule == "copy" and ema.every > 1)):
             until = "" if ema.rule == "never" else f" until step {ema.every}"
             raise ValueError(f"with 'ema.rule: {ema.rule}' the teacher would stay untrained{until}; give a burn-in")
-        if ema is not None and ema.rule != "ema" and ema.start > burn_in:
+        if ema is not None and ema.rule != "ema" and (ema.start or 0) > burn_in:
             raise ValueError(f"'ema.start: {ema.start}' lies after it, where 'ema.rule: {ema.rule}' holds; lower it")
         return burn_in
 

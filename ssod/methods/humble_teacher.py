@@ -56,7 +56,7 @@ class Config(base.Config):
     "Square the L2 distance between encoded boxes."
     norm: Norm = "rows"
     "Average over all anchors or dense rows; or `foreground`: weighed by the teacher's class probability, see imitate."
-    ema: EmaConfig = EmaConfig(decay=0.999, warm_up=False)
+    ema: EmaConfig = EmaConfig(decay=0.999, warm_up=False, start=None)
     "How the teacher follows the student after burn-in."
 
     @property
@@ -92,10 +92,6 @@ class HumbleTeacher(base.Method):
             losses |= imitate("roi", out.score(boxes), belief, kl, squared=cfg.squared, norm="rows")
         ratio = len(batch.weak) / len(batch.labeled) if cfg.per_labeled else 1.0
         return {name: loss * ratio for name, loss in losses.items()}
-
-    def decay(self, step: int) -> float:
-        """Copy the student until burn-in ends, then average."""
-        return 0.0 if step < self.cfg.burn_in else super().decay(step)
 
     @torch.no_grad()
     def twin(self, batch: Batch) -> Output | None:

@@ -31,7 +31,7 @@ class Config(base.Config):
     "Another rule in the place of `score`; `{name: gmm}` finds a threshold for each class."
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {"box": 0.0, "rpn_box": 0.0}
     "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
-    ema: EmaConfig = EmaConfig(decay=0.9996, warm_up=False)
+    ema: EmaConfig = EmaConfig(decay=0.9996, warm_up=False, start=None)
     "How the teacher follows the student after burn-in."
 
 
@@ -51,10 +51,6 @@ class UnbiasedTeacher(base.Method):
         kept = self.threshold(detections)
         self.stats |= tag("pseudo", self.threshold.stats)
         return Pseudo(kept)
-
-    def decay(self, step: int) -> float:
-        """Copy the student until burn-in ends, then average."""
-        return 0.0 if step < self.cfg.burn_in else super().decay(step)
 
 
 METHOD = UnbiasedTeacher
