@@ -240,7 +240,7 @@ class Predictions:
         return logits.softmax(-1)[:, :-1] if self.softmax else logits.sigmoid()
 
     def deltas_of(self, labels: Tensor | None) -> Tensor:
-        """Return [R, 4]: the deltas of class ``labels`` [R]; a class-agnostic head has one kind, labels or None."""
+        """Return [R, 4]: deltas of class ``labels`` [R], or the only ones, for which labels may be None."""
         if self.deltas.shape[1] == 1:
             return self.deltas[:, 0]
         return self.deltas[torch.arange(len(labels), device=labels.device), labels]
