@@ -175,9 +175,7 @@ def measure(cfg: Config, data: DataSets) -> Plan:
     for phase in timed:
         if phase.load > 1.2 * phase.compute and cfg.train.workers:
             slow = f"{phase.name}: reading a step's images takes {phase.load:.3g} s, computing {phase.compute:.3g} s"
-            more = (
-                "raise train.workers" if cfg.train.workers < usable_cpus() else "it takes more CPUs or smaller views"
-            )
+            more = "raise train.workers" if cfg.train.workers < usable_cpus() else "it takes more CPUs or smaller views"
             warnings.append(f"{slow}; {more}")
     every, steps = cfg.train.eval_every, cfg.train.steps
     return Plan(
