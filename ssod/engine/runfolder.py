@@ -175,14 +175,29 @@ class RunFolder:
             atomic.sweep(folder)
 
     def _refuse_foreign(self) -> None:
-        """Leave alone a folder that is neither empty nor a run's; a run has a lock from its first moment on."""
+        """Leave alone a folder that is neither empty nor a run's; a run has a lock from its first moment on.
+
+        A file that this process's own output goes to (``ssod train ... -o runs/x > runs/x/log``) counts as nothing.
+        """
         if self.resumable or any((self.path / name).exists() for name in (".lock", "env.json")):
             return
         files = (*self.path.glob("*"), *self.checkpoints.glob("*"))
-        found = min((str(f.relative_to(self.path)) for f in files if f != self.checkpoints), default=None)
+        strange = (f for f in files if f != self.checkpoints and not _is_own_output(f))
+        found = min((str(f.relative_to(self.path)) for f in strange), default=None)
         if found is not None:
             problem = f"holds {found!r} and is no run folder; nothing is written into it"
             raise SsodError(self.path, "", problem, "name an empty or a new folder with -o")
+
+
+def _is_own_output(path: Path) -> bool:
+    """Return whether standard output or standard error of this process is the file ``path``."""
+    for handle in (1, 2):
+        try:
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return True
+        except OSError:  # closed, or a dangling link
+            continue
+    return False
 
 
 def _close_in_children(folder: RunFolder) -> None:

@@ -113,6 +113,20 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path, file: str) -> Non
     assert sorted((tmp_path / "few").rglob("*")) == before
 
 
+def test_a_folder_that_holds_the_own_log_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``mkdir run; ssod train ... -o run > run/log``."""
+    log = open(tmp_path / "log", "w")  # noqa: SIM115
+    real = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda handle: real(log.fileno() if handle == 1 else handle))
+    with RunFolder(tmp_path):
+        pass
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/log").touch()
+    with pytest.raises(SsodError, match="holds 'log'"):
+        RunFolder(tmp_path / "other").__enter__()
+    log.close()
+
+
 @pytest.mark.parametrize("files", [[], ["checkpoints/"], [".lock"], [".lock", "checkpoints/", "slurm.out"]])
 def test_a_half_made_run_is_taken_up(tmp_path: Path, files: list[str]) -> None:
     (tmp_path / "run").mkdir()
