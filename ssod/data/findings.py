@@ -61,7 +61,10 @@ class Finding:
 
 
 class Findings:
-    """A list of findings that keeps the first 20 of a kind (level, id, file) and counts the rest."""
+    """A list of findings that keeps the first 20 of a kind (level, id, place) and counts the rest.
+
+    A place is a file that holds many images (COCO's), or the folder of files that each belong to one.
+    """
 
     def __init__(self) -> None:
         self.kept: list[Finding] = []
@@ -75,7 +78,7 @@ class Findings:
 
     def add(self, finding: Finding) -> None:
         """Record one finding."""
-        kind = (finding.level, finding.id, finding.file)
+        kind = (finding.level, finding.id, _place(finding.file))
         self.totals[kind] += 1
         if self.totals[kind] <= KEPT:
             self.kept.append(finding)
@@ -102,7 +105,7 @@ class Findings:
         """Record an error for each of ``rows``; ``describe(row)`` gives field, problem and fix, of kept ones only."""
         for row in rows[:KEPT].tolist():
             self.error(id, file, *describe(row))
-        self.totals["error", id, file] += max(len(rows) - KEPT, 0)
+        self.totals["error", id, _place(file)] += max(len(rows) - KEPT, 0)
 
     def fatal(
         self, id: str, file: str, field: str, problem: str, fix: str = "", *, code: Exit = Exit.DATA
@@ -132,11 +135,17 @@ class Findings:
     def lines(self) -> list[str]:
         """Return one line per finding and one per kind for those beyond the first 20."""
         more = [
-            f"{level}[{id}] {file}: {total - KEPT} more of this kind"
-            for (level, id, file), total in self.totals.items()
+            f"{level}[{id}] {place}: {total - KEPT} more of this kind"
+            for (level, id, place), total in self.totals.items()
             if total > KEPT
         ]
         return [f.line() for f in self.kept] + more
+
+
+def _place(file: str) -> str:
+    """Return ``file``, or its folder where it is the image or the labels of one image."""
+    shared = os.path.splitext(file)[1] in ("", ".json", ".yaml", ".yml")
+    return file if shared else os.path.dirname(file) or file
 
 
 @dataclass(frozen=True)
