@@ -338,6 +338,18 @@ def test_the_teacher_copies_until_its_average_starts() -> None:
     assert m.decay(100) == 0.9
 
 
+def test_unbiased_teacher_damps_where_it_is_asked_to() -> None:
+    """As published it does not; without a single label, damped losses are that much smaller."""
+    make = method("unbiased_teacher", detector("retinanet"), score=1.0).cfg
+    assert make.damping == 1
+    plain, damped = (
+        method("unbiased_teacher", detector("retinanet"), score=1.0, damping=d)(batch(), 50)["unsup/cls"]
+        for d in (1.0, 0.01)
+    )
+    assert plain > 0
+    torch.testing.assert_close(damped, 0.01 * plain)
+
+
 @pytest.mark.parametrize("name", ["humble_teacher", "unbiased_teacher"])
 def test_an_average_begins_at_the_end_of_burn_in_or_where_the_config_says(name: str) -> None:
     m = method(name, detector("fcos"), burn_in=6, ema={"decay": 0.9})
