@@ -104,8 +104,11 @@ def test_without_it_nothing_is_new(name: str) -> None:
 
 @pytest.mark.parametrize("name", DENSE)
 def test_weights_of_a_plain_detector_start_one_with_a_spread(name: str, tmp_path: Path) -> None:
-    torch.save(net(name, norm="batch").state_dict(), tmp_path / "plain.pth")
-    net(name, spread=True, norm="batch", weights=str(tmp_path / "plain.pth"))
+    plain = net(name, norm="batch").state_dict()
+    torch.save(plain, tmp_path / "plain.pth")
+    loaded = net(name, spread=True, norm="batch", weights=str(tmp_path / "plain.pth")).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in plain.items())
+    assert {key for key in loaded if key not in plain} == {"head.spread.weight", "head.spread.bias"}
 
 
 @pytest.mark.parametrize("name", DENSE)
