@@ -1,4 +1,4 @@
-"""The two building blocks of every config section."""
+"""The building blocks of every config section."""
 
 from typing import Annotated
 
@@ -11,6 +11,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+
+def named(value: object) -> object:
+    """Read a bare name as the section with that name and its defaults: ``giou`` as ``{name: giou}``."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 def _steps(value: object, info: ValidationInfo) -> object:

@@ -8,15 +8,12 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Wrap
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig
 from ssod.assign.centre import CentreAssigner, CentreConfig
 from ssod.assign.iou import IoUAssigner, IoUConfig
+from ssod.schema import named
 from ssod.structures import Assignment, Predictions, Targets
 
 Assigner = Callable[[Predictions, list[Targets]], Assignment]
 
 _ASSIGNERS = {"iou": IoUAssigner, "centre": CentreAssigner, "adaptive": AdaptiveAssigner}
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
 
 
 def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:
@@ -27,7 +24,7 @@ def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:
 # ``iou`` is short for ``{name: iou}``.
 AssignerConfig = Annotated[
     Annotated[IoUConfig | CentreConfig | AdaptiveConfig, Field(discriminator="name")],
-    BeforeValidator(_named),
+    BeforeValidator(named),
     WrapSerializer(_short),
 ]
 

@@ -12,7 +12,7 @@ from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch, count_per_image
-from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named
+from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
 from ssod.detectors.heads.spread import Spread, SpreadHead
 from ssod.errors import SsodError
 from ssod.losses.pick import Kind, Loss, LossSpec, pick
@@ -43,7 +43,7 @@ class RetinaNetConfig(BackboneConfig):
     delta_std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     """What the head's box outputs are multiplied by, shifts and log sizes: `[0.1, 0.2]` in mmdetection (Mean-Teacher,
     Consistent-Teacher); nothing in torchvision's RetinaNet."""
-    align: Annotated[AlignConfig | None, BeforeValidator(named)] = None
+    align: Annotated[AlignConfig | None, BeforeValidator(named_or_none)] = None
     """Take each box from the cells (`2d`), or cells and levels (`3d`, Consistent-Teacher's FAM-3D), that its features
     point to; `none` takes it from its own cell. Needs one anchor per cell and a loss on boxes such as giou."""
     assigner: AssignerConfig = IoUConfig()

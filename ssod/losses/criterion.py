@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ssod.errors import SsodError
 from ssod.losses.bayes import Branch, own_loss
 from ssod.losses.counts import Frequency, RunningObjects
-from ssod.losses.pick import Loss, bind, defaults, first_line, named, needs_frequency, pick
+from ssod.losses.pick import Loss, bind, defaults, first_line, needs_frequency, pick
 from ssod.losses.scene import Scene
 from ssod.losses.weighting import RULES, Rule
-from ssod.schema import Section
+from ssod.schema import Section, named
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Reweight, RowLoss, Targets
 
 ROWS = ("cls", "box", "quality", "rpn_cls", "rpn_box")

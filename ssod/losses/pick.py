@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from ssod.errors import SsodError
 from ssod.losses.box import ALIGNED, BOX, SPREAD
 from ssod.losses.classify import QUALITY, SIGMOID, SOFTMAX
-from ssod.schema import Section
+from ssod.schema import Section, named
 from ssod.structures import RowLoss
 
 Kind = Literal["sigmoid", "softmax", "box", "spread", "aligned", "quality"]
@@ -36,11 +36,6 @@ class LossSpec(Section):
     "A row loss; `ssod losses` lists them."
     weight: float = Field(1.0, ge=0)
     "Factor of this loss wherever it is used."
-
-
-def named(value: Any) -> Any:
-    """``giou`` is short for ``{name: giou}``."""
-    return {"name": value} if isinstance(value, str) else value
 
 
 Loss = Annotated[LossSpec, BeforeValidator(named)]

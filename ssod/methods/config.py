@@ -19,8 +19,8 @@ LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weight
 class EmaConfig(Section):
     """How the teacher follows the student.
 
-    ``rule`` holds from the end of burn-in on (Humble Teacher's table 5 compares the three); until then the teacher
-    follows as its method says.
+    ``rule`` holds from the end of burn-in on (Humble Teacher's table 5 compares the three). Until ``start`` the teacher
+    is a copy, and between the two an average.
     """
 
     rule: Rule = "ema"

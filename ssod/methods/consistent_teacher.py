@@ -34,8 +34,8 @@ from ssod.methods import base
 from ssod.methods.base import EmaConfig, Losses, count_per_image, quantiles, tag
 from ssod.pseudo.count import count_filter
 from ssod.pseudo.damping import damping
-from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold, named
-from ssod.schema import Duration
+from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold
+from ssod.schema import Duration, named
 from ssod.structures import Batch, Detector, Output, Pseudo
 
 

@@ -6,7 +6,7 @@ them. What it learns is in its buffers, and so in checkpoints.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssod.pseudo.bank import ScoreBank
 from ssod.pseudo.gmm import Backend, Policy, thresholds
-from ssod.schema import Section
+from ssod.schema import Section, named
 from ssod.structures import Targets
 
 
@@ -41,11 +41,6 @@ class GmmConfig(Section):
     "Threshold of a class with fewer than four scores, or without a positive one; 0 keeps every detection."
     backend: Backend = "batched"
     "`batched`: all classes at once, on the device; `sklearn`: class by class with scikit-learn, on the CPU."
-
-
-def named(value: Any) -> Any:
-    """Return a section for the bare name that is short for it."""
-    return {"name": value} if isinstance(value, str) else value
 
 
 # ``gmm`` is short for ``{name: gmm}``.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ssod.detectors.backbones import NormLayer
-from ssod.schema import Section
+from ssod.schema import Section, named
 
 FAR = math.log(1000)  # of the largest distance that a head may tell, in strides
 
@@ -44,11 +44,9 @@ class AlignConfig(Section):
     and stretch the anchor (as released since March 2023), which then decides by its size."""
 
 
-def named(value: Any) -> Any:
+def named_or_none(value: object) -> object:
     """Read ``3d`` as ``{name: 3d}`` and ``none`` as None."""
-    if value == "none":
-        return None
-    return {"name": value} if isinstance(value, str) else value
+    return None if value == "none" else named(value)
 
 
 class TowerHead(RetinaNetHead):
