@@ -1,4 +1,4 @@
-"""tools/bench_step.py: every moment of a step is charged once, and the two steps do what the page says."""
+"""tools.bench_step: every moment of a step is charged once, and the two steps do what the page says."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,9 @@ import torch
 from ssod import rehearse
 from tests.small import small_config
 from tools import bench_step
-from tools.bench_step import Remember, Result, Stopwatch, bare_step, kth, main, noise
+from tools.bench_step import Result, bare_step, main
+from tools.stopwatch import Stopwatch
+from tools.synthetic import Remember, kth, noise
 
 TINY = ["--backbone", "tiny", "--size", "64", "--batch", "2", "--device", "cpu"]
 
@@ -64,6 +66,17 @@ def test_a_synthetic_run(detector: str, capsys: pytest.CaptureFixture[str]) -> N
     printed = " ".join(capsys.readouterr().out.split())
     assert "ratio" in printed
     assert "nothing else" in printed
+
+
+def test_a_method_of_two_students_is_compared_with_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[str] = []
+    inner = bench_step.learn
+    monkeypatch.setattr(bench_step, "learn", lambda *args: passes.append("student") or inner(*args))
+    monkeypatch.setattr(bench_step, "look", lambda *args: passes.append("teacher"))
+    found = main([*TINY, "--method", "instant_teaching_rectify", "--steps", "1", "--cpu-time"])
+    assert passes == ["student", "student", "teacher"] * 2 * 2  # two rounds, of which one is not counted
+    assert found.boxes > 0
+    assert found.phases["teacher forward"] > 0
 
 
 def test_a_supervised_step_has_no_teacher() -> None:

@@ -34,7 +34,7 @@ from ssod.errors import SsodError
 from ssod.methods.supervised import Config, Supervised
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, View
-from tools.bench_step import CLASSES, noise
+from tools.synthetic import CLASSES, noise
 
 # Without weights nothing may be frozen.
 OPTS: dict[str, Any] = {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}

@@ -28,7 +28,8 @@ from ssod.losses.weighting import RULES
 from ssod.methods.find import find
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
-from tools.bench_step import CLASSES, Remember, calibrate, noise, whole_step
+from tools.bench_step import whole_step
+from tools.synthetic import CLASSES, Remember, calibrate, noise
 
 
 @dataclass

@@ -1,0 +1,109 @@
+"""Noise to train on, and thresholds that let an untrained detector find boxes in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssod.boxes import LtrbCoder
+from ssod.detectors.decode import rank
+from ssod.methods.base import Method
+from ssod.pseudo.threshold import FixedThreshold
+from ssod.structures import Batch, Targets, View
+
+CLASSES = 80
+
+
+class Remember:
+    """An iterator that keeps the last ``count`` items it gave."""
+
+    def __init__(self, source: Iterator[Batch], count: int) -> None:
+        self.source, self.count, self.last = source, count, []
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        self.last = [*self.last, next(self.source)][-self.count :]
+        return self.last[-1]
+
+
+def noise(images: int, side: int, unlabeled: bool) -> Batch:
+    """Return a batch of noise with seven random boxes in each labelled image."""
+    g = torch.Generator().manual_seed(0)
+    targets = []
+    for _ in range(images):
+        corner = torch.rand(7, 2, generator=g) * side * 0.7
+        size = (0.05 + 0.25 * torch.rand(7, 2, generator=g)) * side
+        targets.append(Targets(torch.cat([corner, corner + size], 1), torch.randint(CLASSES, (7,), generator=g)))
+
+    def view(seed: int, targets: list[Targets] | None = None) -> View:
+        return View(
+            images=torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, generator=g),
+            sizes=torch.full((images, 2), side),
+            matrix=torch.eye(3).repeat(images, 1, 1),
+            keys=torch.arange(images) + 1000 * seed,
+            ids=list(range(images)),
+            targets=targets,
+        )
+
+    return Batch(view(0, targets), {"weak": view(1), "strong": view(2)} if unlabeled else {})
+
+
+def learners(method: Method) -> list[Method]:
+    """Return the methods that have a student and a teacher each: ``method``, and its peer where it has one."""
+    peer = getattr(method, "peer", None)
+    return [method] if peer is None else [method, peer]
+
+
+def calibrate(method: Method, batches: list[Batch], candidates: int, boxes: float) -> None:
+    """Set score thresholds such that an untrained detector has something to say about noise.
+
+    Args:
+        method: its detectors' and its own threshold are set; an FCOS, which untrained draws boxes without size, begins
+            with distances of 4 strides.
+        batches: to measure on.
+        candidates: (row, class) pairs of an image that enter suppression, on average.
+        boxes: pseudo-boxes of an image, on average.
+    """
+    for learner in learners(method):
+        calibrate_one(learner, batches, candidates, boxes)
+
+
+@torch.no_grad()
+def calibrate_one(method: Method, batches: list[Batch], candidates: int, boxes: float) -> None:
+    """``calibrate`` for one student and its teacher."""
+    if isinstance(getattr(method.student, "coder", None), LtrbCoder):
+        for name, module in method.named_modules():
+            if name.endswith("bbox_reg"):
+                torch.nn.init.constant_(module.bias, 4.0)
+    scores, images = [], 0
+    for batch in batches:
+        out = method.teacher.predict(batch.weak)
+        scores.append(pair_scores(out))
+        images += len(batch.weak)
+    score = kth(torch.cat(scores), candidates * images)
+    for detector in (method.student, method.teacher.model):
+        detector.decode = detector.decode.model_copy(update={"score": score})
+    if "score" in type(method.cfg).model_fields:
+        found = [t.scores for b in batches for t in method.teacher.predict(b.weak).detections()]
+        score = kth(torch.cat(found), round(boxes * images))
+        method.cfg = method.cfg.model_copy(update={"score": score})
+        if isinstance(getattr(method, "threshold", None), FixedThreshold):
+            method.threshold.score = score
+
+
+def pair_scores(out: Any) -> Tensor:
+    """Return the scores of all (prior, class) pairs that an output would decode, flat."""
+    if "dense" in out.stages:
+        return rank(out.stages["dense"]).flatten()
+    return out.score(list(out.found.boxes)).probs().flatten()
+
+
+def kth(scores: Tensor, count: int) -> float:
+    """Return the threshold above which ``count`` scores lie, or as many as there are."""
+    values = scores.float().topk(min(count + 1, len(scores))).values
+    return float(values[-1])
