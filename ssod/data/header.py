@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,6 +18,9 @@ from ssod.data.presence import check_files
 from ssod.data.records import Images, Labeled
 from ssod.errors import SsodError
 
+_ORIENTED = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")  # PNG chunks that may hold an orientation, as EXIF or as XMP
+_NO_PIXELS = bytes.fromhex("00000000 49444154 35af061e")  # an empty PNG chunk of pixels
+
 
 def read_header(path: str) -> tuple[int, int, int]:
     """Return (height, width, EXIF orientation 1..8) of the stored, unrotated pixels.
@@ -27,10 +32,34 @@ def read_header(path: str) -> tuple[int, int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
-                return image.height, image.width, orientation(image)
+                turn = _png_orientation(path) if image.format == "PNG" else orientation(image)
+                return image.height, image.width, turn
     except Exception:
         open_image(path)  # says what is wrong
         raise
+
+
+def _png_orientation(path: str) -> int:
+    """Return the EXIF orientation of a PNG file, in which it may stand behind the pixels.
+
+    Pillow decodes all pixels to get there, so it is given the file without them.
+    """
+    kept, seen = [], set()
+    with open(path, "rb") as file:
+        signature = file.read(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind == b"IEND" or (kind == b"fcTL" and b"IDAT" in seen):  # the second picture of an animation
+                break
+            if kind == b"IHDR" or kind in _ORIENTED:
+                kept.append(head + file.read(length + 4))
+            else:
+                file.seek(length + 4, os.SEEK_CUR)
+            seen.add(kind)
+    if seen.isdisjoint(_ORIENTED):
+        return 1
+    with Image.open(io.BytesIO(b"".join([signature, *kept, _NO_PIXELS])), formats=("PNG",)) as image:
+        return orientation(image)
 
 
 def fill_sizes(images: Images, rows: Iterable[int], file: str, ctx: Context, id: str | None = "D29") -> Images:

@@ -77,9 +77,9 @@ def open_image(path: str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_S
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it cannot be read. No pixel is decoded."""
     try:
-        value = image.getexif().get(0x0112, 1)
+        value = Image.Image.getexif(image).get(0x0112, 1)  # a PNG's own method decodes the pixels
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1
     return value if value in _UPRIGHT else 1

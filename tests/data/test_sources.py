@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from pycocotools.coco import COCO
 from pydantic import TypeAdapter, ValidationError
 
@@ -203,9 +206,7 @@ def test_boxes_turn_with_their_image(turn: int, tmp_path: Path) -> None:
     """A white rectangle in the stored pixels is where the turned box says, once the image is opened upright."""
     pixels = np.zeros((40, 64, 3), dtype=np.uint8)
     pixels[5:15, 20:50] = 255
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif(turn))
     assert read_header(str(tmp_path / "a.png")) == (40, 64, turn)
     ((x1, y1, x2, y2),) = turn_boxes(np.array([[20, 5, 50, 15]]), 40, 64, turn)
     upright = np.asarray(open_image(str(tmp_path / "a.png")))
@@ -213,12 +214,61 @@ def test_boxes_turn_with_their_image(turn: int, tmp_path: Path) -> None:
     assert upright.sum() == pixels.sum()
 
 
+def exif(turn: int) -> Image.Exif:
+    block = Image.Exif()
+    block[0x0112] = turn
+    return block
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+EXIF_6 = exif(6).tobytes()[6:]  # without "Exif", two zero bytes
+NO_CHUNK = chunk(b"tEXt", b"Comment\0none")
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "turn"),
+    [
+        (b"", b"", 1),
+        (NO_CHUNK, b"", 1),
+        (chunk(b"eXIf", EXIF_6), b"", 6),
+        (b"", chunk(b"eXIf", EXIF_6), 6),
+        (b"", NO_CHUNK + chunk(b"iTXt", XMP), 8),
+        (chunk(b"iTXt", XMP), chunk(b"eXIf", EXIF_6), 6),
+        (b"", chunk(b"eXIf", b"garbage"), 1),
+    ],
+    ids=["neither", "comment", "exif first", "exif last", "xmp last", "xmp first and exif last", "broken exif"],
+)
+def test_a_png_is_turned_as_its_header_says_and_no_pixel_is_decoded(
+    before: bytes, behind: bytes, turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    picture(path, 0)
+    start, pixels, end = path.read_bytes()[:33], path.read_bytes()[33:-12], path.read_bytes()[-12:]
+    path.write_bytes(start + before + pixels + behind + end)
+    assert open_image(str(path)).size == ((HEIGHT, WIDTH) if turn >= 5 else (WIDTH, HEIGHT))
+    decoded: list[PngImageFile] = []
+    monkeypatch.setattr(PngImageFile, "load_prepare", lambda image: decoded.append(image))
+    assert read_header(str(path)) == (HEIGHT, WIDTH, turn)
+    assert not decoded
+
+
+def test_the_second_picture_of_an_animated_png_does_not_turn_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), color) for color in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    path.write_bytes(path.read_bytes()[:-12] + chunk(b"eXIf", EXIF_6) + path.read_bytes()[-12:])
+    assert open_image(str(path)).size == (WIDTH, HEIGHT)
+    assert read_header(str(path)) == (HEIGHT, WIDTH, 1)
+
+
 @pytest.mark.parametrize("stated", [True, False])
 def test_ignoring_exif_turns_boxes_and_sizes(stated: bool, tmp_path: Path) -> None:
     nano = Nano(tmp_path)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture(tmp_path / "train" / nano.train["images"][0]["file_name"], 0, exif=exif)
+    picture(tmp_path / "train" / nano.train["images"][0]["file_name"], 0, exif=exif(6))
     nano.train["annotations"][0]["bbox"] = [10, 5, 20, 8]
     if not stated:
         del nano.train["images"][0]["width"]
