@@ -35,8 +35,8 @@ class _Mapped:
         return replace(self, **{f.name: _apply(getattr(self, f.name), fn) for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Any:
-        """Copy to ``device``; overlaps with computation when the memory is pinned."""
-        return self.map(lambda t: t.to(device, non_blocking=True))
+        """Copy to ``device``; overlaps with computation when the memory is pinned. To the CPU it waits."""
+        return self.map(lambda t: t.to(device, non_blocking=torch.device(device).type != "cpu"))
 
     def pin_memory(self) -> Any:
         """Move to page-locked memory; torch's DataLoader calls it."""

@@ -130,3 +130,20 @@ def test_uniform_keys_depend_on_key_and_row_alone() -> None:
     assert abs(both.mean() - 0.5) < 0.02
     assert abs(torch.corrcoef(both)[0, 1]) < 0.05
     assert len(both.unique()) > 8000
+
+
+@pytest.mark.parametrize(("device", "free"), [("cpu", False), (torch.device("cpu"), False), ("meta", True)])
+def test_a_copy_to_the_cpu_is_done_when_it_is_returned(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device | str, free: bool
+) -> None:
+    """A copy from a GPU that does not wait would be read while it is still being written."""
+    asked = []
+    real = torch.Tensor.to
+
+    def spy(t: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        asked.append(options.get("non_blocking", False))
+        return real(t, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", spy)
+    targets([1, 2, 3, 4]).to(device)
+    assert asked == [free] * 3
