@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ssod.data.findings import Context, short
 from ssod.data.image import FORMATS, open_image, orientation
@@ -33,6 +33,8 @@ def read_header(path: str) -> tuple[int, int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 turn = _png_orientation(path) if image.format == "PNG" else orientation(image)
+                if image.format == "TIFF":  # Pillow states its upright size
+                    return image.tag_v2[ExifTags.Base.ImageLength], image.tag_v2[ExifTags.Base.ImageWidth], turn
                 return image.height, image.width, turn
     except Exception:
         open_image(path)  # says what is wrong

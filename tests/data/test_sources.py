@@ -201,15 +201,17 @@ def test_unsound_boxes_do_not_matter_in_an_unlabelled_set(tmp_path: Path) -> Non
 # ---- EXIF --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_boxes_turn_with_their_image(turn: int, tmp_path: Path) -> None:
+def test_boxes_turn_with_their_image(turn: int, suffix: str, tmp_path: Path) -> None:
     """A white rectangle in the stored pixels is where the turned box says, once the image is opened upright."""
     pixels = np.zeros((40, 64, 3), dtype=np.uint8)
     pixels[5:15, 20:50] = 255
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif(turn))
-    assert read_header(str(tmp_path / "a.png")) == (40, 64, turn)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif(turn), **({"lossless": True} if suffix == "webp" else {}))
+    assert read_header(str(path)) == (40, 64, turn)
     ((x1, y1, x2, y2),) = turn_boxes(np.array([[20, 5, 50, 15]]), 40, 64, turn)
-    upright = np.asarray(open_image(str(tmp_path / "a.png")))
+    upright = np.asarray(open_image(str(path)))
     assert (upright[y1:y2, x1:x2] == 255).all()
     assert upright.sum() == pixels.sum()
 
