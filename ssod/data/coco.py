@@ -43,7 +43,7 @@ def read_coco(
     known = _categories(tables["categories"], ctx)
     found = _images(tables["images"], ctx.path(images), ctx)
     ctx.findings.raise_first()  # what follows refers to ids
-    order = _order(known, classes, file, ctx)
+    order = in_order(known, classes, file, ctx)
     unknown = range(len(found)) if found.sizes is None else np.flatnonzero(~found.sizes.all(1)).tolist()
     found = fill_sizes(found, unknown, file, ctx)
     ctx.findings.raise_first()
@@ -122,7 +122,7 @@ def _categories(table: Rows, ctx: Context) -> tuple[list[str], list[int]] | None
     return names, ids
 
 
-def _order(
+def in_order(
     known: tuple[list[str], list[int]], classes: Sequence[str] | None, file: str, ctx: Context
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Put names and ids in the order of ``classes``, which must name the same set."""

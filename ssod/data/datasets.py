@@ -36,7 +36,7 @@ class DataConfig(Section):
     split: SplitConfig | None = None
     "Keep the labels of a part of `labeled` only."
     classes: list[str] | None = None
-    "Class names in order. None = the file's own; a VOC folder has no list, so it is the names found, sorted."
+    "Class names in the order of labels; COCO and YOLO files must list the same. None = their order; VOC: sorted names."
     strict: bool = False
     "Make boxes without area, and images that are both labelled and unlabelled, errors instead of warnings."
     max_boxes_per_image: int = Field(1000, ge=1)

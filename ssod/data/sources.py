@@ -75,8 +75,8 @@ def read_labeled(
     Args:
         source: one of the annotated formats.
         ctx: data root, rules and findings; None = those of a bare call.
-        classes: the class names in the order that labels are to have; None = the file's own order (COCO: ascending id;
-            YOLO: as listed; VOC: the names found, sorted).
+        classes: the class names in the order that labels are to have, the same ones that the file lists; None = the
+            file's own order (COCO: ascending id; YOLO: as listed; VOC, which has no list: the names found, sorted).
 
     Raises:
         SsodError: the first error; all of them are in ``ctx.findings``.

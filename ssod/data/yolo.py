@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from ssod.data.boxrules import check_classes, check_counts, settle
+from ssod.data.coco import in_order
 from ssod.data.findings import Context, short
 from ssod.data.folder import image_names
 from ssod.data.header import fill_sizes
@@ -33,16 +34,19 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
         root: the folder, relative to the data root or absolute.
         split: ``train``, ``val`` or ``test``.
         ctx: root, rules and findings.
-        classes: the class names in order, instead of those of data.yaml.
+        classes: the names in the order that labels are to have; None = that of data.yaml. Where data.yaml lists no
+            names, they name its classes.
 
     Returns:
-        Labeled; ids are the images' paths without suffix, class ids count from 0.
+        Labeled; ids are the images' paths without suffix, class ids the numbers in the text files.
 
     Raises:
         SsodError: the first error found; all of them are in ``ctx.findings``.
     """
     base = ctx.path(root)
-    names = _class_names(base, ctx) if classes is None else list(classes)
+    declared = _class_names(base, ctx, needed=classes is None)
+    names = list(classes) if declared is None else declared
+    order = Classes(*in_order((names, list(range(len(names)))), classes, os.path.join(base, "data.yaml"), ctx))
     images, labels = _find(base, split, ctx)
     images = fill_sizes(images, range(len(images)), base, ctx, id=None)
     ctx.findings.raise_first()
@@ -53,11 +57,11 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
         for number, row in _boxes(labels, path, len(names), strange, ctx):
             rows.append([i, *row])
             places.append((f"{os.path.splitext(path)[0]}.txt", number))
-    listed = "data.yaml" if classes is None else "data.classes"
+    listed = "data.classes" if declared is None else "data.yaml"
     problem, fix = f"is not in 0..{len(names) - 1}", f"add its name to {listed}, or mend the lines"
     check_classes(strange, lambda label: (f"class {short(label, 30)} {problem}", fix), labels, "D19", ctx)
     ctx.findings.raise_first()
-    return _labeled(images, Classes(tuple(names), tuple(range(len(names)))), rows, places, labels, ctx)
+    return _labeled(images, order, rows, places, labels, ctx)
 
 
 def read_yolo_images(root: str, split: str, ctx: Context) -> Images:
@@ -65,8 +69,11 @@ def read_yolo_images(root: str, split: str, ctx: Context) -> Images:
     return _find(ctx.path(root), split, ctx)[0]
 
 
-def _class_names(base: str, ctx: Context) -> list[str]:
+def _class_names(base: str, ctx: Context, *, needed: bool) -> list[str] | None:
+    """Return the names that data.yaml lists; None if it lists none and they are not ``needed``."""
     path = os.path.join(base, "data.yaml")
+    if not needed and not os.path.lexists(path):
+        return None
     field = f"{ctx.section}.root"
     try:
         data: Any = yaml.safe_load(read_text(path, ctx, field))
@@ -76,6 +83,8 @@ def _class_names(base: str, ctx: Context) -> list[str]:
         code = Exit.UNSAFE if tag else Exit.DATA
         raise ctx.findings.fatal("S10", path, field, problem, "only plain values are allowed", code=code) from None
     names = data.get("names") if isinstance(data, dict) else None
+    if names is None and not needed:
+        return None
     if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
         names = [value for _, value in sorted(names.items(), key=lambda item: int(item[0]))]
     if not isinstance(names, list) or not names:
@@ -176,4 +185,5 @@ def _labeled(
     check_counts(starts, lambda i: images.paths[i], labels, ctx)
     ctx.findings.raise_first()
     none = np.zeros(int(keep.sum()), dtype=bool)
-    return Labeled(images, classes, boxes[keep], label[keep], none, none, starts)
+    in_place = np.argsort(classes.ids)  # the file's numbers -> labels
+    return Labeled(images, classes, boxes[keep], in_place[label[keep]], none, none, starts)

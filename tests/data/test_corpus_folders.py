@@ -170,6 +170,8 @@ def test_a_yolo_class_without_a_name_is_one_line(classes: list[str] | None, tmp_
     source = yolo(tmp_path, images=5)
     for i in range(4):
         (tmp_path / f"labels/train/{i}.txt").write_text("2 0.5 0.5 0.1 0.1\n1.5 0.5 0.5 0.1 0.1\n2 0.5 0.5 0.2 0.2\n")
+    if classes is not None:
+        (tmp_path / "data.yaml").unlink()
     report = check(DataConfig.model_validate({"labeled": source, "classes": classes}))
     where = "data.yaml" if classes is None else "data.classes"
     assert report.lines() == [

@@ -125,6 +125,32 @@ def test_yolo_with_the_split_outside_and_names_by_number(tmp_path: Path) -> None
     assert len(data.boxes) == 4
 
 
+def test_yolo_classes_are_ordered_by_name_and_not_renamed(tmp_path: Path) -> None:
+    train, val = yolo(tmp_path / "a"), yolo(tmp_path / "b")
+    (tmp_path / "b/data.yaml").write_text("names: [bus, van, car]\n")  # class 1, of all boxes, is van in both
+    (tmp_path / "a/data.yaml").write_text("names: [car, van, bus]\n")
+    data = load(DataConfig.model_validate({"labeled": train, "val": val, "classes": ["van", "bus", "car"]}))
+    for part, ids in ((data.labeled, (1, 2, 0)), (data.val, (1, 0, 2))):
+        assert part.classes.names == ("van", "bus", "car")
+        assert part.classes.ids == ids
+        assert part.labels.tolist() == [0] * 4
+    with pytest.raises(SsodError, match=r"b/data\.yaml: .* differ: only in file: 'van'; only in data.classes: 'tram'"):
+        read_labeled(SOURCE.validate_python(val), classes=["tram", "bus", "car"])
+
+
+@pytest.mark.parametrize("listed", [None, "nc: 2\n"])
+def test_yolo_classes_without_names_are_named_by_the_config(listed: str | None, tmp_path: Path) -> None:
+    source = yolo(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    if listed is not None:
+        (tmp_path / "data.yaml").write_text(listed)
+    data = read_labeled(SOURCE.validate_python(source), classes=["cat", "dog"])
+    assert data.classes.names == ("cat", "dog")
+    assert data.labels.tolist() == [1] * 4
+    with pytest.raises(SsodError, match=r"data\.yaml: "):
+        read_labeled(SOURCE.validate_python(source))
+
+
 # ---- folders, globs, lists ---------------------------------------------------------------------------------------
 
 
