@@ -23,7 +23,7 @@ from torch import Tensor
 from ssod import atomic
 from ssod.errors import Exit, SsodError
 
-SCHEMA = 1
+SCHEMA = 2  # 2: the optimiser's state is by the parameters' names; in 1 it was by their place in its groups
 LAST, PREVIOUS, BEST, BAD = "last.pt", "previous.pt", "best.pt", "damaged.pt"
 _MAGIC = b"SSODCKPT"
 _TRAILER = struct.Struct("<8sQ32s")
@@ -145,7 +145,8 @@ def load(path: Path) -> State:
         raise SsodError(path, "", problem, "refused; only tensors are loaded", code=Exit.UNSAFE) from error
     schema = state.get("schema") if isinstance(state, dict) else None
     if schema != SCHEMA:
-        fix = "upgrade ssod" if isinstance(schema, int) and schema > SCHEMA else "start a new run"
+        newer = isinstance(schema, int) and schema > SCHEMA
+        fix = "upgrade ssod" if newer else "go on with the ssod that wrote it, or start a new run"
         raise SsodError(path, "schema", f"{schema}, this version reads {SCHEMA}", fix, code=Exit.CHECKPOINT)
     return state
 

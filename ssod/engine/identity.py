@@ -14,8 +14,7 @@ KINDS: dict[str, Kind] = {
     "data.root": "cosmetic",  # the same files in another place: their fingerprint tells
     "data.strict": "cosmetic",
     "data.allow_symlinks": "cosmetic",
-    "data.val": "schedule",
-    "detector.weights": "cosmetic",  # where training started from; the checkpoint is past it
+    "data.val": "cosmetic",  # its images and boxes are in the fingerprint, too
     "detector.decode": "schedule",
     "detector.loss": "schedule",
     "method": "schedule",

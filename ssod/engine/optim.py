@@ -1,6 +1,7 @@
 """Optimisers: torch's own, with the two groupings that detection recipes use."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -46,6 +47,9 @@ class AdamW(Section):
     "Factor of the learning rate in the backbone."
 
 
+# What each keeps of a parameter from step to step.
+_KEPT = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}}
+
 OptimizerConfig = Annotated[SGD | AdamW, Field(discriminator="name")]
 
 
@@ -89,3 +93,23 @@ def state_size(parameters: list[nn.Parameter], cfg: OptimizerConfig) -> int:
     """Return the bytes of the optimiser's state once it has made a step."""
     copies = 2 if isinstance(cfg, AdamW) else int(cfg.momentum > 0)
     return copies * sum(p.numel() * p.element_size() for p in parameters)
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return what ``optimizer`` keeps of each parameter, by its name in ``model``: groups may be others next time."""
+    named = model.named_parameters()
+    return {name: dict(optimizer.state[p]) for name, p in named if p in optimizer.state}
+
+
+def load_state(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Mapping[str, Any]]) -> int:
+    """Put back what ``state_by_name`` returned; rates and decays stay as they are.
+
+    Returns:
+        How many parameters start without, because what was saved is of another kind of optimiser.
+    """
+    names = {p: name for name, p in model.named_parameters()}
+    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    fits = {name: state for name, state in saved.items() if state.keys() == _KEPT[type(optimizer)]}
+    state = {i: fits[name] for i, name in enumerate(order) if name in fits}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return len(saved) - len(fits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def collect(run: Trainer) -> dict[str, Any]:
         "watch": run.watch.state_dict(),
         "identity": run.identity,
         "method": run.method.state_dict(),
-        "optimizer": run.optimizer.state_dict()["state"],
+        "optimizer": optim.state_by_name(run.optimizer, run.method),
         "scaler": run.scaler.state_dict(),
         "ranks": dist.gather(own),  # what differs between ranks: live batch-norm statistics, say
     }
@@ -97,7 +98,10 @@ def _put_back(run: Trainer, saved: dict[str, Any]) -> None:
     run.watch.load_state_dict(saved.get("watch", {}))
     run.method.load_state_dict(saved["method"])
     # Rates and decays come from the config, which may have changed; what was learned comes from the file.
-    run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": saved["optimizer"]})
+    dropped = optim.load_state(run.optimizer, run.method, saved["optimizer"])
+    if dropped and collective.rank() == 0:
+        problem = f"the momentum of {dropped} parameters is of another optimizer than {run.cfg.optimizer.name}"
+        logging.getLogger("ssod").warning(f"{run.folder.path}: {problem}; they start without")
     if saved["scaler"] and run.scaler.is_enabled():
         run.scaler.load_state_dict(saved["scaler"])
     run.method.load_state_dict(saved["ranks"][collective.rank() % len(saved["ranks"])]["buffers"], strict=False)

@@ -239,6 +239,7 @@ def changed(section: str, key: str, value: Any) -> dict:
         (changed("train", "batch", {"labeled": 8}), "train.batch.labeled 4 -> 8 changes the run; pass --allow-change"),
         (changed("detector", "depth", 3), "detector.depth 2 -> 3"),
         (changed("detector", "new", 1), "detector.new None -> 1"),
+        (changed("detector", "weights", "coco"), "detector.weights None -> 'coco' changes the run"),
         (changed("method", "name", "other"), "method.name 'toy' -> 'other'"),
     ],
 )  # fmt: skip
@@ -258,6 +259,8 @@ def test_another_schedule_warns_and_other_paint_does_not(tmp_path: Path, caplog:
         toy.run(tmp_path / "run", wrap=cut_at(6), identity={"config": CONFIG})
     with pytest.raises(Cut):
         toy.run(tmp_path / "run", wrap=cut_at(6), identity=changed("train", "workers", 0))
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6), identity=changed("data", "val", {"root": "moved"}))
     assert caplog.messages == []
     toy.run(tmp_path / "run", identity=changed("train", "lr", 0.1), lr=0.1)
     assert "train.lr 0.05 -> 0.1" in caplog.text
@@ -281,7 +284,8 @@ def edited(path: Path, edit: Callable[[dict], None]) -> None:
         (lambda s: [s["method"].pop(k) for k in list(s["method"]) if k.startswith("teacher")], "teacher: missing"),
         (lambda s: s["method"].update({"student.head.bias": torch.zeros(6)}), "shape [6], the model has [5]"),
         (lambda s: s["method"]["teacher.model.head.bias"].fill_(float("nan")), "teacher.model.head.bias: 5 non-finite"),
-        (lambda s: s.update(schema=99), "schema: 99, this version reads 1; upgrade ssod"),
+        (lambda s: s.update(schema=99), "schema: 99, this version reads 2; upgrade ssod"),
+        (lambda s: s.update(schema=1), "schema: 1, this version reads 2; go on with the ssod that wrote it, or start"),
         (lambda s: s["identity"].update(world_size=2), "saved with 2 processes, now 1"),
     ],
 )  # fmt: skip
@@ -303,6 +307,42 @@ def test_a_weight_decay_of_the_config_is_not_overruled_by_the_file(tmp_path: Pat
         states.resume(again)
     assert again.optimizer.param_groups[0]["weight_decay"] == 0.5
     assert again.optimizer.state
+
+
+def moments(path: Path, **options: Any) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what the optimiser holds of each parameter once it has taken up a run."""
+    with toy.RunFolder(path) as folder:
+        again = toy.trainer(folder, **options)
+        states.resume(again)
+    return {n: dict(again.optimizer.state[p]) for n, p in again.method.named_parameters() if p in again.optimizer.state}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"name": "adamw", "weight_decay": 0}, {"name": "adamw", "weight_decay": 0.05}),
+        ({"name": "sgd"}, {"name": "sgd", "decay_norm_and_bias": False}),
+        ({"name": "sgd"}, {"name": "sgd", "backbone_lr": 0.1}),
+    ],
+)
+def test_parameters_that_are_grouped_anew_keep_their_moments(tmp_path: Path, before: dict, after: dict) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6), optimizer=before)
+    old, new = (moments(tmp_path / "run", optimizer=o) for o in (before, after))
+    assert len(old) == 6
+    assert difference(old, new) == []
+    toy.run(tmp_path / "run", optimizer=after)
+
+
+@pytest.mark.parametrize(("before", "after"), [("sgd", "adamw"), ("adamw", "sgd")])
+def test_another_optimizer_starts_afresh_and_says_so(
+    tmp_path: Path, before: str, after: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6), optimizer={"name": before})
+    assert moments(tmp_path / "run", optimizer={"name": after}) == {}
+    assert f"the momentum of 6 parameters is of another optimizer than {after}; they start without" in caplog.text
+    toy.run(tmp_path / "run", optimizer={"name": after})
 
 
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
