@@ -48,6 +48,7 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
     names = list(classes) if declared is None else declared
     order = Classes(*in_order((names, list(range(len(names)))), classes, os.path.join(base, "data.yaml"), ctx))
     images, labels = _find(base, split, ctx)
+    _refuse_twins(images, ctx)
     images = fill_sizes(images, range(len(images)), base, ctx, id=None)
     ctx.findings.raise_first()
     rows: list[list[float]] = []
@@ -119,6 +120,16 @@ def _find(base: str, split: str, ctx: Context) -> tuple[Images, str]:
             return Images(folder, names, ids), os.path.join(base, *labels)
     problem = f"neither images/{split} nor {split}/images is there"
     raise ctx.findings.fatal("D01", base, f"{ctx.section}.split", problem, "fix the split or the folder")
+
+
+def _refuse_twins(images: Images, ctx: Context) -> None:
+    """Refuse images such as ``a.jpg`` and ``a.png``: they would share a text file and an id."""
+    first: dict[str, str] = {}
+    twins = [(first[id], path) for id, path in zip(images.ids, images.paths) if first.setdefault(id, path) != path]
+    if twins:
+        a, b = map(short, twins[0])
+        problem = f"{a} and {b} share one label file; {len(twins)} such images"
+        ctx.findings.error("D14", images.root, f"{ctx.section}.split", problem, "rename one", count=len(twins))
 
 
 def _boxes(

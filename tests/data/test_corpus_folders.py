@@ -11,7 +11,7 @@ import pytest
 from ssod.data.check import check
 from ssod.data.datasets import DataConfig, load
 from ssod.errors import SsodError
-from tests.data.nano import Nano, voc, voc_object, xml, yolo
+from tests.data.nano import Nano, picture, voc, voc_object, xml, yolo
 
 # ---- VOC ---------------------------------------------------------------------------------------------------------
 
@@ -121,6 +121,13 @@ def test_one_row_of_the_yolo_table(
     source = yolo(tmp_path)
     (tmp_path / file).write_text(text)
     check_one_error({"labeled": source}, id, field, words, code)
+
+
+def test_yolo_images_that_share_a_text_file_are_refused(tmp_path: Path) -> None:
+    source = yolo(tmp_path)
+    picture(tmp_path / "images/train/1.jpg", 1)
+    words = "'1.jpg' and '1.png' share one label file; 1 such images"
+    check_one_error({"labeled": source}, "D14", "data.labeled.split", words, 3)
 
 
 @pytest.mark.parametrize(
