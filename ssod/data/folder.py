@@ -62,7 +62,7 @@ def image_names(root: str) -> list[str]:
 def _from_glob(pattern: str) -> tuple[str, list[str]]:
     parts = pattern.split(os.sep)
     wild = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    root = os.sep.join(parts[:wild]) or os.sep
+    root = os.sep.join(parts[:wild]) or (os.sep if os.path.isabs(pattern) else os.curdir)
     names = glob.glob(os.sep.join(parts[wild:]), root_dir=root, recursive=True)
     return root, sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 

@@ -177,6 +177,14 @@ def test_a_glob(pattern: str, expected: list[str], tree: Path) -> None:
     assert images(tree, format="folder", path=pattern).paths == expected
 
 
+def test_a_glob_that_begins_with_a_pattern_is_searched_below_the_root(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree)
+    found = read_images(SOURCE.validate_python({"format": "folder", "path": "s*/*.jpg"}), Context("."))
+    assert (found.root, found.paths) == (".", ["set/b.jpg"])
+
+
 def test_a_list_keeps_its_order_and_looks_nothing_up(tree: Path) -> None:
     text = f"# mine\r\n\r\n./b.jpg\r\nnot/there.jpg\r\n{tree}/set/a/b.jpg\r\nb.jpg\r\n"
     (tree / "set/list.txt").write_text(text, newline="")
