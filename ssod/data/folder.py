@@ -9,9 +9,9 @@ from __future__ import annotations
 import glob
 import os
 
-from ssod.data.findings import Context
+from ssod.data.findings import Context, short
 from ssod.data.jsonfile import nearest, read_text
-from ssod.data.paths import IMAGE_SUFFIXES, refuse_unsafe
+from ssod.data.paths import IMAGE_SUFFIXES, refuse_unsafe, unsafe_names
 from ssod.data.records import Images
 
 
@@ -24,16 +24,18 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
         ctx: root, rules and findings.
 
     Returns:
-        Images with sizes None, sorted by path; a list keeps its own order.
+        Images with sizes None, sorted by path; a list keeps its own order. Files of a folder or glob whose names are
+        never opened (not UTF-8, a backslash) are left out and recorded.
 
     Raises:
-        SsodError: the path is absent, holds no image, or names something outside its folder.
+        SsodError: the path is absent, holds no image, or a list names something outside its folder.
     """
     where = ctx.path(path)
     if glob.has_magic(where) and not os.path.exists(where):
         root, names = _from_glob(where)
+        names = _openable(names, root, ctx)
     elif os.path.isdir(where):
-        root, names = where, image_names(where)
+        root, names = where, _openable(image_names(where), where, ctx)
     elif where.lower().endswith(".txt"):
         root = ctx.path(images) if images else os.path.dirname(where)
         names = _from_list(where, root, ctx)
@@ -65,6 +67,16 @@ def _from_glob(pattern: str) -> tuple[str, list[str]]:
     root = os.sep.join(parts[:wild]) or (os.sep if os.path.isabs(pattern) else os.curdir)
     names = glob.glob(os.sep.join(parts[wild:]), root_dir=root, recursive=True)
     return root, sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def _openable(names: list[str], root: str, ctx: Context) -> list[str]:
+    """Leave out the names that would be refused when the image is opened, and record how many."""
+    odd = unsafe_names(names, root)
+    if odd:
+        row, (id, problem, _) = next(iter(odd.items()))
+        text = f"{short(names[row])}: {problem} ({len(odd)} left out)"
+        ctx.findings.skipped(id, root, ctx.section, text, "rename the file", count=len(odd))
+    return [name for row, name in enumerate(names) if row not in odd]
 
 
 def _from_list(path: str, root: str, ctx: Context) -> list[str]:

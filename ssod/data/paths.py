@@ -49,18 +49,21 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def refuse_unsafe(names: Sequence[str], root: str, file: str, field: str, ctx: Context) -> None:
-    """Record an error for every name that is refused; ``field`` is a pattern such as ``images[{}].file_name``."""
+def unsafe_names(names: Sequence[str], root: str) -> dict[int, tuple[str, str, str]]:
+    """Return what ``name_problem`` says of each name that must not be opened, by its number."""
     text = "\n".join(names)
     suspicious = ("\0", "\\", "..", ":/", "\n/")
     plain = not text.startswith("/") and not any(mark in text for mark in suspicious) and _encodable(text)
     if plain and max(map(len, names), default=0) <= MAX_NAME // 4:  # UTF-8 takes up to 4 bytes a character
-        return
-    for row, name in enumerate(names):
-        problem = name_problem(name, root)
-        if problem is not None:
-            id, text, fix = problem
-            ctx.findings.error(id, file, field.format(row), f"{short(name)}: {text}", fix, code=Exit.UNSAFE)
+        return {}
+    problems = ((row, name_problem(name, root)) for row, name in enumerate(names))
+    return {row: problem for row, problem in problems if problem is not None}
+
+
+def refuse_unsafe(names: Sequence[str], root: str, file: str, field: str, ctx: Context) -> None:
+    """Record an error for every name that is refused; ``field`` is a pattern such as ``images[{}].file_name``."""
+    for row, (id, text, fix) in unsafe_names(names, root).items():
+        ctx.findings.error(id, file, field.format(row), f"{short(names[row])}: {text}", fix, code=Exit.UNSAFE)
 
 
 def safe_join(root: str, name: str, *, allow_symlinks: bool = False) -> str:

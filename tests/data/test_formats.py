@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,28 @@ def test_a_glob_that_begins_with_a_pattern_is_searched_below_the_root(
     monkeypatch.chdir(tree)
     found = read_images(SOURCE.validate_python({"format": "folder", "path": "s*/*.jpg"}), Context("."))
     assert (found.root, found.paths) == (".", ["set/b.jpg"])
+
+
+@pytest.mark.parametrize("path", ["more", "more/*.jpg"])
+@pytest.mark.parametrize(
+    ("odd", "id", "words"),
+    [
+        (b"z\xff.jpg", "S05", r"'zz\udcff.jpg': illegal file name (not valid Unicode) (2 left out)"),
+        (b"z\\.jpg", "S07", "backslash"),
+    ],
+)
+def test_files_with_odd_names_are_left_out(path: str, odd: bytes, id: str, words: str, tmp_path: Path) -> None:
+    nano = Nano(tmp_path)
+    for name in (odd, b"z" + odd):
+        (tmp_path / "more" / os.fsdecode(name)).write_bytes((tmp_path / "more/u0.jpg").read_bytes())
+    nano.section["unlabeled"]["path"] = path
+    findings = Findings()
+    data = load(nano.config(), findings)
+    assert data.unlabeled.paths == [f"u{i}.jpg" for i in range(6)]
+    (line,) = findings.lines()
+    assert line.startswith(f"skipped[{id}] {tmp_path}/more: data.unlabeled: ")
+    assert words in line
+    assert check(nano.config()).lines() == [line]
 
 
 def test_a_list_keeps_its_order_and_looks_nothing_up(tree: Path) -> None:
