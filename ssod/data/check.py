@@ -74,8 +74,8 @@ def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) ->
     val = _val(cfg, labeled, report, decode, limit)
     unlabeled = _unlabeled(cfg, report, decode, limit)
     if labeled is not None:
-        _split(cfg, labeled, report)
-        _leakage(cfg, labeled, val, unlabeled, report, limit)
+        part = _split(cfg, labeled, report)
+        _leakage(cfg, labeled, part, val, unlabeled, report, limit)
     return report
 
 
@@ -206,7 +206,8 @@ def _compare_size(
     ctx.findings.error("D30", file, place, problem, fix)
 
 
-def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> None:
+def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> Labeled | None:
+    """Return the images that keep their labels; None if they cannot be drawn."""
     ctx = _context(cfg, "split")
     part, rest = labeled, report.counts.get("unlabeled", {}).get("images")
     try:
@@ -218,17 +219,25 @@ def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> None:
         report.split = splits.describe(part, rest or 0, cfg.split)
     except SsodError as error:
         _collect(report, ctx, error)
-    else:
-        _collect(report, ctx)
+        return None
+    _collect(report, ctx)
+    return part
 
 
 def _leakage(
-    cfg: DataConfig, labeled: Labeled, val: Labeled | None, unlabeled: Images | None, report: Report, limit: int | None
+    cfg: DataConfig,
+    train: Labeled,
+    labeled: Labeled | None,
+    val: Labeled | None,
+    unlabeled: Images | None,
+    report: Report,
+    limit: int | None,
 ) -> None:
+    """Compare what must have no image in common: ``labeled`` is the part of ``train`` that keeps its labels."""
     file = datasets.name_of(cfg.labeled, _context(cfg, "labeled"))
     sets = {
-        "train": labeled.images,
-        "labeled": labeled.images,
+        "train": train.images,
+        "labeled": None if labeled is None else labeled.images,
         "unlabeled": unlabeled,
         "val": None if val is None else val.images,
     }

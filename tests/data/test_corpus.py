@@ -443,6 +443,19 @@ def test_the_good_set_has_no_finding(tmp_path: Path) -> None:
     assert report.code == Exit.OK
 
 
+def test_images_that_the_split_takes_the_labels_from_may_be_unlabelled_ones(tmp_path: Path) -> None:
+    nano = Nano(tmp_path)
+    nano.section["split"] = {"percent": 30}
+    kept = load(nano.config()).labeled.images.paths
+    names = [row["file_name"] for row in nano.train["images"] if row["file_name"] not in kept]
+    (tmp_path / "list.txt").write_text("".join(f"train/{name}\n" for name in names))
+    nano.section["unlabeled"] = {"format": "folder", "path": "list.txt"}
+    assert "D36" not in [f.id for f in check(nano.config()).findings]
+    (tmp_path / "list.txt").write_text("".join(f"train/{name}\n" for name in [kept[0], *names]))
+    (shared,) = [f for f in check(nano.config()).findings if f.id == "D36"]
+    assert shared.problem == f"1 images are labelled and unlabelled, first 'train/{kept[0]}'"
+
+
 def test_check_lists_twenty_of_a_kind_and_counts_the_rest(tmp_path: Path) -> None:
     nano = Nano(tmp_path)
     for i in range(30):
