@@ -1,5 +1,6 @@
 """The building blocks of every config section."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
@@ -11,6 +12,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+
+def over_default(cls: type[Section], value: object, info: ValidationInfo) -> object:
+    """Merge the keys that a config names over the field's own default, which need not be the default of its section.
+
+    For ``field_validator(..., mode="before")``. Without it, naming one key would take away all others of that default.
+    """
+    default = cls.model_fields[info.field_name].default
+    return dict(default) | dict(value) if isinstance(value, Mapping) else value
 
 
 def named(value: object) -> object:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from pydantic import field_validator
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -19,7 +20,7 @@ from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
 from ssod.losses.pick import Loss, LossSpec, pick
-from ssod.schema import Section
+from ssod.schema import Section, over_default
 from ssod.structures import Predictions, RowLoss
 
 
@@ -55,6 +56,8 @@ class FasterRcnnConfig(BackboneConfig):
     "Losses."
     decode: DecodeConfig = DecodeConfig(per_level=10_000)
     "From proposals to detections."
+
+    _own = field_validator("anchors", "decode", mode="before")(over_default)
 
 
 class FasterRcnn(Rcnn):

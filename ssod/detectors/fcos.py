@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from pydantic import field_validator
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
@@ -15,7 +16,7 @@ from ssod.detectors.dense import Dense, count_in_batch
 from ssod.detectors.heads.spread import Spread, each, spread_layer
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.pick import Kind, Loss, LossSpec, pick
-from ssod.schema import Section
+from ssod.schema import Section, over_default
 
 
 class FcosLoss(Section):
@@ -49,6 +50,8 @@ class FcosConfig(BackboneConfig):
     "Losses."
     decode: DecodeConfig = DecodeConfig(nms=0.6)
     "From rows to detections."
+
+    _own = field_validator("decode", mode="before")(over_default)
 
 
 class Head(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -11,7 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ssod.engine.ema import Rule
 from ssod.losses.criterion import LossConfig
 from ssod.pseudo.mix import MixConfig
-from ssod.schema import Duration, Section
+from ssod.schema import Duration, Section, over_default
 
 LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
 
@@ -52,11 +51,7 @@ class Common(Section):
     loss: LossConfig | None = None
     "Losses and weightings of labelled (`sup`) and pseudo-labelled (`unsup`) images; default: the detector's own."
 
-    @field_validator("ema", mode="before")
-    @classmethod
-    def _over_the_methods_own(cls, value: object) -> object:
-        """Merge a part of the section over the method's default, not over ``EmaConfig``'s."""
-        return cls.model_fields["ema"].default.model_dump() | dict(value) if isinstance(value, Mapping) else value
+    _own_ema = field_validator("ema", mode="before")(over_default)
 
     @field_validator("ema")
     @classmethod
@@ -76,10 +71,13 @@ class Config(Common):
     ramp: Duration = 0
     "Steps after burn-in over which `weight` rises linearly from 0; 0 = at once."
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
-    "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
+    """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
+    config leaves out has the method's own."""
     mix: MixConfig | None = None
     """Mixup and mosaic of the student's view with labelled images; `{}` = as often as Instant-Teaching. What a mixed
     box lacks to a mass of 1 is background."""
+
+    _own_weights = field_validator("loss_weights", mode="before")(over_default)
 
     @field_validator("burn_in")
     @classmethod

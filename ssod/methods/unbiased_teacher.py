@@ -36,7 +36,8 @@ class Config(base.Config):
     published. A dense detector divides its losses by the boxes' rows, so that images with few boxes teach background
     many times over; Faster R-CNN divides by its sample."""
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {"box": 0.0, "rpn_box": 0.0}
-    "Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it."
+    """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
+    config leaves out has the factor here: `{box: 1, rpn_box: 1}` learns boxes, too."""
     ema: EmaConfig = EmaConfig(decay=0.9996, warm_up=False, start=None)
     "How the teacher follows the student after burn-in."
 

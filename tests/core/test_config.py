@@ -7,8 +7,13 @@ import pytest
 import yaml
 
 from ssod.config import SECTIONS, Config, describe, load, validate
+from ssod.detectors.faster_rcnn import FasterRcnnConfig
+from ssod.detectors.fcos import FcosConfig
+from ssod.detectors.retinanet import RetinaNetConfig
 from ssod.engine.identity import KINDS
 from ssod.errors import Exit, SsodError
+from ssod.methods.find import find, names
+from ssod.schema import Section
 
 BASE = """
 data:
@@ -77,6 +82,36 @@ def test_a_name_where_there_was_none_keeps_the_section(child: Path) -> None:
 def test_a_changed_format_starts_the_section_afresh(child: Path) -> None:
     cfg = load(child, ["data.labeled={format: voc, root: voc, split: trainval}"])
     assert cfg.data.labeled.model_dump() == {"format": "voc", "root": "voc", "split": "trainval"}
+
+
+def own_defaults() -> list[tuple[str, type[Section], str]]:
+    """Every field of a detector or method that is a section, or a table, with values of its own."""
+    kinds = {"retinanet": RetinaNetConfig, "fcos": FcosConfig, "faster_rcnn": FasterRcnnConfig}
+    kinds |= {name: find(name).Config for name in names()}
+    fields = [
+        (name, kind, field, info.default) for name, kind in kinds.items() for field, info in kind.model_fields.items()
+    ]
+    return [tuple(where) for *where, default in fields if isinstance(default, Section | dict) and dict(default)]
+
+
+@pytest.mark.parametrize(("name", "kind", "field"), own_defaults(), ids=lambda x: x if isinstance(x, str) else "")
+def test_naming_one_key_keeps_the_others_of_the_same_default(name: str, kind: type[Section], field: str) -> None:
+    default = kind.model_fields[field].default
+    for key, value in dict(default).items():
+        # A part with a name is one of several kinds: its keys need the name beside them.
+        part = {key: value} | ({"name": default.name} if hasattr(default, "name") else {})
+        assert getattr(kind(name=name, **{field: part}), field) == default, key
+
+
+def test_a_key_is_changed_inside_the_default_that_it_belongs_to() -> None:
+    assert FasterRcnnConfig(decode={"score": 0.1}).decode.model_dump(include={"score", "per_level"}) == {
+        "score": 0.1,
+        "per_level": 10_000,
+    }
+    assert FasterRcnnConfig(anchors={"scale": 4}).anchors.octaves == 1
+    assert FcosConfig(decode={"score": 0.1}).decode.nms == 0.6
+    weights = find("unbiased_teacher").Config(name="unbiased_teacher", loss_weights={"rpn_cls": 0.5}).loss_weights
+    assert weights == {"box": 0, "rpn_box": 0, "rpn_cls": 0.5}
 
 
 def test_lists_are_replaced_and_null_takes_away(child: Path) -> None:
