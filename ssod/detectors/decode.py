@@ -167,8 +167,8 @@ def suppress(
         kept = nms(torch.cat([apart, outside]), F.pad(flat, (0, 2)), threshold)
     else:
         candidates = (flat > 0).nonzero().squeeze(1)
-        # A GPU compares all pairs at once; a CPU's time grows with their number, and pairs of two images are useless.
-        parts = candidates.split((scores > 0).sum(1).tolist()) if flat.device.type == "cpu" else (candidates,)
+        # Image by image: all pairs are compared, and on a GPU kept in memory, and pairs of two images are useless.
+        parts = candidates.split((scores > 0).sum(1).tolist())
         kept = torch.cat([part[nms(apart[part], flat[part].to(apart), threshold)] for part in parts])
     survives = F.pad(torch.zeros_like(flat), (0, 2)).index_fill(0, kept, 1.0)[:-2]
 

@@ -53,7 +53,7 @@ def suppress(
         boxes: [R, 4]; one whose corners changed places, as in an aligned head, is none.
         scores: [R, K].
         candidates: [R, K] bool, the (box, class) pairs to choose from.
-        image: [R] int64.
+        image: [R] int64, sorted.
         num_images: N.
         overlap: of two boxes that overlap more than this, the lower score goes.
         most: boxes kept per image.
@@ -64,13 +64,18 @@ def suppress(
     upright = (boxes[:, 2:] >= boxes[:, :2]).all(1, keepdim=True)
     row, label = (candidates & upright).nonzero().unbind(1)
     score, image, boxes = scores[row, label], image[row], boxes[row]
-    # In float64 boxes of different classes and images are moved apart without a rounding that could matter.
+    # In float64 boxes of different classes are moved apart without a rounding that could matter.
     apart = boxes.double()
     if len(row):
-        apart = apart + ((image * scores.shape[1] + label) * (apart.max() - apart.min() + 1))[:, None]
-    kept = nms(apart, score.double(), overlap)
-    found = Targets(boxes[kept], label[kept], score[kept])
-    return [found[image[kept] == i][:most] for i in range(num_images)]
+        apart = apart + (label * (apart.max() - apart.min() + 1))[:, None]
+    # Image by image: all pairs are compared, and pairs of two images are useless.
+    counts = image.bincount(minlength=num_images).tolist()
+    parts = zip(apart.split(counts), boxes.split(counts), label.split(counts), score.split(counts))
+    found = []
+    for place, b, labels, s in parts:
+        kept = nms(place, s.double(), overlap)[:most]
+        found.append(Targets(b[kept], labels[kept], s[kept]))
+    return found
 
 
 def at_least(targets: list[Targets], score: float) -> list[Targets]:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 from ssod.boxes import IdentityCoder, clip, compose, warp
 from ssod.losses.classify import cross_entropy
+from ssod.pseudo import instant
 from ssod.pseudo.instant import at_least, confident
 from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import Recipe, mix
@@ -45,6 +47,19 @@ def test_an_inverted_box_is_no_label_of_the_moment() -> None:
     p = Predictions(torch.full((4, 2), 3.0), boxes[:, None], boxes.abs(), image, sizes, IdentityCoder())
     (found,) = confident(p, 0.5)
     assert found.boxes.tolist() == [[0, 0, 10, 10]] * 2  # a row stands for both of its classes
+
+
+def test_images_are_suppressed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suppression compares all pairs: together, a batch would cost the square of its images in time and memory."""
+    pairs = []
+    monkeypatch.setattr(instant, "nms", lambda boxes, *rest: (pairs.append(len(boxes)), nms(boxes, *rest))[1])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [50, 50, 60, 60], [50, 51, 60, 61]])
+    scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.95], [0.6, 0.3], [0.9, 0.1]])
+    image = torch.tensor([0, 0, 2, 2, 2])
+    found = instant.suppress(boxes, scores, scores > 0.5, image, 3, 0.5)
+    assert pairs == [2, 0, 4]
+    assert [t.scores.tolist() for t in found] == [scores[[0], 0].tolist(), [], [*scores[[2, 4, 2], [1, 0, 0]].tolist()]]
+    assert [t.labels.tolist() for t in found] == [[0], [], [1, 0, 0]]
 
 
 def test_every_case_is_used() -> None:
