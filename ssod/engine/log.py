@@ -34,6 +34,7 @@ class Log:
         folder: the run.
         steps: the last step, for the bar and the estimate of what is left.
         step: the step the run starts from; later lines of an interrupted run are dropped.
+        pending: the evaluation after ``step`` comes again; its lines are dropped, too.
         trackers: where else the numbers go, names of ``trackers.KINDS``.
         classes: names of the classes, for what trackers show of each.
 
@@ -47,6 +48,7 @@ class Log:
         *,
         steps: int,
         step: int,
+        pending: bool = False,
         trackers: Sequence[Name] = (),
         classes: Sequence[str] = (),
     ) -> None:
@@ -58,7 +60,7 @@ class Log:
         self._trackers = Trackers(trackers if self._main else (), folder.path, step, classes)
         if not self._main:
             return
-        self._guarded("metrics.jsonl", lambda: drop_after(folder.metrics, step))
+        self._guarded("metrics.jsonl", lambda: drop_after(folder.metrics, step, pending))
         console = Console(file=sys.stdout)
         if console.is_terminal:
             text = TextColumn("{task.fields[line]}")
@@ -195,12 +197,18 @@ def format_line(step: int, steps: int, eta: float, values: Values) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def drop_after(path: Path, step: int) -> None:
-    """Remove the lines of ``path`` that are later than ``step``, or cut off; they will be written again."""
+def drop_after(path: Path, step: int, pending: bool = False) -> None:
+    """Remove the lines of ``path`` that are later than ``step``, or cut off; they will be written again.
+
+    ``pending``: and those of its evaluation and what that one gave rise to.
+    """
     if not path.exists():
         return
     text = path.read_text(errors="replace")
     kept = [line for line in text.splitlines() if _step_of(line) <= step]
+    if pending:
+        rows = [json.loads(line) for line in kept]
+        kept = kept[: next((i for i, r in enumerate(rows) if (r["kind"], r["step"]) == ("eval", step)), len(kept))]
     content = "".join(f"{line}\n" for line in kept)
     if content != text:
         atomic.write_text(path, content)

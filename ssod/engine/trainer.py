@@ -102,7 +102,7 @@ class Trainer:
         self.rolls_back = cfg.on_collapse == "roll_back"
         self.best: float | None = None
         self.metrics: dict[str, float] = {}  # of the last evaluation of the teacher
-        self.pending = False  # an evaluation is due that was interrupted
+        self.pending = False  # the evaluation of this step is still to come
         self.watch = Watch(cfg.warn_after, *advice(method.cfg))
 
     def fit(self) -> dict[str, float]:
@@ -123,7 +123,14 @@ class Trainer:
             log.tell_finished(self.folder, self.step, self.results())
             return self.metrics
         classes = self.card["classes"]["names"]
-        self.log = log.Log(self.folder, steps=cfg.steps, step=self.step, trackers=cfg.trackers, classes=classes)
+        self.log = log.Log(
+            self.folder,
+            steps=cfg.steps,
+            step=self.step,
+            pending=self.pending,
+            trackers=cfg.trackers,
+            classes=classes,
+        )
         self.clock = Clock()
         with self.log, Signals() as self.signals:
             self.folder.begin()
@@ -140,6 +147,7 @@ class Trainer:
                 self.pending = self.evaluate is not None and self.due(cfg.eval_every)
                 save = self.due(cfg.save_every) or (self.pending and self.rolls_back)
                 if self.pending and not stop:
+                    self.save()  # whatever ends the process in an evaluation costs no step
                     stop = self.run_evaluation()
                 if stop or save:
                     self.save()
@@ -167,7 +175,10 @@ class Trainer:
         norm = optim.clip(self.parameters, cfg.clip)
         verdict = self.guard.verdict(losses, norm, self.signals.code)  # the one time a step waits for the device
         if verdict.good:
-            self.scaler.step(self.optimizer)
+            try:
+                self.scaler.step(self.optimizer)
+            except torch.OutOfMemoryError as error:  # the first step makes room for momentum
+                raise too_large(step) from error
             self.scaler.update()
             self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
             self.window.add(losses | self.method.stats | {"grad_norm": norm})
@@ -192,7 +203,7 @@ class Trainer:
                         total = sum(part.values()) / cfg.accumulate
                     self.scaler.scale(total).backward()
             except torch.OutOfMemoryError as error:
-                raise too_large(batch, self.step) from error
+                raise too_large(self.step, batch) from error
             for name, loss in part.items():
                 losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
         return losses, ids
@@ -241,6 +252,9 @@ class Trainer:
             student = self.evaluate_student() if self.cfg.eval_student else {}
         except Stopped as stopped:
             return stopped.code
+        except torch.OutOfMemoryError as error:
+            problem = f"out of device memory in the evaluation after step {self.step}, state saved"
+            raise SsodError("config", "eval.batch", problem, "lower it and run it again", code=Exit.IO) from error
         self.pending = False
         self.metrics = teacher
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}

@@ -144,6 +144,46 @@ def test_start_resumption_and_end_are_told_on_the_screen_and_in_the_log(
     assert all(line in log for line in (lines[0], *lines[-2:]))
 
 
+def full(*args: Any) -> Any:
+    """Stands for a device without room."""
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_an_evaluation_that_does_not_fit_costs_no_step(tmp_path: Path, reference: Path) -> None:
+    with pytest.raises(SsodError) as caught:
+        toy.run(tmp_path / "run", evaluate=full)
+    assert caught.value.code == Exit.IO
+    assert "eval.batch: out of device memory in the evaluation after step 4, state saved; lower it" in str(caught.value)
+    assert checkpoint.load(tmp_path / "run/checkpoints/last.pt")["step"] == 4
+    toy.run(tmp_path / "run")
+    assert difference(final_state(reference), final_state(tmp_path / "run")) == []
+
+
+def test_what_an_evaluation_meets_costs_no_step(tmp_path: Path, reference: Path) -> None:
+    """Whatever ends the process there, its memory say, meets the next process before anything is trained again."""
+
+    def dies(detector: torch.nn.Module) -> dict[str, float]:
+        raise Cut
+
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", evaluate=dies)
+    assert checkpoint.load(tmp_path / "run/checkpoints/last.pt")["step"] == 4
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", evaluate=dies, wrap=lambda batches: iter(()))
+    toy.run(tmp_path / "run")
+    assert difference(final_state(reference), final_state(tmp_path / "run")) == []
+
+
+def test_an_optimizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    """Its state is made in the first good step, after the batch itself has found room."""
+    with toy.RunFolder(tmp_path / "run") as folder:
+        trainer = toy.trainer(folder)
+        trainer.optimizer.step = full
+        with pytest.raises(SsodError, match="step 0: out of device memory in the optimizer's step; raise") as caught:
+            trainer.fit()
+    assert caught.value.code == Exit.IO
+
+
 def zero(value: Any) -> Any:
     return torch.zeros_like(value)
 
