@@ -10,29 +10,14 @@ import numpy as np
 
 from ssod.data import datasets, splits
 from ssod.data.datasets import DataConfig
-from ssod.data.findings import Context, Finding, Findings, short
-from ssod.data.header import path_of, read_header
-from ssod.data.image import MIN_SIDE, open_image
+from ssod.data.findings import Context, Findings
 from ssod.data.leakage import Blame, blame_source, same_content, same_paths
+from ssod.data.look import check_images
 from ssod.data.presence import check_files
 from ssod.data.reader import allowed_bad
 from ssod.data.records import Images, Labeled
 from ssod.data.sources import read_images
 from ssod.errors import Exit, SsodError
-
-# What opening an image complains of -> the row of the project's table of bad inputs.
-_ROWS = {
-    "not found": "I01",
-    "empty file": "I02",
-    "truncated": "I03",
-    "not an image": "I04",
-    "max_pixels": "S18",
-    "format": "S19",
-    "not a regular": "S06",
-    "resolves outside": "S03",
-    "a side is below": "I11",
-    "permission": "I13",
-}
 
 
 @dataclass
@@ -100,7 +85,7 @@ def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -
         _collect(report, ctx, error)
         _count_anyway(cfg, "labeled", report)
         return None
-    _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, stated=True)
+    _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, needed=True)
     report.counts["labeled"] = count(data)
     _collect(report, ctx)
     return data
@@ -118,7 +103,7 @@ def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool,
         _collect(report, ctx, error)
         _count_anyway(cfg, "val", report)
         return None
-    _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, stated=True)
+    _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, needed=True)
     report.counts["val"] = count(data)
     _collect(report, ctx)
     return data
@@ -141,7 +126,7 @@ def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None)
         _collect(report, ctx, error)
         return None
     file = datasets.name_of(cfg.unlabeled, ctx)
-    bad = _look(images, file, ctx, decode, limit, stated=False)
+    bad = _look(images, file, ctx, decode, limit, needed=False)
     if bad > allowed_bad(len(images)):
         problem = f"{bad} of {len(images)} images cannot be read"
         ctx.findings.error("I01", file, ctx.section, problem, "remove or replace them", count=bad)
@@ -150,60 +135,11 @@ def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None)
     return images
 
 
-def _look(images: Images, file: str, ctx: Context, decode: bool, limit: int | None, *, stated: bool) -> int:
-    """Look at the image files themselves; return how many cannot be read.
-
-    With ``stated`` the images have annotations: one that cannot be read is an error, and the sizes that the annotations
-    state are compared with the files'. Otherwise it would be skipped, and is recorded as that.
-    """
-    missing = set(check_files(images, file, ctx, needed=stated))
-    bad = len(missing)
-    for row in range(len(images) if limit is None else min(limit, len(images))):
-        if row in missing:
-            continue
-        place = f"images[{row}] {short(images.paths[row])}"
-        try:
-            path = path_of(images, row, ctx)
-        except SsodError:
-            continue  # check_files has said it
-        try:
-            height, width, turn = _open(path, ctx, decode)
-        except SsodError as error:
-            bad += 1
-            id = next((id for text, id in _ROWS.items() if text in error.problem), "I04")
-            level, code = ("error", error.code) if stated else ("skipped", Exit.OK)
-            ctx.findings.add(Finding(level, id, file, place, error.problem, error.fix, code))
-            continue
-        if stated:
-            _compare_size(images, row, (height, width), turn, place, file, ctx)
-    return bad
-
-
-def _open(path: str, ctx: Context, decode: bool) -> tuple[int, int, int]:
-    """Return what ``read_header`` does, and raise whatever opening the image for training would."""
-    height, width, turn = read_header(path)
-    if decode or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
-        open_image(path, max_pixels=ctx.rules.max_pixels)
-    return height, width, turn
-
-
-def _compare_size(
-    images: Images, row: int, stored: tuple[int, int], turn: int, place: str, file: str, ctx: Context
-) -> None:
-    """Boxes are moved to the upright image when they are read, so sizes must be those of the upright image here."""
-    says = tuple(images.sizes[row].tolist())
-    upright = stored[::-1] if turn >= 5 else stored
-    if says == upright:
-        return
-    if says == stored:
-        problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]} (EXIF orientation {turn})"
-        fix = "set data.exif=ignore if boxes refer to the stored pixels"
-        if ctx.rules.exif == "ignore":
-            fix = "set data.exif=apply if boxes refer to the upright image"
-    else:
-        problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]}"
-        fix = "mend the annotations or use the image they were made for"
-    ctx.findings.error("D30", file, place, problem, fix)
+def _look(images: Images, file: str, ctx: Context, decode: bool, limit: int | None, *, needed: bool) -> int:
+    """Look at the image files themselves; return how many cannot be read."""
+    missing = set(check_files(images, file, ctx, needed=needed))
+    rows = [row for row in range(len(images))[:limit] if row not in missing]
+    return len(missing) + check_images(images, rows, file, ctx, decode=decode, needed=needed)
 
 
 def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> Labeled | None:

@@ -15,6 +15,7 @@ from ssod.data.coco import differences
 from ssod.data.findings import Context, Findings, Rules, default_root, short
 from ssod.data.image import MAX_PIXELS
 from ssod.data.leakage import Blame, blame_source, same_paths
+from ssod.data.look import check_images
 from ssod.data.presence import check_files
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.sources import LabeledSource, Source, VocSource, read_images, read_labeled
@@ -84,7 +85,11 @@ class DataSets:
 
 
 def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
-    """Read everything that ``cfg`` names; nothing but headers of images is opened.
+    """Read everything that ``cfg`` names.
+
+    Of images no pixel is decoded. The headers of those that a run learns from or is measured on by their labels are
+    read, so that one that is no image, too large, or of another size than its annotations say is found here. What
+    shows later: a labelled image that is truncated, and an unlabelled one that cannot be read.
 
     Args:
         cfg: the ``data`` section.
@@ -95,7 +100,7 @@ def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
     """
     ctx = context(cfg, findings)
     everything = load_labeled(cfg, ctx("labeled"))
-    labeled, hidden = everything, None
+    labeled, hidden, keeps = everything, None, range(len(everything))
     if cfg.split is not None:
         keeps, loses = splits.select(everything, cfg.split, ctx("split"))
         labeled, hidden = everything.subset(keeps), everything.subset(loses)
@@ -104,6 +109,10 @@ def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
         unlabeled, hidden = load_unlabeled(cfg.unlabeled, ctx("unlabeled")), None
     val = load_val(cfg, everything, ctx("val"))
     _check_parts(everything, labeled, unlabeled, val, cfg, ctx)
+    check_images(everything.images, keeps, name_of(cfg.labeled, ctx("labeled")), ctx("labeled"))
+    if val is not None:
+        check_images(val.images, range(len(val)), name_of(cfg.val, ctx("val")), ctx("val"))
+    ctx("labeled").findings.raise_first()
     return DataSets(
         labeled=labeled,
         unlabeled=unlabeled,

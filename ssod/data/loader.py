@@ -49,7 +49,7 @@ def train_batches(
     """Yield ``accumulate`` micro-batches for each of the steps ``start..steps-1``.
 
     Args:
-        labeled: images with boxes. One that cannot be read is an error.
+        labeled: images with boxes. One that cannot be read, or is not of its stated size, is an error.
         unlabeled: images without. One that cannot be read is replaced by the next; more than 0.1 % of them (at least
             3 are allowed) is an error.
         views: the views of each.
@@ -117,7 +117,7 @@ def eval_views(
     """Yield every image once, in order; the ranks' parts, in rank order, are the whole.
 
     Args:
-        images: what to look at. One that cannot be read is an error.
+        images: what to look at. One that cannot be read, or is not of the size that ``images`` states, is an error.
         pipeline: the view; what it draws, if anything, depends on the image's number alone.
         batch: images at a time.
         workers: processes that read; 0 = this one.
@@ -246,6 +246,7 @@ class _Chunks(Dataset):
         try:
             for i in self.chunks[k]:
                 image = self.read(self.images, i)
+                check_stated_size(self.images, i, image)
                 samples.append(look(image, None, {"val": self.pipeline}, 0, "val", i, 0)["val"])
         except SsodError as error:
             return error

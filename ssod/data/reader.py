@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -75,9 +76,11 @@ def check_stated_size(images: Images, i: int, image: Image.Image) -> None:
     if images.sizes is None or tuple(images.sizes[i]) == image.size[::-1]:
         return
     (height, width), found = images.sizes[i], image.size
-    hint = "its boxes were drawn on the unrotated image" if (height, width) == found else "its boxes would be wrong"
-    problem = f"the annotations say {width}x{height}, the upright image is {found[0]}x{found[1]}; {hint}"
-    raise SsodError(images.paths[i], "size", problem, "mend the annotations", code=Exit.DATA)
+    problem = f"the annotations say {width}x{height}, the upright image is {found[0]}x{found[1]}"
+    fix = "mend the annotations or use the image they were made for"
+    if (height, width) == found:
+        fix = f"if EXIF turns it, set data.exif to what boxes refer to; else {fix}"
+    raise SsodError(os.path.join(images.root, images.paths[i]), "size", problem, fix, code=Exit.DATA)
 
 
 def count_bad(

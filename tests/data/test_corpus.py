@@ -29,7 +29,7 @@ class Case:
         field: part of the finding's field.
         words: parts of its line.
         level: ``error``, ``repaired`` or ``warning``.
-        only_check: whether only ``check`` looks for it, because it opens image files.
+        only_check: whether only ``check`` looks for it, because it decodes images and compares their contents.
         everywhere: whether the same is found in several sets or images.
     """
 
@@ -264,9 +264,9 @@ CASES = [
         put("images", 4, "width", to=80),
         "images[4]",
         (f"says 80×{HEIGHT}, file is {WIDTH}×{HEIGHT}",),
-        only_check=True,
     ),
-    Case("D30", rotated, "images[0]", ("EXIF orientation 6", "exif=ignore"), only_check=True),
+    Case("D30", lambda nano: nano.val["images"][2].update(height=80), "images[2]", ("says 64×80", "use the image")),
+    Case("D30", rotated, "images[0]", ("EXIF orientation 6", "exif=ignore")),
     Case(
         "D31",
         each(lambda row: row.update(iscrowd=1) if row["id"] < 3 else None),
@@ -366,7 +366,7 @@ CASES = [
     Case("S07", name("C:\\x.jpg"), "images[0].file_name", ("backslash", "use '/'"), Exit.UNSAFE),
     Case("S07", name("a\\..\\b.jpg"), "images[0].file_name", ("backslash",), Exit.UNSAFE),
     Case("S07", name("C:/x.jpg"), "images[0].file_name", ("drive",), Exit.UNSAFE),
-    Case("S18", both(large, section(max_pixels=5000)), "images[0]", ("max_pixels",), Exit.UNSAFE, only_check=True),
+    Case("S18", both(large, section(max_pixels=5000)), "images[0]", ("max_pixels",), Exit.UNSAFE),
     Case("I01", lambda nano: first_image(nano).unlink(), "images[0]", ("not found under", "(1 missing)")),
     Case(
         "I01",
@@ -374,17 +374,9 @@ CASES = [
         "data.labeled",
         ("image folder", "not found"),
     ),
-    Case(
-        "I02", lambda nano: first_image(nano).write_bytes(b"") and None, "images[0]", ("empty file",), only_check=True
-    ),
+    Case("I02", lambda nano: first_image(nano).write_bytes(b"") and None, "images[0]", ("empty file",)),
     Case("I03", crop_bytes, "images[0]", ("truncated",), only_check=True),
-    Case(
-        "I04",
-        lambda nano: first_image(nano).write_text("hello") and None,
-        "images[0]",
-        ("not an image",),
-        only_check=True,
-    ),
+    Case("I04", lambda nano: first_image(nano).write_text("hello") and None, "images[0]", ("not an image",)),
     Case(
         "I14",
         lambda nano: first_image(nano).rename(first_image(nano).with_suffix(".JPG")) and None,
@@ -454,6 +446,21 @@ def test_images_that_the_split_takes_the_labels_from_may_be_unlabelled_ones(tmp_
     (tmp_path / "list.txt").write_text("".join(f"train/{name}\n" for name in [kept[0], *names]))
     (shared,) = [f for f in check(nano.config()).findings if f.id == "D36"]
     assert shared.problem == f"1 images are labelled and unlabelled, first 'train/{kept[0]}'"
+
+
+def test_only_images_that_keep_their_labels_are_opened_before_training(tmp_path: Path) -> None:
+    nano = Nano(tmp_path)
+    nano.section["split"] = {"percent": 30}
+    del nano.section["unlabeled"]
+    data = load(nano.config())
+    names = [row["file_name"] for row in nano.train["images"]]
+    hidden, kept = data.unlabeled.paths[0], data.labeled.images.paths[1]
+    (tmp_path / "train" / hidden).write_text("hello")
+    assert load(nano.config()).fingerprint == data.fingerprint
+    (tmp_path / "train" / kept).write_text("hello")
+    with pytest.raises(SsodError, match="not an image") as caught:
+        load(nano.config())
+    assert caught.value.field == f"images[{names.index(kept)}] '{kept}'"  # its place in the file, not in the split
 
 
 def test_check_lists_twenty_of_a_kind_and_counts_the_rest(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import time
+from dataclasses import replace
 from multiprocessing import active_children
 
 import numpy as np
@@ -340,8 +341,17 @@ def test_an_image_of_another_size_than_stated_is_an_error(tmp_path):
     labeled = make_labeled(tmp_path / "l", 7)
     path = tmp_path / "l" / "im2.png"
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
-    with pytest.raises(SsodError, match=r"im2\.png: size: the annotations say 78x68, the upright image is 68x78"):
+    said = r"l/im2\.png: size: the annotations say 78x68, the upright image is 68x78; if EXIF turns it, set data\.exif"
+    with pytest.raises(SsodError, match=said):
         list(batches(tmp_path, labeled=labeled))
+    pipeline = ViewsConfig.model_validate(VIEWS).val
+    with pytest.raises(SsodError, match=said):
+        list(eval_views(labeled.images, pipeline, batch=4, workers=0))
+    Image.open(path).resize((30, 30)).save(path)
+    with pytest.raises(SsodError, match="the upright image is 30x30; mend the annotations or use the image"):
+        list(eval_views(labeled.images, pipeline, batch=4, workers=0))
+    unsized = replace(labeled.images, sizes=None)
+    assert sum(map(len, eval_views(unsized, pipeline, batch=4, workers=0))) == 7
 
 
 # ---- bad workers -------------------------------------------------------------------------------------------------
