@@ -1,6 +1,7 @@
 """FAM-3D: the released code's numbers, and what must hold whatever the numbers."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -163,6 +164,18 @@ def test_sampling_is_grid_sample_inside_and_out() -> None:
     grid = torch.stack([2 * x / 8 - 1, 2 * y / 6 - 1], -1)
     wanted = nn.functional.grid_sample(maps.view(6, 1, 7, 9), grid, padding_mode="zeros", align_corners=True)
     torch.testing.assert_close(sample(maps, offset), wanted.view(2, 3, 7, 9), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [math.nan, math.inf, -math.inf, 1e30, -1e30])
+def test_an_offset_that_is_no_number_reaches_the_losses_and_not_memory(offset: float) -> None:
+    """The guard judges losses and gradients; an index made of NaN would end the process, on a GPU for good."""
+    maps = torch.rand(1, 2, 4, 5).requires_grad_()
+    offsets = torch.zeros(1, 4, 4, 5)
+    offsets[0, 1, 2, 3] = offset
+    got = sample(maps, offsets)
+    assert got[0, 0, 2, 3].isnan() if not math.isfinite(offset) else got[0, 0, 2, 3] == 0
+    got[0, 0, 2, 3] = maps[0, 0, 2, 3]
+    assert torch.equal(got, maps)  # nobody else is touched
 
 
 def test_an_inverted_box_is_kept_as_released_or_taken_from_its_own_cell() -> None:

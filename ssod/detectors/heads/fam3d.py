@@ -173,7 +173,7 @@ def blend(boxes: list[Tensor], offsets: list[Tensor], strides: tuple[int, ...]) 
 
 
 def sample(maps: Tensor, offset: Tensor) -> Tensor:
-    """Read every coordinate map bilinearly at its own offset; outside the map is 0.
+    """Read every coordinate map bilinearly at its own offset; outside the map is 0, at an offset that is no number NaN.
 
     The same as a depth-wise 1 x 1 deformable convolution of weight 1, or ``grid_sample`` with aligned corners. Written
     with ``gather``, because ``grid_sample`` goes through coordinates divided by the map's size: at the border their
@@ -194,9 +194,9 @@ def sample(maps: Tensor, offset: Tensor) -> Tensor:
 
     def corner(row: Tensor, column: Tensor, weight: Tensor) -> Tensor:
         inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-        cell = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
-        value = flat.gather(2, cell.long().flatten(2)).view_as(maps)
-        return torch.where(inside, value * weight, 0.0)
+        # What is not inside, NaN included, reads cell 0: no index is out of bounds, and a weight of NaN stays.
+        cell = torch.where(inside, row * w + column, 0.0).long()
+        return flat.gather(2, cell.flatten(2)).view_as(maps) * (weight * inside)
 
     return (
         corner(top, left, (1 - down) * (1 - right))
