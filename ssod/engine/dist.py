@@ -40,6 +40,9 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 def job(device: torch.device, *, timeout: float = 600.0) -> Iterator[None]:
     """Take part in the job that torchrun describes in the environment; alone, do nothing.
 
+    After an error the job is not left in order: with NCCL that takes every rank, and the others may be waiting for this
+    one in a collective. The process is to say what happened and end, and torchrun ends the others.
+
     Args:
         device: where the tensors of collectives lie; ``cuda`` uses NCCL, and gloo for what lies on the CPU.
         timeout: seconds after which a collective that some rank does not join is an error.
@@ -63,8 +66,7 @@ def job(device: torch.device, *, timeout: float = 600.0) -> Iterator[None]:
         if is_lost_peer(error):
             raise _lost(error) from error
         raise
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -82,7 +84,7 @@ def _lost(error: BaseException) -> SsodError:
         where,
         "",
         f"another rank died or is late: {reason}",
-        "see its own message; start again to resume",
+        "see its own message; start again, with -o and the run folder, to go on",
         code=Exit.DISTRIBUTED,
     )
 

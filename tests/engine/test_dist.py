@@ -104,6 +104,27 @@ def test_when_a_rank_dies_the_other_does_not_wait(tmp_path: Path, act: str, code
     assert told["code"] == (Exit.DATA if act == "fail" else Exit.DISTRIBUTED)
 
 
+def test_a_rank_that_fails_does_not_wait_for_the_others_to_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL leaves a job when all ranks do, and the others wait in a collective; here leaving takes forever."""
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: time.sleep(1000))
+    pair = Pair(tmp_path / "run", only=1, at=4, act="fail", steps=200, pace=0.01)
+    code, error = pair.ranks[1].wait(15)
+    pair.ranks[0].signal(signal.SIGKILL)
+    pair.ranks[0].wait()
+    assert code == Exit.DATA
+    assert error.endswith("ssod: error: x.jpg: truncated image\n")
+
+
+def test_a_rank_that_ends_well_leaves_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "left"
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.open("a").write("x"))
+    ended = Pair(tmp_path / "run", steps=2).wait()
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert left.read_text() == "xx"
+
+
 def test_a_rank_that_hangs_is_given_up(tmp_path: Path) -> None:
     pair = Pair(tmp_path / "run", only=1, at=4, act="stop", steps=200, pace=0.01, timeout=5)
     code, error = pair.ranks[0].wait(40)
