@@ -30,9 +30,9 @@ class DecodeConfig(Section):
     detections: int = Field(100, ge=1)
     "Detections kept per image."
     clip: Literal["last"] | None = None
-    """`last` cuts boxes at the border after suppression (detectron2's one-stage detectors), by default before
-    (torchvision, mmdetection). The released Consistent-Teacher cuts no box before it has been moved into the student's
-    view; `last` is nearer to that."""
+    """`last` cuts boxes at the border after suppression (detectron2's one-stage detectors; refused with two stages), by
+    default before (torchvision, mmdetection). The released Consistent-Teacher cuts no box before it has been moved into
+    the student's view; `last` is nearer to that."""
 
 
 class Detections(NamedTuple):

@@ -59,6 +59,13 @@ class FasterRcnnConfig(BackboneConfig):
 
     _own = field_validator("anchors", "decode", mode="before")(over_default)
 
+    @field_validator("decode")
+    @classmethod
+    def _clips_first(cls, decode: DecodeConfig) -> DecodeConfig:
+        if decode.clip is not None:
+            raise ValueError(f"'clip: {decode.clip}' is for detectors of one stage; remove it")
+        return decode
+
 
 class FasterRcnn(Rcnn):
     """A two-stage detector.

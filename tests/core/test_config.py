@@ -208,6 +208,10 @@ def test_a_config_is_frozen(child: Path) -> None:
         ("train.schedule.name=cosin", "train.schedule.name: unknown 'cosin'; did you mean 'cosine'?"),
         ("views.labeled.weak=[flop]", "unknown operation 'flop'; did you mean 'flip'?"),
         ("views.unlabeled.strong={start: weeak}", "view 'strong' starts from unknown view 'weeak'"),
+        (
+            "detector={name: faster_rcnn, decode: {clip: last}}",
+            "'clip: last' is for detectors of one stage; remove it",
+        ),
         ("method.loss_weights.bx=0", "method.loss_weights.bx: 'bx': should be 'cls', 'box'"),
         # C02: numbers that YAML 1.1 reads as text are numbers here; what is no number is named
         ("train.lr=fast", "train.lr: 'fast': should be a valid number"),
