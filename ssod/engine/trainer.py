@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -254,7 +255,7 @@ class Trainer:
             return stopped.code
         except torch.OutOfMemoryError as error:
             problem = f"out of device memory in the evaluation after step {self.step}, state saved"
-            raise SsodError("config", "eval.batch", problem, "lower it and run it again", code=Exit.IO) from error
+            raise SsodError("config", "eval.batch", problem, f"lower it and {self.go_on}", code=Exit.IO) from error
         self.pending = False
         self.metrics = teacher
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
@@ -323,6 +324,10 @@ class Trainer:
     def stopped(self, code: int) -> SsodError:
         """Return the error that ends a run whose state is saved."""
         why = "preempted" if code == Exit.PREEMPTED else "interrupted"
-        return SsodError(
-            self.folder.path, "", f"{why} after step {self.step}, state saved", "run it again to go on", code=Exit(code)
-        )
+        problem = f"{why} after step {self.step}, state saved"
+        return SsodError(self.folder.path, "", problem, self.go_on, code=Exit(code))
+
+    @property
+    def go_on(self) -> str:
+        """How a run whose state is saved goes on; without the folder it would be another run."""
+        return f"run it again with -o {shlex.quote(str(self.folder.path))} to go on"

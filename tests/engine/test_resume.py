@@ -153,7 +153,8 @@ def test_an_evaluation_that_does_not_fit_costs_no_step(tmp_path: Path, reference
     with pytest.raises(SsodError) as caught:
         toy.run(tmp_path / "run", evaluate=full)
     assert caught.value.code == Exit.IO
-    assert "eval.batch: out of device memory in the evaluation after step 4, state saved; lower it" in str(caught.value)
+    words = f"state saved; lower it and run it again with -o {tmp_path / 'run'} to go on"
+    assert f"eval.batch: out of device memory in the evaluation after step 4, {words}" in str(caught.value)
     assert checkpoint.load(tmp_path / "run/checkpoints/last.pt")["step"] == 4
     toy.run(tmp_path / "run")
     assert difference(final_state(reference), final_state(tmp_path / "run")) == []

@@ -35,7 +35,7 @@ def test_a_stopped_run_saves_and_goes_on(tmp_path: Path, number: int, code: Exit
     ended, error = process.wait()
     assert ended == code, error
     assert error.count("ssod: error:") == 1
-    assert "state saved" in error
+    assert f"state saved; run it again with -o {tmp_path / 'run'} to go on" in error
     assert "Traceback" not in error
     assert json.loads((tmp_path / "run/exit.json").read_text())["code"] == code
     saved = checkpoint.load(tmp_path / "run/checkpoints/last.pt")["step"]
