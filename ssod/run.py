@@ -258,7 +258,7 @@ def phase(cfg: Config, step: int) -> str:
 
 
 def check_batch(cfg: Config, data: DataSets) -> None:
-    """Refuse a batch that is larger than the set it is drawn from."""
+    """Refuse a batch that is larger than the set it is drawn from, or too small to mix images of."""
     wanted: dict[str, tuple[int, int]] = {"labeled": (cfg.train.batch.labeled, len(data.labeled))}
     if find(cfg.method.name).uses_unlabeled:
         wanted["unlabeled"] = (cfg.train.batch.unlabeled, len(data.unlabeled or ()))
@@ -268,3 +268,9 @@ def check_batch(cfg: Config, data: DataSets) -> None:
             raise SsodError("config", f"data.{name}", problem, "check path and split", code=Exit.DATA)
         if batch > have:
             raise SsodError("config", f"train.batch.{name}", f"{batch} > {have} images", f"lower it to {have} or less")
+    mix, parts = getattr(cfg.method, "mix", None), collective.world_size() * cfg.train.accumulate
+    if mix is not None and cfg.train.batch.labeled < mix.partners * parts:
+        problem = f"{cfg.train.batch.labeled} images for {parts} micro-batches, method.mix needs {mix.partners} in each"
+        fix = f"raise it to {mix.partners * parts}"
+        fix += ", or set method.mix.tiles=2" if mix.partners > 1 else ""
+        raise SsodError("config", "train.batch.labeled", problem, fix)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import ssod.run
+from ssod import collective
 from ssod.config import load
 from ssod.data import datasets
 from ssod.engine.trainer import Trainer
@@ -50,6 +51,29 @@ def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "fit", lambda self: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         ssod.run.train(cfg, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("mix", "batch", "world", "refused"),
+    [
+        ({"tiles": 4}, 4, 1, "4 images for 2 micro-batches, method.mix needs 3 in each; raise it to 6, or"),
+        ({"tiles": 4}, 6, 2, "6 images for 4 micro-batches"),
+        ({"tiles": 4}, 6, 1, ""),
+        ({"tiles": 4, "mosaic": 0.0}, 2, 1, ""),
+        ({"tiles": 2}, 2, 1, ""),
+    ],
+)
+def test_a_mosaic_of_four_needs_three_labelled_images_at_a_time(tmp_path, monkeypatch, mix, batch, world, refused):
+    config = small_config(tmp_path, data__split__percent=60, train__accumulate=2, train__batch__labeled=batch)
+    cfg = load(config, ["method.name=instant_teaching", *(f"method.mix.{key}={value}" for key, value in mix.items())])
+    data = datasets.load(cfg.data)
+    monkeypatch.setattr(collective, "world_size", lambda: world)
+    if not refused:
+        ssod.run.check_batch(cfg, data)
+        return
+    with pytest.raises(SsodError, match=refused) as caught:
+        ssod.run.check_batch(cfg, data)
+    assert (caught.value.field, caught.value.code) == ("train.batch.labeled", Exit.USAGE)
 
 
 SHORT = ["train.steps=2", "train.eval_every=2", "train.log_every=1", "method.burn_in=1"]

@@ -3,6 +3,8 @@
 Partners. Unlabelled image ``i`` of n meets labelled image ``i * m // n`` of m: the same pair whatever the number of
 ranks, and with as many labelled images as unlabelled ones each labelled image once, as in the released code, which has
 one of each on a GPU. Who is in a batch is drawn for both kinds apart; there it is not (``methods/instant_teaching``).
+The second and third partner of a mosaic of 4 are the next two of the labelled images that one process has in one
+micro-batch, and after the last of these the first: they do depend on the number of ranks and of micro-batches.
 
 Pixels. The released code mixes normalised, padded tensors, in which padding is 0. Here pixels in 0..1 are mixed and
 padding has the normalisation's mean colour, which normalises to 0: normalising is affine, so both give the same
@@ -41,13 +43,19 @@ class MixConfig(Section):
     alpha: float = Field(1.0, gt=0)
     "The share of the unlabelled image in a mixup is drawn from Beta(alpha, alpha); 1 = uniform."
     tiles: Literal[2, 4] = 2
-    "Images of a mosaic: 2 halves as released, or 4 tiles around a point, three of them labelled."
+    """Images of a mosaic: 2 halves as released, or 4 tiles around a point, three of them labelled. Which two join the
+    first labelled one of 4 depends on the number of processes and on `train.accumulate`; 2 do not."""
 
     @model_validator(mode="after")
     def _is_a_distribution(self) -> Self:
         if self.mixup + self.mosaic > 1:
             raise ValueError(f"mixup {self.mixup} + mosaic {self.mosaic} is above 1; lower one")
         return self
+
+    @property
+    def partners(self) -> int:
+        """Labelled images in one picture; with fewer in a process's micro-batch, one would come twice."""
+        return self.tiles - 1 if self.mosaic else 1
 
 
 @dataclass
@@ -176,16 +184,9 @@ def mix(
     images = sum(_weigh(image, part) for image, part in zip(sources, parts))
     images = torch.where(_inside(size, canvas), images, 0.0)
 
-    def blend(mine: list[Targets] | None, theirs: list[Targets]) -> list[Targets] | None:
-        if mine is None:
-            return None
-        groups = [mine] + [[theirs[i] for i in index] for index in partners]
-        placed = [_place(targets, part, num_classes) for targets, part in zip(groups, parts)]
-        return [_join(targets) for targets in zip(*placed)]
-
-    truth = labeled.targets
-    none = [t[:0] for t in truth]
-    labels = Pseudo(blend(pseudo.cls, truth), blend(pseudo.box, truth), blend(pseudo.unsure, none))
+    groups = [pseudo.cls] + [[labeled.targets[i] for i in index] for index in partners]
+    placed = [_place(targets, part, num_classes) for targets, part in zip(groups, parts)]
+    labels = Pseudo([_join(targets) for targets in zip(*placed)])
     return replace(view, images=images, sizes=size), labels
 
 
