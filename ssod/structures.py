@@ -150,14 +150,10 @@ class Pseudo(_Mapped):
     """What a teacher says about N images.
 
     Attributes:
-        cls: N Targets to classify.
-        box: N Targets to regress; None = the same as ``cls``.
-        unsure: N Targets that are neither object nor background; None = none.
+        cls: N Targets.
     """
 
     cls: list[Targets]
-    box: list[Targets] | None = None
-    unsure: list[Targets] | None = None
 
     def move(self, src: View, dst: View, min_size: float = 1.0) -> Pseudo:
         """Carry every box from the pixels of ``src`` into those of ``dst``.
@@ -167,11 +163,7 @@ class Pseudo(_Mapped):
         """
         # inv_ex: unlike inv it does not wait for the device to report singular matrices.
         transfer = compose(dst.matrix, torch.linalg.inv_ex(src.matrix).inverse)
-
-        def carry(targets: list[Targets] | None) -> list[Targets] | None:
-            return None if targets is None else move_targets(targets, transfer, dst.sizes, min_size)
-
-        return Pseudo(carry(self.cls), carry(self.box), carry(self.unsure))
+        return Pseudo(move_targets(self.cls, transfer, dst.sizes, min_size))
 
 
 def move_targets(targets: Sequence[Targets], transfer: Tensor, sizes: Tensor, min_size: float = 1.0) -> list[Targets]:

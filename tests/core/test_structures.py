@@ -54,7 +54,6 @@ def test_move_follows_the_matrices() -> None:
     moved = Pseudo([targets([1, 2, 3, 4]), targets()]).move(src, dst)
     assert moved.cls[0].boxes.tolist() == [[2, 4, 6, 8]]
     assert len(moved.cls[1]) == 0
-    assert moved.box is None
 
 
 def test_move_drops_what_left_the_view() -> None:

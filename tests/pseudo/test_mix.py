@@ -150,17 +150,13 @@ def test_a_box_needs_more_than_a_quarter(left: float, kept: bool) -> None:
     assert len(labels.cls[0]) == kept
 
 
-def test_ignore_regions_and_sure_boxes_are_carried() -> None:
+def test_ignore_regions_are_carried() -> None:
     view, pseudo, labeled = both()
     labeled.targets[0].weight = torch.tensor([0.0, 1.0])
-    pseudo.box = [t[:0] for t in pseudo.cls]
-    pseudo.unsure = [t[:1] for t in pseudo.cls]
     _, labels = mix(view, pseudo, labeled, [[0, 1, 2]], recipe(3, mixup=True, share=0.4), K)
     assert labels.cls[0].weight.tolist() == [1, 0, 1]
     assert labels.cls[0].scores.tolist() == [pytest.approx(0.95), 1, 1]
     torch.testing.assert_close(labels.cls[0].probs.sum(1), torch.tensor([0.4, 0.6, 0.6]))
-    assert [len(t) for t in labels.box] == [2, 1, 0]  # true boxes are boxes to regress, too
-    assert [len(t) for t in labels.unsure] == [1, 0, 1]  # and never unsure
 
 
 @pytest.mark.parametrize("tiles", [2, 4])
