@@ -14,7 +14,7 @@ class Watch:
     """Looks at each line of the log and each evaluation, and says once, per episode, what lasts too long.
 
     Args:
-        patience: steps that a sign in the lines must last; 0 = never say anything.
+        patience: steps that a sign in the lines must last; 0 = say nothing but that a teacher collapsed.
         more, fewer: what to change in the config for more or fewer pseudo boxes; see ``advice``.
     """
 
@@ -66,8 +66,6 @@ class Watch:
             values: ``teacher/AP``, ``student/AP`` if it was measured, and ``labeled/boxes/<class>`` and
                 ``pseudo/kept/<class>``, boxes per image, if pseudo-labels were looked at.
         """
-        if not self.patience:
-            return {}
         ap = values.get("teacher/AP", -1.0)
         lead = values.get("student/AP", ap) - ap
         silent = self._silent(values) if self.teaching else []
@@ -89,7 +87,9 @@ class Watch:
             ),
         }
         self.best = max(self.best, ap)
-        return {name: text for name, (seen, text) in signs.items() if self._begins(name, seen)}
+        begun = {name: text for name, (seen, text) in signs.items() if self._begins(name, seen)}
+        # A collapse is told always: the run may have to end, or to go back.
+        return {name: text for name, text in begun.items() if self.patience or name == COLLAPSE}
 
     def _silent(self, values: Mapping[str, Any]) -> list[str]:
         """Return the classes with labels but without a pseudo-label on the images that were looked at."""

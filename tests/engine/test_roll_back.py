@@ -53,6 +53,14 @@ def test_without_it_the_collapsed_state_goes_on(tmp_path: Path) -> None:
     assert difference(saved(tmp_path / "back")["method"], saved(tmp_path / "warn")["method"]) != []
 
 
+def test_a_log_without_warnings_still_goes_back(tmp_path: Path) -> None:
+    with pytest.raises(Cut):
+        run(tmp_path / "back", wrap=cut_at(8), warn_after=0)
+    assert saved(tmp_path / "back")["setbacks"] == 1
+    with pytest.raises(SsodError, match="the teacher collapsed"):
+        run(tmp_path / "stop", warn_after=0, on_collapse="stop")
+
+
 @pytest.mark.parametrize("step", [3, 5, 8, 10])
 def test_a_crash_on_the_way_changes_nothing(tmp_path: Path, step: int) -> None:
     run(tmp_path / "whole")
