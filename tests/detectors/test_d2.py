@@ -124,6 +124,18 @@ def test_no_boxes_at_all(name: str) -> None:
     sum(losses.values()).backward()
 
 
+def test_regions_keep_their_place_under_autocast() -> None:
+    """A ramp of features tells where it was read: in bfloat16 the regions themselves must not be rounded."""
+    _, ours = pair("d2_faster_rcnn")
+    ramp = torch.arange(-128.0, 128).expand(1, 1, 8, -1)  # 0 at 512 pixels; bfloat16 knows small numbers well
+    features = [ramp[..., :: 2**i] for i in range(4)]
+    boxes, image = torch.tensor([[513.9, 4, 537.9, 28]]), torch.zeros(1, dtype=torch.long)  # as bfloat16, 512 and 536
+    exact = ours.pool(features, boxes, image)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ours.pool([x.bfloat16() for x in features], boxes, image)
+    torch.testing.assert_close(got.float(), exact, rtol=1 / 128, atol=1e-3)  # two pixels would be 0.5 of a cell
+
+
 def test_the_running_divisor_is_kept_with_the_weights() -> None:
     _, ours = pair("d2_retinanet")
     ours.train().losses(ours.predict(view(images())), targets())

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from ssod.detectors.d2.config import FIELD, D2FasterRcnnConfig
 from ssod.detectors.d2.dense import iou_assigner
@@ -100,7 +101,8 @@ class D2FasterRcnn(Rcnn):
     def pool(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> Tensor:
         """Pyramid, [R, 4], [R] -> [R, C, size, size], as detectron2's ``ROIPooler`` does.
 
-        That one takes its boxes image by image, in a list whose length an export fixes.
+        That one takes its boxes image by image, in a list whose length an export fixes, and rounds them to the type of
+        the features: under autocast to eight bits, which moves a box by pixels.
         """
         pooler = self.roi_heads.box_pooler
         side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
@@ -108,7 +110,10 @@ class D2FasterRcnn(Rcnn):
         level = level.clamp(pooler.min_level, pooler.max_level) - pooler.min_level
         regions = torch.cat([image[:, None].to(boxes), boxes], 1)
         rows = [(level == i).nonzero().squeeze(1) for i in range(len(features))]
-        parts = [align(feature, regions[r]) for feature, align, r in zip(features, pooler.level_poolers, rows)]
+        parts = [
+            roi_align(feature, regions[r], align.output_size, align.spatial_scale, align.sampling_ratio, align.aligned)
+            for feature, align, r in zip(features, pooler.level_poolers, rows)
+        ]
         return in_order(parts, rows, boxes.shape[0])
 
     def norm(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
