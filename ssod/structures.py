@@ -282,7 +282,8 @@ class Assignment:
         """Return [R, K] float32 class targets."""
         if self.cls.ndim == 2:
             return self.cls.float()
-        return F.one_hot(self.cls, num_classes + 1)[:, :num_classes].float()
+        hot = torch.zeros(len(self.cls), num_classes + 1, device=self.cls.device)  # F.one_hot makes int64
+        return hot.scatter_(1, self.cls[:, None], 1.0)[:, :num_classes]
 
     def labels(self) -> Tensor:
         """Return [R] int64: the class of each row; meaningful on foreground rows only."""
