@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from ssod.data.datasets import DataConfig
@@ -25,7 +24,7 @@ from ssod.methods.base import Common
 from ssod.methods.find import find
 from ssod.mistakes import KINDS, Source, nearest, origin_of, read_section, shown
 from ssod.schema import Section
-from ssod.yamlfile import parse_yaml, read_yaml
+from ssod.yamlfile import dump_yaml, parse_yaml, read_yaml
 
 
 class EvalConfig(Section):
@@ -55,7 +54,21 @@ class Config:
 
     def dump(self) -> dict[str, Any]:
         """Return the resolved config as plain values, defaults included, ready for YAML."""
-        return {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in SECTIONS}
+        sections = {name: getattr(self, name) for name in SECTIONS}
+        return {name: _said(section, section.model_dump(mode="json")) for name, section in sections.items()}
+
+
+def _said(value: Any, plain: Any) -> Any:
+    """Leave out of ``plain``, which is ``value`` for YAML, every null that is the default; another one must be said."""
+    if isinstance(value, Section) and isinstance(plain, dict):
+        fields = type(value).model_fields
+        silent = {key for key in plain if plain[key] is None and key in fields and fields[key].default is None}
+        return {key: _said(getattr(value, key, None), plain[key]) for key in plain if key not in silent}
+    if isinstance(value, Mapping) and isinstance(plain, dict):
+        return {key: _said(inner, plain[key]) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)) and isinstance(plain, list):
+        return [_said(inner, item) for inner, item in zip(value, plain, strict=True)]
+    return plain
 
 
 SECTIONS = ("data", "views", "detector", "method", "train", "eval")
@@ -250,5 +263,5 @@ def _describe(tree: Mapping[str, Any], origins: Mapping[str, str], prefix: str, 
             lines.append((f"{indent}{key}:", ""))
             _describe(value, origins, f"{path}.", lines)
         else:
-            text = yaml.safe_dump({key: value}, default_flow_style=True, width=10_000, sort_keys=False).strip()
+            text = dump_yaml({key: value}, default_flow_style=True, width=10_000).strip()
             lines.append((f"{indent}{text[1:-1]}", origin_of(path, origins) or "default"))

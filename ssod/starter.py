@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ssod import config
 from ssod.data import datasets
@@ -27,7 +26,7 @@ from ssod.errors import Exit, SsodError
 from ssod.methods.find import find
 from ssod.mistakes import nearest
 from ssod.recognise import below_one_root, labeled_source, unlabeled_source
-from ssod.yamlfile import parse_yaml
+from ssod.yamlfile import dump_yaml, parse_yaml
 
 KINDS = ("retinanet", "fcos", "faster_rcnn")
 BACKBONES = {
@@ -271,7 +270,7 @@ def _power_of_two(limit: int) -> int:
 
 
 def _flow(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).strip().removesuffix("\n...")
+    return dump_yaml(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...")
 
 
 def _write_new(out: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading YAML that a stranger may have written: plain values only, and every mistake told with its line.
+"""Reading YAML that a stranger may have written: plain values only, every mistake told with its line; and writing it.
 
 Words and numbers are those of YAML 1.2: ``no``, ``on``, ``010`` and ``2024-01-01`` are what they look like and not
 False, True, 8 and a date, and ``1e-3`` is a number.
@@ -124,7 +124,12 @@ def _refuse(loader: _Loader, node: yaml.Node) -> None:
     raise _Unsafe(node, f"tag {node.tag!r} not allowed; only plain values")
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes text which this reader would take for something else: ``08``, ``1e3``."""
+
+
 for _name, _pattern, _first in _WORDS:
+    _Dumper.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 for _name, _make in {
     "null": lambda loader, node: None,
@@ -167,3 +172,8 @@ def parse_yaml(text: str, source: str) -> Any:
         raise SsodError(source, line, f"not valid YAML ({getattr(error, 'problem', error)})", "mend it") from None
     except RecursionError:
         raise SsodError(source, "", "nested too deeply", "flatten it", code=Exit.UNSAFE) from None
+
+
+def dump_yaml(value: Any, **style: Any) -> str:
+    """Write plain values, keys in their order, so that this reader and others read the same; ``style`` as in pyyaml."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, **style)

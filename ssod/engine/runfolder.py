@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import torch
 import torchvision
-import yaml
 
 from ssod import atomic
 from ssod.engine import checkpoint, dist
 from ssod.errors import Exit, SsodError
 from ssod.version import __version__
+from ssod.yamlfile import dump_yaml
 
 
 class RunFolder:
@@ -139,7 +139,7 @@ class RunFolder:
         """Write ``config.yaml`` (resolved), ``env.json`` and ``split.json``: all that says what ran."""
 
         def files() -> None:
-            atomic.write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            atomic.write_text(self.path / "config.yaml", dump_yaml(dict(config)))
             self.write_json(self.path / "env.json", environment())
             if split is not None:
                 self.write_json(self.path / "split.json", dict(split))

@@ -130,6 +130,18 @@ def test_what_an_alias_repeats_is_merged_into_once(child: Path) -> None:
     assert len(cfg.views.unlabeled["weak"].ops) == 1
 
 
+def test_a_null_that_is_not_the_default_is_said(child: Path) -> None:
+    """``ema.start`` is 0 where it is not given; null is another moment."""
+    cfg = load(child, ["method.ema.start=null", "data.classes=['08', '1e3']"])
+    assert cfg.method.ema.start is None
+    child.write_text(describe(cfg))
+    again = load(child)
+    assert again.method.ema.start is None
+    assert again.data.classes == cfg.data.classes
+    assert again.dump() == cfg.dump()
+    assert describe(cfg).count(": null ") == 1, "what is null by default goes without saying"
+
+
 def test_bases_of_bases_and_circles(child: Path) -> None:
     grandchild = child.with_name("grandchild.yaml")
     grandchild.write_text("base: child.yaml\ntrain: {lr: 0.5}\n")

@@ -13,6 +13,7 @@ import pytest
 from ssod.engine import checkpoint
 from ssod.engine.runfolder import RunFolder, environment
 from ssod.errors import Exit, SsodError
+from ssod.yamlfile import read_yaml
 from tests.engine import toy
 from tests.engine.crash import wait_for
 from tests.engine.fork import Job
@@ -156,6 +157,12 @@ def test_what_ran_is_written_down(tmp_path: Path) -> None:
         env = json.loads((folder.path / "env.json").read_text())
     assert env["torch"] == environment()["torch"]
     assert env["command"]
+
+
+def test_a_config_is_read_as_it_was(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_inputs({"data": {"classes": ["08", "1e3", "cat"]}})
+        assert read_yaml(folder.path / "config.yaml") == {"data": {"classes": ["08", "1e3", "cat"]}}
 
 
 def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
