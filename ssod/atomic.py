@@ -31,7 +31,7 @@ def write(path: Path, fill: Callable[[BinaryIO], None], *, previous: Path | None
     The bytes go to a temporary file in the same folder, are forced to the disk, and only then take the name.
 
     Args:
-        path: the file.
+        path: the file; its folder is made if there is none.
         fill: writes the content to an open binary file.
         previous: where the old content of ``path`` goes; None = it is given up.
         label: the first part of the failpoints' names.
@@ -41,6 +41,7 @@ def write(path: Path, fill: Callable[[BinaryIO], None], *, previous: Path | None
     """
     temporary = path.with_name(f"{_PREFIX}{path.name}-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         failpoint(f"{label}.before_open")
         with open(temporary, "wb") as file:
             failpoint(f"{label}.after_open")

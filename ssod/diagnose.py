@@ -9,7 +9,8 @@ The method is left as it was found: score banks that ``label`` fills are put bac
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from ssod.engine.matches import match, mean_ap
 from ssod.engine.precision import autocast
 from ssod.engine.rng import seed_step
 from ssod.engine.runfolder import RunFolder
+from ssod.errors import SsodError
 from ssod.methods.base import Method
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.structures import Batch, Targets, View
@@ -103,7 +105,7 @@ class Diagnose:
     def _save_matches(self, step: int, score: float) -> None:
         if self._evaluated is not None:
             table = match(*self._evaluated, self.cfg.eval.metric, score)
-            matches.save(self.folder.eval / f"step_{step}.npz", table)
+            _save(matches.save, self.folder.eval / f"step_{step}.npz", table)
             self._evaluated = None
 
     # ---- looking ---------------------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Diagnose:
             counted=all_.counted[:, 0],
         )
         found = counts(kept, truth, now.known) | self._changes(step, now) | self._labels()
-        save_pseudo(self.folder.eval / f"step_{step}.pseudo.npz", now)
+        _save(save_pseudo, self.folder.eval / f"step_{step}.pseudo.npz", now)
         return found if seen.chooses else {}  # 0 boxes that nobody wanted say nothing
 
     def _truth(self) -> dict[str, Any]:
@@ -273,6 +275,14 @@ def previous(folder: Path, step: int) -> Pseudo | None:
     steps = [int(path.name.split("_")[1].split(".")[0]) for path in folder.glob("step_*.pseudo.npz")]
     earlier = [s for s in steps if s < step]
     return read_pseudo(folder / f"step_{max(earlier)}.pseudo.npz") if earlier else None
+
+
+def _save(save: Callable[[Path, Any], None], path: Path, content: Any) -> None:
+    """Save what the report reads, or say that it cannot be done: training does not need it."""
+    try:
+        save(path, content)
+    except SsodError as error:
+        logging.getLogger("ssod").warning("%s; training goes on without it", error)
 
 
 def _results(view: View, found: list[Targets]) -> list[dict]:

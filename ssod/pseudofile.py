@@ -57,7 +57,6 @@ def save_pseudo(path: Path, look: Pseudo) -> None:
         right=look.right,
         counted=look.counted,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, lambda file: file.write(buffer.getvalue()) and None)
 
 

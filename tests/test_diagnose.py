@@ -95,6 +95,16 @@ def test_what_an_evaluation_saves(config: Path, first: Trainer) -> None:
     assert "pseudo/kept/circle" in whole
 
 
+def test_a_disk_that_refuses_a_look_costs_the_report_alone(
+    config: Path, first: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (".lock", "eval"):  # a file where the folder is to be
+        (tmp_path / name).touch()
+    assert same_weights(trained(config, tmp_path), first)
+    for end in (".npz", ".pseudo.npz"):
+        assert f"{end}: cannot be written" in caplog.text
+
+
 def test_the_same_teacher_agrees_with_itself(config: Path, first: Trainer) -> None:
     again = first.diagnose(9, first.method)
     assert again["pseudo/kept"] > 0

@@ -191,13 +191,15 @@ def first_nonfinite(tensors: Mapping[str, Any]) -> tuple[str, int] | None:
     return None
 
 
-def check_space(folder: Path, size: int, files: int = 2) -> None:
-    """Test that ``files`` more checkpoints of ``size`` bytes fit on the disk.
+def check_space(folder: Path, size: int, keeps_best: bool = False) -> None:
+    """Test that the disk has room for all checkpoints of ``size`` bytes, and for the one that is being written.
 
     Raises:
         SsodError: code 6, before the first step instead of at the first save.
     """
-    free = shutil.disk_usage(folder).free
-    if free < files * size:
-        problem = f"{files} checkpoints need {files * size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+    names = (LAST, PREVIOUS, BEST) if keeps_best else (LAST, PREVIOUS)
+    there = sum((folder / name).stat().st_size for name in names if (folder / name).exists())
+    needed, free = (len(names) + 1) * size - there, shutil.disk_usage(folder).free
+    if free < needed:
+        problem = f"{len(names) + 1} checkpoints need {needed / 1e6:.0f} MB more, {free / 1e6:.0f} MB are free"
         raise SsodError(folder, "", problem, "make room, or set another run folder", code=Exit.IO)

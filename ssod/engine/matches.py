@@ -261,7 +261,6 @@ def save(path: Path, matches: Matches) -> None:
         counted=np.packbits(matches.counted, axis=1),
         wanted=matches.wanted.astype(np.int32),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(path, lambda file: file.write(buffer.getvalue()) and None)
 
 

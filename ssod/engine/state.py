@@ -47,7 +47,7 @@ def resume(run: Trainer) -> None:
     folder, weights = run.folder.checkpoints, run.method.state_dict()
     size = sum(t.numel() * t.element_size() for t in weights.values() if isinstance(t, Tensor))
     size += optim.state_size(run.parameters, run.cfg.optimizer)
-    dist.on_rank_zero(lambda: checkpoint.check_space(folder, size, 3 if run.rolls_back else 2))
+    dist.on_rank_zero(lambda: checkpoint.check_space(folder, size, run.rolls_back))
     path = dist.on_rank_zero(lambda: checkpoint.find(folder))
     if path is None:
         return
