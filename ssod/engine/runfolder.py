@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import socket
@@ -132,7 +133,6 @@ class RunFolder:
 
     def write_json(self, path: Path, content: object) -> None:
         """Write ``content`` to ``path``, a file of this folder, all or nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, json.dumps(content, indent=1) + "\n")
 
     def write_inputs(self, config: Mapping[str, Any], split: Mapping[str, Any] | None = None) -> None:
@@ -161,15 +161,22 @@ class RunFolder:
             raise atomic.refused(self.path, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             os.close(handle)
             raise SsodError(
                 self.path, "", f"locked by {owner}", "wait for it, or use another run name", code=Exit.IO
             ) from None
+        except OSError as error:  # a network file system without locks
+            problem = f"cannot be locked ({os.strerror(error.errno)}); no second process is kept out"
+            logging.getLogger("ssod").warning(f"{self.path}: {problem}")
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}".encode())
+        except OSError as error:
+            os.close(handle)
+            raise atomic.refused(lock, error) from error
         self._lock = handle
-        os.ftruncate(handle, 0)
-        os.write(handle, f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}".encode())
         _close_in_children(self)
         for folder in (self.path, self.checkpoints):
             atomic.sweep(folder)

@@ -1,6 +1,8 @@
 """A run's folder: never overwritten, held by one process, and honest about how the run ended."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -38,6 +40,36 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     job.wait()
     with RunFolder(tmp_path / "run"):
         pass
+
+
+def test_a_file_system_without_locks_is_told_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with RunFolder(tmp_path / "run") as folder:
+        assert folder.checkpoints.is_dir()
+    assert "run: cannot be locked (No locks available)" in caplog.text
+
+
+def test_a_disk_without_room_for_the_lock_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(handle: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", write)
+        with pytest.raises(SsodError, match=r"\.lock: cannot be written: No space left on device") as caught:
+            RunFolder(tmp_path / "run").__enter__()
+    assert caught.value.code == Exit.IO
+    with RunFolder(tmp_path / "run") as folder:
+        (folder.path / "eval").touch()
+        with pytest.raises(SsodError, match="cannot be written") as caught:
+            folder.write_json(folder.eval / "x.json", {})
+    assert caught.value.code == Exit.IO
 
 
 def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
