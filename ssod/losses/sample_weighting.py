@@ -42,12 +42,13 @@ class SampleWeighting(nn.Module):
         """See ``scene.Reweighter``; adds the loss ``weighting``."""
         known = objects(p, a)
         weighed = known if stage == "dense" else (a.cls_weight > 0) | known
+        rows = weighed.nonzero().squeeze(1)
         with torch.autocast(p.logits.device.type, enabled=False):
-            m = LIMIT * torch.tanh(self.net(self.read(stage, p, a, scene)))  # [R, 2]
-        m = m * torch.stack([weighed, a.fg], 1)
+            m = LIMIT * torch.tanh(self.net(self.read(stage, p, a, scene)[rows]))  # [M, 2]
+        m = m * torch.stack([torch.ones_like(rows), a.fg[rows]], 1)
         count = mean_over_ranks(weighed.sum().float()).clamp(min=1)
         scene.losses["weighting"] = scene.losses.get("weighting", 0) + self.lam * m.sum() / count
-        factor = (-m).exp().to(a.cls_weight)
+        factor = a.cls_weight.new_ones(len(p), 2).index_put((rows,), (-m).exp().to(a.cls_weight))
         return replace(a, cls_weight=a.cls_weight * factor[:, 0], box_weight=a.box_weight * factor[:, 1])
 
     @torch.no_grad()

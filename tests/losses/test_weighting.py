@@ -232,6 +232,21 @@ def test_learnt_weights_begin_at_one_and_fall_where_losses_are_large(stage: str)
     assert torch.equal(b.fg, a.fg)
 
 
+def test_learnt_weights_are_made_for_the_rows_that_have_them_and_learn_in_every_step() -> None:
+    """Background outnumbers objects a thousandfold; DDP wants a gradient also where there is no object."""
+    p, a = rows()
+    net = SampleWeighting()
+    seen = []
+    net.net.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    net("dense", p, a, scene())
+    s = scene()
+    net("dense", p, replace(a, box_weight=torch.zeros(R), matched=torch.full((R,), -1)), s)
+    s.losses["weighting"].backward()
+    assert seen == [int(a.fg.sum()), 0]
+    assert seen[0] < R
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
 @pytest.mark.parametrize(
     "weigh", [ohem, isr_p, isr_n, carl, cleanliness, iou_target, score, SampleWeighting()], ids=lambda w: str(w)[:25]
 )
