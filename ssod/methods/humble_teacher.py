@@ -81,9 +81,9 @@ class HumbleTeacher(base.Method):
         twin = self.twin(batch)
         losses = {}
         for stage, rows in out.stages.items():
-            belief = self.soften(Belief.of(teacher.stages[stage]))
-            if stage == "dense" and twin is not None:
-                belief = self.soften(believe_both(teacher.stages[stage], twin.stages[stage]))
+            own = teacher.stages[stage]
+            ensemble = stage == "dense" and twin is not None
+            belief = self.soften(believe_both(own, twin.stages[stage]) if ensemble else Belief.of(own))
             self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / len(batch.weak)
             losses |= imitate(stage, rows, belief, kl, squared=cfg.squared, norm=cfg.norm)
         if teacher.proposals is not None:
