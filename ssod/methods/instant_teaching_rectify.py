@@ -59,9 +59,16 @@ class InstantTeachingRectify(InstantTeaching):
     def forward(self, batch: Batch, step: int) -> Losses:
         """Both learn from the labels, then from what they believe together; the peer's losses are ``peer_<name>``."""
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
+        self.peer.stats = {}
+        losses = self.averaged(self.losses(batch, step))
+        self.stats |= tag("peer", self.peer.stats)
+        return losses
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """Losses of both, as of two methods side by side."""
         losses = tag("sup", both(supervised(self, batch), supervised(self.peer, batch)))
         if step < self.cfg.burn_in:
-            return self.averaged(losses)
+            return losses
         with torch.no_grad():
             mine, theirs = self.teacher.predict(batch.weak), self.peer.teacher.predict(batch.weak)
             for_me, for_peer = self.rectify(mine, theirs)
@@ -69,7 +76,7 @@ class InstantTeachingRectify(InstantTeaching):
         other = learn(self.peer, for_peer, theirs, batch, batch.views.get("strong2", batch.strong))
         weight = self.weight(step)
         unsup = both(self.scale(own, weight), self.peer.scale(other, weight))
-        return self.averaged(losses | tag("unsup", unsup))
+        return losses | tag("unsup", unsup)
 
     def rectify(self, mine: Output, theirs: Output) -> tuple[Pseudo, Pseudo]:
         """Return the labels of the student and of its peer, in the pixels of the weak view."""
