@@ -16,7 +16,9 @@ from rich.table import Table
 from ssod.data.shapes import write_shapes
 from ssod.errors import Exit, SsodError
 from ssod.predict import predict_files
+from ssod.yamlfile import read_yaml
 
+CONFIG = Path(str(files("ssod"))) / "demo.yaml"
 TRAIN, VAL, SIDE = 660, 200, 96  # images, images, pixels
 METHODS = ("supervised", "mean_teacher")
 
@@ -37,24 +39,38 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[st
         One row a seed: the AP of each method, in 0..1.
 
     Raises:
-        SsodError: a training failed; its own message comes before.
+        SsodError: a run of another number of steps is there; or a training failed, its own message comes before.
     """
     console = Console(soft_wrap=True)
+    for run in (_run(out, name, seed) for seed in range(1, seeds + 1) for name in METHODS):
+        _refuse_another(run, steps or read_yaml(CONFIG)["train"]["steps"])
     root = write_shapes(out / "data", train=TRAIN, val=VAL, size=SIDE)
     console.print(f"{TRAIN} training images, a tenth of them labelled; {VAL} to measure on: {root}")
     rows = []
     for seed in range(1, seeds + 1):
         rows.append(_pair(out, root, seed, steps))
         console.print(_table(rows))
-    best = out / "runs" / "mean_teacher-1"
+    best = _run(out, "mean_teacher", 1)
     predict_files(best, str(root / "val" / "00000*.jpg"), out / "pictures", score=0.3)
     console.print(f"the teacher: {best / 'best.safetensors'}\npictures: {out / 'pictures'}")
     return rows
 
 
+def _run(out: Path, name: str, seed: int) -> Path:
+    return out / "runs" / f"{name}-{seed}"
+
+
+def _refuse_another(run: Path, steps: int) -> None:
+    """Refuse a run of another length: its result is not what is asked for, and going on with it would not be either."""
+    config = run / "config.yaml"
+    there = read_yaml(config)["train"]["steps"] if config.exists() else steps
+    if there != steps:
+        raise SsodError(run, "train.steps", f"{there} in this run, {steps} wanted", "remove it, or name another -o")
+
+
 def _pair(out: Path, root: Path, seed: int, steps: int | None) -> dict[str, float]:
     """Train both methods side by side."""
-    runs = {name: out / "runs" / f"{name}-{seed}" for name in METHODS}
+    runs = {name: _run(out, name, seed) for name in METHODS}
     jobs = {name: _start(name, run, root, seed, steps) for name, run in runs.items() if not _finished(run)}
     for name, job in jobs.items():
         if job.wait() != 0:
@@ -65,14 +81,13 @@ def _pair(out: Path, root: Path, seed: int, steps: int | None) -> dict[str, floa
 
 
 def _start(name: str, run: Path, root: Path, seed: int, steps: int | None) -> subprocess.Popen:
-    config = str(files("ssod") / "demo.yaml")
     changes = [f"data.root={json.dumps(str(root.resolve()))}", f"data.split.fold={seed}", f"train.seed={seed}"]
     changes += [f"train.steps={steps}"] if steps else []
     if name == "supervised":
         changes.append("method={name: supervised, ema: {decay: 0.996}}")
     log = None if name == "mean_teacher" else subprocess.DEVNULL  # one of the two is enough to watch
     return subprocess.Popen(
-        [sys.executable, "-m", "ssod", "train", config, "-o", str(run), *changes],
+        [sys.executable, "-m", "ssod", "train", str(CONFIG), "-o", str(run), *changes],
         stdout=log,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
