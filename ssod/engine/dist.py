@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ssod import collective
@@ -92,7 +93,8 @@ def _lost(error: BaseException) -> SsodError:
 def wrap(method: nn.Module) -> nn.Module:
     """Return ``method`` with gradients averaged over ranks; alone, as it is.
 
-    Every rank runs every branch of a step, so no parameter goes unused; buffers are each rank's own.
+    Every rank runs every branch of a step, so no parameter goes unused; buffers are each rank's own, but for those of
+    ``average_statistics``.
     """
     if not collective.active():
         return method
@@ -100,6 +102,20 @@ def wrap(method: nn.Module) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(method, find_unused_parameters=False, **{name: False})
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module) -> None:
+    """Average the running statistics of live batch norm over ranks, each of which has seen its share of the images.
+
+    Without it every rank would have a teacher of its own, and measure its share of an evaluation with that one.
+    """
+    live = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    if not collective.active() or not live:
+        return
+    own = [buffer for module in live for buffer in (module.running_mean, module.running_var)]
+    mean = collective.mean_over_ranks(torch.cat(own))
+    torch._foreach_copy_(own, list(mean.split([len(buffer) for buffer in own])))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def collect(run: Trainer) -> dict[str, Any]:
         "method": run.method.state_dict(),
         "optimizer": optim.state_by_name(run.optimizer, run.method),
         "scaler": run.scaler.state_dict(),
-        "ranks": dist.gather(own),  # what differs between ranks: live batch-norm statistics, say
+        "ranks": dist.gather(own),  # what differs between ranks: sums since the last line, say
     }
 
 

@@ -181,6 +181,7 @@ class Trainer:
             except torch.OutOfMemoryError as error:  # the first step makes room for momentum
                 raise too_large(step) from error
             self.scaler.update()
+            dist.average_statistics(self.method)
             self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
             self.window.add(losses | self.method.stats | {"grad_norm": norm})
             self.bad = 0
