@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 
@@ -39,6 +39,7 @@ class Phase:
         steps: how many steps it has.
         compute: seconds that the device needs for a step.
         load: seconds that the data workers need for a step's images.
+        serial: there are no workers: the process that computes reads as well.
     """
 
     name: str
@@ -46,11 +47,17 @@ class Phase:
     steps: int
     compute: float = math.nan
     load: float = math.nan
+    serial: bool = False
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step: workers, if there are any, read the next images while the device computes."""
+        return self.compute + self.load if self.serial else max(self.compute, self.load)
 
     @property
     def seconds(self) -> float:
-        """The whole stretch: workers read the next images while the device computes."""
-        return self.steps * max(self.compute, self.load)
+        """The whole stretch."""
+        return self.steps * self.step
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Plan:
         rows: (what, how much) for people, in groups; a row of two empty strings ends a group.
         warnings: what is likely to go wrong.
         phases: with the seconds measured.
-        evaluation: seconds of one evaluation; 0 without validation images.
+        evaluation: seconds of one evaluation, the student's included if it is evaluated; 0 without validation images.
         evaluations: how many there will be.
         memory: most memory used while measuring, in GB: of the device, or of this process on a CPU.
     """
@@ -104,13 +111,14 @@ def plan(cfg: Config) -> Plan:
 
 def phases(cfg: Config) -> list[Phase]:
     """Return the stretches of a run that differ in what a step does; those without a step are left out."""
+    make = partial(Phase, serial=cfg.train.workers == 0)
     if not find(cfg.method.name).uses_unlabeled:
-        return [Phase("supervised", 0, cfg.train.steps)]
+        return [make("supervised", 0, cfg.train.steps)]
     burn_in, learns_from = cfg.method.burn_in, cfg.method.learns_from
     stretches = [
-        Phase("burn-in", 0, burn_in),
-        Phase("labels only", burn_in, learns_from - burn_in),
-        Phase("ssod", learns_from, cfg.train.steps - learns_from),
+        make("burn-in", 0, burn_in),
+        make("labels only", burn_in, learns_from - burn_in),
+        make("ssod", learns_from, cfg.train.steps - learns_from),
     ]
     return [phase for phase in stretches if phase.steps]
 
@@ -178,11 +186,12 @@ def measure(cfg: Config, data: DataSets) -> Plan:
             more = "raise train.workers" if cfg.train.workers < usable_cpus() else "it takes more CPUs or smaller views"
             warnings.append(f"{slow}; {more}")
     every, steps = cfg.train.eval_every, cfg.train.steps
+    models = 2 if cfg.train.eval_student else 1
     return Plan(
         rows=rows,
         warnings=warnings,
         phases=timed,
-        evaluation=time_evaluation(cfg, data, trainer) if data.val else 0.0,
+        evaluation=models * time_evaluation(cfg, data, trainer) if data.val else 0.0,
         evaluations=(steps // every + (steps % every > 0) if every else 1) if data.val else 0,
         memory=log.memory(trainer.device),
         device=str(trainer.device),
@@ -201,7 +210,7 @@ def time_phase(trainer: Trainer, phase: Phase) -> Phase:
         trainer.train_step(stream)
         seconds.append(now(trainer.device) - start)
         trainer.step = phase.start
-    return Phase(phase.name, phase.start, phase.steps, median(seconds[WARM:]), load)
+    return replace(phase, compute=median(seconds[WARM:]), load=load)
 
 
 def time_loading(batches: Iterator[Batch], accumulate: int, workers: int) -> tuple[list[Batch], float]:
@@ -248,13 +257,17 @@ def show(found: Plan, title: str) -> None:
         "Measured with an untrained detector, which keeps no pseudo-boxes; later steps take a little longer.",
         highlight=False,
     )
+    if found.evaluations and found.phases[-1].name == "ssod":
+        console.print(
+            "The look at pseudo-labels after each evaluation (eval.diagnose) is not counted.", highlight=False
+        )
 
 
 def _measured(found: Plan) -> list[tuple[str, str]]:
     rows = []
     for p in found.phases:
-        parts = f"computing {p.compute:.3g}, reading {p.load:.3g}"
-        rows.append((f"seconds per step, {p.name}", f"{max(p.compute, p.load):.3g} ({parts})"))
+        parts = f"computing {p.compute:.3g}, {'then ' if p.serial else ''}reading {p.load:.3g}"
+        rows.append((f"seconds per step, {p.name}", f"{p.step:.3g} ({parts})"))
     if found.evaluations:
         rows.append(("evaluation", f"{found.evaluations} x {duration(found.evaluation)}"))
     rows.append(("in all", f"about {duration(found.seconds)} on {found.device}"))

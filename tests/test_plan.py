@@ -76,6 +76,27 @@ def test_learning_rate_where_it_turns(config_file: Path) -> None:
 def test_the_whole_run() -> None:
     stretches = [Phase("burn-in", 0, 10, 1.0, 0.5), Phase("ssod", 10, 20, 2.0, 3.0)]
     assert Plan([], [], stretches, evaluation=4.0, evaluations=5).seconds == 10 * 1.0 + 20 * 3.0 + 4.0 * 5
+    alone = [replace(phase, serial=True) for phase in stretches]
+    assert Plan([], [], alone).seconds == 10 * 1.5 + 20 * 5.0, (
+        "without workers nothing is read while the device computes"
+    )
+
+
+def test_the_student_is_evaluated_besides(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "time_phase", lambda trainer, phase: replace(phase, compute=1.0, load=2.0))
+    monkeypatch.setattr(plans, "time_evaluation", lambda cfg, data, trainer: 3.0)
+    for changes, wanted in (([], 3.0), (["train.eval_student=true"], 6.0)):
+        cfg = load(config_file, ["train.workers=0", *changes])
+        found = plans.measure(cfg, datasets.load(cfg.data))
+        assert found.evaluation == wanted
+        assert found.seconds == 24 * 3.0 + found.evaluations * wanted
+
+
+def test_what_is_not_timed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    plans.show(Plan([], [], [Phase("ssod", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "3 (computing 1, then reading 2)" in printed
+    assert "The look at pseudo-labels after each evaluation (eval.diagnose) is not counted" in printed
 
 
 @pytest.mark.parametrize(
