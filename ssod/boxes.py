@@ -86,7 +86,8 @@ class LtrbCoder:
 
     def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
         """See ``Coder.mirror``: left and right change places."""
-        return deltas[..., [2, 1, 0, 3]]
+        left, top, right, bottom = deltas.unbind(-1)
+        return torch.stack([right, top, left, bottom], -1)
 
     def _centre_and_unit(self, priors: Tensor) -> tuple[Tensor, Tensor]:
         size = (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
@@ -132,7 +133,8 @@ def compose(a: Tensor, b: Tensor) -> Tensor:
 
 def warp(boxes: Tensor, matrix: Tensor) -> Tensor:
     """Map boxes [M, 4] by matrices [3, 3] or [M, 3, 3]; return the axis-aligned hulls of their four corners."""
-    x, y = boxes[:, [0, 2, 0, 2]], boxes[:, [1, 1, 3, 3]]
+    x1, y1, x2, y2 = boxes.unbind(1)  # a list as an index would be copied to the device, and waited for
+    x, y = torch.stack([x1, x2, x1, x2], 1), torch.stack([y1, y1, y2, y2], 1)
     row = matrix.to(boxes.dtype).expand(len(boxes), 3, 3)[:, :, :, None]  # [M, 3, 3, 1]
     u, v, w = (row[:, i, 0] * x + row[:, i, 1] * y + row[:, i, 2] for i in range(3))
     u, v = u / w, v / w

@@ -8,6 +8,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
 from ssod.boxes import DeltaCoder, LtrbCoder, clip, compose, iou, paired_iou, warp
+from tests.waits import Waits
 
 
 def _boxes(n: int, seed: int) -> torch.Tensor:
@@ -54,6 +55,14 @@ def test_warp_takes_the_hull_of_the_corners() -> None:
     turn = torch.tensor([[0.0, -1, 10], [1, 0, 0], [0, 0, 1]])  # x' = 10 - y, y' = x
     assert warp(torch.tensor([[1.0, 2, 3, 6]]), turn).tolist() == [[4, 1, 8, 3]]
     assert warp(torch.zeros(0, 4), turn).shape == (0, 4)
+
+
+def test_nothing_is_copied_to_the_device() -> None:
+    boxes = _boxes(3, 0)
+    with Waits() as waits:
+        warp(boxes, torch.eye(3))
+        LtrbCoder().mirror(boxes, boxes[:, 0])
+    assert waits.copies == 0
 
 
 def test_matrices_stay_exact_under_autocast() -> None:
