@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssod.boxes import Coder, clip, compose, warp
+from ssod.ragged import image_index, select
 
 
 def _apply(item: Any, fn: Callable[[Tensor], Tensor]) -> Any:
@@ -168,17 +170,12 @@ class Pseudo(_Mapped):
 
 def move_targets(targets: Sequence[Targets], transfer: Tensor, sizes: Tensor, min_size: float = 1.0) -> list[Targets]:
     """Warp each image's boxes by its matrix [N, 3, 3], clip to ``sizes`` [N, 2] and drop what became too small."""
-    image = image_index([len(t) for t in targets], transfer.device)
+    counts = [len(t) for t in targets]
+    image = image_index(counts, transfer.device)
     boxes = torch.cat([t.boxes for t in targets])
     boxes = clip(warp(boxes, transfer[image]), sizes[image])
-    side = (boxes[:, 2:] - boxes[:, :2]).amin(1)
-    parts = zip(targets, boxes.split([len(t) for t in targets]), side.split([len(t) for t in targets]))
-    return [replace(t, boxes=b)[s > min_size] for t, b, s in parts]
-
-
-def image_index(counts: Sequence[int], device: torch.device | str) -> Tensor:
-    """Return [sum(counts)] int64: ``counts[i]`` times ``i``."""
-    return torch.cat([torch.full((n,), i, dtype=torch.long, device=device) for i, n in enumerate(counts)])
+    moved = [replace(t, boxes=b) for t, b in zip(targets, boxes.split(counts))]
+    return select(moved, (boxes[:, 2:] - boxes[:, :2]).amin(1) > min_size)
 
 
 @dataclass
@@ -277,6 +274,11 @@ class Assignment:
     def fg(self) -> Tensor:
         """[R] bool, rows with a box to regress."""
         return self.box_weight > 0
+
+    @cached_property
+    def fg_rows(self) -> Tensor:
+        """[rows with fg] int64, which they are; searched once, as each search waits for the device."""
+        return self.fg.nonzero().squeeze(1)
 
     def soft(self, num_classes: int) -> Tensor:
         """Return [R, K] float32 class targets."""

@@ -202,7 +202,7 @@ class Dense(nn.Module):
         rows = self.rows | (rows or {})
         if p.quality is not None and a.quality is None:
             a = with_centerness(p, a)
-        fg = a.fg.nonzero().squeeze(1)
+        fg = a.fg_rows
         cls_norm, box_norm = (norm.expand(len(p)) for norm in self.norms(p, a))
         losses = {
             "cls": (rows["cls"](p, a) * a.cls_weight / cls_norm).sum(),

@@ -219,7 +219,7 @@ class Rcnn(nn.Module):
         for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
             p, a = assigned[stage]
             norm = self.divisor(stage, p, a).expand(len(p))
-            fg = a.fg.nonzero().squeeze(1)
+            fg = a.fg_rows
             losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm).sum()
             losses[f"{prefix}box"] = (rows[f"{prefix}box"](p, a) * a.box_weight[fg] / norm[fg]).sum()
         return {name: loss * self.weights[name] for name, loss in losses.items()}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ssod.boxes import clip
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, suppress, top
-from ssod.structures import Predictions, Targets, image_index
+from ssod.ragged import image_index
+from ssod.structures import Predictions, Targets
 
 RoIHead = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], Predictions]
 
@@ -48,9 +49,9 @@ class TwoStageOutput:
         """The feature map of each level."""
         return list(self.features.values())
 
-    @property
+    @cached_property
     def proposals(self) -> list[Tensor]:
-        """N tensors [P_i, 4] without gradient, best first. Reads the counts back from the device."""
+        """N tensors [P_i, 4] without gradient, best first. Reads the counts back from the device, once."""
         return [t.boxes for t in self.found.to_targets()]
 
     def score(self, boxes: list[Tensor]) -> Predictions:

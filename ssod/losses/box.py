@@ -70,7 +70,7 @@ def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
     (our choice), where the slope in the spread ends; the slope in a delta is ``IoU e / s^2``.
     """
     deltas, target = encoded(p, a)
-    log_s = F.logsigmoid(upcast(p.spread[a.fg.nonzero().squeeze(1)])).clamp(min=math.log(floor)).to(deltas)
+    log_s = F.logsigmoid(upcast(p.spread[a.fg_rows])).clamp(min=math.log(floor)).to(deltas)
     terms = (deltas - target) ** 2 * (-2 * log_s).exp() / 2 + log_s
     with torch.no_grad():
         overlap = paired_iou(*decoded(p, a))
@@ -151,7 +151,7 @@ def decoded(p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
 
 def foreground(p: Predictions, a: Assignment) -> tuple[Tensor, Tensor, Tensor]:
     """Return deltas (of each row's class), priors and wanted boxes of the foreground rows, each [rows with fg, 4]."""
-    rows = a.fg.nonzero().squeeze(1)
+    rows = a.fg_rows
     column = torch.zeros_like(rows) if p.deltas.shape[1] == 1 else a.labels()[rows]
     deltas = upcast(p.deltas[rows, column])
     return deltas, p.priors[rows].to(deltas), a.box[rows].to(deltas)

@@ -122,7 +122,7 @@ def quality_bce(p: Predictions, a: Assignment) -> Tensor:
 
     As FCOS has it (Tian et al. 2019). The slope is p less the target, -1 and 1 at most.
     """
-    rows = a.fg.nonzero().squeeze(1)
+    rows = a.fg_rows
     logits = upcast(p.quality[rows])
     return F.binary_cross_entropy_with_logits(logits, a.quality[rows].to(logits), reduction="none")
 

@@ -65,7 +65,7 @@ def carl(
     ``c = ((1 - bias) p + bias)^gamma`` over its mean. Minimising the box loss then raises the score of well-placed rows
     and lowers that of others. A quality branch, which shares the box weights, is weighted alike.
     """
-    rows = a.fg.nonzero().squeeze(1)
+    rows = a.fg_rows
     c = modulator((1 - bias) * own_probability(p, a, rows) + bias, gamma)
     c = c * (len(rows) / c.sum().clamp(min=1e-12))
     return replace(a, box_weight=a.box_weight.index_put((rows,), a.box_weight[rows] * c.to(a.box_weight)))

@@ -62,6 +62,6 @@ class SampleWeighting(nn.Module):
             return elsewhere.index_put((rows,), values.to(elsewhere))
 
         none = torch.zeros_like(cls)
-        box = placed(a.fg.nonzero().squeeze(1), scene.loss(stage, "box")(p, a).float().clamp(min=0), none)
+        box = placed(a.fg_rows, scene.loss(stage, "box")(p, a).float().clamp(min=0), none)
         seen = [cls.log1p(), box.log1p(), placed(rows, overlap(p, a, rows), none)]
         return torch.stack([*seen, placed(rows, own_probability(p, a, rows), nothing)], 1)

@@ -18,6 +18,7 @@ from ssod.losses.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import Mixer
+from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Reweight, Targets, View
 
 __all__ = ["Common", "Config", "EmaConfig", "LossName", "Losses", "Method"]  # and the functions at the end
@@ -220,7 +221,7 @@ def tag(prefix: str, losses: Mapping[str, Tensor]) -> Losses:
 
 def above(detections: list[Targets], score: float) -> list[Targets]:
     """Keep detections whose score is strictly above ``score``, as hard labels with their scores."""
-    return [t[t.scores > score] for t in detections]
+    return select(detections, torch.cat([t.scores for t in detections]) > score)
 
 
 def quantiles(detections: list[Targets]) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ssod.ragged import select
 from ssod.structures import Targets
 
 _SLACK = 1e-5  # scores this close to the last one kept are kept, too
@@ -36,4 +37,4 @@ def count_filter(detections: list[Targets], ratio: float = 1.0, min_size: float 
     last = torch.minimum(expected, there.sum(1) - 1).clamp(min=0)
     cut = ranked.gather(1, last[:, None]) - _SLACK
     keep = there & (scores > cut) & (boxes[..., 2:] - boxes[..., :2] > min_size).all(-1)
-    return [t[k[: len(t)]] for t, k in zip(detections, keep)]
+    return select(detections, torch.cat([k[: len(t)] for t, k in zip(detections, keep)]))

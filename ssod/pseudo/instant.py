@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from ssod.ragged import select
 from ssod.structures import Output, Predictions, Targets
 
 FLOOR = 0.001  # scores at or below this are no candidates
@@ -80,4 +82,4 @@ def suppress(
 
 def at_least(targets: list[Targets], score: float) -> list[Targets]:
     """Keep boxes that score ``score`` or more."""
-    return [t[t.scores >= score] for t in targets]
+    return select(targets, torch.cat([t.scores for t in targets]) >= score)

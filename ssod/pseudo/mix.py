@@ -26,8 +26,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ssod import seeding
+from ssod.ragged import image_index, select
 from ssod.schema import Section
-from ssod.structures import Pseudo, Targets, View, image_index
+from ssod.structures import Pseudo, Targets, View
 
 GREY = (0.485, 0.456, 0.406)  # the mean colour that detectors subtract
 DIVISOR = 32  # a canvas is padded to multiples of it
@@ -291,10 +292,10 @@ def _place(targets: list[Targets], part: Part, num_classes: int) -> list[Targets
     share = part.share[image]
     enough = (clipped[:, 2:] - clipped[:, :2] > (boxes[:, 2:] - boxes[:, :2]) / 4).all(1) & (share > 0)
     placed = []
-    for t, b, s, keep in zip(targets, clipped.split(counts), share.split(counts), enough.split(counts)):
+    for t, b, s in zip(targets, clipped.split(counts), share.split(counts)):
         probs = t.soft(num_classes) * s[:, None].to(b)
-        placed.append(replace(t, boxes=b, probs=probs, weight=t.trust())[keep])
-    return placed
+        placed.append(replace(t, boxes=b, probs=probs, weight=t.trust()))
+    return select(placed, enough)
 
 
 def _join(targets: tuple[Targets, ...]) -> Targets:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ssod.boxes import clip
 from ssod.pseudo.instant import FLOOR, confidence, suppress
-from ssod.structures import Output, Predictions, Targets, image_index
+from ssod.ragged import image_index
+from ssod.structures import Output, Predictions, Targets
 
 Belief = tuple[list[Tensor], list[Tensor]]  # boxes [M_i, 4] and scores [M_i, K + 1] of N images, background last
 

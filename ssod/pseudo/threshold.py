@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssod.pseudo.bank import ScoreBank
 from ssod.pseudo.gmm import Backend, Policy, thresholds
+from ssod.ragged import select
 from ssod.schema import Section, named
 from ssod.structures import Targets
 
@@ -64,7 +65,7 @@ class FixedThreshold(nn.Module):
 
     def forward(self, detections: list[Targets]) -> list[Targets]:
         """N Targets with scores -> those above the threshold."""
-        return [t[t.scores > self.score] for t in detections]
+        return select(detections, torch.cat([t.scores for t in detections]) > self.score)
 
 
 class GmmThreshold(nn.Module):
@@ -105,7 +106,8 @@ class GmmThreshold(nn.Module):
     def forward(self, detections: list[Targets]) -> list[Targets]:
         """N Targets with scores -> those above their class's threshold; on several ranks, all call it together."""
         labels = torch.cat([t.labels for t in detections])
-        seen = self.bank.push(labels, torch.cat([t.scores for t in detections]))
+        scores = torch.cat([t.scores for t in detections])
+        seen = self.bank.push(labels, scores)
         fitted = thresholds(
             self.bank.scores, seen, policy=self.policy, fallback=self.fallback, backend=self.backend
         ).float()
@@ -115,7 +117,7 @@ class GmmThreshold(nn.Module):
             "threshold_mean": self.values[labels].sum() / max(len(labels), 1),
             "bank_fill": self.bank.fill(),
         }
-        return [t[t.scores > self.values[t.labels]] for t in detections]
+        return select(detections, scores > self.values[labels])
 
 
 def build_threshold(cfg: FixedConfig | GmmConfig, num_classes: int) -> FixedThreshold | GmmThreshold:

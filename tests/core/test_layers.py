@@ -7,10 +7,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "ssod"
 
-FREE = {"structures", "boxes", "errors", "schema", "seeding", "collective", "version", "atomic", "yamlfile"}
+FREE = {"structures", "boxes", "ragged", "errors", "schema", "seeding", "collective", "version", "atomic", "yamlfile"}
 ALLOWED = {
     "boxes": set(),
-    "structures": {"boxes"},
+    "ragged": set(),
+    "structures": {"boxes", "ragged"},
     "schema": set(),
     "errors": set(),
     "seeding": set(),

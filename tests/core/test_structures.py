@@ -1,5 +1,6 @@
 """The six types: selection, movement between views, mirrors, soft and hard assignments."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from ssod import seeding
 from ssod.boxes import DeltaCoder
+from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
 from tests.waits import Waits
 
@@ -43,6 +45,35 @@ def test_selection_by_a_mask_waits_once() -> None:
         assert waits.masks == 1
         t[:2], t[torch.tensor([0, 2])]
         assert waits.masks == 1
+
+
+def test_images_are_selected_from_together() -> None:
+    some = [targets([1, 2, 3, 4], [0, 0, 9, 9]), targets(), targets([5, 5, 6, 6])]
+    keep = torch.tensor([False, True, True])
+    with Waits() as waits:
+        picked = select(some, keep)
+    assert waits.masks == 1
+    assert [t.boxes.tolist() for t in picked] == [[[0, 0, 9, 9]], [], [[5, 5, 6, 6]]]
+    assert [t.labels.tolist() for t in picked] == [[1], [], [0]]
+    assert torch.equal(picked[0].scores, some[0].scores[1:])
+    assert [len(t) for t in select(some, ~keep)] == [1, 0, 0]
+    assert [len(t) for t in select(some[1:2], keep[:0])] == [0]
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_moving_waits_once_for_all_images(n: int) -> None:
+    src, dst, pseudo = view(n), view(n, height=30), Pseudo([targets([1, 2, 3, 4])] * n)
+    with Waits() as waits:
+        pseudo.move(src, dst)
+    assert (waits.masks, waits.copies) == (1, 0)
+
+
+def test_foreground_rows_are_searched_once_and_anew_in_a_copy() -> None:
+    a = Assignment(torch.zeros(3), torch.ones(3), torch.zeros(3, 4), torch.tensor([0.0, 1, 1]))
+    with Waits() as waits:
+        assert a.fg_rows.tolist() == a.fg_rows.tolist() == [1, 2]
+    assert waits.masks == 1
+    assert replace(a, box_weight=torch.tensor([1.0, 0, 0])).fg_rows.tolist() == [0]
 
 
 def test_no_boxes_is_an_empty_shape_and_never_a_sentinel() -> None:

@@ -11,6 +11,7 @@ from ssod.detectors import dense, rcnn
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
 from tests.detectors.reference import NAMES, config, enliven, images, targets, view
+from tests.waits import Waits
 
 K = 5
 SMALL = {
@@ -409,6 +410,18 @@ def test_divisors_by_hand() -> None:
         {"cls": 2 / 3, "box": 2 / 3}
     )
     assert {k: float(v) for k, v in batch.reduce(out, {"dense": (p, a)}, ones).items()} == {"cls": 1, "box": 1}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_wait_for_the_device_as_often_whatever_the_batch(name: str) -> None:
+    """Two-stage: foreground of both stages, proposals, and one look per pyramid level that boxes are pooled from."""
+    model = detector(name)
+    whole, boxes = view(images()), targets()
+    for n in (1, 3):
+        part = View(*(getattr(whole, f)[:n] for f in ("images", "sizes", "matrix", "keys")))
+        with Waits() as waits:
+            model.losses(model.predict(part), boxes[:n])
+        assert waits.masks == (7 if name == "faster_rcnn" else 1)
 
 
 def test_describe_names_all() -> None:

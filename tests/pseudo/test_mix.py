@@ -255,3 +255,4 @@ def test_nothing_is_copied_to_the_device(tiles: int) -> None:
     with Waits() as waits:
         mixing(*images)
     assert waits.copies == 0
+    assert waits.masks == tiles  # one for each part of a picture, whatever the number of images

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ssod.engine import dist
+from ssod.methods.base import above
 from ssod.pseudo.bank import ScoreBank
 from ssod.pseudo.count import count_filter
 from ssod.pseudo.damping import damping
+from ssod.pseudo.instant import at_least
 from ssod.pseudo.threshold import FixedThreshold, GmmThreshold, ThresholdConfig, build_threshold
 from ssod.structures import Targets
 from tests.engine.fork import free_port
@@ -103,6 +107,25 @@ def test_a_bank_is_a_queue_per_class(batches: list[list[tuple[int, int]]]) -> No
 def test_fixed_is_strict() -> None:
     kept = FixedThreshold(0.5)([found([0, 1, 2], [0.5, 0.75, 0.25])])
     assert kept[0].labels.tolist() == [1]
+
+
+RULES = {
+    "fixed": FixedThreshold(0.5),
+    "gmm": GmmThreshold(3),
+    "count": count_filter,
+    "above": partial(above, score=0.5),
+    "at_least": partial(at_least, score=0.5),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_rule_waits_for_each_image(name: str) -> None:
+    waits = [Waits(), Waits()]
+    for counter, n in zip(waits, (2, 6)):
+        rule, some = deepcopy(RULES[name]), [found([0, 1, 0, 1, 2], [0.9, 0.8, 0.3, 0.2, 0.1])] * n
+        with counter:
+            rule(some)
+    assert waits[0].masks == waits[1].masks > 0
 
 
 def test_only_classes_of_the_batch_are_fitted_anew() -> None:

@@ -1,0 +1,35 @@
+"""Images with different numbers of boxes, as rows of one tensor: the device is not waited for image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+
+class Rows(Protocol):
+    """What has rows that can be chosen by their indices: ``structures.Targets``, tensors."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, keep: Tensor) -> Rows: ...
+
+
+T = TypeVar("T", bound=Rows)
+
+
+def image_index(counts: Sequence[int], device: torch.device | str) -> Tensor:
+    """Return [sum(counts)] int64: ``counts[i]`` times ``i``."""
+    return torch.cat([torch.full((n,), i, dtype=torch.long, device=device) for i, n in enumerate(counts)])
+
+
+def select(images: Sequence[T], keep: Tensor) -> list[T]:
+    """Keep the rows of N images where ``keep`` [all rows] is true; waits for the device twice, whatever N is."""
+    counts = [len(rows) for rows in images]
+    index = keep.nonzero().squeeze(1)
+    left = torch.stack([part.sum() for part in keep.split(counts)]).tolist()
+    parts = zip(images, index.split(left), accumulate([0, *counts]))
+    return [rows[some - start] for rows, some, start in parts]
