@@ -42,8 +42,8 @@ class Guard:
     """Watches one method, which holds ``student`` and ``teacher``, and its optimiser.
 
     Buffers that a forward pass writes (batch-norm statistics, score banks) are remembered before each step, so that a
-    skipped step leaves no trace in them. Reading costs one pass over weights and optimiser state, and the only copy
-    from the device that a step makes.
+    skipped step leaves no trace in them. Reading costs one pass over weights and optimiser state, and one copy
+    from the device.
     """
 
     def __init__(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -72,7 +72,7 @@ class Guard:
 
     @torch.no_grad()
     def verdict(self, losses: dict[str, Tensor], norm: Tensor, stop: int) -> Verdict:
-        """Judge a step on every rank at once; the one place of a step that waits for the device.
+        """Judge a step on every rank at once; waits for the device, until all of the step is computed.
 
         Args:
             losses: scalars of this rank.

@@ -174,7 +174,7 @@ class Trainer:
         losses, ids = self.forward_backward(batches)
         self.scaler.unscale_(self.optimizer)
         norm = optim.clip(self.parameters, cfg.clip)
-        verdict = self.guard.verdict(losses, norm, self.signals.code)  # the one time a step waits for the device
+        verdict = self.guard.verdict(losses, norm, self.signals.code)  # waits for the device
         if verdict.good:
             try:
                 self.scaler.step(self.optimizer)
