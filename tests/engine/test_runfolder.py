@@ -170,7 +170,9 @@ def test_a_half_made_run_is_taken_up(tmp_path: Path, files: list[str]) -> None:
     assert RunFolder(tmp_path / "run").finished
 
 
-@pytest.mark.parametrize("lost", [[".lock"], [".lock", "checkpoints/last.pt", "checkpoints"]])
+@pytest.mark.parametrize(
+    "lost", [[".lock"], [".lock", "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints"]]
+)
 def test_a_run_that_was_copied_in_part_is_still_a_run(tmp_path: Path, lost: list[str]) -> None:
     with RunFolder(tmp_path / "run") as folder:
         folder.write_inputs({})
