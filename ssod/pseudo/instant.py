@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import batched_nms
 
 from ssod.ragged import select
 from ssod.structures import Output, Predictions, Targets
@@ -66,16 +66,13 @@ def suppress(
     upright = (boxes[:, 2:] >= boxes[:, :2]).all(1, keepdim=True)
     row, label = (candidates & upright).nonzero().unbind(1)
     score, image, boxes = scores[row, label], image[row], boxes[row]
-    # In float64 boxes of different classes are moved apart without a rounding that could matter.
-    apart = boxes.double()
-    if len(row):
-        apart = apart + (label * (apart.max() - apart.min() + 1))[:, None]
+    # In float64, and from 0, because torchvision may move classes apart: then no rounding matters, and none meet.
+    place = boxes.double() - (boxes.min().double() if len(row) else 0.0)
     # Image by image: all pairs are compared, and pairs of two images are useless.
     counts = image.bincount(minlength=num_images).tolist()
-    parts = zip(apart.split(counts), boxes.split(counts), label.split(counts), score.split(counts))
     found = []
-    for place, b, labels, s in parts:
-        kept = nms(place, s.double(), overlap)[:most]
+    for moved, b, labels, s in zip(*(t.split(counts) for t in (place, boxes, label, score))):
+        kept = batched_nms(moved, s.double(), labels, overlap)[:most]
         found.append(Targets(b[kept], labels[kept], s[kept]))
     return found
 

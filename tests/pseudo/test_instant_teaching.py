@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import batched_nms, nms
 
 from ssod.boxes import IdentityCoder, clip, compose, warp
 from ssod.losses.classify import cross_entropy
@@ -52,7 +52,8 @@ def test_an_inverted_box_is_no_label_of_the_moment() -> None:
 def test_images_are_suppressed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Suppression compares all pairs: together, a batch would cost the square of its images in time and memory."""
     pairs = []
-    monkeypatch.setattr(instant, "nms", lambda boxes, *rest: (pairs.append(len(boxes)), nms(boxes, *rest))[1])
+    counted = lambda boxes, *rest: (pairs.append(len(boxes)), batched_nms(boxes, *rest))[1]  # noqa: E731
+    monkeypatch.setattr(instant, "batched_nms", counted)
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [50, 50, 60, 60], [50, 51, 60, 61]])
     scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.95], [0.6, 0.3], [0.9, 0.1]])
     image = torch.tensor([0, 0, 2, 2, 2])
@@ -60,6 +61,22 @@ def test_images_are_suppressed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert pairs == [2, 0, 4]
     assert [t.scores.tolist() for t in found] == [scores[[0], 0].tolist(), [], [*scores[[2, 4, 2], [1, 0, 0]].tolist()]]
     assert [t.labels.tolist() for t in found] == [[0], [], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("rows", [20, 400])
+def test_classes_are_suppressed_apart(rows: int) -> None:
+    """Few pairs and many (for which torchvision has another way), boxes beyond the borders on all sides."""
+    g = torch.Generator().manual_seed(0)
+    corner = torch.rand(rows, 2, generator=g) * 300 - 150
+    boxes = torch.cat([corner, corner + 1 + torch.rand(rows, 2, generator=g) * 80], 1)
+    scores = torch.rand(rows, 7, generator=g)
+    image = torch.zeros(rows, dtype=torch.long)
+    (found,) = instant.suppress(boxes, scores, scores > 0.3, image, 1, 0.5, most=10_000)
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    for label in range(7):
+        mine = (scores[:, label] > 0.3).nonzero().squeeze(1)
+        kept = mine[nms(boxes[mine], scores[mine, label], 0.5)]
+        assert torch.equal(found.boxes[found.labels == label], boxes[kept])
 
 
 def test_every_case_is_used() -> None:
