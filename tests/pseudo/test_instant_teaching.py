@@ -63,6 +63,12 @@ def test_images_are_suppressed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert [t.labels.tolist() for t in found] == [[0], [], [1, 0, 0]]
 
 
+def test_a_box_above_the_border_meets_none_of_another_class() -> None:
+    boxes = torch.tensor([[100.0, 0, 110, 10], [-11, -111, -1, -101]])  # 111 apart: one more than the largest coordinate
+    (found,) = instant.suppress(boxes, torch.eye(2), torch.eye(2) > 0, torch.zeros(2, dtype=torch.long), 1, 0.5)
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize("rows", [20, 400])
 def test_classes_are_suppressed_apart(rows: int) -> None:
     """Few pairs and many (for which torchvision has another way), boxes beyond the borders on all sides."""
