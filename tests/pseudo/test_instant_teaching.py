@@ -64,7 +64,7 @@ def test_images_are_suppressed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_box_above_the_border_meets_none_of_another_class() -> None:
-    boxes = torch.tensor([[100.0, 0, 110, 10], [-11, -111, -1, -101]])  # 111 apart: one more than the largest coordinate
+    boxes = torch.tensor([[100.0, 0, 110, 10], [-11, -111, -1, -101]])  # 111 apart, largest coordinate 110
     (found,) = instant.suppress(boxes, torch.eye(2), torch.eye(2) > 0, torch.zeros(2, dtype=torch.long), 1, 0.5)
     assert len(found) == 2
 
