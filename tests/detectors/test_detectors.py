@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ssod.boxes import iou
 from ssod.detectors import dense, rcnn
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
@@ -269,12 +270,16 @@ def test_many_boxes_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     g = torch.Generator().manual_seed(0)
     start = torch.rand(120, 2, generator=g) * 100
     decoded, boxes = torch.cat([start, start + 20 * torch.rand(120, 2, generator=g)], 1).split([80, 40])
-    whole = dense._nearest(decoded, boxes)
-    monkeypatch.setattr(dense, "PART", 600)
+    overlap, centers = iou(decoded, boxes), [(b[:, :2] + b[:, 2:]) / 2 for b in (decoded, boxes)]
+    found = overlap.amax(0) > 0
+    expected = torch.where(found, overlap.argmax(0), torch.cdist(*centers).argmin(0))
+    assert 0 < found.sum() < len(boxes)
+    assert torch.equal(dense._nearest(decoded, boxes), expected)
+    monkeypatch.setattr(dense, "CPU_PART", 600)
     with Largest() as made:
-        assert torch.equal(dense._nearest(decoded, boxes), whole)
+        assert torch.equal(dense._nearest(decoded, boxes), expected)
     assert made.elements <= 2 * 600
-    assert len(whole.unique()) > 10
+    assert len(dense._nearest(decoded, boxes[:0])) == 0
 
 
 def test_score_of_faster_rcnn_keeps_gradients() -> None:
