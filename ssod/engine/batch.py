@@ -29,13 +29,14 @@ def send(batch: Batch, device: torch.device, *, channels_last: bool) -> Batch:
     return batch
 
 
-def too_large(step: int, batch: Batch | None = None) -> SsodError:
-    """Return the error that says what did not fit on the device: ``batch``, or what the optimiser keeps."""
-    problem = "out of device memory in the optimizer's step"
-    if batch is not None:
-        sizes = {name: list(view.images.shape) for name, view in {"labeled": batch.labeled, **batch.views}.items()}
-        boxes = max((len(t) for t in batch.labeled.targets or []), default=0)
-        shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        problem = f"out of device memory with images {shown}, at most {boxes} boxes in one"
+def shown(batch: Batch) -> str:
+    """Return the sizes of a batch in words."""
+    sizes = {name: list(view.images.shape) for name, view in {"labeled": batch.labeled, **batch.views}.items()}
+    boxes = max((len(t) for t in batch.labeled.targets or []), default=0)
+    return f"with images {', '.join(f'{name} {size}' for name, size in sizes.items())}, at most {boxes} boxes in one"
+
+
+def too_large(step: int, what: str) -> SsodError:
+    """Return the error that says ``what`` did not fit on the device."""
     fix = "raise train.accumulate, lower train.batch or the sizes in views, or set train.precision=bf16"
-    return SsodError("config", f"step {step}", problem, fix, code=Exit.IO)
+    return SsodError("config", f"step {step}", f"out of device memory {what}", fix, code=Exit.IO)

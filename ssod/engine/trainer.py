@@ -15,7 +15,7 @@ from ssod import collective, modelfile
 from ssod.engine import checkpoint, dist, log, optim, schedule
 from ssod.engine import state as states
 from ssod.engine.allocator import keep_freed_memory
-from ssod.engine.batch import check_batch, send, too_large
+from ssod.engine.batch import check_batch, send, shown, too_large
 from ssod.engine.guard import Guard, Verdict
 from ssod.engine.precision import autocast
 from ssod.engine.rng import seed_step
@@ -179,7 +179,7 @@ class Trainer:
             try:
                 self.scaler.step(self.optimizer)
             except torch.OutOfMemoryError as error:  # the first step makes room for momentum
-                raise too_large(step) from error
+                raise too_large(step, "in the optimizer's step") from error
             self.scaler.update()
             dist.average_statistics(self.method)
             self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
@@ -205,7 +205,7 @@ class Trainer:
                         total = sum(part.values()) / cfg.accumulate
                     self.scaler.scale(total).backward()
             except torch.OutOfMemoryError as error:
-                raise too_large(self.step, batch) from error
+                raise too_large(self.step, shown(batch)) from error
             for name, loss in part.items():
                 losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
         return losses, ids
