@@ -47,9 +47,10 @@ class BackboneConfig(Section):
     "Start from `imagenet`, `coco` (the whole detector, resnet50 only), `none` (`tiny`), or a .pth/.safetensors."
     norm: Literal["frozen", "affine", "batch", "group"] = "frozen"
     """Normalisation of the backbone. `frozen` keeps the pretrained batch-norm; `affine` keeps its statistics and learns
-    scale and shift (mmdetection's norm_eval); `batch` learns both. Without pretrained weights: `group`."""
+    scale and shift (mmdetection's norm_eval); `batch` learns both. Default without pretrained weights, and of `tiny`:
+    `group`."""
     trainable_layers: int | None = Field(None, ge=0, le=6)
-    "Stages of the backbone that learn, counted from its end; default 3 with pretrained weights, else all."
+    "Stages of the backbone that learn, from its end; by default 3 with pretrained weights, all without and of `tiny`."
     channels: int = Field(256, ge=8, multiple_of=8)
     "Channels of the feature pyramid and of the head."
     levels: tuple[int, int] = (3, 7)
@@ -70,7 +71,7 @@ class BackboneConfig(Section):
             return data
         data = dict(data)
         data.setdefault("weights", "none" if data.get("backbone") == "tiny" else "imagenet")
-        data.setdefault("norm", "group" if data["weights"] == "none" else "frozen")
+        data.setdefault("norm", "group" if data["weights"] == "none" or data.get("backbone") == "tiny" else "frozen")
         return data
 
     @model_validator(mode="after")
@@ -146,7 +147,7 @@ def freeze(body: nn.Module, cfg: BackboneConfig) -> None:
     groups = GROUPS[cfg.backbone]
     count = cfg.trainable_layers
     if count is None:
-        count = len(groups) if cfg.weights == "none" else 3
+        count = len(groups) if cfg.weights == "none" or cfg.backbone == "tiny" else 3
     for name in sum(groups[: len(groups) - count], ()):
         body.get_submodule(name).requires_grad_(False)
 

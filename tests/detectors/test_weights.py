@@ -142,6 +142,16 @@ def test_frozen_layers_do_not_learn(saved: dict[str, Path]) -> None:
         assert got == learning
 
 
+@pytest.mark.parametrize("name", ["retinanet", "fcos", "faster_rcnn"])
+def test_a_small_detector_goes_on_from_its_own_file(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = build(config(name, backbone="tiny", channels=32), 3)
+    save_file(trained.state_dict(), tmp_path / "best.safetensors")
+    detector = build(config(name, backbone="tiny", channels=32, weights=str(tmp_path / "best.safetensors")), 3)
+    assert all(torch.equal(w, detector.state_dict()[key]) for key, w in trained.state_dict().items())
+    assert all(p.requires_grad for p in detector.parameters())
+
+
 def test_epsilon_of_torchvisions_coco_weights() -> None:
     for name, eps in (("retinanet", 0.0), ("faster_rcnn", 0.0), ("fcos", 1e-5)):
         detector = build(config(name, backbone="resnet50", weights="coco", channels=256), 80, pretrained=False)
