@@ -83,6 +83,19 @@ def read_card(path: Path | str) -> Card:
     return card
 
 
+def class_names(path: Path | str) -> list[str] | None:
+    """Return the classes of a model that ssod wrote, in the order of their labels; None for any other file.
+
+    Raises:
+        SsodError: as ``read_card`` does, for a file that ssod wrote.
+    """
+    if Path(path).suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(path, framework="pt") as file:
+        known = _CARD in (file.metadata() or {})
+    return list(read_card(path)["classes"]["names"]) if known else None
+
+
 def _check_header(path: Path) -> None:
     """Refuse pickles and absurd headers before any parser sees the file."""
 

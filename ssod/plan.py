@@ -176,7 +176,7 @@ def rates(cfg: Config) -> str:
 
 def measure(cfg: Config, data: DataSets) -> Plan:
     """Make a few steps of every phase and look at a few validation images."""
-    method = run.build_method(cfg, len(data.classes))
+    method = run.build_method(cfg, data.classes.names)
     trainer = rehearsal(method, cfg.train, partial(run.batches, cfg, data, method))
     rows, warnings = facts(cfg, data)
     timed = [time_phase(trainer, phase) for phase in phases(cfg)]

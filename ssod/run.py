@@ -83,7 +83,7 @@ def read_data(cfg: Config) -> DataSets:
 
 def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
     """Build detector and method, and return a trainer that has everything but the first step."""
-    method = build_method(cfg, len(data.classes))
+    method = build_method(cfg, data.classes.names)
     resolved = cfg.dump()
     diagnose = Diagnose(cfg, data, folder)
     classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
@@ -133,10 +133,14 @@ def origins(cfg: Config) -> dict[str, Any]:
     return {"base": base, "keys": cfg.origins}
 
 
-def build_method(cfg: Config, num_classes: int) -> Method:
-    """Build a method around a freshly initialised detector; the weights depend on ``train.seed`` alone."""
+def build_method(cfg: Config, classes: Sequence[str], *, pretrained: bool = True) -> Method:
+    """Build a method around a freshly initialised detector of ``classes``; weights depend on ``train.seed`` alone.
+
+    ``pretrained=False`` is for those who load a state of their own: the file to start from may be gone by then.
+    """
     torch.manual_seed(cfg.train.seed)
-    return find(cfg.method.name)(build_detector(cfg.detector, num_classes), cfg.method)
+    detector = build_detector(cfg.detector, len(classes), pretrained=pretrained, classes=classes)
+    return find(cfg.method.name)(detector, cfg.method)
 
 
 def batches(cfg: Config, data: DataSets, method: Method, start: int) -> Iterator[Batch]:

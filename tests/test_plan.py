@@ -149,7 +149,7 @@ def test_without_validation_images(config_file: Path) -> None:
 def test_a_rehearsed_step_is_a_whole_step_that_learns_nothing(config_file: Path) -> None:
     cfg = load(config_file)
     data = datasets.load(cfg.data)
-    method = run.build_method(cfg, len(data.classes))
+    method = run.build_method(cfg, data.classes.names)
     trainer = rehearsal(method, cfg.train, lambda start: run.batches(cfg, data, method, start))
     before = {name: value.clone() for name, value in method.state_dict().items()}
     trainer.step = cfg.method.burn_in

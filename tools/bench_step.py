@@ -190,7 +190,7 @@ def configured(path: Path, overrides: list[str]) -> tuple[Method, TrainConfig, C
     """Return a config's method, how to train, and its loader's batches."""
     cfg = config.load(path, overrides)
     data = datasets.load(cfg.data)
-    method = run.build_method(cfg, len(data.classes))
+    method = run.build_method(cfg, data.classes.names)
     return method, cfg.train, partial(run.batches, cfg, data, method)
 
 

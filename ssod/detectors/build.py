@@ -1,5 +1,6 @@
 """The one door to the detectors: a config section in, an ``nn.Module`` out."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -39,13 +40,14 @@ _BUILDERS = {
 }
 
 
-def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True) -> Detector:
+def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True, classes: Sequence[str] = ()) -> Detector:
     """Build the detector that ``cfg`` names.
 
     Args:
         cfg: the config section.
         num_classes: K; labels are 0..K-1.
         pretrained: load ``cfg.weights``. Leave it out where trained weights follow, so that nothing is downloaded.
+        classes: the names of the K classes, by which weights of another model of ssod are told apart.
 
     Raises:
         SsodError: options that do not go together, unknown losses, weights that are absent or do not fit, a detector of
@@ -58,7 +60,7 @@ def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True) -> 
     if not d2:
         match_eps(detector, cfg)
     if pretrained:
-        loaded = initialise_d2(detector, cfg) if d2 else initialise(detector, cfg)
+        loaded = initialise_d2(detector, cfg, classes) if d2 else initialise(detector, cfg, classes)
         detector.pretrained_heads = heads_among(detector, set(loaded.fresh))
     return detector
 

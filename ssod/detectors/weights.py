@@ -15,12 +15,16 @@ rename what older files call otherwise). Two things are mapped:
   K + 1 (torchvision)       K, dense                          all but column 0, which torchvision leaves unused
   any other                 any                               none: the class layers start afresh, which is logged
   ========================  ================================  =====================================================
+
+  A model of ssod's own says what its classes are called. Each of ours then takes the column of its name, and background
+  that of background; a class that the file does not know starts afresh, which is logged.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +35,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from ssod import modelfile
 from ssod.detectors.backbones import GROUPS, BackboneConfig
 from ssod.errors import Exit, SsodError
 
@@ -56,8 +61,13 @@ class Loaded(NamedTuple):
     fresh: tuple[str, ...]
 
 
-def initialise(detector: nn.Module, cfg: BackboneConfig) -> Loaded:
+def initialise(detector: nn.Module, cfg: BackboneConfig, classes: Sequence[str] = ()) -> Loaded:
     """Load the weights that ``cfg.weights`` names into a freshly built detector.
+
+    Args:
+        detector: of ``cfg``.
+        cfg: its config.
+        classes: the names of its classes, if they are known.
 
     Raises:
         SsodError: offline and not downloaded before; no such file; damaged; made for another detector.
@@ -70,6 +80,9 @@ def initialise(detector: nn.Module, cfg: BackboneConfig) -> Loaded:
         state = fetch(get_model_weights(TORCHVISION[cfg.name]).COCO_V1)
     else:
         state = read(Path(cfg.weights))
+        theirs = modelfile.class_names(cfg.weights) if classes else None
+        if theirs not in (None, list(classes)):
+            state = by_name(detector, state, theirs, classes, cfg.weights)
     loaded = fit(detector, state, cfg, cfg.weights)
     log.info("weights %s: %d tensors taken, %d start afresh", cfg.weights, loaded.taken, len(loaded.fresh))
     return loaded
@@ -146,8 +159,8 @@ def fit(detector: nn.Module, state: State, cfg: BackboneConfig, source: str) -> 
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[-1].strip()
         raise _misfit(source, detail) from error
-    class_layers = {name for name in own if name.startswith((_DENSE, _SCORE, _BOX))}
-    optional = class_layers | {name for name in own if name.endswith("num_batches_tracked")} | {"level_scale"}
+    by_class = {name for name in own if name.startswith((_DENSE, _SCORE, _BOX))}
+    optional = by_class | {name for name in own if name.endswith("num_batches_tracked")} | {"level_scale"}
     optional |= {name for name in own if name.startswith("head.spread.")}
     needed = set(own) if whole else {name for name in own if name.startswith("backbone.body.")}
     lacking = [name for name in missing if name in needed - optional]
@@ -158,7 +171,7 @@ def fit(detector: nn.Module, state: State, cfg: BackboneConfig, source: str) -> 
     if foreign:
         raise _misfit(source, f"{len(foreign)} of its weights have no place, first {foreign[0]}")
     fresh = tuple(name for name in missing if not name.endswith("num_batches_tracked"))
-    if whole and class_layers & set(fresh):
+    if whole and by_class & set(fresh):
         log.warning("weights %s: other classes; the class layers start afresh", source)
     return Loaded(len(own) - len(missing), fresh)
 
@@ -177,19 +190,54 @@ def backbone_names(state: State, backbone: str) -> State:
 def adapt_classes(detector: nn.Module, state: State) -> State:
     """Choose the class columns of the last layers, or leave those layers out where no column fits."""
     own, adapted = detector.state_dict(), dict(state)
-    for name in [n for n in state if n in own and n.startswith((_DENSE, _SCORE, _BOX))]:
-        dense = name.startswith(_DENSE)
-        outer = detector.anchors.per_cell if dense else 1
-        inner = 4 if name.startswith(_BOX) else 1
+    for name, outer, inner in class_layers(detector, state):
         value = state[name]
         have, want = len(value) // (outer * inner), len(own[name]) // (outer * inner)
-        columns = class_columns(have, want, dense)
+        columns = class_columns(have, want, name.startswith(_DENSE))
         if columns is None or len(value) != outer * inner * have:
             del adapted[name]
         else:
             grid = value.view(outer, have, inner, *value.shape[1:])
             adapted[name] = grid[:, columns].reshape(own[name].shape[0], *value.shape[1:])
     return adapted
+
+
+def by_name(detector: nn.Module, state: State, theirs: list[str], ours: Sequence[str], source: str) -> State:
+    """Give each of our classes the column of its name, and those that the file does not know the detector's own.
+
+    Args:
+        detector: freshly built.
+        state: of a detector with the classes ``theirs``.
+        theirs: the file's classes, in its order.
+        ours: the detector's.
+        source: the file, for the log.
+    """
+    known = [name for name in ours if name in theirs]
+    if len(known) < len(ours):
+        new = ", ".join(name for name in ours if name not in theirs)
+        log.warning("weights %s: no class of these names, they start afresh: %s", source, new)
+    own, adapted = detector.state_dict(), dict(state)
+    for name, outer, inner in class_layers(detector, state):
+        background = 0 if name.startswith(_DENSE) else 1
+        to = [*range(background), *(background + ours.index(c) for c in known)]
+        of = [*range(background), *(background + theirs.index(c) for c in known)]
+        if len(state[name]) != outer * inner * (background + len(theirs)):
+            raise _misfit(source, f"{name} has {len(state[name])} rows, not those of {len(theirs)} classes")
+        shape = (outer, -1, inner, *state[name].shape[1:])
+        grid = own[name].clone().view(shape)
+        grid[:, to] = state[name].view(shape)[:, of].to(grid)
+        adapted[name] = grid.flatten(0, 2)
+    return adapted
+
+
+def class_layers(detector: nn.Module, state: State) -> list[tuple[str, int, int]]:
+    """Return the weights with rows for classes: name, outer and inner of their rows [outer, classes, inner]."""
+    own = detector.state_dict()
+    return [
+        (name, detector.anchors.per_cell if name.startswith(_DENSE) else 1, 4 if name.startswith(_BOX) else 1)
+        for name in state
+        if name in own and name.startswith((_DENSE, _SCORE, _BOX))
+    ]
 
 
 def class_columns(have: int, want: int, dense: bool) -> list[int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,19 +40,19 @@ def pictures(run: Run) -> list[Section]:
     try:
         cfg = load(run.path / "config.yaml")
         data = datasets.load(cfg.data)
-        method = trained_method(run, cfg, len(data.classes))
+        method = trained_method(run, cfg, data.classes.names)
     except SsodError as error:
         return [Section("gallery", "Pictures", [text(f"No pictures: {error.line()}")])]
     return [gallery(cfg, data, method), hardest(run, cfg, data, method)]
 
 
-def trained_method(run: Run, cfg: Config, classes: int) -> Method:
+def trained_method(run: Run, cfg: Config, classes: Sequence[str]) -> Method:
     """Return the method with the state of its last checkpoint, or else with its best teacher.
 
     Raises:
         SsodError: code 4, there is neither.
     """
-    method = root.build_method(cfg, classes)
+    method = root.build_method(cfg, classes, pretrained=False)
     last = run.path / "checkpoints" / checkpoint.LAST
     if last.exists():
         method.load_state_dict(checkpoint.load(last)["method"])

@@ -8,11 +8,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from ssod import modelfile
 from ssod.detectors import weights
 from ssod.detectors.build import build
 from ssod.detectors.weights import class_columns, coco_ids
 from ssod.errors import Exit, SsodError
-from tests.detectors.reference import NAMES, config, detect, images, pair, torchvision_detector, view
+from tests.detectors.reference import NAMES, config, detect, enliven, images, pair, torchvision_detector, view
 
 
 def section(name: str, path: object, **changes: object):
@@ -71,6 +72,59 @@ def test_dense_heads_trained_with_a_column_for_background(name: str, tmp_path: P
         mine = {(round(s, 4), label) for s, label in zip(b.scores.tolist(), (b.labels + 1).tolist())}
         theirs_ = {(round(s, 4), label) for s, label in zip(a["scores"].tolist(), a["labels"].tolist()) if label > 0}
         assert len(theirs_ & mine) > 0.9 * len(theirs_) > 0
+
+
+def told(detector: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a detector says of one box: its logits by class, and its deltas, of a two-stage one by class."""
+    with torch.no_grad():
+        p = detector.eval().predict(view(images(((64, 96),)))).score([torch.tensor([[4.0, 4, 60, 50]])])
+    return p.logits[0], p.deltas[0]
+
+
+def own_model(name: str, folder: Path, classes: list[str]) -> nn.Module:
+    """A small detector of three classes that say different things, saved as ssod saves its teachers."""
+    torch.manual_seed(0)
+    trained = build(config(name, backbone="tiny", channels=32), 3)
+    with torch.no_grad():
+        enliven(trained, lambda: trained.predict(view(images(((64, 96),)))).score([torch.tensor([[4.0, 4, 60, 50]])]))
+    card = {"detector": {}, "classes": {"names": classes, "ids": [1, 2, 3]}, "val_view": []}
+    modelfile.save(folder / "best.safetensors", trained.state_dict(), card)
+    return trained
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_of_our_own_models_are_found_by_name(name: str, tmp_path: Path, caplog) -> None:
+    trained = own_model(name, tmp_path, ["cat", "dog", "owl"])
+    cfg = config(name, backbone="tiny", channels=32, weights=str(tmp_path / "best.safetensors"))
+    other = build(cfg, 3, classes=["owl", "cat", "dog"])
+    assert not caplog.records
+    (logits, deltas), (moved, moved_deltas) = told(trained), told(other)
+    assert logits[:3].std() > 0.1
+    order = [2, 0, 1, *range(3, len(logits))]  # a two-stage head says background last
+    torch.testing.assert_close(moved, logits[order])
+    torch.testing.assert_close(moved_deltas, deltas[[2, 0, 1]] if name == "faster_rcnn" else deltas)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_of_another_name_starts_afresh(name: str, tmp_path: Path, caplog) -> None:
+    """As many classes, so that the shapes alone would not tell."""
+    trained = own_model(name, tmp_path, ["cat", "dog", "owl"])
+    plain = config(name, backbone="tiny", channels=32)
+    cfg = config(name, backbone="tiny", channels=32, weights=str(tmp_path / "best.safetensors"))
+    torch.manual_seed(7)
+    fresh = build(plain, 4).state_dict()
+    torch.manual_seed(7)
+    other = build(cfg, 4, classes=["cow", "dog", "elk", "cat"])
+    assert "start afresh: cow, elk" in caplog.text
+    logits, moved = told(trained)[0], told(other)[0]
+    torch.testing.assert_close(moved[[3, 1, *range(4, len(moved))]], logits[[0, 1, *range(3, len(logits))]])
+    last = "head.classification_head.cls_logits.weight"
+    if name == "faster_rcnn":
+        last, cow, cat = "roi_heads.box_predictor.cls_score.weight", slice(1, 2), slice(4, 5)
+    else:
+        cow, cat = slice(None, None, 4), slice(3, None, 4)  # anchors are the outer dimension
+    assert torch.equal(other.state_dict()[last][cow], fresh[last][cow])
+    assert not torch.equal(other.state_dict()[last][cat], fresh[last][cat])
 
 
 @pytest.mark.parametrize("name", NAMES)

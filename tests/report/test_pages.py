@@ -152,6 +152,17 @@ def test_a_run_without_data_weights_or_matches_still_has_a_page(tmp_path: Path) 
     assert "saved no eval/step_*.npz" in page.text
 
 
+def test_pictures_need_no_file_that_the_run_started_from(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained / "mean_teacher", tmp_path / "run"))
+    (run / "report.html").unlink(missing_ok=True)
+    config = (run / "config.yaml").read_text("utf-8")
+    assert "weights: none" in config
+    (run / "config.yaml").write_text(config.replace("weights: none", "weights: gone.safetensors"), "utf-8")
+    page = check(report(run).read_text("utf-8"))
+    assert "No pictures" not in page.text
+    assert "rejected" in page.text
+
+
 def test_names_in_a_report_are_harmless(tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>"
     run = fake_run(tmp_path / "run", split={"boxes": {evil: 3}, "hash": "0" * 64}, saved=False)

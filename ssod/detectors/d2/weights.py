@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from ssod import modelfile
 from ssod.detectors.d2.config import D2Config
 from ssod.detectors.weights import Loaded, State, read
 from ssod.errors import Exit, SsodError
@@ -34,8 +36,14 @@ _NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b
 log = logging.getLogger("ssod")
 
 
-def initialise(detector: nn.Module, cfg: D2Config) -> Loaded:
+def initialise(detector: nn.Module, cfg: D2Config, classes: Sequence[str] = ()) -> Loaded:
     """Load the weights that ``cfg.weights`` names into a freshly built detector.
+
+    Args:
+        detector: of ``cfg``.
+        cfg: its config.
+        classes: the names of its classes, if they are known. Where the file is a model of ssod's own with others, or
+            with the same in another order, the class layers start afresh.
 
     Raises:
         SsodError: code 2, no weights though the backbone is frozen, or no such file; code 4, damaged or made for
@@ -45,6 +53,9 @@ def initialise(detector: nn.Module, cfg: D2Config) -> Loaded:
         refuse_frozen(detector)
         return Loaded(0, tuple(detector.state_dict()))
     state, heuristics = read_file(Path(cfg.weights))
+    if classes and modelfile.class_names(cfg.weights) not in (None, list(classes)):
+        log.warning("weights %s: other classes; the class layers start afresh", cfg.weights)
+        state = {name: value for name, value in state.items() if not name.startswith(CLASS_LAYERS)}
     if heuristics:
         state = match_names(detector, state)
     loaded = fit(detector, state, cfg.weights, backbone_only=heuristics)
