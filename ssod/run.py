@@ -25,7 +25,7 @@ from ssod.data.views import Pipeline
 from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
 from ssod.diagnose import Diagnose
-from ssod.engine import dist
+from ssod.engine import checkpoint, dist
 from ssod.engine.evaluate import coco_metrics
 from ssod.engine.evaluate import evaluate as measure
 from ssod.engine.runfolder import RunFolder
@@ -83,7 +83,8 @@ def read_data(cfg: Config) -> DataSets:
 
 def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
     """Build detector and method, and return a trainer that has everything but the first step."""
-    method = build_method(cfg, data.classes.names)
+    goes_on = checkpoint.exists(folder.checkpoints)  # from a state that has all weights: the first file may be gone
+    method = build_method(cfg, data.classes.names, pretrained=not goes_on)
     resolved = cfg.dump()
     diagnose = Diagnose(cfg, data, folder)
     classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import ssod.run
 from ssod import collective
 from ssod.config import load
 from ssod.data import datasets
+from ssod.engine import checkpoint
 from ssod.engine.trainer import Trainer
 from ssod.errors import Exit, SsodError
 from tests.small import small_config
@@ -126,3 +128,19 @@ def test_a_folder_of_pictures_is_no_run_folder(tmp_path):
     assert caught.value.code == Exit.USAGE
     assert contents(few) == before
     assert [path.name for path in few.iterdir()] == ["a.jpg"]
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(tmp_path):
+    config = small_config(tmp_path, train__steps=2, method__burn_in=1)
+    start = tmp_path / "start.safetensors"
+    ssod.run.train(load(config), out=tmp_path / "first")
+    (tmp_path / "first" / "best.safetensors").rename(start)
+    changes = [f"detector.weights={start}", "train.steps=4"]
+    ssod.run.train(load(config, changes), out=tmp_path / "whole")
+    ssod.run.train(load(config, [*changes, "train.steps=2"]), out=tmp_path / "parts")
+    start.unlink()
+    with pytest.raises(SsodError, match=r"start\.safetensors"):
+        ssod.run.train(load(config, changes), out=tmp_path / "new")
+    ssod.run.train(load(config, changes), out=tmp_path / "parts")
+    whole, parts = (checkpoint.load(tmp_path / name / "checkpoints/last.pt")["method"] for name in ("whole", "parts"))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
