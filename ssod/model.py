@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from ssod import modelfile
-from ssod.data.loader import collate
+from ssod.data.loader import by_canvas, collate
 from ssod.data.records import Classes
 from ssod.data.views import Pipeline, Sample, look
 from ssod.detectors.build import DetectorConfig, build
@@ -98,16 +98,9 @@ class Model:
     def detect(
         self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], score: float | None
     ) -> list[Detected]:
-        """Run the detector on views of pictures whose (width, height) are ``sizes``.
-
-        Only views of one padded size share a batch: with more padding than it needs, an image would look different
-        near its border, and what is found in it would depend on its neighbours.
-        """
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, sample in enumerate(samples):
-            groups.setdefault(tuple(-(-side // DIVISOR) for side in sample.image.size), []).append(i)
+        """Run the detector on views of pictures whose (width, height) are ``sizes``, batched as in evaluation."""
         found: dict[int, Detected] = {}
-        for rows in groups.values():
+        for rows in by_canvas(samples, DIVISOR):
             view = collate([samples[i] for i in rows], rows, DIVISOR).to(self.device)
             for i, targets in zip(rows, self.detector.predict(view).detections(score)):
                 back = torch.from_numpy(np.linalg.inv(samples[i].matrix))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -181,6 +182,9 @@ def evaluator(
     ``keep`` is handed truth and detections on rank 0, before they are measured.
     """
     table = to_coco(truth)
+    images = truth.images
+    if images.sizes is not None:  # neighbours of one size share a batch
+        images = images.subset(np.lexsort(images.sizes.T))
     metrics = {
         "coco": coco_metrics,
         "voc": voc_metrics,
@@ -194,7 +198,7 @@ def evaluator(
 
     def run(detector: Detector) -> dict[str, float]:
         views = eval_views(
-            truth.images,
+            images,
             view or cfg.views.val,
             batch=cfg.eval.batch,
             workers=cfg.train.workers,

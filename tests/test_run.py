@@ -1,5 +1,6 @@
 """The composition root: what it passes on from the parts to the user."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,34 @@ def test_a_run_goes_on_without_the_weights_that_it_started_from(tmp_path):
     ssod.run.train(load(config, changes), out=tmp_path / "parts")
     whole, parts = (checkpoint.load(tmp_path / name / "checkpoints/last.pt")["method"] for name in ("whole", "parts"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_what_is_found_in_an_image_does_not_depend_on_eval_batch(tmp_path):
+    """Wide, high and square images, in turn: padded together, half of what some show to the detector is padding."""
+    config = small_config(tmp_path, detector__head_norm="group", detector__decode={"score": 0.0})
+    ann = tmp_path / "data/annotations/val.json"
+    tree = json.loads(ann.read_text())
+    for i, image in enumerate(tree["images"]):
+        image["width"], image["height"] = ((128, 64), (64, 128), (64, 64))[i % 3]
+        path = tmp_path / "data/val" / image["file_name"]
+        Image.open(path).resize((image["width"], image["height"])).save(path)
+    tree["annotations"] = [a | {"bbox": [1, 1, 9, 9], "area": 81} for a in tree["annotations"]]
+    ann.write_text(json.dumps(tree))
+
+    def found(batch: int) -> dict[int, list[tuple[float, ...]]]:
+        cfg = load(config, [f"eval.batch={batch}"])
+        data = datasets.load(cfg.data)
+        seen = {}
+
+        def keep(truth: dict, rows: list[dict]) -> None:
+            for row in rows:
+                seen.setdefault(row["image_id"], []).append((row["score"], *row["bbox"]))
+
+        teacher = ssod.run.build_method(cfg, data.classes.names).teacher.model
+        ssod.run.evaluator(cfg, data.val, keep=keep)(teacher)
+        return seen
+
+    alone, together = found(1), found(6)
+    assert len(alone) == 6
+    for image, rows in alone.items():
+        torch.testing.assert_close(torch.tensor(together[image]), torch.tensor(rows), rtol=0, atol=1e-4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -114,12 +115,15 @@ def eval_views(
     max_pixels: int = MAX_PIXELS,
     allow_symlinks: bool = False,
 ) -> Iterator[View]:
-    """Yield every image once, in order; the ranks' parts, in rank order, are the whole.
+    """Yield every image once; the ranks' parts are the whole.
+
+    Only images of one padded size share a view: with more padding than it needs, an image would look different to the
+    detector near its border and in its normalisation, and what is found in it would depend on its neighbours.
 
     Args:
         images: what to look at. One that cannot be read, or is not of the size that ``images`` states, is an error.
         pipeline: the view; what it draws, if anything, depends on the image's number alone.
-        batch: images at a time.
+        batch: consecutive images that are read together, and looked at together as far as their padded sizes agree.
         workers: processes that read; 0 = this one.
         rank: this process's number.
         world: number of processes.
@@ -129,12 +133,12 @@ def eval_views(
         allow_symlinks: let links below the image folder lead out of it.
 
     Returns:
-        An iterator over views with ``ids`` and without targets.
+        An iterator over views with ``ids`` and without targets; with ``batch=1`` in the order of ``images``.
     """
     mine = range(rank * len(images) // world, (rank + 1) * len(images) // world)
     chunks = [mine[i : i + batch] for i in range(0, len(mine), batch)]
     dataset = _Chunks(images, pipeline, chunks, divisor, Reader(max_pixels, allow_symlinks))
-    return run(dataset, range(len(chunks)), dataset.describe, workers, timeout)
+    return chain.from_iterable(run(dataset, range(len(chunks)), dataset.describe, workers, timeout))
 
 
 def _check_shares(labeled: int, unlabeled: int, accumulate: int, world: int) -> None:
@@ -233,7 +237,7 @@ class _Steps(Dataset):
 
 @dataclass(frozen=True)
 class _Chunks(Dataset):
-    """Chunk ``k`` of the images as a view."""
+    """Chunk ``k`` of the images as views, one for each padded size in it."""
 
     images: Images
     pipeline: Pipeline
@@ -241,7 +245,7 @@ class _Chunks(Dataset):
     divisor: int
     read: Reader
 
-    def __getitem__(self, k: int) -> View | SsodError:
+    def __getitem__(self, k: int) -> list[View] | SsodError:
         samples = []
         try:
             for i in self.chunks[k]:
@@ -250,11 +254,21 @@ class _Chunks(Dataset):
                 samples.append(look(image, None, {"val": self.pipeline}, 0, "val", i, 0)["val"])
         except SsodError as error:
             return error
-        return collate(samples, [self.images.ids[i] for i in self.chunks[k]], self.divisor)
+        ids = [self.images.ids[i] for i in self.chunks[k]]
+        groups = by_canvas(samples, self.divisor)
+        return [collate([samples[i] for i in rows], [ids[i] for i in rows], self.divisor) for rows in groups]
 
     def describe(self, k: int) -> str:
         """Say what item ``k`` is, for a message."""
         return f"images '{self.images.paths[self.chunks[k][0]]}' and after"
+
+
+def by_canvas(samples: Sequence[Sample], divisor: int) -> list[list[int]]:
+    """Return the numbers of the samples in groups of one padded size, each in order of appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(tuple(-(-side // divisor) for side in sample.image.size), []).append(i)
+    return list(groups.values())
 
 
 def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
