@@ -17,6 +17,7 @@ from typing import IO
 from rich.console import Console
 
 from ssod import atomic
+from ssod.compare.memory import Stated, free_memory
 from ssod.compare.runs import read_run
 from ssod.compare.sweep import Cell, finished
 from ssod.engine.signals import Signals
@@ -29,24 +30,30 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Job:
-    """A cell that runs."""
+    """A cell that runs.
+
+    Attributes:
+        cell: which.
+        process: ``ssod train``.
+        log: its output. The file is locked for as long as this or the process has it open.
+        slot: its number among those that run at the same time.
+        memory: what it says to need.
+        started: when, by the monotonic clock.
+    """
 
     cell: Cell
     process: subprocess.Popen
     log: IO[bytes]
     slot: int
+    memory: Stated
     started: float = field(default_factory=time.monotonic)
-
-    @property
-    def memory(self) -> float:
-        """Memory in GB that the run says it uses; 0 until its first line."""
-        return memory_of(self.cell.folder)
 
 
 def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> dict[str, str]:
     """Run every cell that is not finished.
 
-    A run that another process has the lock of is waited for. A run that fails is told and left; the others go on.
+    A run that another process works on, for another sweep or by itself, is waited for. A run that fails is told and
+    left; the others go on.
 
     Args:
         cells: all of the sweep.
@@ -82,7 +89,7 @@ class _Pool:
         self.done = self.total - len(self.waiting)
         self.running: list[Job] = []
         self.failures: dict[str, str] = {}
-        self.told: set[str] = set()  # cells that are known to run elsewhere
+        self.told: set[str] = set()
         self.gpus = _gpus() if any(cell.load().train.device != "cpu" for cell in self.waiting) else []
         self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {jobs} at a time")
 
@@ -91,16 +98,16 @@ class _Pool:
         for cell in list(self.waiting):
             if not self._room():
                 return
-            if locked(cell.folder):  # another process works on it; it is looked at again later
-                if cell.name not in self.told:
-                    self._say(f"{cell.name} is run by another process")
-                self.told.add(cell.name)
+            log = self._take(cell)
+            if log is None:  # another process works on it; it is looked at again later
+                self._say_once(f"{cell.name} is run by another process")
                 continue
             self.waiting.remove(cell)
             if finished(cell):
+                log.close()
                 self._count(f"{cell.name} finished elsewhere")
                 continue
-            self.running.append(self._start(cell))
+            self.running.append(self._start(cell, log))
 
     def reap(self) -> None:
         """Take note of the runs that ended."""
@@ -114,6 +121,8 @@ class _Pool:
             if code == 0 and finished(job.cell):
                 last = read_run(job.cell.folder).last
                 self._count(f"{job.cell.name} done, AP {100 * last['teacher/AP']:.1f}, {took}")
+            elif code == Exit.IO and locked(job.cell.folder):  # `ssod train` by hand was there first, by a second
+                self.waiting.append(job.cell)
             else:
                 self.failures[job.cell.name] = why(Path(job.log.name), code)
                 self._count(f"{job.cell.name} failed, {took}: {self.failures[job.cell.name]}")
@@ -133,42 +142,75 @@ class _Pool:
             return False
         if not self.running:
             return True
-        known = [job.memory for job in self.running]
+        known = [job.memory.look() for job in self.running]
         if not all(known):
             return False  # nobody knows yet what a run takes
         slot = self._slot()
-        return free_memory(self.gpus[slot % len(self.gpus)] if self.gpus else None) > SPARE * max(known)
+        gpu = self._gpu(slot)
+        free = free_memory(gpu)
+        if free is None:
+            self._say_once(f"free memory is unknown here; one run at a time{'' if gpu is None else ' on each GPU'}")
+            return gpu is not None and gpu not in {self._gpu(job.slot) for job in self.running}
+        return free > SPARE * max(known)
 
     def _slot(self) -> int:
         taken = {job.slot for job in self.running}
         return next(i for i in range(self.jobs) if i not in taken)
 
-    def _start(self, cell: Cell) -> Job:
+    def _gpu(self, slot: int) -> str | None:
+        return self.gpus[slot % len(self.gpus)] if self.gpus else None
+
+    def _take(self, cell: Cell) -> IO[bytes] | None:
+        """Return the log of a cell, locked, or None while another process works on the cell.
+
+        A process inherits the lock with its output, from before its first moment to its last: whatever becomes of its
+        sweep, no other one starts the same cell, or writes into the same log.
+        """
         log = self.out / "logs" / f"{cell.name.replace('/', '-')}.log"
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            file = open(log, "wb")  # noqa: SIM115  open for as long as the process writes
+            file = open(log, "ab")  # noqa: SIM115  open for as long as the process writes
         except OSError as error:
             raise atomic.refused(log, error) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            return None
+        except OSError:  # a network file system without locks; RunFolder says so
+            pass
+        if locked(cell.folder):
+            file.close()
+            return None
+        return file
+
+    def _start(self, cell: Cell, log: IO[bytes]) -> Job:
+        log.truncate(0)
         slot = self._slot()
         env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))} | os.environ
         if len(self.gpus) > 1:
-            env["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+            env["CUDA_VISIBLE_DEVICES"] = self._gpu(slot)
         command = [sys.executable, "-m", "ssod", "train", str(cell.config), "-o", str(cell.folder), *cell.overrides]
+        memory = Stated(cell.folder / "metrics.jsonl")
         process = subprocess.Popen(
             command,
-            stdout=file,
+            stdout=log,
             stderr=subprocess.STDOUT,
             env=env,
             start_new_session=True,  # Ctrl-C is ours alone; the runs are asked once, by stop()
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         self._say(f"{cell.name} starts")
-        return Job(cell, process, file, slot)
+        return Job(cell, process, log, slot, memory)
 
     def _count(self, text: str) -> None:
         self.done += 1
         self._say(f"[{self.done}/{self.total}] {text}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self.told:
+            self._say(text)
+        self.told.add(text)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
@@ -186,25 +228,6 @@ def locked(folder: Path) -> bool:
             return True
         fcntl.flock(file, fcntl.LOCK_UN)
     return False
-
-
-def memory_of(folder: Path) -> float:
-    """Return the memory in GB that the latest line of a run states; 0 before the first."""
-    if not (folder / "split.json").exists() or not (folder / "config.yaml").exists():
-        return 0.0
-    rows = read_run(folder).train
-    return rows[-1].get("memory/gb") or 0.0 if rows else 0.0
-
-
-def free_memory(gpu: str | None) -> float:
-    """Return free memory in GB: of a GPU by its number, or of this machine."""
-    if gpu is not None:
-        command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={gpu}"]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return float(text.split()[0]) * 2**20 / 1e9
-    with open("/proc/meminfo") as file:
-        values = dict(line.split(":") for line in file)
-    return float(values["MemAvailable"].split()[0]) * 1024 / 1e9
 
 
 def why(log: Path, code: int) -> str:

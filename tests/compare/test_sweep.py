@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from ssod.compare import pool
 from ssod.compare.main import compare
-from ssod.compare.pool import locked, memory_of, run_cells, why
+from ssod.compare.pool import locked, run_cells, why
 from ssod.compare.sweep import Cell, finished, read_sweep
 from ssod.engine.runfolder import RunFolder
 from ssod.errors import Exit, SsodError
@@ -146,23 +147,54 @@ def test_a_run_that_another_process_has_is_left_alone(tmp_path: Path) -> None:
     assert not locked(tmp_path / "run")
 
 
-def test_another_run_starts_only_when_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = read_sweep(sweep_file(tmp_path, base="small.yaml", methods=METHODS, folds=[1, 2])).cells
-    waiting = pool._Pool(cells, 2, tmp_path / "runs", Console(quiet=True))
-    assert waiting._room()
-    job = pool.Job(cells[0], None, None, 0)
-    waiting.running = [job]
-    assert not waiting._room()  # nobody knows what a run takes
-    run = fake_run(cells[0].folder)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines = [json.dumps({**row, "memory/gb": 2.0}) for row in rows]
-    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    assert memory_of(run) == 2.0
-    for free, room in ((2.5, False), (2.7, True)):
-        monkeypatch.setattr(pool, "free_memory", lambda gpu, free=free: free)
-        assert waiting._room() is room
-    waiting.running = [job, pool.Job(cells[1], None, None, 1)]
-    assert not waiting._room()
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_two_sweeps_at_once_start_each_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
+    script = "import time\nprint('mine', flush=True)\ntime.sleep(60)"
+    monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, script)))
+    one, two = (pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True)) for _ in range(2))
+    log = tmp_path / "runs" / "logs" / "small-fold1-seed0.log"
+    try:
+        one.fill()
+        until(lambda: log.read_text() == "mine\n")
+        two.fill()
+        assert (len(one.running), two.running, two.waiting) == (1, [], [cell])
+        one.running[0].log.close()  # the first sweep is killed; its run still saves its state
+        two.fill()
+        assert two.running == []
+        assert log.read_text() == "mine\n"
+    finally:
+        one.stop()
+        two.stop()
+    as_cell(tmp_path, cell)
+    two.fill()
+    assert (two.running, two.waiting, two.done) == ([], [], 1)
+    assert log.read_text() == "mine\n"
+
+
+def test_a_run_that_found_its_folder_taken_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ssod train` by hand, begun in the seconds between the start of the sweep's process and its lock."""
+    (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
+    monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, "import sys; sys.exit(6)")))
+    sweep = pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True))
+    sweep.fill()
+    with RunFolder(cell.folder):
+        sweep.running[0].process.wait()
+        sweep.reap()
+        assert (sweep.running, sweep.waiting, sweep.failures, sweep.done) == ([], [cell], {}, 0)
+        sweep.fill()
+        assert sweep.running == []
+    sweep.fill()
+    sweep.running[0].process.wait()
+    sweep.reap()
+    assert list(sweep.failures) == [cell.name]  # nobody has it: that was another error of the disk
 
 
 def test_the_reason_of_an_end(tmp_path: Path) -> None:
