@@ -185,10 +185,12 @@ def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
         problem = "the run has no auxiliary branch" if guess is None else "a plain convolution is never uncertain"
         raise SsodError(folder, "method.loss", problem, "train with weighting: uncertainty, or conv_bayes")
     what = "sampled anchors" if found[0].stage == "rpn" else "rows"
-    figure, grid = plt.subplots(len(found), 3, figsize=(9, 3 * len(found)), squeeze=False)
+    judged = [(seen, *judge(seen.guess, seen.p, seen.a)) for seen in found]
+    said = torch.cat([uncertain[seen.a.cls_weight > 0] for seen, uncertain, _, _ in judged])
+    scale = {"vmin": float(said.min()), "vmax": float(said.max())}  # U of a narrow kernel hardly leaves 1/2
+    figure, grid = plt.subplots(len(found), 3, figsize=(10, 3 * len(found)), squeeze=False, layout="constrained")
     means: dict[str, list[Tensor]] = {"correct": [], "wrong": []}
-    for line, seen in zip(grid, found):
-        uncertain, _, correct = judge(seen.guess, seen.p, seen.a)
+    for line, (seen, uncertain, _, correct) in zip(grid, judged):
         counted = seen.a.cls_weight > 0
         wide, high = seen.sample.image.size
         padded = tuple(-(-side // DIVISOR) * DIVISOR for side in (high, wide))
@@ -199,20 +201,21 @@ def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
             means[kind].append(uncertain[chosen & counted])
             map_ = heat(uncertain, chosen & counted, seen.p, padded)[:high, :wide]
             axes.imshow(np.asarray(seen.sample.image.convert("L")), cmap="gray", alpha=0.5)
-            image = axes.imshow(map_.numpy(), cmap="inferno", vmin=0.5, vmax=0.75, alpha=0.8)
+            image = axes.imshow(map_.numpy(), cmap="inferno", alpha=0.8, **scale)
             axes.set_title(f"U, {kind} {what}", fontsize=8)
-        figure.colorbar(image, ax=line[2])
         for axes in line:
             axes.axis("off")
+    figure.colorbar(image, ax=grid, shrink=0.6, label="U, largest of a place's rows")
     for kind, parts in means.items():
         values = torch.cat(parts)
-        print(f"{kind} {what}: {len(values)}, mean U {values.mean() if len(values) else float('nan'):.4f}")
+        print(f"{kind} {what}: {len(values)}, mean U {values.mean() if len(values) else float('nan'):.5f}")
     save(figure, out)
 
 
 def save(figure: plt.Figure, out: Path) -> None:
     """Write a figure and close it."""
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     figure.savefig(out, dpi=110)
     plt.close(figure)
     print(out)
