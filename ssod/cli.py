@@ -66,12 +66,31 @@ def init(
         "retinanet_r50_fpn"
     ),
     method: Annotated[str, typer.Option(help="`ssod methods` lists them.")] = "mean_teacher",
-    images: Annotated[str | None, typer.Option(help="Image folder of a COCO JSON.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Image folder of --labeled, where that is a COCO JSON and no usual folder. The images of the other "
+            "JSONs are looked for there, too."
+        ),
+    ] = None,
+    val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
 ) -> None:
     """Write a starting config for your own data."""
     from ssod.starter import write_config
 
-    print(write_config(out, labeled, unlabeled, val, percent=percent, detector=detector, method=method, images=images))
+    print(
+        write_config(
+            out,
+            labeled,
+            unlabeled,
+            val,
+            percent=percent,
+            detector=detector,
+            method=method,
+            images=images,
+            val_images=val_images,
+        )
+    )
 
 
 @app.command()
@@ -140,8 +159,8 @@ def evaluate(
 @app.command()
 def predict(
     weights: Weights,
-    images: Annotated[str, typer.Argument(help="Image, folder or glob.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for pictures and results.json.")],
+    images: Annotated[str, typer.Argument(help="Image, folder, glob or .txt list.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for pictures and results.json.")],
     score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
@@ -274,8 +293,10 @@ def main() -> None:
         print(f"ssod: error: {error.line()}", file=sys.stderr)
         sys.stdout.flush()
         sys.exit(int(error.code))
-    except KeyboardInterrupt:
-        sys.exit(int(Exit.INTERRUPTED))
+    except SystemExit as end:
+        if end.code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C
+            print("ssod: interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:  # `ssod ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(int(Exit.OK))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ssod.data.findings import Context
+from ssod.data.folder import before_wildcard
 from ssod.data.jsonfile import read_json
 from ssod.errors import SsodError
+from ssod.imagefolder import image_folder
 
 Source = dict[str, str]  # a source of the config's `data` section, with absolute paths
 
@@ -19,7 +20,9 @@ _PATHS = ("ann", "images", "root", "path")
 _UNLABELED = ("unlabeled", "unlabelled")
 
 
-def labeled_source(path: str, option: str, splits: Sequence[str], images: str | None = None) -> Source:
+def labeled_source(
+    path: str, option: str, splits: Sequence[str], images: str | None = None, also: str | None = None
+) -> Source:
     """Say what annotated set is at ``path``.
 
     Args:
@@ -27,6 +30,7 @@ def labeled_source(path: str, option: str, splits: Sequence[str], images: str | 
         option: the command's option that the path came from, for messages.
         splits: names of a part of a VOC or YOLO folder, the likeliest first.
         images: image folder of a COCO JSON; None = look where they usually lie.
+        also: where to look besides.
 
     Raises:
         SsodError: nothing there, or nothing that is known.
@@ -39,7 +43,7 @@ def labeled_source(path: str, option: str, splits: Sequence[str], images: str | 
     if where.is_file():
         if where.suffix.lower() != ".json":
             raise _unknown(option, path, "is a file, but no COCO JSON")
-        return _coco(where, option, images, ("images", "annotations", "categories"))
+        return _coco(where, option, ("images", "annotations", "categories"), images, also)
     if (where / "ImageSets" / "Main").is_dir():
         return {"format": "voc", "root": str(where), "split": _voc_split(where, option, splits)}
     if (where / "data.yaml").is_file():
@@ -49,14 +53,14 @@ def labeled_source(path: str, option: str, splits: Sequence[str], images: str | 
     raise _unknown(option, path, f"has neither ImageSets/Main (VOC) nor data.yaml (YOLO){hint}")
 
 
-def unlabeled_source(path: str, option: str, labeled: Source, images: str | None = None) -> Source:
+def unlabeled_source(path: str, option: str, labeled: Source, also: str | None = None) -> Source:
     """Say what images are at ``path``: whatever ``labeled_source`` knows, or a folder, a glob or a .txt list.
 
     Args:
         path: what the user gave.
         option: the command's option that the path came from, for messages.
         labeled: the labelled set, which this must not be.
-        images: as in ``labeled_source``.
+        also: as in ``labeled_source``.
 
     Raises:
         SsodError: nothing there, or the labelled images themselves.
@@ -67,7 +71,7 @@ def unlabeled_source(path: str, option: str, labeled: Source, images: str | None
             return {"format": "folder", "path": str(where)}
         raise _unknown(option, path, f"not found{_nearest(where)}")
     if where.is_file() and where.suffix.lower() == ".json":
-        source = _coco(where, option, images, ("images",))
+        source = _coco(where, option, ("images",), None, also)
     elif where.is_file() and where.suffix.lower() != ".txt":
         raise _unknown(option, path, "is neither a COCO JSON nor a .txt list")
     elif (where / "ImageSets" / "Main").is_dir():
@@ -86,7 +90,7 @@ def unlabeled_source(path: str, option: str, labeled: Source, images: str | None
 def below_one_root(sources: Sequence[Source]) -> tuple[str | None, list[Source]]:
     """Return the folder that all paths share, and the sources with paths relative to it; None = they share none."""
     paths = [source[key] for source in sources for key in _PATHS if key in source]
-    fixed = [path[: len(path) - len(path.lstrip("/"))] + _without_magic(path) for path in paths]
+    fixed = [before_wildcard(path)[0] for path in paths]
     root = os.path.commonpath(fixed)
     if root in fixed:
         root = os.path.dirname(root)
@@ -99,40 +103,15 @@ def below_one_root(sources: Sequence[Source]) -> tuple[str | None, list[Source]]
     return root, relative
 
 
-def _without_magic(path: str) -> str:
-    """Return the part of a path before its first wildcard, without the leading slash."""
-    parts = path.strip("/").split("/")
-    wild = next((i for i, part in enumerate(parts) if glob.has_magic(part) and not os.path.exists(path)), len(parts))
-    return "/".join(parts[:wild])
-
-
-def _coco(ann: Path, option: str, images: str | None, needs: Sequence[str]) -> Source:
+def _coco(ann: Path, option: str, needs: Sequence[str], images: str | None, also: str | None) -> Source:
     table = read_json(str(ann), Context(), option)
     for key in needs:
         if not isinstance(table.get(key), list):
             raise _unknown(option, str(ann), f"is JSON, but has no list '{key}', so it is no COCO file")
-    first = _first_name(table["images"])
-    if first is None:
+    folder = image_folder(ann, table["images"], option, images, also)
+    if folder is None:
         raise _unknown(option, str(ann), "names no image file")
-    for folder in _folders(ann, images):
-        if (folder / first).is_file():
-            return {"format": "coco", "ann": str(ann), "images": str(folder)}
-    problem = f"'{first}' of {ann.name} is not there" if images else f"cannot find '{first}' of {ann.name}"
-    raise SsodError("command line", "--images", problem, "name the folder that its file names are relative to")
-
-
-def _first_name(images: list[Any]) -> str | None:
-    return next((i["file_name"] for i in images if isinstance(i, dict) and isinstance(i.get("file_name"), str)), None)
-
-
-def _folders(ann: Path, images: str | None) -> Iterator[Path]:
-    """Yield where the images of a COCO JSON may lie, the likeliest first."""
-    if images is not None:
-        yield Path(os.path.abspath(os.path.expanduser(images)))
-    word = ann.stem.rpartition("_")[2]  # instances_train2017 -> train2017
-    for base in (ann.parent, ann.parent.parent):
-        for name in ("", "images", word, f"images/{word}"):
-            yield base / name if name else base
+    return {"format": "coco", "ann": str(ann), "images": str(folder)}
 
 
 def _voc_split(root: Path, option: str, wanted: Sequence[str]) -> str:

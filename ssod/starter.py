@@ -49,6 +49,7 @@ def write_config(
     detector: str = "retinanet_r50_fpn",
     method: str = "mean_teacher",
     images: str | None = None,
+    val_images: str | None = None,
 ) -> str:
     """Write a starting config for a user's own data.
 
@@ -62,7 +63,9 @@ def write_config(
             the unlabelled images are those of ``unlabeled`` alone, and the labelled set's others are left out.
         detector: a name of ``DETECTORS``.
         method: a name of ``ssod methods``.
-        images: image folder of the COCO JSONs, where it is not one of the usual ones.
+        images: image folder of ``labeled``, a COCO JSON; the others' images may lie there, too. None = one of the
+            usual folders.
+        val_images: image folder of ``val``, a COCO JSON. None = one of the usual folders, or ``images``.
 
     Returns:
         A few lines for people: what was found, and what to do next.
@@ -76,7 +79,7 @@ def write_config(
     if detector not in DETECTORS:
         raise SsodError("command line", "--detector", f"'{detector}' unknown", nearest(detector, list(DETECTORS)))
     find(method)  # an unknown name is told before the data is read
-    section = data_section(labeled, unlabeled, val, images, percent)
+    section = data_section(labeled, unlabeled, val, percent, images, val_images)
     data = datasets.load(DataConfig.model_validate(section))
     if section["labeled"]["format"] == "voc":
         section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
@@ -92,7 +95,12 @@ def write_config(
 
 
 def data_section(
-    labeled: str, unlabeled: str | None, val: str, images: str | None = None, percent: float | None = None
+    labeled: str,
+    unlabeled: str | None,
+    val: str,
+    percent: float | None = None,
+    images: str | None = None,
+    val_images: str | None = None,
 ) -> dict[str, Any]:
     """Return the ``data`` section for what the user named, with paths below one root."""
     if unlabeled is None and percent is None:
@@ -103,7 +111,7 @@ def data_section(
     if percent is not None and not 0 < percent < 100:
         fix = "give the share of the images that keep their labels, in per cent"
         raise SsodError("command line", "--percent", f"{percent:g} is not between 0 and 100", fix)
-    measured = labeled_source(val, "--val", ("test", "val", "valid"), images)
+    measured = labeled_source(val, "--val", ("test", "val", "valid"), val_images, also=images)
     # Where the labels end with `val`, trainval would hold the very images to measure on.
     first = ("train", "trainval") if measured.get("split") in ("val", "valid") else ("trainval", "train")
     taught = labeled_source(labeled, "--labeled", first, images)
@@ -111,8 +119,10 @@ def data_section(
         raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
     sources = {"labeled": taught, "val": measured}
     if unlabeled is not None:
-        free = unlabeled_source(unlabeled, "--unlabeled", taught, images)
+        free = unlabeled_source(unlabeled, "--unlabeled", taught, also=images)
         sources = {"labeled": taught, "unlabeled": free, "val": measured}
+    _refuse_idle("--images", images, list(sources.values()))
+    _refuse_idle("--val-images", val_images, [measured])
     root, below = below_one_root(list(sources.values()))
     section: dict[str, Any] = {} if root is None else {"root": root}
     section |= dict(zip(sources, below))
@@ -120,6 +130,12 @@ def data_section(
         share = int(percent) if percent == int(percent) else percent
         section["split"] = {"percent": share, "fold": 1, "family": "without_replacement"}
     return section
+
+
+def _refuse_idle(option: str, folder: str | None, sources: list[dict[str, str]]) -> None:
+    """Refuse an image folder that belongs to no COCO JSON."""
+    if folder is not None and all(source["format"] != "coco" for source in sources):
+        raise SsodError("command line", option, f"'{folder}' is for a COCO JSON, and there is none", "leave it out")
 
 
 @dataclass(frozen=True)
@@ -250,7 +266,10 @@ def _method(method: str) -> str:
 
 def _found(source: dict[str, str], images: Any) -> str:
     what = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO", "folder": "no labels"}[source["format"]]
-    place = source.get("ann") or source.get("path") or f"{source['root']}, {source['split']}"
+    if source["format"] == "coco":
+        place = f"{source['ann']}, images in {source['images']}"
+    else:
+        place = source.get("path") or f"{source['root']}, {source['split']}"
     return f"{len(images)} images ({what}: {place})"
 
 
