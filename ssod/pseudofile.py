@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssod import atomic
-from ssod.errors import Exit, SsodError
+from ssod.npzfile import reading
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,12 @@ def read_pseudo(path: Path) -> Pseudo:
     Raises:
         SsodError: code 3, the file is damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            text = json.loads(str(file["text"]))
-            columns = zip(*(file[name].tolist() for name in ("image", "label", "box", "confidence")))
-            boxes = [
-                {"image_id": text["ids"][image], "category_id": label, "bbox": box, "score": score}
-                for image, label, box, score in columns
-            ]
-            arrays = [file[name] for name in ("rows", "score", "iou", "right", "counted")]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SsodError(path, "", f"cannot be read: {error}", "remove it", code=Exit.DATA) from None
-    return Pseudo(text["ids"], text["classes"], text["known"], boxes, *arrays)
+    with reading(path, "remove it") as file:
+        text = json.loads(str(file["text"]))
+        columns = zip(*(file[name].tolist() for name in ("image", "label", "box", "confidence")))
+        boxes = [
+            {"image_id": text["ids"][image], "category_id": label, "bbox": box, "score": score}
+            for image, label, box, score in columns
+        ]
+        arrays = [file[name] for name in ("rows", "score", "iou", "right", "counted")]
+        return Pseudo(text["ids"], text["classes"], text["known"], boxes, *arrays)

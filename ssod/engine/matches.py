@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 
 from ssod import atomic
 from ssod.engine.voc_eval import IOUS
-from ssod.errors import Exit, SsodError
+from ssod.npzfile import reading
 
 MOST = 100  # detections of an image and class that COCO counts
 _ELEMENTS = 4_000_000  # of a temporary array: resamples are done in parts that stay below
@@ -170,10 +169,19 @@ def overlaps(found: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> np.ndar
 
 
 def fingerprint(truth: dict[str, Any]) -> str:
-    """Return a hash of the images and boxes that AP is measured on; two runs with one hash had the same val set."""
+    """Return a hash of the images and boxes that AP is measured on; two runs with one hash had the same val set.
+
+    Boxes that are not to be found, ``iscrowd`` or ``difficult``, are marked so.
+    """
+    marks = ("iscrowd", "difficult")
     categories = {category["id"]: category["name"] for category in truth["categories"]}
     rows = sorted(
-        [str(row["image_id"]), categories[row["category_id"]], *(round(float(x), 2) for x in row["bbox"])]
+        [
+            str(row["image_id"]),
+            categories[row["category_id"]],
+            *(round(float(x), 2) for x in row["bbox"]),
+            *(m for m in marks if row.get(m)),
+        ]
         for row in truth["annotations"]
         if row["category_id"] in categories
     )
@@ -270,18 +278,10 @@ def read(path: Path) -> Matches:
     Raises:
         SsodError: code 3, the file is absent or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            text = json.loads(str(file["text"]))
-            columns = [file[name] for name in ("image", "label", "score", "iou")]
-            flags = [np.unpackbits(file[n], axis=1, count=len(IOUS)).astype(bool) for n in ("right", "counted")]
-            wanted = file["wanted"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SsodError(
-            path,
-            "",
-            f"cannot be read: {error}",
-            "remove it; the run is then compared without intervals",
-            code=Exit.DATA,
-        ) from None
-    return Matches(text["ids"], tuple(text["classes"]), *columns, *flags, wanted, text["points"], text["about"])
+    with reading(path, "remove it; the run is then compared without intervals") as file:
+        text = json.loads(str(file["text"]))
+        columns = [file[name] for name in ("image", "label", "score", "iou")]
+        flags = [np.unpackbits(file[n], axis=1, count=len(IOUS)).astype(bool) for n in ("right", "counted")]
+        return Matches(
+            text["ids"], tuple(text["classes"]), *columns, *flags, file["wanted"], text["points"], text["about"]
+        )

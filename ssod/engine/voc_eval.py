@@ -17,7 +17,8 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points:
 
     Args:
         truth: COCO layout; a box with ``difficult`` or ``iscrowd`` is neither to be found nor wrong to find.
-        detections: COCO results; a category without any detection has AP 0.
+        detections: COCO results; a category without any detection has AP 0. Equal scores are ordered as the images
+            are, as in ``matches.match``: in which order ranks hand them in does not matter.
         eleven_points: VOC 2007's average over eleven points of recall instead of the area under the curve.
 
     Returns:
@@ -25,8 +26,9 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points:
         a class has nothing to find. Means are over the classes that have.
     """
     boxes = _by_class_and_image(truth["annotations"])
+    place = {image["id"]: i for i, image in enumerate(truth["images"])}
     found = defaultdict(list)
-    for row in detections:
+    for row in sorted(detections, key=lambda row: place.get(row["image_id"], 0)):
         found[row["category_id"]].append(row)
     table = {}
     for category in truth["categories"]:

@@ -1,7 +1,9 @@
 """AP from the table of matches is that of the evaluators; weighting an image is repeating it."""
 
+import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 
 from ssod.engine import matches as m
 from ssod.engine.voc_eval import IOUS, voc_metrics
-from ssod.errors import SsodError
+from ssod.errors import Exit, SsodError
+from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from tests.engine.test_evaluate import COCO, VOC, coco_case, voc_case
 
 
@@ -74,6 +77,40 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
         m.read(tmp_path / "eval" / "step_4.npz")
 
 
+def test_any_damage_is_told_in_one_line(tmp_path: Path) -> None:
+    """A wrong byte anywhere, or an end that is missing: the file is read right, or its name is told."""
+    whole, pseudo = tmp_path / "whole.npz", tmp_path / "whole.pseudo.npz"
+    table = m.match(*coco_case(COCO["cases"][0]), "coco", 0.05)
+    m.save(whole, table)
+    box = {"image_id": 7, "category_id": 0, "bbox": [0.0, 1.0, 2.0, 3.0], "score": 0.5}
+    none = np.zeros(0)
+    save_pseudo(pseudo, Pseudo([7], ["a"], True, [box], np.zeros((0, 2)), none, none, none > 0, none > 0))
+    broken = tmp_path / "broken.npz"
+    for file, read in ((whole, m.read), (pseudo, read_pseudo)):
+        content, told = file.read_bytes(), 0
+        damaged = [content[:n] for n in range(0, len(content), 97)]
+        for i in range(0, len(content), 7):
+            damaged.append(content[:i] + bytes([content[i] ^ 255]) + content[i + 1 :])
+        for text in damaged:
+            broken.write_bytes(text)
+            try:
+                read(broken)
+            except SsodError as error:
+                told += (error.file, error.code) == (str(broken), Exit.DATA)
+        assert told > len(damaged) / 2
+
+
+@pytest.mark.parametrize(("name", "read"), [("points", m.read), ("known", read_pseudo)])
+def test_a_file_without_an_entry(name: str, read: Callable, tmp_path: Path) -> None:
+    texts = {"ids": [], "classes": [], "about": {}}
+    arrays = ("image", "label", "score", "iou", "wanted", "box", "confidence", "rows")
+    flags = {name: np.zeros((0, 2), np.uint8) for name in ("right", "counted")}
+    path = tmp_path / "x.npz"
+    np.savez(path, text=np.array(json.dumps(texts)), **{name: np.zeros(0) for name in arrays}, **flags)
+    with pytest.raises(SsodError, match=f"x.npz: cannot be read: KeyError: '{name}'; remove it"):
+        read(path)
+
+
 def test_nothing_found_and_nothing_to_find() -> None:
     truth = {"images": [{"id": 1}, {"id": 2}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
     assert np.isnan(m.mean_ap(m.match(truth, [], "coco"))).all()
@@ -90,6 +127,35 @@ def test_the_hash_names_the_val_set() -> None:
     other = {**truth, "annotations": truth["annotations"][1:]}
     turned = {**truth, "images": truth["images"][::-1], "annotations": truth["annotations"][::-1]}
     assert m.fingerprint(truth) == m.fingerprint(turned) != m.fingerprint(other)
+
+
+@pytest.mark.parametrize("mark", ["iscrowd", "difficult"])
+def test_the_hash_tells_what_is_not_to_be_found(mark: str) -> None:
+    row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+    truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}], "annotations": [row]}
+    marked, plain = ({**truth, "annotations": [{**row, mark: flag}]} for flag in (1, 0))
+    assert m.fingerprint(marked) != m.fingerprint(truth) == m.fingerprint(plain)
+    # What older runs of a set without such boxes saved.
+    text = json.dumps([["1"], [["1", "a", 0.0, 0.0, 9.0, 9.0]]])
+    assert m.fingerprint(truth) == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("metric", ["voc", "voc07"])
+def test_equal_scores_are_ordered_alike_whichever_rank_found_them(metric: str) -> None:
+    """Several ranks hand in their images in shares; AP must not depend on how many there were."""
+    rng = np.random.default_rng(0)
+    truth = {"images": [{"id": i} for i in (5, 3, 9, 1)], "categories": [{"id": 1, "name": "a"}], "annotations": []}
+    detections = []
+    for image in (5, 3, 9, 1):
+        for x in (0, 20, 40):
+            truth["annotations"].append({"image_id": image, "category_id": 1, "bbox": [x, 0, 9, 9]})
+            wrong = 100 * (rng.random() < 0.5)
+            detections.append({"image_id": image, "category_id": 1, "bbox": [x, wrong, 9, 9], "score": x / 100})
+    wanted = voc_metrics(truth, detections, eleven_points=metric == "voc07")
+    for ranks in (1, 2, 3):
+        shares = [d for rank in range(ranks) for d in detections if (5, 3, 9, 1).index(d["image_id"]) % ranks == rank]
+        assert voc_metrics(truth, shares, eleven_points=metric == "voc07") == wanted
+        assert m.mean_ap(m.match(truth, shares, metric))[0] == pytest.approx(wanted["AP"], abs=1e-12)
 
 
 def test_a_thousand_resamples_in_seconds() -> None:
