@@ -31,11 +31,11 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
         SsodError: the path is absent, holds no image, or a list names something outside its folder.
     """
     where = ctx.path(path)
-    if glob.has_magic(where) and not os.path.exists(where):
-        root, names = _from_glob(where)
-        names = _openable(names, root, ctx)
+    root, pattern = before_wildcard(where)
+    if pattern:
+        names = _openable(_from_glob(root, pattern), root, ctx)
     elif os.path.isdir(where):
-        root, names = where, _openable(image_names(where), where, ctx)
+        names = _openable(image_names(where), where, ctx)
     elif where.lower().endswith(".txt"):
         root = ctx.path(images) if images else os.path.dirname(where)
         names = _from_list(where, root, ctx)
@@ -61,12 +61,19 @@ def image_names(root: str) -> list[str]:
     return sorted(names)
 
 
-def _from_glob(pattern: str) -> tuple[str, list[str]]:
-    parts = pattern.split(os.sep)
-    wild = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    root = os.sep.join(parts[:wild]) or (os.sep if os.path.isabs(pattern) else os.curdir)
-    names = glob.glob(os.sep.join(parts[wild:]), root_dir=root, recursive=True)
-    return root, sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+def before_wildcard(path: str) -> tuple[str, str]:
+    """Divide a path before the first part that is a wildcard; "" where none is: a folder may be named ``set[1]``."""
+    parts = path.split(os.sep)
+    for i, part in enumerate(parts):
+        if glob.has_magic(part) and not os.path.exists(os.sep.join(parts[: i + 1])):
+            root = os.sep.join(parts[:i]) or (os.sep if os.path.isabs(path) else os.curdir)
+            return root, os.sep.join(parts[i:])
+    return path, ""
+
+
+def _from_glob(root: str, pattern: str) -> list[str]:
+    names = glob.glob(pattern, root_dir=root, recursive=True)
+    return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _openable(names: list[str], root: str, ctx: Context) -> list[str]:

@@ -178,6 +178,28 @@ def test_a_glob(pattern: str, expected: list[str], tree: Path) -> None:
     assert images(tree, format="folder", path=pattern).paths == expected
 
 
+@pytest.mark.parametrize(
+    ("folder", "pattern", "expected"),
+    [
+        ("set[1]", "set[1]/*.jpg", ["b.jpg"]),
+        ("set[1]", "set[1]", ["b.jpg"]),
+        ("set[1]/a*", "set[1]/a*/b.jp[g]", ["b.jpg"]),
+        ("set1", "set[1]/*.jpg", ["set1/b.jpg"]),
+    ],
+)
+def test_a_folder_whose_name_looks_like_a_pattern(
+    folder: str, pattern: str, expected: list[str], tmp_path: Path
+) -> None:
+    picture(tmp_path / folder / "b.jpg", 1)
+    assert images(tmp_path, format="folder", path=pattern).paths == expected
+
+
+def test_what_is_absent_in_such_a_folder_is_no_pattern(tmp_path: Path) -> None:
+    picture(tmp_path / "set[1]" / "b.jpg", 1)
+    with pytest.raises(SsodError, match="not found"):
+        images(tmp_path, format="folder", path="set[1]/c.jpg")
+
+
 def test_a_glob_that_begins_with_a_pattern_is_searched_below_the_root(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
