@@ -72,14 +72,16 @@ class Model:
 
         Args:
             images: one image or a list of them: paths, PIL images, uint8 arrays [H, W, 3] (RGB), tensors [3, H, W].
-            score: detections must score above this; None = as the detector was evaluated (``detector.decode.score``).
+            score: detections must score above this, 0..1; None = as the detector was evaluated
+                (``detector.decode.score``).
 
         Returns:
             ``Detected`` of the image, or a list of them. What is found in an image does not depend on the others.
 
         Raises:
-            SsodError: an image that cannot be read or is of the wrong shape, type or range.
+            SsodError: an image that cannot be read or is of the wrong shape, type or range; a score outside of 0..1.
         """
+        check_score(score)
         if not isinstance(images, (list, tuple)):
             picture = as_picture(images)
             return self.detect([self.view(picture)], [picture.size], score)[0]
@@ -117,25 +119,50 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
         device: where it runs.
 
     Raises:
-        SsodError: code 4 for a file that is absent, damaged or of another detector than it says; code 7 for a pickle.
+        SsodError: code 2 for a device that is not there; code 4 for a file that is absent, damaged or of another
+            detector than it says; code 7 for a pickle.
     """
+    device = _present(device)
     file = weights_file(path)
     state, card = modelfile.read(file)
     try:
         cfg = TypeAdapter(DetectorConfig).validate_python(card["detector"])
         detector = build(cfg, len(card["classes"]["names"]), pretrained=False)
-        detector.load_state_dict(state)
-        model = Model(detector.to(device).eval().requires_grad_(False), card, torch.device(device))
+        _fill(detector, state, file, cfg.name)
+        return Model(detector.to(device).eval().requires_grad_(False), card, device)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _refused(file, f"card.{where}", first["msg"], "it was written by another version of ssod") from None
     except (KeyError, TypeError) as error:
         raise _refused(file, "card", f"damaged ({error})", "use a run's best.safetensors") from None
+
+
+def check_score(score: float | None) -> None:
+    """Refuse a threshold that no probability can be compared with; None stands for the detector's own.
+
+    Raises:
+        SsodError: naming it.
+    """
+    if score is not None and not 0 <= score <= 1:
+        raise SsodError("command line", "score", f"{score:g} is not between 0 and 1", "give a probability, as in 0.5")
+
+
+def _present(device: str | torch.device) -> torch.device:
+    """Return a device that tensors can be put on."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        why = str(error).splitlines()[0]
+        raise SsodError("device", str(device), f"cannot be used: {why}", "use 'cpu'") from None
+
+
+def _fill(detector: Detector, state: dict[str, torch.Tensor], file: Path, name: str) -> None:
+    try:
+        detector.load_state_dict(state)
     except RuntimeError as error:
         problem = "; ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
-        raise _refused(file, "weights", f"do not fit {card['detector'].get('name')}: {problem}", "") from None
-    return model
+        raise _refused(file, "weights", f"do not fit {name}: {problem}", "") from None
 
 
 def weights_file(path: str | os.PathLike) -> Path:

@@ -31,15 +31,20 @@ def as_picture(image: Picture, name: str = "image") -> Image.Image:
     """
     if isinstance(image, (str, os.PathLike)):
         return open_image(os.fspath(image))
+    if not isinstance(image, (Image.Image, np.ndarray, Tensor)):
+        raise _wrong(name, f"a {type(image).__name__}", "give a path, a PIL image, an array or a tensor")
+    if 0 in (image.size if isinstance(image, Image.Image) else image.shape):
+        raise _wrong(name, "has no pixels", "leave it out")
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        try:
+            return to_rgb(image)
+        except ValueError as error:
+            raise _wrong(name, str(error), "convert it to 8-bit RGB") from None
     if isinstance(image, Tensor):
         return Image.fromarray(_pixels(image, name))
-    if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-            return Image.fromarray(image).convert("RGB")
-        raise _wrong(name, f"array of {image.dtype} {list(image.shape)}", "give uint8 [height, width, 3], RGB")
-    raise _wrong(name, f"a {type(image).__name__}", "give a path, a PIL image, an array or a tensor")
+    if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        return Image.fromarray(image).convert("RGB")
+    raise _wrong(name, f"array of {image.dtype} {list(image.shape)}", "give uint8 [height, width, 3], RGB")
 
 
 def _pixels(image: Tensor, name: str) -> np.ndarray:
