@@ -51,8 +51,10 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[st
         rows.append(_pair(out, root, seed, steps))
         console.print(_table(rows))
     best = _run(out, "mean_teacher", 1)
-    predict_files(best, str(root / "val" / "00000*.jpg"), out / "pictures", score=0.3)
-    console.print(f"the teacher: {best / 'best.safetensors'}\npictures: {out / 'pictures'}")
+    pictures = out / "pictures"
+    if not pictures.exists():
+        predict_files(best, str(root / "val" / "00000*.jpg"), pictures, score=0.3)
+    console.print(f"the teacher: {best / 'best.safetensors'}\npictures: {pictures}")
     return rows
 
 

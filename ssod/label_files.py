@@ -1,7 +1,7 @@
 """Detections as label files that other tools, and our own readers, can train on: COCO JSON, YOLO, PASCAL VOC.
 
 YOLO and VOC want images and labels side by side, so the images are linked (hard links; copies where the file system
-has none) into the new folder. Nothing is ever written over.
+has none) into the new folder. Nothing is ever written over, and the files are all there or none of them is.
 """
 
 from __future__ import annotations
@@ -10,91 +10,112 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import numpy as np
 import yaml
 
-from ssod import atomic
+from ssod import atomic, outfolder, review
 from ssod.data.coco import to_coco
+from ssod.data.paths import safe_join
 from ssod.data.records import Images, Labeled
-from ssod.errors import Exit, SsodError
-from ssod.review import place
+from ssod.errors import SsodError
 
 SPLIT = "train"
 
-# (target, data, scores [A]) -> what a config's `data.labeled` must say to read the files
-Writer = Callable[[Path, Labeled, np.ndarray], str]
+Writer = Callable[[Path, Labeled, np.ndarray], None]  # (target, data, scores [A])
 
 
-def prepare(format: str, out: Path, images: Images) -> Path:
+def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) -> Path:
     """Check, before any image is looked at, that labels can be written; return where they will go.
 
     Args:
         format: ``coco``, ``yolo`` or ``voc``.
         out: a folder, or for COCO a ``.json`` file.
-        images: what will be labelled.
+        images: what the user named.
+        found: the images there, which will be labelled.
 
     Raises:
-        SsodError: an unknown format, a target that exists, images whose labels would share a file, no right to write.
+        SsodError: an unknown format, a target that exists or that a next run would search for images, images whose
+            labels would share a file.
     """
     if format not in WRITERS:
         raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {', '.join(WRITERS)}")
-    is_file = format == "coco" and out.suffix == ".json"
-    target = out if is_file or format != "coco" else out / "instances.json"
-    taken = target.exists() or place(target).exists() if format == "coco" else out.is_dir() and any(out.iterdir())
-    if taken or (out.exists() and not is_file and not out.is_dir()):
-        raise SsodError(target, "", "exists; labels are never written over", "name another place with -o")
     if format != "coco":
+        outfolder.refuse_inside(out, images)
+        outfolder.refuse_taken(out)
         stem = _stem if format == "yolo" else _flat
-        counts = Counter(stem(path) for path in images.paths)
-        twice = [path for path in images.paths if counts[stem(path)] > 1]
-        if twice:
-            problem = f"{twice[0]!r} and {twice[1]!r} would share one label file"
-            raise SsodError(images.root, "", problem, "rename one, or use --format coco", code=Exit.DATA)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.refused(target.parent, error) from None
+        outfolder.refuse_shared(found, stem, "label file", "rename one, or use --format coco")
+        return out
+    target = out if out.suffix == ".json" else out / "instances.json"
+    if target.exists() or review.place(target).exists() or (out != target and out.exists() and not out.is_dir()):
+        raise SsodError(target, "", "exists; nothing is written over", "name another place with -o")
     return target
 
 
-def write(format: str, target: Path, data: Labeled, scores: np.ndarray) -> str:
-    """Write labels where ``prepare`` said.
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Give a temporary place for the files of ``target``, which come to where they belong at the end or are removed."""
+    home = target.parent if target.suffix == ".json" else target
+    with outfolder.staged(home) as stage:
+        yield stage / target.relative_to(home)
+
+
+def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: Sequence[review.Doubt]) -> None:
+    """Write labels, and the ranking of the images.
 
     Args:
-        format: as there.
-        target: what ``prepare`` returned.
+        format: as in ``prepare``.
+        target: what ``prepare`` or ``staged`` returned.
         data: images with their sizes, and boxes.
         scores: [A], the confidence of each box. COCO keeps it as ``score`` of the annotation and VOC as ``<score>`` of
             the object; YOLO's five columns have no place for it.
-
-    Returns:
-        What to write under ``data.labeled`` of a config to train on the files.
+        doubts: how unsure the labels of each image are.
 
     Raises:
         SsodError: with code 6 when the disk refuses.
     """
     try:
-        return WRITERS[format](target, data, scores)
+        WRITERS[format](target, data, scores)
+        review.write(review.place(target), doubts)
     except OSError as error:
         raise atomic.refused(target, error) from None
 
 
-def _coco(target: Path, data: Labeled, scores: np.ndarray) -> str:
+def source(format: str, target: Path, images: Images) -> str:
+    """Return the lines of a config, on one, that are needed to train on the files at ``target``."""
+    if format == "coco":
+        keys = {"format": format, "ann": str(target.resolve()), "images": os.path.realpath(images.root)}
+    else:
+        keys = {"format": format, "root": str(target.resolve()), "split": SPLIT}
+    dumped = yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    text = f"data.labeled: {dumped.strip()}"
+    if format == "coco" and not all(_stays(images.root, path) for path in images.paths):
+        text += " and data.allow_symlinks: true, since images are links that lead out of their folder"
+    return text
+
+
+def _stays(root: str, path: str) -> bool:
+    try:
+        safe_join(root, path)
+    except SsodError:
+        return False
+    return True
+
+
+def _coco(target: Path, data: Labeled, scores: np.ndarray) -> None:
     table = to_coco(data)
     for annotation, score in zip(table["annotations"], scores.tolist()):
         annotation["bbox"] = [round(value, 3) for value in annotation["bbox"]]
         annotation["area"] = round(annotation["area"], 3)
         annotation["score"] = round(score, 5)
     atomic.write_text(target, json.dumps(table))
-    return f"{{format: coco, ann: {target.resolve()}, images: {os.path.realpath(data.images.root)}}}"
 
 
-def _yolo(target: Path, data: Labeled, scores: np.ndarray) -> str:
+def _yolo(target: Path, data: Labeled, scores: np.ndarray) -> None:
     sizes = data.images.sizes[:, ::-1].astype(np.float64)  # (width, height)
     for i, path in enumerate(data.images.paths):
         _link(data.images, path, target / "images" / SPLIT / path)
@@ -108,10 +129,9 @@ def _yolo(target: Path, data: Labeled, scores: np.ndarray) -> str:
         _text(target / "labels" / SPLIT / f"{_stem(path)}.txt", "".join(lines))
     head = {"path": ".", SPLIT: f"images/{SPLIT}", "names": dict(enumerate(data.classes.names))}
     _text(target / "data.yaml", yaml.safe_dump(head, sort_keys=False, allow_unicode=True))
-    return f"{{format: yolo, root: {target.resolve()}, split: {SPLIT}}}"
 
 
-def _voc(target: Path, data: Labeled, scores: np.ndarray) -> str:
+def _voc(target: Path, data: Labeled, scores: np.ndarray) -> None:
     """VOC counts pixels from 1 and includes the last one: 1 is added to xmin and ymin only, as detectron2 reads it."""
     names = [_flat(path) for path in data.images.paths]
     for i, (name, path) in enumerate(zip(names, data.images.paths)):
@@ -134,7 +154,6 @@ def _voc(target: Path, data: Labeled, scores: np.ndarray) -> str:
         xml.indent(tree)
         _text(target / "Annotations" / f"{name}.xml", xml.tostring(tree, encoding="unicode") + "\n")
     _text(target / "ImageSets" / "Main" / f"{SPLIT}.txt", "".join(f"{name}\n" for name in names))
-    return f"{{format: voc, root: {target.resolve()}, split: {SPLIT}}}"
 
 
 WRITERS: dict[str, Writer] = {"coco": _coco, "yolo": _yolo, "voc": _voc}
@@ -149,8 +168,8 @@ def _stem(path: str) -> str:
 
 
 def _flat(path: str) -> str:
-    """Return a VOC name: JPEGImages has no sub-folders, and a list line ends at a blank."""
-    return re.sub(r"[\s/]+", "_", _stem(path))
+    """Return a VOC name: JPEGImages has no sub-folders, a list line ends at a blank, XML has no control characters."""
+    return re.sub(r"[\s/\x00-\x1f\ufffe\uffff]+", "_", _stem(path))
 
 
 def _text(path: Path, text: str) -> None:

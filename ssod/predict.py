@@ -15,16 +15,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ssod import atomic, review
+from ssod import atomic, outfolder, review
 from ssod import label_files as writers
 from ssod.data.findings import Context
 from ssod.data.folder import read_folder
-from ssod.data.reader import Reader, allowed_bad, too_many
+from ssod.data.reader import Reader, allowed_bad
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.views import MIN_SIDE, Sample
 from ssod.engine.dist import pick_device
 from ssod.errors import SsodError
-from ssod.model import BATCH, Detected, Model, load
+from ssod.model import BATCH, Detected, Model, check_score, load
 from ssod.pictures import draw
 
 __all__ = ["Detected", "Model", "label_files", "load", "predict_files"]
@@ -35,40 +35,44 @@ _READERS = 4
 def predict_files(
     weights: str | os.PathLike, images: str | os.PathLike, out: str | os.PathLike, score: float = 0.3
 ) -> list[dict[str, Any]]:
-    """Write pictures with boxes, and ``results.json``, below ``out``; print one line.
+    """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
     ``results.json`` is a COCO results list of everything the detector found, above its own score threshold or
     ``score``, whichever is lower; pictures show boxes above ``score``. Category ids are those of the training data's
     file. ``image_id`` is the number that the file is named by where every file is named by another number (COCO's
-    are), else 1, 2, ... in the order of the names; ``file_name`` says which file it is.
+    are), else 1, 2, ... in the order of the names; ``file_name`` says which file it is. Nothing is written over, and
+    ``out`` is whole or not there.
 
     Args:
         weights: model file or run folder.
         images: an image, a folder (searched recursively), a glob or a .txt list.
-        out: the folder.
-        score: draw boxes above this score.
+        out: a new or empty folder, outside of the one that is searched.
+        score: draw boxes above this score, 0..1.
 
     Returns:
         What ``results.json`` holds.
 
     Raises:
-        SsodError: weights or images that cannot be read, ``out`` among the images, a disk that refuses.
+        SsodError: weights or images that cannot be read, an ``out`` that is taken or among the images, images whose
+            pictures would share a file, a disk that refuses.
     """
-    model, found = load(weights, pick_device("auto")), find_images(images)
     out = Path(out)
-    targets = [out / _picture_name(path) for path in found.paths]
-    for path, target in zip(found.paths, targets):
-        if target.resolve() == Path(found.root, path).resolve():
-            raise SsodError(target, "", "would be written over: the output folder is the image folder", "change -o")
+    check_score(score)
+    found = find_images(images)
+    outfolder.refuse_inside(out, images)
+    outfolder.refuse_taken(out)
+    outfolder.refuse_shared(found, _picture_name, "picture", "rename one")
+    model = load(weights, pick_device("auto"))
     ids, shown, rows = _image_ids(found.paths), 0, []
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
-    for i, picture, detected in look_through(model, found, lowest, bad):
-        visible = detected[detected.scores > score]
-        shown += len(visible)
-        _save(draw(picture, visible, model.classes.names), targets[i])
-        rows += _rows(detected, ids[i], found.paths[i], model.classes)
-    atomic.write_text(out / "results.json", json.dumps(rows))
+    with outfolder.staged(out) as stage:
+        for i, picture, detected in look_through(model, found, lowest, bad):
+            visible = detected[detected.scores > score]
+            shown += len(visible)
+            _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
+            rows += _rows(detected, ids[i], found.paths[i], model.classes)
+        atomic.write_text(stage / "results.json", json.dumps(rows))
     print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_told(bad)}")
     return rows
 
@@ -89,21 +93,36 @@ def label_files(
     Args:
         weights: model file or run folder.
         images: an image, a folder (searched recursively), a glob or a .txt list.
-        out: a new folder; for COCO also a ``.json`` file.
+        out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
         format: ``coco``, ``yolo`` or ``voc``; see ``ssod.label_files``.
-        score: keep boxes above this score.
+        score: keep boxes above this score, 0..1.
 
     Returns:
         What was written.
 
     Raises:
-        SsodError: weights or images that cannot be read, an ``out`` that exists, a disk that refuses.
+        SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
+            lies among them, a disk that refuses.
     """
+    check_score(score)
     found = find_images(images)
-    target = writers.prepare(format, Path(out), found)
+    target = writers.prepare(format, Path(out), images, found)
     model = load(weights, pick_device("auto"))
+    bad: list[SsodError] = []
+    with writers.staged(target) as stage:
+        data, scores, doubts = _look_for_labels(model, found, score, bad)
+        writers.write(format, stage, data, scores, doubts)
+    told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {review.place(target)}"
+    print(f"{told}; {writers.source(format, target, data.images)}")
+    return data
+
+
+def _look_for_labels(
+    model: Model, found: Images, score: float, bad: list[SsodError]
+) -> tuple[Labeled, np.ndarray, list[review.Doubt]]:
+    """Return the detections above ``score`` as labels, their scores [A], and how unsure those of each image are."""
     ids = _image_ids(found.paths)
-    kept, sizes, parts, bad, doubts = [], [], [], [], []
+    kept, sizes, parts, doubts = [], [], [], []
     for i, picture, detected in look_through(model, found, review.SHARE * score, bad):
         doubts.append(review.doubt(found.paths[i], detected.scores.numpy(), score))
         detected = detected[detected.scores > score]
@@ -120,20 +139,22 @@ def label_files(
         difficult=np.zeros(sum(map(len, parts)), bool),
         starts=np.cumsum([0, *map(len, parts)]).astype(np.int64),
     )
-    source = writers.write(format, target, data, torch.cat([t.scores for t in parts]).numpy())
-    ranking = review.place(target)
-    review.write(ranking, doubts)
-    told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {ranking}"
-    print(f"{told}; data.labeled: {source}")
-    return data
+    return data, torch.cat([t.scores for t in parts]).numpy(), doubts
 
 
 def find_images(images: str | os.PathLike) -> Images:
-    """Return the images that a command's argument names: one file, a folder, a glob or a .txt list."""
+    """Return the images that a command's argument names: one file, a folder, a glob or a .txt list.
+
+    Prints which files are left out because their names are never opened, and which lines are repeated.
+    """
     path = Path(images)
     if path.is_file() and path.suffix.lower() != ".txt":
         return Images(str(path.parent), [path.name], [path.name])
-    return read_folder(os.path.abspath(images), None, Context(section="images"))
+    ctx = Context(section="images")
+    found = read_folder(os.path.abspath(images), None, ctx)
+    for line in ctx.findings.lines():
+        print(line)
+    return found
 
 
 def look_through(
@@ -161,10 +182,15 @@ def look_through(
             coming = [pool.submit(prepare, i) for i in chunks[k + 1]] if k + 1 < len(chunks) else []
             bad += [item for item in ready if isinstance(item, SsodError)]
             if len(bad) > allowed_bad(len(images)):
-                raise too_many(bad, len(images)) if len(images) > 1 else bad[0]
+                raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
             good = [(i, item) for i, item in zip(chunk, ready) if not isinstance(item, SsodError)]
             detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
             yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
+
+
+def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
+    problem = f"{len(bad)} of {n} images cannot be read; this one: {bad[0].problem}"
+    return SsodError(bad[0].file, bad[0].field, problem, "remove or replace them", code=bad[0].code)
 
 
 def _progress(items: list[Any]) -> Iterator[Any]:
@@ -175,8 +201,10 @@ def _progress(items: list[Any]) -> Iterator[Any]:
 def _image_ids(paths: Sequence[str]) -> list[int]:
     """Return COCO image ids; see ``predict_files``."""
     stems = [Path(path).stem for path in paths]
-    if all(stem.isascii() and stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems):
-        return [int(stem) for stem in stems]
+    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+        numbers = list(map(int, stems))
+        if len(set(numbers)) == len(numbers) and max(numbers) < 1 << 63:  # what COCO readers take
+            return numbers
     return list(range(1, len(paths) + 1))
 
 
@@ -185,11 +213,8 @@ def _picture_name(path: str) -> str:
 
 
 def _save(picture: Image.Image, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
-    except OSError as error:
-        raise atomic.refused(target, error) from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
 
 
 def _rows(found: Detected, image: int, path: str, classes: Classes) -> list[dict[str, Any]]:

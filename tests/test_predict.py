@@ -91,6 +91,9 @@ def test_the_score_threshold(folder: Path, model: Model) -> None:
     few, all_of_them = model(path, score=0.4), model(path, score=0.0)
     assert len(few) < len(model(path)) < len(all_of_them)
     assert (few.scores > 0.4).all()
+    for score in (30, -0.1, float("nan")):
+        with pytest.raises(SsodError, match="not between 0 and 1"):
+            model(path, score=score)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,12 @@ def test_the_score_threshold(folder: Path, model: Model) -> None:
         (torch.zeros(3, 8, 8, dtype=torch.int64), "int64"),
         (torch.full((3, 8, 8), 255.0), "outside 0..1"),
         (torch.full((3, 8, 8), torch.nan), "outside 0..1"),
+        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
+        (torch.zeros(3, 0, 5), "no pixels"),
+        (torch.zeros(3, 5, 0, dtype=torch.uint8), "no pixels"),
+        (Image.new("RGB", (0, 5)), "no pixels"),
+        (Image.new("F", (64, 64)), "floating-point"),
+        (Image.new("I", (64, 64)), "32-bit integer"),
         (42, "int"),
         ("no/such.jpg", "not found"),
     ],
@@ -123,6 +132,16 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     assert caught.value.code == Exit.CHECKPOINT
     with pytest.raises(SsodError, match=r"no best\.safetensors"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "foo", "mps"])
+def test_a_device_that_is_not_there_is_not_the_fault_of_the_weights(tmp_path: Path, device: str) -> None:
+    weights = model_file(tmp_path / "m.safetensors")
+    with pytest.raises(SsodError, match="cannot be used") as caught:
+        load(weights, device)
+    assert caught.value.code == Exit.USAGE
+    assert str(weights) not in caught.value.line()
+    assert device in caught.value.line()
 
 
 @pytest.mark.parametrize(
@@ -218,15 +237,10 @@ def test_an_unreadable_image_among_many_is_left_out_and_told(
     assert "1 unreadable left out" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.bmp.png", "results.json"]
     with pytest.raises(SsodError, match="not an image"):
-        predict_files(folder, tmp_path / "in" / "b.png", tmp_path / "out")
+        predict_files(folder, tmp_path / "in" / "b.png", tmp_path / "one")
 
 
-def test_pictures_are_never_written_over_the_images(folder: Path, tmp_path: Path) -> None:
-    (path,) = photos(tmp_path / "in", ["a.png"])
-    before = path.read_bytes()
-    with pytest.raises(SsodError, match="written over"):
-        predict_files(folder, tmp_path / "in", tmp_path / "in")
-    assert path.read_bytes() == before
+def test_images_that_are_not_there(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SsodError, match="not found"):
         predict_files(folder, tmp_path / "inn", tmp_path / "out")
     (tmp_path / "empty").mkdir()
