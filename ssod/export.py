@@ -69,20 +69,22 @@ def export(
     Args:
         weights: model file or run folder.
         format: ``onnx``, or ``pt2`` for ``torch.export.load``.
-        out: the file; None = beside the weights.
+        out: the file, ``*.onnx`` or ``*.pt2``; None = beside the weights. An earlier export is replaced.
         check: compare the graph with torch; a graph that differs is not written.
 
     Returns:
         The file.
 
     Raises:
-        SsodError: code 2 for a format or packages that are not there, 1 where graph and torch differ, 4 or 7 for the
-            weights, 6 when the disk refuses.
+        SsodError: code 2 for a format or packages that are not there, or for a file that must not be written; 1 where
+            graph and torch differ, 4 or 7 for the weights, 6 when the disk refuses.
     """
     if format not in SUFFIX:
         raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {' or '.join(SUFFIX)}")
-    file = Path(out) if out is not None else weights_file(weights).with_suffix(SUFFIX[format])
-    model = load(weights)
+    held = weights_file(weights)
+    file = Path(out) if out is not None else held.with_suffix(SUFFIX[format])
+    _check_target(file, held, SUFFIX[format])
+    model = load(held)
     if format == "onnx":
         _need_packages()
     content = convert(model, format)
@@ -99,6 +101,17 @@ def export(
     print(f"{file}: {len(content) / 1e6:.1f} MB; up to {cfg.detections} detections above {cfg.score:g} per image")
     print(f"compared with torch: {found.line()}" if found is not None else "not compared with torch")
     return file
+
+
+def _check_target(file: Path, weights: Path, suffix: str) -> None:
+    """Refuse what is no place for a graph, before the work that it would cost to find out."""
+    if file.is_dir():
+        inside = (file / weights.name).with_suffix(suffix)
+        raise SsodError(file, "", "is a folder", f"name a file in it: -o {inside}")
+    if file.suffix.lower() != suffix:
+        raise SsodError(file, "", f"does not end in {suffix}", f"-o {file.with_suffix(suffix)}, or another --format")
+    if file.exists() and file.samefile(weights):
+        raise SsodError(file, "", "holds the weights, which the graph would replace", "name another file with -o")
 
 
 def parity(model: Model, run: Run) -> Parity:

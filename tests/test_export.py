@@ -147,7 +147,7 @@ def test_export_writes_beside_the_weights_and_says_how_near_it_is(
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Callable) -> None:
-    """A teacher whose box layer is off by a thousandth passes for another one."""
+    """Boxes that lie 0.06 px off, a little more than is allowed, are those of another detector."""
 
     def off(content: bytes, format: str) -> Run:
         run = runner(content, format)
@@ -159,6 +159,35 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest
         export(weights, format="pt2", out=tmp_path / "x.pt2")
     assert caught.value.code == Exit.BUG
     assert not (tmp_path / "x.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "out", "format", "words"),
+    [
+        ("best.safetensors", "best.safetensors", "pt2", r"does not end in \.pt2"),
+        ("best.pt2", "best.pt2", "pt2", "holds the weights"),
+        ("best.pt2", "other name.pt2", "pt2", "holds the weights"),
+        ("best.pt2", None, "pt2", "holds the weights"),
+        ("best.safetensors", "teacher.pt2", "onnx", r"does not end in \.onnx"),
+        ("best.safetensors", "teacher", "onnx", r"does not end in \.onnx"),
+        ("best.safetensors", "folder", "pt2", r"is a folder; name a file in it: -o .*folder/best\.pt2"),
+    ],
+)
+def test_a_target_that_is_no_place_for_a_graph_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, out: str | None, format: str, words: str
+) -> None:
+    def work(*args: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(exporting, "load", work)
+    file = model_file(tmp_path / weights)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other name.pt2").hardlink_to(file)
+    before = file.read_bytes()
+    with pytest.raises(SsodError, match=words) as caught:
+        export(file, format=format, out=out and tmp_path / out)
+    assert caught.value.code == Exit.USAGE
+    assert file.read_bytes() == before
 
 
 def test_missing_packages_and_unknown_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
