@@ -75,10 +75,11 @@ class Log:
         self._record({"kind": "train", "step": step, **values})
         text = format_line(step, self.steps, self.eta(step), values)
         self._text(text)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, line=text)
+        bar, shown = self._bar, printable(text)
+        if bar is not None:
+            self._guarded("the output", lambda: bar.update(self._task, completed=step, line=shown))
         else:
-            self._guarded("the output", lambda: print(text, flush=True))
+            self._guarded("the output", lambda: print(shown, flush=True))
 
     def metrics(self, step: int, values: Values) -> None:
         """Write the result of an evaluation after ``step`` steps: all of it to ``eval/step_*.json``.
@@ -103,10 +104,11 @@ class Log:
         if not self._main:
             return
         self._text(text)
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+        bar, shown = self._bar, printable(text)
+        if bar is not None:
+            self._guarded("the output", lambda: bar.console.print(shown, markup=False, highlight=False))
         else:
-            self._guarded("the output", lambda: print(text, flush=True))
+            self._guarded("the output", lambda: print(shown, flush=True))
 
     def end(self, step: int, results: dict[str, float]) -> None:
         """Say that the run has made its last step, and what can be done with it."""
@@ -135,7 +137,7 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._guarded("the output", self._bar.stop)
         self._trackers.close()
 
     def _record(self, row: Values, *, tracked: Values | None = None) -> None:
@@ -151,7 +153,7 @@ class Log:
         """Write, or say once that it cannot be done."""
         try:
             write()
-        except (OSError, SsodError) as error:
+        except (OSError, ValueError, SsodError) as error:  # ValueError: a closed file, or words it cannot encode
             if name not in self._broken:
                 self._broken.add(name)
                 logging.getLogger("ssod").warning("%s cannot be written (%s); training goes on without it", name, error)
@@ -164,7 +166,14 @@ def tell_finished(folder: RunFolder, step: int, results: dict[str, float]) -> No
     """Tell, on the screen alone, that a run has no step left to make; ``results`` are fractions by name."""
     if collective.rank() == 0:
         text = f"already finished at step {step}{_percents(results)}; nothing to do"
-        print(f"{folder.path}: {text} (to train longer, raise train.steps)", flush=True)
+        print(printable(f"{folder.path}: {text} (to train longer, raise train.steps)"), flush=True)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as standard output can show it: what its encoding has not becomes ``\\xe4``."""
+    out = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # while a bar is shown, rich stands before it
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _percents(values: dict[str, float]) -> str:
@@ -204,7 +213,7 @@ def drop_after(path: Path, step: int, pending: bool = False) -> None:
     """
     if not path.exists():
         return
-    text = path.read_text(errors="replace")
+    text = path.read_text("utf-8", errors="replace")
     kept = [line for line in text.splitlines() if _step_of(line) <= step]
     if pending:
         rows = [json.loads(line) for line in kept]
@@ -240,12 +249,12 @@ def _plain(value: Any) -> Any:
 
 
 def _append(path: Path, text: str) -> None:
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text + "\n")
 
 
 def _force(path: Path) -> None:
-    with open(path, "a") as file:
+    with open(path, "ab") as file:
         os.fsync(file.fileno())
 
 

@@ -1,7 +1,11 @@
 """What a run says: the right numbers, a line with every field, and no harm when it cannot be said."""
 
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,3 +285,74 @@ def test_a_collapse_can_end_the_run(tmp_path: Path) -> None:
     assert error.value.code == Exit.DIVERGED
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "alarm"] == [8]
+
+
+class Ascii(io.TextIOWrapper):
+    """An output that takes ASCII alone, as under ``PYTHONIOENCODING=ascii`` or ``LC_ALL=C``."""
+
+    def __init__(self, terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(), encoding="ascii")
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_words_that_the_output_cannot_show_stop_nothing(
+    tmp_path: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Ascii(terminal)
+    monkeypatch.setattr(log.sys, "stdout", out)
+    run = RunFolder(tmp_path)
+    with log.Log(run, steps=2, step=0) as said:
+        said.alarm(1, "no pseudo-label of Käfer")
+        said.line(1, {"phase": "begin"})
+        said.line(2, {"phase": "Glühwürmchen"})
+        log.tell_finished(RunFolder(Path("Käfer")), 2, {})
+    out.flush()
+    shown = out.buffer.getvalue().decode("ascii")
+    for text in ("no pseudo-label of K\\xe4fer", "Gl\\xfchw\\xfcrmchen", "step 2/2", "K\\xe4fer: already finished"):
+        assert text in shown
+    assert "no pseudo-label of Käfer" in run.log.read_text("utf-8")
+    assert json.loads(run.metrics.read_text("utf-8").splitlines()[0])["text"] == "no pseudo-label of Käfer"
+
+
+WRITE = r"""
+import sys
+from pathlib import Path
+from ssod.engine.log import _append, drop_after
+
+path = Path(sys.argv[1])
+_append(path, '{"step": 1, "text": "K\u00e4fer \ud800"}')
+_append(path, "cut")
+drop_after(path, 1)
+"""
+
+
+WRITE = r"""
+import sys
+from pathlib import Path
+from ssod.engine.log import _append, drop_after
+
+path = Path(sys.argv[1])
+_append(path, '{"step": 1, "text": "K\u00e4fer \ud800"}')
+_append(path, "cut")
+drop_after(path, 1)
+"""
+
+
+def test_files_are_utf8_whatever_the_machine_is_set_to(tmp_path: Path) -> None:
+    """An interpreter of its own, because the encoding of files is set when it starts."""
+    env = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    subprocess.run([sys.executable, "-c", WRITE, str(tmp_path / "log")], check=True, env=env)
+    assert (tmp_path / "log").read_text("utf-8") == '{"step": 1, "text": "Käfer \\ud800"}\n'
+
+
+def test_an_output_that_is_closed_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Ascii()
+    monkeypatch.setattr(log.sys, "stdout", out)
+    said = log.Log(RunFolder(tmp_path), steps=2, step=0)
+    out.close()
+    said.say("hello")
+    assert "hello" in (tmp_path / "train.log").read_text()
