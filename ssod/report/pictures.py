@@ -23,7 +23,7 @@ from ssod.data.records import Labeled
 from ssod.diagnose import fixed_set, same_views, untouched
 from ssod.engine import checkpoint
 from ssod.engine.matches import Matches
-from ssod.errors import SsodError
+from ssod.errors import Exit, SsodError
 from ssod.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
@@ -36,30 +36,48 @@ Box = tuple[str, str, list[float]]  # (style, what it is, corners)
 
 
 def pictures(run: Run) -> list[Section]:
-    """Return the gallery and the hardest images; a section that says why where data or weights are not there."""
+    """Return the gallery and the hardest images; a section that says why where data or weights are not there.
+
+    Both are there no more, too, where the data changed so that they do not fit what was trained.
+    """
     try:
         cfg = load(run.path / "config.yaml")
         data = datasets.load(cfg.data)
         method = trained_method(run, cfg, data.classes.names)
+        return [gallery(cfg, data, method), hardest(run, cfg, data, method)]
     except SsodError as error:
         return [Section("gallery", "Pictures", [text(f"No pictures: {error.line()}")])]
-    return [gallery(cfg, data, method), hardest(run, cfg, data, method)]
 
 
 def trained_method(run: Run, cfg: Config, classes: Sequence[str]) -> Method:
     """Return the method with the state of its last checkpoint, or else with its best teacher.
 
     Raises:
-        SsodError: code 4, there is neither.
+        SsodError: code 3, the run learnt other classes; code 4, there are no weights, or they do not fit.
     """
-    method = root.build_method(cfg, classes, pretrained=False)
-    last = run.path / "checkpoints" / checkpoint.LAST
+    last, best = run.path / "checkpoints" / checkpoint.LAST, run.path / "best.safetensors"
     if last.exists():
-        method.load_state_dict(checkpoint.load(last)["method"])
+        saved = checkpoint.load(last)
+        path, state, learnt = last, saved["method"], saved["identity"]["classes"]["names"]
     else:
-        state, _ = modelfile.read(run.path / "best.safetensors")
-        method.teacher.model.load_state_dict(state)
+        state, card = modelfile.read(best)
+        path, learnt = best, card["classes"]["names"]
+    if list(learnt) != list(classes):
+        fix = "set data.* to what the run was trained on"
+        raise SsodError(run.path / "config.yaml", "data", _differences(learnt, classes), fix, code=Exit.DATA)
+    method = root.build_method(cfg, classes, pretrained=False)
+    module = method if path == last else method.teacher.model
+    checkpoint.check_model(path, state, module.state_dict())
+    module.load_state_dict(state)
     return method.eval()
+
+
+def _differences(learnt: Sequence[str], classes: Sequence[str]) -> str:
+    """Say how the classes that a run learnt differ from those that its data have now."""
+    gone, new = [n for n in learnt if n not in classes], [n for n in classes if n not in learnt]
+    said = [f"has no {', '.join(gone[:MOST_NAMED])} any more, which the run learnt"] if gone else []
+    said += [f"now has {', '.join(new[:MOST_NAMED])}, which the run did not learn"] if new else []
+    return "; ".join(said) or "now has its classes in another order"
 
 
 # ---- unlabelled images ---------------------------------------------------------------------------------------------
