@@ -12,7 +12,7 @@ from ssod.version import __version__
 _CALLS = {
     "load_config": ("ssod.config", "load"),
     "train": ("ssod.run", "train"),
-    "evaluate": ("ssod.run", "evaluate"),
+    "evaluate": ("ssod.measure", "evaluate"),
     "load": ("ssod.predict", "load"),
     "export": ("ssod.export", "export"),
 }

@@ -148,10 +148,16 @@ def evaluate(
     weights: Weights,
     data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
     score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value ...")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Changes to the config: key.path=value ..., of data, eval, detector.decode, views.val, train.device, "
+            "train.workers and train.precision; no others count for trained weights."
+        ),
+    ] = None,
 ) -> None:
-    """AP of saved weights on a validation set."""
-    from ssod.run import evaluate
+    """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
+    from ssod.measure import evaluate
 
     evaluate(weights, data=data, score=score, overrides=overrides or [])
 

@@ -74,18 +74,21 @@ def _said(value: Any, plain: Any) -> Any:
 SECTIONS = ("data", "views", "detector", "method", "train", "eval")
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = (), *, replaced: Mapping[str, Any] | None = None) -> Config:
     """Read, merge, override and validate a config file.
 
     Args:
         path: the YAML file.
         overrides: ``key.path=value`` with the value in YAML.
+        replaced: dotted key -> what takes the place of all that the file says there, before the overrides.
 
     Raises:
         SsodError: naming the file, the key and the fix. Code 2 for mistakes, 7 for YAML that wants to run code.
     """
     path = Path(path)
     tree, origins = _read_with_base(path, ())
+    for key, value in (replaced or {}).items():
+        _replace(tree, origins, key, value)
     for text in overrides:
         _override(tree, origins, text)
     return validate(tree, str(path), stem=path.stem, origins=origins)
@@ -178,8 +181,7 @@ def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str
         if isinstance(value, dict) and isinstance(old, dict) and not _renamed(old, value):
             _merge(old, value, origins, source, f"{path}.")
             continue
-        for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
-            del origins[stale]
+        _forget(origins, path)
         into[key] = _copied(value)
         _note(value, origins, source, path)
 
@@ -201,6 +203,21 @@ def _note(value: Any, origins: dict[str, str], source: str, path: str) -> None:
             _note(inner, origins, source, f"{path}.{key}")
     else:
         origins[path] = source
+
+
+def _forget(origins: dict[str, str], path: str) -> dict[str, str]:
+    """Take out, and return, what is known about a key and the keys below it."""
+    return {key: origins.pop(key) for key in list(origins) if key == path or key.startswith(f"{path}.")}
+
+
+def _replace(tree: dict[str, Any], origins: dict[str, str], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {}
+        tree = tree[part]
+    _forget(origins, path)
+    tree[last] = _copied(value)
 
 
 def _override(tree: dict[str, Any], origins: dict[str, str], text: str) -> None:

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from ssod import collective
-from ssod.config import Config, load
+from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.check import check as check_data
 from ssod.data.coco import to_coco
@@ -22,7 +20,6 @@ from ssod.data.findings import Findings
 from ssod.data.loader import eval_views, train_batches
 from ssod.data.records import Labeled
 from ssod.data.summary import summary
-from ssod.data.views import Pipeline
 from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
 from ssod.diagnose import Diagnose
@@ -36,7 +33,6 @@ from ssod.engine.voc_eval import voc_metrics
 from ssod.errors import Exit, SsodError
 from ssod.methods.base import Method
 from ssod.methods.find import find
-from ssod.model import load as load_model
 from ssod.structures import Batch, Detector
 from ssod.version import __version__
 
@@ -174,10 +170,9 @@ def evaluator(
     truth: Labeled,
     *,
     score: float | None = None,
-    view: Pipeline | None = None,
     keep: Callable[[dict, list[dict]], None] | None = None,
 ) -> Callable[[Detector], dict[str, float]]:
-    """Return what measures a detector on ``truth``, with the config's metric, seen through its view or another.
+    """Return what measures a detector on ``truth``, with the config's metric, seen through its view.
 
     ``keep`` is handed truth and detections on rank 0, before they are measured.
     """
@@ -199,7 +194,7 @@ def evaluator(
     def run(detector: Detector) -> dict[str, float]:
         views = eval_views(
             images,
-            view or cfg.views.val,
+            cfg.views.val,
             batch=cfg.eval.batch,
             workers=cfg.train.workers,
             rank=collective.rank(),
@@ -213,40 +208,6 @@ def evaluator(
         )
 
     return run
-
-
-def evaluate(
-    weights: Path, *, data: Path | None = None, score: float | None = None, overrides: Sequence[str] = ()
-) -> dict[str, float]:
-    """Measure saved weights and print the metrics.
-
-    Args:
-        weights: a model file, or a run folder that holds one.
-        data: config whose ``data.val`` to measure on; None = the run's own.
-        score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
-        overrides: ``key.path=value`` for that config.
-
-    Returns:
-        The metrics, fractions in 0..1.
-    """
-    source = data or (weights if weights.is_dir() else weights.parent) / "config.yaml"
-    cfg = load(source, overrides)
-    model = load_model(weights, dist.pick_device(cfg.train.device))
-    val = datasets.load(cfg.data).val
-    if val is None:
-        raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
-    if val.classes.names != model.classes.names:
-        problem = f"{list(val.classes.names)[:5]} are not the model's {list(model.classes.names)[:5]}"
-        raise SsodError(source, "data.val", f"classes {problem}", "give data.classes in the model's order")
-    found = evaluator(cfg, val, score=score, view=model.pipeline)(model.detector)
-    threshold = model.detector.decode.score if score is None else score
-    table = Table(title=f"{weights}, {len(val)} images, scores above {threshold:g}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("%", justify="right")
-    for name, value in found.items():
-        table.add_row(name, f"{100 * value:.1f}" if value >= 0 else "-")
-    Console(soft_wrap=True).print(table)
-    return found
 
 
 def check(cfg: Config) -> int:

@@ -12,9 +12,10 @@ import yaml
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from ssod import modelfile, run
+from ssod import modelfile
 from ssod.detectors.d2.model import build_model
 from ssod.errors import Exit, SsodError
+from ssod.measure import evaluate
 from tests.detectors.d2 import pair, section
 from tests.small import small_config
 from tools import convert_weights
@@ -40,7 +41,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tor
 
 
 def ap(file: Path, config: Path) -> dict[str, float]:
-    return run.evaluate(file, data=config)
+    return evaluate(file, data=config)
 
 
 def test_from_the_zoo_to_eval_and_back(given: Any, capsys: pytest.CaptureFixture[str]) -> None:

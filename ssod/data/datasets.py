@@ -107,7 +107,7 @@ def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
     unlabeled = None if hidden is None else hidden.images
     if cfg.unlabeled is not None:
         unlabeled, hidden = load_unlabeled(cfg.unlabeled, ctx("unlabeled")), None
-    val = load_val(cfg, everything, ctx("val"))
+    val = load_val(cfg, everything.classes, ctx("val"))
     _check_parts(everything, labeled, unlabeled, val, cfg, ctx)
     check_images(everything.images, keeps, name_of(cfg.labeled, ctx("labeled")), ctx("labeled"))
     if val is not None:
@@ -156,26 +156,40 @@ def load_unlabeled(source: Section, ctx: Context) -> Images:
     return images
 
 
-def load_val(cfg: DataConfig, labeled: Labeled, ctx: Context) -> Labeled | None:
-    """Read the validation set and bring its labels into the order of the labelled set's class names.
+def load_val(cfg: DataConfig, classes: Classes, ctx: Context, owner: str = "labeled") -> Labeled | None:
+    """Read the validation set and bring its labels into the order of ``classes``, which are those of ``owner``.
 
     Raises:
         SsodError: the class lists differ. Classes that were found in a VOC folder, and not declared, may be fewer.
     """
     if cfg.val is None:
         return None
-    found = align(read_labeled(cfg.val, ctx, classes=cfg.classes), labeled.classes, cfg.val, ctx)
+    found = align(read_labeled(cfg.val, ctx, classes=cfg.classes), classes, cfg.val, ctx, owner)
     check_files(found.images, name_of(cfg.val, ctx), ctx)
     ctx.findings.raise_first()
     return found
 
 
-def align(found: Labeled, classes: Classes, source: Section, ctx: Context) -> Labeled:
+def load_measured(cfg: DataConfig, classes: Classes) -> Labeled | None:
+    """Read what a model of ``classes`` is measured on; nothing else that ``cfg`` names has to be there.
+
+    Raises:
+        SsodError: as ``load``, about the validation set.
+    """
+    ctx = context(cfg)("val")
+    val = load_val(cfg, classes, ctx, "the model")
+    if val is not None:
+        check_images(val.images, range(len(val)), name_of(cfg.val, ctx), ctx)
+        ctx.findings.raise_first()
+    return val
+
+
+def align(found: Labeled, classes: Classes, source: Section, ctx: Context, owner: str = "labeled") -> Labeled:
     """Bring the labels of ``found``, read from ``source``, into the order of ``classes``; see ``load_val``."""
     names = classes.names
     # A class that was only not found in a VOC folder's files is no contradiction.
     theirs = found.classes.names if not isinstance(source, VocSource) else {*found.classes.names, *names}
-    problem = differences("val", theirs, "labeled", names)
+    problem = differences("val", theirs, owner, names)
     if problem:
         raise ctx.findings.fatal("D40", name_of(source, ctx), "categories", problem, "make the class lists equal")
     own = classes if isinstance(source, VocSource) else found.classes  # a VOC folder has no ids
