@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssod.compare.runs import read_run
 from ssod.config import Config, load
@@ -56,9 +56,9 @@ class SweepConfig(Section):
     base: str | None = None
     "Config that methods, detectors and percents are put into."
     methods: list[str | dict[str, Any]] = []
-    "Names, or sections `{name: mean_teacher, burn_in: 40%}`; empty = the base's own."
+    "Names, or sections `{name: mean_teacher, burn_in: 40%}`; a `label` in one names its row; empty = the base's own."
     detectors: list[str | dict[str, Any]] = []
-    "Names as in `ssod init --detector`, or sections; empty = the base's own."
+    "Names as in `ssod init --detector`, or sections as for methods; empty = the base's own."
     percents: list[float] = []
     "Values of `data.split.percent`; empty = the base's own."
     folds: list[int] = Field([1], min_length=1)
@@ -69,6 +69,14 @@ class SweepConfig(Section):
     "`key.path=value` for every run; `{fold}` and `{seed}` stand for their numbers."
     jobs: int = Field(1, ge=1)
     "Runs at the same time, at most; another one starts only while memory allows."
+
+    @field_validator("percents", "folds", "seeds")
+    @classmethod
+    def _each_once(cls, values: list) -> list:
+        for value, count in Counter(values).items():
+            if count > 1:
+                raise ValueError(f"{value:g} is there twice; name it once")
+        return values
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,10 @@ def read_sweep(path: Path | str) -> Sweep:
         raise SsodError(path, "", f"is a {type(tree).__name__}, expected keys", "see docs/compare.md")
     cfg = read_section(SweepConfig, tree, "sweep", Source(str(path), {}), {})
     out = Path(cfg.out) if cfg.out else Path("runs") / path.stem
-    entries = [*_configs(cfg, path), *_grid(cfg, path)]
-    if not entries:
+    named, grid = _configs(cfg, path), _grid(cfg, path)
+    if not named and not grid:
         raise SsodError(path, "configs", "no run is named", "give configs, or base and methods")
+    entries = [*named, *grid]
     twice = [name for name, count in Counter(name for name, _, _ in entries).items() if count > 1]
     if twice:
         raise SsodError(path, "configs", f"two rows are called '{twice[0]}'", "give one a name")
@@ -132,12 +141,16 @@ def _configs(cfg: SweepConfig, path: Path) -> list[tuple[str, Path, tuple[str, .
         entry = Entry(config=item) if isinstance(item, str) else item
         pattern = Path(entry.config)
         anchor = Path(pattern.anchor) if pattern.is_absolute() else path.parent
-        files = sorted(anchor.glob(str(pattern.relative_to(pattern.anchor))))
+        try:
+            files = sorted(f for f in anchor.glob(str(pattern.relative_to(pattern.anchor))) if f.is_file())
+        except (ValueError, IndexError):  # what is no pattern: '', '.', 'a**b'
+            files = []
         if not files:
             raise SsodError(path, "configs", f"'{entry.config}' names no file", "paths are relative to the sweep file")
-        if entry.name and len(files) > 1:
+        if entry.name is not None and len(files) > 1:
             raise SsodError(path, "configs", f"'{entry.name}' would name {len(files)} files", "leave the name out")
-        found += [(entry.name or file.stem, file, tuple(entry.overrides)) for file in files]
+        names = [file.stem if entry.name is None else _folder_name(path, "configs", entry.name) for file in files]
+        found += [(name, file, tuple(entry.overrides)) for name, file in zip(names, files)]
     return found
 
 
@@ -147,10 +160,15 @@ def _grid(cfg: SweepConfig, path: Path) -> list[tuple[str, Path, tuple[str, ...]
         if cfg.methods or cfg.detectors or cfg.percents:
             raise SsodError(path, "base", "missing", "name the config that methods and detectors are put into")
         return []
-    methods = [{"name": m} if isinstance(m, str) else m for m in cfg.methods]
-    detectors = [_detector(d) if isinstance(d, str) else (str(d.get("name")), d) for d in cfg.detectors]
+    methods = [_row(path, "methods", {"name": m} if isinstance(m, str) else m) for m in cfg.methods]
+    detectors = [_detector(d) if isinstance(d, str) else _row(path, "detectors", d) for d in cfg.detectors]
+    for field, rows in (("methods", methods), ("detectors", detectors)):
+        twice = [name for name, count in Counter(name for name, _ in rows).items() if count > 1]
+        if twice:
+            fix = f"give one a name of its own: {{label: ..., name: {twice[0]}, ...}}"
+            raise SsodError(path, field, f"two rows are called '{twice[0]}'", fix)
     axes = (
-        [(_named(path, "methods", m), f"method={json.dumps(m)}") for m in methods] or [(Path(cfg.base).stem, "")],
+        [(name, f"method={json.dumps(section)}") for name, section in methods] or [(Path(cfg.base).stem, "")],
         [(name, f"detector={json.dumps(section)}") for name, section in detectors] or [("", "")],
         [(f"{p:g}p", f"data.split.percent={p:g}") for p in cfg.percents] or [("", "")],
     )
@@ -161,10 +179,23 @@ def _grid(cfg: SweepConfig, path: Path) -> list[tuple[str, Path, tuple[str, ...]
     ]
 
 
-def _named(path: Path, field: str, section: dict[str, Any]) -> str:
+def _row(path: Path, field: str, section: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return what a section's row is filed under, and the section without its label."""
     if not isinstance(section.get("name"), str):
         raise SsodError(path, field, f"{section} has no name", "write {name: ..., ...}")
-    return section["name"]
+    name = _folder_name(path, field, section.get("label", section["name"]))
+    return name, {key: value for key, value in section.items() if key != "label"}
+
+
+def _folder_name(path: Path, field: str, name: object) -> str:
+    """Return ``name``, which becomes a folder in `out`.
+
+    Raises:
+        SsodError: code 2, it would be none, or another one.
+    """
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
+        raise SsodError(path, field, f"{name!r} is no folder name", "use letters, digits, - and _")
+    return name
 
 
 def _detector(name: str) -> tuple[str, dict[str, Any]]:

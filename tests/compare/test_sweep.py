@@ -87,6 +87,25 @@ def test_configs_by_pattern_and_with_changes(tmp_path: Path) -> None:
         ({"configs": ["small.yaml"], "overrides": ["train.lrr=1"]}, "train.lrr"),
         ({"configs": ["small.yaml"], "overrides": [UNSPLIT], "folds": [1, 2]}, "has no data.split"),
         ({"configs": ["small.yaml"], "jobs": 0}, "sweep.jobs"),
+        ({"configs": ["small.yaml"], "folds": [1, 2, 1]}, "sweep.folds: [1, 2, 1]: 1 is there twice"),
+        ({"configs": ["small.yaml"], "seeds": [0, 0]}, "sweep.seeds: [0, 0]: 0 is there twice"),
+        ({"base": "small.yaml", "percents": [5, 5.0]}, "sweep.percents: [5, 5.0]: 5 is there twice"),
+        ({"configs": ["."]}, "'.' names no file"),
+        ({"configs": [""]}, "'' names no file"),
+        ({"configs": ["/"]}, "'/' names no file"),
+        ({"configs": ["a**b"]}, "'a**b' names no file"),
+        ({"configs": ["data"]}, "'data' names no file"),
+        ({"configs": [{"config": "small.yaml", "name": "../../evil"}]}, "configs: '../../evil' is no folder name"),
+        ({"configs": [{"config": "small.yaml", "name": "/tmp/evil"}]}, "configs: '/tmp/evil' is no folder name"),
+        ({"configs": [{"config": "small.yaml", "name": ".."}]}, "configs: '..' is no folder name"),
+        ({"configs": [{"config": "small.yaml", "name": ""}]}, "configs: '' is no folder name"),
+        ({"base": "small.yaml", "methods": [{"name": "mean_teacher", "label": "a/b"}]}, "methods: 'a/b' is no folder"),
+        ({"base": "small.yaml", "methods": [{"name": "mean_teacher", "label": 3}]}, "methods: 3 is no folder name"),
+        (
+            {"base": "small.yaml", "methods": [{"name": "mean_teacher", "score": s} for s in (0.3, 0.5)]},
+            "two rows are called 'mean_teacher'; give one a name of its own: {label: ..., name: mean_teacher, ...}",
+        ),
+        ({"base": "small.yaml", "detectors": ["fcos", "fcos"]}, "detectors: two rows are called 'fcos'"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(tmp_path: Path, keys: dict, words: str) -> None:
@@ -94,6 +113,19 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path, keys: dict, word
         read_sweep(sweep_file(tmp_path, **keys))
     assert words in error.value.line()
     assert error.value.code == Exit.USAGE
+
+
+def test_one_method_or_detector_twice_under_labels(tmp_path: Path) -> None:
+    sections = [
+        {"label": label, "name": "mean_teacher", "score": score} for label, score in (("low", 0.3), ("high", 0.5))
+    ]
+    detectors = ["fcos", {"label": "fcos16", "name": "fcos", "backbone": "tiny", "channels": 16, "levels": [3, 5]}]
+    file = sweep_file(tmp_path, base="small.yaml", methods=sections, detectors=detectors)
+    cells = {cell.name: cell.load() for cell in read_sweep(file).cells}
+    names = [f"{method}_{detector}/fold1-seed0" for method in ("low", "high") for detector in ("fcos", "fcos16")]
+    assert list(cells) == names
+    assert [cell.method.score for cell in cells.values()] == [0.3, 0.3, 0.5, 0.5]
+    assert [cell.detector.channels for cell in cells.values()][1] == 16
 
 
 def as_cell(folder: Path, cell: Cell) -> None:
