@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 10.0, 10.0, 34.0
 DIGIT = 6.5  # units that a digit of a tick is wide
+STEP = 1e-3  # smallest step between ticks, over the largest of them: four digits tell them apart
 COLORS = 8  # --c0 .. --c7 in style.css
 _MOST_ROWS = 60  # of the table below a chart
 
@@ -86,15 +87,19 @@ class Frame:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Return round numbers that reach from at most ``low`` to at least ``high``."""
+    """Return round numbers that reach from at most ``low`` to at least ``high``.
+
+    ``short`` writes each of them differently: what varies less than that is drawn as flat.
+    """
     if high <= low:
         low, high = (low - 0.5, high + 0.5) if low else (0.0, 1.0)
-    raw = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(raw))
+    raw = max((high - low) / most, STEP * abs(low), STEP * abs(high))
+    digits = math.floor(math.log10(raw))
+    power = 10.0**digits
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
+    return [round(i * step, 2 - digits) for i in range(first, last + 1)]
 
 
 def path(s: Series, frame: Frame) -> str:

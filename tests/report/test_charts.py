@@ -25,6 +25,17 @@ def test_ticks_are_round_and_reach_around(low: float, high: float, expected: lis
     assert ticks(low, high) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 1e-12), (-3e-13, 2e-13), (0, 3e-40), (1, 1 + 1e-12), (0.12345, 0.12346), (20_000, 20_010), (0, 7e250)],
+)
+def test_ticks_have_labels_of_their_own(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert len({short(tick) for tick in found}) == len(found) >= 2
+    assert found[0] <= low
+    assert found[-1] >= high
+
+
 def test_ticks_of_one_value() -> None:
     assert ticks(5, 5)[0] < 5 < ticks(5, 5)[-1]
     assert ticks(0, 0) == [0, 0.2, 0.4, 0.6, 0.8, 1]
