@@ -56,8 +56,8 @@ def histogram(boxes: Scored, low: float) -> Figure:
     figure, axes = _chart(f"Scores{above} of the teacher's boxes, {boxes.where}", "score", "boxes")
     edges, right, wrong = figures.histogram(boxes, low)
     wide = np.diff(edges)
-    axes.bar(edges[:-1], right, wide, align="edge", color="tab:green", label="right")
-    axes.bar(edges[:-1], wrong, wide, bottom=right, align="edge", color="tab:red", label="wrong")
+    axes.bar(edges[:-1], right, wide, align="edge", color="tab:blue", label="right")
+    axes.bar(edges[:-1], wrong, wide, bottom=right, align="edge", color="tab:orange", label="wrong")
     axes.set_ylim(0, max(1.0, 1.05 * (right + wrong).max()))
     axes.legend(fontsize=8)
     return figure

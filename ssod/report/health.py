@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,15 @@ from ssod import figures as numbers
 from ssod.compare.runs import Run
 from ssod.diagnose import previous
 from ssod.engine.matches import Matches, average_precision
+from ssod.errors import SsodError
 from ssod.figures import MOST_CLASSES, SURE, Scored
 from ssod.pseudofile import Pseudo
 from ssod.report import charts
 from ssod.report.charts import Series
 from ssod.report.page import Section, grid, sheet, text
+from ssod.report.saved import saved
+
+RIGHT, WRONG = 0, 1  # colours: blue and orange, which every eye tells apart
 
 
 def column(rows: Sequence[dict[str, Any]], name: str, scale: float = 1.0) -> tuple[list[int], list[float | None]]:
@@ -70,7 +72,7 @@ def classes(run: Run) -> Section:
     labels = np.bincount(table.label, minlength=len(table.classes))
     wanted = table.wanted.sum(0)
     order = np.argsort([-1.0 if np.isnan(v[0]) else v.mean() for v in values], kind="stable")
-    whole = _whole(run)
+    whole, damaged = _whole(run)
     rows = []
     for k in order[::-1]:
         name = table.classes[k]
@@ -88,17 +90,16 @@ def classes(run: Run) -> Section:
     if len(shown) > MOST_CLASSES:
         figures.append(_precision_recall(table, worst, "Precision against recall, IoU 0.5: weakest classes"))
     title = f"after step {run.last['step']}, per cent"
-    return Section("classes", "Classes", [grid(figures, wide=True), sheet(title, columns, rows)])
+    return Section("classes", "Classes", [grid(figures, wide=True), sheet(title, columns, rows), *damaged])
 
 
 def _of(shown: Sequence[int], what: str) -> str:
     return f": {what}" if len(shown) > MOST_CLASSES else ""
 
 
-def _whole(run: Run) -> dict[str, Any]:
-    """Return the last ``eval/step_*.json``, which has the numbers of single classes."""
-    path = run.path / "eval" / f"step_{run.last['step']}.json" if run.last else Path()
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+def _whole(run: Run) -> tuple[dict[str, Any], list[Markup]]:
+    """Return the last ``eval/step_*.json``, which has the numbers of single classes, and a note if it is damaged."""
+    return saved(run.path / "eval" / f"step_{run.last['step']}.json") if run.last else ({}, [])
 
 
 def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Markup:
@@ -112,14 +113,17 @@ def health(run: Run) -> Section:
 
 
 def _health(run: Run) -> list[Markup]:
-    look = previous(run.path / "eval", 1 << 62)
+    try:
+        look, damaged = previous(run.path / "eval", 1 << 62), []
+    except SsodError as error:
+        look, damaged = None, [text(f"Left out: {error.line()}")]
     chooses = any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals))
     if not chooses and look is not None:
         said = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
         return [text(said), grid(_scores(run, look))]
     if not chooses:
         said = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
-        return [text(said)]
+        return [*damaged, text(said)]
     marks = burn_in(run)
     labeled = Series("labelled images", *column(run.train, "labeled/boxes_per_image"))
     boxes = [Series("pseudo boxes, in training", *column(run.train, "pseudo/boxes_per_image")), labeled]
@@ -139,7 +143,7 @@ def _health(run: Run) -> list[Markup]:
         "foreground rows whose assignment changed. The hidden truth is read for these figures alone: training never "
         "sees it."
     )
-    return [text(how, "small"), grid(figures)]
+    return [*damaged, text(how, "small"), grid(figures)]
 
 
 def weighting(run: Run) -> list[Markup]:
@@ -150,10 +154,12 @@ def weighting(run: Run) -> list[Markup]:
     def drawn(letter: str) -> list[Series]:
         found = []
         for side, images in sides.items():
-            for kind in ("wrong", "correct"):
+            for kind, hue in (("wrong", WRONG), ("correct", RIGHT)):
                 steps, values = column(run.train, f"weighting/{side}/{letter}_{kind}")
                 # 0 says that there was no such row yet.
-                found.append(Series(f"{kind}, {images}", steps, [v or None for v in values], dash=side == "unsup"))
+                found.append(
+                    Series(f"{kind}, {images}", steps, [v or None for v in values], dash=side == "unsup", color=hue)
+                )
         return found
 
     if not any(key.endswith("/wrong") for key in logged):
@@ -208,7 +214,7 @@ def _spread(values: Sequence[Sequence[float]], count: int) -> list[int]:
 def _histogram(boxes: Scored, low: float) -> Markup:
     """Return how many boxes have which score, from ``low`` on; most score low, and would hide the others."""
     edges, right, wrong = numbers.histogram(boxes, low)
-    groups = [("right", right.astype(float).tolist(), 2), ("wrong", wrong.astype(float).tolist(), 4)]
+    groups = [("right", right.astype(float).tolist(), RIGHT), ("wrong", wrong.astype(float).tolist(), WRONG)]
     labels = [f"{edge:.2f}" for edge in edges[:-1]]
     above = f" above {low:g}" if low else ""
     return charts.bars(labels, groups, f"Scores{above} of the teacher's boxes, {boxes.where}", "score", "boxes")

@@ -8,13 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-import ssod
 from ssod.compare.main import compare
 from ssod.compare.runs import read_run
 from ssod.report.pictures import difficulty
-from ssod.report.run_page import find_twin, report
+from ssod.report.run_page import report
 from tests.compare.fake import fake_run
 from tests.compare.test_gain import table
 
@@ -80,37 +78,6 @@ def test_the_report_has_what_a_reader_looks_for(trained: Path) -> None:
     assert page.focusable > 20
 
 
-def test_the_twin_is_found_beside_the_run(trained: Path, tmp_path: Path) -> None:
-    assert find_twin(read_run(trained / "mean_teacher")).path == trained / "supervised"
-    assert find_twin(read_run(trained / "supervised")) is None
-    shutil.copytree(trained / "mean_teacher", tmp_path / "alone" / "run")
-    page = check(report(tmp_path / "alone" / "run").read_text("utf-8"))
-    assert "No supervised twin was found" in page.text
-
-
-@pytest.mark.parametrize(
-    ("own", "twin", "near"),
-    [
-        ("sweep/mean_teacher/fold1-seed0", "sweep/supervised/fold1-seed0", True),
-        ("runs/mean_teacher/20261121-1", "runs/supervised/20261121-2", True),
-        ("mine/a", "mine/b", True),
-        ("mine/a", "yours/b", False),
-        ("mine/x/a", "mine/y/fold1-seed0", False),
-    ],
-)
-def test_a_twin_is_sought_no_further_than_runs_are_filed(tmp_path: Path, own: str, twin: str, near: bool) -> None:
-    run, other = fake_run(tmp_path / own), fake_run(tmp_path / twin, "supervised")
-    found = find_twin(read_run(run))
-    assert (found and found.path) == (other if near else None)
-
-
-def test_a_twin_is_sought_from_inside_its_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_run(tmp_path / "sweep/mean_teacher/fold1-seed0")
-    fake_run(tmp_path / "sweep/supervised/fold1-seed0", "supervised")
-    monkeypatch.chdir(tmp_path / "sweep/mean_teacher")
-    assert find_twin(read_run(Path("fold1-seed0"))).method == "supervised"
-
-
 def test_a_method_that_chooses_no_box_is_shown(trained: Path) -> None:
     page = check(report(trained / "humble_teacher").read_text("utf-8"))
     assert "This method chooses no box" in page.text
@@ -126,7 +93,7 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     for said in (*words, "wrong, labelled", "correct, pseudo-labelled", "BALD", "Boxes per image"):
         assert said in page.text, said
     assert not any(said in report(trained / "mean_teacher").read_text("utf-8") for said in words)
-    row = '{"kind": "train", "step": 8, "weighting/sup/U_wrong": 0.0, "weighting/sup/U_correct": 0.625, '
+    row = '{"kind": "train", "step": 8, "time/step": 0.5, "weighting/sup/U_wrong": 0.0, "weighting/sup/U_correct": 0.625, '
     row += '"weighting/sup/D_wrong": 0.0, "weighting/sup/D_correct": 0.3125, "weighting/sup/wrong": 0.0}\n'
     run = fake_run(tmp_path / "run", "supervised", saved=False)
     with open(run / "metrics.jsonl", "a") as file:
@@ -197,32 +164,3 @@ def test_hard_images_by_hand() -> None:
     sure = found.score > 0.3
     wrong = (~found.right[:, 0] & sure)[found.image == 2].sum()
     assert difficulty(found).tolist() == [0, 1, 1 + wrong]
-
-
-# ---- contrast ------------------------------------------------------------------------------------------------------
-
-
-def luminance(color: str) -> float:
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(a: str, b: str) -> float:
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_contrast_is_enough(theme: str) -> None:
-    css = (Path(ssod.__file__).parent / "report" / "style.css").read_text()
-    light, dark = re.findall(r"^:root[^{]*\{(.*?)\}", css, re.S | re.M)[:2]
-    colors = dict(re.findall(r"--(\w+): (#\w{6})", light if theme == "light" else dark))
-    for text in ("ink", "dim", "link"):
-        assert contrast(colors[text], colors["bg"]) >= 4.5  # WCAG AA, text
-        assert contrast(colors["ink"], colors["badbg"]) >= 4.5
-    for line in range(8):
-        assert contrast(colors[f"c{line}"], colors["bg"]) >= 3  # WCAG AA, graphics
-    inside = re.search(r"@media \(prefers-color-scheme: dark\) \{\s*:root[^{]*\{(.*?)\}", css, re.S)[1]
-    if theme == "dark":
-        assert dict(re.findall(r"--(\w+): (#\w{6})", inside)) == colors
