@@ -1,8 +1,9 @@
 """From a YAML file to a validated, frozen config, with every mistake told in one line before anything is built.
 
 A file may name one ``base``, which is merged under it, key by key. One rule replaces deletion: **when a section's
-``name`` (or ``format``) changes, the section starts afresh.** Overrides ``a.b=c`` come last. Where each value came
-from is kept, so that ``ssod config`` and every message can say it.
+``name`` (or ``format``) changes, the section starts afresh.** Overrides ``a.b=c`` come last; the bare
+``method.name=supervised`` leaves the ``method.ema`` that was written, for by it a teacher and its twin are measured.
+Where each value came from is kept, so that ``ssod config`` and every message can say it.
 """
 
 from __future__ import annotations
@@ -232,7 +233,11 @@ def _override(tree: dict[str, Any], origins: dict[str, str], text: str) -> None:
     for part in parents:
         leaf = leaf.setdefault(part, {})
     leaf[last] = parse_yaml(value, f"command line {key.strip()}")
+    average = _forget(origins, "method.ema") if key.strip() == "method.name" else {}
+    if average:
+        branch["method"]["ema"] = tree["method"]["ema"]
     _merge(tree, branch, origins, "command line", "")
+    origins.update(average)
 
 
 # ---- validating --------------------------------------------------------------------------------------------------

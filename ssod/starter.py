@@ -187,6 +187,7 @@ def compose(out: Path, section: dict[str, Any], data: DataSets, detector: str, m
 #   ssod check {file}    what is wrong with the data
 #   ssod plan {file}     how long this will take here
 #   ssod train {file}
+#   ssod train {file} method.name=supervised    the twin: the same labels alone, measured by the same `ema`
 # Every key can be changed here or on the command line: ssod train {file} train.lr=0.005
 # All keys with their defaults: ssod config {file}
 
@@ -259,8 +260,8 @@ def _method(method: str) -> str:
     if "score" in cfg.model_fields:
         score = cfg.model_fields["score"].default
         lines += [f"  score: {score} # lower it when the log says that no pseudo box is kept"]
-    warm_up = cfg.model_fields["ema"].default.warm_up
-    lines += [f"  ema: {_flow({'decay': 0.999, 'warm_up': warm_up})} # half of the teacher is newer than 700 steps"]
+    # Also where a method starts its average after burn-in, and none is needed: the twin's starts at once.
+    lines += ["  ema: {decay: 0.999, warm_up: true} # half of the teacher is newer than 700 steps"]
     return "\n".join(lines)
 
 

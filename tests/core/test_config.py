@@ -69,6 +69,31 @@ def test_a_changed_name_starts_the_section_afresh(child: Path) -> None:
     assert cfg.detector.channels == 256
 
 
+def test_another_method_by_name_is_measured_by_the_same_average(child: Path) -> None:
+    child.write_text(CHILD.replace("burn_in: 25%", "burn_in: 25%, ema: {decay: 0.9, start: 10}"))
+    cfg = load(child, ["method.ema.warm_up=false", "method.name=supervised"])
+    assert cfg.method.model_dump(exclude_none=True) == {
+        "name": "supervised",
+        "ema": {"rule": "ema", "decay": 0.9, "warm_up": False, "start": 10},
+    }
+    assert {key: value for key, value in cfg.origins.items() if key.startswith("method.")} == {
+        "method.name": "command line",
+        "method.ema.decay": str(child),
+        "method.ema.start": str(child),
+        "method.ema.warm_up": "command line",
+    }
+    assert load(child, ["method.name=supervised", "method.ema.decay=0.5"]).method.ema.decay == 0.5
+    assert load(child, ["method={name: supervised}"]).method.ema.decay == 0.999
+    assert load(child, ["method={name: supervised, ema: {start: 1}}"]).method.ema.decay == 0.999
+    child.write_text(CHILD)
+    assert load(child, ["method.name=unbiased_teacher", "method.burn_in=5"]).method.ema.decay == 0.9996
+
+
+def test_an_average_that_a_method_cannot_have_is_told(child: Path) -> None:
+    child.write_text(CHILD.replace("burn_in: 25%", "burn_in: 25%, ema: {rule: never}"))
+    assert "'rule: never' holds after burn-in, which this method has not" in refused(child, "method.name=supervised")
+
+
 def test_a_repeated_name_keeps_the_section(child: Path) -> None:
     cfg = load(child, ["train.optimizer={name: sgd, momentum: 0.7}"])
     assert (cfg.train.optimizer.momentum, cfg.train.optimizer.weight_decay) == (0.7, 5e-4)
