@@ -12,6 +12,7 @@ from ssod.data import datasets
 from ssod.detectors.build import build as build_detector
 from ssod.engine import dist
 from ssod.errors import SsodError
+from ssod.model import check_score
 from ssod.model import load as load_model
 from ssod.printing import console
 from ssod.run import evaluator
@@ -42,6 +43,7 @@ def evaluate(
         SsodError: no config or no validation set, an override without effect, classes that are not the model's.
     """
     weights = Path(weights)
+    check_score(score)
     changes = _effective(overrides)
     model = load_model(weights)
     source = _config_of(weights, data)

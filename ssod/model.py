@@ -145,7 +145,7 @@ def check_score(score: float | None) -> None:
         SsodError: naming it.
     """
     if score is not None and not 0 <= score <= 1:
-        raise SsodError("command line", "score", f"{score:g} is not between 0 and 1", "give a probability, as in 0.5")
+        raise SsodError("score", "", f"{score:g} is not between 0 and 1", "give a probability, as in 0.5")
 
 
 def _present(device: str | torch.device) -> torch.device:
@@ -153,7 +153,7 @@ def _present(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-        why = str(error).splitlines()[0]
+        why = str(error).splitlines()[0].split(". ")[0]
         raise SsodError("device", str(device), f"cannot be used: {why}", "use 'cpu'") from None
 
 

@@ -29,7 +29,7 @@ def refuse_taken(out: Path) -> None:
     except OSError as error:
         raise atomic.refused(out, error) from None
     if taken:
-        raise SsodError(out, "", "exists; nothing is written over", "name another folder with -o, or empty this one")
+        raise SsodError(out, "", "exists; nothing is written over", "name a new or an empty folder with -o")
 
 
 def refuse_inside(out: Path, images: str | os.PathLike) -> None:

@@ -154,3 +154,9 @@ def test_a_name_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     evaluate(weights(config), data=config)
     printed = capsys.readouterr().out
     assert all(f" AP/{name} " in printed for name in odd)
+
+
+def test_a_score_is_a_number_from_0_to_1(config: Path) -> None:
+    for score in (50.0, -0.1, float("nan")):
+        with pytest.raises(SsodError, match="not between 0 and 1"):
+            evaluate(weights(config, names_of(config)), data=config, score=score)

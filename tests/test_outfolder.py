@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,7 +182,7 @@ def test_a_real_interrupt(weights: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ssod", "predict", str(weights), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/.tmp-*/*.jpg")) and process.poll() is None:
-        pass
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == Exit.INTERRUPTED
