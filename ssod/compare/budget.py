@@ -49,17 +49,17 @@ def hours(run: Run, step: int) -> float:
     for row in run.train:
         until = min(row["step"], step)
         if until > last:
-            seconds += (until - last) * (row["time/step"] or 0.0)
+            seconds += (until - last) * row["time/step"]
             last = until
     if run.train and step > last:
-        seconds += (step - last) * (run.train[-1]["time/step"] or 0.0)
+        seconds += (step - last) * run.train[-1]["time/step"]
     return seconds / 3600
 
 
 def curve(run: Run) -> list[Point]:
     """Return a point for each evaluation."""
-    rows = [row for row in run.evals if row.get("teacher/AP") is not None]
-    return [Point(row["step"], *seen(run, row["step"]), hours(run, row["step"]), row["teacher/AP"]) for row in rows]
+    steps = [(row["step"], row["teacher/AP"]) for row in run.evals if row.get("teacher/AP") is not None]
+    return [Point(step, *seen(run, step), hours(run, step), ap) for step, ap in steps]
 
 
 def at(points: Sequence[Point], budget: float, currency: str) -> float | None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import t as student
@@ -53,6 +53,7 @@ class Gain:
         kind: what a unit is, ``fold`` or ``seed``.
         by_images: standard error that the val images cause.
         by_units: standard error that folds (or seeds) cause beyond that; None with one unit.
+        runs: how many runs of the method, and of its twin, it is made of.
     """
 
     value: float
@@ -60,6 +61,7 @@ class Gain:
     kind: str
     by_images: float
     by_units: float | None
+    runs: tuple[int, int] = (1, 1)
 
     @property
     def images(self) -> tuple[float, float]:
@@ -78,43 +80,67 @@ class Gain:
     @property
     def scope(self) -> str:
         """Say what the second interval covers."""
-        if len(self.units) == 1:
-            return "one fold and seed: what other labels would give is not known"
-        return f"{len(self.units)} {self.kind}s" + (" of one fold" if self.kind == "seed" else "")
+        number = len(self.units)
+        uneven = self.runs != (number, number)
+        runs = f", {self.runs[0]} runs against {self.runs[1]}" if uneven else ""
+        if number == 1:
+            return f"one fold{runs or ' and seed'}: what other labels would give is not known"
+        return f"{number} {self.kind}s" + (" of one fold" if self.kind == "seed" else "") + runs
 
 
-def gain(units: Sequence[Unit], *, kind: str = "fold", resamples: int = RESAMPLES, seed: int = 0) -> Gain:
+class Draws:
+    """AP of tables in the same draws of their images; what was measured once is not measured again.
+
+    Args:
+        number: draws, with replacement, as many images as there are.
+        seed: of the draws.
+    """
+
+    def __init__(self, number: int = RESAMPLES, seed: int = 0) -> None:
+        self.number, self.seed = number, seed
+        self._weights: dict[int, np.ndarray] = {}  # by the number of images
+        self._known: dict[int, tuple[Matches, np.ndarray]] = {}  # by the table's id; the table is kept, and so its id
+
+    def ap(self, table: Matches) -> np.ndarray:
+        """Return [1 + B] AP of ``table``: of all images as they are, then of each draw; NaN without a box to find."""
+        if id(table) not in self._known:
+            self._known[id(table)] = table, mean_ap(table, self._drawn(len(table)))
+        return self._known[id(table)][1]
+
+    def _drawn(self, images: int) -> np.ndarray:
+        if images not in self._weights:
+            rng = np.random.default_rng(self.seed)
+            draws = rng.multinomial(images, np.full(images, 1 / images), size=self.number)
+            self._weights[images] = np.concatenate([np.ones((1, images), draws.dtype), draws])
+        return self._weights[images]
+
+
+def gain(units: Sequence[Unit], *, kind: str = "fold", draws: Draws | None = None) -> Gain:
     """Return the mean gain over ``units`` with its interval; see the module's docstring.
 
     Args:
         units: at least one; every table has the same images in the same order.
         kind: what a unit is, ``fold`` or ``seed``.
-        resamples: draws of the val images.
-        seed: of the draws.
+        draws: of the val images; gains that share them measure a run that they share once. None = new ones.
 
     Raises:
-        SsodError: code 3, tables of different images.
+        SsodError: code 3, tables of different images, or images without a box.
     """
+    draws = draws or Draws()
     tables = [table for unit in units for table in (*unit.method, *unit.twin)]
-    ids = tables[0].ids
-    if any(table.ids != ids for table in tables):
-        raise SsodError("compare", "val", "runs were measured on different images", "compare runs with one val set")
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=resamples)
-    weights = np.concatenate([np.ones((1, len(ids)), draws.dtype), draws])
-    known: dict[int, np.ndarray] = {}
+    if any(table.ids != tables[0].ids for table in tables):
+        problem, fix = "runs were measured on different images", "compare runs with one val set"
+        raise SsodError("compare", "val", problem, fix, code=Exit.DATA)
 
     def mean(group: Sequence[Matches]) -> np.ndarray:
-        for table in group:
-            if id(table) not in known:
-                known[id(table)] = mean_ap(table, weights)
-        return np.mean([known[id(table)] for table in group], 0)
+        return np.mean([draws.ap(table) for table in group], 0)
 
     values = np.array([mean(unit.method) - mean(unit.twin) for unit in units])  # [U, 1 + B]
     if np.isnan(values[:, 0]).any():
         raise SsodError("compare", "val", "has no box to find", "give data.val labels", code=Exit.DATA)
     exact, drawn = values[:, 0], values[:, 1:][:, ~np.isnan(values[:, 1:]).any(0)]
-    return combine({unit.name: value for unit, value in zip(units, exact.tolist())}, drawn, kind)
+    found = combine({unit.name: value for unit, value in zip(units, exact.tolist())}, drawn, kind)
+    return replace(found, runs=(sum(len(u.method) for u in units), sum(len(u.twin) for u in units)))
 
 
 def combine(units: dict[str, float], drawn: np.ndarray, kind: str = "fold") -> Gain:

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from ssod import atomic
 from ssod.compare import tables
-from ssod.compare.boards import Board, boards_of, rows_of
+from ssod.compare.boards import Board, boards_of
 from ssod.compare.gain import RESAMPLES
 from ssod.compare.pool import run_cells
 from ssod.compare.records import comma_separated
+from ssod.compare.rows import Row, rows_of
 from ssod.compare.runs import Run, read_run
 from ssod.compare.sweep import read_sweep
 from ssod.compare.tables import Sheet
@@ -26,12 +27,14 @@ class Comparison:
 
     Attributes:
         runs: all that were read.
+        rows: their settings, with a finished run or without.
         boards: rows that may be ranked together, best first.
         refusals: one line for each board that is not ranked with the first, and each row without a finished run.
         sheets: the same as tables.
     """
 
     runs: list[Run]
+    rows: list[Row]
     boards: list[Board]
     refusals: list[str]
     sheets: list[Sheet]
@@ -97,24 +100,32 @@ def _failed(failures: dict[str, str]) -> SsodError:
 
 def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
     """Compare runs that were read."""
-    boards, refusals = boards_of(rows_of(runs), resamples)
-    return Comparison(list(runs), boards, refusals, tables.sheets(boards))
+    rows = rows_of(runs)
+    boards, refusals = boards_of(rows, resamples)
+    return Comparison(list(runs), rows, boards, refusals, tables.sheets(boards))
 
 
 def find(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the run folders that ``paths`` name or hold, each once, in order.
+    """Return the run folders that ``paths`` name or hold, each once however it is named, in order.
+
+    A run folder has a ``config.yaml`` and a ``split.json``. A path that neither is one nor holds one comes back as it
+    is, for its reader to refuse.
 
     Raises:
         SsodError: code 2, no path at all.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # as it is named by what it is
     for path in map(Path, paths):
-        inside = sorted(file.parent for file in path.rglob("split.json")) if path.is_dir() else []
-        for folder in [path] if (path / "config.yaml").is_file() or not inside else inside:
-            found[folder] = None
+        inside = [] if _is_run(path) else sorted(f.parent for f in path.rglob("split.json") if _is_run(f.parent))
+        for folder in inside or [path]:
+            found.setdefault(folder.resolve(), folder)
     if not found:
         raise SsodError("command line", "RUN", "no run folder was named", "name run folders, or --sweep sweep.yaml")
-    return list(found)
+    return list(found.values())
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.yaml", "split.json"))
 
 
 def _html(found: Comparison) -> str:
@@ -125,7 +136,7 @@ def _html(found: Comparison) -> str:
 
 WRITERS = {
     ".html": _html,
-    ".csv": lambda found: comma_separated(found.boards, found.runs, found.refusals),
+    ".csv": lambda found: comma_separated(found.boards, found.rows, found.refusals),
     ".md": lambda found: tables.markdown(found.sheets, found.refusals),
     ".tex": lambda found: tables.latex(found.sheets, found.refusals),
 }

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
 
-from ssod.compare.boards import Board, Row
+from ssod.compare.boards import Board
 from ssod.compare.budget import CURRENCIES, equal, hours, seen
 from ssod.compare.published import references
-from ssod.compare.runs import Run
+from ssod.compare.rows import Row
+from ssod.compare.runs import METRICS, Run
 
-METRICS = ("AP", "AP50", "AP75")
 COLUMNS = (
     *("kind", "board", "rank", "row", "method", "detector", "percent", "fold", "seed", "folds", "runs", "state"),
     *("AP", "AP_sd", "AP50", "AP50_sd", "AP75", "AP75_sd", "score_threshold", "metric", "split"),
@@ -28,17 +28,16 @@ COLUMNS = (
 )
 
 
-def comma_separated(boards: Sequence[Board], runs: Sequence[Run], refusals: Sequence[str] = ()) -> str:
-    """Return the CSV of a comparison, ``COLUMNS`` as its first line; ``runs`` are all, counted on a board or not."""
+def comma_separated(boards: Sequence[Board], rows: Sequence[Row], refusals: Sequence[str] = ()) -> str:
+    """Return the CSV of a comparison, ``COLUMNS`` as its first line; ``rows`` are all, also those without a board."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for number, board in enumerate(boards, 1):
         writer.writerows({"board": number, **record} for record in _board(board))
-    places = {str(run.path): row.name for board in boards for row in board.rows for run in (*row.runs, *row.unfinished)}
-    for run in runs:
-        name = places.get(str(run.path))
-        writer.writerow({"kind": "run", "row": name, **_setting(run), **_repetition(run)})
+    for row in rows:
+        for run, state in row.members:
+            writer.writerow({"kind": "run", "row": row.name, **_setting(run), **_repetition(run), "state": state})
     writer.writerows({"kind": "refused", "text": line} for line in refusals)
     return buffer.getvalue()
 
@@ -77,7 +76,7 @@ def _setting(run: Run) -> dict[str, Any]:
 
 
 def _repetition(run: Run) -> dict[str, Any]:
-    found = {"fold": run.fold, "seed": run.seed, "split": run.hash, "state": run.state, "path": str(run.path)}
+    found = {"fold": run.fold, "seed": run.seed, "split": run.hash, "path": str(run.path)}
     return found | ({name: _percent(run.ap(name)) for name in METRICS} | _spent([run]) if run.finished else {})
 
 
@@ -87,13 +86,11 @@ def _metrics(row: Row) -> dict[str, float | None]:
 
 
 def _gain(board: Board, row: Row) -> dict[str, Any]:
-    """Return the gain and its intervals; without an interval, the difference to a twin with the same splits."""
+    """Return the gain and its intervals, where it can be had with them."""
     gain = board.gains.get(row.name)
     name = board.twins.get(row.name)
     if gain is None:
-        twin = next((other for other in board.rows if other.name == name), None)
-        alike = twin is not None and twin.hashes == row.hashes
-        return {"twin": name, "gain": _percent(row.mean() - twin.mean()) if alike else None}
+        return {"twin": name, "gain": _percent(board.differences.get(row.name))}
     low, high = gain.whole or (None, None)
     ends = {"gain_low": gain.images[0], "gain_high": gain.images[1], "gain_folds_low": low, "gain_folds_high": high}
     return {"twin": name, "gain": _percent(gain.value), **{key: _percent(end) for key, end in ends.items()}}

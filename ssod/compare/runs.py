@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from ssod.errors import Exit, SsodError
 from ssod.yamlfile import read_yaml
 
 REPEATED = ("data.split.fold", "train.seed")  # may differ between the repetitions of one row
-MOVES_AP = ("views.val", "detector.weights")  # cosmetic for resuming a run, not for comparing it
+MOVES_AP = ("views.val",)  # cosmetic for resuming a run, not for comparing it
 UNLABELED = ("views.unlabeled", "data.unlabeled", "train.batch.unlabeled")  # what a supervised run never reads
+METRICS = ("AP", "AP50", "AP75")
 _FOLD = re.compile(r"\.(\d+)@")  # instances_train2017.{fold}@{percent}.json
 
 
@@ -80,6 +82,23 @@ class Run:
         """Names the set of labelled images."""
         return self.split["hash"]
 
+    @property
+    def score(self) -> float | None:
+        """Lowest score of a detection; None where neither evaluation nor config tells (a config of detectron2's)."""
+        saved = None if self.table is None else self.table.about.get("score")
+        return saved if saved is not None else (self.config["detector"].get("decode") or {}).get("score")
+
+    @property
+    def val_name(self) -> str:
+        """The val set as the config names it, without ``data.root``."""
+        source = self.config["data"].get("val") or {}
+        return " ".join(str(source[key]) for key in ("ann", "root", "split", "images") if key in source)
+
+    @property
+    def val_hash(self) -> str | None:
+        """Names images and boxes of the val set; None for a run that saved no matches."""
+        return None if self.table is None else self.table.about.get("val")
+
     @cached_property
     def setting(self) -> dict[str, Any]:
         """Return the leaves of the config that repetitions of one row share, by dotted key."""
@@ -105,7 +124,16 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it made its last step and was measured there."""
-        return self.exit.get("code") == 0 and bool(self.evals) and self.evals[-1]["step"] == self.steps
+        measured = bool(self.evals) and self.evals[-1]["step"] == self.steps
+        return self.exit.get("code") == 0 and measured and all(self.ap(name) is not None for name in METRICS)
+
+    @property
+    def ended(self) -> float:
+        """When its process ended, seconds since 1970; 0 where that is not known."""
+        try:
+            return datetime.fromisoformat(self.exit.get("time") or "").timestamp()
+        except ValueError:
+            return 0.0
 
     @property
     def state(self) -> str:
@@ -115,11 +143,12 @@ class Run:
         step = max([row["step"] for row in (*self.train, *self.evals)], default=0)
         code = self.exit.get("code")
         ended = "no exit.json: running or killed" if code is None else f"ended with code {code}"
-        return f"step {step} of {self.steps}, {ended}" if code != 0 else "finished without an evaluation"
+        measured = "an AP at its last evaluation" if self.evals and self.evals[-1]["step"] == step else "an evaluation"
+        return f"step {step} of {self.steps}, {ended}" if code != 0 else f"finished without {measured}"
 
-    def ap(self, name: str = "AP") -> float:
-        """Return a metric of the teacher at the last evaluation, a fraction."""
-        return self.evals[-1][f"teacher/{name}"]
+    def ap(self, name: str = "AP") -> float | None:
+        """Return a metric of the teacher at the last evaluation, a fraction; a finished run has it."""
+        return self.evals[-1].get(f"teacher/{name}")
 
     @cached_property
     def table(self) -> Matches | None:
@@ -148,37 +177,67 @@ def read_run(path: Path) -> Run:
             raise SsodError(
                 path, "", f"is no run folder: {problem}", "name a folder that `ssod train` wrote", code=Exit.DATA
             )
-    config = read_yaml(path / "config.yaml")
-    split = _json(path / "split.json")
-    _refuse_without(path / "config.yaml", config, data=dict, detector=dict, method=dict, train=dict)
-    _refuse_without(path / "split.json", split, hash=str, boxes=dict)
+    config = _checked(path / "config.yaml", "", read_yaml(path / "config.yaml"), CONFIG)
+    split = _checked(path / "split.json", "", _json(path / "split.json"), SPLIT)
     rows = _lines(path / "metrics.jsonl")
     return Run(
         path=path,
         config=config,
         split=split,
-        env=_json(path / "env.json"),
-        exit=_json(path / "exit.json"),
+        env=_checked(path / "env.json", "", _json(path / "env.json"), ENV),
+        exit=_checked(path / "exit.json", "", _json(path / "exit.json"), EXIT),
         train=[row for row in rows if row.get("kind") == "train"],
         evals=[row for row in rows if row.get("kind") == "eval"],
         alarms=[row for row in rows if row.get("kind") == "alarm"],
     )
 
 
-def _refuse_without(path: Path, value: Any, **kinds: type) -> None:
-    """Another program's file may have one of our names."""
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+# What is read of each file, and of which kinds it may be; what may be None may be absent.
+NUMBER, MAYBE = (int, float), type(None)
+Kinds = dict[str, type | tuple[type, ...]]
+CONFIG: Kinds = {
+    **{"data.labeled": dict, "data.val": (dict, MAYBE), "detector.name": str, "detector.decode": (dict, MAYBE)},
+    **{"method.name": str, "method.burn_in": (int, MAYBE), "eval.metric": str},
+    **{"train.steps": int, "train.seed": int, "train.batch.labeled": int, "train.batch.unlabeled": int},
+}
+SPLIT: Kinds = {
+    **{"hash": str, "boxes": dict, "labeled": (int, MAYBE), "unlabeled": (int, MAYBE)},
+    **{"percent": (*NUMBER, MAYBE), "fold": (int, str, MAYBE)},
+}
+ENV: Kinds = {"gpus": (list, MAYBE)}
+EXIT: Kinds = {"code": (int, MAYBE), "time": (str, MAYBE)}
+LINES: dict[str, Kinds] = {
+    "train": {"step": int, "time/step": NUMBER},
+    "eval": {"step": int, **{f"teacher/{name}": (*NUMBER, MAYBE) for name in METRICS}},
+    "alarm": {"step": int, "text": str},
+}
+
+
+def _checked(path: Path, where: str, value: Any, kinds: Kinds) -> Any:
+    """Return ``value``; refuse what another program, another version or half a write left under one of our names."""
+    refusal = {"fix": "name a folder that this version of `ssod train` wrote, or leave it out", "code": Exit.DATA}
+    if not isinstance(value, dict):
+        raise SsodError(path, where, f"cannot be {value!r:.40}", **refusal)
     for key, kind in kinds.items():
-        if not isinstance(value, dict) or not isinstance(value.get(key), kind):
-            raise SsodError(path, key, "missing", "name a folder that `ssod train` wrote", code=Exit.DATA)
+        found: Any = value
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, kind):
+            problem = "missing" if found is None else f"cannot be {found!r:.40}"
+            raise SsodError(path, f"{where}: {key}" if where else key, problem, **refusal)
+    return value
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise SsodError(path, "", f"damaged: {error}", "", code=Exit.DATA) from None
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        fix = "mend or remove it, or leave the run out"
+        raise SsodError(path, "", f"damaged: {error}", fix, code=Exit.DATA) from None
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -189,8 +248,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             if number < len(lines):
                 raise SsodError(path, f"line {number}", "damaged", "remove the line", code=Exit.DATA) from None
+        else:
+            kind = row.get("kind") if isinstance(row, dict) else None
+            rows.append(_checked(path, f"line {number}", row, LINES.get(kind, {"kind": str})))
     return rows

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssod.compare.boards import Board, Row
+from ssod.compare.boards import Board
 from ssod.compare.budget import CURRENCIES, equal, hours, seen
 from ssod.compare.gain import Gain
 from ssod.compare.published import references
+from ssod.compare.rows import Row, by_fold
 from ssod.compare.runs import Run
 
 WIDE = 160  # columns of a terminal that shows everything
@@ -71,7 +72,7 @@ def ranking(board: Board, name: str = "") -> Sheet:
                 rank.get(row.name, "-"),
                 row.name,
                 _counted(row),
-                spread(row, "AP"),
+                row.spread("AP"),
                 *(f"{100 * row.mean(metric):.1f}" for metric in ("AP50", "AP75")),
                 gain_text(board, row),
                 bounds(board.gains[row.name].whole) if row.name in board.gains else "-",
@@ -132,29 +133,19 @@ def published_sheet(board: Board, name: str = "") -> Sheet | None:
     for row in board.rows:
         for metric in ("AP", "AP50"):
             if any(p.metric == metric for p in rows):
-                cells.append([f"{row.name} (ours)", row.first.detector, metric, spread(row, metric), "this run", "-"])
+                cells.append([f"{row.name} (ours)", row.first.detector, metric, row.spread(metric), "this run", "-"])
     note = "published runs differ in splits, evaluators and score thresholds: references, not ranked"
     columns = ["method", "detector", "metric", "%", "source", "known from"]
     return Sheet(f"{name}published, {rows[0].protocol}", columns, cells, [note], texts=3)
-
-
-def spread(row: Row, metric: str) -> str:
-    """Return ``37.1 ± 0.3``, or the mean alone of a single run."""
-    sd = row.sd(metric)
-    return f"{100 * row.mean(metric):.1f}" + ("" if sd is None else f" ± {100 * sd:.1f}")
 
 
 def gain_text(board: Board, row: Row) -> str:
     """Return ``+4.1 [3.0, 5.2]``; ``twin`` in the row that others are measured against."""
     if row.name in board.gains:
         return interval(board.gains[row.name])
-    if row.name in board.twins.values():
-        return "twin"
-    if row.name in board.twins:
-        twin = next(other for other in board.rows if other.name == board.twins[row.name])
-        if row.hashes == twin.hashes:
-            return f"{100 * (row.mean() - twin.mean()):+.1f} [no interval]"
-    return "-"
+    if row.name in board.differences:
+        return f"{100 * board.differences[row.name]:+.1f} [no interval]"
+    return "twin" if row.name in board.twins.values() else "-"
 
 
 def interval(gain: Gain) -> str:
@@ -168,9 +159,12 @@ def bounds(ends: tuple[float, float] | None) -> str:
 
 
 def _counted(row: Row) -> str:
-    seeds = {run.seed for run in row.runs}
+    """Return ``5 x 2``, or ``5 folds, 7 runs`` where folds have unlike numbers of seeds."""
     more = f" (+{len(row.unfinished)} unfinished)" if row.unfinished else ""
-    return f"{len(row.hashes)} x {max(1, round(len(row.runs) / len(row.hashes)))}" + more if seeds else "-"
+    folds = [len(runs) for runs in by_fold(row.runs).values()]
+    if len(set(folds)) == 1:
+        return f"{len(folds)} x {folds[0]}{more}"
+    return f"{len(folds)} folds, {len(row.runs)} runs{more}"
 
 
 def _percent(value: float | None) -> str:

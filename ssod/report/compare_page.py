@@ -10,7 +10,7 @@ from ssod.compare.boards import Board
 from ssod.compare.budget import CURRENCIES, curve
 from ssod.compare.gain import Gain
 from ssod.compare.main import Comparison
-from ssod.compare.runs import Run
+from ssod.compare.rows import Row
 from ssod.compare.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
 from ssod.report.charts import Series
@@ -42,18 +42,18 @@ def compare_page(found: Comparison) -> str:
     ]
     sections.append(Section("alarms", "Alarms during training", [alarms(told)] if told else []))
     sections.append(Section("how", "How the interval is made", [text(METHOD)]))
-    sections.append(Section("runs", "Runs", [_runs(found.runs)]))
-    rows = len({row.name for board in found.boards for row in board.rows})
-    return page("Comparison of runs", f"{len(found.runs)} runs of {rows} settings", sections)
+    sections.append(Section("runs", "Runs", [_runs(found.rows)]))
+    return page("Comparison of runs", f"{len(found.runs)} runs in {len(found.rows)} rows", sections)
 
 
-def _runs(runs: Sequence[Run]) -> Markup:
-    columns = ["folder", "method", "fold", "seed", "split", "state", "AP"]
-    rows = [
-        [str(r.path), r.method, r.fold, str(r.seed), r.hash[:12], r.state, f"{100 * r.ap():.1f}" if r.evals else "-"]
-        for r in runs
-    ]
-    return sheet("every run, AP of its last evaluation", columns, rows, texts=6)
+def _runs(rows: Sequence[Row]) -> Markup:
+    columns = ["folder", "row", "fold", "seed", "split", "state", "AP"]
+    cells = []
+    for row in rows:
+        for run, state in row.members:
+            ap = f"{100 * run.ap():.1f}" if run.evals and run.ap() is not None else "-"
+            cells.append([str(run.path), row.name, run.fold, str(run.seed), run.hash[:12], state, ap])
+    return sheet("every run, AP of its last evaluation", columns, cells, texts=6)
 
 
 def _board(board: Board, prefix: str, name: str) -> list[Section]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+import yaml
 
 from ssod.compare import tables
-from ssod.compare.boards import Board, boards_of, rows_of
+from ssod.compare.boards import Board, boards_of
 from ssod.compare.budget import at, curve, equal, hours, seen
 from ssod.compare.main import compare, find
 from ssod.compare.published import protocol_of, published, references
+from ssod.compare.rows import rows_of
 from ssod.compare.runs import read_run
 from ssod.errors import Exit, SsodError
 from tests.compare.fake import fake_run
@@ -123,10 +126,13 @@ def test_rows_with_no_split_in_common_have_no_rank(four: list[Path], tmp_path: P
 
 
 def test_a_row_with_more_folds_is_ranked_on_those_of_the_others(four: list[Path], tmp_path: Path) -> None:
-    (board,), refusals = boards(*four, fake_run(tmp_path / "x", "mean_teacher", 3, ap=0.1))
+    runs = [*four, fake_run(tmp_path / "x", "mean_teacher", 3, ap=0.1)]
+    (board,), refusals = boards(*runs)
     assert refusals == []
+    _, whole = rows_of([read_run(run) for run in runs])
+    assert len(whole.runs) == 3
     assert [(row.name, len(row.runs)) for row in board.ranked] == [("mean_teacher", 2), ("supervised", 2)]
-    assert board.notes == ["mean_teacher: 1 splits that other rows lack left out"]
+    assert board.notes == [f"mean_teacher: 1 split that other rows lack left out; AP over all 3: {whole.spread()}"]
 
 
 def test_rows_that_share_more_folds_are_ranked_on_these_too(four: list[Path], tmp_path: Path) -> None:
@@ -348,17 +354,59 @@ def test_exit_json_and_config_of_a_run_are_read(four: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "key"),
+    ("file", "text", "words"),
     [
-        ("config.yaml", "method: {name: supervised}\n", "data"),
-        ("config.yaml", "[]\n", "data"),
-        ("split.json", "{}", "hash"),
-        ("split.json", "[]", "hash"),
+        ("config.yaml", "method: {name: supervised}\n", "data.labeled: missing"),
+        ("config.yaml", "[]\n", r"cannot be \[\]"),
+        ("split.json", "{}", "hash: missing"),
+        ("split.json", "[]", r"cannot be \[\]"),
+        ("exit.json", "[]", r"cannot be \[\]"),
+        ("exit.json", "", "damaged"),
+        ("env.json", '{"gpus": 3}', "gpus: cannot be 3"),
+        ("metrics.jsonl", '{"kind": "eval", "teacher/AP": 0.5}\n', "line 1: step: missing"),
+        ("metrics.jsonl", '{"kind": "eval", "step": 3, "teacher/AP": "x"}\n', "line 1: teacher/AP: cannot be 'x'"),
+        ("metrics.jsonl", '{"kind": "train", "step": 4}\n', "line 1: time/step: missing"),
+        ("metrics.jsonl", "3\n", "line 1: cannot be 3"),
     ],
 )
-def test_a_folder_of_another_program_is_no_run(tmp_path: Path, file: str, text: str, key: str) -> None:
+def test_a_folder_of_another_program_or_version_is_no_run(tmp_path: Path, file: str, text: str, words: str) -> None:
     run = fake_run(tmp_path / "run")
     (run / file).write_text(text)
-    with pytest.raises(SsodError, match=key) as caught:
+    with pytest.raises(SsodError, match=words) as caught:
         read_run(run)
     assert caught.value.code == Exit.DATA
+    assert str(run / file) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["eval", "data.labeled", "method.name", "train.batch"])
+def test_a_config_without_what_a_comparison_reads_is_refused(tmp_path: Path, key: str) -> None:
+    run = fake_run(tmp_path / "run")
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    *parents, last = key.split(".")
+    del functools.reduce(dict.__getitem__, parents, tree)[last]
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(SsodError, match=f"config.yaml: {key}.*: missing"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("name", ["AP", "AP75"])
+def test_a_run_without_ap_is_not_counted(four: list[Path], name: str) -> None:
+    file = four[3] / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[-1][f"teacher/{name}"] = None
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = compare(four, out=[four[0] / "c.html"], resamples=10)
+    assert [len(row.runs) for row in found.rows] == [2, 1]
+    words = "finished without an AP at its last evaluation"
+    assert any(words in note for board in found.boards for note in tables.ranking(board).notes)
+
+
+def test_a_detector_without_a_decode_section_is_compared(tmp_path: Path) -> None:
+    """detectron2's have their lowest score in a config of its own; what was measured with tells it."""
+    other = {"changes": {"detector": {"name": "d2_retinanet", "config": "x.yaml"}}}
+    runs = [fake_run(tmp_path / "a", "supervised", **other), fake_run(tmp_path / "b", ap=0.8, **other)]
+    (board,), _ = boards(*runs)
+    assert board.protocol["score threshold"] == "0.05"
+    assert board.gains
+    (board,), _ = boards(fake_run(tmp_path / "c", saved=False, **other))
+    assert board.protocol["score threshold"] == "unknown"
