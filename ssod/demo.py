@@ -6,21 +6,23 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.resources import files
 from pathlib import Path
 from statistics import mean
 
-from rich.console import Console
 from rich.table import Table
 
 from ssod.data.shapes import write_shapes
 from ssod.errors import Exit, SsodError
 from ssod.predict import predict_files
+from ssod.printing import console
 from ssod.yamlfile import read_yaml
 
 CONFIG = Path(str(files("ssod"))) / "demo.yaml"
 TRAIN, VAL, SIDE = 660, 200, 96  # images, images, pixels
 METHODS = ("supervised", "mean_teacher")
+POLL = 0.2  # seconds between two looks at the trainings
 
 
 def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[str, float]]:
@@ -41,20 +43,20 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[st
     Raises:
         SsodError: a run of another number of steps is there; or a training failed, its own message comes before.
     """
-    console = Console(soft_wrap=True)
+    say = console().print
     for run in (_run(out, name, seed) for seed in range(1, seeds + 1) for name in METHODS):
-        _refuse_another(run, steps or read_yaml(CONFIG)["train"]["steps"])
+        _refuse_another(run, read_yaml(CONFIG)["train"]["steps"] if steps is None else steps)
     root = write_shapes(out / "data", train=TRAIN, val=VAL, size=SIDE)
-    console.print(f"{TRAIN} training images, a tenth of them labelled; {VAL} to measure on: {root}")
+    say(f"{TRAIN} training images, a tenth of them labelled; {VAL} to measure on: {root}")
     rows = []
     for seed in range(1, seeds + 1):
         rows.append(_pair(out, root, seed, steps))
-        console.print(_table(rows))
+        say(_table(rows))
     best = _run(out, "mean_teacher", 1)
     pictures = out / "pictures"
     if not pictures.exists():
         predict_files(best, str(root / "val" / "00000*.jpg"), pictures, score=0.3)
-    console.print(f"the teacher: {best / 'best.safetensors'}\npictures: {pictures}")
+    say(f"the teacher: {best / 'best.safetensors'}\npictures: {pictures}")
     return rows
 
 
@@ -74,17 +76,33 @@ def _pair(out: Path, root: Path, seed: int, steps: int | None) -> dict[str, floa
     """Train both methods side by side."""
     runs = {name: _run(out, name, seed) for name in METHODS}
     jobs = {name: _start(name, run, root, seed, steps) for name, run in runs.items() if not _finished(run)}
-    for name, job in jobs.items():
-        if job.wait() != 0:
-            for other in jobs.values():
-                other.terminate()
-            raise SsodError(runs[name], "", f"training {name} ended with code {job.returncode}", code=_exit(job))
+    failed = _wait(jobs)
+    if failed is not None:
+        job = jobs[failed]
+        raise SsodError(runs[failed], "", f"training {failed} ended with code {job.returncode}", code=_exit(job))
     return {name: _last_ap(run) for name, run in runs.items()}
+
+
+def _wait(jobs: dict[str, subprocess.Popen]) -> str | None:
+    """Wait for all jobs, or for the first that fails: the others are stopped, and its name is returned."""
+    running = dict(jobs)
+    while running:
+        ended = {name: job.returncode for name, job in running.items() if job.poll() is not None}
+        for name, code in ended.items():
+            running.pop(name)
+            if code:
+                for other in running.values():
+                    other.terminate()
+                for other in running.values():
+                    other.wait()
+                return name
+        time.sleep(POLL if running else 0)
+    return None
 
 
 def _start(name: str, run: Path, root: Path, seed: int, steps: int | None) -> subprocess.Popen:
     changes = [f"data.root={json.dumps(str(root.resolve()))}", f"data.split.fold={seed}", f"train.seed={seed}"]
-    changes += [f"train.steps={steps}"] if steps else []
+    changes += [f"train.steps={steps}"] if steps is not None else []
     if name == "supervised":
         changes.append("method={name: supervised, ema: {decay: 0.996}}")
     log = None if name == "mean_teacher" else subprocess.DEVNULL  # one of the two is enough to watch

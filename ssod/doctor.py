@@ -9,10 +9,26 @@ import platform
 import tempfile
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.table import Table
 
-_NEEDED = ("torch", "torchvision", "numpy", "scikit-learn", "pycocotools", "pillow", "pydantic", "safetensors")
+from ssod.printing import console
+
+_NEEDED = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "pycocotools",
+    "pillow",
+    "pyyaml",
+    "pydantic",
+    "typer",
+    "rich",
+    "safetensors",
+    "jinja2",
+    "matplotlib",
+)
 _OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "faster-coco-eval", "tensorboard", "detectron2")
 
 
@@ -27,7 +43,7 @@ def doctor() -> int:
         healthy &= ok is not False
         mark = {True: "ok", False: "FAILED", None: "absent"}[ok]
         table.add_row(name, f"{mark}: {result}" if result else mark, "" if ok else fix)
-    Console(soft_wrap=True).print(table)
+    console().print(table)
     return 0 if healthy else 1
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from statistics import median
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ssod import collective, run
@@ -22,6 +21,7 @@ from ssod.engine import dist, log
 from ssod.engine.schedule import lr_at
 from ssod.engine.trainer import Trainer
 from ssod.methods.find import find
+from ssod.printing import console
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
 
@@ -243,24 +243,19 @@ def time_evaluation(cfg: Config, data: DataSets, trainer: Trainer) -> float:
 
 def show(found: Plan, title: str) -> None:
     """Print a plan as a table, warnings below it."""
-    console = Console()
+    out = console()
     table = Table(title=title, show_header=False)
     for what, how_much in [*found.rows, ("", ""), *_measured(found)]:
         if what:
             table.add_row(what, how_much)
         else:
             table.add_section()
-    console.print(table)
+    out.print(table)
     for warning in found.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-    console.print(
-        "Measured with an untrained detector, which keeps no pseudo-boxes; later steps take a little longer.",
-        highlight=False,
-    )
+        out.print(f"warning: {warning}", style="yellow")
+    out.print("Measured with an untrained detector, which keeps no pseudo-boxes; later steps take a little longer.")
     if found.evaluations and found.phases[-1].name == "ssod":
-        console.print(
-            "The look at pseudo-labels after each evaluation (eval.diagnose) is not counted.", highlight=False
-        )
+        out.print("The look at pseudo-labels after each evaluation (eval.diagnose) is not counted.")
 
 
 def _measured(found: Plan) -> list[tuple[str, str]]:

@@ -1,13 +1,16 @@
 """``ssod demo`` shows the runs it was asked for, and no others that happen to be there."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ssod import demo
 from ssod.engine.runfolder import RunFolder
-from ssod.errors import SsodError
+from ssod.errors import Exit, SsodError
 
 
 def finished(run: Path, steps: int, ap: float) -> None:
@@ -24,6 +27,43 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_start", start)
     monkeypatch.setattr(demo, "write_shapes", lambda folder, **sizes: folder)
     monkeypatch.setattr(demo, "predict_files", lambda weights, images, out, score: out.mkdir())
+
+
+def child(code: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+@pytest.mark.parametrize("failing", demo.METHODS)
+def test_a_training_that_fails_ends_the_other_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    started = []
+
+    def start(name: str, *args: object) -> subprocess.Popen:
+        started.append(child("raise SystemExit(3)" if name == failing else "import time; time.sleep(120)"))
+        return started[-1]
+
+    monkeypatch.setattr(demo, "_start", start)
+    begin = time.monotonic()
+    with pytest.raises(SsodError, match=f"training {failing} ended with code 3") as caught:
+        demo.demo(tmp_path)
+    assert caught.value.code == Exit.DATA
+    assert time.monotonic() - begin < 60
+    assert all(job.returncode is not None for job in started)
+
+
+def test_no_steps_are_not_the_default(tmp_path: Path) -> None:
+    finished(tmp_path / "runs/supervised-1", 2600, 0.1)
+    with pytest.raises(SsodError, match="2600 in this run, 0 wanted"):
+        demo.demo(tmp_path, steps=0)
+
+
+def test_a_folder_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "[/b] [red]" / ":car:"
+    for name in demo.METHODS:
+        finished(out / f"runs/{name}-1", 2600, 0.5)
+    demo.demo(out)
+    assert f"pictures: {out / 'pictures'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("there", "asked"), [(2600, None), (20, 20)])

@@ -92,6 +92,12 @@ def test_the_student_is_evaluated_besides(config_file: Path, monkeypatch: pytest
         assert found.seconds == 24 * 3.0 + found.evaluations * wanted
 
 
+def test_a_config_s_name_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    plans.show(Plan([("labelled", "[/x] :car:")], ["[/y]"], [Phase("ssod", 0, 5, 1.0, 2.0)]), "my[/b] [red]")
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("my[/b] [red]", "[/x] :car:", "warning: [/y]"))
+
+
 def test_what_is_not_timed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     plans.show(Plan([], [], [Phase("ssod", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
     printed = " ".join(capsys.readouterr().out.split())
