@@ -33,7 +33,7 @@ Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to put data, runs and pictures.")] = Path("demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Fewer or more steps than the demo's config says.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Fewer or more steps than the demo's config says.")] = None,
 ) -> None:
     """The main job on a generated data set, on the CPU: a supervised twin and Mean Teacher, side by side."""
     from ssod.demo import demo
@@ -278,21 +278,22 @@ def _load(config: Path, overrides: list[str] | None) -> object:
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[  # `main` takes it, wherever it stands; it is here for the help
+        bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         print(__version__)
         raise typer.Exit
-    context.obj = {"debug": debug}
 
 
 def main() -> None:
     """Run the command line; turns errors a user can mend into one line and an exit code."""
-    debug = "--debug" in sys.argv[1:]
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    debug = len(words) < len(sys.argv[1:])
     try:
-        app()
+        app(words)
     except SsodError as error:
         if debug:
             raise

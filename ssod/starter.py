@@ -80,7 +80,7 @@ def write_config(
         raise SsodError("command line", "--detector", f"'{detector}' unknown", nearest(detector, list(DETECTORS)))
     find(method)  # an unknown name is told before the data is read
     section = data_section(labeled, unlabeled, val, percent, images, val_images)
-    data = datasets.load(DataConfig.model_validate(section))
+    data = _read(section)
     if section["labeled"]["format"] == "voc":
         section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
     text = compose(out, section, data, detector, method)
@@ -92,6 +92,15 @@ def write_config(
         f"val        {_found(section['val'], data.val)}\n"
         f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
     )
+
+
+def _read(section: dict[str, Any]) -> DataSets:
+    try:
+        return datasets.load(DataConfig.model_validate(section))
+    except SsodError as error:
+        if error.field == "data.split.percent":
+            raise SsodError("command line", "--percent", error.problem, error.fix, code=error.code) from None
+        raise
 
 
 def data_section(

@@ -128,6 +128,12 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that also quotes text which this reader would take for something else: ``08``, ``1e3``."""
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Quote Unicode's own line breaks, which pyyaml would write as they are and read as blanks."""
+    return dumper.represent_scalar(f"{_TAG}str", text, style='"' if set("\x85\u2028\u2029") & set(text) else None)
+
+
+_Dumper.add_representer(str, _text)
 for _name, _pattern, _first in _WORDS:
     _Dumper.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
@@ -175,5 +181,8 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def dump_yaml(value: Any, **style: Any) -> str:
-    """Write plain values, keys in their order, so that this reader and others read the same; ``style`` as in pyyaml."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, **style)
+    """Write plain values, keys in their order, so that this reader and others read the same; ``style`` as in pyyaml.
+
+    Letters of any language stay letters: a file for the text is to be written as UTF-8, as ``read_yaml`` reads it.
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)

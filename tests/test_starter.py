@@ -129,7 +129,14 @@ def test_a_percentage_is_between_0_and_100(here: Path, percent: float) -> None:
 
 
 def test_a_percentage_that_keeps_nothing(here: Path) -> None:
-    assert "1 % of 9 = 0 images; use ≥ 12" in refused("my.yaml", "voc", None, "voc", percent=1, code=Exit.DATA)
+    line = refused("my.yaml", "voc", None, "voc", percent=0.01, code=Exit.DATA)
+    assert line == "command line: --percent: 0.01 % of 9 = 0 images; use ≥ 12"
+
+
+def test_letters_stay_letters(here: Path) -> None:
+    (here / "voc").rename(here / "Jérôme 猫")
+    write_config("my.yaml", "Jérôme 猫", "free", "Jérôme 猫")
+    assert "root: Jérôme 猫, split" in Path("my.yaml").read_text("utf-8")
 
 
 def test_unlabelled_images_may_have_labels(here: Path) -> None:

@@ -126,7 +126,7 @@ def select(data: Labeled, cfg: SplitConfig, ctx: Context) -> tuple[np.ndarray, n
     if len(drawn) == 0:
         least = next(p for p in range(1, 101) if int(p / 100 * len(pool)) > 0) if len(pool) else 100
         problem = f"{cfg.percent:g} % of {len(pool)} = 0 images"
-        raise ctx.findings.fatal("D38", ctx.section, "data.split.percent", problem, f"use ≥ {least}")
+        raise ctx.findings.fatal("D38", "config", "data.split.percent", problem, f"use ≥ {least}")
     keeps = np.zeros(len(pool), dtype=bool)
     keeps[drawn] = True
     return pool[keeps], pool[~keeps]

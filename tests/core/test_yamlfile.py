@@ -125,11 +125,15 @@ def test_files(tmp_path: Path) -> None:
 WORDS = "08 09 010 0o17 0x1F 1e3 1.5E+2 -1e5 .5 5. 1_000 .inf .nan true null ~ no on y 2024-01-01 12:30 cat - # a:b"
 
 
+ODD = ["é: #", "猫 ", "\u2028", "\x85", "a\x85b", "é\u2029b", "\ufeff", "\x00", "\n é", "🚗"]
+
+
 def test_what_is_written_is_read_back() -> None:
     """Text that looks like a number in either version of YAML stays text, and numbers stay numbers."""
-    values = [*WORDS.split(), "", " a", "a b", "é", 8, 1e-5, 1e300, -0.5, True, None, [], {"08": {"b": [1]}}]
+    values = [*WORDS.split(), "", " a", "a b", "é", *ODD, 8, 1e-5, 1e300, -0.5, True, None, [], {"08": {"b": [1]}}]
     tree = {"values": values}
     assert parse_yaml(dump_yaml(tree), "f.yaml") == tree
     assert parse_yaml(dump_yaml(tree, default_flow_style=True, width=10_000), "f.yaml") == tree
     assert yaml.safe_load(dump_yaml(tree)) == tree, "other readers agree"
     assert dump_yaml({"a": "cat", "b": 1}) == "a: cat\nb: 1\n"
+    assert dump_yaml({"a": "Jérôme 猫"}) == "a: Jérôme 猫\n", "letters stay letters"
