@@ -89,7 +89,7 @@ def classes(run: Run) -> Section:
     figures = [_precision_recall(table, best, "Precision against recall, IoU 0.5" + _of(shown, "best classes"))]
     if len(shown) > MOST_CLASSES:
         figures.append(_precision_recall(table, worst, "Precision against recall, IoU 0.5: weakest classes"))
-    title = f"after step {run.last['step']}, per cent"
+    title = f"after step {run.last['step']}; AP, precision and recall in per cent"
     return Section("classes", "Classes", [grid(figures, wide=True), sheet(title, columns, rows), *damaged])
 
 

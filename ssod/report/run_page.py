@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from ssod import atomic
-from ssod.compare.boards import Row, boards_of, protocol, rows_of, twin_differences
+from ssod.compare.boards import boards_of
 from ssod.compare.budget import hours, seen
+from ssod.compare.rows import rows_of
 from ssod.compare.runs import Run, read_run
 from ssod.compare.tables import interval
 from ssod.engine.identity import flat
-from ssod.errors import SsodError
 from ssod.report import charts
 from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health
 from ssod.report.page import Section, alarms, grid, page, sheet, text
 from ssod.report.pictures import pictures
-
-CELL = re.compile(r"fold\d+-seed\d+")  # a run's folder in a sweep
+from ssod.report.saved import saved
+from ssod.report.twin import find_twin, named_twin
 
 
 def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str | None = None) -> Path:
@@ -32,17 +31,17 @@ def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str |
     Args:
         run: its folder; one that is still being written will do.
         out: the file; by default ``report.html`` in the folder.
-        twin: folder of the supervised twin; by default looked for beside the run, or in its sweep: a supervised run
-            with the same labelled images, measured alike.
+        twin: folder of the supervised twin: a supervised run of the same detector with the same labelled images,
+            measured alike; by default looked for beside the run, or in its sweep.
 
     Returns:
         The file.
 
     Raises:
-        SsodError: code 3 for what is no run folder, 6 when the disk refuses.
+        SsodError: code 2 when ``twin`` is no twin of the run, 3 for what is no run folder, 6 when the disk refuses.
     """
     own = read_run(Path(run))
-    other = read_run(Path(twin)) if twin else find_twin(own)
+    other = named_twin(own, Path(twin)) if twin else find_twin(own)
     target = Path(out) if out else own.path / "report.html"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,35 +71,6 @@ def run_page(run: Run, twin: Run | None) -> str:
     return page(title, subtitle, sections)
 
 
-def find_twin(run: Run) -> Run | None:
-    """Return the likeliest supervised twin among the runs that are filed with ``run``."""
-    if run.method == "supervised":
-        return None
-    found = []
-    for file in filed_with(run.path):
-        try:
-            other = read_run(file.parent)
-        except SsodError:
-            continue  # whatever it is, it is no twin
-        alike = other.method == "supervised" and other.hash == run.hash and other.finished
-        if alike and protocol(other) == protocol(run):
-            found.append(other)
-    ours = Row("", [run], [])
-    return min(found, key=lambda o: (len(twin_differences(ours, Row("", [o], []))), o.seed != run.seed), default=None)
-
-
-def filed_with(path: Path) -> list[Path]:
-    """Return ``split.json`` of the runs beside ``path``, and of those that a sweep, or ``ssod train``, filed with it.
-
-    These file runs two folders deep, ``<out>/<row>/fold1-seed0`` and ``runs/<config>/<time>``; nothing is sought
-    further away, where other people's runs may be.
-    """
-    folder = path.resolve()
-    two_deep = CELL.fullmatch(folder.name) or folder.parent.parent.name == "runs"
-    further = folder.parent.parent.glob("*/*/split.json") if two_deep else ()
-    return sorted({*folder.parent.glob("*/split.json"), *further})
-
-
 def summary(run: Run, twin: Run | None) -> Section:
     """Return the gain over the twin first, then AP and what it cost."""
     blocks: list[Markup] = []
@@ -111,14 +81,13 @@ def summary(run: Run, twin: Run | None) -> Section:
     elif run.method != "supervised":
         blocks.append(text("No supervised twin was found beside this run; name one with --twin to see the gain."))
     labeled, unlabeled = seen(run, run.last["step"])
-    best = max(run.evals, key=lambda row: row["teacher/AP"])
     rows = [
-        ["AP, last step", f"{100 * run.ap():.1f}"],
-        ["AP50, AP75", f"{100 * run.ap('AP50'):.1f}, {100 * run.ap('AP75'):.1f}"],
-        ["best AP (chosen on val)", f"{100 * best['teacher/AP']:.1f} at step {best['step']}"],
-        ["scores above", f"{run.config['detector']['decode']['score']:g}"],
-        ["labelled images seen", f"{labeled} ({run.split['labeled']} different)"],
-        ["unlabelled images seen", f"{unlabeled} ({run.split['unlabeled']} different)"],
+        ["AP, last step", _percent(metric(run.last))],
+        ["AP50, AP75", ", ".join(_percent(metric(run.last, name)) for name in ("AP50", "AP75"))],
+        ["best AP (chosen on val)", _best(run)],
+        ["scores above", "-" if run.score is None else f"{run.score:g}"],
+        ["labelled images seen", _seen(labeled, run.split.get("labeled"))],
+        ["unlabelled images seen", _seen(unlabeled, run.split.get("unlabeled"))],
         ["hours of training", f"{hours(run, run.last['step']):.2f}"],
     ]
     blocks.append(sheet("the teacher", ["what", "how much"], rows))
@@ -127,17 +96,18 @@ def summary(run: Run, twin: Run | None) -> Section:
 
 def _gain(run: Run, twin: Run) -> list[Markup]:
     """Return the gain, with its interval where both runs are finished and saved what it needs."""
-    boards, _ = boards_of(rows_of([run, twin]))
     named = f"Twin: {os.path.relpath(twin.path)}"
-    gains = [gain for board in boards for gain in board.gains.values()]
-    if not gains:
-        difference = 100 * (run.ap() - twin.ap()) if twin.last else float("nan")
-        why = "no interval: a run is unfinished or saved no eval/step_*.npz"
+    own, theirs = metric(run.last), metric(twin.last)
+    if own is None or theirs is None:
+        return [text(f"No gain: {'this run' if own is None else 'the twin'} has no AP yet. {named}")]
+    why = _no_interval(run, "this run") or _no_interval(twin, "the twin")
+    if why:
         return [
-            text(f"{difference:+.1f} AP over the supervised twin", "big"),
-            text(f"{why}. {named}", "sub"),
+            text(f"{100 * (own - theirs):+.1f} AP over the supervised twin", "big"),
+            text(f"no interval: {why}. {named}", "sub"),
         ]
-    (gain,) = gains
+    boards, _ = boards_of(rows_of([run, twin]))
+    (gain,) = [gain for board in boards for gain in board.gains.values()]
     figure = charts.intervals([gain_row(run.method, gain)], "Gain, 95 % interval over val images", "AP points")
     return [
         text(f"{interval(gain)} AP over the supervised twin", "big"),
@@ -146,12 +116,39 @@ def _gain(run: Run, twin: Run) -> list[Markup]:
     ]
 
 
+def _no_interval(run: Run, name: str) -> str:
+    """Return what a run lacks for an interval, or nothing."""
+    if not run.finished:
+        return f"{name} is at {run.state}" if run.state.startswith("step") else f"{name} {run.state}"
+    return "" if run.table is not None else f"{name} saved no eval/step_{run.last['step']}.npz"
+
+
+def metric(row: dict[str, Any] | None, name: str = "AP") -> float | None:
+    """Return a metric of the teacher in a line of the log, a fraction; None where it is not there."""
+    return None if row is None else row.get(f"teacher/{name}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _best(run: Run) -> str:
+    """Return the highest AP of all evaluations and its step."""
+    found = [row for row in run.evals if metric(row) is not None]
+    best = max(found, key=metric, default=None)
+    return "-" if best is None else f"{_percent(metric(best))} at step {best['step']}"
+
+
+def _seen(count: int, size: int | None) -> str:
+    """Return how many images steps have used, each time counted, and of how many, where ``split.json`` says it."""
+    return f"{count}; split.json does not say of how many" if size is None else f"{count}, of a set of {size}"
+
+
 def settings(run: Run, twin: Run | None) -> Section:
     """Return what the config sets over its base, and where it differs from the twin's."""
-    blocks = []
     own = flat(run.config)
-    origins = _origins(run)
-    if origins:
+    origins, blocks = saved(run.path / "origins.json")
+    if "keys" in origins:
         base = origins.get("base", "")
         rows = [
             [key, _value(own.get(key)), source]
@@ -169,11 +166,6 @@ def settings(run: Run, twin: Run | None) -> Section:
     whole = sheet("resolved config", ["key", "value"], everything, texts=2)
     blocks.append(Markup("<details><summary>All settings</summary>{}</details>").format(whole))
     return Section("config", "Settings", blocks)
-
-
-def _origins(run: Run) -> dict[str, Any]:
-    path = run.path / "origins.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def origin(run: Run) -> Section:

@@ -93,8 +93,9 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     for said in (*words, "wrong, labelled", "correct, pseudo-labelled", "BALD", "Boxes per image"):
         assert said in page.text, said
     assert not any(said in report(trained / "mean_teacher").read_text("utf-8") for said in words)
-    row = '{"kind": "train", "step": 8, "time/step": 0.5, "weighting/sup/U_wrong": 0.0, "weighting/sup/U_correct": 0.625, '
-    row += '"weighting/sup/D_wrong": 0.0, "weighting/sup/D_correct": 0.3125, "weighting/sup/wrong": 0.0}\n'
+    row = '{"kind": "train", "step": 8, "time/step": 0.5, "weighting/sup/U_wrong": 0.0, '
+    row += '"weighting/sup/U_correct": 0.625, "weighting/sup/D_wrong": 0.0, '
+    row += '"weighting/sup/D_correct": 0.3125, "weighting/sup/wrong": 0.0}\n'
     run = fake_run(tmp_path / "run", "supervised", saved=False)
     with open(run / "metrics.jsonl", "a") as file:
         file.write(row)
