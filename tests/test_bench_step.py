@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssod import rehearse
+from ssod.errors import Exit, SsodError
 from tests.small import small_config
 from tools import bench_step
 from tools.bench_step import Result, bare_step, main
@@ -136,3 +137,18 @@ def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit):
             bench_step.arguments(argv)
     assert "belongs to --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--steps", "--size", "--batch", "--candidates"])
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_counts_are_one_or_more(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench_step.arguments([option, value])
+    assert f"{option}: '{value}' is not 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--detector", "--backbone", "--method"])
+def test_a_name_that_is_unknown(option: str) -> None:
+    with pytest.raises(SsodError, match="foo") as error:
+        main([*TINY, option, "foo"])
+    assert error.value.code == Exit.USAGE

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ssod.errors import SsodError
 from tools.bench_weighting import Cost, arguments, main, noise, trainer_of
 
 TINY = ["--backbone", "tiny", "--size", "64", "--batch", "1", "--device", "cpu", "--cpu-time", "--steps", "1"]
@@ -26,3 +27,12 @@ def test_one_trainer_has_the_branch_and_both_keep_pseudo_boxes() -> None:
     for trainer in (plain, weighted):
         trainer.method(batch, 0)
         assert trainer.method.stats["pseudo/boxes_per_image"] > 0
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SsodError, match=r"detector\.name: unknown 'foo'"):
+        main(["uncertainty", *TINY, "--detector", "foo"])
+    for argv, words in ((["--steps", "0"], "'0' is not 1 or more"), (["--cpu-time"], "needs --device cpu")):
+        with pytest.raises(SystemExit):
+            arguments(argv)
+        assert words in capsys.readouterr().err

@@ -15,6 +15,7 @@ from ssod.model import weights_file
 from tests.small import small_config
 from tools.loss_curves import panels
 from tools.loss_figures import cumulative, heat, looks, main
+from tools.options import picture
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +131,18 @@ def test_what_cannot_be_drawn_says_why(trained, tmp_path, capsys: pytest.Capture
     assert main(["cumulative", str(tmp_path / "nothing"), "-o", "x.png"]) != 0
     with pytest.raises(SystemExit):
         main(["curves", str(trained), "-o", "x.png"])
+
+
+def test_files_that_cannot_be_drawn_to(tmp_path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["curves", "-o", str(tmp_path / "x.foo")]) == Exit.USAGE
+    assert "x.foo' has no known ending; use one of " in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["curves", "-o", str(tmp_path / "file" / "x.png")]) == Exit.IO
+    (tmp_path / "x.png").mkdir()
+    assert main(["curves", "-o", str(tmp_path / "x.png")]) == Exit.IO
+    assert capsys.readouterr().err.count("cannot be written") == 2
+    picture(tmp_path / "new" / "folder" / "x.svg")
+    assert (tmp_path / "new" / "folder").is_dir()
+    with pytest.raises(SystemExit):
+        main(["uncertainty", str(tmp_path), "-o", "x.png", "--images", "0"])
+    assert "--images: '0' is not 1 or more" in capsys.readouterr().err

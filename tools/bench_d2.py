@@ -34,6 +34,7 @@ from ssod.errors import SsodError
 from ssod.methods.supervised import Config, Supervised
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, View
+from tools.options import count, cpu_time
 from tools.synthetic import CLASSES, noise
 
 # Without weights nothing may be frozen.
@@ -109,12 +110,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=50, choices=[18, 50, 101], help="of the ResNet")
-    parser.add_argument("--size", type=int, default=320, help="side of the square images, a multiple of 32")
-    parser.add_argument("--batch", type=int, default=2, help="images")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--size", type=count, default=320, help="side of the square images, a multiple of 32")
+    parser.add_argument("--batch", type=count, default=2, help="images")
+    parser.add_argument("--rounds", type=count, default=11)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--cpu-time", action="store_true", help="seconds of this process, for a CPU that others use")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    cpu_time(parser, args)
+    return args
 
 
 def main(argv: list[str] | None = None) -> Result:

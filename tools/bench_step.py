@@ -34,7 +34,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
@@ -48,8 +47,10 @@ from ssod.engine.trainer import Trainer
 from ssod.errors import SsodError
 from ssod.methods.base import Method
 from ssod.methods.find import find
+from ssod.mistakes import read_section
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, Pseudo, Targets, View
+from tools.options import COMMAND_LINE, count, cpu_time
 from tools.stopwatch import Clock, Stopwatch, watched
 from tools.synthetic import CLASSES, Remember, calibrate, learners, noise
 
@@ -175,7 +176,7 @@ def synthetic(args: argparse.Namespace) -> tuple[Method, TrainConfig, Callable[[
     """Return a method around an untrained detector, how to train, and batches of noise."""
     torch.manual_seed(0)
     section = {"name": args.detector, "backbone": args.backbone}
-    detector = build(TypeAdapter(DetectorConfig).validate_python(section), CLASSES, pretrained=False)
+    detector = build(read_section(DetectorConfig, section, "detector", COMMAND_LINE, {}), CLASSES, pretrained=False)
     kind = find(args.method)
     at_once = {key: 0 for key in ("burn_in", "start") if key in kind.Config.model_fields}
     method = kind(detector, kind.Config.model_validate({"name": args.method} | at_once))
@@ -224,17 +225,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--method", default="mean_teacher")
     parser.add_argument("--detector", default="retinanet")
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--size", type=int, default=320, help="side of the square images, a multiple of 32")
-    parser.add_argument("--batch", type=int, default=2, help="labelled images, and as many unlabelled ones")
-    parser.add_argument("--steps", type=int, default=5, help="rounds")
+    parser.add_argument("--size", type=count, default=320, help="side of the square images, a multiple of 32")
+    parser.add_argument("--batch", type=count, default=2, help="labelled images, and as many unlabelled ones")
+    parser.add_argument("--steps", type=count, default=5, help="rounds")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
-    parser.add_argument("--candidates", type=int, default=300, help="pairs of an image that enter suppression")
+    parser.add_argument("--candidates", type=count, default=300, help="pairs of an image that enter suppression")
     parser.add_argument("--boxes", type=float, default=7.0, help="pseudo-boxes of an image (COCO has 7.3 labelled)")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of this process, for a CPU that others use")
     args = parser.parse_args(argv)
-    if args.cpu_time and args.device != "cpu":
-        parser.error("--cpu-time needs --device cpu")
+    cpu_time(parser, args)
     if args.overrides and args.config is None:
         parser.error(f"unexpected {args.overrides[0]}; key=value belongs to --config")
     return args

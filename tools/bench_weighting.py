@@ -16,7 +16,6 @@ from functools import partial
 from statistics import median
 
 import torch
-from pydantic import TypeAdapter
 from rich.console import Console
 
 from ssod.detectors.build import DetectorConfig, build
@@ -26,9 +25,11 @@ from ssod.engine.trainer import Trainer
 from ssod.errors import SsodError
 from ssod.losses.weighting import RULES
 from ssod.methods.find import find
+from ssod.mistakes import read_section
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
 from tools.bench_step import whole_step
+from tools.options import COMMAND_LINE, count, cpu_time
 from tools.synthetic import CLASSES, Remember, calibrate, noise
 
 
@@ -49,7 +50,7 @@ def trainer_of(args: argparse.Namespace, weighting: str | None, batch: Batch) ->
     """Return a rehearsing trainer around an untrained detector that keeps pseudo-boxes of the noise."""
     torch.manual_seed(0)
     section = {"name": args.detector, "backbone": args.backbone}
-    detector = build(TypeAdapter(DetectorConfig).validate_python(section), CLASSES, pretrained=False)
+    detector = build(read_section(DetectorConfig, section, "detector", COMMAND_LINE, {}), CLASSES, pretrained=False)
     sides = ["unsup"] if weighting and RULES[weighting].pseudo else ["sup", "unsup"]
     loss = {side: {"weighting": weighting} for side in sides} if weighting else None
     kind = find("mean_teacher")
@@ -81,15 +82,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("weighting", nargs="?", default="uncertainty", choices=sorted(RULES))
     parser.add_argument("--detector", default="retinanet")
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--size", type=int, default=320, help="side of the square images, a multiple of 32")
-    parser.add_argument("--batch", type=int, default=2, help="labelled images, and as many unlabelled ones")
-    parser.add_argument("--steps", type=int, default=7, help="rounds")
+    parser.add_argument("--size", type=count, default=320, help="side of the square images, a multiple of 32")
+    parser.add_argument("--batch", type=count, default=2, help="labelled images, and as many unlabelled ones")
+    parser.add_argument("--steps", type=count, default=7, help="rounds")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--cpu-time", action="store_true", help="seconds of this process, for a CPU that others use")
     args = parser.parse_args(argv)
-    if args.cpu_time and args.device != "cpu":
-        parser.error("--cpu-time needs --device cpu")
+    cpu_time(parser, args)
     return args
 
 

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod import config
+from ssod import atomic, config
 from ssod.data import datasets
 from ssod.data.loader import collate
 from ssod.data.reader import Reader
@@ -43,6 +43,7 @@ from ssod.methods.base import Method
 from ssod.methods.find import find
 from ssod.structures import Assignment, Predictions
 from tools.loss_curves import SEEN, panels
+from tools.options import count, picture
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 DIVISOR = 32
@@ -216,7 +217,10 @@ def save(figure: plt.Figure, out: Path) -> None:
     """Write a figure and close it."""
     if figure.get_layout_engine() is None:
         figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    try:
+        figure.savefig(out, dpi=110)
+    except OSError as error:
+        raise atomic.refused(out, error) from None
     plt.close(figure)
     print(out)
 
@@ -227,11 +231,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("figure", choices=["curves", "cumulative", "uncertainty"])
     parser.add_argument("run", type=Path, nargs="?", help="a run folder, for the last two")
     parser.add_argument("-o", "--out", type=Path, required=True, help="a picture file")
-    parser.add_argument("--images", type=int, default=4, help="how many images to look at")
+    parser.add_argument("--images", type=count, default=4, help="how many images to look at")
     args = parser.parse_args(argv)
     if (args.run is None) != (args.figure == "curves"):
         parser.error(f"{args.figure} needs {'no' if args.figure == 'curves' else 'a'} run folder")
     try:
+        picture(args.out)
         if args.figure == "curves":
             draw_curves(args.out)
         else:

@@ -22,11 +22,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.patches import Rectangle
 from PIL import Image
 from pydantic import ValidationError
 
-from ssod import config
+from ssod import atomic, config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.data.loader import collate
@@ -113,7 +114,11 @@ def sheet(found: list[Row], names: tuple[str, ...], path: Path) -> None:
             width, height = sample.image.size
             axes.set_title(f"{title}: {name}, {width}x{height}", fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise atomic.refused(path, error) from None
     plt.close(figure)
 
 
@@ -125,6 +130,10 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=1, help="random draws of each image")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if min(args.images, args.draws) < 1:
+        parser.error("--images and --draws are 1 or more")
+    if args.out.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        parser.error(f"-o: '{args.out}' is no picture file; use .png")
     try:
         data_config, views, mix = sections(args.config)
         data = datasets.load(data_config)

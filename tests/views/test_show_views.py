@@ -58,3 +58,18 @@ def test_a_mistake_is_one_line(tmp_path, preset):
     assert done.stderr.count("\n") == 1
     assert "did you mean 'soft_teacher_strong'?" in done.stderr
     assert "unlabeled.strong" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--images", "0"], "--images and --draws are 1 or more"),
+        (["--draws", "0"], "--images and --draws are 1 or more"),
+        (["-o", "x.foo"], "'x.foo' is no picture file"),
+    ],
+)
+def test_options_that_make_no_sheet(options, words):
+    done = subprocess.run([sys.executable, str(TOOL), "c.yaml", *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
