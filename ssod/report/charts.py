@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from ssod.report.frame import (
     BOTTOM,
+    DIGIT,
     LEFT,
     RIGHT,
     TOP,
@@ -65,7 +66,7 @@ def lines(
     for i, (at, text) in enumerate(marks):
         parts.append(
             f'<line class="mark" x1="{frame.x(at):.1f}" x2="{frame.x(at):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-            f'<text class="tick" x="{frame.x(at) + 3:.1f}" y="{TOP + 9 + 13 * i}">{escape(text)}</text>'
+            f'<text {_beside(frame.x(at), text)} y="{TOP + 9 + 13 * i}">{escape(text)}</text>'
         )
     for i, s in enumerate(series):
         style = f"stroke:var(--c{color(s, i)})" + (";stroke-dasharray:5 3" if s.dash else "")
@@ -85,6 +86,12 @@ def lines(
     legend = list(dict.fromkeys((s.group or s.name, color(s, i), s.dash) for i, s in enumerate(series)))
     legend = legend if len(series) > 1 else []
     return figure(title, legend, body, table(series, x), readout=True)
+
+
+def _beside(at: float, text: str) -> str:
+    """Return class and place of what is written beside a vertical line: on its left where the right has no room."""
+    fits = at + 3 + len(text) * DIGIT <= WIDTH
+    return f'class="tick" x="{at + 3:.1f}"' if fits else f'class="tick end" x="{at - 3:.1f}"'
 
 
 def bars(

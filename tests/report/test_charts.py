@@ -83,6 +83,16 @@ def test_marks_do_not_write_over_each_other() -> None:
     assert heights[1] - heights[0] >= 11
 
 
+@pytest.mark.parametrize("at", [0, 3, 5, 7, 10])
+def test_what_a_mark_says_is_not_cut(at: float) -> None:
+    said = "learns from pseudo-labels"
+    figure = charts.lines([Series("a", [0, 10], [1, 2])], "t", "step", "y", marks=[(at, said)])
+    (text,) = [e for e in svg_of(figure).iter() if e.text == said]
+    x, wide = float(text.get("x")), 6.5 * len(said)
+    left = x - wide if "end" in text.get("class").split() else x
+    assert 0 <= left <= left + wide <= WIDTH
+
+
 def test_names_cannot_break_out() -> None:
     evil = "<script>alert(1)</script>'\"&"
     for figure in (
