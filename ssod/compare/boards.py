@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ssod.compare.gain import Draws, Gain
-from ssod.compare.rows import ALIKE, Row, protocol, rows_of, shortened  # noqa: F401
+from ssod.compare.rows import ALIKE, Row, shortened
 from ssod.compare.twins import paired, twin_differences, twin_of
 
 

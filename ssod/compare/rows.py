@@ -97,11 +97,6 @@ def protocols(runs: Sequence[Run]) -> list[dict[str, str]]:
     return found
 
 
-def protocol(run: Run) -> dict[str, str]:
-    """Return ``protocols`` of a run by itself."""
-    return protocols([run])[0]
-
-
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
