@@ -248,7 +248,9 @@ def test_learnt_weights_are_made_for_the_rows_that_have_them_and_learn_in_every_
 
 
 @pytest.mark.parametrize(
-    "weigh", [ohem, isr_p, isr_n, carl, cleanliness, iou_target, score, SampleWeighting()], ids=lambda w: str(w)[:25]
+    "weigh",
+    [ohem, isr_p, isr_n, carl, cleanliness, iou_target, score, SampleWeighting()],
+    ids=lambda w: getattr(w, "__name__", type(w).__name__),
 )
 def test_no_foreground_and_no_rows(weigh) -> None:
     p, a = rows()
