@@ -87,15 +87,15 @@ def refuse_impossible(cfg: BackboneConfig) -> None:
     if cfg.weights == "none" and cfg.norm in ("frozen", "affine"):
         problem = f"{cfg.norm}: statistics that nothing has measured normalise nothing"
         raise SsodError("config", "detector.norm", problem, "use norm: group or batch, or pretrained weights")
-    if cfg.weights in ("imagenet", "coco") and cfg.norm == "group":
-        problem = f"there are no {cfg.weights} weights with group normalisation"
-        raise SsodError("config", "detector.norm", problem, "use norm: frozen, affine or batch, or weights: none")
     if cfg.weights == "imagenet" and cfg.backbone == "tiny":
         problem = "there are no imagenet weights of 'tiny'"
         raise SsodError("config", "detector.weights", problem, "use weights: none, or a file of your own")
     if cfg.weights == "coco" and cfg.backbone != "resnet50":
         problem = f"there are no coco weights with backbone '{cfg.backbone}'"
         raise SsodError("config", "detector.weights", problem, "use backbone: resnet50, or weights: imagenet")
+    if cfg.weights in ("imagenet", "coco") and cfg.norm == "group":
+        problem = f"there are no {cfg.weights} weights with group normalisation"
+        raise SsodError("config", "detector.norm", problem, "use norm: frozen, affine or batch, or weights: none")
     if cfg.downsample and cfg.backbone not in ("resnet50", "resnet101"):
         problem = f"'{cfg.backbone}' has no bottlenecks"
         raise SsodError("config", "detector.downsample", problem, "remove it, or use backbone: resnet50")

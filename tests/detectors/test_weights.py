@@ -278,6 +278,6 @@ def test_what_does_not_go_together() -> None:
     expect(Exit.USAGE, "detector.norm", "group or batch", **none, norm="frozen")
     expect(Exit.USAGE, "detector.norm", "group or batch", **none, norm="affine")
     expect(Exit.USAGE, "detector.norm", "imagenet", weights="imagenet", norm="group")
-    expect(Exit.USAGE, "detector.weights", "tiny", weights="imagenet", backbone="tiny")
+    expect(Exit.USAGE, "detector.weights", "tiny", weights="imagenet", backbone="tiny", norm="group")
     expect(Exit.USAGE, "detector.weights", "resnet50", weights="coco")
     expect(Exit.USAGE, "detector.trainable_layers", "0..5", **none, trainable_layers=6)
