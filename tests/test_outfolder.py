@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,8 @@ def test_the_command_line_says_that_it_was_interrupted(monkeypatch: pytest.Monke
 def test_a_real_interrupt(weights: Path, tmp_path: Path) -> None:
     photos(tmp_path / "in", [f"{i:03d}.jpg" for i in range(200)])
     command = [sys.executable, "-m", "ssod", "predict", str(weights), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job starts deaf to it
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while not list(tmp_path.glob("out/.tmp-*/*.jpg")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

@@ -21,11 +21,12 @@ ALLOWED = {
     "assign": FREE,
     "pseudo": FREE,
     "data": FREE,
-    "engine": FREE | {"modelfile"},
+    "engine": FREE | {"modelfile", "npzfile"},
     "detectors": FREE | {"assign", "losses", "modelfile"},
     "methods": FREE | {"pseudo", "losses", "assign", "engine.ema"},
     "yamlfile": {"errors"},
     "mistakes": {"errors"},
+    "npzfile": {"errors"},
     "modelfile": FREE,
     "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile", "mistakes"},
 }
