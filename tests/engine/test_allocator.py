@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-# Page faults of ten blocks of 64 MB, each freed before the next, after ten to begin with.
+# Page faults of a block of 64 MB, freed before the next: the median of ten, after ten to begin with. A kernel that
+# takes back what was not used for a while may do so in between, to one or two of them.
 SCRIPT = """
 import resource, sys, torch
 from ssod.engine.allocator import keep_freed_memory
@@ -16,10 +17,11 @@ faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 block = lambda: torch.zeros(16_000_000).sum().item()
 for _ in range(10):
     block()
-before = faults()
-for _ in range(10):
+def cost():
+    before = faults()
     block()
-print(faults() - before)
+    return faults() - before
+print(sorted(cost() for _ in range(10))[5])
 """
 
 
@@ -29,5 +31,5 @@ def test_a_block_is_given_out_again_without_page_faults() -> None:
         return int(subprocess.run([sys.executable, "-c", SCRIPT, mode], capture_output=True, check=True).stdout)
 
     kept, returned = faults("keep"), faults("as it is")
-    assert kept < 200, kept
+    assert kept < 20, kept
     assert kept < returned / 10, (kept, returned)
