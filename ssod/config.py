@@ -257,13 +257,14 @@ def _cross_check(cfg: Config, source: Source) -> None:
     if cfg.train.batch.unlabeled < 1:
         problem = f"0, but method '{cfg.method.name}' learns from unlabelled images"
         raise source.error("train.batch.unlabeled", problem, "give at least 1")
-    for name in ("weak", "strong"):
+    for name in ("weak", *cfg.method.student_views):
         if name not in cfg.views.unlabeled:
-            raise source.error(f"views.unlabeled.{name}", "missing", "every method needs a weak and a strong view")
-    if cfg.method.aligned and misaligned(cfg.views.unlabeled, "weak", "strong"):
-        problem = f"not pixel-aligned with weak, which '{cfg.method.name}' compares row by row"
-        fix = "write {start: weak, ops: [...]} with operations that move no pixel"
-        raise source.error("views.unlabeled.strong", problem, fix)
+            raise source.error(f"views.unlabeled.{name}", "missing", f"'{cfg.method.name}' needs it")
+    for name in cfg.method.student_views if cfg.method.taught_by != "boxes" else ():
+        if misaligned(cfg.views.unlabeled, "weak", name):
+            problem = f"not pixel-aligned with weak, which '{cfg.method.name}' compares row by row"
+            fix = "write {start: weak, ops: [...]} with operations that move no pixel"
+            raise source.error(f"views.unlabeled.{name}", problem, fix)
     if cfg.data.unlabeled is None and cfg.data.split is None:
         problem = f"no unlabelled images, but method '{cfg.method.name}' needs them"
         raise source.error("data.unlabeled", problem, "name a folder, or a data.split that leaves some over")

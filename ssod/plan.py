@@ -114,11 +114,11 @@ def phases(cfg: Config) -> list[Phase]:
     make = partial(Phase, serial=cfg.train.workers == 0)
     if not find(cfg.method.name).uses_unlabeled:
         return [make("supervised", 0, cfg.train.steps)]
-    burn_in, learns_from = cfg.method.burn_in, cfg.method.learns_from
+    burn_in, unsup_start = cfg.method.burn_in, cfg.method.unsup_start
     stretches = [
         make("burn-in", 0, burn_in),
-        make("labels only", burn_in, learns_from - burn_in),
-        make("ssod", learns_from, cfg.train.steps - learns_from),
+        make("labels only", burn_in, unsup_start - burn_in),
+        make("ssod", unsup_start, cfg.train.steps - unsup_start),
     ]
     return [phase for phase in stretches if phase.steps]
 

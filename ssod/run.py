@@ -221,10 +221,10 @@ def phase(cfg: Config, step: int) -> str:
     """Name what a step does, for the log."""
     if not find(cfg.method.name).uses_unlabeled:
         return "supervised"
-    burn_in, learns_from = cfg.method.burn_in, cfg.method.learns_from
+    burn_in, unsup_start = cfg.method.burn_in, cfg.method.unsup_start
     if step < burn_in:
         return f"burn-in {step}/{burn_in}"
-    return f"labels only {step}/{learns_from}" if step < learns_from else "ssod"
+    return f"labels only {step}/{unsup_start}" if step < unsup_start else "ssod"
 
 
 def check_batch(cfg: Config, data: DataSets) -> None:

@@ -251,7 +251,7 @@ def _detector(kind: str, backbone: str) -> str:
 def _strong(method: str) -> str:
     """Return the student's view, which a method that compares rows one by one needs in place."""
     kind = find(method)
-    if kind.uses_unlabeled and kind.Config.model_validate({"name": method}).aligned:
+    if kind.uses_unlabeled and kind.Config.model_validate({"name": method}).taught_by != "boxes":
         return "{start: weak, ops: [unbiased_strong]} # the student's: the same pixels, colours changed, parts erased"
     return "{start: weak, ops: [soft_teacher_strong]} # the student's: moved or turned, colours changed, parts erased"
 

@@ -1,4 +1,4 @@
-"""The six types everything else speaks: View, Batch, Targets, Pseudo, Predictions, Assignment.
+"""The types everything else speaks: View, Batch, Targets, Pseudo, Predictions, Assignment; Output and Detector.
 
 Axes, once for the whole package: N images, M boxes of one image, R rows (one per prior, all images concatenated),
 K classes. Boxes are ``x1, y1, x2, y2`` in pixels of the view they belong to. Labels are ``0..K-1``; background is
@@ -7,7 +7,7 @@ never a label, it is what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -149,13 +149,22 @@ class Batch(_Mapped):
 
 @dataclass
 class Pseudo(_Mapped):
-    """What a teacher says about N images.
+    """What a teacher says about N images; its lists always move and mix together.
 
     Attributes:
-        cls: N Targets.
+        cls: N Targets, the boxes that teach classes.
+        box: N Targets, the boxes that teach places; None = those of ``cls``.
+        unsure: N Targets that are neither object nor background, unless a method reads them; None = there are none.
     """
 
     cls: list[Targets]
+    box: list[Targets] | None = None
+    unsure: list[Targets] | None = None
+
+    def each(self, change: Callable[[list[Targets]], list[Targets]]) -> Pseudo:
+        """Apply ``change`` to every list that there is: the only way to change boxes and keep them together."""
+        lists = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(images) for name, images in lists.items() if images is not None})
 
     def move(self, src: View, dst: View, min_size: float = 1.0) -> Pseudo:
         """Carry every box from the pixels of ``src`` into those of ``dst``.
@@ -165,7 +174,29 @@ class Pseudo(_Mapped):
         """
         # inv_ex: unlike inv it does not wait for the device to report singular matrices.
         transfer = compose(dst.matrix, torch.linalg.inv_ex(src.matrix).inverse)
-        return Pseudo(move_targets(self.cls, transfer, dst.sizes, min_size))
+        return self.each(lambda targets: move_targets(targets, transfer, dst.sizes, min_size))
+
+    def with_ignored(self) -> list[Targets]:
+        """Return ``cls`` with the boxes of ``unsure`` behind them as ignore regions."""
+        if self.unsure is None:
+            return self.cls
+        ignored = [replace(t, weight=torch.zeros_like(t.boxes[:, 0])) for t in self.unsure]
+        return [join(pair) for pair in zip(self.cls, ignored)]
+
+
+def join(parts: Sequence[Targets]) -> Targets:
+    """Return the union of some boxes of one image; truth counts as 1 among boxes with a score."""
+    scored, soft = (any(getattr(t, name) is not None for t in parts) for name in ("scores", "probs"))
+    weighed = any(t.weight is not None for t in parts)
+    classes = next((t.probs.shape[1] for t in parts if t.probs is not None), 0)
+    scores = [torch.ones_like(t.boxes[:, 0]) if t.scores is None else t.scores for t in parts]
+    return Targets(
+        torch.cat([t.boxes for t in parts]),
+        torch.cat([t.labels for t in parts]),
+        torch.cat(scores) if scored else None,
+        torch.cat([t.soft(classes) for t in parts]) if soft else None,
+        torch.cat([t.trust() for t in parts]) if weighed else None,
+    )
 
 
 def move_targets(targets: Sequence[Targets], transfer: Tensor, sizes: Tensor, min_size: float = 1.0) -> list[Targets]:
@@ -256,10 +287,12 @@ class Assignment:
             is K times smaller and is what hard labels use.
         cls_weight: [R], 0 = ignore.
         box: [R, 4] the box to regress; anything where ``box_weight`` is 0.
-        box_weight: [R], above 0 = foreground.
+        box_weight: [R], above 0 = foreground; or [R, 4], a weight for each encoded side, any above 0 = foreground.
         quality: [R] target of the quality branch, or None.
-        matched: [R] int64 index of the target over all images concatenated, -1 background, -2 ignored.
-        norm: [] or [R], the divisor of every loss; None = the detector's own.
+        matched: [R] int64 index of the target over all images concatenated, -1 background, -2 ignored; None where
+            rows were asked for a teacher's map and not for boxes.
+        normalizer: what a loss is divided by, [] or [R], by its name ``cls``, ``box`` or ``quality``; a loss that is
+            not named has the detector's own.
     """
 
     cls: Tensor
@@ -268,12 +301,12 @@ class Assignment:
     box_weight: Tensor
     quality: Tensor | None = None
     matched: Tensor | None = None
-    norm: Tensor | None = None
+    normalizer: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def fg(self) -> Tensor:
         """[R] bool, rows with a box to regress."""
-        return self.box_weight > 0
+        return self.box_weight > 0 if self.box_weight.ndim == 1 else (self.box_weight > 0).any(1)
 
     @cached_property
     def fg_rows(self) -> Tensor:
@@ -291,6 +324,26 @@ class Assignment:
         """Return [R] int64: the class of each row; meaningful on foreground rows only."""
         return self.cls if self.cls.ndim == 1 else self.cls.argmax(-1)
 
+    def weighed_box(self, loss: Tensor) -> Tensor:
+        """Return the box loss of each foreground row, [F], times its weight.
+
+        Args:
+            loss: [F] of whole boxes; [F, 4], a number a side, where ``box_weight`` has one for each side.
+        """
+        weight = self.box_weight[self.fg_rows]
+        if loss.shape != weight.shape:
+            raise TypeError(f"box losses {tuple(loss.shape)}, but weights of them {tuple(weight.shape)}")
+        return loss * weight if weight.ndim == 1 else (loss * weight).sum(-1)
+
+    def weighed_quality(self, loss: Tensor) -> Tensor:
+        """Return the quality loss of each foreground row, [F], times the mean weight of its sides."""
+        weight = self.box_weight[self.fg_rows]
+        return loss * (weight if weight.ndim == 1 else weight.mean(-1))
+
+
+# (predictions) -> [R, K] float32, by which detections are ranked and cut.
+Rank = Callable[[Predictions], Tensor]
+
 
 class Output(Protocol):
     """What a detector saw in a view."""
@@ -299,8 +352,11 @@ class Output(Protocol):
     proposals: list[Tensor] | None  # N x [P_i, 4] without gradient, best first, for ``score``; None with one stage
     pyramid: list[Tensor]  # the feature map of each level, [N, channels, h, w]
 
-    def detections(self, score: float | None = None) -> list[Targets]:
-        """Decode, threshold and suppress; N Targets with scores, clipped to the images."""
+    def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
+        """Decode, threshold and suppress; N Targets with scores, clipped to the images.
+
+        ``score`` replaces the configured threshold, ``rank`` the detector's own ranking of the same maps.
+        """
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Say what is in these boxes, N tensors [M_i, 4]; row ``j`` of image ``i`` answers for box ``j``."""
@@ -312,33 +368,63 @@ Assigned = dict[str, tuple[Predictions, Assignment]]
 # (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg].
 RowLoss = Callable[[Predictions, Assignment], Tensor]
 
-# (stage, predictions, assignment) -> assignment
-Reweight = Callable[[str, Predictions, Assignment], Assignment]
 
+class Detector(nn.Module):
+    """Answers four questions: predict, assign, reduce, and how losses are divided. It knows no teacher and no method.
 
-class Detector(Protocol):
-    """An ``nn.Module`` that answers four questions; it knows nothing of teachers, methods or geometry."""
+    Attributes:
+        num_classes: K.
+        rows: its own row losses by name.
+        weights: factor of each loss by name.
+        pretrained_heads: whether pyramid and heads have weights from a file, too.
+    """
 
     num_classes: int
-    body: nn.Module  # what is below the pyramid: that is all that an image classifier's weights are for
-    pretrained_heads: bool  # whether pyramid and heads have weights from a file, too
-    rows: dict[str, RowLoss]  # its own row losses by name
-    kinds: dict[str, str]  # what head each of them must be made for, ``losses.pick.Kind``
+    backbone: nn.Module
+    anchors: nn.Module
+    rows: dict[str, RowLoss]
+    weights: dict[str, float]
+    pretrained_heads: bool = False
+
+    @property
+    def body(self) -> nn.Module:
+        """What is below the pyramid: that is all that an image classifier's weights are for."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """The row losses of this head by name, and what each must be made for (``losses.pick.Kind``)."""
+        raise NotImplementedError
 
     def predict(self, view: View) -> Output:
         """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""
+        raise NotImplementedError
 
-    def assign(self, out: Output, targets: list[Targets]) -> Assigned:
-        """Say what each row should have predicted, given the boxes of each image."""
+    def assign(self, out: Any, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+        """Say what each row should have predicted.
 
-    def reduce(self, out: Output, assigned: Assigned, rows: dict[str, RowLoss] | None = None) -> dict[str, Tensor]:
+        Args:
+            out: what it saw in N images.
+            cls: the boxes that teach classes.
+            box: the boxes that teach places; None = those of ``cls``. The proposal network learns both from ``cls``.
+        """
+        raise NotImplementedError
+
+    def reduce(
+        self,
+        assigned: Assigned,
+        rows: Mapping[str, RowLoss] | None = None,
+        factors: Mapping[str, float] | None = None,
+    ) -> dict[str, Tensor]:
         """Turn assignments into scalar losses: cls, box, quality, rpn_cls, rpn_box, as the detector has them.
 
-        ``rows`` replaces single row losses by name; the detector's own serve where it is silent.
+        Args:
+            assigned: from ``assign``, or what a method made of it.
+            rows: replace single row losses by name; the detector's own serve where it is silent.
+            factors: of single losses by name, on top of the detector's own.
         """
+        raise NotImplementedError
 
-    def divisor(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+    def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """Return what ``reduce`` divides the class loss of rows by, [] or [R], up to a factor that all rows share."""
-
-    def losses(self, out: Output, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:
-        """``assign``, then ``reweight``, then ``reduce``."""
+        raise NotImplementedError

@@ -85,11 +85,11 @@ def test_losses_are_damped_while_hardly_an_image_has_a_label() -> None:
 
 def test_the_weight_starts_hard_or_ramps_from_its_start() -> None:
     hard = method("consistent_teacher", detector("fcos"), burn_in=5, start=20, weight=2)
-    assert [hard.weight(s) for s in (5, 19, 20, 60)] == [0, 0, 2, 2]
+    assert [hard.unsup_weight(s, None) for s in (20, 60)] == [2, 2]
     ramp = method("consistent_teacher", detector("fcos"), burn_in=5, start=20, weight=2, ramp=4)
-    assert [ramp.weight(s) for s in (19, 20, 21, 23, 60)] == [0, 0.5, 1, 2, 2]
+    assert [ramp.unsup_weight(s, None) for s in (20, 21, 23, 60)] == [0.5, 1, 2, 2]
     late = method("consistent_teacher", detector("fcos"), burn_in=30, start=20, weight=2, ramp=4)
-    assert [late.weight(s) for s in (29, 30, 33)] == [0, 0.5, 2]
+    assert [late.unsup_weight(s, None) for s in (30, 33)] == [0.5, 2]
 
 
 def test_a_bank_restored_in_the_middle_of_filling_goes_on_with_the_same_bits() -> None:

@@ -82,7 +82,7 @@ def test_as_in_the_paper_missing_mass_is_background(net: str) -> None:
     asked = {}
     m = method("instant_teaching", detector(net), score=1.0, as_released=False)
     reduce = m.student.reduce
-    m.student.reduce = lambda out, assigned, rows=None: asked.update(assigned) or reduce(out, assigned, rows)
+    m.student.reduce = lambda assigned, *more: asked.update(assigned) or reduce(assigned, *more)
     unsup(m, 0.7, batch())
     a = asked["roi" if net == "faster_rcnn" else "dense"][1]
     assert a.cls.shape[1] == K

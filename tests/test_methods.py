@@ -84,7 +84,7 @@ def batch(targets: list[Targets] | None = None, flip: bool = True) -> Batch:
 
 def batch_for(m: Method, targets: list[Targets] | None = None) -> Batch:
     """The student's view is mirrored, unless the method compares the views pixel by pixel."""
-    return batch(targets, flip=not getattr(m.cfg, "aligned", False))
+    return batch(targets, flip=not (m.uses_unlabeled and m.cfg.taught_by != "boxes"))
 
 
 def step(m: Method, data: Batch, number: int, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -193,8 +193,8 @@ def test_pseudo_labels_are_the_teachers_boxes_in_the_students_view() -> None:
     m = method("mean_teacher", detector("fcos"))
     data = batch()
     seen: dict[str, list[Targets]] = {}
-    losses = m.student.losses
-    m.student.losses = lambda out, targets, reweight=None: seen.update(t=targets) or losses(out, targets, reweight)
+    assign = m.student.assign
+    m.student.assign = lambda out, cls, box=None: seen.update(t=cls) or assign(out, cls, box)
     m(data, 50)
     found = m.teacher.predict(data.weak).detections()
     for image, (mine, theirs) in enumerate(zip(seen["t"], found)):
@@ -262,7 +262,7 @@ def asked_for(m: Method, data: Batch) -> dict[str, tuple]:
     """What the student's rows on unlabelled images are asked for, by stage; (predictions, assignment)."""
     asked: dict[str, tuple] = {}
     reduce = m.student.reduce
-    m.student.reduce = lambda out, assigned, rows=None: asked.update(assigned) or reduce(out, assigned, rows)
+    m.student.reduce = lambda assigned, *more: asked.update(assigned) or reduce(assigned, *more)
     m(data, 50)
     return asked
 
@@ -328,14 +328,14 @@ def test_weight_ramps_and_shares_of_steps_are_resolved() -> None:
     cfg = Config.model_validate({"name": "x", "burn_in": "10%", "ramp": 10, "weight": 2}, context={"steps": 100})
     assert cfg.burn_in == 10
     m = method("mean_teacher", detector("fcos"), burn_in=10, ramp=10, weight=2)
-    assert [m.weight(s) for s in (10, 14, 19, 50)] == [0.2, 1.0, 2.0, 2.0]
+    assert [m.unsup_weight(s, None) for s in (10, 14, 19, 50)] == [0.2, 1.0, 2.0, 2.0]
 
 
 def test_the_teacher_copies_until_its_average_starts() -> None:
     m = method("mean_teacher", detector("fcos"), ema=EmaConfig(decay=0.9, start=5).model_dump())
-    assert [m.decay(s) for s in (0, 4)] == [0, 0]
-    assert m.decay(5) == pytest.approx(6 / 7)
-    assert m.decay(100) == 0.9
+    assert [m.teacher.decay(s) for s in (0, 4)] == [0, 0]
+    assert m.teacher.decay(5) == pytest.approx(6 / 7)
+    assert m.teacher.decay(100) == 0.9
 
 
 def test_unbiased_teacher_damps_where_it_is_asked_to() -> None:
@@ -353,9 +353,9 @@ def test_unbiased_teacher_damps_where_it_is_asked_to() -> None:
 @pytest.mark.parametrize("name", ["humble_teacher", "unbiased_teacher"])
 def test_an_average_begins_at_the_end_of_burn_in_or_where_the_config_says(name: str) -> None:
     m = method(name, detector("fcos"), burn_in=6, ema={"decay": 0.9})
-    assert [m.decay(s) for s in (0, 5, 6)] == [0, 0, 0.9]
+    assert [m.teacher.decay(s) for s in (0, 5, 6)] == [0, 0, 0.9]
     m = method(name, detector("fcos"), burn_in=6, ema={"decay": 0.9, "start": 2})
-    assert [m.decay(s) for s in (0, 1, 2, 6)] == [0, 0, 0.9, 0.9]
+    assert [m.teacher.decay(s) for s in (0, 1, 2, 6)] == [0, 0, 0.9, 0.9]
 
 
 def test_a_method_may_live_in_the_users_own_module(tmp_path, monkeypatch) -> None:

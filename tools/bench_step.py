@@ -110,7 +110,7 @@ def bench(
 
 def whole_step(trainer: Trainer, stream: Remember, watch: Stopwatch | None, clock: Clock) -> float:
     """Make one step of the phase in which pseudo-labels are used; return its seconds."""
-    trainer.step = getattr(trainer.method.cfg, "learns_from", 0)
+    trainer.step = getattr(trainer.method.cfg, "unsup_start", 0)
     begin = clock()
     if watch is not None:
         watch.start()
@@ -139,7 +139,7 @@ def strong_views(batch: Batch) -> list[View | None]:
 def learn(method: Method, view: View, targets: list[Targets], cfg: TrainConfig) -> None:
     """Forward, losses and backward of a student."""
     with autocast(view.images.device, cfg.precision):
-        losses = method.student.losses(method.student.predict(view), targets)
+        losses = method.student.reduce(method.student.assign(method.student.predict(view), targets))
     sum(losses.values()).backward()
 
 
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> Result:
         method, cfg, batches = configured(args.config, args.overrides)
         title = args.config.stem
     trainer = rehearsal(method, cfg, batches)
-    stream = Remember(iter(batches(getattr(method.cfg, "learns_from", 0))), cfg.accumulate)
+    stream = Remember(iter(batches(getattr(method.cfg, "unsup_start", 0))), cfg.accumulate)
     result = bench(
         trainer, stream, rounds=args.steps, candidates=args.candidates, boxes=args.boxes, cpu_time=args.cpu_time
     )

@@ -111,7 +111,7 @@ def looks(folder: Path, images: int) -> Iterator[Look]:
     source = data.labeled if data.val is None else data.val
     read = Reader(cfg.data.max_pixels, cfg.data.allow_symlinks)
     student = method.student
-    branch = None if method.criterion is None else method.criterion.branch
+    branch = method.criterion.branch
     torch.manual_seed(0)
     for i in np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int).tolist():
         sample = look(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]

@@ -91,7 +91,7 @@ class AdaptiveAssigner:
         a = from_matches(list(matches), targets, p.num_classes)
         quality = qualities.flatten()
         norm = mean_over_ranks(quality.sum()).clamp(min=1)
-        a = replace(a, box_weight=a.box_weight * quality, norm=norm)
+        a = replace(a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), norm))
         return a if p.quality is None else with_centerness(p, a)
 
     @staticmethod

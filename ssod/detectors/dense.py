@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,11 @@ from ssod.boxes import Coder, IdentityCoder, iou
 from ssod.collective import mean_over_ranks
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import Normalise
-from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect, rank
+from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
+from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.losses.pick import Kind
-from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
+from ssod.structures import Assigned, Assignment, Detector, Predictions, Rank, RowLoss, Targets, View
 
 PART, CPU_PART = 2**23, 2**20  # pairs of boxes that are compared at once; a CPU is fast while its cache holds them
 
@@ -47,15 +48,15 @@ class DenseOutput:
         return self.features
 
     @torch.no_grad()
-    def detect(self, score: float | None = None) -> Detections:
-        """Return padded detections of fixed size; ``score`` replaces the configured threshold."""
+    def detect(self, score: float | None = None, rank: Rank | None = None) -> Detections:
+        """Return padded detections of fixed size; see ``structures.Output.detections``."""
         p = self.stages["dense"]
         cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
-        return self.rule(p, rank(p), p.levels, cfg)
+        return self.rule(p, (rank or own_rank)(p), p.levels, cfg)
 
-    def detections(self, score: float | None = None) -> list[Targets]:
+    def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""
-        return self.detect(score).to_targets()
+        return self.detect(score, rank).to_targets()
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Answer for any boxes, N tensors [M_i, 4], by the row whose decoded box overlaps each of them most.
@@ -79,7 +80,7 @@ def _nearest(decoded: Tensor, boxes: Tensor) -> Tensor:
     return row.index_copy(0, lost, torch.cat([apart.square().sum(-1).argmin(0) for apart in parts]))
 
 
-class Dense(nn.Module):
+class Dense(Detector):
     """A one-stage detector.
 
     Args:
@@ -93,7 +94,7 @@ class Dense(nn.Module):
         assigner: (predictions, targets) -> assignment.
         rows: row loss by name.
         weights: factor of each loss by name.
-        count: (predictions, [R] bool) -> divisor, [] or [R]: ``count_per_image`` or ``count_in_batch``.
+        normalizer: (predictions, [R] bool) -> [] or [R]: ``count_per_image`` or ``count_in_batch``.
         decode: thresholds and sizes of detection.
         rule: how rows become detections.
         box_kind: what the box loss must be made for.
@@ -101,8 +102,6 @@ class Dense(nn.Module):
         normalise: (images, sizes) -> images as the backbone wants them; None = ImageNet's mean and deviation.
         align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
     """
-
-    pretrained_heads = False
 
     def __init__(
         self,
@@ -116,7 +115,7 @@ class Dense(nn.Module):
         assigner: Assigner,
         rows: dict[str, RowLoss],
         weights: dict[str, float],
-        count: Callable[[Predictions, Tensor], Tensor],
+        normalizer: Callable[[Predictions, Tensor], Tensor],
         decode: DecodeConfig,
         rule: Rule = detect,
         box_kind: Kind = "box",
@@ -128,8 +127,8 @@ class Dense(nn.Module):
         self.normalise = Normalise() if normalise is None else normalise
         self.backbone, self.head, self.anchors = backbone, head, anchors
         self.coder, self.num_classes, self.strides = coder, num_classes, strides
-        self.assigner, self.rows, self.weights, self.count, self.decode = assigner, rows, weights, count, decode
-        self.rule, self.box_kind = rule, box_kind
+        self.assigner, self.rows, self.weights, self.decode = assigner, rows, weights, decode
+        self.count, self.rule, self.box_kind = normalizer, rule, box_kind
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
         self.align = align
 
@@ -188,49 +187,57 @@ class Dense(nn.Module):
         kinds: dict[str, Kind] = {"cls": "sigmoid", "box": self.box_kind}
         return kinds | ({"quality": "quality"} if "quality" in self.rows else {})
 
-    def assign(self, out: DenseOutput, targets: list[Targets]) -> Assigned:
-        """Say what each row should have predicted."""
+    def assign(self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+        """See ``structures.Detector``."""
         p = out.stages["dense"]
-        return {"dense": (p, self.assigner(p, targets))}
+        a = self.assigner(p, cls)
+        return {"dense": (p, a if box is None else with_boxes_of(a, self.assigner(p, box)))}
 
-    def reduce(self, out: DenseOutput, assigned: Assigned, rows: dict[str, RowLoss] | None = None) -> dict[str, Tensor]:
+    def reduce(
+        self,
+        assigned: Assigned,
+        rows: Mapping[str, RowLoss] | None = None,
+        factors: Mapping[str, float] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the scalar losses ``cls``, ``box`` and, with a quality branch, ``quality``."""
         p, a = assigned["dense"]
-        rows = self.rows | (rows or {})
+        rows, factors = self.rows | dict(rows or {}), factors or {}
         if p.quality is not None and a.quality is None:
             a = with_centerness(p, a)
         fg = a.fg_rows
-        cls_norm, box_norm = (norm.expand(len(p)) for norm in self.norms(p, a))
+        norm = {name: norm.expand(len(p)) for name, norm in self.normalizers(p, a).items()}
         losses = {
-            "cls": (rows["cls"](p, a) * a.cls_weight / cls_norm).sum(),
-            "box": (rows["box"](p, a) * a.box_weight[fg] / box_norm[fg]).sum(),
+            "cls": (rows["cls"](p, a) * a.cls_weight / norm["cls"]).sum(),
+            "box": (a.weighed_box(rows["box"](p, a)) / norm["box"][fg]).sum(),
         }
         if p.quality is not None:
-            losses["quality"] = (rows["quality"](p, a) * a.box_weight[fg] / box_norm[fg]).sum()
+            losses["quality"] = (a.weighed_quality(rows["quality"](p, a)) / norm["quality"][fg]).sum()
         if p.spread is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one
             losses["box"] = losses["box"] + 0 * p.spread.sum()
-        return {name: loss * self.weights[name] for name, loss in losses.items()}
+        return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
-    def losses(self, out: DenseOutput, targets: list[Targets], reweight: Reweight | None = None) -> dict[str, Tensor]:
-        """``assign``, then ``reweight``, then ``reduce``."""
-        return self.reduce(out, reweighted(self.assign(out, targets), reweight))
+    def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+        """See ``structures.Detector``; changes nothing, unlike the ``normalizers`` of a subclass that remembers."""
+        given = a.normalizer.get("cls")
+        return self.count(p, positives(a, p.num_classes)) if given is None else given
 
-    def divisor(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
-        """See ``structures.Detector``; changes nothing, unlike the ``norms`` of a subclass that remembers."""
-        return self.count(p, positives(a, p.num_classes)) if a.norm is None else a.norm
-
-    def norms(self, p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
-        """Return the divisors of the class loss and of the box (and quality) loss, each [] or [R]."""
-        if a.norm is not None:
-            return a.norm, a.norm
-        return self.count(p, positives(a, p.num_classes)), self.count(p, a.fg)
+    def normalizers(self, p: Predictions, a: Assignment) -> dict[str, Tensor]:
+        """Return what each loss is divided by, [] or [R]."""
+        if a.normalizer.keys() >= {"cls", "box", "quality"}:
+            return a.normalizer
+        box = self.count(p, a.fg)
+        return {"cls": self.count(p, positives(a, p.num_classes)), "box": box, "quality": box} | a.normalizer
 
 
-def reweighted(assigned: Assigned, reweight: Reweight | None) -> Assigned:
-    """Apply ``reweight`` to every stage."""
-    if reweight is None:
-        return assigned
-    return {stage: (p, reweight(stage, p, a)) for stage, (p, a) in assigned.items()}
+def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
+    """Ask the rows for the classes of one assignment and for the boxes of another; a row may have both, or one.
+
+    A row that has a class of the first and no box of the second keeps its box, which weighs nothing: weightings ask
+    how well a row fits its object.
+    """
+    own = torch.where(box.fg[:, None], box.box, cls.box)
+    norm = cls.normalizer | {name: box.normalizer[name] for name in ("box", "quality") if name in box.normalizer}
+    return replace(cls, box=own, box_weight=box.box_weight, quality=box.quality, normalizer=norm)
 
 
 def positives(a: Assignment, num_classes: int) -> Tensor:

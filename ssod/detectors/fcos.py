@@ -97,7 +97,7 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
             "quality": pick(cfg.loss.quality, "quality", "detector.loss.quality"),
         },
         weights={name: getattr(cfg.loss, name).weight for name in ("cls", "box", "quality")},
-        count=count_in_batch,
+        normalizer=count_in_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
         box_kind=kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -19,11 +20,10 @@ from ssod.assign.sample import balanced, mask
 from ssod.boxes import DeltaCoder
 from ssod.collective import mean_over_ranks
 from ssod.detectors.decode import DecodeConfig, Rule
-from ssod.detectors.dense import reweighted
 from ssod.detectors.two_stage import TwoStageOutput, propose
 from ssod.losses.pick import Kind
 from ssod.schema import Section
-from ssod.structures import Assigned, Assignment, Predictions, Reweight, RowLoss, Targets, View
+from ssod.structures import Assigned, Assignment, Detector, Predictions, RowLoss, Targets, View
 
 # The row losses of this detector by name, and what each must be made for.
 KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
@@ -68,7 +68,7 @@ class RoiConfig(Section):
     four a cell (torchvision)."""
 
 
-class Rcnn(nn.Module):
+class Rcnn(Detector):
     """A two-stage detector without its heads: a subclass says what they are, ``rpn_head`` and ``roi_rows``.
 
     Args:
@@ -85,8 +85,6 @@ class Rcnn(nn.Module):
         rows: row loss by name: cls, box, rpn_cls, rpn_box.
         weights: factor of each loss by name.
     """
-
-    pretrained_heads = False
 
     def __init__(
         self,
@@ -162,11 +160,20 @@ class Rcnn(nn.Module):
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
-    def assign(self, out: TwoStageOutput, targets: list[Targets]) -> Assigned:
-        """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample."""
+    def assign(self, out: TwoStageOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+        """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample.
+
+        Boxes to regress of their own have a sample of their own, which stands behind the other one of each image.
+        """
         p = out.stages["rpn"]
-        boxes, roi = self.assign_roi(out, targets)
-        return {"rpn": (p, self.assign_rpn(p, out.keys, targets)), "roi": (out.score(boxes), roi)}
+        boxes, roi = self.assign_roi(out, cls)
+        if box is not None:
+            more, regressed = self.assign_roi(out, box)
+            counted = self.count("roi", p, (regressed.cls_weight > 0) | regressed.fg)
+            boxes = [torch.cat(pair) for pair in zip(boxes, more)]
+            roi = classes_beside_boxes(roi, regressed, len(boxes), sum(map(len, cls)), self.num_classes)
+            roi = replace(roi, normalizer={"box": counted})
+        return {"rpn": (p, self.assign_rpn(p, out.keys, cls)), "roi": (out.score(boxes), roi)}
 
     @torch.no_grad()
     def assign_rpn(self, p: Predictions, keys: Tensor, targets: list[Targets]) -> Assignment:
@@ -211,32 +218,63 @@ class Rcnn(nn.Module):
         return torch.stack(boxes), torch.stack(matches)
 
     def reduce(
-        self, out: TwoStageOutput, assigned: Assigned, rows: dict[str, RowLoss] | None = None
+        self,
+        assigned: Assigned,
+        rows: Mapping[str, RowLoss] | None = None,
+        factors: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
         """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled."""
-        rows = self.rows | (rows or {})
+        rows, factors = self.rows | dict(rows or {}), factors or {}
         losses = {}
         for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
             p, a = assigned[stage]
-            norm = self.divisor(stage, p, a).expand(len(p))
+            norm = {name: norm.expand(len(p)) for name, norm in self.normalizers(stage, p, a).items()}
             fg = a.fg_rows
-            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm).sum()
-            losses[f"{prefix}box"] = (rows[f"{prefix}box"](p, a) * a.box_weight[fg] / norm[fg]).sum()
-        return {name: loss * self.weights[name] for name, loss in losses.items()}
+            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm["cls"]).sum()
+            losses[f"{prefix}box"] = (a.weighed_box(rows[f"{prefix}box"](p, a)) / norm["box"][fg]).sum()
+        return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
-    def losses(
-        self, out: TwoStageOutput, targets: list[Targets], reweight: Reweight | None = None
-    ) -> dict[str, Tensor]:
-        """``assign``, then ``reweight``, then ``reduce``."""
-        return self.reduce(out, reweighted(self.assign(out, targets), reweight))
-
-    def divisor(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+    def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """See ``structures.Detector``."""
-        return self.norm(stage, p, a) if a.norm is None else a.norm
+        return self.normalizers(stage, p, a)["cls"]
 
-    def norm(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
-        """Return the divisor of both losses of ``stage``, []: the rows that count, over ranks, at least 1."""
-        return mean_over_ranks(((a.cls_weight > 0) | a.fg).sum().float()).clamp(min=1)
+    def normalizers(self, stage: str, p: Predictions, a: Assignment) -> dict[str, Tensor]:
+        """Return what the losses ``cls`` and ``box`` of ``stage`` are divided by, [] or [R]; the same by default."""
+        if a.normalizer.keys() >= {"cls", "box"}:
+            return a.normalizer
+        counted = a.cls_weight > 0
+        if "box" not in a.normalizer:  # else boxes have rows of their own
+            counted = counted | a.fg
+        return dict.fromkeys(("cls", "box"), self.count(stage, p, counted)) | a.normalizer
+
+    def count(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
+        """Return how many rows of ``stage`` count, [R] bool, over ranks and at least 1; []."""
+        return mean_over_ranks(counted.sum().float()).clamp(min=1)
+
+
+def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: int, num_classes: int) -> Assignment:
+    """Put the rows that regress behind those that classify, image by image.
+
+    Args:
+        cls: of N times S rows, image by image; they regress nothing any more.
+        box: of as many rows; they classify nothing any more.
+        images: N.
+        boxes: the number of boxes that ``cls`` was matched to; ``matched`` counts those of ``box`` from here on.
+        num_classes: K.
+    """
+
+    def beside(one: Tensor, two: Tensor) -> Tensor:
+        return torch.cat([rows.unflatten(0, (images, -1)) for rows in (one, two)], 1).flatten(0, 1)
+
+    hard = cls.cls.ndim == box.cls.ndim == 1
+    kinds = (cls.cls, box.cls) if hard else (cls.soft(num_classes), box.soft(num_classes))
+    return Assignment(
+        beside(*kinds),
+        beside(cls.cls_weight, torch.zeros_like(box.cls_weight)),
+        beside(cls.box, box.box),
+        beside(torch.zeros_like(cls.box_weight), box.box_weight),
+        matched=beside(cls.matched, torch.where(box.matched >= 0, box.matched + boxes, box.matched)),
+    )
 
 
 def _objects(t: Targets) -> Targets:

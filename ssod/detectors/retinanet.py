@@ -84,7 +84,7 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
             "box": pick(cfg.loss.box, kind, "detector.loss.box"),
         },
         weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
-        count=count_per_image if cfg.normalizer == "image" else count_in_batch,
+        normalizer=count_per_image if cfg.normalizer == "image" else count_in_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
         box_kind=kind,

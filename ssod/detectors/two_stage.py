@@ -12,7 +12,7 @@ from torch import Tensor
 from ssod.boxes import clip
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, suppress, top
 from ssod.ragged import image_index
-from ssod.structures import Predictions, Targets
+from ssod.structures import Predictions, Rank, Targets
 
 RoIHead = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], Predictions]
 
@@ -61,18 +61,18 @@ class TwoStageOutput:
         return self.head(self.features, rows, image, self.stages["rpn"].sizes)
 
     @torch.no_grad()
-    def detect(self, score: float | None = None) -> Detections:
-        """Return padded detections of fixed size; ``score`` replaces the configured threshold."""
+    def detect(self, score: float | None = None, rank: Rank = Predictions.probs) -> Detections:
+        """Return padded detections of fixed size; see ``structures.Output.detections``."""
         cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
         n, each = self.found.scores.shape
         image = torch.arange(n, device=self.found.boxes.device).repeat_interleave(each)
         p = self.head(self.features, self.found.boxes.flatten(0, 1), image, self.stages["rpn"].sizes)
-        scores = torch.where(self.found.scores.flatten()[:, None] > 0, p.probs(), 0.0)
+        scores = torch.where(self.found.scores.flatten()[:, None] > 0, rank(p), 0.0)
         return self.rule(p, scores, (each,), cfg)
 
-    def detections(self, score: float | None = None) -> list[Targets]:
+    def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""
-        return self.detect(score).to_targets()
+        return self.detect(score, rank or Predictions.probs).to_targets()
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Box losses as row functions: ``(predictions, assignment) -> [rows with fg]``, unweighted.
 
-``l1``, ``smooth_l1`` and ``nll`` compare encoded boxes (deltas), summed over the four; the IoU family compares decoded
-boxes. Everything is computed in float32 or better.
+``l1``, ``smooth_l1`` and ``nll`` compare encoded boxes (deltas): the sum over the four, or, where the assignment weighs
+sides, the four, [rows with fg, 4]. The IoU family compares decoded boxes. All compute in float32 or better.
 """
 
 import math
@@ -18,7 +18,7 @@ from ssod.structures import Assignment, Predictions
 def l1(p: Predictions, a: Assignment) -> Tensor:
     """Absolute error of the encoded box, ``sum |d - d*|``, as in torchvision's RetinaNet; slope 1 at any error."""
     deltas, target = encoded(p, a)
-    return (deltas - target).abs().sum(-1)
+    return sides((deltas - target).abs(), a)
 
 
 def smooth_l1(p: Predictions, a: Assignment, beta: Positive = 1 / 9) -> Tensor:
@@ -27,7 +27,7 @@ def smooth_l1(p: Predictions, a: Assignment, beta: Positive = 1 / 9) -> Tensor:
     ``e^2 / (2 beta)`` below ``beta``, ``e - beta / 2`` above: slope 0 at no error, 1 at large ones.
     """
     deltas, target = encoded(p, a)
-    return F.smooth_l1_loss(deltas, target, beta=beta, reduction="none").sum(-1)
+    return sides(F.smooth_l1_loss(deltas, target, beta=beta, reduction="none"), a)
 
 
 def iou(p: Predictions, a: Assignment) -> Tensor:
@@ -74,6 +74,8 @@ def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
     terms = (deltas - target) ** 2 * (-2 * log_s).exp() / 2 + log_s
     with torch.no_grad():
         overlap = paired_iou(*decoded(p, a))
+    if a.box_weight.ndim == 2:
+        return overlap[:, None] * (terms + math.log(2 * math.pi) / 2)
     return overlap * (terms.sum(-1) + 2 * math.log(2 * math.pi))
 
 
@@ -135,6 +137,11 @@ def ciou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
     with torch.no_grad():
         alpha = v / (1 - paired_iou(boxes, target, eps) + v + eps)
     return diou_pairs(boxes, target, eps) + alpha * v
+
+
+def sides(terms: Tensor, a: Assignment) -> Tensor:
+    """Return the terms of the four encoded numbers [F, 4] as they are where sides have weights, else their sum [F]."""
+    return terms if a.box_weight.ndim == 2 else terms.sum(-1)
 
 
 def encoded(p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ network, belongs to the method and not to the detector: teacher and exported mod
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 
 from ssod.errors import SsodError
 from ssod.losses.bayes import Branch, own_loss
+from ssod.losses.context import Context, Reweight, Side
 from ssod.losses.counts import Frequency, RunningObjects
 from ssod.losses.pick import Loss, bind, defaults, first_line, needs_frequency, pick
-from ssod.losses.scene import Scene
-from ssod.losses.weighting import RULES, Rule
+from ssod.losses.weighting import RULES, Rule, Weighting
 from ssod.schema import Section, named
-from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Reweight, RowLoss, Targets
+from ssod.structures import Assignment, Detector, Predictions, Pseudo, RowLoss
 
 ROWS = ("cls", "box", "quality", "rpn_cls", "rpn_box")
 
@@ -40,7 +39,7 @@ class WeightSpec(Section):
     "A weighting; `ssod losses` lists them."
 
 
-Weighting = Annotated[WeightSpec, BeforeValidator(named)]
+NamedWeighting = Annotated[WeightSpec, BeforeValidator(named)]
 
 
 def _listed(value: Any) -> Any:
@@ -60,105 +59,90 @@ class SideLoss(Section):
     "Object-or-not loss of the proposal network."
     rpn_box: Loss | None = None
     "Box loss of the proposal network."
-    weighting: Annotated[list[Weighting], BeforeValidator(_listed)] = []
-    "Who counts how much: a name, `{name:, <parameters>}`, or a list of them, in the order in which they apply."
+    weighting: Annotated[list[NamedWeighting], BeforeValidator(_listed)] = []
+    "Weight of each row: a name, `{name:, <parameters>}`, or a list of them, in the order in which they apply."
 
 
-class LossConfig(Section):
-    """Losses on labelled and on pseudo-labelled images."""
+class SupervisedLoss(Section):
+    """Losses on labelled images."""
 
     sup: SideLoss = SideLoss()
     "On labelled images."
+
+
+class LossConfig(SupervisedLoss):
+    """Losses on labelled and on pseudo-labelled images."""
+
     unsup: SideLoss = SideLoss()
     "On pseudo-labelled images."
 
 
 class Criterion(nn.Module):
-    """From what a student saw and the boxes of its images to losses, as a config wants it.
+    """The losses and weightings that a config names, each side's own, and what they learn or count.
 
     Args:
-        student: its row losses are the defaults, its head says which fit.
-        cfg: the config.
-        pseudo: whether the method learns from pseudo-boxes by this class at all.
+        student: its head says which losses fit.
+        cfg: the config; None names nothing.
         mixes: whether the method blends views after labels exist, so that their rows have no place in the teacher's.
+        maps: whether unlabelled rows are asked for the teacher's map, and matched to no boxes.
+
+    Attributes:
+        weightings: what changes the weights of a side's rows, in its order.
+        factors: of a side's losses, by name.
 
     Raises:
         SsodError: a name, parameter or combination that makes no sense, with those that do.
     """
 
-    def __init__(self, student: Detector, cfg: LossConfig, *, pseudo: bool = True, mixes: bool = False) -> None:
+    def __init__(
+        self, student: Detector, cfg: SupervisedLoss | None, *, mixes: bool = False, maps: bool = False
+    ) -> None:
         super().__init__()
-        if not pseudo and cfg.unsup != SideLoss():
-            problem = "this method has no losses of rows on pseudo-labels"
-            raise SsodError("config", "method.loss.unsup", problem, "remove it, or use e.g. mean_teacher")
-        sides = {"sup": cfg.sup, "unsup": cfg.unsup}
-        self.rows = {side: pick_rows(student, part, f"method.loss.{side}") for side, part in sides.items()}
-        self.weighers = {side: weighers(student, part, side, mixes) for side, part in sides.items()}
+        sup = SideLoss() if cfg is None else cfg.sup
+        unsup = cfg.unsup if isinstance(cfg, LossConfig) else SideLoss()
+        sides: dict[Side, SideLoss] = {"sup": sup, "unsup": unsup}
+        self.losses = {side: pick_rows(student, part, f"method.loss.{side}") for side, part in sides.items()}
+        self.factors = {side: factors_of(part) for side, part in sides.items()}
+        made = {
+            side: build_weightings(student, part, side, mixes=mixes, maps=maps and side == "unsup")
+            for side, part in sides.items()
+        }
         self.learning = nn.ModuleDict(  # those of them that learn or remember
-            {s: nn.ModuleList(w for _, w in made if isinstance(w, nn.Module)) for s, made in self.weighers.items()}
+            {side: nn.ModuleList(w.weigh for w in of if isinstance(w.weigh, nn.Module)) for side, of in made.items()}
         )
-        self.branch, self.aux = build_branch(student, self.weighers)
+        self.branch, self.aux = build_branch(student, made)
         self.objects = nn.ModuleDict({side: RunningObjects() for side in sides} if self.branch is not None else {})
-        counted = any(row.counted for rows in self.rows.values() for row in rows.values())
+        self.weightings: dict[Side, list[Reweight]] = {}
+        for side, of in made.items():
+            # The branch learns from labelled rows always, from others where they are weighted by it.
+            guesses = self.branch is not None and (side == "sup" or any(w.rule.branch for w in of))
+            self.weightings[side] = [*([self.guess] if guesses else []), *of]
+        counted = any(needs_frequency(loss) for rows in self.losses.values() for loss in rows.values())
         self.frequency = Frequency(student.num_classes) if counted else None
 
-    def forward(
-        self,
-        side: str,
-        student: Detector,
-        out: Output,
-        targets: list[Targets],
-        reweight: Reweight | None = None,
-        teacher: Output | None = None,
-        batch: Batch | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Assign, reweight and reduce.
-
-        Args:
-            side: ``sup`` or ``unsup``.
-            student: the detector.
-            out: what it saw.
-            targets: the boxes of each image.
-            reweight: the method's own reweighting, applied first.
-            teacher: its output on ``batch.weak``, where there is one.
-            batch: the step's images, where there is a teacher.
-
-        Returns:
-            Scalar losses, and detached statistics for the log.
-        """
-        own = self.own_rows(side, targets)
-        scene = Scene(targets, student.rows | own, teacher, batch, divisor=student.divisor)
-        assigned = {}
-        for stage, (p, a) in student.assign(out, targets).items():
-            if reweight is not None:
-                a = reweight(stage, p, a)
-            self.guess(side, stage, out, p, a, scene)
-            for rule, weigher in self.weighers[side]:
-                if stage in rule.stages:
-                    a = weigher(stage, p, a, scene)
-            assigned[stage] = (p, a)
-        losses = student.reduce(out, assigned, own) | scene.losses
-        return self.touched(side, losses), scene.stats
-
-    def own_rows(self, side: str, targets: list[Targets]) -> dict[str, RowLoss]:
-        """Return the side's own row losses; those that need class frequencies have them."""
+    def rows(self, side: Side, labels: Pseudo | None) -> dict[str, RowLoss]:
+        """Return the side's own row losses; those that need class frequencies have them, counted in true labels."""
         if self.frequency is None:
-            return dict(self.rows[side])
-        if side == "sup" and self.training:
-            self.frequency.count(targets)
-        return {name: row.with_frequency(self.frequency.share()) for name, row in self.rows[side].items()}
+            return self.losses[side]
+        if side == "sup" and self.training and labels is not None:
+            self.frequency.count(labels.cls)
+        share = self.frequency.share()
+        return {
+            name: partial(loss, frequency=share) if needs_frequency(loss) else loss
+            for name, loss in self.losses[side].items()
+        }
 
-    def guess(self, side: str, stage: str, out: Output, p: Predictions, a: Assignment, scene: Scene) -> None:
-        """Run the auxiliary branch. It learns from labelled rows always, from others where they are weighted by it."""
-        wanted = side == "sup" or any(rule.branch for rule, _ in self.weighers[side])
-        if self.branch is None or not wanted or stage not in ("dense", "rpn"):
-            return
+    def guess(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+        """Run the auxiliary branch on what the student saw; see ``context.Reweight``; changes nothing."""
+        if self.branch is None or stage not in ("dense", "rpn"):
+            return a
         objects = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0.5
-        count = self.objects[side](objects & (a.cls_weight > 0), p.num_images)
-        scene.guesses[stage] = self.branch(out.pyramid)
-        scene.losses["aux"] = self.aux * own_loss(scene.guesses[stage], a, objects, count)
+        count = self.objects[ctx.side](objects & (a.cls_weight > 0), p.num_images)
+        ctx.guesses[stage] = self.branch(ctx.student.pyramid)
+        ctx.losses["aux"] = self.aux * own_loss(ctx.guesses[stage], a, objects, count)
+        return a
 
-    def touched(self, side: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    def tie_unused(self, side: Side, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tie what only ``unsup`` learns to a labelled loss, by 0: DDP wants every parameter in every step."""
         idle = list(self.learning["unsup"].parameters()) if side == "sup" else []
         if not idle:
@@ -170,32 +154,9 @@ class Criterion(nn.Module):
 # ---- from words to parts -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row loss times a number.
-
-    Attributes:
-        loss: as ``pick`` returns it.
-        factor: the number.
-        counted: whether the loss needs class frequencies.
-    """
-
-    loss: RowLoss
-    factor: float
-    counted: bool
-
-    def __call__(self, p: Predictions, a: Assignment) -> Tensor:
-        """See ``structures.RowLoss``."""
-        return self.factor * self.loss(p, a)
-
-    def with_frequency(self, share: Tensor) -> Row:
-        """Return the same with class frequencies [K], where it needs them."""
-        return replace(self, loss=partial(self.loss, frequency=share)) if self.counted else self
-
-
-def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, Row]:
+def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, RowLoss]:
     """Return the row losses that a side of the config names."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, RowLoss] = {}
     for name in ROWS:
         spec = getattr(side, name)
         if spec is None:
@@ -203,20 +164,26 @@ def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, Row]:
         if name not in student.kinds:
             problem = "this detector has no such loss"
             raise SsodError("config", f"{field}.{name}", problem, f"it has: {', '.join(student.kinds)}")
-        loss = pick(spec, student.kinds[name], f"{field}.{name}", counted=name == "cls")
-        rows[name] = Row(loss, spec.weight, needs_frequency(loss))
+        rows[name] = pick(spec, student.kinds[name], f"{field}.{name}", counted=name == "cls")
     return rows
 
 
-def weighers(student: Detector, side_loss: SideLoss, side: str, mixes: bool) -> list[tuple[Rule, Any]]:
+def factors_of(side: SideLoss) -> dict[str, float]:
+    """Return the factors of the losses that a side of the config names."""
+    return {name: getattr(side, name).weight for name in ROWS if getattr(side, name) is not None}
+
+
+def build_weightings(
+    student: Detector, side_loss: SideLoss, side: Side, *, mixes: bool, maps: bool
+) -> list[Weighting]:
     """Return the weightings that a side of the config names, in their order."""
     field = f"method.loss.{side}.weighting"
-    rules = [find_rule(student, spec.name, field, side, mixes) for spec in side_loss.weighting]
+    rules = [find_rule(student, spec.name, field, side, mixes=mixes, maps=maps) for spec in side_loss.weighting]
     check_together(rules, [spec.name for spec in side_loss.weighting], field)
-    return [(rule, make(rule, spec, field)) for rule, spec in zip(rules, side_loss.weighting)]
+    return [Weighting(rule, make(rule, spec, field)) for rule, spec in zip(rules, side_loss.weighting)]
 
 
-def find_rule(student: Detector, name: str, field: str, side: str, mixes: bool) -> Rule:
+def find_rule(student: Detector, name: str, field: str, side: Side, *, mixes: bool, maps: bool) -> Rule:
     """Return the weighting ``name``, or refuse it with the list of those that fit here."""
     stages = {"rpn", "roi"} if "rpn_cls" in student.kinds else {"dense"}
 
@@ -227,6 +194,8 @@ def find_rule(student: Detector, name: str, field: str, side: str, mixes: bool) 
             return "needs a teacher, and labelled rows have none"
         if rule is RULES["background_reliability"] and mixes:
             return "needs the teacher's view of each row, and this method mixes images"
+        if rule.matched and maps:
+            return "needs boxes that rows are matched to, and this method asks its rows for the teacher's map"
         return ""
 
     fits = ", ".join(n for n, rule in RULES.items() if not why_not(rule))
@@ -257,12 +226,12 @@ def make(rule: Rule, spec: WeightSpec, field: str) -> Any:
     return made() if rule.learns else made
 
 
-def build_branch(student: Detector, weighers: dict[str, list[tuple[Rule, Any]]]) -> tuple[Branch | None, float]:
+def build_branch(student: Detector, made: dict[Side, list[Weighting]]) -> tuple[Branch | None, float]:
     """Return the one auxiliary branch that both sides share, and the factor of its loss; None where nobody wants it."""
-    users = {side: weigher for side, made in weighers.items() for rule, weigher in made if rule.branch}
+    users = [w.weigh for of in made.values() for w in of if w.rule.branch]
     if not users:
         return None, 0.0
-    wanted = [(weigher.build, weigher.aux) for weigher in users.values()]
+    wanted = [(weigh.build, weigh.aux) for weigh in users]
     if wanted[0] != wanted[-1]:
         problem = f"one branch serves both sides, and they want {wanted[0]} and {wanted[-1]}"
         raise SsodError("config", "method.loss.unsup.weighting", problem, "give both sides the same parameters")

@@ -1,6 +1,6 @@
 """Prime samples: what counts is a row's rank among those that compete with it (Cao et al. 2020, "PISA").
 
-Three reweighters of R rows, see ``scene.Reweighter``.
+Three reweighters of R rows, see ``context.Reweight``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
+from ssod.losses.context import Context, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.elements import NonNegative, Positive, Share, modulator
-from ssod.losses.scene import Scene, objects, overlap, own_probability, positives, rank_within
 from ssod.structures import Assignment, Predictions
 
 
 def isr_p(
-    stage: str, p: Predictions, a: Assignment, scene: Scene, bias: Share = 0.0, gamma: NonNegative = 2.0
+    stage: str, p: Predictions, a: Assignment, ctx: Context, bias: Share = 0.0, gamma: NonNegative = 2.0
 ) -> Assignment:
     """Positives count by their rank in IoU, inside their object first (Cao et al. 2020, ISR-P).
 
@@ -30,14 +30,14 @@ def isr_p(
         rows = positives(p, a).nonzero().squeeze(1)
         place = hierarchy(a.matched[rows], overlap(p, a, rows), a.labels()[rows])
         weight = importance(place, a.labels()[rows], p.num_classes, bias, gamma)
-    return weighted(stage, p, a, scene, rows, weight)
+    return weighted(stage, p, a, ctx, rows, weight)
 
 
 def isr_n(
     stage: str,
     p: Predictions,
     a: Assignment,
-    scene: Scene,
+    ctx: Context,
     bias: Share = 0.0,
     gamma: NonNegative = 2.0,
     nms: Share = 0.5,
@@ -54,11 +54,11 @@ def isr_n(
         boxes = p.coder.decode(deltas, p.priors[rows])
         groups = clusters(boxes, score, p.image[rows] * p.num_classes + label, nms)
         weight = importance(hierarchy(groups, score, label), label, p.num_classes, bias, gamma)
-    return weighted(stage, p, a, scene, rows, weight)
+    return weighted(stage, p, a, ctx, rows, weight)
 
 
 def carl(
-    stage: str, p: Predictions, a: Assignment, scene: Scene, bias: Share = 0.2, gamma: Positive = 1.0
+    stage: str, p: Predictions, a: Assignment, ctx: Context, bias: Share = 0.2, gamma: Positive = 1.0
 ) -> Assignment:
     """The box loss counts by the row's own class probability, with gradient into the score (Cao et al. 2020, CARL).
 
@@ -94,15 +94,15 @@ def importance(place: Tensor, label: Tensor, num_classes: int, bias: float, gamm
     return ((1 - bias) * u + bias) ** gamma
 
 
-def weighted(stage: str, p: Predictions, a: Assignment, scene: Scene, rows: Tensor, weight: Tensor) -> Assignment:
+def weighted(stage: str, p: Predictions, a: Assignment, ctx: Context, rows: Tensor, weight: Tensor) -> Assignment:
     """Multiply the class weights of ``rows`` [M] by ``weight`` [M], scaled so that their summed loss stays as it is.
 
     The sum is that of the detector's class loss, where a row counts for less the more positives its image has if the
     divisor is the image's.
     """
     with torch.no_grad():
-        share = a.cls_weight / scene.divisor(stage, p, a)
-        loss = scene.loss(stage, "cls")(p[rows], _take(a, rows)) * share[rows]
+        share = a.cls_weight / ctx.normalizer(stage, p, a)
+        loss = ctx.loss(stage, "cls")(p[rows], _take(a, rows)) * share[rows]
         scale = loss.sum() / (weight * loss).sum().clamp(min=torch.finfo(loss.dtype).tiny)
         factor = weight * torch.where(loss.sum() > 0, scale, 1.0)
     return replace(a, cls_weight=a.cls_weight.index_put((rows,), a.cls_weight[rows] * factor))

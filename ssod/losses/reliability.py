@@ -1,6 +1,6 @@
 """Row weights that a teacher gives: the score of a pseudo-label, and how surely a row is background.
 
-Both are reweighters of R rows, see ``scene.Reweighter``.
+Both are reweighters of R rows, see ``context.Reweight``.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from ssod.boxes import clip, compose, warp
-from ssod.losses.scene import Scene, objects
+from ssod.losses.context import Context, objects
 from ssod.structures import Assignment, Output, Predictions, View
 
 
-def score(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
+def score(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
     """Rows with a pseudo-box count by its score, in class and box losses; background rows count in full."""
-    scores = torch.cat([t.boxes.new_ones(len(t)) if t.scores is None else t.scores.float() for t in scene.targets])
+    scores = torch.cat([t.boxes.new_ones(len(t)) if t.scores is None else t.scores.float() for t in ctx.matchable()])
     lookup = torch.cat([scores, scores.new_ones(1)])
     factor = lookup[torch.where(a.matched >= 0, a.matched, len(scores))]
     return replace(a, cls_weight=a.cls_weight * factor, box_weight=a.box_weight * factor)
 
 
-def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
+def background_reliability(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
     """Background rows count by the teacher's probability of background (Xu et al. 2021, "Soft Teacher", sec. 3.2).
 
     On a two-stage detector the teacher looks at the very boxes of the rows. On a dense one its row of the same level
@@ -34,9 +34,9 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, scene: Sce
     """
     with torch.no_grad():
         if stage == "roi":
-            seen = roi_rows(p, scene.teacher, scene.batch.strong, scene.batch.weak)
+            seen = roi_rows(p, ctx.teacher, ctx.view, ctx.batch.weak)
         else:
-            seen = dense_rows(p, scene.teacher.stages[stage], scene.batch.strong, scene.batch.weak)
+            seen = dense_rows(p, ctx.teacher.stages[stage], ctx.view, ctx.batch.weak)
         factor = torch.where(objects(p, a), 1.0, background(seen))
         counted = (a.cls_weight > 0).to(factor)
         factor = factor * (counted.sum() / (factor * counted).sum().clamp(min=1))

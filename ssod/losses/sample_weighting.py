@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ssod.collective import mean_over_ranks
+from ssod.losses.context import Context, objects, overlap, own_probability
 from ssod.losses.elements import NonNegative
 from ssod.losses.reliability import background
-from ssod.losses.scene import Scene, objects, overlap, own_probability
 from ssod.structures import Assignment, Predictions
 
 LIMIT = 2.0  # of |m|: weights between exp(-2) and exp(2)
@@ -38,30 +38,30 @@ class SampleWeighting(nn.Module):
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
-    def forward(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
-        """See ``scene.Reweighter``; adds the loss ``weighting``."""
+    def forward(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+        """See ``context.Reweight``; adds the loss ``weighting``."""
         known = objects(p, a)
         weighed = known if stage == "dense" else (a.cls_weight > 0) | known
         rows = weighed.nonzero().squeeze(1)
         with torch.autocast(p.logits.device.type, enabled=False):
-            m = LIMIT * torch.tanh(self.net(self.read(stage, p, a, scene)[rows]))  # [M, 2]
+            m = LIMIT * torch.tanh(self.net(self.read(stage, p, a, ctx)[rows]))  # [M, 2]
         m = m * torch.stack([torch.ones_like(rows), a.fg[rows]], 1)
         count = mean_over_ranks(weighed.sum().float()).clamp(min=1)
-        scene.losses["weighting"] = scene.losses.get("weighting", 0) + self.lam * m.sum() / count
+        ctx.losses["weighting"] = ctx.losses.get("weighting", 0) + self.lam * m.sum() / count
         factor = a.cls_weight.new_ones(len(p), 2).index_put((rows,), (-m).exp().to(a.cls_weight))
         return replace(a, cls_weight=a.cls_weight * factor[:, 0], box_weight=a.box_weight * factor[:, 1])
 
     @torch.no_grad()
-    def read(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Tensor:
+    def read(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Tensor:
         """Return what the network sees, [R, 4] float32; losses as ``log(1 + L)``."""
         rows = objects(p, a).nonzero().squeeze(1)
-        cls = scene.loss(stage, "cls")(p, a).float()
+        cls = ctx.loss(stage, "cls")(p, a).float()
         nothing = background(p)
 
         def placed(rows: Tensor, values: Tensor, elsewhere: Tensor) -> Tensor:
             return elsewhere.index_put((rows,), values.to(elsewhere))
 
         none = torch.zeros_like(cls)
-        box = placed(a.fg_rows, scene.loss(stage, "box")(p, a).float().clamp(min=0), none)
+        box = placed(a.fg_rows, ctx.loss(stage, "box")(p, a).float().clamp(min=0), none)
         seen = [cls.log1p(), box.log1p(), placed(rows, overlap(p, a, rows), none)]
         return torch.stack([*seen, placed(rows, own_probability(p, a, rows), nothing)], 1)

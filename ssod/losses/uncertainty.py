@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ssod.collective import mean_over_ranks
 from ssod.losses.bayes import Guess, bald, difficulty, predicted, wanted
+from ssod.losses.context import Context
 from ssod.losses.elements import NonNegative, Positive
-from ssod.losses.scene import Scene
 from ssod.structures import Assignment, Predictions
 
 Count = Annotated[int, Field(ge=1)]
@@ -30,8 +30,8 @@ class PlainBranch(nn.Module):
         super().__init__()
         self.aux, self.build = aux, {"lam": 0.0, "samples": 1, "layers": layers}
 
-    def forward(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
-        """See ``scene.Reweighter``; changes nothing."""
+    def forward(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+        """See ``context.Reweight``; changes nothing."""
         return a
 
 
@@ -63,23 +63,23 @@ class Uncertainty(nn.Module):
         self.build = {"lam": lam, "samples": samples, "layers": layers}
         self.register_buffer("means", torch.zeros(2, 3))  # wrong, correct x count, sum of U, sum of D; fading
 
-    def forward(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
-        """See ``scene.Reweighter``."""
-        return replace(a, cls_weight=a.cls_weight * self.factor(stage, p, a, scene))
+    def forward(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+        """See ``context.Reweight``."""
+        return replace(a, cls_weight=a.cls_weight * self.factor(stage, p, a, ctx))
 
     @torch.no_grad()
-    def factor(self, stage: str, p: Predictions, a: Assignment, scene: Scene) -> Tensor:
+    def factor(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Tensor:
         """Return w, [R]."""
-        uncertain, hard, correct = judge(scene.guesses[stage], p, a)
+        uncertain, hard, correct = judge(ctx.guesses[stage], p, a)
         counted = a.cls_weight > 0
-        self.report(uncertain, hard, correct, counted, scene)
+        self.report(uncertain, hard, correct, counted, ctx)
         if not self.normalise:
             return hard
         total, rows = (hard * counted).sum(), counted.sum().float()
         mean = mean_over_ranks(total) / mean_over_ranks(rows).clamp(min=1)
         return torch.where(mean > 0, hard / mean, 1.0)
 
-    def report(self, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, scene: Scene) -> None:
+    def report(self, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, ctx: Context) -> None:
         """Add running means over ranks, which fade over some hundred steps, to the statistics; 0 = no such row yet."""
         each = torch.stack([torch.ones_like(uncertain), uncertain, hard], 1)  # [R, 3]
         kinds = torch.stack([~correct & counted, correct & counted]).to(each)  # [2, R]
@@ -88,8 +88,8 @@ class Uncertainty(nn.Module):
         share = self.means[:, 0] / self.means[:, 0].sum().clamp(min=1e-12)
         mean = self.means[:, 1:] / self.means[:, :1].clamp(min=1e-12)
         for kind, name in enumerate(("wrong", "correct")):
-            scene.stats[f"U_{name}"], scene.stats[f"D_{name}"] = mean[kind].clone()
-        scene.stats["wrong"] = share[0].clone()
+            ctx.stats[f"U_{name}"], ctx.stats[f"D_{name}"] = mean[kind].clone()
+        ctx.stats["wrong"] = share[0].clone()
 
 
 class ConvBayesBranch(PlainBranch):

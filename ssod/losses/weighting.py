@@ -1,4 +1,4 @@
-"""Who counts how much: reweighters, ``(stage, predictions, assignment, scene) -> assignment``, and their table.
+"""Weight of each row: reweighters, ``(stage, predictions, assignment, context) -> assignment``, and their table.
 
 Each returns a new assignment; none changes which box a row is asked for. A reweighter multiplies the weights that it
 finds outside of ``no_grad``: they may carry the gradient of a learnt weighting before it (``carl``,
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 from ssod.boxes import paired_iou
+from ssod.losses.context import Context, Reweight, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.elements import BelowOne, NonNegative, Positive, Share
 from ssod.losses.pisa import carl, isr_n, isr_p
 from ssod.losses.reliability import background_reliability, score
 from ssod.losses.sample_weighting import SampleWeighting
-from ssod.losses.scene import Scene, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
 
 
-def ohem(stage: str, p: Predictions, a: Assignment, scene: Scene, ratio: Positive = 3.0) -> Assignment:
+def ohem(stage: str, p: Predictions, a: Assignment, ctx: Context, ratio: Positive = 3.0) -> Assignment:
     """Of the background only the rows with the largest class loss count (Shrivastava et al. 2016).
 
     ``ratio`` times as many per image as there are positives, and ``ratio`` in an image without any.
     """
     with torch.no_grad():
-        loss = scene.loss(stage, "cls")(p, a)
+        loss = ctx.loss(stage, "cls")(p, a)
         foreground = positives(p, a)
         rank = rank_within(p.image, torch.where(objects(p, a) | (a.cls_weight == 0), -torch.inf, loss))
         count = torch.zeros(p.num_images, device=loss.device).index_add(0, p.image, foreground.float())
@@ -42,7 +42,7 @@ def cleanliness(
     stage: str,
     p: Predictions,
     a: Assignment,
-    scene: Scene,
+    ctx: Context,
     alpha: Share = 0.75,
     gamma: NonNegative = 1.0,
     top: Positive = 40,
@@ -71,7 +71,7 @@ def cleanliness(
 
 
 @torch.no_grad()
-def iou_target(stage: str, p: Predictions, a: Assignment, scene: Scene) -> Assignment:
+def iou_target(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
     """Positives are asked for the IoU of their decoded box, the target of quality focal and varifocal loss."""
     rows = objects(p, a).nonzero().squeeze(1)
     near = overlap(p, a, rows)
@@ -92,6 +92,7 @@ class Rule:
         stages: where it works.
         pseudo: whether it needs pseudo-labels.
         softens: whether it sets soft class targets.
+        matched: whether it asks which box a row is matched to.
         branch: whether it needs the auxiliary branch.
     """
 
@@ -99,6 +100,7 @@ class Rule:
     stages: tuple[str, ...]
     pseudo: bool = False
     softens: bool = False
+    matched: bool = False
     branch: bool = False
 
     @property
@@ -107,17 +109,29 @@ class Rule:
         return isinstance(self.make, type)
 
 
+@dataclass(frozen=True)
+class Weighting:
+    """A weighting as a config wants it: its rule, and what it does where the rule says that it works."""
+
+    rule: Rule
+    weigh: Reweight
+
+    def __call__(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+        """See ``context.Reweight``."""
+        return self.weigh(stage, p, a, ctx) if stage in self.rule.stages else a
+
+
 RULES = {
     "ohem": Rule(ohem, ("dense", "roi")),
-    "isr_p": Rule(isr_p, ("dense", "roi")),
+    "isr_p": Rule(isr_p, ("dense", "roi"), matched=True),
     "isr_n": Rule(isr_n, ("roi",)),
     "carl": Rule(carl, ("dense", "roi")),
-    "cleanliness": Rule(cleanliness, ("dense", "roi"), softens=True),
-    "iou_target": Rule(iou_target, ("dense",), softens=True),
+    "cleanliness": Rule(cleanliness, ("dense", "roi"), softens=True, matched=True),
+    "iou_target": Rule(iou_target, ("dense",), softens=True, matched=True),
     "sample_weighting": Rule(SampleWeighting, ("dense", "roi")),
     "uncertainty": Rule(Uncertainty, ("dense", "rpn"), branch=True),
     "conv_bayes": Rule(ConvBayesBranch, ("dense", "rpn"), branch=True),
     "plain_conv": Rule(PlainBranch, ("dense", "rpn"), branch=True),
-    "score": Rule(score, ("dense", "rpn", "roi"), pseudo=True),
+    "score": Rule(score, ("dense", "rpn", "roi"), pseudo=True, matched=True),
     "background_reliability": Rule(background_reliability, ("dense", "roi"), pseudo=True),
 }

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ssod.engine.ema import Rule
-from ssod.losses.criterion import LossConfig
+from ssod.losses.criterion import LossConfig, SideLoss, SupervisedLoss
 from ssod.pseudo.mix import MixConfig
 from ssod.schema import Duration, Section, over_default
 
 LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
+Rule = Literal["ema", "copy", "never"]
+Teaching = Literal["boxes", "maps", "distances"]
 
 
 class EmaConfig(Section):
@@ -48,8 +49,8 @@ class Common(Section):
     "File name in ssod/methods, or a dotted module of your own."
     ema: EmaConfig = EmaConfig()
     "How the teacher follows the student. What a config leaves out is the method's own default."
-    loss: LossConfig | None = None
-    "Losses and weightings of labelled (`sup`) and pseudo-labelled (`unsup`) images; default: the detector's own."
+    loss: SupervisedLoss | None = None
+    "Losses and weightings of labelled images (`sup`); default: the detector's own."
 
     _own_ema = field_validator("ema", mode="before")(over_default)
 
@@ -66,10 +67,18 @@ class Config(Common):
 
     burn_in: Duration = 0
     "Steps of supervised learning before the first pseudo-label; unlabelled images are not even loaded."
+    loss: LossConfig | None = None
+    "Losses and weightings of labelled (`sup`) and pseudo-labelled (`unsup`) images; default: the detector's own."
     weight: float = Field(1.0, ge=0)
     "Factor of every loss on unlabelled images."
     ramp: Duration = 0
-    "Steps after burn-in over which `weight` rises linearly from 0; 0 = at once."
+    "Steps after burn-in over which `weight` rises from 0; 0 = at once."
+    ramp_shape: Literal["linear", "sigmoid"] = "linear"
+    "How `weight` rises over `ramp`: in proportion, or as exp(-5 (1 - t)^2) (arXiv:1703.01780)."
+    damping: float = Field(1.0, ge=0, le=1)
+    """Factor of the unlabelled losses while fewer than half of the unlabelled images have a pseudo-label; 1 = none. A
+    dense detector divides its losses by the boxes' rows, so that images with few boxes teach background many times
+    over; Faster R-CNN divides by its sample."""
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
     """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
     config leaves out has the method's own."""
@@ -91,21 +100,56 @@ class Config(Common):
             raise ValueError(f"'ema.start: {ema.start}' lies after it, where 'ema.rule: {ema.rule}' holds; lower it")
         return burn_in
 
+    @field_validator("ramp_shape")
+    @classmethod
+    def _shape_of_a_ramp(cls, shape: str, info: ValidationInfo) -> str:
+        if shape != "linear" and info.data.get("ramp") == 0:
+            raise ValueError("has no meaning with 'ramp: 0'; give the ramp's steps")
+        return shape
+
     @model_validator(mode="after")
-    def _rows_keep_their_pixels(self) -> Config:
-        if self.mix is not None and self.aligned:
+    def _every_key_is_read(self) -> Config:
+        """Refuse what a method that chooses no boxes would leave unread."""
+        if self.taught_by == "boxes":
+            return self
+        if self.mix is not None:
             problem = f"'mix' blends the student's view, and '{self.name}' compares it with the teacher's row by row"
-            error = PydanticCustomError("value_error", f"{problem}; remove it")
-            found = InitErrorDetails(type=error, loc=("mix",), input="mix")
-            raise ValidationError.from_exception_data(type(self).__name__, [found])
+            raise refusal(self, ("mix",), f"{problem}; remove it")
+        if self.damping not in (1, type(self).model_fields["damping"].default):
+            problem = f"counts images with a pseudo-label, and '{self.name}' makes none"
+            raise refusal(self, ("damping",), f"{problem}; remove it")
+        if self.taught_by == "distances" and self.loss is not None and self.loss.unsup != SideLoss():
+            problem = f"'{self.name}' has no losses of rows on pseudo-labels"
+            raise refusal(self, ("loss", "unsup"), f"{problem}; remove it, or use e.g. mean_teacher")
         return self
 
     @property
-    def learns_from(self) -> int:
+    def unsup_start(self) -> int:
         """First step whose losses on unlabelled images count; from `burn_in` to here labels are only made."""
         return self.burn_in
 
     @property
-    def aligned(self) -> bool:
-        """Whether weak and strong views must have their pixels in the same places; False = boxes are carried over."""
-        return False
+    def taught_by(self) -> Teaching:
+        """What unlabelled images teach by.
+
+        ``boxes``: pseudo-boxes, which an assigner hands to the rows; they are carried from view to view. ``maps``: the
+        method's ``assign`` asks the rows for the teacher's map. ``distances``: the method's ``distill`` compares both
+        maps, and rows are asked for nothing. For the last two, views have their pixels in the same places.
+        """
+        return "boxes"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are blended after their boxes are known, so that rows have no place in the teacher's view."""
+        return self.mix is not None
+
+    @property
+    def student_views(self) -> tuple[str, ...]:
+        """The unlabelled views that the student learns from, one after the other; their losses are added."""
+        return ("strong",)
+
+
+def refusal(section: Section, key: tuple[str, ...], text: str) -> ValidationError:
+    """Return the error that refuses ``key`` of ``section``, a key that is valid by itself."""
+    found = InitErrorDetails(type=PydanticCustomError("value_error", text), loc=key, input=key[-1])
+    return ValidationError.from_exception_data(type(section).__name__, [found])

@@ -26,14 +26,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from torch import Tensor
 
 from ssod.methods import base
-from ssod.methods.base import EmaConfig, Losses, count_per_image, quantiles, tag
+from ssod.methods.base import EmaConfig, count_per_image, quantiles, tag
 from ssod.pseudo.count import count_filter
-from ssod.pseudo.damping import damping
 from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold
 from ssod.schema import Duration, named
 from ssod.structures import Batch, Detector, Output, Pseudo
@@ -80,7 +77,7 @@ class Config(base.Config):
         return start
 
     @property
-    def learns_from(self) -> int:
+    def unsup_start(self) -> int:
         """See ``base.Config``."""
         return max(self.start, self.burn_in)
 
@@ -93,16 +90,6 @@ class ConsistentTeacher(base.Method):
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)
         self.threshold = build_threshold(cfg.threshold, student.num_classes)
-
-    def forward(self, batch: Batch, step: int) -> Losses:
-        """Until ``start``, label without learning from it: the banks fill. Then the step that methods share."""
-        if not self.cfg.burn_in <= step < self.cfg.learns_from:
-            return super().forward(batch, step)
-        losses = super().forward(batch, step=-1)  # as in burn-in: labelled images alone
-        with torch.no_grad():
-            pseudo = self.label(self.teacher.predict(batch.weak), batch)
-        self.stats["pseudo/boxes_per_image"] = count_per_image(pseudo.cls)
-        return losses
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Keep about as many detections of an image as it has objects, then those above their class's threshold."""
@@ -117,15 +104,6 @@ class ConsistentTeacher(base.Method):
             "pseudo/passed_per_image": count_per_image(kept),
         }
         return Pseudo(kept)
-
-    def trust(self, pseudo: Pseudo) -> Tensor:
-        """Damp the losses while most images have no label: they would teach little but background."""
-        return damping(pseudo.cls, self.cfg.damping)
-
-    def weight(self, step: int) -> float:
-        """Return nothing before ``start``, then ``weight``, after an optional ramp."""
-        start = self.cfg.learns_from
-        return 0.0 if step < start else super().weight(step - start + self.cfg.burn_in)
 
 
 METHOD = ConsistentTeacher

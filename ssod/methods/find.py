@@ -7,9 +7,9 @@ from types import ModuleType
 
 import ssod.methods
 from ssod.errors import SsodError
-from ssod.methods.base import Method
+from ssod.methods.supervised import Supervised
 
-_NOT_METHODS = {"base", "config", "find"}
+_NOT_METHODS = {"base", "config", "find", "teachers"}
 
 
 def names() -> list[str]:
@@ -22,7 +22,7 @@ def summary(name: str) -> str:
     return (_module(name).__doc__ or "").strip().splitlines()[0]
 
 
-def find(name: str) -> type[Method]:
+def find(name: str) -> type[Supervised]:
     """Return the class ``METHOD`` of ``ssod.methods.<name>``, or of a dotted module of the user's own.
 
     Raises:
@@ -30,7 +30,7 @@ def find(name: str) -> type[Method]:
     """
     module = _module(name)
     method = getattr(module, "METHOD", None)
-    if not (isinstance(method, type) and issubclass(method, Method)):
+    if not (isinstance(method, type) and issubclass(method, Supervised)):
         raise SsodError(
             "config", "method.name", f"module {module.__name__} has no METHOD", "end it with METHOD = YourClass"
         )

@@ -31,10 +31,11 @@ from torch import Tensor
 from ssod.boxes import mirror
 from ssod.losses.consistency import Belief, Norm, imitate, kl
 from ssod.methods import base
-from ssod.methods.base import EmaConfig, Losses
+from ssod.methods.base import Context, EmaConfig, Losses
+from ssod.methods.config import Teaching
 from ssod.pseudo.mirror import read_mirrored
 from ssod.schema import Duration
-from ssod.structures import Batch, Output, Predictions, Pseudo
+from ssod.structures import Batch, Output, Predictions
 
 
 class Config(base.Config):
@@ -60,41 +61,40 @@ class Config(base.Config):
     "How the teacher follows the student after burn-in."
 
     @property
-    def aligned(self) -> bool:
+    def taught_by(self) -> Teaching:
         """See ``base.Config``."""
-        return True
+        return "distances"
 
 
 class HumbleTeacher(base.Method):
     """The teacher's output in, distances to it out."""
 
     Config = Config
-    unsup_by_rows = False
 
     def label(self, teacher: Output, batch: Batch) -> None:
         """Choose no box."""
         self.require_aligned(batch)
 
-    def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
+    def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage; n_U / n_S is in the losses."""
-        cfg = self.cfg
-        twin = self.twin(batch)
+        cfg, teacher, batch = self.cfg, ctx.teacher, ctx.batch
+        mirrored = self.mirrored(batch)
         losses = {}
-        for stage, rows in out.stages.items():
+        for stage, rows in ctx.student.stages.items():
             own = teacher.stages[stage]
-            ensemble = stage == "dense" and twin is not None
-            belief = self.soften(believe_both(own, twin.stages[stage]) if ensemble else Belief.of(own))
+            ensemble = stage == "dense" and mirrored is not None
+            belief = self.soften(believe_both(own, mirrored.stages[stage]) if ensemble else Belief.of(own))
             self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / len(batch.weak)
             losses |= imitate(stage, rows, belief, kl, squared=cfg.squared, norm=cfg.norm)
         if teacher.proposals is not None:
             boxes = [b[: cfg.proposals] for b in teacher.proposals]
-            belief = self.soften(believe_about(boxes, batch.weak.sizes, teacher, twin))
-            losses |= imitate("roi", out.score(boxes), belief, kl, squared=cfg.squared, norm="rows")
+            belief = self.soften(believe_about(boxes, batch.weak.sizes, teacher, mirrored))
+            losses |= imitate("roi", ctx.student.score(boxes), belief, kl, squared=cfg.squared, norm="rows")
         ratio = len(batch.weak) / len(batch.labeled) if cfg.per_labeled else 1.0
         return {name: loss * ratio for name, loss in losses.items()}
 
     @torch.no_grad()
-    def twin(self, batch: Batch) -> Output | None:
+    def mirrored(self, batch: Batch) -> Output | None:
         """Let the teacher see the mirror image of the weak view; None without an ensemble."""
         return self.teacher.predict(batch.weak.flipped()) if self.cfg.ensemble else None
 
@@ -104,9 +104,9 @@ class HumbleTeacher(base.Method):
 
 
 @torch.no_grad()
-def believe_both(p: Predictions, twin: Predictions) -> Belief:
+def believe_both(p: Predictions, mirrored: Predictions) -> Belief:
     """Average dense predictions with those for the mirror image, where these have an answer for the row."""
-    own, other = Belief.of(p), Belief.of(twin)
+    own, other = Belief.of(p), Belief.of(mirrored)
     deltas = p.coder.mirror(other.deltas, p.sizes[:, 1][p.image])
     maps = [other.probs, deltas] + ([] if other.quality is None else [other.quality])
     maps, known = read_mirrored(p, maps)
@@ -115,13 +115,13 @@ def believe_both(p: Predictions, twin: Predictions) -> Belief:
 
 
 @torch.no_grad()
-def believe_about(boxes: list[Tensor], sizes: Tensor, teacher: Output, twin: Output | None) -> Belief:
-    """Ask the second stage about boxes, N tensors [P_i, 4], and the twin's about their mirror images; average."""
+def believe_about(boxes: list[Tensor], sizes: Tensor, teacher: Output, mirrored: Output | None) -> Belief:
+    """Ask the second stage about boxes, N tensors [P_i, 4], and that of the mirrored view about their mirror images."""
     said = teacher.score(boxes)
-    if twin is None:
+    if mirrored is None:
         return Belief.of(said)
     width = sizes[:, 1]
-    other = Belief.of(twin.score([mirror(b, w) for b, w in zip(boxes, width)]))
+    other = Belief.of(mirrored.score([mirror(b, w) for b, w in zip(boxes, width)]))
     other.deltas = said.coder.mirror(other.deltas, width[said.image])
     return Belief.of(said).mean(other)
 

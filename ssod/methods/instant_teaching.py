@@ -34,7 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssod.methods import base
-from ssod.methods.base import EmaConfig, Losses
+from ssod.methods.base import Context, EmaConfig
 from ssod.pseudo.instant import confidence, confident, rows_of
 from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import MixConfig
@@ -61,13 +61,18 @@ class InstantTeaching(base.Method):
 
     Config = Config
 
-    def forward(self, batch: Batch, step: int) -> Losses:
-        """See ``base.Method.forward``; ``as_released`` averages the two halves instead of adding them."""
-        return self.averaged(super().forward(batch, step))
+    @property
+    def half(self) -> float:
+        """One half where the released code has one forward pass for both kinds of images and averages over it."""
+        return 0.5 if self.cfg.as_released else 1.0
 
-    def averaged(self, losses: Losses) -> Losses:
-        """Halve all losses where the released code has one forward pass for both kinds of images."""
-        return {name: loss / 2 for name, loss in losses.items()} if self.cfg.as_released else losses
+    def sup_weight(self, step: int) -> float:
+        """Average the two kinds of images, or add them."""
+        return self.half
+
+    def unsup_weight(self, step: int, pseudo: Pseudo | None) -> float | Tensor:
+        """Average the two kinds of images, or add them."""
+        return self.half * super().unsup_weight(step, pseudo)
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Keep confident rows."""
@@ -75,11 +80,9 @@ class InstantTeaching(base.Method):
         self.stats["pseudo/score_quantiles"] = best_scores(p)
         return Pseudo(confident(p, self.cfg.score))
 
-    def reweight(
-        self, stage: str, p: Predictions, a: Assignment, pseudo: Pseudo, teacher: Output, batch: Batch
-    ) -> Assignment:
+    def reweight(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """Read soft labels as the released code does; the proposal network's are always whole."""
-        a = super().reweight(stage, p, a, pseudo, teacher, batch)
+        a = super().reweight(stage, p, a, ctx)
         return hardened(a, p.num_classes, by_mass=True) if self.cfg.as_released else a
 
 

@@ -26,7 +26,7 @@ import torch
 from ssod import seeding
 from ssod.errors import SsodError
 from ssod.methods import instant_teaching
-from ssod.methods.base import Losses, Method, count_per_image, tag
+from ssod.methods.base import Losses, count_per_image, tag
 from ssod.methods.instant_teaching import InstantTeaching, best_scores
 from ssod.pseudo.instant import at_least, confident, rows_of
 from ssod.pseudo.rectify import co_rectify, rectify_once
@@ -60,23 +60,22 @@ class InstantTeachingRectify(InstantTeaching):
         """Both learn from the labels, then from what they believe together; the peer's losses are ``peer_<name>``."""
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
         self.peer.stats = {}
-        losses = self.averaged(self.losses(batch, step))
+        losses = self.losses(batch, step)
         self.stats |= tag("peer", self.peer.stats)
         return losses
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """Losses of both, as of two methods side by side."""
-        losses = tag("sup", both(supervised(self, batch), supervised(self.peer, batch)))
+        sup = both(*(m.learn(m.look_at_labeled(batch, step)) for m in (self, self.peer)))
+        losses = self.scale("sup", sup, self.sup_weight(step))
         if step < self.cfg.burn_in:
             return losses
         with torch.no_grad():
             mine, theirs = self.teacher.predict(batch.weak), self.peer.teacher.predict(batch.weak)
             for_me, for_peer = self.rectify(mine, theirs)
-        own = learn(self, for_me, mine, batch, batch.strong)
-        other = learn(self.peer, for_peer, theirs, batch, batch.views.get("strong2", batch.strong))
-        weight = self.weight(step)
-        unsup = both(self.scale(own, weight), self.peer.scale(other, weight))
-        return losses | tag("unsup", unsup)
+        own = learn(self, for_me, mine, batch, step, batch.strong)
+        other = learn(self.peer, for_peer, theirs, batch, step, batch.views.get("strong2", batch.strong))
+        return losses | both(own, other)
 
     def rectify(self, mine: Output, theirs: Output) -> tuple[Pseudo, Pseudo]:
         """Return the labels of the student and of its peer, in the pixels of the weak view."""
@@ -105,20 +104,22 @@ class InstantTeachingRectify(InstantTeaching):
         self.peer.after_skip(step)
 
 
-def supervised(m: Method, batch: Batch) -> Losses:
-    """Losses of a method's student on labelled images."""
-    return m.learn("sup", m.student.predict(batch.labeled), batch.labeled.targets)
-
-
-def learn(m: Method, pseudo: Pseudo, teacher: Output, batch: Batch, strong: View) -> Losses:
+def learn(m: InstantTeaching, pseudo: Pseudo, teacher: Output, batch: Batch, step: int, strong: View) -> Losses:
     """Losses of a method's student on its strong view, mixed as the method mixes."""
-    view, pseudo = m.mix(strong, pseudo.move(batch.weak, strong), batch.labeled)
-    return m.unsup(m.student.predict(view), pseudo, teacher, batch)
+    moved = pseudo.move(batch.weak, strong)
+    view, mixed = m.mix(strong, moved, batch.labeled)
+    unsup = m.learn(m.look("unsup", batch, step, view, mixed, teacher))
+    return m.scale("unsup", unsup, m.unsup_weight(step, moved), m.cfg.loss_weights)
 
 
 def both(mine: Losses, theirs: Losses) -> Losses:
     """Put the losses of the student and of its peer side by side."""
-    return mine | {f"peer_{name}": loss for name, loss in theirs.items()}
+
+    def peer(name: str) -> str:
+        side, slash, loss = name.rpartition("/")
+        return f"{side}{slash}peer_{loss}"
+
+    return mine | {peer(name): loss for name, loss in theirs.items()}
 
 
 @torch.no_grad()

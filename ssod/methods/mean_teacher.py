@@ -12,16 +12,14 @@ network, and the answers of both second stages to the teacher's best proposals. 
 (``ramp_shape: sigmoid``). The paper also compares labelled images; here they have truth to learn from.
 """
 
-import math
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from torch import Tensor
 
 from ssod.losses.consistency import DISTANCES, Belief, Norm, imitate
 from ssod.methods import base
-from ssod.methods.base import EmaConfig, Losses, quantiles, tag
-from ssod.pseudo.damping import damping
+from ssod.methods.base import Context, EmaConfig, Losses, quantiles, tag
+from ssod.methods.config import Teaching
 from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
 from ssod.structures import Batch, Detector, Output, Pseudo
 
@@ -33,8 +31,6 @@ class Config(base.Config):
     "Learn from the teacher's boxes above a threshold, or from its output for every row."
     weight: float = Field(2.0, ge=0)
     "Factor of every loss on unlabelled images."
-    ramp_shape: Literal["linear", "sigmoid"] = "linear"
-    "How `weight` rises over `ramp`: in proportion, or as exp(-5 (1 - t)^2) (arXiv:1703.01780)."
     ema: EmaConfig = EmaConfig(decay=0.9995)
     "How the teacher follows the student."
     score: float = Field(0.5, ge=0, le=1)
@@ -52,13 +48,6 @@ class Config(base.Config):
     proposals: int = Field(640, ge=1)
     "Consistency form, two stages: best proposals of the teacher that both second stages are asked about."
 
-    @field_validator("ramp_shape")
-    @classmethod
-    def _shape_of_a_ramp(cls, shape: str, info: ValidationInfo) -> str:
-        if shape != "linear" and info.data.get("ramp") == 0:
-            raise ValueError("has no meaning with 'ramp: 0'; give the ramp's steps")
-        return shape
-
     @field_validator("score", "threshold", "damping", "distance", "squared", "norm", "proposals")
     @classmethod
     def _belongs_to_the_form(cls, value: object, info: ValidationInfo) -> object:
@@ -69,20 +58,15 @@ class Config(base.Config):
         return value
 
     @property
-    def aligned(self) -> bool:
+    def taught_by(self) -> Teaching:
         """See ``base.Config``."""
-        return self.form == "consistency"
+        return "boxes" if self.form == "pseudo_label" else "distances"
 
 
 class MeanTeacher(base.Method):
     """A threshold in, the detector's own losses out; or the teacher's output in, distances to it out."""
 
     Config = Config
-
-    @property
-    def unsup_by_rows(self) -> bool:
-        """See ``base.Method``: distances are no row losses."""
-        return self.cfg.form == "pseudo_label"
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)
@@ -99,37 +83,19 @@ class MeanTeacher(base.Method):
         self.stats |= tag("pseudo", self.threshold.stats)
         return Pseudo(kept)
 
-    def unsup(self, out: Output, pseudo: Pseudo | None, teacher: Output, batch: Batch) -> Losses:
-        """Learn the boxes, or compare rows where none were chosen."""
-        if pseudo is None:
-            return self.distances(out, teacher, len(batch.weak))
-        return super().unsup(out, pseudo, teacher, batch)
-
-    def trust(self, pseudo: Pseudo) -> Tensor:
-        """Damp the losses while most images have no label: they would teach little but background."""
-        return damping(pseudo.cls, self.cfg.damping)
-
-    def distances(self, out: Output, teacher: Output, images: int) -> Losses:
-        """Compare the student's rows with the teacher's for so many images, stage by stage."""
-        cfg = self.cfg
+    def distill(self, ctx: Context) -> Losses:
+        """Compare the student's rows with the teacher's, stage by stage."""
+        cfg, teacher = self.cfg, ctx.teacher
         how = {"distance": DISTANCES[cfg.distance], "squared": cfg.squared, "norm": cfg.norm}
         losses = {}
-        for stage, rows in out.stages.items():
+        for stage, rows in ctx.student.stages.items():
             belief = Belief.of(teacher.stages[stage])
-            self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / images
+            self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / len(ctx.view)
             losses |= imitate(stage, rows, belief, **how)
         if teacher.proposals is not None:
             boxes = [b[: cfg.proposals] for b in teacher.proposals]
-            losses |= imitate("roi", out.score(boxes), Belief.of(teacher.score(boxes)), **how)
+            losses |= imitate("roi", ctx.student.score(boxes), Belief.of(teacher.score(boxes)), **how)
         return losses
-
-    def weight(self, step: int) -> float:
-        """Let the weight rise along the shape that the config names."""
-        cfg = self.cfg
-        if cfg.ramp_shape == "linear":
-            return super().weight(step)
-        t = min(1.0, (step - cfg.burn_in + 1) / cfg.ramp)
-        return cfg.weight * math.exp(-5 * (1 - t) ** 2)
 
 
 METHOD = MeanTeacher

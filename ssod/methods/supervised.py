@@ -1,29 +1,140 @@
-"""Supervised: labelled images only; the twin that every method is measured against.
+"""Supervised: labelled images only; the baseline that every method is measured against.
 
 Its teacher is the same moving average that the semi-supervised methods have, so that a gain over it is the gain of the
-unlabelled images and not of weight averaging.
+unlabelled images and not of weight averaging. It is also the labelled half of their step.
 """
 
-from ssod.methods import base
-from ssod.methods.base import Losses, count_per_image, tag
-from ssod.structures import Batch
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from ssod.losses.context import Context, Reweight, Side
+from ssod.losses.criterion import Criterion
+from ssod.methods.config import Common
+from ssod.methods.teachers import build_teacher
+from ssod.structures import Assigned, Batch, Detector, Output, Pseudo, Targets, View
+
+Losses = dict[str, Tensor]
 
 
-class Config(base.Common):
-    """Nothing beyond the average."""
+class Supervised(nn.Module):
+    """A student, the teacher that follows it, and the only way from what the student saw to a loss.
 
+    ``state_dict`` holds everything that must survive a restart; thresholds and banks of subclasses are buffers.
 
-class Supervised(base.Method):
-    """The labelled half of the step."""
+    Args:
+        student: the detector to train.
+        cfg: this method's own section.
+        burn_in: the first step with pseudo-labels; 0 where there are none.
 
-    Config = Config
-    uses_unlabeled = False
+    Attributes:
+        stats: detached tensors of the last step, for the log; reading them is the logger's business.
+        uses_unlabeled: whether unlabelled images are wanted at all.
+    """
+
+    Config: type[Common] = Common
+    uses_unlabeled: bool = False
+
+    def __init__(self, student: Detector, cfg: Common, burn_in: int = 0) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.student = student
+        self.teacher = build_teacher(student, cfg.ema, burn_in)
+        self.criterion = self.build_criterion()
+        self.stats: dict[str, Tensor] = {}
+
+    def build_criterion(self) -> Criterion:
+        """Return the losses that the config names."""
+        return Criterion(self.student, self.cfg.loss)
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        """Return ``sup/<name>`` losses; see ``base.Method.forward``."""
+        """Learn from the labels.
+
+        Args:
+            batch: the images of this step.
+            step: the number of optimiser steps made so far.
+
+        Returns:
+            Scalar losses, ``sup/<name>`` and ``unsup/<name>``, ready to be summed.
+        """
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
-        out = self.student.predict(batch.labeled)
-        return tag("sup", self.learn("sup", out, batch.labeled.targets))
+        return self.scale("sup", self.learn(self.look_at_labeled(batch, step)), self.sup_weight(step))
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the teacher; the loop calls it once, after the optimiser's step number ``step``."""
+        self.teacher.after_step(self.student, step)
+
+    @torch.no_grad()
+    def after_skip(self, step: int) -> None:
+        """Tell the teacher that step number ``step`` changed nothing; called in the place of ``after_step``."""
+        self.teacher.after_skip(self.student, step)
+
+    # ---- slots -----------------------------------------------------------------------------------------------------
+
+    def assign(self, ctx: Context) -> Assigned:
+        """Say what each row of the student is asked for; by default the detector's assigner does, by the labels."""
+        return self.student.assign(ctx.student, ctx.labels.with_ignored(), ctx.labels.box)
+
+    def reweightings(self, side: Side) -> Sequence[Reweight]:
+        """Return what changes the weight of each row, in its order; by default the weightings that the config names."""
+        return self.criterion.weightings[side]
+
+    def sup_weight(self, step: int) -> float:
+        """Return the factor of the losses on labelled images at ``step``."""
+        return 1.0
+
+    # ---- shared by all ---------------------------------------------------------------------------------------------
+
+    def learn(self, ctx: Context) -> Losses:
+        """Assign, reweight, reduce: the only way to a loss of rows."""
+        assigned = self.assign(ctx)
+        for stage, (p, a) in assigned.items():
+            for reweight in self.reweightings(ctx.side):
+                a = reweight(stage, p, a, ctx)
+            assigned[stage] = p, a
+        losses = self.student.reduce(assigned, ctx.rows, ctx.factors) | ctx.losses
+        self.stats |= {f"weighting/{ctx.side}/{name}": value for name, value in ctx.stats.items()}
+        return self.criterion.tie_unused(ctx.side, losses)
+
+    def look_at_labeled(self, batch: Batch, step: int) -> Context:
+        """Let the student look at the labelled images."""
+        return self.look("sup", batch, step, batch.labeled, Pseudo(batch.labeled.targets))
+
+    def look(
+        self, side: Side, batch: Batch, step: int, view: View, labels: Pseudo | None, teacher: Output | None = None
+    ) -> Context:
+        """Let the student look at a view, and put together what is known about it; see ``Context``."""
+        rows, factors = self.criterion.rows(side, labels), self.criterion.factors[side]
+        own, normalizer = self.student.rows, self.student.cls_normalizer
+        return Context(
+            side, step, self.student.predict(view), view, labels, batch, teacher, own | rows, factors, normalizer
+        )
+
+    def scale(
+        self, side: Side, losses: Losses, weight: float | Tensor, factors: Mapping[str, float] = MappingProxyType({})
+    ) -> Losses:
+        """Name the losses of a side ``<side>/<name>`` and weigh them, by ``weight`` and by their own factors.
+
+        One whose factor is 0 is logged but never enters the sum (0 * NaN is NaN).
+        """
+        scaled = {}
+        for name, loss in losses.items():
+            factor = factors.get(name, 1.0)
+            if factor == 0 or (isinstance(weight, float) and weight == 0):
+                self.stats[f"off/{name}"] = loss.detach()
+            else:
+                scaled[f"{side}/{name}"] = loss * (weight * factor)
+        return scaled
+
+
+def count_per_image(targets: list[Targets]) -> Tensor:
+    """Return the mean number of boxes as a CPU scalar; shapes are known, so nothing is read from the device."""
+    return torch.tensor(sum(len(t) for t in targets) / max(len(targets), 1))
 
 
 METHOD = Supervised

@@ -10,11 +10,9 @@ ours. There the quality branch keeps its loss, as in Unbiased Teacher v2.
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, LossName, quantiles, tag
-from ssod.pseudo.damping import damping
 from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
 from ssod.schema import Duration
 from ssod.structures import Batch, Detector, Output, Pseudo
@@ -31,10 +29,6 @@ class Config(base.Config):
     "A detection becomes a pseudo-label when its score is above this."
     threshold: ThresholdConfig | None = None
     "Another rule in the place of `score`; `{name: gmm}` finds a threshold for each class."
-    damping: float = Field(1.0, ge=0, le=1)
-    """Factor of the unlabelled losses while fewer than half of the unlabelled images have a pseudo-label; 1 = none, as
-    published. A dense detector divides its losses by the boxes' rows, so that images with few boxes teach background
-    many times over; Faster R-CNN divides by its sample."""
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {"box": 0.0, "rpn_box": 0.0}
     """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
     config leaves out has the factor here: `{box: 1, rpn_box: 1}` learns boxes, too."""
@@ -58,10 +52,6 @@ class UnbiasedTeacher(base.Method):
         kept = self.threshold(detections)
         self.stats |= tag("pseudo", self.threshold.stats)
         return Pseudo(kept)
-
-    def trust(self, pseudo: Pseudo) -> Tensor | None:
-        """Damp the losses while most images have no label, if the config asks for it."""
-        return damping(pseudo.cls, self.cfg.damping) if self.cfg.damping < 1 else None
 
 
 METHOD = UnbiasedTeacher

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ssod import seeding
 from ssod.ragged import image_index, select
 from ssod.schema import Section
-from ssod.structures import Pseudo, Targets, View
+from ssod.structures import Pseudo, Targets, View, join
 
 GREY = (0.485, 0.456, 0.406)  # the mean colour that detectors subtract
 DIVISOR = 32  # a canvas is padded to multiples of it
@@ -185,9 +185,11 @@ def mix(
     images = sum(_weigh(image, part) for image, part in zip(sources, parts))
     images = torch.where(_inside(size, canvas), images, 0.0)
 
-    groups = [pseudo.cls] + [[labeled.targets[i] for i in index] for index in partners]
-    placed = [_place(targets, part, num_classes) for targets, part in zip(groups, parts)]
-    labels = Pseudo([_join(targets) for targets in zip(*placed)])
+    truth = [_place([labeled.targets[i] for i in index], part, num_classes) for index, part in zip(partners, parts[1:])]
+    labels = pseudo.each(lambda own: _place(own, parts[0], num_classes))
+    labels.cls = [join(targets) for targets in zip(labels.cls, *truth)]
+    if labels.box is not None:  # of the boxes that nobody is sure of, labelled images have none
+        labels.box = [join(targets) for targets in zip(labels.box, *truth)]
     return replace(view, images=images, sizes=size), labels
 
 
@@ -296,16 +298,3 @@ def _place(targets: list[Targets], part: Part, num_classes: int) -> list[Targets
         probs = t.soft(num_classes) * s[:, None].to(b)
         placed.append(replace(t, boxes=b, probs=probs, weight=t.trust()))
     return select(placed, enough)
-
-
-def _join(targets: tuple[Targets, ...]) -> Targets:
-    """Return the union of what ``_place`` returned; truth counts as 1 among boxes with a score."""
-    scored = any(t.scores is not None for t in targets)
-    scores = [torch.ones_like(t.boxes[:, 0]) if t.scores is None else t.scores for t in targets]
-    return Targets(
-        torch.cat([t.boxes for t in targets]),
-        torch.cat([t.labels for t in targets]),
-        torch.cat(scores) if scored else None,
-        torch.cat([t.probs for t in targets]),
-        torch.cat([t.weight for t in targets]),
-    )

@@ -101,8 +101,8 @@ def test_class_targets_are_hard_box_weights_are_overlaps_and_they_are_the_diviso
     iou = overlaps(BOXES, p.boxes())
     torch.testing.assert_close(a.box_weight[fg], iou[a.matched[fg], fg.nonzero().squeeze(1)])
     assert (a.box_weight[~fg] == 0).all()
-    assert a.norm > 1
-    torch.testing.assert_close(a.norm, a.box_weight.sum())
+    assert a.normalizer["cls"] > 1
+    torch.testing.assert_close(a.normalizer["cls"], a.box_weight.sum())
     assert torch.equal(a.box[fg], BOXES[a.matched[fg]])
     assert a.quality is None
 
@@ -146,9 +146,9 @@ def test_no_candidate_no_box_and_boxes_without_area() -> None:
         a = AdaptiveAssigner()(head(), [Targets(boxes, torch.zeros(len(boxes), dtype=torch.long))])
         assert not a.fg.any()
         assert (a.matched == -1).all()
-        assert a.norm == 1
+        assert a.normalizer["cls"] == 1
     everywhere = AdaptiveAssigner()(replace(head(), deltas=torch.zeros(len(head()), 1, 4)), [truth()])
-    assert everywhere.norm == 1  # no overlap at all; a box still takes its cheapest row
+    assert everywhere.normalizer["cls"] == 1  # no overlap at all; a box still takes its cheapest row
     assert (everywhere.matched >= 0).sum() == 3
     assert everywhere.box_weight.isfinite().all()
 
@@ -171,7 +171,7 @@ def test_an_ignore_region_takes_nothing_and_its_rows_teach_nothing() -> None:
     alone = AdaptiveAssigner()(p, [truth()[[0, 2]]])
     assert torch.equal(a.matched == 0, alone.matched == 0)
     assert torch.equal(a.matched == 2, alone.matched == 1)
-    assert a.norm == alone.norm
+    assert a.normalizer["cls"] == alone.normalizer["cls"]
 
 
 def test_trust_scales_and_does_not_choose() -> None:
@@ -182,7 +182,7 @@ def test_trust_scales_and_does_not_choose() -> None:
     torch.testing.assert_close(half.box_weight[first], full.box_weight[first] / 2)
     torch.testing.assert_close(half.cls_weight[first], full.cls_weight[first] / 2)
     torch.testing.assert_close(half.box_weight[~first], full.box_weight[~first])
-    assert full.norm == half.norm
+    assert full.normalizer["cls"] == half.normalizer["cls"]
 
 
 def test_rows_beyond_the_padded_image_learn_nothing() -> None:
@@ -243,7 +243,7 @@ def test_half_precision_predictions_give_the_same_assignment() -> None:
         a = AdaptiveAssigner()(rounded, [truth()])
     b = AdaptiveAssigner()(exact, [truth()])
     assert torch.equal(a.matched, b.matched)
-    assert a.box_weight.dtype == a.norm.dtype == torch.float32
+    assert a.box_weight.dtype == a.normalizer["cls"].dtype == torch.float32
 
 
 def test_ranks_share_one_divisor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ def test_ranks_share_one_divisor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sums[0] > 2
     assert sums[1] == 0
     monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sum(sums) / 2)
-    assert [float(AdaptiveAssigner()(head(), t).norm) for t in parts] == [float(sum(sums) / 2)] * 2
+    assert [float(AdaptiveAssigner()(head(), t).normalizer["cls"]) for t in parts] == [float(sum(sums) / 2)] * 2
 
 
 def test_options_do_what_they_say() -> None:

@@ -11,6 +11,7 @@ from ssod.structures import Batch, Targets, View
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients
 from tests.detectors.test_fam3d import HEAD
+from tests.rows import losses_of
 
 HEADS = {
     "nine anchors": ("retinanet", {"loss": {"box": "giou"}}),
@@ -65,7 +66,7 @@ def test_ranks_together_are_one_process(head: str, monkeypatch: pytest.MonkeyPat
 
     def share(rows: list[int]) -> dict[str, Tensor]:
         part = View(*(getattr(whole, f)[rows] for f in ("images", "sizes", "matrix", "keys")))
-        return model.losses(model.predict(part), [boxes[i] for i in rows])
+        return losses_of(model, model.predict(part), [boxes[i] for i in rows])
 
     expected, sums = share([0, 2, 1]), []
     monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sums.append(value) or value)

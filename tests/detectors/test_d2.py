@@ -17,6 +17,7 @@ from ssod.seeding import uniform
 from ssod.structures import Targets
 from tests.detectors.d2 import NAMES, K, detect, images, inputs, pair, section, view
 from tests.detectors.reference import targets
+from tests.rows import losses_of
 
 THEIRS = {
     "d2_retinanet": {"loss_cls": "cls", "loss_box_reg": "box"},
@@ -66,7 +67,7 @@ def test_losses(name: str) -> None:
         out = ours.predict(view(pictures))
         if name == "d2_faster_rcnn":
             same_rows(theirs, ours, out, wanted)
-        got = ours.losses(out, wanted)
+        got = losses_of(ours, out, wanted)
         with EventStorage(0):
             expected = theirs(inputs(pictures, wanted))
         assert set(expected) == set(THEIRS[name])
@@ -119,7 +120,7 @@ def test_no_boxes_at_all(name: str) -> None:
     _, ours = pair(name)
     batch = view(images())
     empty = [Targets.empty(torch.zeros(1)) for _ in range(3)]
-    losses = ours.train().losses(ours.predict(batch), empty)
+    losses = losses_of(ours.train(), ours.predict(batch), empty)
     assert all(v.isfinite() for v in losses.values())
     sum(losses.values()).backward()
 
@@ -138,11 +139,11 @@ def test_regions_keep_their_place_under_autocast() -> None:
 
 def test_the_running_divisor_is_kept_with_the_weights() -> None:
     _, ours = pair("d2_retinanet")
-    ours.train().losses(ours.predict(view(images())), targets())
+    losses_of(ours.train(), ours.predict(view(images())), targets())
     value = ours.state_dict()["normalizer.value"]
     assert 80 < float(value) < 120
     assert float(value) != 100
-    ours.eval().losses(ours.predict(view(images())), targets())
+    losses_of(ours.eval(), ours.predict(view(images())), targets())
     assert torch.equal(ours.state_dict()["normalizer.value"], value)
 
 
@@ -154,10 +155,10 @@ def test_pseudo_labels_are_divided_by_the_running_divisor_and_leave_it_alone(som
     pseudo = [Targets(t.boxes, t.labels, torch.ones(len(t))) for t in wanted]
     out = ours.train().predict(view(images()))
     before = ours.normalizer.value.clone()
-    got = ours.losses(out, pseudo)
+    got = losses_of(ours, out, pseudo)
     assert torch.equal(ours.normalizer.value, before)
     ours.eval()  # takes nothing in
-    expected = ours.losses(out, wanted)
+    expected = losses_of(ours, out, wanted)
     assert all(torch.equal(got[name], expected[name]) for name in got)
     assert float(got["cls"].detach()) > 0
 

@@ -12,6 +12,7 @@ from ssod.detectors import dense, rcnn
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
 from tests.detectors.reference import NAMES, config, enliven, images, targets, view
+from tests.rows import losses_of
 from tests.waits import Waits
 
 K = 5
@@ -53,7 +54,7 @@ def gradients(model: nn.Module, losses: dict[str, Tensor]) -> None:
 def test_no_box_in_any_image(name: str) -> None:
     model = detector(name)
     out = model.predict(view(images()))
-    losses = model.losses(out, [Targets.empty(torch.zeros(1))] * 3)
+    losses = losses_of(model, out, [Targets.empty(torch.zeros(1))] * 3)
     assert set(losses) == LOSSES[name]
     gradients(model, losses)
     assert all(losses[k] == 0 for k in LOSSES[name] & {"box", "quality", "rpn_box"})
@@ -65,7 +66,7 @@ def test_no_box_in_any_image(name: str) -> None:
 def test_one_class_and_odd_sizes(name: str, sizes: tuple) -> None:
     model = detector(name, num_classes=1)
     wanted = [Targets(torch.tensor([[3.5, 4, 27, 30.25]]), torch.tensor([0])) for _ in sizes]
-    gradients(model, model.losses(model.predict(view(images(sizes))), wanted))
+    gradients(model, losses_of(model, model.predict(view(images(sizes))), wanted))
     model.eval()
     with torch.no_grad():
         found = model.predict(view(images(sizes))).detections(score=0.0)
@@ -90,7 +91,7 @@ def test_bfloat16_autocast(name: str) -> None:
     model = detector(name)
     with torch.autocast("cpu", torch.bfloat16):
         out = model.predict(view(images()))
-        losses = model.losses(out, targets())
+        losses = losses_of(model, out, targets())
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         found = out.detections(0.0)
     gradients(model, losses)
@@ -98,7 +99,7 @@ def test_bfloat16_autocast(name: str) -> None:
     for p in out.stages.values():
         assert p.priors.dtype == torch.float32
         assert p.logits.dtype == torch.bfloat16
-    exact = model.losses(model.predict(view(images())), targets())
+    exact = losses_of(model, model.predict(view(images())), targets())
     for key, loss in losses.items():
         assert abs(float(loss.detach() - exact[key].detach())) < 0.05 * float(exact[key].detach()) + 0.02, key
 
@@ -168,7 +169,7 @@ def test_an_ignore_region_teaches_nothing(name: str) -> None:
         gone = model.assign(out, ignored)["dense"][1].matched == -2
         assert there.any()
         assert (gone[there]).all()
-    gradients(model, model.losses(out, ignored))
+    gradients(model, losses_of(model, out, ignored))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -196,7 +197,7 @@ def test_soft_labels(name: str) -> None:
         expected = probs.sum(1, keepdim=True) if stage == "rpn" else probs
         torch.testing.assert_close(a.cls[a.fg], expected.expand(int(a.fg.sum()), -1))
         assert (a.cls[~a.fg & (a.matched == -1)] == 0).all()
-    gradients(model, model.losses(out, wanted))
+    gradients(model, losses_of(model, out, wanted))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -322,11 +323,11 @@ def test_options_of_the_dense_heads(name: str) -> None:
         model = detector(name, head_norm=norm, level_scale=True)
         has = any(isinstance(m, nn.GroupNorm) for m in model.head.modules())
         assert has == (norm == "group")
-        gradients(model, model.losses(model.predict(view(images())), targets()))
+        gradients(model, losses_of(model, model.predict(view(images())), targets()))
         assert model.level_scale.grad.abs().sum() > 0
     other = {"retinanet": "centre", "fcos": "iou"}[name]
     model = detector(name, assigner=other)
-    gradients(model, model.losses(model.predict(view(images())), targets()))
+    gradients(model, losses_of(model, model.predict(view(images())), targets()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -341,7 +342,7 @@ def test_anchors_and_levels(name: str) -> None:
     if name != "fcos":
         side = (p.priors[:, 2] - p.priors[:, 0])[: p.levels[0]]
         assert set(side.tolist()) == {16.0, 22.0, 12.0}
-    gradients(model, model.losses(out, targets()[:1]))
+    gradients(model, losses_of(model, out, targets()[:1]))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -379,7 +380,7 @@ def test_ranks_together_are_one_process(name: str, monkeypatch: pytest.MonkeyPat
 
     def share(rows: list[int]) -> dict[str, Tensor]:
         part = View(*(getattr(whole, f)[rows] for f in ("images", "sizes", "matrix", "keys")))
-        return model.losses(model.predict(part), [boxes[i] for i in rows])
+        return losses_of(model, model.predict(part), [boxes[i] for i in rows])
 
     expected = share(order)
     seen: list[list[Tensor]] = [[], []]
@@ -425,7 +426,7 @@ def test_losses_wait_for_the_device_as_often_whatever_the_batch(name: str) -> No
     for n in (1, 3):
         part = View(*(getattr(whole, f)[:n] for f in ("images", "sizes", "matrix", "keys")))
         with Waits() as waits:
-            model.losses(model.predict(part), boxes[:n])
+            losses_of(model, model.predict(part), boxes[:n])
         assert waits.masks == (7 if name == "faster_rcnn" else 1)
 
 

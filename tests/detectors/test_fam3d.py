@@ -16,6 +16,7 @@ from ssod.structures import Targets, View
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients
 from tests.paths import shared_path
+from tests.rows import losses_of
 
 ONE = {"scale": 8, "octaves": 1, "ratios": [1], "spacing": "stride"}
 HEAD = {"head_norm": "group", "level_scale": True, "delta_std": [0.1, 0.2], "anchors": ONE, "loss": {"box": "giou"}}
@@ -197,7 +198,7 @@ def test_an_inverted_box_is_kept_as_released_or_taken_from_its_own_cell() -> Non
 @pytest.mark.parametrize("name", ["2d", "3d"])
 def test_every_part_learns(name: str) -> None:
     model = bend(aligned(name))
-    gradients(model, model.losses(model.predict(view(images())), targets()))
+    gradients(model, losses_of(model, model.predict(view(images())), targets()))
     layers = [model.align.mapping, model.align.space_offset]
     layers += [model.align.scale_offset] if name == "3d" else []
     assert all(layer.weight.grad.abs().sum() > 0 for layer in layers)
@@ -212,7 +213,7 @@ def test_one_image_is_learnt(head: dict) -> None:
     batch, wanted = view(images(((96, 96),))), [Targets(torch.tensor([[12.0, 8, 44, 56]]), torch.tensor([2]))]
     optimizer, seen = torch.optim.Adam(model.parameters(), 3e-3), []
     for _ in range(50):
-        losses = model.losses(model.predict(batch), wanted)
+        losses = losses_of(model, model.predict(batch), wanted)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -271,7 +272,7 @@ def test_half_precision_keeps_boxes_in_float32(dtype: torch.dtype) -> None:
     model = bend(aligned())
     with torch.autocast("cpu", dtype):
         out = model.predict(view(images()))
-        losses = model.losses(out, targets())
+        losses = losses_of(model, out, targets())
     p = out.stages["dense"]
     assert p.logits.dtype == dtype
     assert p.deltas.dtype == p.boxes().dtype == torch.float32
@@ -285,7 +286,7 @@ def test_one_class_and_maps_of_one_cell() -> None:
     batch = view(images(((33, 40), (17, 29))))
     wanted = [targets()[2], targets()[1]]
     wanted[0].labels[:] = 0
-    gradients(model, model.losses(model.predict(batch), wanted))
+    gradients(model, losses_of(model, model.predict(batch), wanted))
     model.eval()
     assert all(t.boxes.isfinite().all() for t in model.predict(batch).detections(0.0))
 
@@ -319,7 +320,7 @@ def test_what_makes_no_sense_is_told(changes: dict, words: str) -> None:
 
 def test_2d_needs_one_level_only() -> None:
     model = aligned("2d", levels=[4, 4])
-    gradients(model, model.losses(model.predict(view(images())), targets()))
+    gradients(model, losses_of(model, model.predict(view(images())), targets()))
 
 
 def test_spelling_and_the_default() -> None:

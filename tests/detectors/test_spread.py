@@ -16,6 +16,7 @@ from ssod.errors import SsodError
 from ssod.export import Graph, convert, runner
 from ssod.methods.find import find
 from ssod.parity import measure
+from tests.rows import losses_of
 from tests.test_methods import DETECTORS, K, batch
 from tools.export_parity import SIZES, pictures, random_model
 
@@ -72,9 +73,9 @@ def test_other_losses_leave_it_a_gradient_of_zero(name: str) -> None:
     student, data = net(name, spread=True).train(), batch().labeled
     plain = net(name).train()
     plain.load_state_dict(student.state_dict(), strict=False)
-    losses = student.losses(student.predict(data), data.targets)
+    losses = losses_of(student, student.predict(data), data.targets)
     assert {k: v.item() for k, v in losses.items()} == {
-        k: v.item() for k, v in plain.losses(plain.predict(data), data.targets).items()
+        k: v.item() for k, v in losses_of(plain, plain.predict(data), data.targets).items()
     }
     sum(losses.values()).backward()
     assert torch.equal(student.head.spread.weight.grad, torch.zeros_like(student.head.spread.weight))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssod import collective, seeding
+from ssod import collective, seeding, structures
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.trainer import TrainConfig, Trainer
 from ssod.methods import base
@@ -31,10 +31,12 @@ class Output:
         return [Targets(b[None], torch.zeros(1, dtype=torch.long), torch.full((1,), 0.5)) for b in boxes]
 
 
-class Detector(nn.Module):
+class Detector(structures.Detector):
     """Convolution, batch norm, dropout, linear layer."""
 
     num_classes = 2
+    rows: dict = {}
+    kinds: dict = {}
 
     def __init__(self, dropout: float = 0.2, norm: bool = True) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class Detector(nn.Module):
         x = F.relu(self.norm(self.backbone(view.images)))
         return Output(self.head(self.dropout(x.mean((2, 3)))), view)
 
-    def losses(self, out: Output, targets: list[Targets], reweight: Any = None) -> dict[str, Tensor]:
+    def losses(self, out: Output, targets: list[Targets]) -> dict[str, Tensor]:
         """Regress the first box; the mean over images, so that micro-batches average to the whole."""
         wanted = torch.stack([t.boxes[0] / 32 for t in targets]).to(out.maps)
         return {"box": F.mse_loss(out.maps[:, :4].float(), wanted), "cls": out.maps[:, 4].float().square().mean()}
@@ -75,7 +77,8 @@ class Method(base.Method):
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Supervised losses, then consistency with the teacher."""
         self.stats = {"labeled/boxes_per_image": torch.tensor(1.0)}
-        losses = base.tag("sup", self.student.losses(self.student.predict(batch.labeled), batch.labeled.targets))
+        sup = self.student.losses(self.student.predict(batch.labeled), batch.labeled.targets)
+        losses = self.scale("sup", sup, self.sup_weight(step))
         if step < self.cfg.burn_in:
             return losses
         with torch.no_grad():
@@ -87,7 +90,7 @@ class Method(base.Method):
         if step % 5 == 4:
             self.stats["pseudo/score_quantiles"] = self.bank.clone()
         unsup = {"box": F.mse_loss(self.student.predict(batch.strong).maps.float(), wanted.float() + self.bank[0])}
-        return losses | base.tag("unsup", self.scale(unsup, self.weight(step)))
+        return losses | self.scale("unsup", unsup, self.unsup_weight(step, None), self.cfg.loss_weights)
 
 
 def view(seed: int, stream: str, step: int, first: int, count: int, targets: bool) -> View:

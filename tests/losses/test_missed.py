@@ -9,13 +9,14 @@ import torch
 
 from ssod.assign.adaptive import AdaptiveAssigner
 from ssod.losses.classify import focal
+from ssod.losses.context import own_probability
 from ssod.losses.pisa import isr_n, isr_p
 from ssod.losses.reliability import background_reliability
 from ssod.losses.sample_weighting import SampleWeighting
-from ssod.losses.scene import Scene, own_probability
 from ssod.losses.weighting import cleanliness, iou_target, ohem
 from ssod.structures import Assignment, Batch, Predictions, Targets
 from tests.losses.test_weighting import K, R, look, rows, scene
+from tests.rows import context
 
 MISSED = 0  # a foreground row of ``rows()``
 
@@ -85,7 +86,7 @@ def test_a_teacher_who_sees_background_there_has_no_say() -> None:
     sure = replace(p, logits=torch.full((R, K), 9.0), **dense)
     out = type("Out", (), {"stages": {"dense": sure}})()
     view = look(torch.eye(3).repeat(2, 1, 1))
-    seen = Scene([], {}, out, Batch(view, {"weak": view, "strong": view}))
+    seen = context(teacher=out, view=view, batch=Batch(view, {"weak": view, "strong": view}))
     weight = background_reliability("dense", replace(p, **dense), a, seen).cls_weight
     assert weight[MISSED] == weight[a.fg].max() > 100 * weight[2]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ssod.losses.criterion import Criterion, LossConfig
-from ssod.losses.scene import Scene
-from ssod.losses.weighting import RULES
-from ssod.structures import Assigned, Assignment, Batch, Detector, Output, Targets
+from ssod.losses.weighting import RULES, Weighting
+from ssod.structures import Assigned, Assignment, Batch, Detector, Output, Pseudo, Targets
+from tests.rows import context
 from tests.test_methods import batch, detector, method, some_targets
 
 STAGES = {"fcos": {"dense"}, "faster_rcnn": {"rpn", "roi"}}
@@ -51,12 +51,13 @@ def weighed(net: str, *names: str) -> Iterator[tuple[str, list[Assignment]]]:
     for weigher in criterion.learning["unsup"]:
         if hasattr(weigher, "net"):  # as it begins it weighs every row by 1
             torch.nn.init.normal_(weigher.net[-1].weight)
+    known = {"rows": student.rows, "teacher": teacher, "batch": data, "view": data.strong}
     for stage, (p, a) in assigned.items():
-        scene, chain = Scene(targets, student.rows, teacher, data), [a]
-        criterion.guess("unsup", stage, out, p, a, scene)
-        for rule, weigher in criterion.weighers["unsup"]:
-            if stage in rule.stages:
-                chain.append(weigher(stage, p, chain[-1], scene))
+        ctx, chain = context(student=out, labels=Pseudo(targets), **known), [a]
+        criterion.guess(stage, p, a, ctx)
+        for weighting in criterion.weightings["unsup"]:
+            if isinstance(weighting, Weighting) and stage in weighting.rule.stages:
+                chain.append(weighting(stage, p, chain[-1], ctx))
         if len(chain) > len(names):
             yield stage, chain
 

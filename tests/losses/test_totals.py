@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 
 from ssod.detectors.build import DetectorConfig, build
 from ssod.losses.pisa import isr_n, isr_p
-from ssod.losses.scene import Scene
 from ssod.structures import Assignment, Detector, Predictions
+from tests.rows import context
 from tests.test_methods import DETECTORS, K, batch
 
 NETS = {
@@ -46,15 +46,15 @@ def test_prime_samples_leave_the_detectors_class_loss(case: str, bias: float) ->
         p, a = assigned[stage]
         objects = replace(a, cls_weight=a.cls_weight * (a.cls < K))  # the loss of positives, and nothing beside it
         for weigh, before in ((isr_p, objects), (isr_p, a), *([(isr_n, a)] if stage == "roi" else [])):
-            scene = Scene(data.targets, student.rows, divisor=student.divisor)
-            after = weigh(stage, p, before, scene, bias=bias)
+            known = context(rows=student.rows, normalizer=student.cls_normalizer)
+            after = weigh(stage, p, before, known, bias=bias)
             assert not torch.allclose(after.cls_weight, before.cls_weight)
-            was, now = (student.reduce(out, assigned | {stage: (p, x)})["cls"] for x in (before, after))
+            was, now = (student.reduce(assigned | {stage: (p, x)})["cls"] for x in (before, after))
             assert now.item() == pytest.approx(was.item(), rel=1e-6)
 
 
-def test_images_have_divisors_of_their_own() -> None:
+def test_images_have_normalizers_of_their_own() -> None:
     """Else the case above would not tell a sum over the batch from the detector's."""
     student, data = net(*NETS["retinanet, image"]), batch().labeled
     p, a = student.assign(student.predict(data), data.targets)["dense"]
-    assert len(student.divisor("dense", p, a).unique()) == 2
+    assert len(student.cls_normalizer("dense", p, a).unique()) == 2

@@ -11,15 +11,16 @@ from ssod.boxes import DeltaCoder
 from ssod.losses.bayes import Guess
 from ssod.losses.box import giou
 from ssod.losses.classify import bce, focal
+from ssod.losses.context import Context, overlap, rank_within
 from ssod.losses.pisa import carl, clusters, hierarchy, isr_n, isr_p
 from ssod.losses.reliability import background_reliability, dense_rows, score
 from ssod.losses.sample_weighting import SampleWeighting
-from ssod.losses.scene import Scene, overlap, rank_within
 from ssod.losses.softmax import cross_entropy
 from ssod.losses.uncertainty import Uncertainty
 from ssod.losses.weighting import cleanliness, iou_target, ohem
-from ssod.structures import Assignment, Batch, Predictions, Targets, View
+from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
 from tests.losses.rows import Plain
+from tests.rows import context
 
 K, R = 3, 60
 
@@ -46,9 +47,9 @@ def rows(seed: int = 0, softmax: bool = False, images: int = 2) -> tuple[Predict
     return p, Assignment(cls, (matched != -2).float(), wanted, fg.float(), matched=matched)
 
 
-def scene(softmax: bool = False, **more: object) -> Scene:
+def scene(softmax: bool = False, **more: object) -> Context:
     losses = {"cls": cross_entropy if softmax else focal, "box": giou, "rpn_cls": bce, "rpn_box": giou}
-    return Scene(targets=[Targets.empty(torch.zeros(1))] * 2, rows=losses, **more)
+    return context(labels=Pseudo([Targets.empty(torch.zeros(1))] * 2), rows=losses, **more)
 
 
 def total(p: Predictions, a: Assignment, softmax: bool, chosen: torch.Tensor) -> float:
@@ -164,7 +165,7 @@ def test_the_score_of_a_pseudo_label_is_its_rows_weight() -> None:
         Targets(torch.zeros(2, 4), torch.tensor([0, 1]), torch.tensor([0.9, 0.6])),
         Targets(torch.zeros(2, 4), torch.tensor([2, 0])),  # without scores: true boxes that were mixed in
     ]
-    b = score("rpn", p, a, Scene(targets, {}))
+    b = score("rpn", p, a, context(labels=Pseudo(targets)))
     wanted = torch.tensor([0.9, 0.6, 1, 1])[a.matched.clamp(min=0)]
     torch.testing.assert_close(b.cls_weight[a.fg], wanted[a.fg])
     torch.testing.assert_close(b.box_weight[a.fg], wanted[a.fg])
@@ -305,7 +306,7 @@ def test_soft_teacher_golden(shared, case: str) -> None:
     a = Assignment(labels, torch.ones(n), torch.zeros(n, 4), (labels < k).float())
     answers = Answers(replace(p, logits=get("teacher_probs").double().log()))
     b = background_reliability(
-        "roi", p, a, Scene([], {}, answers, Batch(teacher, {"weak": teacher, "strong": student}))
+        "roi", p, a, context(teacher=answers, view=student, batch=Batch(teacher, {"weak": teacher, "strong": student}))
     )
     expected = get("rois_in_teacher_view").float()
     np.testing.assert_allclose(torch.cat(answers.asked), expected, rtol=1e-4, atol=2e-3)
@@ -322,7 +323,8 @@ def test_the_teacher_is_asked_about_its_own_view() -> None:
     mirror = torch.tensor([[-1.0, 0, 100], [0, 1, 0], [0, 0, 1]]).repeat(2, 1, 1)
     teacher = Answers(replace(p, logits=torch.zeros(R, K + 1)))
     views = {"strong": look(mirror), "weak": look(torch.eye(3).repeat(2, 1, 1))}
-    background_reliability("roi", p, a, Scene([], {}, teacher, Batch(views["weak"], views)))
+    known = context(teacher=teacher, view=views["strong"], batch=Batch(views["weak"], views))
+    background_reliability("roi", p, a, known)
     x1, y1, x2, y2 = p.priors.unbind(1)
     wanted = torch.stack([100 - x2, y1, 100 - x1, y2], 1).clamp(0, 100)
     torch.testing.assert_close(torch.cat(teacher.asked), wanted)
@@ -371,7 +373,8 @@ def test_background_of_a_sigmoid_head_counts_by_the_teacher() -> None:
     fg[3] = 1
     a = Assignment(torch.where(fg > 0, 1, K), torch.ones(160), torch.zeros(160, 4), fg)
     eye = look(torch.eye(3)[None], 64)
-    b = background_reliability("dense", p, a, Scene([], {}, out, Batch(eye, {"weak": eye, "strong": eye})))
+    known = context(teacher=out, view=eye, batch=Batch(eye, {"weak": eye, "strong": eye}))
+    b = background_reliability("dense", p, a, known)
     wanted = torch.where(fg > 0, 1.0, 1 - teacher.logits.sigmoid().amax(1))
     torch.testing.assert_close(b.cls_weight, wanted / wanted.mean())
     assert F.cosine_similarity(b.cls_weight, wanted, dim=0) > 0.999999

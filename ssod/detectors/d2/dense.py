@@ -75,7 +75,7 @@ class D2Dense(Dense):
             assigner=assigner or own_assigner(model),
             rows=rows,
             weights=dict.fromkeys(rows, 1.0),
-            count=count_in_batch,
+            normalizer=count_in_batch,
             decode=DecodeConfig(
                 score=model.test_score_thresh,
                 nms=model.test_nms_thresh,
@@ -105,23 +105,22 @@ class D2Dense(Dense):
             out["bbox_ctrness"] = torch.cat([to_rows(x, 1) for x in centerness[0]], 1)
         return out
 
-    def assign(self, out: DenseOutput, targets: list[Targets]) -> Assigned:
-        """See ``Dense.assign``. Pseudo-labels (they have scores) leave the running divisor alone and are divided by it.
+    def assign(self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+        """See ``Dense.assign``. Pseudo-labels (they have scores) leave the running mean alone and are divided by it.
 
         While a teacher is unsure there are few or none, and taking those counts in would make it, and with it the
         losses of the labelled images, a matter of the teacher's threshold.
         """
-        p, a = super().assign(out, targets)["dense"]
-        if self.normalizer is not None and a.norm is None and any(t.scores is not None for t in targets):
-            a = replace(a, norm=self.normalizer.value.clone())
+        p, a = super().assign(out, cls, box)["dense"]
+        if self.normalizer is not None and any(t.scores is not None for t in cls):
+            a = replace(a, normalizer=dict.fromkeys(("cls", "box", "quality"), self.normalizer.value.clone()))
         return {"dense": (p, a)}
 
-    def norms(self, p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
-        """Return the divisors of the class loss and of the box (and quality) loss, each [] or [R]."""
-        if a.norm is not None or self.normalizer is None:
-            return super().norms(p, a)
-        count = self.normalizer(positives(a, p.num_classes) | a.fg)
-        return count, count
+    def normalizers(self, p: Predictions, a: Assignment) -> dict[str, Tensor]:
+        """Return what each loss is divided by, [] or [R]."""
+        if a.normalizer or self.normalizer is None:
+            return super().normalizers(p, a)
+        return dict.fromkeys(("cls", "box", "quality"), self.normalizer(positives(a, p.num_classes) | a.fg))
 
 
 def own_assigner(model: nn.Module) -> Assigner:

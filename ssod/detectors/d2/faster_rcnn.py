@@ -16,7 +16,7 @@ from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.rcnn import Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.roi_pool import in_order
 from ssod.errors import SsodError
-from ssod.structures import Assignment, Predictions
+from ssod.structures import Predictions
 
 
 class D2FasterRcnn(Rcnn):
@@ -116,10 +116,10 @@ class D2FasterRcnn(Rcnn):
         ]
         return in_order(parts, rows, boxes.shape[0])
 
-    def norm(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
-        """Return the divisor of both losses of ``stage``, []: the proposal network's does not depend on the sample."""
+    def count(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
+        """See ``Rcnn.count``; what the proposal network divides by does not depend on the sample."""
         if stage != "rpn":
-            return super().norm(stage, p, a)
+            return super().count(stage, p, counted)
         return torch.full((), float(self.rpn_cfg.rows * p.num_images), device=p.logits.device)
 
 

@@ -1,49 +1,68 @@
-"""What a reweighter gets to see, and a few questions that several of them ask."""
+"""One forward pass of the student, as its assignment and the weights of its rows see it; questions that these ask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ssod.boxes import paired_iou
 from ssod.losses.bayes import Guess
-from ssod.structures import Assignment, Batch, Output, Predictions, RowLoss, Targets
+from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo, RowLoss, Targets, View
+
+Side = Literal["sup", "unsup"]
 
 
 @dataclass
-class Scene:
-    """One forward pass of the student on N images, seen by the reweighters of its rows.
+class Context:
+    """One look of the student at N images and all that is known about them.
 
     Attributes:
-        targets: the boxes of each image, true or pseudo.
-        rows: the row losses in use, by name.
+        side: ``sup`` for labelled images, ``unsup`` for unlabelled ones.
+        step: the number of optimiser steps made so far.
+        student: what the student saw.
+        view: where it looked, mixed images and all.
+        labels: the boxes in the view's pixels, true or pseudo; None where a method chooses none.
+        batch: the step's images.
         teacher: the teacher's output on ``batch.weak``; None on labelled images.
-        batch: the step's images; None on labelled images.
+        rows: the row losses in use, by name.
+        factors: of losses, by name, on top of the detector's own.
+        normalizer: ``structures.Detector.cls_normalizer`` of the student.
         guesses: what the auxiliary branch says, by stage.
-        losses: reweighters that learn add theirs here.
+        losses: weightings that learn add theirs here.
         stats: detached scalars for the log.
-        divisor: what the detector divides the class loss of rows by, see ``structures.Detector.divisor``.
     """
 
-    targets: list[Targets]
-    rows: dict[str, RowLoss]
-    teacher: Output | None = None
-    batch: Batch | None = None
+    side: Side
+    step: int
+    student: Output
+    view: View
+    labels: Pseudo | None
+    batch: Batch
+    teacher: Output | None
+    rows: Mapping[str, RowLoss]
+    factors: Mapping[str, float]
+    normalizer: Callable[[str, Predictions, Assignment], Tensor]
     guesses: dict[str, Guess] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
-    divisor: Callable[[str, Predictions, Assignment], Tensor] = lambda stage, p, a: a.cls_weight.new_ones(())
 
     def loss(self, stage: str, name: str) -> RowLoss:
         """Return the row loss ``cls`` or ``box`` of a stage."""
         return self.rows[f"rpn_{name}" if stage == "rpn" else name]
 
+    def matchable(self) -> list[Targets]:
+        """Return the boxes that ``Assignment.matched`` counts, in its order; none where a method chooses none."""
+        if self.labels is None:
+            return []
+        return self.labels.with_ignored() + (self.labels.box or [])
 
-# (stage, predictions, assignment, scene) -> assignment
-Reweighter = Callable[[str, Predictions, Assignment, Scene], Assignment]
+
+# (stage, predictions, assignment, context) -> assignment
+Reweight = Callable[[str, Predictions, Assignment, Context], Assignment]
 
 
 def objects(p: Predictions, a: Assignment) -> Tensor:
