@@ -121,7 +121,7 @@ class Diagnose:
             with autocast(device, self.cfg.train.precision):
                 out = method.teacher.predict(batch.weak)
                 detections = out.detections()
-                pseudo = method.label(out, batch)
+                pseudo = method.pseudo_labels(out, batch)
                 seen.chooses = pseudo is not None
                 boxes = [t[:0] for t in detections] if pseudo is None else pseudo.cls
                 p, a = next(iter(method.teacher.model.assign(out, boxes).values()))

@@ -163,7 +163,7 @@ def pseudo_labels(method: Method, batch: Batch, cfg: TrainConfig) -> list[Pseudo
         return [None]
     with autocast(batch.weak.images.device, cfg.precision):
         seen = [learner.teacher.predict(batch.weak) for learner in learners(method)]
-        labels = [method.label(seen[0], batch)] if len(seen) == 1 else method.rectify(*seen)
+        labels = [method.pseudo_labels(seen[0], batch)] if len(seen) == 1 else method.rectify(*seen)
     nothing = [Targets.empty(batch.weak.images.new_zeros(1).float()) for _ in batch.weak.sizes]
     labels = [Pseudo(nothing) if pseudo is None else pseudo for pseudo in labels]
     return [pseudo.move(batch.weak, view) for pseudo, view in zip(labels, strong_views(batch))]

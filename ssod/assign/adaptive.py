@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ssod.assign.centre import in_padded_image, per_row, with_centerness
+from ssod.assign.centre import in_padded_image, per_row
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.boxes import area
 from ssod.collective import mean_over_ranks
@@ -91,8 +91,7 @@ class AdaptiveAssigner:
         a = from_matches(list(matches), targets, p.num_classes)
         quality = qualities.flatten()
         norm = mean_over_ranks(quality.sum()).clamp(min=1)
-        a = replace(a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), norm))
-        return a if p.quality is None else with_centerness(p, a)
+        return replace(a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), norm))
 
     @staticmethod
     def candidates(points: Tensor, exists: Tensor, t: Targets) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """Assignment by place: FCOS with centre sampling (Tian et al. 2019 and the released code's improvements)."""
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -41,8 +40,7 @@ class CentreAssigner:
         stride = per_row(p, p.strides)
         centres = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
         matches = [self.match(c, stride, low, high, t.boxes) for c, t in zip(centres, targets)]
-        a = from_matches(matches, targets, p.num_classes)
-        return a if p.quality is None else with_centerness(p, a)
+        return from_matches(matches, targets, p.num_classes)
 
     @staticmethod
     def reach(p: Predictions) -> tuple[Tensor, Tensor]:
@@ -67,15 +65,6 @@ class CentreAssigner:
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).expand(len(points), -1)
         smallest, index = areas.masked_fill(~fits, float("inf")).min(1)
         return torch.where(smallest.isfinite(), index, BACKGROUND)
-
-
-@torch.no_grad()
-def with_centerness(p: Predictions, a: Assignment) -> Assignment:
-    """Ask the quality branch for ``sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))`` (FCOS, eq. 3)."""
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
-    before, after = centre - a.box[:, :2], a.box[:, 2:] - centre
-    ratio = torch.minimum(before, after).clamp(min=0) / torch.maximum(before, after).clamp(min=1e-7)
-    return replace(a, quality=ratio.prod(1).sqrt())
 
 
 def per_row(p: Predictions, values: tuple[float, ...]) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from ssod.assign.centre import with_centerness
 from ssod.assign.pick import Assigner
+from ssod.assign.quality import QUALITIES, Quality
 from ssod.boxes import Coder, IdentityCoder, iou
 from ssod.collective import mean_over_ranks
 from ssod.detectors.anchors import Anchors
@@ -101,6 +101,7 @@ class Dense(Detector):
         level_scale: multiply the deltas of each level by a learnt scalar (Mean-Teacher RetinaNet, FCOS v1).
         normalise: (images, sizes) -> images as the backbone wants them; None = ImageNet's mean and deviation.
         align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
+        quality: what the quality branch, if there is one, is asked for.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Dense(Detector):
         level_scale: bool = False,
         normalise: nn.Module | None = None,
         align: Align | None = None,
+        quality: Quality = "centerness",
     ) -> None:
         super().__init__()
         self.normalise = Normalise() if normalise is None else normalise
@@ -131,6 +133,7 @@ class Dense(Detector):
         self.count, self.rule, self.box_kind = normalizer, rule, box_kind
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
         self.align = align
+        self.with_quality = QUALITIES[quality]
 
     def predict(self, view: View) -> DenseOutput:
         """Look at a view; batch-norm follows ``train()`` / ``eval()``."""
@@ -203,7 +206,7 @@ class Dense(Detector):
         p, a = assigned["dense"]
         rows, factors = self.rows | dict(rows or {}), factors or {}
         if p.quality is not None and a.quality is None:
-            a = with_centerness(p, a)
+            a = self.with_quality(p, a)
         fg = a.fg_rows
         norm = {name: norm.expand(len(p)) for name, norm in self.normalizers(p, a).items()}
         losses = {

@@ -8,6 +8,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegres
 
 from ssod.assign.centre import CentreConfig
 from ssod.assign.pick import AssignerConfig, pick_assigner
+from ssod.assign.quality import Quality
 from ssod.boxes import LtrbCoder
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
@@ -27,7 +28,7 @@ class FcosLoss(Section):
     box: Loss = LossSpec(name="giou")
     "Box loss."
     quality: Loss = LossSpec(name="bce")
-    "Loss of the centerness branch."
+    "Loss of the quality branch."
 
 
 class FcosConfig(BackboneConfig):
@@ -42,6 +43,9 @@ class FcosConfig(BackboneConfig):
     assigner: AssignerConfig = CentreConfig()
     """Which rows learn which box: FCOS's `centre` rule, overlap with the cell's square (`iou`), or the rows that
     predict it best already (`adaptive`); a name, or a name with its options."""
+    quality: Quality = "centerness"
+    """What the quality branch predicts, by which scores are multiplied: `centerness`, or the `iou` of a row's box with
+    its object (Dense Teacher)."""
     points: Literal["middle"] | None = None
     "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
     spread: Spread = None
@@ -103,6 +107,7 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
         box_kind=kind,
         level_scale=cfg.level_scale,
         normalise=Normalise(cfg.pixel_std),
+        quality=cfg.quality,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssod.boxes import clip, compose, warp
-from ssod.losses.context import Context, objects
+from ssod.losses.context import Context
 from ssod.structures import Assignment, Output, Predictions, View
 
 
@@ -37,7 +37,8 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, ctx: Conte
             seen = roi_rows(p, ctx.teacher, ctx.view, ctx.batch.weak)
         else:
             seen = dense_rows(p, ctx.teacher.stages[stage], ctx.view, ctx.batch.weak)
-        factor = torch.where(objects(p, a), 1.0, background(seen))
+        asked = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0
+        factor = torch.where(asked, 1.0, background(seen))
         counted = (a.cls_weight > 0).to(factor)
         factor = factor * (counted.sum() / (factor * counted).sum().clamp(min=1))
     return replace(a, cls_weight=a.cls_weight * factor)

@@ -51,7 +51,7 @@ class Method(Supervised):
             return losses
         with torch.no_grad():
             teacher = self.teacher.predict(batch.weak)
-            pseudo = self.label(teacher, batch)
+            pseudo = self.pseudo_labels(teacher, batch)
         self.count(pseudo)
         if step < cfg.unsup_start:  # labels are only made: what they teach the thresholds is kept
             return losses
@@ -67,10 +67,10 @@ class Method(Supervised):
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 
-    def label(self, teacher: Output, batch: Batch) -> Pseudo | None:
+    def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Choose the pseudo-labels, in the pixels of ``batch.weak``; by default every detection is one.
 
-        None where no box is chosen because the teacher's maps teach.
+        Not asked where the teacher's maps teach and not its boxes.
         """
         return Pseudo(teacher.detections())
 
@@ -112,6 +112,13 @@ class Method(Supervised):
         """Apply the method's own reweighting of unlabelled images before what the config names."""
         own = super().reweightings(side)
         return own if side == "sup" else (self.reweight, *own)
+
+    def pseudo_labels(self, teacher: Output, batch: Batch) -> Pseudo | None:
+        """Return the boxes that this method learns from; None where maps teach, for which the views are tested."""
+        if self.cfg.taught_by == "boxes":
+            return self.label(teacher, batch)
+        self.require_aligned(batch)
+        return None
 
     def count(self, pseudo: Pseudo | None) -> None:
         """Note for the log how many boxes an image has."""

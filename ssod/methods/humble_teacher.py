@@ -71,10 +71,6 @@ class HumbleTeacher(base.Method):
 
     Config = Config
 
-    def label(self, teacher: Output, batch: Batch) -> None:
-        """Choose no box."""
-        self.require_aligned(batch)
-
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage; n_U / n_S is in the losses."""
         cfg, teacher, batch = self.cfg, ctx.teacher, ctx.batch

@@ -72,11 +72,8 @@ class MeanTeacher(base.Method):
         super().__init__(student, cfg)
         self.threshold = build_threshold(cfg.threshold or FixedConfig(score=cfg.score), student.num_classes)
 
-    def label(self, teacher: Output, batch: Batch) -> Pseudo | None:
-        """Keep the teacher's detections above the threshold; none in the consistency form."""
-        if self.cfg.form == "consistency":
-            self.require_aligned(batch)
-            return None
+    def label(self, teacher: Output, batch: Batch) -> Pseudo:
+        """Keep the teacher's detections above the threshold."""
         detections = teacher.detections()
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
         kept = self.threshold(detections)

@@ -96,7 +96,7 @@ def gallery(cfg: Config, data: DataSets, method: Method) -> Section:
     (batch,) = same_views(cfg, data.labeled, images)
     with untouched(method):
         out = method.teacher.predict(batch.weak)
-        chosen = method.label(out, batch)
+        chosen = method.pseudo_labels(out, batch)
         found = out.detections()
     word = f"above {SURE:g}" if chosen is None else "kept"
     figures = [_pair(shown, data.classes.names, word) for shown in show(batch, found, chosen, hidden)]

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
 from ssod.assign.pick import pick_assigner
+from ssod.assign.quality import with_centerness
 from ssod.boxes import IdentityCoder
 from ssod.losses.classify import focal_elements
 from ssod.structures import Predictions, Targets
@@ -229,7 +230,8 @@ def test_soft_labels_reach_the_rows() -> None:
 
 
 def test_fcos_keeps_its_centerness_targets() -> None:
-    a = AdaptiveAssigner()(head(quality=True), [truth()])
+    p = head(quality=True)
+    a = with_centerness(p, AdaptiveAssigner()(p, [truth()]))
     assert a.quality.shape == a.cls.shape
     assert ((a.quality[a.fg] >= 0) & (a.quality[a.fg] <= 1)).all()
     assert (a.quality[a.fg] > 0).any()

@@ -8,6 +8,7 @@ from torchvision.ops import box_iou
 from ssod.assign.centre import CentreAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import from_matches
+from ssod.assign.quality import with_centerness
 from ssod.boxes import LtrbCoder
 from ssod.structures import Predictions, Targets
 
@@ -90,6 +91,7 @@ def test_centre_rule_by_hand() -> None:
     assert sorted(map(tuple, centre[a.fg].tolist())) == sorted((x, y) for x in (16.0, 24, 32) for y in (16.0, 24, 32))
     assert (a.cls[a.fg] == 1).all()
     assert (a.cls[~a.fg] == 2).all()
+    a = with_centerness(p, a)
     best = a.quality[(centre == 24).all(1) & a.fg]
     assert best.tolist() == [1.0]
     corner = a.quality[(centre == 16).all(1) & a.fg]

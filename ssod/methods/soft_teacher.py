@@ -1,0 +1,77 @@
+"""Soft Teacher: classes by score, places by how steady a box is, background by the teacher. (arXiv:2106.09018)
+
+Order of a step (Sec. 3): labelled images; the teacher on the weak view, its detections above `candidate_score`. Those
+above `score` teach classes, in both stages, and the proposal network its boxes. Those whose spread is below `spread`,
+whatever they score, teach the second stage its boxes, on a sample of their own: each is jittered `jitter_times` times,
+the teacher's second stage refines what comes of that, and the spread is the deviation of the refined boxes over their
+size (``ssod.pseudo.jitter``). In the second stage a background row counts by the teacher's probability of background at
+its box, and the class loss is divided by the sum of these weights (``background_reliability``).
+
+Paper and released code agree but for the spread: the paper divides by half of width + height, the code, as here, x by
+the width and y by the height. What is not as released: a process divides by the mean of what all of them count (there
+each by its own); the teacher proposes as in evaluation, 1000 boxes a level before suppression (there 2000); a box that
+leaves the student's view is dropped with a side of a pixel or less (there with none).
+
+Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours: a jittered box is refined by its nearest row,
+and background is one minus the likeliest class of the teacher's row at the same place.
+"""
+
+from pydantic import Field, field_validator
+
+from ssod.losses.reliability import background_reliability
+from ssod.methods import base
+from ssod.methods.base import Context, EmaConfig, above, quantiles
+from ssod.pseudo.jitter import box_spread
+from ssod.pseudo.mix import MixConfig
+from ssod.ragged import select
+from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
+
+
+class Config(base.Config):
+    """The released constants for 1 to 10 % of COCO."""
+
+    weight: float = Field(4.0, ge=0)
+    "Factor of every loss on unlabelled images."
+    score: float = Field(0.9, ge=0, le=1)
+    "A detection teaches classes when its score is above this."
+    candidate_score: float = Field(0.5, ge=0, le=1)
+    "A detection may teach its place when its score is above this."
+    spread: float = Field(0.02, ge=0)
+    "... and the mean spread of its sides is below this."
+    jitter_times: int = Field(10, ge=2)
+    "Boxes drawn around a detection to measure its spread."
+    jitter_scale: float = Field(0.06, ge=0)
+    "Standard deviation of a drawn side, over the box's width or height."
+    ema: EmaConfig = EmaConfig(decay=0.999)
+    "How the teacher follows the student."
+
+    @field_validator("mix")
+    @classmethod
+    def _rows_have_a_place_in_the_weak_view(cls, mix: MixConfig | None) -> MixConfig | None:
+        if mix is not None:
+            raise ValueError("blends images, and the teacher is asked what it sees at each row's place; remove it")
+        return mix
+
+
+class SoftTeacher(base.Method):
+    """Two sets of boxes, and background that the teacher vouches for."""
+
+    Config = Config
+
+    def label(self, teacher: Output, batch: Batch) -> Pseudo:
+        """Choose the boxes that teach classes by their score, those that teach places by their spread."""
+        cfg = self.cfg
+        detections = teacher.detections()
+        candidates = above(detections, cfg.candidate_score)
+        spread = box_spread(teacher, candidates, batch.weak, times=cfg.jitter_times, scale=cfg.jitter_scale)
+        labels = Pseudo(above(candidates, cfg.score), box=select(candidates, spread < cfg.spread))
+        self.stats["pseudo/score_quantiles"] = quantiles(detections)
+        self.stats["pseudo/steady_per_image"] = base.count_per_image(labels.box)
+        return labels
+
+    def reweight(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+        """Let background rows count by the teacher's probability of background."""
+        return a if stage == "rpn" else background_reliability(stage, p, a, ctx)
+
+
+METHOD = SoftTeacher
