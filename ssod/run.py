@@ -17,8 +17,9 @@ from ssod.data.check import check as check_data
 from ssod.data.coco import to_coco
 from ssod.data.datasets import DataSets
 from ssod.data.findings import Findings
-from ssod.data.loader import eval_views, train_batches
+from ssod.data.loader import Loading, eval_views, train_batches
 from ssod.data.records import Labeled
+from ssod.data.sampling import Place, Sampling
 from ssod.data.summary import summary
 from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
@@ -166,23 +167,22 @@ def build_method(cfg: Config, classes: Sequence[str], *, pretrained: bool = True
 def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
     """Return the training batches from step ``start`` on."""
     train, unlabeled = cfg.train, find(cfg.method.name).uses_unlabeled
+    sampling = Sampling(
+        labeled=train.batch.labeled,
+        unlabeled=train.batch.unlabeled if unlabeled else 0,
+        seed=train.seed,
+        unlabeled_from=getattr(cfg.method, "burn_in", 0),
+        accumulate=train.accumulate,
+        group_by_aspect=cfg.views.group_by_aspect,
+    )
     return train_batches(
         data.labeled,
         data.unlabeled if unlabeled else None,
         cfg.views,
-        labeled_batch=train.batch.labeled,
-        unlabeled_batch=train.batch.unlabeled if unlabeled else 0,
-        seed=train.seed,
-        start=start,
-        steps=train.steps,
-        unlabeled_from=getattr(cfg.method, "burn_in", 0),
-        accumulate=train.accumulate,
-        workers=train.workers,
-        rank=collective.rank(),
-        world=collective.world_size(),
-        group_by_aspect=cfg.views.group_by_aspect,
-        max_pixels=cfg.data.max_pixels,
-        allow_symlinks=cfg.data.allow_symlinks,
+        sampling,
+        range(start, train.steps),
+        Loading(train.workers, cfg.data.reader()),
+        Place.here(),
         on_bad=lambda error: print(f"left out, another image takes its place: {error}", flush=True),
     )
 
@@ -214,16 +214,8 @@ def evaluator(
         return metrics(truth, found)
 
     def run(detector: Detector) -> dict[str, float]:
-        views = eval_views(
-            images,
-            cfg.views.val,
-            batch=cfg.eval.batch,
-            workers=cfg.train.workers,
-            rank=collective.rank(),
-            world=collective.world_size(),
-            max_pixels=cfg.data.max_pixels,
-            allow_symlinks=cfg.data.allow_symlinks,
-        )
+        loading = Loading(cfg.train.workers, cfg.data.reader())
+        views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
         device = next(detector.parameters()).device
         return measure(
             detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=measured
