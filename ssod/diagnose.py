@@ -24,8 +24,9 @@ from ssod.boxes import warp
 from ssod.config import Config
 from ssod.data.coco import to_coco
 from ssod.data.datasets import DataSets
-from ssod.data.loader import train_batches
+from ssod.data.loader import Loading, train_batches
 from ssod.data.records import Images, Labeled
+from ssod.data.sampling import Place, Sampling
 from ssod.data.splits import coverage
 from ssod.engine import dist, matches
 from ssod.engine.matches import match, mean_ap
@@ -198,20 +199,9 @@ def fixed_set(data: DataSets, most: int, batch: int) -> tuple[Images | None, Lab
 def same_views(cfg: Config, labeled: Labeled, images: Images) -> Iterator[Batch]:
     """Show each of ``images``, a ``fixed_set``, once, always in the same weak and strong views."""
     size = min(cfg.eval.batch, len(images))
-    return train_batches(
-        labeled,
-        images,
-        cfg.views,
-        labeled_batch=1,
-        unlabeled_batch=size,
-        seed=cfg.train.seed,
-        start=0,
-        steps=len(images) // size,
-        unlabeled_from=0,
-        workers=0,
-        max_pixels=cfg.data.max_pixels,
-        allow_symlinks=cfg.data.allow_symlinks,
-    )
+    sampling = Sampling(labeled=1, unlabeled=size, seed=cfg.train.seed)
+    steps, loading = range(len(images) // size), Loading(0, cfg.data.reader())
+    return train_batches(labeled, images, cfg.views, sampling, steps, loading, Place())
 
 
 @contextlib.contextmanager

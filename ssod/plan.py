@@ -19,7 +19,7 @@ from ssod.data.datasets import DataSets
 from ssod.data.workers import usable_cpus
 from ssod.engine import dist, log
 from ssod.engine.schedule import lr_at
-from ssod.engine.trainer import Trainer
+from ssod.engine.stepper import Stepper
 from ssod.methods.find import find
 from ssod.printing import console
 from ssod.rehearse import now, rehearsal
@@ -176,10 +176,9 @@ def rates(cfg: Config) -> str:
 
 def measure(cfg: Config, data: DataSets) -> Plan:
     """Make a few steps of every phase and look at a few validation images."""
-    method = run.build_method(cfg, data.classes.names)
-    trainer = rehearsal(method, cfg.train, partial(run.batches, cfg, data, method))
+    stepper = rehearsal(run.build_method(cfg, data.classes.names), cfg.train)
     rows, warnings = facts(cfg, data)
-    timed = [time_phase(trainer, phase) for phase in phases(cfg)]
+    timed = [time_phase(stepper, run.batches(cfg, data, phase.start), phase) for phase in phases(cfg)]
     for phase in timed:
         if phase.load > 1.2 * phase.compute and cfg.train.workers:
             slow = f"{phase.name}: reading a step's images takes {phase.load:.3g} s, computing {phase.compute:.3g} s"
@@ -191,25 +190,22 @@ def measure(cfg: Config, data: DataSets) -> Plan:
         rows=rows,
         warnings=warnings,
         phases=timed,
-        evaluation=models * time_evaluation(cfg, data, trainer) if data.val else 0.0,
+        evaluation=models * time_evaluation(cfg, data, stepper) if data.val else 0.0,
         evaluations=(steps // every + (steps % every > 0) if every else 1) if data.val else 0,
-        memory=log.memory(trainer.device),
-        device=str(trainer.device),
+        memory=log.memory(stepper.device),
+        device=str(stepper.device),
     )
 
 
-def time_phase(trainer: Trainer, phase: Phase) -> Phase:
-    """Measure how long the data workers and the device need for one step of ``phase``."""
-    batches = trainer.batches(phase.start)
-    kept, load = time_loading(batches, trainer.cfg.accumulate, trainer.cfg.workers)
+def time_phase(stepper: Stepper, batches: Iterator[Batch], phase: Phase) -> Phase:
+    """Measure how long the data workers and the device need for one step of ``phase``; ``batches`` are its own."""
+    kept, load = time_loading(batches, stepper.cfg.accumulate, stepper.cfg.workers)
     batches.close()
     stream, seconds = itertools.cycle(kept), []
-    trainer.step = phase.start
     for _ in range(WARM + TIMED):
-        start = now(trainer.device)
-        trainer.train_step(stream)
-        seconds.append(now(trainer.device) - start)
-        trainer.step = phase.start
+        start = now(stepper.device)
+        stepper.train_step(stream, phase.start)
+        seconds.append(now(stepper.device) - start)
     return replace(phase, compute=median(seconds[WARM:]), load=load)
 
 
@@ -229,13 +225,13 @@ def time_loading(batches: Iterator[Batch], accumulate: int, workers: int) -> tup
     return kept, per_item * accumulate
 
 
-def time_evaluation(cfg: Config, data: DataSets, trainer: Trainer) -> float:
+def time_evaluation(cfg: Config, data: DataSets, stepper: Stepper) -> float:
     """Return the seconds of one evaluation, from that of at most two batches of images."""
     count = min(len(data.val), 2 * cfg.eval.batch * collective.world_size())
     evaluate = run.evaluator(cfg, data.val.subset(range(count)))
-    start = now(trainer.device)
-    evaluate(trainer.method.teacher.model)
-    return (now(trainer.device) - start) * len(data.val) / count
+    start = now(stepper.device)
+    evaluate(stepper.method.teacher.model)
+    return (now(stepper.device) - start) * len(data.val) / count
 
 
 # ---- what people see ---------------------------------------------------------------------------------------------

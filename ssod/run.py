@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from ssod.data.check import check as check_data
 from ssod.data.coco import to_coco
 from ssod.data.datasets import DataSets
 from ssod.data.findings import Findings
-from ssod.data.loader import eval_views, train_batches
+from ssod.data.loader import Loading, eval_views, train_batches
 from ssod.data.records import Labeled
+from ssod.data.sampling import Place, Sampling
 from ssod.data.summary import summary
 from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
@@ -82,46 +83,68 @@ def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Seque
     """Build detector and method, and return a trainer that has everything but the first step."""
     goes_on = checkpoint.exists(folder.checkpoints)  # from a state that has all weights: the first file may be gone
     method = build_method(cfg, data.classes.names, pretrained=not goes_on)
-    resolved = cfg.dump()
-    diagnose = Diagnose(cfg, data, folder)
-    classes = {"names": list(data.classes.names), "ids": list(data.classes.ids)}
-    return Trainer(
-        method,
-        cfg.train,
-        batches=partial(batches, cfg, data, method),
-        evaluate=evaluator(cfg, data.val, keep=diagnose.keep) if data.val is not None else None,
-        diagnose=diagnose,
-        pictures=diagnose.pictures,
-        folder=folder,
-        identity={"config": resolved, "classes": classes, "data": data.fingerprint},
-        card={
+    return Trainer(method, cfg.train, Parts(cfg, data, folder, allow_change))
+
+
+class Parts:
+    """The parts of a run as a config describes them; see ``engine.parts.RunParts``."""
+
+    def __init__(self, cfg: Config, data: DataSets, folder: RunFolder, allow_change: Collection[str] = ()) -> None:
+        self.cfg, self.data, self.folder, self.allow_change = cfg, data, folder, allow_change
+        resolved, classes = cfg.dump(), {"names": list(data.classes.names), "ids": list(data.classes.ids)}
+        self.identity = {"config": resolved, "classes": classes, "data": data.fingerprint}
+        self.card = {
             "detector": resolved["detector"],
             "classes": classes,
             "val_view": resolved["views"]["val"],
             "method": cfg.method.name,
             "split_hash": data.split.get("hash"),
             "version": __version__,
-        },
-        allow_change=allow_change,
-        phase=partial(phase, cfg),
-        prepare=partial(prepare, cfg, data, folder),
-    )
+        }
+        self.evaluates = data.val is not None
+        self.diagnosis = Diagnose(cfg, data, folder)
+        self._measure = evaluator(cfg, data.val, keep=self.diagnosis.keep) if data.val is not None else None
 
+    def begin(self) -> list[str]:
+        """Write what says what runs, and return it in words."""
+        cfg, data, folder = self.cfg, self.data, self.folder
+        folder.write_inputs(cfg.dump(), data.split)
+        dist.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
+        parts = {"labelled": data.labeled, "val": data.val}
+        if find(cfg.method.name).uses_unlabeled:
+            parts = {"labelled": data.labeled, "unlabelled": data.unlabeled, "val": data.val}
+        counts = ", ".join(f"{len(images)} {part}" for part, images in parts.items() if images is not None)
+        device, world = dist.pick_device(cfg.train.device).type, collective.world_size()
+        where = device if world == 1 else f"{world} x {device}"
+        return [
+            f"{cfg.method.name}, {cfg.detector.name} on {where}: {counts} images, {len(data.classes)} classes",
+            f"run folder: {folder.path}",
+        ]
 
-def prepare(cfg: Config, data: DataSets, folder: RunFolder) -> list[str]:
-    """Write what says what runs, and return it in words."""
-    folder.write_inputs(cfg.dump(), data.split)
-    dist.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
-    parts = {"labelled": data.labeled, "val": data.val}
-    if find(cfg.method.name).uses_unlabeled:
-        parts = {"labelled": data.labeled, "unlabelled": data.unlabeled, "val": data.val}
-    counts = ", ".join(f"{len(images)} {part}" for part, images in parts.items() if images is not None)
-    device, world = dist.pick_device(cfg.train.device).type, collective.world_size()
-    where = device if world == 1 else f"{world} x {device}"
-    return [
-        f"{cfg.method.name}, {cfg.detector.name} on {where}: {counts} images, {len(data.classes)} classes",
-        f"run folder: {folder.path}",
-    ]
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Return the training batches from step ``start`` on."""
+        return batches(self.cfg, self.data, start)
+
+    def phase(self, step: int) -> str:
+        """Name what a step does, for the log."""
+        if not find(self.cfg.method.name).uses_unlabeled:
+            return "supervised"
+        burn_in, unsup_start = self.cfg.method.burn_in, self.cfg.method.unsup_start
+        if step < burn_in:
+            return f"burn-in {step}/{burn_in}"
+        return f"labels only {step}/{unsup_start}" if step < unsup_start else "ssod"
+
+    def evaluate(self, detector: Detector) -> dict[str, float]:
+        """Measure a detector on the val images."""
+        return self._measure(detector)
+
+    def diagnose(self, step: int, method: Method) -> dict[str, float]:
+        """Save what the evaluation of the teacher found, and look at its pseudo-labels."""
+        return self.diagnosis(step, method)
+
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        """Draw that evaluation for trackers, [H, W, 3] uint8 by name."""
+        return self.diagnosis.pictures(step)
 
 
 def origins(cfg: Config) -> dict[str, Any]:
@@ -141,26 +164,25 @@ def build_method(cfg: Config, classes: Sequence[str], *, pretrained: bool = True
     return find(cfg.method.name)(detector, cfg.method)
 
 
-def batches(cfg: Config, data: DataSets, method: Method, start: int) -> Iterator[Batch]:
+def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
     """Return the training batches from step ``start`` on."""
-    train = cfg.train
-    return train_batches(
-        data.labeled,
-        data.unlabeled if method.uses_unlabeled else None,
-        cfg.views,
-        labeled_batch=train.batch.labeled,
-        unlabeled_batch=train.batch.unlabeled if method.uses_unlabeled else 0,
+    train, unlabeled = cfg.train, find(cfg.method.name).uses_unlabeled
+    sampling = Sampling(
+        labeled=train.batch.labeled,
+        unlabeled=train.batch.unlabeled if unlabeled else 0,
         seed=train.seed,
-        start=start,
-        steps=train.steps,
         unlabeled_from=getattr(cfg.method, "burn_in", 0),
         accumulate=train.accumulate,
-        workers=train.workers,
-        rank=collective.rank(),
-        world=collective.world_size(),
         group_by_aspect=cfg.views.group_by_aspect,
-        max_pixels=cfg.data.max_pixels,
-        allow_symlinks=cfg.data.allow_symlinks,
+    )
+    return train_batches(
+        data.labeled,
+        data.unlabeled if unlabeled else None,
+        cfg.views,
+        sampling,
+        range(start, train.steps),
+        Loading(train.workers, cfg.data.reader()),
+        Place.here(),
         on_bad=lambda error: print(f"left out, another image takes its place: {error}", flush=True),
     )
 
@@ -192,16 +214,8 @@ def evaluator(
         return metrics(truth, found)
 
     def run(detector: Detector) -> dict[str, float]:
-        views = eval_views(
-            images,
-            cfg.views.val,
-            batch=cfg.eval.batch,
-            workers=cfg.train.workers,
-            rank=collective.rank(),
-            world=collective.world_size(),
-            max_pixels=cfg.data.max_pixels,
-            allow_symlinks=cfg.data.allow_symlinks,
-        )
+        loading = Loading(cfg.train.workers, cfg.data.reader())
+        views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
         device = next(detector.parameters()).device
         return measure(
             detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=measured
@@ -215,16 +229,6 @@ def check(cfg: Config) -> int:
     report = check_data(cfg.data)
     print("\n".join([*summary(report.counts, report.split), *(report.lines() or ["no findings"])]))
     return int(report.code)
-
-
-def phase(cfg: Config, step: int) -> str:
-    """Name what a step does, for the log."""
-    if not find(cfg.method.name).uses_unlabeled:
-        return "supervised"
-    burn_in, unsup_start = cfg.method.burn_in, cfg.method.unsup_start
-    if step < burn_in:
-        return f"burn-in {step}/{burn_in}"
-    return f"labels only {step}/{unsup_start}" if step < unsup_start else "ssod"
 
 
 def check_batch(cfg: Config, data: DataSets) -> None:

@@ -30,7 +30,7 @@ def test_both_loops_learn_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert torch.equal(a, b), name  # the rate is 0
         assert a.grad is not None
         assert b.grad is not None
-    assert ours.step == 4
+    assert len(ours.optimizer.state) == len(ours.parameters)
     assert theirs.storage.latest()["total_loss"][0] > 0
 
 

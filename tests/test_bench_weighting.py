@@ -1,9 +1,9 @@
-"""tools/bench_weighting.py: both trainers make real steps, and only one of them has the weighting."""
+"""tools/bench_weighting.py: both make real steps, and only one of them has the weighting."""
 
 import pytest
 
 from ssod.errors import SsodError
-from tools.bench_weighting import Cost, arguments, main, noise, trainer_of
+from tools.bench_weighting import Cost, arguments, main, noise, stepper_of
 
 TINY = ["--backbone", "tiny", "--size", "64", "--batch", "1", "--device", "cpu", "--cpu-time", "--steps", "1"]
 
@@ -18,15 +18,15 @@ def test_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ratio" in capsys.readouterr().out
 
 
-def test_one_trainer_has_the_branch_and_both_keep_pseudo_boxes() -> None:
+def test_one_has_the_branch_and_both_keep_pseudo_boxes() -> None:
     args = arguments(["uncertainty", "--detector", "fcos", *TINY])
     batch = noise(1, 64, True)
-    plain, weighted = (trainer_of(args, name, batch) for name in (None, "uncertainty"))
+    plain, weighted = (stepper_of(args, name, batch) for name in (None, "uncertainty"))
     assert plain.method.criterion.branch is None
     assert weighted.method.criterion.branch is not None
-    for trainer in (plain, weighted):
-        trainer.method(batch, 0)
-        assert trainer.method.stats["pseudo/boxes_per_image"] > 0
+    for stepper in (plain, weighted):
+        stepper.method(batch, 0)
+        assert stepper.method.stats["pseudo/boxes_per_image"] > 0
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:

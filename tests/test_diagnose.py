@@ -106,7 +106,7 @@ def test_a_disk_that_refuses_a_look_costs_the_report_alone(
 
 
 def test_the_same_teacher_agrees_with_itself(config: Path, first: Trainer) -> None:
-    again = first.diagnose(9, first.method)
+    again = first.parts.diagnose(9, first.method)
     assert again["pseudo/kept"] > 0
     assert again["pseudo/inconsistency"] == pytest.approx(0, abs=1e-9)
     assert again["pseudo/churn"] == 0

@@ -67,7 +67,7 @@ def test_showing_changes_nothing(config: Path, tracked: Trainer) -> None:
 
 def test_the_gallery_has_the_boxes_of_the_look(config: Path, tracked: Trainer) -> None:
     look = previous(tracked.folder.eval, 9)
-    diagnose: Diagnose = tracked.diagnose
+    diagnose: Diagnose = tracked.parts.diagnosis
     assert [shown.id for shown in diagnose._shown] == [i for i in look.ids if i in gallery.spread(look.ids)]
     # the file leaves out what is a pixel wide or less, as the way to the student does
     kept = {s.id: int(((s.kept.boxes[:, 2:] - s.kept.boxes[:, :2]).amin(1) > 1).sum()) for s in diagnose._shown}
@@ -77,7 +77,7 @@ def test_the_gallery_has_the_boxes_of_the_look(config: Path, tracked: Trainer) -
 
 
 def test_without_a_tracker_no_view_is_kept(config: Path) -> None:
-    diagnose = trained(config, config.parent / "untracked").diagnose
+    diagnose = trained(config, config.parent / "untracked").parts.diagnosis
     assert diagnose._gallery == set()
     assert diagnose._shown == []
 

@@ -2,7 +2,7 @@
 
     python -m tools.bench_d2 --size 320 --batch 2 --rounds 11
 
-Ours is ``Trainer.train_step`` of the supervised method, as ``ssod train`` runs it: forward, losses and backward of our
+Ours is ``Stepper.train_step`` of the supervised method, as ``ssod train`` runs it: forward, losses and backward of our
 detector around detectron2's modules, the test that everything is finite, the optimiser, the moving average of the
 weights. Theirs is ``SimpleTrainer.run_step``: forward, losses and backward of detectron2's own model, the optimiser,
 the losses written to its storage; it averages no weights and tests the loss only. Both have the same weights, images,
@@ -28,8 +28,8 @@ from rich.console import Console
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.model import build_model
 from ssod.engine import optim
+from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.engine.trainer import Trainer
 from ssod.errors import SsodError
 from ssod.methods.supervised import Config, Supervised
 from ssod.rehearse import now, rehearsal
@@ -58,19 +58,19 @@ class Result:
         return median(self.ours) / median(self.theirs)
 
 
-def pair(section: DetectorConfig, cfg: TrainConfig, batch: Batch) -> tuple[Trainer, Any]:
-    """Return our trainer and detectron2's, with the same weights."""
+def pair(section: DetectorConfig, cfg: TrainConfig, batch: Batch) -> tuple[Stepper, Any]:
+    """Return our steps and detectron2's trainer, with the same weights."""
     from detectron2.engine import SimpleTrainer
 
     torch.manual_seed(0)
     detector = build(section, CLASSES)
-    trainer = rehearsal(Supervised(detector, Config(name="supervised")), cfg, lambda start: itertools.repeat(batch))
+    stepper = rehearsal(Supervised(detector, Config(name="supervised")), cfg)
     model = build_model(section, CLASSES)
-    model.load_state_dict(trainer.method.student.state_dict())
-    model.to(trainer.device)
+    model.load_state_dict(stepper.method.student.state_dict())
+    model.to(stepper.device)
     optimizer = optim.build(model, cfg.optimizer)
     optim.set_lr(optimizer, 0.0)
-    return trainer, SimpleTrainer(model, itertools.repeat(inputs(batch.labeled)), optimizer)
+    return stepper, SimpleTrainer(model, itertools.repeat(inputs(batch.labeled)), optimizer)
 
 
 def inputs(view: View) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def inputs(view: View) -> list[dict[str, Any]]:
     return entries
 
 
-def bench(ours: Trainer, theirs: Any, batch: Batch, *, rounds: int, cpu_time: bool = False) -> Result:
+def bench(ours: Stepper, theirs: Any, batch: Batch, *, rounds: int, cpu_time: bool = False) -> Result:
     """Time ``rounds`` steps of each, turn by turn, after two of each."""
     from detectron2.utils.events import EventStorage
 
@@ -98,7 +98,7 @@ def bench(ours: Trainer, theirs: Any, batch: Batch, *, rounds: int, cpu_time: bo
 
     with EventStorage(0) as theirs.storage:
         for number in range(-2, rounds):
-            turns = [(result.ours, ours.train_step, stream), (result.theirs, theirs.run_step)]
+            turns = [(result.ours, ours.train_step, stream, number + 2), (result.theirs, theirs.run_step)]
             for kept, step, *args in turns if number % 2 else reversed(turns):
                 seconds = timed(step, *args)
                 if number >= 0:

@@ -3,7 +3,7 @@
     python -m tools.bench_step --detector retinanet --size 320 --batch 2
     python -m tools.bench_step --config configs/mean_teacher/mean_teacher_fcos_r50_fpn_coco_10p.yaml train.accumulate=4
 
-**The whole step** is ``Trainer.train_step`` as ``ssod train`` runs it, at a learning rate of 0: batch to the device,
+**The whole step** is ``Stepper.train_step`` as ``ssod train`` runs it, at a learning rate of 0: batch to the device,
 student and teacher, pseudo-labels, losses, backward, clipping, the test that everything is finite, optimiser, EMA.
 
 **The bare step** is the least that any teacher-student step must compute on the same images: the student's forward,
@@ -42,8 +42,8 @@ from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
 from ssod.engine.precision import autocast
+from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.engine.trainer import Trainer
 from ssod.errors import SsodError
 from ssod.methods.base import Method
 from ssod.methods.find import find
@@ -78,17 +78,17 @@ class Result:
 
 
 def bench(
-    trainer: Trainer, stream: Remember, *, rounds: int, candidates: int, boxes: float, cpu_time: bool = False
+    stepper: Stepper, stream: Remember, *, rounds: int, candidates: int, boxes: float, cpu_time: bool = False
 ) -> Result:
     """Time ``rounds`` whole and as many bare steps, turn by turn, after one of each."""
-    method, cfg, device = trainer.method, trainer.cfg, trainer.device
+    method, cfg, device = stepper.method, stepper.cfg, stepper.device
     clock: Clock = time.process_time if cpu_time else partial(now, device)
     first = [next(stream) for _ in range(cfg.accumulate)]
     if method.uses_unlabeled:
         calibrate(method, [send(b, device, channels_last=cfg.channels_last) for b in first], candidates, boxes)
-    watch, times, kept = watched(trainer, clock), [], []
+    watch, times, kept = watched(stepper, clock), [], []
     for number in range(-1, rounds):
-        whole = whole_step(trainer, stream, watch if device.type == "cpu" and number >= 0 else None, clock)
+        whole = whole_step(stepper, stream, watch if device.type == "cpu" and number >= 0 else None, clock)
         batches = [send(b, device, channels_last=cfg.channels_last) for b in stream.last]
         labels = [pseudo_labels(method, b, cfg) for b in batches]
         kept += [len(t) for each in labels for p in each if p for t in p.cls]
@@ -98,7 +98,7 @@ def bench(
         if number >= 0:
             times.append((whole, clock() - begin))
     for _ in range(rounds if device.type != "cpu" else 0):
-        whole_step(trainer, stream, watch, clock)
+        whole_step(stepper, stream, watch, clock)
     return Result(
         whole=median(w for w, _ in times),
         bare=median(b for _, b in times),
@@ -108,13 +108,14 @@ def bench(
     )
 
 
-def whole_step(trainer: Trainer, stream: Remember, watch: Stopwatch | None, clock: Clock) -> float:
+def whole_step(stepper: Stepper, stream: Remember, watch: Stopwatch | None, clock: Clock) -> float:
     """Make one step of the phase in which pseudo-labels are used; return its seconds."""
-    trainer.step = getattr(trainer.method.cfg, "unsup_start", 0)
+    step = first_step(stepper.method)
+    batches = stream if watch is None else watch.waiting(stream)
     begin = clock()
     if watch is not None:
         watch.start()
-    trainer.train_step(stream)
+    stepper.train_step(batches, step)
     if watch is not None:
         watch.stop()
     return clock() - begin
@@ -192,7 +193,7 @@ def configured(path: Path, overrides: list[str]) -> tuple[Method, TrainConfig, C
     cfg = config.load(path, overrides)
     data = datasets.load(cfg.data)
     method = run.build_method(cfg, data.classes.names)
-    return method, cfg.train, partial(run.batches, cfg, data, method)
+    return method, cfg.train, partial(run.batches, cfg, data)
 
 
 def show(result: Result, title: str, device: str) -> None:
@@ -249,12 +250,12 @@ def main(argv: list[str] | None = None) -> Result:
     else:
         method, cfg, batches = configured(args.config, args.overrides)
         title = args.config.stem
-    trainer = rehearsal(method, cfg, batches)
-    stream = Remember(iter(batches(getattr(method.cfg, "unsup_start", 0))), cfg.accumulate)
+    stepper = rehearsal(method, cfg)
+    stream = Remember(iter(batches(first_step(method))), cfg.accumulate)
     result = bench(
-        trainer, stream, rounds=args.steps, candidates=args.candidates, boxes=args.boxes, cpu_time=args.cpu_time
+        stepper, stream, rounds=args.steps, candidates=args.candidates, boxes=args.boxes, cpu_time=args.cpu_time
     )
-    show(result, f"{title}, {cfg.precision}", f"{trainer.device}{', processor time' if args.cpu_time else ''}")
+    show(result, f"{title}, {cfg.precision}", f"{stepper.device}{', processor time' if args.cpu_time else ''}")
     return result
 
 

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
+from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.engine.trainer import Trainer
 from ssod.errors import SsodError
 from ssod.losses.weighting import RULES
 from ssod.methods.find import find
@@ -46,8 +46,8 @@ class Cost:
         return median(self.weighted) / median(self.plain)
 
 
-def trainer_of(args: argparse.Namespace, weighting: str | None, batch: Batch) -> Trainer:
-    """Return a rehearsing trainer around an untrained detector that keeps pseudo-boxes of the noise."""
+def stepper_of(args: argparse.Namespace, weighting: str | None, batch: Batch) -> Stepper:
+    """Return the steps of a method around an untrained detector that keeps pseudo-boxes of the noise."""
     torch.manual_seed(0)
     section = {"name": args.detector, "backbone": args.backbone}
     detector = build(read_section(DetectorConfig, section, "detector", COMMAND_LINE, {}), CLASSES, pretrained=False)
@@ -57,20 +57,20 @@ def trainer_of(args: argparse.Namespace, weighting: str | None, batch: Batch) ->
     method = kind(detector, kind.Config.model_validate({"name": "mean_teacher", "burn_in": 0, "loss": loss}))
     train = {"steps": 1000, "batch": {"labeled": args.batch, "unlabeled": args.batch}, "device": args.device}
     cfg = TrainConfig.model_validate(train | {"precision": args.precision, "clip": 20}, context={"steps": 1000})
-    trainer = rehearsal(method, cfg, lambda start: iter(()))
-    calibrate(method, [send(batch, trainer.device, channels_last=False)], candidates=300, boxes=7.0)
-    return trainer
+    stepper = rehearsal(method, cfg)
+    calibrate(method, [send(batch, stepper.device, channels_last=False)], candidates=300, boxes=7.0)
+    return stepper
 
 
 def bench(args: argparse.Namespace) -> Cost:
     """Time ``args.steps`` rounds."""
     batch = noise(args.batch, args.size, True)
-    trainers = [trainer_of(args, weighting, batch) for weighting in (None, args.weighting)]
-    clock = time.process_time if args.cpu_time else partial(now, trainers[0].device)
+    steppers = [stepper_of(args, weighting, batch) for weighting in (None, args.weighting)]
+    clock = time.process_time if args.cpu_time else partial(now, steppers[0].device)
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(args.steps + 1):
-        for trainer, times in zip(trainers, seconds):
-            taken = whole_step(trainer, Remember(iter([batch]), 1), None, clock)
+        for stepper, times in zip(steppers, seconds):
+            taken = whole_step(stepper, Remember(iter([batch]), 1), None, clock)
             if number:
                 times.append(taken)
     return Cost(*seconds)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from ssod.engine.trainer import Trainer
+from ssod.engine.stepper import Stepper
 from tools.synthetic import learners
 
 Clock = Callable[[], float]
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -23,7 +25,14 @@ class Stopwatch:
 
     def wrap(self, owner: Any, name: str, during: str, after: str) -> None:
         """Replace ``owner.name`` by itself plus a switch to phase ``during``, and to ``after`` when it returns."""
-        inner = getattr(owner, name)
+        setattr(owner, name, self.timed(getattr(owner, name), during, after))
+
+    def waiting(self, source: Iterator[T]) -> Iterator[T]:
+        """Return what gives the items of ``source`` and charges each wait to the data."""
+        return map(self.timed(next, "data wait", "copy to device"), itertools.repeat(source))
+
+    def timed(self, inner: Callable[..., Any], during: str, after: str) -> Callable[..., Any]:
+        """Return ``inner`` plus a switch to phase ``during``, and to ``after`` when it returns."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             if not self.on:
@@ -34,7 +43,7 @@ class Stopwatch:
             finally:
                 self._switch(after)
 
-        setattr(owner, name, timed)
+        return timed
 
     def start(self) -> None:
         """Begin a step."""
@@ -54,10 +63,9 @@ class Stopwatch:
         self._phase, self._since = phase, moment
 
 
-def watched(trainer: Trainer, clock: Clock) -> Stopwatch:
-    """Wrap the parts of a trainer's step."""
-    watch, method = Stopwatch(clock), trainer.method
-    watch.wrap(trainer.clock, "wait_for", "data wait", "copy to device")
+def watched(stepper: Stepper, clock: Clock) -> Stopwatch:
+    """Wrap the parts of a step."""
+    watch, method = Stopwatch(clock), stepper.method
     watch.wrap(method, "forward", "student forward", "backward")
     for learner in learners(method):
         watch.wrap(learner.student, "predict", "student forward", "student forward")
@@ -65,8 +73,8 @@ def watched(trainer: Trainer, clock: Clock) -> Stopwatch:
         if hasattr(learner.teacher.model, "roi_rows"):
             watch.wrap(learner.teacher.model, "roi_rows", "teacher forward", "label")
         watch.wrap(learner, "mix", "label", "student forward")
-    watch.wrap(trainer.scaler, "unscale_", "clip", "clip")
-    watch.wrap(trainer.guard, "verdict", "guard", "guard")
-    watch.wrap(trainer.scaler, "step", "optimiser", "other")
+    watch.wrap(stepper.scaler, "unscale_", "clip", "clip")
+    watch.wrap(stepper.guard, "verdict", "guard", "guard")
+    watch.wrap(stepper.scaler, "step", "optimiser", "other")
     watch.wrap(method, "after_step", "EMA", "other")
     return watch

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from ssod import atomic
 from ssod.compare import tables
-from ssod.compare.boards import Board, boards_of
+from ssod.compare.comparison import Comparison, comparison
 from ssod.compare.gain import RESAMPLES
 from ssod.compare.pool import run_cells
 from ssod.compare.records import comma_separated
-from ssod.compare.rows import Row, rows_of
-from ssod.compare.runs import Run, read_run
+from ssod.compare.runs import read_run
 from ssod.compare.sweep import read_sweep
-from ssod.compare.tables import Sheet
 from ssod.errors import Exit, SsodError
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was found.
-
-    Attributes:
-        runs: all that were read.
-        rows: their settings, with a finished run or without.
-        boards: rows that may be ranked together, best first.
-        refusals: one line for each board that is not ranked with the first, and each row without a finished run.
-        sheets: the same as tables.
-    """
-
-    runs: list[Run]
-    rows: list[Row]
-    boards: list[Board]
-    refusals: list[str]
-    sheets: list[Sheet]
 
 
 def compare(
@@ -96,13 +74,6 @@ def compare(
 def _failed(failures: dict[str, str]) -> SsodError:
     name, reason = next(iter(failures.items()))
     return SsodError("sweep", name, f"{len(failures)} run(s) failed; {reason}", "mend it and run again", code=Exit.BUG)
-
-
-def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
-    """Compare runs that were read."""
-    rows = rows_of(runs)
-    boards, refusals = boards_of(rows, resamples)
-    return Comparison(list(runs), rows, boards, refusals, tables.sheets(boards))
 
 
 def find(paths: Sequence[Path | str]) -> list[Path]:

@@ -17,6 +17,7 @@ from ssod.data.image import MAX_PIXELS
 from ssod.data.leakage import Blame, blame_source, same_paths
 from ssod.data.look import check_images
 from ssod.data.presence import check_files
+from ssod.data.reader import Reader
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.sources import LabeledSource, Source, VocSource, read_images, read_labeled
 from ssod.data.splits import SplitConfig
@@ -52,6 +53,10 @@ class DataConfig(Section):
     def rules(self) -> Rules:
         """Return what the readers need to know."""
         return Rules(self.strict, self.max_boxes_per_image, self.max_pixels, self.exif, self.allow_symlinks)
+
+    def reader(self) -> Reader:
+        """Return what opens an image."""
+        return Reader(self.max_pixels, self.allow_symlinks)
 
     @field_validator("classes")
     @classmethod

@@ -7,7 +7,7 @@ run started: every choice is a function of (seed, stream, position). There is no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -15,60 +15,53 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ssod.data.image import MAX_PIXELS
 from ssod.data.reader import Reader, check_stated_size, count_bad
 from ssod.data.records import Images, Labeled
-from ssod.data.sampler import Grouped, Shuffled
+from ssod.data.sampling import Place, Sampling, Stream
 from ssod.data.views import Pipeline, Sample, ViewsConfig, look, to_tensor
 from ssod.data.workers import run
-from ssod.errors import Exit, SsodError
+from ssod.errors import SsodError
 from ssod.structures import Batch, View
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How images come from the disk into batches; it changes nothing about what is in them but padding.
+
+    Attributes:
+        workers: processes that read; 0 = this one.
+        read: opens an image, within its limits.
+        divisor: padded sides are multiples of it.
+        timeout: seconds to wait for a batch before a worker counts as hung.
+    """
+
+    workers: int
+    read: Reader
+    divisor: int = 32
+    timeout: float = 120
 
 
 def train_batches(
     labeled: Labeled,
     unlabeled: Images | None,
     views: ViewsConfig,
-    *,
-    labeled_batch: int,
-    unlabeled_batch: int,
-    seed: int,
-    start: int,
-    steps: int,
-    unlabeled_from: int,
-    accumulate: int = 1,
-    workers: int = 2,
-    rank: int = 0,
-    world: int = 1,
-    group_by_aspect: bool = False,
-    divisor: int = 32,
-    timeout: float = 120,
-    max_pixels: int = MAX_PIXELS,
-    allow_symlinks: bool = False,
+    sampling: Sampling,
+    steps: range,
+    loading: Loading,
+    place: Place,
     on_bad: Callable[[SsodError], None] | None = None,
 ) -> Iterator[Batch]:
-    """Yield ``accumulate`` micro-batches for each of the steps ``start..steps-1``.
+    """Yield ``sampling.accumulate`` micro-batches for each of ``steps``.
 
     Args:
         labeled: images with boxes. One that cannot be read, or is not of its stated size, is an error.
         unlabeled: images without. One that cannot be read is replaced by the next; more than 0.1 % of them (at least
             3 are allowed) is an error.
         views: the views of each.
-        labeled_batch: labelled images of one optimiser step, over all ranks and micro-batches.
-        unlabeled_batch: the same for unlabelled ones; 0 = none.
-        seed: the run's seed.
-        start: first step.
-        steps: one past the last step.
-        unlabeled_from: before this step no unlabelled image is opened and ``batch.views`` is empty.
-        accumulate: micro-batches of one step.
-        workers: processes that read; 0 = this one.
-        rank: this process's number; micro-batch ``m`` of all ranks, in rank order, is that of one process.
-        world: number of processes.
-        group_by_aspect: batches of either wide images or the others, to waste less on padding. Needs sizes.
-        divisor: padded sides are multiples of it.
-        timeout: seconds to wait for a batch before a worker counts as hung.
-        max_pixels: refuse larger images.
-        allow_symlinks: let links below an image folder lead out of it.
+        sampling: which images a step sees. Before ``sampling.unlabeled_from`` ``batch.views`` is empty.
+        steps: consecutive steps.
+        loading: how they are read.
+        place: whose share of each micro-batch is yielded.
         on_bad: called in this process once for each unreadable unlabelled image, with what is wrong with it.
 
     Returns:
@@ -78,43 +71,29 @@ def train_batches(
         SsodError: settings that cannot work (code 2), at once; from the iterator, what is wrong with an image
             (code 3 or 7) or with a worker (code 6).
     """
-    if unlabeled_from >= steps:
-        unlabeled_batch = 0
-    _check_shares(labeled_batch, unlabeled_batch, accumulate, world)
-    if unlabeled_batch and (unlabeled is None or not views.unlabeled):
+    if sampling.unlabeled_from >= steps.stop:
+        sampling = replace(sampling, unlabeled=0)
+    sampling.check(place)
+    if sampling.unlabeled and (unlabeled is None or not views.unlabeled):
         what = "data.unlabeled" if unlabeled is None else "views.unlabeled"
-        raise SsodError("config", what, f"missing, but train.batch.unlabeled is {unlabeled_batch}", "add it")
+        raise SsodError("config", what, f"missing, but train.batch.unlabeled is {sampling.unlabeled}", "add it")
     dataset = _Steps(
         labeled=labeled,
-        unlabeled=unlabeled if unlabeled_batch else None,
+        unlabeled=unlabeled if sampling.unlabeled else None,
         views=views,
-        labeled_stream=_stream(labeled.images, "labeled", seed, group_by_aspect),
-        unlabeled_stream=_stream(unlabeled, "unlabeled", seed, group_by_aspect) if unlabeled_batch else None,
-        labeled_batch=labeled_batch,
-        unlabeled_batch=unlabeled_batch,
-        unlabeled_from=unlabeled_from,
-        share=(accumulate, rank, world),
-        seed=seed,
-        divisor=divisor,
-        read=Reader(max_pixels, allow_symlinks),
+        labeled_stream=sampling.stream(labeled.images, "labeled"),
+        unlabeled_stream=sampling.stream(unlabeled, "unlabeled") if sampling.unlabeled else None,
+        sampling=sampling,
+        place=place,
+        divisor=loading.divisor,
+        read=loading.read,
     )
-    numbers = range(start * accumulate, steps * accumulate)
-    return count_bad(run(dataset, numbers, dataset.describe, workers, timeout), unlabeled, on_bad)
+    numbers = range(steps.start * sampling.accumulate, steps.stop * sampling.accumulate)
+    batches = run(dataset, numbers, dataset.describe, loading.workers, loading.timeout)
+    return count_bad(batches, unlabeled, on_bad)
 
 
-def eval_views(
-    images: Images,
-    pipeline: Pipeline,
-    *,
-    batch: int,
-    workers: int,
-    rank: int = 0,
-    world: int = 1,
-    divisor: int = 32,
-    timeout: float = 120,
-    max_pixels: int = MAX_PIXELS,
-    allow_symlinks: bool = False,
-) -> Iterator[View]:
+def eval_views(images: Images, pipeline: Pipeline, batch: int, loading: Loading, place: Place) -> Iterator[View]:
     """Yield every image once; the ranks' parts are the whole.
 
     Only images of one padded size share a view: with more padding than it needs, an image would look different to the
@@ -124,46 +103,17 @@ def eval_views(
         images: what to look at. One that cannot be read, or is not of the size that ``images`` states, is an error.
         pipeline: the view; what it draws, if anything, depends on the image's number alone.
         batch: consecutive images that are read together, and looked at together as far as their padded sizes agree.
-        workers: processes that read; 0 = this one.
-        rank: this process's number.
-        world: number of processes.
-        divisor: padded sides are multiples of it.
-        timeout: seconds to wait for a batch before a worker counts as hung.
-        max_pixels: refuse larger images.
-        allow_symlinks: let links below the image folder lead out of it.
+        loading: how they are read.
+        place: whose part of the images is yielded.
 
     Returns:
         An iterator over views with ``ids`` and without targets; with ``batch=1`` in the order of ``images``.
     """
-    mine = range(rank * len(images) // world, (rank + 1) * len(images) // world)
+    mine = place.part(len(images))
     chunks = [mine[i : i + batch] for i in range(0, len(mine), batch)]
-    dataset = _Chunks(images, pipeline, chunks, divisor, Reader(max_pixels, allow_symlinks))
-    return chain.from_iterable(run(dataset, range(len(chunks)), dataset.describe, workers, timeout))
-
-
-def _check_shares(labeled: int, unlabeled: int, accumulate: int, world: int) -> None:
-    parts = accumulate * world
-    for name, size in (("labeled", labeled), ("unlabeled", unlabeled)):
-        if size % parts:
-            raise SsodError(
-                "config",
-                f"train.batch.{name}",
-                f"{size} cannot be shared by {world} processes x {accumulate} micro-batches",
-                f"use a multiple of {parts}",
-            )
-    if labeled < 1:
-        raise SsodError("config", "train.batch.labeled", f"{labeled} is below 1", "use at least 1")
-
-
-def _stream(images: Images, name: str, seed: int, grouped: bool) -> Shuffled | Grouped:
-    if len(images) == 0:
-        raise SsodError("config", f"data.{name}", "0 images", "check the path and the split", code=Exit.DATA)
-    if not grouped:
-        return Shuffled(len(images), seed, name)
-    if images.sizes is None:
-        problem = "grouping by aspect ratio needs image sizes, which this source does not state"
-        raise SsodError("config", f"data.{name}", problem, "set views.group_by_aspect to false")
-    return Grouped.from_sizes(images.sizes, seed, name)
+    dataset = _Chunks(images, pipeline, chunks, loading.divisor, loading.read)
+    groups = run(dataset, range(len(chunks)), dataset.describe, loading.workers, loading.timeout)
+    return chain.from_iterable(groups)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -176,23 +126,20 @@ class _Steps(Dataset):
     labeled: Labeled
     unlabeled: Images | None
     views: ViewsConfig
-    labeled_stream: Shuffled | Grouped
-    unlabeled_stream: Shuffled | Grouped | None
-    labeled_batch: int
-    unlabeled_batch: int
-    unlabeled_from: int
-    share: tuple[int, int, int]
-    seed: int
+    labeled_stream: Stream
+    unlabeled_stream: Stream | None
+    sampling: Sampling
+    place: Place
     divisor: int
     read: Reader
 
     def __getitem__(self, k: int) -> tuple[Batch, list[SsodError]] | SsodError:
-        step, micro = divmod(k, self.share[0])
+        step, micro = divmod(k, self.sampling.accumulate)
         bad: list[SsodError] = []
         try:
             labeled = self._labeled(step, micro)
             views = {}
-            if self.unlabeled is not None and step >= self.unlabeled_from:
+            if self.unlabeled is not None and step >= self.sampling.unlabeled_from:
                 views = self._unlabeled(step, micro, bad)
         except SsodError as error:
             return error
@@ -200,25 +147,20 @@ class _Steps(Dataset):
 
     def describe(self, k: int) -> str:
         """Say what item ``k`` is, for a message."""
-        step, micro = divmod(k, self.share[0])
-        mine = self._mine(self.labeled_stream, step, micro, self.labeled_batch)
-        return f"step {step} ('{self.labeled.images.paths[mine[0][1]]}' and the images after it)"
+        step, micro = divmod(k, self.sampling.accumulate)
+        _, first = self._mine(self.labeled_stream, self.sampling.labeled, step, micro)[0]
+        return f"step {step} ('{self.labeled.images.paths[first]}' and the images after it)"
 
-    def _mine(self, stream: Shuffled | Grouped, step: int, micro: int, size: int) -> list[tuple[int, int]]:
-        """Return (position, image) of this rank's share of a micro-batch."""
-        accumulate, rank, world = self.share
-        part = size // (accumulate * world)
-        first = (micro * world + rank) * part
-        picked = list(enumerate(stream.batch(step, size), step * size))
-        return picked[first : first + part]
+    def _mine(self, stream: Stream, size: int, step: int, micro: int) -> list[tuple[int, int]]:
+        return self.sampling.share(stream, size, step, micro, self.place)
 
     def _labeled(self, step: int, micro: int) -> View:
         samples: list[Sample] = []
         ids: list[Any] = []
-        for position, i in self._mine(self.labeled_stream, step, micro, self.labeled_batch):
+        for position, i in self._mine(self.labeled_stream, self.sampling.labeled, step, micro):
             image = self.read(self.labeled.images, i)
             check_stated_size(self.labeled.images, i, image)
-            seen = look(image, self.labeled.targets(i), self.views.labeled, self.seed, "labeled", i, position)
+            seen = look(image, self.labeled.targets(i), self.views.labeled, self.sampling.seed, "labeled", i, position)
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
         return collate(samples, ids, self.divisor)
@@ -226,9 +168,9 @@ class _Steps(Dataset):
     def _unlabeled(self, step: int, micro: int, bad: list[SsodError]) -> dict[str, View]:
         samples: dict[str, list[Sample]] = {name: [] for name, p in self.views.unlabeled.items() if not p.hidden}
         ids: list[Any] = []
-        for position, wanted in self._mine(self.unlabeled_stream, step, micro, self.unlabeled_batch):
+        for position, wanted in self._mine(self.unlabeled_stream, self.sampling.unlabeled, step, micro):
             i, image = self.read.or_next(self.unlabeled, wanted, bad)
-            seen = look(image, None, self.views.unlabeled, self.seed, "unlabeled", i, position)
+            seen = look(image, None, self.views.unlabeled, self.sampling.seed, "unlabeled", i, position)
             for name, sample in seen.items():
                 samples[name].append(sample)
             ids.append(self.unlabeled.ids[i])

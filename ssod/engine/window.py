@@ -1,5 +1,6 @@
 """What is counted between two lines of the log: averages of losses and statistics, and where the time went."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -83,6 +84,10 @@ class Clock:
         item = next(source)
         self.waited += time.perf_counter() - before
         return item
+
+    def timed(self, source: Iterator[T]) -> Iterator[T]:
+        """Return what gives the items of ``source`` and counts each wait as one for data."""
+        return map(self.wait_for, itertools.repeat(source))
 
     def read(self) -> Values:
         """Return seconds per step and how much of it was waiting for data, and start anew."""

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from ssod.compare.boards import Board
 from ssod.compare.budget import CURRENCIES, curve
+from ssod.compare.comparison import Comparison
 from ssod.compare.gain import Gain
-from ssod.compare.main import Comparison
 from ssod.compare.rows import Row
 from ssod.compare.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts

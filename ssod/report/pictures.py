@@ -18,8 +18,9 @@ from ssod.compare.runs import Run
 from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
-from ssod.data.loader import eval_views
+from ssod.data.loader import Loading, eval_views
 from ssod.data.records import Labeled
+from ssod.data.sampling import Place
 from ssod.diagnose import fixed_set, same_views, untouched
 from ssod.engine import checkpoint
 from ssod.engine.matches import Matches
@@ -152,14 +153,7 @@ def hardest(run: Run, cfg: Config, data: DataSets, method: Method) -> Section:
     chosen = [i for i in order if cost[i] > 0]
     val = data.val.subset([number[run.table.ids[i]] for i in chosen])
     figures = []
-    views = eval_views(
-        val.images,
-        cfg.views.val,
-        batch=1,
-        workers=0,
-        max_pixels=cfg.data.max_pixels,
-        allow_symlinks=cfg.data.allow_symlinks,
-    )
+    views = eval_views(val.images, cfg.views.val, 1, Loading(0, cfg.data.reader()), Place())
     for i, view in zip(chosen, views):
         figures.append(_hard(view, val, len(figures), method, float(cost[i])))
     how = f"Boxes missed at IoU 0.5, and wrong ones that score above {SURE:g}, make an image hard. Blue: detected with "

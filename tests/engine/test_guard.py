@@ -30,29 +30,25 @@ def hurt_loss(trainer: Trainer) -> None:
 
 def pixels(value: float) -> Callable[[Trainer], None]:
     def hurt(trainer: Trainer) -> None:
-        inner = trainer.batches
-
-        def batches(start: int) -> Iterator:
-            for i, batch in enumerate(inner(start), start):
+        def wrap(batches: Iterator) -> Iterator:
+            for i, batch in enumerate(batches):
                 if 4 <= i < 4 + trainer.many:
                     batch.labeled.images[0, 0, 4, 4] = value
                 yield batch
 
-        trainer.batches = batches
+        trainer.parts.wrap = wrap
 
     return hurt
 
 
 def target(trainer: Trainer) -> None:
-    inner = trainer.batches
-
-    def batches(start: int) -> Iterator:
-        for i, batch in enumerate(inner(start), start):
+    def wrap(batches: Iterator) -> Iterator:
+        for i, batch in enumerate(batches):
             if 4 <= i < 4 + trainer.many:
                 batch.labeled.targets[0].boxes[0, 1] = NAN
             yield batch
 
-    trainer.batches = batches
+    trainer.parts.wrap = wrap
 
 
 # Where -> what the message must name.
@@ -149,7 +145,7 @@ def test_a_poisoned_state_is_seen_before_it_spreads(tmp_path: Path, name: str) -
             if trainer.step == 4:
                 with torch.no_grad():
                     if name == "momentum_buffer":
-                        trainer.optimizer.state[trainer.method.student.head.weight][name].view(-1)[0] = NAN
+                        trainer.stepper.optimizer.state[trainer.method.student.head.weight][name].view(-1)[0] = NAN
                     else:
                         trainer.method.state_dict()[name].view(-1)[0] = NAN
             return step(batches)
@@ -174,7 +170,7 @@ def test_a_threshold_may_be_infinite(tmp_path: Path) -> None:
     with toy.RunFolder(tmp_path / "run") as folder:
         trainer = toy.trainer(folder)
         trainer.method.register_buffer("limit", torch.tensor(INF))
-        trainer.guard = type(trainer.guard)(trainer.method, trainer.optimizer)
+        trainer.stepper.guard = type(trainer.stepper.guard)(trainer.method, trainer.stepper.optimizer)
         trainer.fit()
     assert trainer.window.skipped == 0
 
@@ -196,7 +192,7 @@ def test_a_finite_gradient_that_would_make_a_weight_infinite_is_stopped(tmp_path
         def hook(gradient: torch.Tensor) -> torch.Tensor:
             return gradient.fill_(1e30) if trainer.step == 4 else gradient.zero_()
 
-        for parameter in trainer.parameters:
+        for parameter in trainer.stepper.parameters:
             parameter.register_hook(hook)
 
     with toy.RunFolder(tmp_path / "run") as folder:
@@ -212,14 +208,14 @@ def test_an_overflow_of_fp16_is_no_fault(tmp_path: Path) -> None:
     """A scale far too large overflows again and again: steps are skipped, the scale halves, nothing else moves."""
     with toy.RunFolder(tmp_path / "run") as folder:
         trainer = toy.trainer(folder, precision="fp16", steps=40, eval_every=0, norm=False)
-        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+        trainer.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
         scales, moved = [], []
         step = trainer.train_step
 
         def watched(batches: Iterator) -> int:
             before = trainer.method.teacher.model.head.weight.clone()
             stop = step(batches)
-            scales.append(trainer.scaler.get_scale())
+            scales.append(trainer.stepper.scaler.get_scale())
             moved.append(not torch.equal(before, trainer.method.teacher.model.head.weight))
             return stop
 
@@ -239,7 +235,7 @@ def test_in_fp16_a_loss_that_is_nan_is_a_fault_and_the_scale_stays(tmp_path: Pat
         with pytest.raises(SsodError) as caught:
             trainer.fit()
     assert caught.value.code == Exit.DIVERGED
-    assert trainer.scaler.get_scale() == 2.0**16
+    assert trainer.stepper.scaler.get_scale() == 2.0**16
 
 
 def test_in_fp16_a_gradient_that_is_never_finite_ends_the_run(tmp_path: Path) -> None:
@@ -249,7 +245,7 @@ def test_in_fp16_a_gradient_that_is_never_finite_ends_the_run(tmp_path: Path) ->
         with pytest.raises(SsodError) as caught:
             trainer.fit()
     assert caught.value.code == Exit.DIVERGED
-    assert trainer.scaler.get_scale() == 1
+    assert trainer.stepper.scaler.get_scale() == 1
 
 
 def test_the_device_is_read_once_per_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

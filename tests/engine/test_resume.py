@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssod.engine import checkpoint
-from ssod.engine import state as states
+from ssod.engine import checkpoint, optim
 from ssod.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state
@@ -179,7 +178,7 @@ def test_an_optimizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
     """Its state is made in the first good step, after the batch itself has found room."""
     with toy.RunFolder(tmp_path / "run") as folder:
         trainer = toy.trainer(folder)
-        trainer.optimizer.step = full
+        trainer.stepper.optimizer.step = full
         with pytest.raises(SsodError, match="step 0: out of device memory in the optimizer's step; raise") as caught:
             trainer.fit()
     assert caught.value.code == Exit.IO
@@ -244,9 +243,9 @@ def test_the_scale_of_fp16_and_a_streak_of_bad_steps_survive(tmp_path: Path) -> 
     assert state["scaler"]["scale"] > 0
     with toy.RunFolder(tmp_path / "run") as folder:
         again = toy.trainer(folder, precision="fp16", save_every=1)
-        states.resume(again)
+        again.resume()
     assert again.bad == 2
-    assert again.scaler.state_dict() == state["scaler"]
+    assert again.stepper.scaler.state_dict() == state["scaler"]
 
 
 def test_metrics_lines_past_the_checkpoint_are_written_anew(tmp_path: Path) -> None:
@@ -345,17 +344,17 @@ def test_a_weight_decay_of_the_config_is_not_overruled_by_the_file(tmp_path: Pat
         toy.run(tmp_path / "run", wrap=cut_at(6))
     with toy.RunFolder(tmp_path / "run") as folder:
         again = toy.trainer(folder, optimizer={"name": "sgd", "weight_decay": 0.5})
-        states.resume(again)
-    assert again.optimizer.param_groups[0]["weight_decay"] == 0.5
-    assert again.optimizer.state
+        again.resume()
+    assert again.stepper.optimizer.param_groups[0]["weight_decay"] == 0.5
+    assert again.stepper.optimizer.state
 
 
 def moments(path: Path, **options: Any) -> dict[str, dict[str, torch.Tensor]]:
     """Return what the optimiser holds of each parameter once it has taken up a run."""
     with toy.RunFolder(path) as folder:
         again = toy.trainer(folder, **options)
-        states.resume(again)
-    return {n: dict(again.optimizer.state[p]) for n, p in again.method.named_parameters() if p in again.optimizer.state}
+        again.resume()
+    return optim.state_by_name(again.stepper.optimizer, again.method)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_all_that_learns_goes_back_and_the_step_does_not(tmp_path: Path) -> None
     assert difference({k: best[k] for k in parts}, {k: last[k] for k in parts}) == []
     assert "step 8: back to the state of step 4 (1 of 3)" in (tmp_path / "train.log").read_text()
     ended = run(tmp_path)
-    assert ended.metrics == {"AP": 0.3}
+    assert ended.record.last == {"AP": 0.3}
     assert saved(tmp_path)["setbacks"] == 1, "the best teacher is still that of step 4"
 
 

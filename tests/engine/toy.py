@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -123,34 +125,59 @@ def batches(start: int, cfg: TrainConfig, rank: int = 0, world: int = 1) -> Iter
         step += 1
 
 
+BATCH = {"labeled": 4, "unlabeled": 4}
+CLASSES = {"names": ["a", "b"], "ids": [1, 2]}
+
+
+def score(detector: nn.Module) -> dict[str, float]:
+    """A number that depends on every weight."""
+    return {"AP": float(sum(p.double().sum() for p in detector.state_dict().values())) % 1, "AP/a": 0.5}
+
+
+@dataclass
+class Parts:
+    """The parts of a toy run: synthetic batches through ``wrap``, and whatever measures a detector."""
+
+    folder: RunFolder
+    cfg: TrainConfig
+    identity: dict[str, Any]
+    allow_change: Collection[str] = ()
+    wrap: Callable[[Iterator[Batch]], Iterator[Batch]] = lambda batches: batches
+    evaluate: Callable[[nn.Module], dict[str, float]] = score
+    pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {}
+    phase: Callable[[int], str] = lambda step: ""
+    evaluates: bool = True
+    card: dict[str, Any] = field(
+        default_factory=lambda: {"detector": {"name": "toy"}, "classes": CLASSES, "val_view": []}
+    )
+
+    def begin(self) -> list[str]:
+        """Nothing to write or to tell."""
+        return []
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """This rank's share of the synthetic batches."""
+        return self.wrap(batches(start, self.cfg, collective.rank(), collective.world_size()))
+
+    def diagnose(self, step: int, method: nn.Module) -> dict[str, float]:
+        """Nothing to look at."""
+        return {}
+
+
+OPTIONS = ("evaluate", "allow_change", "pictures", "phase", "wrap")
+
+
 def trainer(folder: RunFolder, *, dropout: float = 0.2, norm: bool = True, method: dict | None = None, **cfg: Any):
     """A trainer of the toy on synthetic batches, evaluated on what its weights sum to."""
-    identity = cfg.pop("identity", {})
-    wrap = cfg.pop("wrap", lambda iterator: iterator)
-    options = {name: cfg.pop(name) for name in ("evaluate", "allow_change", "pictures") if name in cfg}
+    identity = {"classes": CLASSES, "data": "abc", "config": {}, **cfg.pop("identity", {})}
+    options = {name: cfg.pop(name) for name in OPTIONS if name in cfg}
     settings = {"steps": 12, "log_every": 3, "eval_every": 4, "save_every": 5, "lr": 0.05, "batch": BATCH, **cfg}
     config = TrainConfig.model_validate(settings, context={"steps": settings["steps"]})
     torch.manual_seed(7)
     toy = Method(
         Detector(dropout, norm), Config.model_validate({"burn_in": 2, "ema": {"decay": 0.9}, **(method or {})})
     )
-    return Trainer(
-        toy,
-        config,
-        batches=lambda start: wrap(batches(start, config, collective.rank(), collective.world_size())),
-        **{"evaluate": score, **options},
-        folder=folder,
-        identity={"classes": {"names": ["a", "b"], "ids": [1, 2]}, "data": "abc", "config": {}, **identity},
-        card={"detector": {"name": "toy"}, "classes": {"names": ["a", "b"], "ids": [1, 2]}, "val_view": []},
-    )
-
-
-BATCH = {"labeled": 4, "unlabeled": 4}
-
-
-def score(detector: nn.Module) -> dict[str, float]:
-    """A number that depends on every weight."""
-    return {"AP": float(sum(p.double().sum() for p in detector.state_dict().values())) % 1, "AP/a": 0.5}
+    return Trainer(toy, config, Parts(folder, config, identity, **options))
 
 
 def run(path: Path, **kwargs: Any) -> dict[str, float]:

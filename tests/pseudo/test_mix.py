@@ -8,12 +8,11 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from ssod.data.loader import train_batches
 from ssod.data.views import ViewsConfig
 from ssod.detectors.backbones import Normalise
 from ssod.pseudo.mix import GREY, MixConfig, Mixer, Recipe, mix
 from ssod.structures import Pseudo, Targets, View
-from tests.views.common import RESIZE, make_images, make_labeled
+from tests.views.common import RESIZE, loaded, make_images, make_labeled
 from tests.waits import Waits
 
 K = 3
@@ -225,12 +224,10 @@ def test_workers_ranks_and_restarts_mix_alike(tmp_path, how: dict) -> None:
         }
     )
     labeled, unlabeled = make_labeled(tmp_path / "l", 7), make_images(tmp_path / "u", 9, name="un")
-    fixed = {"labeled_batch": 4, "unlabeled_batch": 4, "seed": 3, "steps": 4, "unlabeled_from": 0}
 
     def run(**changes: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         found = []
-        args = fixed | {"start": 0, "workers": 0} | changes
-        for batch in train_batches(labeled, unlabeled, views, **args):
+        for batch in loaded(labeled, unlabeled, views, steps=4, **changes):
             own = Pseudo([boxes((1, 1, 30, 30)) for _ in range(len(batch.strong))])
             mixed, labels = mixer(mixup=0.5, mosaic=0.4)(batch.strong, own, batch.labeled)
             for image, (h, w), t in zip(mixed.images, mixed.sizes.tolist(), labels.cls):

@@ -1,11 +1,18 @@
 """Small data sets built by hand."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ssod.data.image import MAX_PIXELS
+from ssod.data.loader import Loading, eval_views, train_batches
+from ssod.data.reader import Reader
 from ssod.data.records import Classes, Images, Labeled
+from ssod.data.sampling import Place, Sampling
+from ssod.data.views import Pipeline, ViewsConfig
+from ssod.structures import Batch, View
 
 RESIZE = {"resize": {"short": [48, 80], "long": 120}}
 
@@ -41,3 +48,45 @@ def make_labeled(folder: Path, n: int, *, name: str = "im") -> Labeled:
         difficult=np.zeros(a, bool),
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
     )
+
+
+def loaded(
+    labeled: Labeled,
+    unlabeled: Images | None,
+    views: ViewsConfig,
+    *,
+    labeled_batch: int = 4,
+    unlabeled_batch: int = 4,
+    seed: int = 3,
+    start: int = 0,
+    steps: int = 5,
+    unlabeled_from: int = 0,
+    accumulate: int = 1,
+    group_by_aspect: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    on_bad: Callable | None = None,
+    **reading: int,
+) -> Iterator[Batch]:
+    """``train_batches`` of small batches, read by this process; ``reading`` as in ``reads``."""
+    sampling = Sampling(labeled_batch, unlabeled_batch, seed, unlabeled_from, accumulate, group_by_aspect)
+    steps, place = range(start, steps), Place(rank, world)
+    return train_batches(labeled, unlabeled, views, sampling, steps, reads(**reading), place, on_bad)
+
+
+def viewed(
+    images: Images, pipeline: Pipeline, *, batch: int, rank: int = 0, world: int = 1, **reading: int
+) -> Iterator[View]:
+    """``eval_views`` of images read by this process; ``reading`` as in ``reads``."""
+    return eval_views(images, pipeline, batch, reads(**reading), Place(rank, world))
+
+
+def reads(
+    workers: int = 0,
+    divisor: int = 32,
+    timeout: float = 120,
+    max_pixels: int = MAX_PIXELS,
+    allow_symlinks: bool = False,
+) -> Loading:
+    """Return how images are read."""
+    return Loading(workers, Reader(max_pixels, allow_symlinks), divisor, timeout)

@@ -16,12 +16,11 @@ from PIL import Image
 
 from ssod.data import image as image_module
 from ssod.data import reader
-from ssod.data.loader import eval_views, train_batches
 from ssod.data.views import ViewsConfig
 from ssod.data.workers import worker_failure
 from ssod.errors import Exit, SsodError
 from ssod.structures import View
-from tests.views.common import RESIZE, make_images, make_labeled
+from tests.views.common import RESIZE, loaded, make_images, make_labeled, viewed
 
 VIEWS = {
     "labeled": {"weak": [RESIZE, "flip"], "other": [RESIZE, "flip"]},
@@ -62,19 +61,10 @@ def same_batches(first, second):
 
 
 def batches(tmp_path, **changes):
-    args = {
-        "labeled_batch": 4,
-        "unlabeled_batch": 4,
-        "seed": 3,
-        "start": 0,
-        "steps": 5,
-        "unlabeled_from": 1,
-        "workers": 0,
-    }
     views = ViewsConfig.model_validate(changes.pop("views", VIEWS))
     labeled = changes.pop("labeled", None) or make_labeled(tmp_path / "l", 7)
     unlabeled = changes.pop("unlabeled", None) or make_images(tmp_path / "u", 9, name="un")
-    return train_batches(labeled, unlabeled, views, **(args | changes))
+    return loaded(labeled, unlabeled, views, **{"unlabeled_from": 1, **changes})
 
 
 def test_shapes_and_burn_in(tmp_path):
@@ -252,13 +242,13 @@ def test_settings_that_cannot_work_fail_at_once(tmp_path, changes, field):
 
 def test_unlabeled_images_may_be_absent_in_a_supervised_run(tmp_path):
     labeled, views = make_labeled(tmp_path, 3), ViewsConfig.model_validate(VIEWS)
-    kw = {"labeled_batch": 2, "seed": 0, "start": 0, "steps": 2, "workers": 0}
-    got = list(train_batches(labeled, None, views, unlabeled_batch=0, unlabeled_from=0, **kw))
+    kw = {"labeled_batch": 2, "seed": 0, "start": 0, "steps": 2}
+    got = list(loaded(labeled, None, views, unlabeled_batch=0, unlabeled_from=0, **kw))
     assert [b.views for b in got] == [{}, {}]
-    got = list(train_batches(labeled, None, views, unlabeled_batch=4, unlabeled_from=2, **kw))
+    got = list(loaded(labeled, None, views, unlabeled_batch=4, unlabeled_from=2, **kw))
     assert [b.views for b in got] == [{}, {}]
     with pytest.raises(SsodError, match=r"data\.unlabeled: missing"):
-        train_batches(labeled, None, views, unlabeled_batch=4, unlabeled_from=1, **kw)
+        loaded(labeled, None, views, unlabeled_batch=4, unlabeled_from=1, **kw)
 
 
 # ---- bad images --------------------------------------------------------------------------------------------------
@@ -330,11 +320,7 @@ def test_pixel_limit_is_passed_on(tmp_path):
     with pytest.raises(SsodError, match="max_pixels"):
         list(batches(tmp_path, max_pixels=1000))
     with pytest.raises(SsodError, match="max_pixels"):
-        list(
-            eval_views(
-                make_images(tmp_path, 3), ViewsConfig.model_validate(VIEWS).val, batch=1, workers=0, max_pixels=9
-            )
-        )
+        list(viewed(make_images(tmp_path, 3), ViewsConfig.model_validate(VIEWS).val, batch=1, max_pixels=9))
 
 
 def test_an_image_of_another_size_than_stated_is_an_error(tmp_path):
@@ -346,12 +332,12 @@ def test_an_image_of_another_size_than_stated_is_an_error(tmp_path):
         list(batches(tmp_path, labeled=labeled))
     pipeline = ViewsConfig.model_validate(VIEWS).val
     with pytest.raises(SsodError, match=said):
-        list(eval_views(labeled.images, pipeline, batch=4, workers=0))
+        list(viewed(labeled.images, pipeline, batch=4))
     Image.open(path).resize((30, 30)).save(path)
     with pytest.raises(SsodError, match="the upright image is 30x30; mend the annotations or use the image"):
-        list(eval_views(labeled.images, pipeline, batch=4, workers=0))
+        list(viewed(labeled.images, pipeline, batch=4))
     unsized = replace(labeled.images, sizes=None)
-    assert sum(map(len, eval_views(unsized, pipeline, batch=4, workers=0))) == 7
+    assert sum(map(len, viewed(unsized, pipeline, batch=4))) == 7
 
 
 # ---- bad workers -------------------------------------------------------------------------------------------------
@@ -451,7 +437,7 @@ def test_evaluation_sees_every_image_once(tmp_path):
     pipeline = ViewsConfig.model_validate(VIEWS).val
     ids = []
     for rank in range(3):
-        for view in eval_views(images, pipeline, batch=2, workers=0, rank=rank, world=3):
+        for view in viewed(images, pipeline, batch=2, rank=rank, world=3):
             assert view.targets is None
             ids += view.ids
     assert ids == images.ids
@@ -460,13 +446,13 @@ def test_evaluation_sees_every_image_once(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_is_the_same_for_any_batch_and_workers(tmp_path, workers):
     images, pipeline = make_images(tmp_path, 5), ViewsConfig.model_validate(VIEWS).val
-    one = [row for v in eval_views(images, pipeline, batch=1, workers=0) for row in rows(v, lambda i: True)]
-    many = [row for v in eval_views(images, pipeline, batch=3, workers=workers) for row in rows(v, lambda i: True)]
+    one = [row for v in viewed(images, pipeline, batch=1) for row in rows(v, lambda i: True)]
+    many = [row for v in viewed(images, pipeline, batch=3, workers=workers) for row in rows(v, lambda i: True)]
     assert one == many
-    assert list(eval_views(images.subset([]), pipeline, batch=3, workers=workers)) == []
+    assert list(viewed(images.subset([]), pipeline, batch=3, workers=workers)) == []
 
 
 def test_evaluation_stops_at_an_unreadable_image(tmp_path):
     images = spoil(make_images(tmp_path, 5), 3)
     with pytest.raises(SsodError, match=r"im3\.png"):
-        list(eval_views(images, ViewsConfig.model_validate(VIEWS).val, batch=2, workers=0))
+        list(viewed(images, ViewsConfig.model_validate(VIEWS).val, batch=2))

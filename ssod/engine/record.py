@@ -1,0 +1,46 @@
+"""What evaluations of the teacher found, and the model file of the best teacher."""
+
+from typing import Any
+
+from torch import nn
+
+from ssod import modelfile
+from ssod.engine import dist
+from ssod.engine.runfolder import RunFolder
+
+
+class Record:
+    """The last evaluation of the teacher, and the best.
+
+    Args:
+        folder: the run's folder, for ``best.safetensors``.
+        card: of that file; step and metrics are added to it.
+        name: the metric that decides which teacher is best.
+
+    Attributes:
+        last: metrics of the last evaluation, fractions in 0..1; empty before the first.
+        best: that of the best teacher; None before the first evaluation.
+    """
+
+    def __init__(self, folder: RunFolder, card: dict[str, Any], name: str) -> None:
+        self.folder, self.card, self.name = folder, card, name
+        self.last: dict[str, float] = {}
+        self.best: float | None = None
+
+    def take(self, metrics: dict[str, float]) -> bool:
+        """Take note of an evaluation; return whether its teacher is better than all before."""
+        self.last = metrics
+        better = self.best is None or metrics[self.name] > self.best
+        if better:
+            self.best = metrics[self.name]
+        return better
+
+    def write(self, teacher: nn.Module, step: int) -> None:
+        """Write ``teacher`` of the last evaluation, after ``step`` steps, as ``best.safetensors``."""
+        card = self.card | {"step": step, "metrics": self.last}
+        state = teacher.state_dict()
+        dist.on_rank_zero(lambda: modelfile.save(self.folder.best, state, card))
+
+    def results(self) -> dict[str, float]:
+        """Return the last and the best teacher, for people; nothing where none was evaluated."""
+        return {f"teacher {self.name}": self.last[self.name], "best": self.best} if self.name in self.last else {}

@@ -1,0 +1,193 @@
+"""One step: the gradient of a batch, the test that it is sound, and the optimiser; or nothing at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ssod import collective
+from ssod.engine import dist, optim, schedule
+from ssod.engine.allocator import keep_freed_memory
+from ssod.engine.batch import check_batch, send, shown, too_large
+from ssod.engine.guard import Guard, Verdict
+from ssod.engine.precision import autocast
+from ssod.engine.rng import seed_step
+from ssod.engine.signals import Signals
+from ssod.engine.train_config import TrainConfig
+from ssod.structures import Batch, Detector
+
+
+class Method(Protocol):
+    """All that the engine knows of a method (``ssod.methods.base.Method``)."""
+
+    student: Detector
+    teacher: Any  # .model is a Detector in eval mode
+    stats: dict[str, Tensor]
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return the losses, scalars by name, and set ``stats``."""
+
+    def after_step(self, step: int) -> None:
+        """Let the teacher follow the student."""
+
+    def after_skip(self, step: int) -> None:
+        """Do for the teacher what falls on a step that was skipped."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of a step. All ranks agree on it, but for ``values``.
+
+    Attributes:
+        stop: exit code of the stop that some rank was asked for; 0 = none.
+        made: whether student and teacher have moved; a step that was not made left everything as it was.
+        values: detached losses and statistics of this rank; empty where the step was not made.
+        fault: what was out of range, as ``Guard.culprit`` names it. Empty where the step was made, and where an fp16
+            gradient did overflow: that is no fault, and the scale of the loss is halved.
+        images: ids of the labelled images of the rank with the fault.
+    """
+
+    stop: int
+    made: bool
+    values: dict[str, Tensor] = field(default_factory=dict)
+    fault: str = ""
+    images: list[Any] = field(default_factory=list)
+
+
+class Stepper:
+    """All that a step changes: a method, its optimiser and the scale of its loss.
+
+    Args:
+        method: an ``nn.Module`` as in ``Method``; moved to the device.
+        cfg: how to train.
+        signals: asked in every step whether the run is to stop after it.
+    """
+
+    def __init__(self, method: nn.Module, cfg: TrainConfig, signals: Signals) -> None:
+        self.cfg, self.signals = cfg, signals
+        self.device = dist.pick_device(cfg.device)
+        check_batch(cfg)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if cfg.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
+        self.method = method.to(self.device, memory_format=memory_format).train()
+        self.model = dist.wrap(self.method)
+        self.parameters = [p for p in self.method.parameters() if p.requires_grad]
+        self.optimizer = optim.build(self.method, cfg.optimizer)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
+        self.guard = Guard(self.method, self.optimizer)
+
+    def train_step(self, batches: Iterator[Batch], step: int) -> Step:
+        """Make step number ``step`` from the next micro-batches, or skip it.
+
+        Raises:
+            SsodError: code 6, the batch or the optimiser's state does not fit on the device.
+        """
+        cfg = self.cfg
+        optim.set_lr(self.optimizer, self.lr(step))
+        seed_step(cfg.seed, step, collective.rank())
+        self.guard.remember()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, ids = self.forward_backward(batches, step)
+        self.scaler.unscale_(self.optimizer)
+        norm = optim.clip(self.parameters, cfg.clip)
+        verdict = self.guard.verdict(losses, norm, self.signals.code)  # waits for the device
+        if not verdict.good:
+            skipped = self.skip(verdict, losses, ids)
+            self.method.after_skip(step)
+            return skipped
+        try:
+            self.scaler.step(self.optimizer)
+        except torch.OutOfMemoryError as error:  # the first step makes room for momentum
+            raise too_large(step, "in the optimizer's step") from error
+        self.scaler.update()
+        dist.average_statistics(self.method)
+        self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
+        return Step(verdict.stop, True, losses | self.method.stats | {"grad_norm": norm})
+
+    def forward_backward(self, batches: Iterator[Batch], step: int) -> tuple[dict[str, Tensor], list[Any]]:
+        """Add up the gradient of the step's micro-batches; return its detached losses and labelled image ids."""
+        cfg, losses, ids = self.cfg, {}, []
+        for micro in range(cfg.accumulate):
+            batch = next(batches)
+            ids += batch.labeled.ids
+            try:
+                batch = send(batch, self.device, channels_last=cfg.channels_last)
+                with dist.no_sync(self.model, micro < cfg.accumulate - 1):
+                    with autocast(self.device, cfg.precision):
+                        part = self.model(batch, step)
+                        total = sum(part.values()) / cfg.accumulate
+                    self.scaler.scale(total).backward()
+            except torch.OutOfMemoryError as error:
+                raise too_large(step, shown(batch)) from error
+            for name, loss in part.items():
+                losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
+        return losses, ids
+
+    def skip(self, verdict: Verdict, losses: dict[str, Tensor], ids: list[Any]) -> Step:
+        """Leave everything as it was before the step, on all ranks, and find out why it could not be made.
+
+        The scale of the loss is halved where it alone was too large. At scale 1 there is nothing left to halve, and a
+        gradient that overflows is a fault.
+        """
+        self.guard.restore()
+        scale = self.scaler.get_scale()
+        if self.scaler.is_enabled() and verdict.losses and verdict.state and scale > 1:
+            self.scaler.update()
+            return Step(verdict.stop, False)
+        self.scaler.update(scale)  # forget this step, keep the scale
+        found = [(name, i) for name, i in dist.gather((self.guard.culprit(losses), ids)) if name]
+        # A gradient is averaged over ranks: where only it is bad, the cause lies with another rank.
+        found.sort(key=lambda item: item[0].startswith("gradient"))
+        fault, images = found[0] if found else ("gradient", ids)
+        return Step(verdict.stop, False, fault=fault, images=images)
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of ``step``."""
+        cfg = self.cfg
+        return schedule.lr_at(step, lr=cfg.lr, steps=cfg.steps, schedule=cfg.schedule, warm_up=cfg.warm_up)
+
+    # ---- what a checkpoint keeps of it -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that has been learned: ``method``, ``optimizer`` and ``scaler``."""
+        return {
+            "method": self.method.state_dict(),
+            "optimizer": optim.state_by_name(self.optimizer, self.method),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any], buffers: Mapping[str, Tensor]) -> int:
+        """Put back what ``state_dict`` returned, then this rank's own ``buffers``.
+
+        Rates and decays come from the config, which may have changed; what was learned comes from ``saved``.
+
+        Returns:
+            How many parameters start without momentum, because what was saved is of another optimiser.
+        """
+        self.method.load_state_dict(saved["method"])
+        dropped = optim.load_state(self.optimizer, self.method, saved["optimizer"])
+        if saved["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["scaler"])
+        self.method.load_state_dict(buffers, strict=False)
+        return dropped
+
+    def own_buffers(self) -> dict[str, Tensor]:
+        """Return this rank's own buffers, on the CPU; nothing where there is one rank."""
+        if not collective.active():
+            return {}
+        kept = self.method.state_dict().keys()
+        return {name: buffer.cpu() for name, buffer in self.method.named_buffers() if name in kept}
+
+    def state_size(self) -> int:
+        """Return the bytes of ``state_dict`` once the optimiser has made a step."""
+        size = sum(t.numel() * t.element_size() for t in self.method.state_dict().values() if isinstance(t, Tensor))
+        return size + optim.state_size(self.parameters, self.cfg.optimizer)
