@@ -23,9 +23,10 @@ from ssod.engine.trainer import TrainConfig
 from ssod.errors import SsodError
 from ssod.methods.base import Common
 from ssod.methods.find import find
-from ssod.mistakes import KINDS, Source, nearest, origin_of, read_section, shown
+from ssod.merging import merge, override, replace
+from ssod.mistakes import Source, nearest, origin_of, read_section, shown
 from ssod.schema import Section
-from ssod.yamlfile import dump_yaml, parse_yaml, read_yaml
+from ssod.yamlfile import dump_yaml, read_yaml
 
 
 class EvalConfig(Section):
@@ -89,9 +90,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, replaced: Mapping[s
     path = Path(path)
     tree, origins = _read_with_base(path, ())
     for key, value in (replaced or {}).items():
-        _replace(tree, origins, key, value)
+        replace(tree, origins, key, value)
     for text in overrides:
-        _override(tree, origins, text)
+        override(tree, origins, text)
     return validate(tree, str(path), stem=path.stem, origins=origins)
 
 
@@ -165,7 +166,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any],
         merged, origins = _read_with_base(path.parent / base, (*seen, path.resolve()))
     else:
         raise SsodError(path, "base", "is not one path", "name one file, relative to this one")
-    _merge(merged, tree, origins, str(path), "")
+    merge(merged, tree, origins, str(path))
     return merged, origins
 
 
@@ -173,71 +174,6 @@ def _beside(target: Path, written: str) -> list[str]:
     """Return the files in ``target``'s folder, written as ``written`` is."""
     folder = target.parent
     return [written[: -len(target.name)] + item.name for item in folder.iterdir()] if folder.is_dir() else []
-
-
-def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], source: str, prefix: str) -> None:
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        old = into.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and not _renamed(old, value):
-            _merge(old, value, origins, source, f"{path}.")
-            continue
-        _forget(origins, path)
-        into[key] = _copied(value)
-        _note(value, origins, source, path)
-
-
-def _renamed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(kind in new and kind in old and new[kind] != old[kind] for kind in KINDS)
-
-
-def _copied(value: Any) -> Any:
-    """Return the same value with nothing shared: what a YAML alias repeats must not be merged into twice."""
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _note(value: Any, origins: dict[str, str], source: str, path: str) -> None:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            _note(inner, origins, source, f"{path}.{key}")
-    else:
-        origins[path] = source
-
-
-def _forget(origins: dict[str, str], path: str) -> dict[str, str]:
-    """Take out, and return, what is known about a key and the keys below it."""
-    return {key: origins.pop(key) for key in list(origins) if key == path or key.startswith(f"{path}.")}
-
-
-def _replace(tree: dict[str, Any], origins: dict[str, str], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    for part in parents:
-        if not isinstance(tree.get(part), dict):
-            tree[part] = {}
-        tree = tree[part]
-    _forget(origins, path)
-    tree[last] = _copied(value)
-
-
-def _override(tree: dict[str, Any], origins: dict[str, str], text: str) -> None:
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise SsodError("command line", text, "not of the form key=value", "write e.g. train.lr=0.01")
-    branch: dict[str, Any] = {}
-    leaf = branch
-    *parents, last = key.strip().split(".")
-    if not all((*parents, last)):
-        raise SsodError("command line", text, "has an empty key", "write e.g. train.lr=0.01")
-    for part in parents:
-        leaf = leaf.setdefault(part, {})
-    leaf[last] = parse_yaml(value, f"command line {key.strip()}")
-    average = _forget(origins, "method.ema") if key.strip() == "method.name" else {}
-    if average:
-        branch["method"]["ema"] = tree["method"]["ema"]
-    _merge(tree, branch, origins, "command line", "")
-    origins.update(average)
 
 
 # ---- validating --------------------------------------------------------------------------------------------------
