@@ -21,9 +21,9 @@ from ssod.data.views import ViewsConfig, misaligned
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
 from ssod.errors import SsodError
+from ssod.merging import merge, override, replace
 from ssod.methods.base import Common
 from ssod.methods.find import find
-from ssod.merging import merge, override, replace
 from ssod.mistakes import Source, nearest, origin_of, read_section, shown
 from ssod.schema import Section
 from ssod.yamlfile import dump_yaml, read_yaml

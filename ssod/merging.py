@@ -1,7 +1,7 @@
 """Merging plain trees of config values, key by key, with a note of who set each.
 
-One rule replaces deletion: **when a section's ``name`` (or ``format``) changes, the section starts afresh.** ``origins``
-holds, for each dotted key, the file that set it.
+One rule replaces deletion: **when a section's ``name`` (or ``format``) changes, the section starts afresh.**
+``origins`` holds, for each dotted key, the file that set it.
 """
 
 from __future__ import annotations
