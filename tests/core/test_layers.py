@@ -27,9 +27,10 @@ ALLOWED = {
     "yamlfile": {"errors"},
     "mistakes": {"errors"},
     "merging": {"errors", "mistakes", "yamlfile"},
+    "recipes": {"errors", "merging", "mistakes", "schema", "yamlfile"},
     "npzfile": {"errors"},
     "modelfile": FREE,
-    "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile", "mistakes", "merging"},
+    "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile", "mistakes", "merging", "recipes"},
 }
 
 
