@@ -22,7 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssod.errors import SsodError
 from ssod.merging import merge
@@ -49,6 +49,12 @@ class Recipe(Section):
     "Share of the labels, in per cent; by default that of the data file."
     fold: int | None = Field(None, ge=0)
     "Number of the draw; by default that of the data file."
+
+    @field_validator("detector")
+    @classmethod
+    def _with_pyramid(cls, name: str | None) -> str | None:
+        """``fcos_tiny`` is ``fcos_tiny_fpn``: so `ssod init` and sweeps called it before there were recipes."""
+        return f"{name}_fpn" if name is not None and name.endswith("_tiny") else name
 
     def options(self) -> list[str]:
         """Return the options of the command line that name this recipe."""
@@ -157,15 +163,6 @@ def names(factor: str) -> list[str]:
     return sorted(path.stem for path in (folder() / FOLDERS[factor]).glob("*.yaml"))
 
 
-def recipe_name(factor: str, name: str) -> str:
-    """Return the name of a factor's file; empty where there is none.
-
-    ``fcos_tiny`` is ``fcos_tiny_fpn``: so `ssod init` and sweeps called it before there were recipes.
-    """
-    own = f"{name}_fpn" if factor == "detector" and name.endswith("_tiny") else name
-    return own if own in names(factor) else ""
-
-
 def folder() -> Path:
     """Return the folder of the recipes: inside an installed package, beside the package in a checkout."""
     package = Path(str(files("ssod")))
@@ -179,10 +176,9 @@ def pages(factor: str, name: str) -> list[Page]:
     Raises:
         SsodError: code 2, an unknown name.
     """
-    known = recipe_name(factor, name)
-    if not known:
+    if name not in names(factor):
         raise SsodError("recipe", factor, f"'{name}' unknown", nearest(name, names(factor)))
-    page = _page(factor, known)
+    page = _page(factor, name)
     return [*(pages(factor, page.base) if page.base else []), page]
 
 

@@ -191,10 +191,11 @@ def own_recipe(method: str, detector: str) -> Recipe:
     Raises:
         SsodError: an unknown name.
     """
-    for option, name in (("method", method), ("detector", detector)):
-        if not recipes.recipe_name(option, name):
+    recipe = Recipe(method=method, detector=detector, data=recipes.OWN)
+    for option, name in (("method", recipe.method), ("detector", recipe.detector)):
+        if name not in recipes.names(option):
             raise SsodError("command line", f"--{option}", f"'{name}' unknown", nearest(name, recipes.names(option)))
-    return Recipe(method=method, detector=recipes.recipe_name("detector", detector), data=recipes.OWN)
+    return recipe
 
 
 def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) -> str:

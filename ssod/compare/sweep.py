@@ -33,7 +33,7 @@ from ssod.engine.identity import flat
 from ssod.engine.identity import kind as kind_of
 from ssod.errors import SsodError
 from ssod.mistakes import Source, read_section
-from ssod.recipes import Recipe, compose, former, read_recipe, recipe_name
+from ssod.recipes import Recipe, compose, former, names, read_recipe
 from ssod.schema import Section
 from ssod.yamlfile import read_yaml
 
@@ -157,8 +157,8 @@ def _configs(cfg: SweepConfig, path: Path) -> list[tuple[str, Path | Recipe, tup
         rows = _files(entry.config, path) if entry.recipe is None else _recipes(entry.recipe, path)
         if entry.name is not None and len(rows) > 1:
             raise SsodError(path, "configs", f"'{entry.name}' would name {len(rows)} rows", "leave the name out")
-        names = [stem if entry.name is None else _folder_name(path, "configs", entry.name) for stem, _ in rows]
-        found += [(name, config, tuple(entry.overrides)) for name, (_, config) in zip(names, rows)]
+        called = [stem if entry.name is None else _folder_name(path, "configs", entry.name) for stem, _ in rows]
+        found += [(name, config, tuple(entry.overrides)) for name, (_, config) in zip(called, rows)]
     return found
 
 
@@ -238,8 +238,8 @@ def _folder_name(path: Path, field: str, name: object) -> str:
 
 def _detector(name: str) -> tuple[str, dict[str, Any]]:
     """Return a detector's row and section: that of its recipe, or of the bare name."""
-    known = recipe_name("detector", name)
-    return name, compose(Recipe(detector=known))[0]["detector"] if known else {"name": name}
+    recipe = Recipe(detector=name)
+    return name, compose(recipe)[0]["detector"] if recipe.detector in names("detector") else {"name": name}
 
 
 def _cell(
