@@ -122,6 +122,8 @@ def write_recipe(
     named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
     named = {key: value for key, value in named.items() if value is not None}
     config.load_recipe(**named)
+    if percent is not None and percent == int(percent):
+        named["percent"] = int(percent)
     file = shlex.quote(str(out))
     text = f"""\
 # {detector}, {method} on {data}. All keys with their values, and where each comes from: ssod config {file}
