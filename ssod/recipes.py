@@ -32,6 +32,7 @@ from ssod.yamlfile import read_yaml
 
 FACTORS = ("data", "detector", "method")  # in the order of merging
 FOLDERS = {"data": "data", "detector": "detectors", "method": "methods"}
+CONDITIONS = ("data", "protocol", "detector", "family", "backbone", "percent")
 OWN = "own"  # data that a user's file describes itself
 Tree = dict[str, Any]
 
@@ -70,6 +71,14 @@ class Entry(Section):
     "Sections to merge."
     refuse: str | None = None
     "Why this combination is not offered."
+
+    @field_validator("when")
+    @classmethod
+    def _known(cls, when: dict[str, Any]) -> dict[str, Any]:
+        for key in when:
+            if key not in CONDITIONS:
+                raise ValueError(f"no condition '{key}'; {nearest(key, CONDITIONS)}")
+        return when
 
     def holds(self, facts: Mapping[str, Any]) -> bool:
         """Return whether every condition is true of ``facts``."""
@@ -202,18 +211,23 @@ _FORMER_BASE = re.compile(rf"(?P<data>{_DATA})_(?P<family>retinanet|fcos|faster_
 
 def former(path: Path) -> str:
     """Return the options that stand for a file of the scheme of before, one file a combination; empty for others."""
-    parts = _FORMER.fullmatch(path.stem)
-    if parts is None or parts["method"] not in names("method"):
-        return ""
-    share = f" --percent {parts['percent']}" if parts["percent"] else ""
-    method = parts["method"] + (parts["form"] or "")
-    return f"--method {method} --detector {parts['detector']} --data {parts['data']}{share}"
+    return " ".join(f"--{key} {value}" for key, value in _former(path).items())
 
 
 def former_base(path: Path) -> str:
-    """Return what to write in place of ``base: .../_base_/<data>_<family>.yaml``; empty for other files."""
+    """Return what to write in place of a ``base`` of the scheme of before; empty for other files."""
+    keys = _former(path)
     parts = _FORMER_BASE.fullmatch(path.stem)
-    if parts is None or path.parent.name != "_base_":
-        return ""
-    size = "tiny" if parts["data"] in ("neu_det", "bccd") else "r50"
-    return f"write 'recipe: {{detector: {parts['family']}_{size}_fpn, data: {parts['data']}}}' in place of it"
+    if parts is not None and path.parent.name == "_base_":
+        size = "tiny" if parts["data"] in ("neu_det", "bccd") else "r50"
+        keys = {"detector": f"{parts['family']}_{size}_fpn", "data": parts["data"]}
+    text = ", ".join(f"{key}: {value}" for key, value in keys.items())
+    return f"write 'recipe: {{{text}}}' in place of it" if keys else ""
+
+
+def _former(path: Path) -> dict[str, str]:
+    parts = _FORMER.fullmatch(path.stem)
+    if parts is None or parts["method"] not in names("method"):
+        return {}
+    keys = {"method": parts["method"] + (parts["form"] or ""), "detector": parts["detector"], "data": parts["data"]}
+    return keys | ({"percent": parts["percent"]} if parts["percent"] else {})

@@ -251,7 +251,7 @@ def _remark(key: str, section: dict[str, Any]) -> str:
     if key != "split":
         return ""
     what = "are left out" if "unlabeled" in section else "are the unlabelled ones"
-    return f" # the other images of `labeled` {what}; fold: 2 draws anew"
+    return f" # the other images of `labeled` {what}; another fold draws anew"
 
 
 def _detector(section: dict[str, Any]) -> str:
