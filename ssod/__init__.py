@@ -11,13 +11,14 @@ from ssod.version import __version__
 
 _CALLS = {
     "load_config": ("ssod.config", "load"),
+    "load_recipe": ("ssod.config", "load_recipe"),
     "train": ("ssod.run", "train"),
     "evaluate": ("ssod.measure", "evaluate"),
     "load": ("ssod.predict", "load"),
     "export": ("ssod.export", "export"),
 }
 
-__all__ = ["__version__", "evaluate", "export", "load", "load_config", "train"]
+__all__ = ["__version__", "evaluate", "export", "load", "load_config", "load_recipe", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(help="A config file (YAML).")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the config: key.path=value ...")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG] [KEY=VALUE]...",
+        help="A config file (YAML), or the three options below; then changes to it: key.path=value ...",
+    ),
+]
+RecipeMethod = Annotated[str | None, typer.Option("--method", help="A recipe's method: a file of configs/methods.")]
+RecipeDetector = Annotated[str | None, typer.Option("--detector", help="Its detector: a file of configs/detectors.")]
+RecipeData = Annotated[str | None, typer.Option("--data", help="Its data set: a file of configs/data.")]
+Percent = Annotated[float | None, typer.Option("--percent", help="Its share of the labels, in per cent.")]
+Fold = Annotated[int | None, typer.Option("--fold", help="Its draw of the labels.")]
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]
 
 
@@ -51,9 +61,9 @@ def doctor() -> None:
 
 @app.command()
 def init(
-    labeled: Annotated[str, typer.Option(help="COCO JSON, VOC folder or YOLO folder with boxes.")],
-    val: Annotated[str, typer.Option(help="Like --labeled, for measuring.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The config to write.")],
+    labeled: Annotated[str | None, typer.Option(help="COCO JSON, VOC folder or YOLO folder with boxes.")] = None,
+    val: Annotated[str | None, typer.Option(help="Like --labeled, for measuring.")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images without boxes.")] = None,
     percent: Annotated[
         float | None,
@@ -62,10 +72,12 @@ def init(
             "--unlabeled names some: then the others are left out. One of the two options is needed."
         ),
     ] = None,
-    detector: Annotated[str, typer.Option(help="retinanet_r50_fpn, fcos_r50_fpn, faster_rcnn_r50_fpn, ...")] = (
-        "retinanet_r50_fpn"
-    ),
-    method: Annotated[str, typer.Option(help="`ssod methods` lists them.")] = "mean_teacher",
+    detector: Annotated[str, typer.Option(help="A file of configs/detectors.")] = "retinanet_r50_fpn",
+    method: Annotated[str, typer.Option(help="A file of configs/methods.")] = "mean_teacher",
+    data: Annotated[
+        str | None, typer.Option(help="In place of --labeled and --val: a file of configs/data, such as coco.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Draw of the labels that are kept.")] = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -75,30 +87,28 @@ def init(
     ] = None,
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
 ) -> None:
-    """Write a starting config for your own data."""
-    from ssod.starter import write_config
+    """Write a starting config for your own data, or for a data set of configs/data."""
+    from ssod.starter import write_config, write_recipe
 
-    print(
-        write_config(
-            out,
-            labeled,
-            unlabeled,
-            val,
-            percent=percent,
-            detector=detector,
-            method=method,
-            images=images,
-            val_images=val_images,
-        )
-    )
+    own = {"labeled": labeled, "val": val, "unlabeled": unlabeled, "images": images, "val_images": val_images}
+    given = {key: value for key, value in own.items() if value is not None}
+    common = {"percent": percent, "detector": detector, "method": method, "fold": fold}
+    print(write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common))
 
 
 @app.command()
-def check(config: ConfigFile, overrides: Overrides = None) -> None:
+def check(
+    words: Words = None,
+    method: RecipeMethod = None,
+    detector: RecipeDetector = None,
+    data: RecipeData = None,
+    percent: Percent = None,
+    fold: Fold = None,
+) -> None:
     """Counts, classes, bad boxes, leakage: every finding, not the first."""
     from ssod.run import check
 
-    raise typer.Exit(check(_load(config, overrides)))
+    raise typer.Exit(check(_load(words, method, detector, data, percent, fold)))
 
 
 @app.command()
@@ -120,17 +130,28 @@ def split(
 
 
 @app.command()
-def plan(config: ConfigFile, overrides: Overrides = None) -> None:
+def plan(
+    words: Words = None,
+    method: RecipeMethod = None,
+    detector: RecipeDetector = None,
+    data: RecipeData = None,
+    percent: Percent = None,
+    fold: Fold = None,
+) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
     from ssod.plan import plan
 
-    plan(_load(config, overrides))
+    plan(_load(words, method, detector, data, percent, fold))
 
 
 @app.command()
 def train(
-    config: ConfigFile,
-    overrides: Overrides = None,
+    words: Words = None,
+    method: RecipeMethod = None,
+    detector: RecipeDetector = None,
+    data: RecipeData = None,
+    percent: Percent = None,
+    fold: Fold = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; default runs/<config>/<time>.")] = None,
     allow_change: Annotated[
         list[str] | None,
@@ -140,7 +161,7 @@ def train(
     """Train; resumes by itself when its run folder has a checkpoint."""
     from ssod.run import train
 
-    train(_load(config, overrides), out=out, allow_change=allow_change or [])
+    train(_load(words, method, detector, data, percent, fold), out=out, allow_change=allow_change or [])
 
 
 @app.command("eval")
@@ -232,11 +253,18 @@ def report(
 
 
 @app.command("config")
-def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
+def show_config(
+    words: Words = None,
+    method: RecipeMethod = None,
+    detector: RecipeDetector = None,
+    data: RecipeData = None,
+    percent: Percent = None,
+    fold: Fold = None,
+) -> None:
     """The merged config, and where each value came from."""
     from ssod.config import describe
 
-    print(describe(_load(config, overrides)))
+    print(describe(_load(words, method, detector, data, percent, fold)))
 
 
 @app.command()
@@ -270,10 +298,10 @@ def _table(rows: object) -> None:
         print(f"{name:<{width}}  {text}")
 
 
-def _load(config: Path, overrides: list[str] | None) -> object:
-    from ssod.config import load
+def _load(words: list[str] | None, *named: str | float | None) -> object:
+    from ssod.config import load_words
 
-    return load(config, overrides or [])
+    return load_words(words or [], dict(zip(("method", "detector", "data", "percent", "fold"), named)))
 
 
 @app.callback(invoke_without_command=True)

@@ -1,6 +1,7 @@
 """From a YAML file to a validated, frozen config, with every mistake told in one line before anything is built.
 
-A file may name one ``base``, which is merged under it, key by key. One rule replaces deletion: **when a section's
+A file may name a ``recipe`` (data set, detector and method, each a file of ``configs``) and one ``base``, which are
+merged under it, key by key. One rule replaces deletion: **when a section's
 ``name`` (or ``format``) changes, the section starts afresh.** Overrides ``a.b=c`` come last; the bare
 ``method.name=supervised`` leaves the ``method.ema`` that was written, for by it a teacher and its twin are measured.
 Where each value came from is kept, so that ``ssod config`` and every message can say it.
@@ -16,16 +17,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ssod import recipes
 from ssod.data.datasets import DataConfig
 from ssod.data.views import ViewsConfig, misaligned
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
 from ssod.errors import SsodError
+from ssod.merging import merge, override, replace
 from ssod.methods.base import Common
 from ssod.methods.find import find
-from ssod.mistakes import KINDS, Source, nearest, origin_of, read_section, shown
+from ssod.mistakes import Source, nearest, origin_of, read_section, shown
 from ssod.schema import Section
-from ssod.yamlfile import dump_yaml, parse_yaml, read_yaml
+from ssod.yamlfile import dump_yaml, read_yaml
 
 
 class EvalConfig(Section):
@@ -75,24 +78,94 @@ def _said(value: Any, plain: Any) -> Any:
 SECTIONS = ("data", "views", "detector", "method", "train", "eval")
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), *, replaced: Mapping[str, Any] | None = None) -> Config:
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    replaced: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> Config:
     """Read, merge, override and validate a config file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file. Its ``recipe`` names files of ``configs`` that it is merged over; see ``ssod/recipes.py``.
         overrides: ``key.path=value`` with the value in YAML.
         replaced: dotted key -> what takes the place of all that the file says there, before the overrides.
+        recipe: keys that take the place of those in the file's ``recipe``.
 
     Raises:
         SsodError: naming the file, the key and the fix. Code 2 for mistakes, 7 for YAML that wants to run code.
     """
     path = Path(path)
-    tree, origins = _read_with_base(path, ())
+    chain = _read_with_bases(path, ())
+    named = {key: value for _, tree in chain for key, value in tree.pop("recipe").items()}
+    if recipe and not named:
+        keys = ", ".join(f"--{key}" for key in recipe)
+        raise SsodError(path, "recipe", "missing", f"write e.g. 'recipe: {{method: mean_teacher}}', or drop {keys}")
+    parts = recipes.read_recipe({**named, **(recipe or {})}, str(path))
+    tree, origins = recipes.compose(parts)
+    for file, own in chain:
+        merge(tree, own, origins, str(file))
+    recipes.draw(tree, origins, parts, "command line" if {"percent", "fold"} & set(recipe or {}) else str(path))
     for key, value in (replaced or {}).items():
-        _replace(tree, origins, key, value)
+        replace(tree, origins, key, value)
     for text in overrides:
-        _override(tree, origins, text)
+        override(tree, origins, text)
     return validate(tree, str(path), stem=path.stem, origins=origins)
+
+
+def load_recipe(
+    *,
+    method: str,
+    detector: str,
+    data: str,
+    percent: float | None = None,
+    fold: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """Return the config of a method on a detector and a data set, by the names of their files in ``configs``.
+
+    Args:
+        method: a file of ``configs/methods``.
+        detector: a file of ``configs/detectors``.
+        data: a file of ``configs/data``.
+        percent: share of the labels, in per cent; None = the data file's.
+        fold: number of the draw; None = the data file's.
+        overrides: ``key.path=value`` with the value in YAML.
+
+    Raises:
+        SsodError: code 2, naming what is unknown or wrong, and the fix.
+    """
+    source = "command line"
+    if data == recipes.OWN:
+        raise SsodError(source, "--data", "own: that of a config file", "name the file; `ssod init` writes one")
+    named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
+    parts = recipes.read_recipe(named, source)
+    tree, origins = recipes.compose(parts)
+    recipes.draw(tree, origins, parts, source)
+    for text in overrides:
+        override(tree, origins, text)
+    return validate(tree, source, stem=recipes.stem(parts, tree), origins=origins)
+
+
+def load_words(words: Sequence[str], named: Mapping[str, Any]) -> Config:
+    """Return the config of a command line.
+
+    Args:
+        words: a config file and overrides, or overrides alone.
+        named: the recipe's keys, None where an option was not given. With a file they change its ``recipe``.
+
+    Raises:
+        SsodError: code 2, naming what is missing, unknown or wrong.
+    """
+    given = {key: value for key, value in named.items() if value is not None}
+    if words and not (given and "=" in words[0]):
+        return load(words[0], words[1:], recipe=given)
+    missing = [key for key in ("method", "detector", "data") if key not in given]
+    if missing:
+        fix = "name a config file, or --method, --detector and --data"
+        raise SsodError("command line", f"--{missing[0]}" if given else "CONFIG", "missing", fix)
+    return load_recipe(**given, overrides=words)
 
 
 def validate(
@@ -147,97 +220,36 @@ def validate(
 # ---- merging -----------------------------------------------------------------------------------------------------
 
 
-def _read_with_base(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+    """Return a file and the bases below it, the lowest first, each with its ``recipe``."""
     if path.resolve() in seen:
         raise SsodError(path, "base", "bases form a circle", "remove one")
+    if not path.exists() and (options := recipes.former(path)):
+        raise SsodError(path, "", "not found; each method has one file now", f"give {options}")
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise SsodError(path, "", f"is a {type(tree).__name__}, expected sections", "see `ssod init`")
+    recipe = tree.get("recipe") or {}
+    if not isinstance(recipe, dict):
+        raise SsodError(path, "recipe", f"{shown(recipe)} is no section", "write {method: ..., detector: ...}")
     base = tree.pop("base", None)
     if base is None:
-        merged: dict[str, Any] = {}
-        origins: dict[str, str] = {}
+        below = []
     elif isinstance(base, str):
         if not (path.parent / base).exists():
             near = difflib.get_close_matches(base, _beside(path.parent / base, base), 1)
             fix = f"did you mean '{near[0]}'?" if near else "the path is relative to this file"
-            raise SsodError(path, "base", f"'{base}' not found", fix)
-        merged, origins = _read_with_base(path.parent / base, (*seen, path.resolve()))
+            raise SsodError(path, "base", f"'{base}' not found", recipes.former_base(Path(base)) or fix)
+        below = _read_with_bases(path.parent / base, (*seen, path.resolve()))
     else:
         raise SsodError(path, "base", "is not one path", "name one file, relative to this one")
-    _merge(merged, tree, origins, str(path), "")
-    return merged, origins
+    return [*below, (path, {**tree, "recipe": recipe})]
 
 
 def _beside(target: Path, written: str) -> list[str]:
     """Return the files in ``target``'s folder, written as ``written`` is."""
     folder = target.parent
     return [written[: -len(target.name)] + item.name for item in folder.iterdir()] if folder.is_dir() else []
-
-
-def _merge(into: dict[str, Any], tree: Mapping[str, Any], origins: dict[str, str], source: str, prefix: str) -> None:
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        old = into.get(key)
-        if isinstance(value, dict) and isinstance(old, dict) and not _renamed(old, value):
-            _merge(old, value, origins, source, f"{path}.")
-            continue
-        _forget(origins, path)
-        into[key] = _copied(value)
-        _note(value, origins, source, path)
-
-
-def _renamed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(kind in new and kind in old and new[kind] != old[kind] for kind in KINDS)
-
-
-def _copied(value: Any) -> Any:
-    """Return the same value with nothing shared: what a YAML alias repeats must not be merged into twice."""
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _note(value: Any, origins: dict[str, str], source: str, path: str) -> None:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            _note(inner, origins, source, f"{path}.{key}")
-    else:
-        origins[path] = source
-
-
-def _forget(origins: dict[str, str], path: str) -> dict[str, str]:
-    """Take out, and return, what is known about a key and the keys below it."""
-    return {key: origins.pop(key) for key in list(origins) if key == path or key.startswith(f"{path}.")}
-
-
-def _replace(tree: dict[str, Any], origins: dict[str, str], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    for part in parents:
-        if not isinstance(tree.get(part), dict):
-            tree[part] = {}
-        tree = tree[part]
-    _forget(origins, path)
-    tree[last] = _copied(value)
-
-
-def _override(tree: dict[str, Any], origins: dict[str, str], text: str) -> None:
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise SsodError("command line", text, "not of the form key=value", "write e.g. train.lr=0.01")
-    branch: dict[str, Any] = {}
-    leaf = branch
-    *parents, last = key.strip().split(".")
-    if not all((*parents, last)):
-        raise SsodError("command line", text, "has an empty key", "write e.g. train.lr=0.01")
-    for part in parents:
-        leaf = leaf.setdefault(part, {})
-    leaf[last] = parse_yaml(value, f"command line {key.strip()}")
-    average = _forget(origins, "method.ema") if key.strip() == "method.name" else {}
-    if average:
-        branch["method"]["ema"] = tree["method"]["ema"]
-    _merge(tree, branch, origins, "command line", "")
-    origins.update(average)
 
 
 # ---- validating --------------------------------------------------------------------------------------------------
@@ -270,11 +282,14 @@ def _cross_check(cfg: Config, source: Source) -> None:
         raise source.error("data.unlabeled", problem, "name a folder, or a data.split that leaves some over")
 
 
+_WIDE = 76  # longer lines do not push the column of origins to the right
+
+
 def describe(cfg: Config) -> str:
     """Return the resolved config as YAML, each line with the file that set it; what no file set is ``default``."""
     lines: list[str] = []
     _describe(cfg.dump(), cfg.origins, "", lines)
-    width = max(len(text) for text, _ in lines)
+    width = max(len(text) for text, _ in lines if len(text) <= _WIDE)
     return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in lines)
 
 

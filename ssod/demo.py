@@ -13,6 +13,7 @@ from statistics import mean
 
 from rich.table import Table
 
+from ssod.config import load
 from ssod.data.shapes import write_shapes
 from ssod.errors import Exit, SsodError
 from ssod.predict import predict_files
@@ -45,7 +46,7 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[st
     """
     say = console().print
     for run in (_run(out, name, seed) for seed in range(1, seeds + 1) for name in METHODS):
-        _refuse_another(run, read_yaml(CONFIG)["train"]["steps"] if steps is None else steps)
+        _refuse_another(run, load(CONFIG).train.steps if steps is None else steps)
     root = write_shapes(out / "data", train=TRAIN, val=VAL, size=SIDE)
     say(f"{TRAIN} training images, a tenth of them labelled; {VAL} to measure on: {root}")
     rows = []

@@ -7,6 +7,7 @@ import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ssod.data.findings import Context
 from ssod.data.folder import before_wildcard
@@ -146,3 +147,49 @@ def _unknown(option: str, path: str, problem: str) -> SsodError:
     if option == "--unlabeled":
         known = "folder, glob or .txt list of images, or one of the labelled formats"
     return SsodError("command line", option, f"'{path}' {problem}", f"give a {known}")
+
+
+def data_section(
+    labeled: str,
+    unlabeled: str | None,
+    val: str,
+    percent: float | None = None,
+    images: str | None = None,
+    val_images: str | None = None,
+    *,
+    fold: int = 1,
+) -> dict[str, Any]:
+    """Return the ``data`` section for what the user named, with paths below one root."""
+    if unlabeled is None and percent is None:
+        fix = (
+            "name images without boxes, or give --percent 10 to keep the labels of 10 % of --labeled and hide the rest"
+        )
+        raise SsodError("command line", "--unlabeled", "missing", fix)
+    if percent is not None and not 0 < percent < 100:
+        fix = "give the share of the images that keep their labels, in per cent"
+        raise SsodError("command line", "--percent", f"{percent:g} is not between 0 and 100", fix)
+    measured = labeled_source(val, "--val", ("test", "val", "valid"), val_images, also=images)
+    # Where the labels end with `val`, trainval would hold the very images to measure on.
+    first = ("train", "trainval") if measured.get("split") in ("val", "valid") else ("trainval", "train")
+    taught = labeled_source(labeled, "--labeled", first, images)
+    if taught == measured:
+        raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
+    sources = {"labeled": taught, "val": measured}
+    if unlabeled is not None:
+        free = unlabeled_source(unlabeled, "--unlabeled", taught, also=images)
+        sources = {"labeled": taught, "unlabeled": free, "val": measured}
+    _refuse_idle("--images", images, list(sources.values()))
+    _refuse_idle("--val-images", val_images, [measured])
+    root, below = below_one_root(list(sources.values()))
+    section: dict[str, Any] = {} if root is None else {"root": root}
+    section |= dict(zip(sources, below))
+    if percent is not None:
+        share = int(percent) if percent == int(percent) else percent
+        section["split"] = {"percent": share, "fold": fold, "family": "without_replacement"}
+    return section
+
+
+def _refuse_idle(option: str, folder: str | None, sources: list[dict[str, str]]) -> None:
+    """Refuse an image folder that belongs to no COCO JSON."""
+    if folder is not None and all(source["format"] != "coco" for source in sources):
+        raise SsodError("command line", option, f"'{folder}' is for a COCO JSON, and there is none", "leave it out")

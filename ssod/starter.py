@@ -13,43 +13,36 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssod import config
+from ssod import config, recipes
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.errors import Exit, SsodError
-from ssod.methods.find import find
+from ssod.merging import merge
 from ssod.mistakes import nearest
-from ssod.recognise import below_one_root, labeled_source, unlabeled_source
+from ssod.recipes import Recipe
+from ssod.recognise import data_section
 from ssod.yamlfile import dump_yaml, parse_yaml
-
-KINDS = ("retinanet", "fcos", "faster_rcnn")
-BACKBONES = {
-    "r18_fpn": "resnet18",
-    "r50_fpn": "resnet50",
-    "r101_fpn": "resnet101",
-    "mobilenet_fpn": "mobilenet_v3_large",
-    "tiny": "tiny",
-}
-DETECTORS = {f"{kind}_{short}": (kind, backbone) for kind in KINDS for short, backbone in BACKBONES.items()}
 
 
 def write_config(
     out: Path | str,
-    labeled: str,
-    unlabeled: str | None,
-    val: str,
+    labeled: str | None = None,
+    unlabeled: str | None = None,
+    val: str | None = None,
     *,
     percent: float | None = None,
     detector: str = "retinanet_r50_fpn",
     method: str = "mean_teacher",
     images: str | None = None,
     val_images: str | None = None,
+    fold: int | None = None,
 ) -> str:
     """Write a starting config for a user's own data.
 
@@ -61,11 +54,12 @@ def write_config(
         val: like ``labeled``.
         percent: share of the labelled images that keep their labels; needed where ``unlabeled`` is None. With both,
             the unlabelled images are those of ``unlabeled`` alone, and the labelled set's others are left out.
-        detector: a name of ``DETECTORS``.
-        method: a name of ``ssod methods``.
+        detector: a file of ``configs/detectors``.
+        method: a file of ``configs/methods``.
         images: image folder of ``labeled``, a COCO JSON; the others' images may lie there, too. None = one of the
             usual folders.
         val_images: image folder of ``val``, a COCO JSON. None = one of the usual folders, or ``images``.
+        fold: number of the draw, where ``percent`` is given; None = 1.
 
     Returns:
         A few lines for people: what was found, and what to do next.
@@ -76,15 +70,18 @@ def write_config(
     out = Path(out)
     if out.exists():
         raise SsodError(out, "", "exists", "choose another name, or remove it first")
-    if detector not in DETECTORS:
-        raise SsodError("command line", "--detector", f"'{detector}' unknown", nearest(detector, list(DETECTORS)))
-    find(method)  # an unknown name is told before the data is read
-    section = data_section(labeled, unlabeled, val, percent, images, val_images)
+    for option, path in (("--labeled", labeled), ("--val", val)):
+        if path is None:
+            raise SsodError("command line", option, "missing", "name your data, or one of configs/data with --data")
+    if fold is not None and percent is None:
+        raise SsodError("command line", "--fold", "nothing is drawn", "give --percent, too, or leave it out")
+    recipe = own_recipe(method, detector)  # an unknown name is told before the data is read
+    section = data_section(labeled, unlabeled, val, percent, images, val_images, fold=1 if fold is None else fold)
     data = _read(section)
     if section["labeled"]["format"] == "voc":
         section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
-    text = compose(out, section, data, detector, method)
-    config.validate(parse_yaml(text, str(out)), str(out), stem=out.stem)
+    text = compose(out, section, data, recipe)
+    _check(text, recipe, out)
     _write_new(out, text)
     return (
         f"labelled   {_found(section['labeled'], data.labeled)}{_kept(section)}, {len(data.classes)} classes\n"
@@ -94,6 +91,58 @@ def write_config(
     )
 
 
+def write_recipe(
+    out: Path | str,
+    data: str,
+    own: Mapping[str, str],
+    *,
+    method: str,
+    detector: str,
+    percent: float | None = None,
+    fold: int | None = None,
+) -> str:
+    """Write a config that names a recipe of ``configs`` and changes nothing of it.
+
+    Args:
+        out: the file to write; never overwritten.
+        data: a file of ``configs/data``.
+        own: options about other data, which are refused: name -> value.
+        method, detector, percent, fold: the rest of the recipe.
+
+    Returns:
+        A line for people.
+
+    Raises:
+        SsodError: an unknown name, or a file that is there.
+    """
+    out = Path(out)
+    for option in own:
+        problem = f"--data {data} names all images"
+        raise SsodError("command line", f"--{option.replace('_', '-')}", problem, "leave one of the two out")
+    named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
+    named = {key: value for key, value in named.items() if value is not None}
+    config.load_recipe(**named)
+    if percent is not None and percent == int(percent):
+        named["percent"] = int(percent)
+    file = shlex.quote(str(out))
+    text = f"""\
+# {detector}, {method} on {data}. All keys with their values, and where each comes from: ssod config {file}
+recipe: {_flow(named)}
+# What is written below changes it, such as
+# train: {{batch: {{labeled: 4, unlabeled: 4}}}}
+"""
+    _write_new(out, text)
+    return f"wrote {out}; next: ssod check, ssod plan and ssod train {file}"
+
+
+def _check(text: str, recipe: Recipe, out: Path) -> None:
+    """Load the text as if it stood in ``out``: what is written can be trained."""
+    tree, origins = recipes.compose(recipe)
+    own = parse_yaml(text, str(out))
+    merge(tree, {key: value for key, value in own.items() if key != "recipe"}, origins, str(out))
+    config.validate(tree, str(out), stem=out.stem, origins=origins)
+
+
 def _read(section: dict[str, Any]) -> DataSets:
     try:
         return datasets.load(DataConfig.model_validate(section))
@@ -101,50 +150,6 @@ def _read(section: dict[str, Any]) -> DataSets:
         if error.field == "data.split.percent":
             raise SsodError("command line", "--percent", error.problem, error.fix, code=error.code) from None
         raise
-
-
-def data_section(
-    labeled: str,
-    unlabeled: str | None,
-    val: str,
-    percent: float | None = None,
-    images: str | None = None,
-    val_images: str | None = None,
-) -> dict[str, Any]:
-    """Return the ``data`` section for what the user named, with paths below one root."""
-    if unlabeled is None and percent is None:
-        fix = (
-            "name images without boxes, or give --percent 10 to keep the labels of 10 % of --labeled and hide the rest"
-        )
-        raise SsodError("command line", "--unlabeled", "missing", fix)
-    if percent is not None and not 0 < percent < 100:
-        fix = "give the share of the images that keep their labels, in per cent"
-        raise SsodError("command line", "--percent", f"{percent:g} is not between 0 and 100", fix)
-    measured = labeled_source(val, "--val", ("test", "val", "valid"), val_images, also=images)
-    # Where the labels end with `val`, trainval would hold the very images to measure on.
-    first = ("train", "trainval") if measured.get("split") in ("val", "valid") else ("trainval", "train")
-    taught = labeled_source(labeled, "--labeled", first, images)
-    if taught == measured:
-        raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
-    sources = {"labeled": taught, "val": measured}
-    if unlabeled is not None:
-        free = unlabeled_source(unlabeled, "--unlabeled", taught, also=images)
-        sources = {"labeled": taught, "unlabeled": free, "val": measured}
-    _refuse_idle("--images", images, list(sources.values()))
-    _refuse_idle("--val-images", val_images, [measured])
-    root, below = below_one_root(list(sources.values()))
-    section: dict[str, Any] = {} if root is None else {"root": root}
-    section |= dict(zip(sources, below))
-    if percent is not None:
-        share = int(percent) if percent == int(percent) else percent
-        section["split"] = {"percent": share, "fold": 1, "family": "without_replacement"}
-    return section
-
-
-def _refuse_idle(option: str, folder: str | None, sources: list[dict[str, str]]) -> None:
-    """Refuse an image folder that belongs to no COCO JSON."""
-    if folder is not None and all(source["format"] != "coco" for source in sources):
-        raise SsodError("command line", option, f"'{folder}' is for a COCO JSON, and there is none", "leave it out")
 
 
 @dataclass(frozen=True)
@@ -182,23 +187,40 @@ def numbers(data: DataSets, backbone: str) -> Numbers:
     )
 
 
-def compose(out: Path, section: dict[str, Any], data: DataSets, detector: str, method: str) -> str:
+def own_recipe(method: str, detector: str) -> Recipe:
+    """Return the recipe of a method and a detector on data of one's own.
+
+    Raises:
+        SsodError: an unknown name.
+    """
+    recipe = Recipe(method=method, detector=detector, data=recipes.OWN)
+    for option, name in (("method", recipe.method), ("detector", recipe.detector)):
+        if name not in recipes.names(option):
+            raise SsodError("command line", f"--{option}", f"'{name}' unknown", nearest(name, recipes.names(option)))
+    return recipe
+
+
+def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) -> str:
     """Return the text of the config, comments included."""
-    kind, backbone = DETECTORS[detector]
-    n = numbers(data, backbone)
+    tree, _ = recipes.compose(recipe)
+    n = numbers(data, tree["detector"].get("backbone", ""))
     low, high, long = round(n.short * 0.8), round(n.short * 1.2), round(n.short * 5 / 3)
     train_view = _flow([{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"])
     first = "\n".join(f"  {key}: {_flow(section[key])}{_remark(key, section)}" for key in section)
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
     file = shlex.quote(str(out))
     return f"""\
-# {detector}, {method}; {found}.
+# {recipe.detector}, {recipe.method}; {found}.
 #   ssod check {file}    what is wrong with the data
 #   ssod plan {file}     how long this will take here
 #   ssod train {file}
 #   ssod train {file} method.name=supervised    the twin: the same labels alone, measured by the same `ema`
 # Every key can be changed here or on the command line: ssod train {file} train.lr=0.005
-# All keys with their defaults: ssod config {file}
+# All keys with their values, and where each comes from: ssod config {file}
+
+# What is not said below comes from configs/methods/{recipe.method}.yaml, configs/detectors/{recipe.detector}.yaml and
+# configs/data/own.yaml.
+recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: own}}
 
 data:{" # move the folder and only `root` changes" if "root" in section else ""}
 {first}
@@ -207,13 +229,10 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
   labeled: {{weak: [{train_view[1:-1]}, unbiased_color]}}
   unlabeled:
     weak: {train_view} # the teacher's
-    strong: {_strong(method)}
+    strong: {_strong(tree)}
   val: {_flow([{"resize": {"short": n.short, "long": long}}])}
-
-detector:
-{_detector(kind, backbone)}
-
-{_method(method)}
+{_detector(tree["detector"])}
+{_method(tree["method"])}
 
 train: # the rule behind these numbers: 100 passes over the labelled images, at least 3000 and at most 30000 steps
   steps: {n.steps}
@@ -232,46 +251,40 @@ def _remark(key: str, section: dict[str, Any]) -> str:
     if key != "split":
         return ""
     what = "are left out" if "unlabeled" in section else "are the unlabelled ones"
-    return f" # the other images of `labeled` {what}; fold: 2 draws anew"
+    return f" # the other images of `labeled` {what}; another fold draws anew"
 
 
-def _detector(kind: str, backbone: str) -> str:
-    lines = [f"name: {kind}", f"backbone: {backbone}"]
-    if backbone == "tiny":
-        lines += ["channels: 64", "levels: [2, 5]" if kind == "faster_rcnn" else "levels: [3, 6]"]
-    elif backbone == "resnet50":
-        lines += ["weights: imagenet # coco: a whole detector to start from, good for everyday objects; or a file"]
-    else:
-        lines += ["weights: imagenet # or a file of your own"]
-    if kind == "retinanet":
-        lines += ["loss: {box: {name: giou, weight: 2}}"]
-    return "\n".join(f"  {line}" for line in lines)
+def _detector(section: dict[str, Any]) -> str:
+    """Return the line from which users change the weights to start from; nothing where there are none."""
+    if "weights" not in section:
+        return ""
+    remark = "or a file of your own"
+    if section.get("backbone") == "resnet50" and section["name"] in ("fcos", "faster_rcnn"):
+        remark = "coco: a whole detector to start from, good for everyday objects; or a file"
+    return f"\ndetector: {{weights: {section['weights']}}} # {remark}\n"
 
 
-def _strong(method: str) -> str:
+def _strong(tree: dict[str, Any]) -> str:
     """Return the student's view, which a method that compares rows one by one needs in place."""
-    kind = find(method)
-    if kind.uses_unlabeled and kind.Config.model_validate({"name": method}).taught_by != "boxes":
-        return "{start: weak, ops: [unbiased_strong]} # the student's: the same pixels, colours changed, parts erased"
-    return "{start: weak, ops: [soft_teacher_strong]} # the student's: moved or turned, colours changed, parts erased"
+    view = tree["views"]["unlabeled"]["strong"]
+    what = "moved or turned" if "soft_teacher_strong" in view["ops"] else "the same pixels"
+    return f"{_flow(view)} # the student's: {what}, colours changed, parts erased"
 
 
-def _method(method: str) -> str:
-    """Return the method's section: what nearly everyone changes, at values for short runs."""
-    cfg = find(method).Config
-    lines = ["method:", f"  name: {method}"]
-    if "burn_in" in cfg.model_fields:
-        lines += ["  burn_in: 50% # labelled images only; later if the first pseudo-labels are bad"]
-    if "start" in cfg.model_fields:
-        lines += [
-            "  start: 60% # from burn-in to here pseudo-labels are made, to find thresholds, but not learned from"
-        ]
-    if "score" in cfg.model_fields:
-        score = cfg.model_fields["score"].default
-        lines += [f"  score: {score} # lower it when the log says that no pseudo box is kept"]
+_REMARKS = {
+    "burn_in": "labelled images only; later if the first pseudo-labels are bad",
+    "start": "from burn-in to here pseudo-labels are made, to find thresholds, but not learned from",
+    "score": "lower it when the log says that no pseudo box is kept",
+}
+
+
+def _method(section: dict[str, Any]) -> str:
+    """Return what nearly everyone changes of the method's section, at the recipe's values for data of one's own."""
+    lines = [f"  {key}: {section[key]} # {remark}" for key, remark in _REMARKS.items() if key in section]
     # Also where a method starts its average after burn-in, and none is needed: the twin's starts at once.
-    lines += ["  ema: {decay: 0.999, warm_up: true} # half of the teacher is newer than 700 steps"]
-    return "\n".join(lines)
+    ema = {"decay": section["ema"]["decay"], "warm_up": section["ema"].get("warm_up", True)}
+    lines += [f"  ema: {_flow(ema)} # half of the teacher is newer than 700 steps"]
+    return "\n".join(["method:", *lines])
 
 
 def _found(source: dict[str, str], images: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.config import load
+from ssod.config import load, load_recipe
 from ssod.errors import SsodError
 from ssod.methods.consistent_teacher import Config
 from ssod.pseudo.count import count_filter
@@ -17,7 +17,6 @@ from tests.small import small_config
 from tests.test_methods import DETECTORS, batch, bits, detector, method, optimizer_of, step
 
 GMM = {"name": "gmm"}
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_until_its_start_it_labels_and_learns_nothing_from_it() -> None:
@@ -119,11 +118,12 @@ def test_as_the_paper_has_it() -> None:
     assert Config.model_validate(paper.model_dump()) == paper
 
 
-@pytest.mark.parametrize("data", ["r50_fpn_coco_10p", "tiny_fpn_neu_det_10p"])
+@pytest.mark.parametrize(("size", "data"), [("r50", "coco"), ("tiny", "neu_det")])
 @pytest.mark.parametrize("net", DETECTORS)
-def test_the_switch_is_whole_on_the_files_that_are_shipped(net: str, data: str) -> None:
-    path = ROOT / "configs" / "consistent_teacher" / f"consistent_teacher_{net}_{data}.yaml"
-    released, paper = load(path).method, load(path, ["method.as_released=false"]).method
+def test_the_switch_is_whole_on_the_recipes_that_are_shipped(net: str, size: str, data: str) -> None:
+    recipe = {"method": "consistent_teacher", "detector": f"{net}_{size}_fpn", "data": data}
+    released = load_recipe(**recipe).method
+    paper = load_recipe(**recipe, overrides=["method.as_released=false"]).method
     assert (released.count_ratio, released.threshold.policy) == (1.0, "high")
     assert (paper.count_ratio, paper.threshold.policy) == (0.0, "component")
     same = {"as_released", "count_ratio", "threshold"}

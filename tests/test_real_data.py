@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import ssod.run
-from ssod.config import load
+from ssod.config import load_recipe
 from tests.paths import shared_path
 
-CONFIG = Path(__file__).parents[1] / "configs/mean_teacher/mean_teacher_retinanet_tiny_fpn_neu_det_10p.yaml"
+RECIPE = {"method": "mean_teacher", "detector": "retinanet_tiny_fpn", "data": "neu_det"}
 
 NEU_DET: list[str] = []
 BCCD = [
@@ -47,7 +47,7 @@ def test_the_same_recipe_trains_on(name: str, tmp_path: Path) -> None:
     if name == "coco_mini":
         changes = [*changes, f"data.unlabeled={{format: folder, path: {unnamed_images(shared, tmp_path / 'photos')}}}"]
     steps = ["train.steps=4", "method.burn_in=2", "method.score=0.01", "train.log_every=1", "train.eval_every=0"]
-    cfg = load(CONFIG, [f"data.root={shared}", *steps, *changes])
+    cfg = load_recipe(**RECIPE, overrides=[f"data.root={shared}", *steps, *changes])
     found = ssod.run.train(cfg, out=tmp_path / "run")
     assert 0 <= found["AP"] <= 1
     lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())

@@ -1,7 +1,7 @@
 """Where the time of a training step goes, and how much of it is the method's and the loop's own.
 
     python -m tools.bench_step --detector retinanet --size 320 --batch 2
-    python -m tools.bench_step --config configs/mean_teacher/mean_teacher_fcos_r50_fpn_coco_10p.yaml train.accumulate=4
+    python -m tools.bench_step --config my.yaml train.accumulate=4
 
 **The whole step** is ``Stepper.train_step`` as ``ssod train`` runs it, at a learning rate of 0: batch to the device,
 student and teacher, pseudo-labels, losses, backward, clipping, the test that everything is finite, optimiser, EMA.

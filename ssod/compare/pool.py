@@ -190,7 +190,7 @@ class _Pool:
         env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))} | os.environ
         if len(self.gpus) > 1:
             env["CUDA_VISIBLE_DEVICES"] = self._gpu(slot)
-        command = [sys.executable, "-m", "ssod", "train", str(cell.config), "-o", str(cell.folder), *cell.overrides]
+        command = [sys.executable, "-m", "ssod", "train", *cell.command(), "-o", str(cell.folder)]
         memory = Stated(cell.folder / "metrics.jsonl")
         process = subprocess.Popen(
             command,

@@ -1,11 +1,13 @@
 """``ssod compare --sweep sweep.yaml``: one file names many runs; what is missing is run, what is finished is kept.
 
 ```yaml
-base: demo.yaml                  # method x detector x percent over one config; paths are relative to this file
+configs:
+  - recipe: {method: [supervised, mean_teacher], detector: fcos_r50_fpn, data: coco, percent: [1, 10]}  # four rows
+  - my/*.yaml                    # configs by name or pattern; paths are relative to this file
+base: my.yaml                    # and, or instead, method x detector x percent over one config
 methods: [{name: supervised, ema: {decay: 0.996}}, mean_teacher, unbiased_teacher]
-detectors: [fcos_tiny, retinanet_tiny]
+detectors: [fcos_tiny_fpn, retinanet_tiny_fpn]
 percents: [5, 10]
-configs: ["../configs/*/*_fcos_r50_fpn_coco_10p.yaml"]  # and, or instead, configs by name or pattern
 folds: [1, 2, 3]
 seeds: [0]
 overrides: [train.steps=2000]    # for every run; {fold} and {seed} stand for their numbers
@@ -18,6 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,23 +28,25 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ssod.compare.runs import read_run
-from ssod.config import Config, load
+from ssod.config import Config, load, load_recipe
 from ssod.engine.identity import flat
 from ssod.engine.identity import kind as kind_of
 from ssod.errors import SsodError
 from ssod.mistakes import Source, read_section
+from ssod.recipes import Recipe, compose, former, names, read_recipe
 from ssod.schema import Section
-from ssod.starter import DETECTORS
 from ssod.yamlfile import read_yaml
 
 
 class Entry(Section):
-    """A config with changes of its own."""
+    """A config, or recipes, with changes of its own."""
 
-    config: str
+    config: str | None = None
     "Config file, relative to the sweep file."
+    recipe: dict[str, Any] | None = None
+    "Instead: `{method: ..., detector: ..., data: ..., percent: ...}`; a list in place of a value makes a row of each."
     name: str | None = None
-    "What its row is filed under; by default the file's stem."
+    "What its row is filed under; by default the file's stem, or the recipe's names."
     overrides: list[str] = []
     "`key.path=value`, before those of the sweep."
 
@@ -52,13 +57,13 @@ class SweepConfig(Section):
     out: str | None = None
     "Folder of the runs; by default `runs/<stem of this file>` in the current folder."
     configs: list[str | Entry] = []
-    "Config files, patterns such as `../configs/*/*_coco_10p.yaml`, or `{config: ..., name: ..., overrides: [...]}`."
+    "Files, patterns such as `my/*.yaml`, or `{config: ..., name: ..., overrides: [...]}`, or `recipe` for `config`."
     base: str | None = None
     "Config that methods, detectors and percents are put into."
     methods: list[str | dict[str, Any]] = []
     "Names, or sections `{name: mean_teacher, burn_in: 40%}`; a `label` in one names its row; empty = the base's own."
     detectors: list[str | dict[str, Any]] = []
-    "Names as in `ssod init --detector`, or sections as for methods; empty = the base's own."
+    "Names of configs/detectors, or sections as for methods; empty = the base's own."
     percents: list[float] = []
     "Values of `data.split.percent`; empty = the base's own."
     folds: list[int] = Field([1], min_length=1)
@@ -85,19 +90,27 @@ class Cell:
 
     Attributes:
         name: ``<row>/fold1-seed0``.
-        config: the file.
+        config: the file, or the recipe.
         overrides: all changes to it.
         folder: where the run lies, or will.
     """
 
     name: str
-    config: Path
+    config: Path | Recipe
     overrides: tuple[str, ...]
     folder: Path
 
     def load(self) -> Config:
         """Return the config that the run has."""
-        return load(self.config, self.overrides)
+        return _load(self.config, self.overrides)
+
+    def command(self) -> list[str]:
+        """Return what makes ``ssod train`` train this config."""
+        return [*([str(self.config)] if isinstance(self.config, Path) else self.config.options()), *self.overrides]
+
+
+def _load(config: Path | Recipe, overrides: Sequence[str]) -> Config:
+    return load(config, overrides) if isinstance(config, Path) else load_recipe(**dict(config), overrides=overrides)
 
 
 @dataclass(frozen=True)
@@ -134,27 +147,52 @@ def read_sweep(path: Path | str) -> Sweep:
     return Sweep(cells, cfg.jobs, out)
 
 
-def _configs(cfg: SweepConfig, path: Path) -> list[tuple[str, Path, tuple[str, ...]]]:
-    """Return (name, file, overrides) of the configs that are named."""
+def _configs(cfg: SweepConfig, path: Path) -> list[tuple[str, Path | Recipe, tuple[str, ...]]]:
+    """Return (name, file or recipe, overrides) of the configs that are named."""
     found = []
     for item in cfg.configs:
         entry = Entry(config=item) if isinstance(item, str) else item
-        pattern = Path(entry.config)
-        anchor = Path(pattern.anchor) if pattern.is_absolute() else path.parent
-        try:
-            files = sorted(f for f in anchor.glob(str(pattern.relative_to(pattern.anchor))) if f.is_file())
-        except (ValueError, IndexError):  # what is no pattern: '', '.', 'a**b'
-            files = []
-        if not files:
-            raise SsodError(path, "configs", f"'{entry.config}' names no file", "paths are relative to the sweep file")
-        if entry.name is not None and len(files) > 1:
-            raise SsodError(path, "configs", f"'{entry.name}' would name {len(files)} files", "leave the name out")
-        names = [file.stem if entry.name is None else _folder_name(path, "configs", entry.name) for file in files]
-        found += [(name, file, tuple(entry.overrides)) for name, file in zip(names, files)]
+        if (entry.config is None) == (entry.recipe is None):
+            raise SsodError(path, "configs", "an entry has neither or both of config and recipe", "give one of them")
+        rows = _files(entry.config, path) if entry.recipe is None else _recipes(entry.recipe, path)
+        if entry.name is not None and len(rows) > 1:
+            raise SsodError(path, "configs", f"'{entry.name}' would name {len(rows)} rows", "leave the name out")
+        called = [stem if entry.name is None else _folder_name(path, "configs", entry.name) for stem, _ in rows]
+        found += [(name, config, tuple(entry.overrides)) for name, (_, config) in zip(called, rows)]
     return found
 
 
-def _grid(cfg: SweepConfig, path: Path) -> list[tuple[str, Path, tuple[str, ...]]]:
+def _files(text: str, path: Path) -> list[tuple[str, Path]]:
+    """Return stem and path of the files that a pattern names."""
+    pattern = Path(text)
+    anchor = Path(pattern.anchor) if pattern.is_absolute() else path.parent
+    try:
+        files = sorted(f for f in anchor.glob(str(pattern.relative_to(pattern.anchor))) if f.is_file())
+    except (ValueError, IndexError):  # what is no pattern: '', '.', 'a**b'
+        files = []
+    if not files:
+        options = former(pattern)
+        fix = f"give {{recipe: ...}} for {options}" if options else "paths are relative to the sweep file"
+        raise SsodError(path, "configs", f"'{text}' names no file", fix)
+    return [(file.stem, file) for file in files]
+
+
+def _recipes(section: dict[str, Any], path: Path) -> list[tuple[str, Recipe]]:
+    """Return name and recipe of each combination of a section whose values may be lists."""
+    if "fold" in section:
+        raise SsodError(path, "configs.recipe.fold", "every run has a fold of the sweep", "write folds: [...]")
+    axes = [[(key, value) for value in (v if isinstance(v, list) else [v])] for key, v in section.items()]
+    rows = []
+    for point in itertools.product(*axes):
+        recipe = read_recipe(dict(point), str(path))
+        missing = [key for key, value in recipe if value is None and key in ("method", "detector", "data")]
+        if missing:
+            raise SsodError(path, f"configs.recipe.{missing[0]}", "missing", "add it")
+        rows.append((_load(recipe, ()).stem, recipe))
+    return rows
+
+
+def _grid(cfg: SweepConfig, path: Path) -> list[tuple[str, Path | Recipe, tuple[str, ...]]]:
     """Return (name, file, overrides) of every method x detector x percent."""
     if cfg.base is None:
         if cfg.methods or cfg.detectors or cfg.percents:
@@ -199,20 +237,28 @@ def _folder_name(path: Path, field: str, name: object) -> str:
 
 
 def _detector(name: str) -> tuple[str, dict[str, Any]]:
-    kind, backbone = DETECTORS.get(name, (name, None))
-    return name, {"name": kind} | ({"backbone": backbone} if backbone else {})
+    """Return a detector's row and section: that of its recipe, or of the bare name."""
+    recipe = Recipe(detector=name)
+    return name, compose(recipe)[0]["detector"] if recipe.detector in names("detector") else {"name": name}
 
 
 def _cell(
-    cfg: SweepConfig, path: Path, out: Path, name: str, config: Path, own: tuple[str, ...], fold: int, seed: int
+    cfg: SweepConfig,
+    path: Path,
+    out: Path,
+    name: str,
+    config: Path | Recipe,
+    own: tuple[str, ...],
+    fold: int,
+    seed: int,
 ) -> Cell:
     texts = [text.replace("{fold}", str(fold)).replace("{seed}", str(seed)) for text in (*own, *cfg.overrides)]
     overrides = (*texts, f"train.seed={seed}")
-    plain = load(config, overrides)
+    plain = _load(config, overrides)
     if plain.data.split is not None:
         overrides = (*overrides, f"data.split.fold={fold}")
     elif len(cfg.folds) > 1 and not any("{fold}" in text for text in (*own, *cfg.overrides)):
-        problem = f"{len(cfg.folds)} folds, but {config} has no data.split"
+        problem = f"{len(cfg.folds)} folds, but {config if isinstance(config, Path) else name} has no data.split"
         raise SsodError(path, "folds", problem, "add an override with {fold} in it, such as data.labeled.ann=...")
     return Cell(f"{name}/fold{fold}-seed{seed}", config, overrides, out / name / f"fold{fold}-seed{seed}")
 

@@ -331,7 +331,7 @@ def voc_like(folder: Path, method: str, **changes: object) -> Path:
 
 
 def test_a_supervised_twin_follows_the_protocol_of_its_labels(tmp_path: Path) -> None:
-    """Its config names no unlabelled images (configs/supervised/*_voc.yaml); the references stay."""
+    """Its config names no unlabelled images (the recipe of `supervised` on `voc`); the references stay."""
     extra = {"format": "voc", "root": "voc/VOCdevkit/VOC2012", "split": "trainval"}
     twin = read_run(voc_like(tmp_path / "s", "supervised", **{"data.unlabeled": None}))
     run = read_run(voc_like(tmp_path / "m", "mean_teacher", **{"data.unlabeled": extra}))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ssod.config import SECTIONS, Config, describe, load, validate
+from ssod.config import SECTIONS, Config, describe, load, load_recipe, validate
 from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.fcos import FcosConfig
 from ssod.detectors.retinanet import RetinaNetConfig
@@ -377,10 +377,9 @@ def test_a_duplicate_key_names_its_line(child: Path) -> None:  # C04
 
 def test_every_key_of_a_checkpoint_s_identity_exists() -> None:
     """``engine.identity`` says by dotted key what a checkpoint survives; a key that no config has would say nothing."""
-    configs = Path(__file__).resolve().parents[2] / "configs"
     found: set[str] = set()
     for detector in ("retinanet", "fcos", "faster_rcnn"):
-        queue = [("", load(configs / "mean_teacher" / f"mean_teacher_{detector}_r50_fpn_coco_1p.yaml").dump())]
+        queue = [("", load_recipe(method="mean_teacher", detector=f"{detector}_r50_fpn", data="coco").dump())]
         while queue:
             prefix, branch = queue.pop()
             found |= {f"{prefix}{key}" for key in branch}

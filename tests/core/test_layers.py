@@ -26,9 +26,11 @@ ALLOWED = {
     "methods": FREE | {"pseudo", "losses", "assign", "engine.ema"},
     "yamlfile": {"errors"},
     "mistakes": {"errors"},
+    "merging": {"errors", "mistakes", "yamlfile"},
+    "recipes": {"errors", "merging", "mistakes", "schema", "yamlfile"},
     "npzfile": {"errors"},
     "modelfile": FREE,
-    "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile", "mistakes"},
+    "config": FREE | {"data", "detectors", "engine", "methods", "yamlfile", "mistakes", "merging", "recipes"},
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ssod.config import load
+from ssod.config import load_recipe
 from ssod.detectors.build import DetectorConfig, build
 from ssod.errors import SsodError
 from ssod.losses import criterion
@@ -367,8 +367,7 @@ def test_the_recipes_are_all_there() -> None:
 
 @pytest.mark.parametrize("override", recipes())
 def test_a_recipe_builds(override: str) -> None:
-    path = ROOT / "configs" / "mean_teacher" / "mean_teacher_retinanet_tiny_fpn_neu_det_10p.yaml"
-    cfg = load(path, [override])
+    cfg = load_recipe(method="mean_teacher", detector="retinanet_tiny_fpn", data="neu_det", overrides=[override])
     assert cfg.method.loss is not None
     net = build(cfg.detector, 6, pretrained=False)
     assert Criterion(net, cfg.method.loss).losses.keys() == {"sup", "unsup"}
