@@ -171,7 +171,7 @@ def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
         labeled=train.batch.labeled,
         unlabeled=train.batch.unlabeled if unlabeled else 0,
         seed=train.seed,
-        unlabeled_from=getattr(cfg.method, "burn_in", 0),
+        unlabeled_from=cfg.method.burn_in if find(cfg.method.name).uses_unlabeled else 0,
         accumulate=train.accumulate,
         group_by_aspect=cfg.views.group_by_aspect,
     )
@@ -242,7 +242,8 @@ def check_batch(cfg: Config, data: DataSets) -> None:
             raise SsodError("config", f"data.{name}", problem, "check path and split", code=Exit.DATA)
         if batch > have:
             raise SsodError("config", f"train.batch.{name}", f"{batch} > {have} images", f"lower it to {have} or less")
-    mix, parts = getattr(cfg.method, "mix", None), collective.world_size() * cfg.train.accumulate
+    mix = cfg.method.mix if find(cfg.method.name).uses_unlabeled else None
+    parts = collective.world_size() * cfg.train.accumulate
     if mix is not None and cfg.train.batch.labeled < mix.partners * parts:
         problem = f"{cfg.train.batch.labeled} images for {parts} micro-batches, method.mix needs {mix.partners} in each"
         fix = f"raise it to {mix.partners * parts}"

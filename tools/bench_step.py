@@ -108,6 +108,11 @@ def bench(
     )
 
 
+def first_step(method: Method) -> int:
+    """Return the first step whose losses on unlabelled images count."""
+    return method.cfg.unsup_start if method.uses_unlabeled else 0
+
+
 def whole_step(stepper: Stepper, stream: Remember, watch: Stopwatch | None, clock: Clock) -> float:
     """Make one step of the phase in which pseudo-labels are used; return its seconds."""
     step = first_step(stepper.method)

@@ -108,6 +108,15 @@ class Config(Common):
         return shape
 
     @model_validator(mode="after")
+    def _no_loss_is_named_and_left_out(self) -> Config:
+        unsup = SideLoss() if self.loss is None else self.loss.unsup
+        for name, factor in self.loss_weights.items():
+            if factor == 0 and getattr(unsup, name, None) is not None:
+                text = f"'loss_weights.{name}' is 0 and leaves this loss out; remove it"
+                raise refusal(self, ("loss", "unsup", name), f"{text}, or set method.loss_weights.{name}=1")
+        return self
+
+    @model_validator(mode="after")
     def _every_key_is_read(self) -> Config:
         """Refuse what a method that chooses no boxes would leave unread."""
         if self.taught_by == "boxes":
