@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ssod.methods.teachers import Copy, Ema, Frozen
-from tests.paths import shared_path
+from tests.paths import golden_path
 
-GOLDEN = np.load(shared_path("golden/box_transfer_and_ema.npz"))
+GOLDEN = np.load(golden_path("box_transfer_and_ema.npz"))
 CASES = [c for c in json.loads(str(GOLDEN["cases_json"])) if c["name"] == "ema"]
 
 

@@ -19,9 +19,9 @@ from ssod.data.records import Classes, Images, Labeled
 from ssod.data.splits import SplitConfig, draw, read_index_file, select, split_hash, with_objects, write_splits
 from ssod.errors import Exit, SsodError
 from tests.data.nano import Nano, voc
-from tests.paths import shared_path
+from tests.paths import golden_path
 
-GOLDEN = json.loads(shared_path("golden/splits.json").read_text())
+GOLDEN = json.loads(golden_path("splits.json").read_text())
 DRAWS = [
     pytest.param(family, case, id=f"{family}-{case['N']}-{case['fold']}@{case['percent']}")
     for family in ("without_replacement", "with_replacement")

@@ -15,14 +15,14 @@ from ssod.errors import SsodError
 from ssod.structures import Targets, View
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients
-from tests.paths import shared_path
+from tests.paths import golden_path
 from tests.rows import losses_of
 
 ONE = {"scale": 8, "octaves": 1, "ratios": [1], "spacing": "stride"}
 HEAD = {"head_norm": "group", "level_scale": True, "delta_std": [0.1, 0.2], "anchors": ONE, "loss": {"box": "giou"}}
 # The head as it was submitted: distances instead of deltas.
 DISTANCES = {**HEAD, "delta_std": None, "align": {"name": "3d", "decode": "distances"}}
-GOLDEN = np.load(shared_path("golden/consistent_teacher_fam3d.npz"), allow_pickle=False)
+GOLDEN = np.load(golden_path("consistent_teacher_fam3d.npz"), allow_pickle=False)
 CASES = {case["name"]: case for case in json.loads(str(GOLDEN["cases_json"]))}
 ALONE = [name for name, case in CASES.items() if case["kind"] == "align_only"]
 TYPES = {

@@ -10,10 +10,10 @@ from ssod.engine import signals
 from ssod.engine.evaluate import NAMES, coco_metrics, evaluate
 from ssod.engine.voc_eval import IOUS, average_precision, voc_metrics
 from ssod.structures import Targets, View
-from tests.paths import shared_path
+from tests.paths import golden_path
 
-COCO = json.loads(shared_path("golden/coco_eval.json").read_text())
-VOC = json.loads(shared_path("golden/voc_eval.json").read_text())
+COCO = json.loads(golden_path("coco_eval.json").read_text())
+VOC = json.loads(golden_path("voc_eval.json").read_text())
 
 
 def coco_case(case: dict) -> tuple[dict, list[dict]]:

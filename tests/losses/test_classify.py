@@ -16,20 +16,21 @@ from ssod.losses.classify import (
 )
 from ssod.losses.elements import focal_elements, modulator, quality_focal_elements
 from tests.losses.rows import assignment, predictions
+from tests.paths import golden_path
 
 EXTREME = [-1e4, -200.0, -88.0, -20.0, 0.0, 20.0, 88.0, 200.0, 1e4]
 
 
-def golden(shared, name: str):
-    file = np.load(shared(f"golden/{name}.npz"), allow_pickle=False)
+def golden(name: str):
+    file = np.load(golden_path(f"{name}.npz"), allow_pickle=False)
     for case in json.loads(str(file["cases_json"])):
         prefix = case["id"] + "."
         yield case, {k[len(prefix) :]: file[k] for k in file.files if k.startswith(prefix)}
 
 
-def test_focal_golden(shared) -> None:
+def test_focal_golden() -> None:
     cases = 0
-    for case, v in golden(shared, "focal_sigmoid"):
+    for case, v in golden("focal_sigmoid"):
         x = torch.from_numpy(v["logit"]).double().requires_grad_()
         loss = focal_elements(x, torch.from_numpy(v["target"]).double(), case["alpha"], case["gamma"])
         assert loss.dtype == torch.float64
@@ -42,9 +43,9 @@ def test_focal_golden(shared) -> None:
     assert cases == 19
 
 
-def test_softmax_focal_golden(shared) -> None:
+def test_softmax_focal_golden() -> None:
     cases = 0
-    for case, v in golden(shared, "focal_softmax_unbiased_teacher"):
+    for case, v in golden("focal_softmax_unbiased_teacher"):
         labels = torch.from_numpy(v["labels"]).long()
         hard = torch.from_numpy(v["logits"]).double().requires_grad_()
         loss = softmax_focal(predictions(hard, softmax=True), assignment(labels), gamma=case["gamma"])

@@ -20,6 +20,7 @@ from ssod.losses.uncertainty import Uncertainty
 from ssod.losses.weighting import cleanliness, iou_target, ohem
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
 from tests.losses.rows import Plain
+from tests.paths import golden_path
 from tests.rows import context
 
 K, R = 3, 60
@@ -286,9 +287,9 @@ def look(matrix: torch.Tensor, side: int = 100) -> View:
 
 
 @pytest.mark.parametrize("case", ["c0", "c1", "c2"])
-def test_soft_teacher_golden(shared, case: str) -> None:
+def test_soft_teacher_golden(case: str) -> None:
     """Two images in views of their own, an image without pseudo-boxes, and weights that sum to less than 1."""
-    file = np.load(shared("golden/soft_teacher.npz"), allow_pickle=False)
+    file = np.load(golden_path("soft_teacher.npz"), allow_pickle=False)
 
     def get(name: str) -> torch.Tensor:
         return torch.from_numpy(file[f"{case}.{name}"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssod.pseudo import gmm
-from tests.paths import shared_path
+from tests.paths import golden_path
 from tools import bench_gmm
 
 POLICIES = ("high", "middle")
@@ -34,7 +34,7 @@ def all_rows(bank: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def cases() -> tuple[list[dict], dict[str, np.ndarray]]:
-    file = np.load(shared_path("golden/consistent_teacher_gmm.npz"), allow_pickle=False)
+    file = np.load(golden_path("consistent_teacher_gmm.npz"), allow_pickle=False)
     return json.loads(str(file["cases_json"])), {name: file[name] for name in file.files}
 
 

@@ -19,9 +19,9 @@ from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import Recipe, mix
 from ssod.pseudo.rectify import co_rectify, rectify_once
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, View
-from tests.paths import shared_path
+from tests.paths import golden_path
 
-FILE = np.load(shared_path("golden/instant_teaching.npz"), allow_pickle=False)
+FILE = np.load(golden_path("instant_teaching.npz"), allow_pickle=False)
 CASES = json.loads(str(FILE["cases_json"]))
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of an implementation in float32
 

@@ -26,12 +26,12 @@ from ssod.pseudo.instant import at_least
 from ssod.pseudo.threshold import FixedThreshold, GmmThreshold, ThresholdConfig, build_threshold
 from ssod.structures import Targets
 from tests.engine.fork import free_port
-from tests.paths import shared_path
+from tests.paths import golden_path
 from tests.waits import Waits
 
 
 def golden(name: str) -> tuple[list[dict], dict[str, np.ndarray]]:
-    file = np.load(shared_path(f"golden/consistent_teacher_{name}.npz"), allow_pickle=False)
+    file = np.load(golden_path(f"consistent_teacher_{name}.npz"), allow_pickle=False)
     return json.loads(str(file["cases_json"])), {key: file[key] for key in file.files}
 
 

@@ -11,7 +11,7 @@ from ssod.boxes import clip, warp
 from ssod.data import geometry as g
 from ssod.data.geometry import chain
 from ssod.data.ops import parse_list
-from tests.paths import shared_path
+from tests.paths import golden_path
 
 SIZES = [(101, 75), (64, 128), (97, 97)]
 OPS = {
@@ -146,7 +146,7 @@ def _reference_matrix(ops, size):
 
 
 def test_golden_transfer():
-    data = np.load(shared_path("golden/box_transfer_and_ema.npz"), allow_pickle=False)
+    data = np.load(golden_path("box_transfer_and_ema.npz"), allow_pickle=False)
     cases = [c for c in json.loads(str(data["cases_json"])) if c["id"].startswith("w")]
     assert len(cases) >= 12
     for case in cases:

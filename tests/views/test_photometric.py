@@ -8,7 +8,7 @@ from ssod.data import erasing, photometric
 from ssod.data.geometry import chain
 from ssod.data.ops import OPS, parse_list
 from ssod.data.presets import PRESETS
-from tests.paths import shared_path
+from tests.paths import golden_path
 from tests.views.common import picture
 
 PHOTOMETRIC = [name for name, kind in OPS.items() if kind.__module__.endswith(("photometric", "erasing"))]
@@ -20,7 +20,7 @@ def draw(spec, seed, size):
 
 
 def test_golden_colours():
-    data = np.load(shared_path("golden/colour_ops.npz"), allow_pickle=False)
+    data = np.load(golden_path("colour_ops.npz"), allow_pickle=False)
     image = Image.fromarray(np.ascontiguousarray(data["image.bgr"][..., ::-1]))
     results = [key for key in data.files if key.count(".") == 2]
     assert len(results) == 56
