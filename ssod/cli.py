@@ -159,9 +159,11 @@ def train(
     ] = None,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
-    from ssod.run import train
+    from ssod.run import opened
 
-    train(_load(words, method, detector, data, percent, fold), out=out, allow_change=allow_change or [])
+    cfg = _load(words, method, detector, data, percent, fold)
+    with opened(cfg, out=out, allow_change=allow_change or []) as trainer:
+        trainer.fit()
 
 
 @app.command("eval")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -51,12 +52,19 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
     Returns:
         The teacher's metrics of the last evaluation, fractions in 0..1.
     """
+    with opened(cfg, out=out, allow_change=allow_change) as trainer:
+        return trainer.fit()
+
+
+@contextlib.contextmanager
+def opened(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> Iterator[Trainer]:
+    """Read the data, enter the run folder and build what trains in it; for ``train`` and the command line."""
     device = dist.pick_device(cfg.train.device)
     with Signals(), dist.job(device):
         data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
         with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
             try:
-                return build(cfg, data, folder, allow_change=allow_change).fit()
+                yield build(cfg, data, folder, allow_change=allow_change)
             except RuntimeError as error:  # torch reports a dead worker from a signal handler, in whatever line runs
                 failure = worker_failure(error)
                 if failure is None:

@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> Result:
     for text in (
         f"d2_faster_rcnn, ResNet-{args.depth}, {args.batch} x {args.size} px of noise, {ours.device}"
         f"{', processor time' if args.cpu_time else ''}, {args.rounds} alternating rounds",
-        f"our Trainer.train_step                 {median(result.ours):.4f} s",
+        f"our Stepper.train_step                 {median(result.ours):.4f} s",
         f"detectron2's SimpleTrainer.run_step    {median(result.theirs):.4f} s",
         f"ratio                                  {result.ratio:.3f}",
     ):

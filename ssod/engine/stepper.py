@@ -91,31 +91,12 @@ class Stepper:
         Raises:
             SsodError: code 6, the batch or the optimiser's state does not fit on the device.
         """
-        cfg = self.cfg
+        cfg, ids = self.cfg, []
+        losses: dict[str, Tensor] = {}
         optim.set_lr(self.optimizer, self.lr(step))
         seed_step(cfg.seed, step, collective.rank())
         self.guard.remember()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, ids = self.forward_backward(batches, step)
-        self.scaler.unscale_(self.optimizer)
-        norm = optim.clip(self.parameters, cfg.clip)
-        verdict = self.guard.verdict(losses, norm, self.signals.code)  # waits for the device
-        if not verdict.good:
-            skipped = self.skip(verdict, losses, ids)
-            self.method.after_skip(step)
-            return skipped
-        try:
-            self.scaler.step(self.optimizer)
-        except torch.OutOfMemoryError as error:  # the first step makes room for momentum
-            raise too_large(step, "in the optimizer's step") from error
-        self.scaler.update()
-        dist.average_statistics(self.method)
-        self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
-        return Step(verdict.stop, True, losses | self.method.stats | {"grad_norm": norm})
-
-    def forward_backward(self, batches: Iterator[Batch], step: int) -> tuple[dict[str, Tensor], list[Any]]:
-        """Add up the gradient of the step's micro-batches; return its detached losses and labelled image ids."""
-        cfg, losses, ids = self.cfg, {}, []
         for micro in range(cfg.accumulate):
             batch = next(batches)
             ids += batch.labeled.ids
@@ -130,7 +111,25 @@ class Stepper:
                 raise too_large(step, shown(batch)) from error
             for name, loss in part.items():
                 losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
-        return losses, ids
+        return self.finish(step, losses, ids)
+
+    def finish(self, step: int, losses: dict[str, Tensor], ids: list[Any]) -> Step:
+        """Let the optimiser and the teacher move if all is finite on every rank; else leave all as it was."""
+        self.scaler.unscale_(self.optimizer)
+        norm = optim.clip(self.parameters, self.cfg.clip)
+        verdict = self.guard.verdict(losses, norm, self.signals.code)  # waits for the device
+        if not verdict.good:
+            skipped = self.skip(verdict, losses, ids)
+            self.method.after_skip(step)
+            return skipped
+        try:
+            self.scaler.step(self.optimizer)
+        except torch.OutOfMemoryError as error:  # the first step makes room for momentum
+            raise too_large(step, "in the optimizer's step") from error
+        self.scaler.update()
+        dist.average_statistics(self.method)
+        self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
+        return Step(verdict.stop, True, losses | self.method.stats | {"grad_norm": norm})
 
     def skip(self, verdict: Verdict, losses: dict[str, Tensor], ids: list[Any]) -> Step:
         """Leave everything as it was before the step, on all ranks, and find out why it could not be made.

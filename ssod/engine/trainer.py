@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from ssod.engine.train_config import TrainConfig
 from ssod.engine.watch import COLLAPSE, Watch, advice
 from ssod.engine.window import Clock, Window, totals
 from ssod.errors import Exit, SsodError
-from ssod.structures import Batch
 
 __all__ = ["TrainConfig", "Trainer"]
 
@@ -87,7 +85,7 @@ class Trainer:
             batches = self.clock.timed(parts.batches(self.step))
             while self.step < cfg.steps:
                 with self.clock:
-                    stop = self.train_step(batches)
+                    stop = self.take(self.stepper.train_step(batches, self.step))
                 if self.due(cfg.log_every):
                     self.write_line()
                 self.pending = parts.evaluates and self.due(cfg.eval_every)
@@ -104,9 +102,8 @@ class Trainer:
             self.log.end(self.step, self.record.results())
         return self.record.last
 
-    def train_step(self, batches: Iterator[Batch]) -> int:
-        """Make one optimiser step, or skip it; return the exit code of a stop that was asked for, 0 for none."""
-        done = self.stepper.train_step(batches, self.step)
+    def take(self, done: Step) -> int:
+        """Count a step; return the exit code of a stop that was asked for, 0 for none."""
         if done.made:
             self.window.add(done.values)
             self.bad = 0
