@@ -119,7 +119,8 @@ class View(_Mapped):
         source = torch.where(column < width[:, None], width[:, None] - 1 - column, column)  # [N, W]
         index = source[:, None, None, :].expand(-1, 3, self.images.shape[-2], -1)
         mirror = torch.eye(3, dtype=self.matrix.dtype, device=self.matrix.device).repeat(len(self), 1, 1)
-        mirror[:, 0, 0], mirror[:, 0, 2] = -1, width.to(mirror)
+        mirror[:, 0, 0].fill_(-1)
+        mirror[:, 0, 2] = width.to(mirror)
         return replace(self, images=self.images.gather(3, index), matrix=compose(mirror, self.matrix), targets=None)
 
 

@@ -20,6 +20,7 @@ from ssod.data.datasets import DataConfig
 from ssod.errors import Exit, SsodError
 from ssod.outfolder import staged
 from ssod.predict import label_files, predict_files
+from tests.patience import LONG
 from tests.trained import model_file, photos
 
 FORMATS = ("coco", "yolo", "voc")
@@ -186,7 +187,7 @@ def test_a_real_interrupt(weights: Path, tmp_path: Path) -> None:
     while not list(tmp_path.glob("out/.tmp-*/*.jpg")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
+    told = process.communicate(timeout=LONG)[1]
     assert process.returncode == Exit.INTERRUPTED
     assert told.splitlines() == [f"interrupted: nothing was written to {tmp_path / 'out'}", "ssod: interrupted"]
     assert not (tmp_path / "out").exists()

@@ -26,7 +26,7 @@ class Frequency(nn.Module):
         """Take in a batch."""
         present = self.having.new_zeros(len(targets), len(self.having))
         for row, t in zip(present, targets):
-            row[t.labels] = 1
+            row.index_fill_(0, t.labels, 1)
         self.having.add_(mean_over_ranks(present.sum(0)))
         self.images.add_(mean_over_ranks(self.images.new_full((), len(targets))))
 

@@ -200,7 +200,7 @@ def halves(recipe: Recipe) -> list[Part]:
     """
     mixup, mosaic = recipe.mixup, recipe.mosaic
     first = recipe.share.new_zeros(len(mixup), 4)
-    first[:, 2:] = torch.inf
+    first[:, 2:].fill_(torch.inf)  # `= torch.inf` would make a tensor of it, to be copied
     second, cut = first.clone(), recipe.cut.to(first)
     first[:, 2] = torch.where(mosaic & recipe.across, cut, torch.inf)
     first[:, 3] = torch.where(mosaic & ~recipe.across, cut, torch.inf)

@@ -22,6 +22,7 @@ from ssod.compare.sweep import Cell, finished, read_sweep
 from ssod.engine.runfolder import RunFolder
 from ssod.errors import Exit, SsodError
 from tests.compare.fake import config, fake_run
+from tests.patience import LONG
 from tests.small import small_config
 
 
@@ -181,7 +182,7 @@ def test_a_run_that_another_process_has_is_left_alone(tmp_path: Path) -> None:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for what another process does."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -189,7 +190,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def test_two_sweeps_at_once_start_each_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
-    script = "import time\nprint('mine', flush=True)\ntime.sleep(60)"
+    script = "import time\nprint('mine', flush=True)\ntime.sleep(600)"
     monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, script)))
     one, two = (pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True)) for _ in range(2))
     log = tmp_path / "runs" / "logs" / "small-fold1-seed0.log"

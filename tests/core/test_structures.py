@@ -113,7 +113,9 @@ def test_flipped_mirrors_pixels_and_boxes_alike(width: int) -> None:
     v.images.zero_()
     v.sizes[0, 1] = width
     v.images[0, :, 10:20, 5:15] = 255
-    mirrored = v.flipped()
+    with Waits() as waits:
+        mirrored = v.flipped()
+    assert waits.copies == 0
     moved = Pseudo([targets([5, 10, 15, 20])]).move(v, mirrored).cls[0].boxes[0].long()
     x1, y1, x2, y2 = moved.tolist()
     assert mirrored.images[0, 0, y1:y2, x1:x2].eq(255).all()

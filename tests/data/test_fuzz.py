@@ -36,7 +36,7 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 FUZZ = settings(
-    max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=400, deadline=30_000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 
 

@@ -40,7 +40,7 @@ def test_nll_trains_box_and_spread(name: str) -> None:
     data = batch().labeled
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 3e-3)
     before, history, overlap = student.head.spread.weight.clone(), [], []
-    for _ in range(40):
+    for _ in range(80):
         out = student.predict(data)
         p, a = student.assign(out, data.targets)["dense"]
         assert p.spread.shape == (len(p), 4)
@@ -51,8 +51,9 @@ def test_nll_trains_box_and_spread(name: str) -> None:
         history.append(losses["box"].item())
         overlap.append(paired_iou(p.boxes()[a.fg], a.box[a.fg]).mean().item())
     # FCOS begins with points: while they overlap nothing, the IoU in front holds the loss near 0.
+    # For nine seeds the ratio is 0.64 at most and the overlap gains 0.14 at least; after half as many steps, 0.87.
     assert history[-1] < 0.85 * max(history), history
-    assert overlap[-1] > overlap[0] + 0.03, overlap
+    assert overlap[-1] > overlap[0] + 0.05, overlap
     assert not torch.equal(before, student.head.spread.weight)
 
 

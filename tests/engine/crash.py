@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ssod import modelfile
 from ssod.engine import checkpoint
+from tests.patience import LONG
 
 # Figures of the machine, not of the run.
 _CLOCKS = ("time/", "memory/")
@@ -132,7 +133,7 @@ def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = LONG) -> None:
     """Wait until ``condition`` holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -14,6 +14,7 @@ from ssod.engine.voc_eval import IOUS, voc_metrics
 from ssod.errors import Exit, SsodError
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from tests.engine.test_evaluate import COCO, VOC, coco_case, voc_case
+from tests.patience import in_time
 
 
 @pytest.mark.parametrize("case", COCO["cases"], ids=lambda c: c["name"])
@@ -173,11 +174,11 @@ def test_a_thousand_resamples_in_seconds() -> None:
         counted=np.ones_like(hit),
         wanted=rng.integers(1, 3, (images, classes)),
     )
-    start = time.perf_counter()
+    start = time.process_time()
     ap = m.mean_ap(table, rng.multinomial(images, np.full(images, 1 / images), size=1000))
     assert ap.shape == (1000,)
     assert 0 < ap.std() < 0.02
-    assert time.perf_counter() - start < 30  # 3 s on a free core
+    assert in_time(time.process_time() - start, 10)  # 3 s on a free core
 
 
 def test_json_of_about_is_plain() -> None:

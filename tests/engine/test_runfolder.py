@@ -81,9 +81,9 @@ def test_a_forked_worker_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Pat
             worker = os.fork()
             if worker == 0:
                 os.write(writing, str(os.getpid()).encode())  # from here: its copy of the lock is closed by now
-                time.sleep(60)
+                time.sleep(600)
                 os._exit(0)
-            time.sleep(60)
+            time.sleep(600)
         os._exit(0)
     worker = int(os.read(reading, 20))
     with pytest.raises(SsodError, match="locked"):

@@ -126,8 +126,9 @@ def test_parts_change_nothing(loss, soft: bool, monkeypatch: pytest.MonkeyPatch)
         rows = loss(predictions(x), assignment(cls))
         (rows * torch.arange(10)).sum().backward()
         results.append((rows.detach(), x.grad))
-    for one, other in zip(*results):
-        assert torch.equal(one, other)
+    # Not to the bit: a processor takes several elements at a time and those that are left over at the end of a part one
+    # by one, by another polynomial for exp and log. A row in the wrong part differs in its first digit.
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
 def test_parts_keep_little_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

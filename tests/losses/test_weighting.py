@@ -214,7 +214,9 @@ def test_learnt_weights_begin_at_one_and_fall_where_losses_are_large(stage: str)
     torch.manual_seed(0)
     softmax = stage == "roi"
     p, a = rows(softmax=softmax)
-    net = SampleWeighting(lam=1.0 if softmax else 0.1)  # the loss of an ordinary row
+    # A weight of lam / L is best. With lam a bit below the loss of an ordinary row, 0.5 and 1.5, weights are apart from
+    # their limits, where all are alike; the mean of hard rows is a third of that of the others, whatever the seed.
+    net = SampleWeighting(lam=1.0 if softmax else 0.3)
     assert torch.equal(net(stage, p, a, scene(softmax)).cls_weight, a.cls_weight)
     loss = (cross_entropy if softmax else focal)(p, a)
     weighed = a.fg if stage == "dense" else a.cls_weight > 0
@@ -227,7 +229,7 @@ def test_learnt_weights_begin_at_one_and_fall_where_losses_are_large(stage: str)
         optimizer.step()
     weight = b.cls_weight[weighed]
     hard = loss[weighed] > loss[weighed].median()
-    assert weight[hard].mean() < weight[~hard].mean()
+    assert weight[hard].mean() < 0.7 * weight[~hard].mean()
     assert ((weight > np.exp(-2.01)) & (weight < np.exp(2.01))).all()
     assert torch.equal(b.cls_weight[~weighed], a.cls_weight[~weighed])
     assert torch.equal(b.box_weight[~a.fg], a.box_weight[~a.fg])

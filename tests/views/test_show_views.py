@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ssod.data.shapes import write_shapes
+from tests.patience import LONG
 from tests.small import small_config
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_views.py"
@@ -30,7 +31,7 @@ def run(tmp_path, preset):
     root = write_shapes(tmp_path / "data", train=3, val=1, unlabeled=3, size=96)
     (tmp_path / "c.yaml").write_text(CONFIG.format(root=root, preset=preset))
     command = [sys.executable, str(TOOL), str(tmp_path / "c.yaml"), "-o", str(tmp_path / "v.png"), "--images", "2"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LONG)
 
 
 def test_draws_a_sheet(tmp_path):
@@ -45,7 +46,7 @@ def test_draws_a_sheet(tmp_path):
 def test_draws_what_a_method_mixes(tmp_path):
     config = small_config(tmp_path, method={"name": "instant_teaching", "mix": {"tiles": 4}})
     command = [sys.executable, str(TOOL), str(config), "-o", str(tmp_path / "v.png"), "--images", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "v.png") as sheet:
         assert sheet.height == 6 * 330  # two labelled, two unlabelled and two mixed rows
@@ -69,7 +70,7 @@ def test_a_mistake_is_one_line(tmp_path, preset):
     ],
 )
 def test_options_that_make_no_sheet(options, words):
-    done = subprocess.run([sys.executable, str(TOOL), "c.yaml", *options], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, str(TOOL), "c.yaml", *options], capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
