@@ -135,12 +135,7 @@ class Parts:
 
     def phase(self, step: int) -> str:
         """Name what a step does, for the log."""
-        if not find(self.cfg.method.name).uses_unlabeled:
-            return "supervised"
-        burn_in, unsup_start = self.cfg.method.burn_in, self.cfg.method.unsup_start
-        if step < burn_in:
-            return f"burn-in {step}/{burn_in}"
-        return f"labels only {step}/{unsup_start}" if step < unsup_start else "ssod"
+        return phase(self.cfg, step)
 
     def evaluate(self, detector: Detector) -> dict[str, float]:
         """Measure a detector on the val images."""
@@ -153,6 +148,16 @@ class Parts:
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         """Draw that evaluation for trackers, [H, W, 3] uint8 by name."""
         return self.diagnosis.pictures(step)
+
+
+def phase(cfg: Config, step: int) -> str:
+    """Name what a step does: ``burn-in 336/2000``, ``ssod``."""
+    if not find(cfg.method.name).uses_unlabeled:
+        return "supervised"
+    burn_in, unsup_start = cfg.method.burn_in, cfg.method.unsup_start
+    if step < burn_in:
+        return f"burn-in {step}/{burn_in}"
+    return f"labels only {step}/{unsup_start}" if step < unsup_start else "ssod"
 
 
 def origins(cfg: Config) -> dict[str, Any]:
