@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
 
 app = typer.Typer(

@@ -17,18 +17,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ssod import recipes
 from ssod.data.datasets import DataConfig
 from ssod.data.views import ViewsConfig, misaligned
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
-from ssod.errors import SsodError
-from ssod.merging import merge, override, replace
 from ssod.methods.base import Common
 from ssod.methods.find import find
-from ssod.mistakes import Source, nearest, origin_of, read_section, shown
-from ssod.schema import Section
-from ssod.yamlfile import dump_yaml, read_yaml
+from ssod.utils import recipes
+from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown
+from ssod.utils.errors import SsodError
+from ssod.utils.merging import merge, override, replace
+from ssod.utils.schema import Section
+from ssod.utils.yaml_io import dump_yaml, read_yaml
 
 
 class EvalConfig(Section):
@@ -88,7 +88,8 @@ def load(
     """Read, merge, override and validate a config file.
 
     Args:
-        path: the YAML file. Its ``recipe`` names files of ``configs`` that it is merged over; see ``ssod/recipes.py``.
+        path: the YAML file. Its ``recipe`` names files of ``configs`` that it is merged over; see
+            ``ssod/utils/recipes.py``.
         overrides: ``key.path=value`` with the value in YAML.
         replaced: dotted key -> what takes the place of all that the file says there, before the overrides.
         recipe: keys that take the place of those in the file's ``recipe``.

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from ssod.config import load
 from ssod.data.shapes import write_shapes
-from ssod.errors import Exit, SsodError
 from ssod.predict import predict_files
-from ssod.printing import console
-from ssod.yamlfile import read_yaml
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.printing import console
+from ssod.utils.yaml_io import read_yaml
 
 CONFIG = Path(str(files("ssod"))) / "demo.yaml"
 TRAIN, VAL, SIDE = 660, 200, 96  # images, images, pixels

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssod import collective, gallery
+from ssod import gallery
 from ssod.boxes import warp
 from ssod.config import Config
 from ssod.data.coco import to_coco
@@ -28,15 +28,16 @@ from ssod.data.loader import Loading, train_batches
 from ssod.data.records import Images, Labeled
 from ssod.data.sampling import Place, Sampling
 from ssod.data.splits import coverage
-from ssod.engine import dist, matches
+from ssod.engine import matches
 from ssod.engine.matches import match, mean_ap
-from ssod.engine.precision import autocast
-from ssod.engine.rng import seed_step
 from ssod.engine.runfolder import RunFolder
-from ssod.errors import SsodError
 from ssod.methods.base import Method
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.structures import Batch, Targets, View
+from ssod.utils import collective, distributed
+from ssod.utils.device import autocast
+from ssod.utils.errors import SsodError
+from ssod.utils.seeding import seed_step
 
 
 @dataclass
@@ -80,14 +81,14 @@ class Diagnose:
 
     def __call__(self, step: int, method: Method) -> dict[str, float]:
         """Save and measure; return what belongs into the log, the same on every rank."""
-        dist.on_rank_zero(partial(self._save_matches, step, method.teacher.model.decode.score))
+        distributed.on_rank_zero(partial(self._save_matches, step, method.teacher.model.decode.score))
         if not method.uses_unlabeled or self.images is None:
             return {}
         seed_step(self.cfg.train.seed, step, 0)
         with untouched(method):
             seen = self._look(method)
         self._shown = sorted(seen.shown, key=lambda shown: self.images.ids.index(shown.id))
-        return dist.on_rank_zero(lambda: self._measure(step, seen))
+        return distributed.on_rank_zero(lambda: self._measure(step, seen))
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         """Return what trackers are shown of the evaluation after ``step``, [H, W, 3] uint8 by name, on rank 0.

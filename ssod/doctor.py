@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from ssod.printing import console
+from ssod.utils.printing import console
 
 _NEEDED = (
     "torch",

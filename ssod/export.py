@@ -35,11 +35,11 @@ import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ssod import atomic
-from ssod.errors import Exit, SsodError
 from ssod.model import DIVISOR, Model, load, weights_file
 from ssod.parity import Parity, Run, as_view, measure, pictures
 from ssod.structures import Detector
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 
 INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssod.data.header import read_header
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 SAMPLE = 20  # images that are looked for in each folder
 # What decides about the images of the set that an option names; unlabelled ones need no JSON.

@@ -18,11 +18,12 @@ from xml.etree import ElementTree as xml
 import numpy as np
 import yaml
 
-from ssod import atomic, outfolder, review
+from ssod import outfolder, review
 from ssod.data.coco import to_coco
 from ssod.data.paths import safe_join
 from ssod.data.records import Images, Labeled
-from ssod.errors import SsodError
+from ssod.utils import atomic
+from ssod.utils.errors import SsodError
 
 SPLIT = "train"
 

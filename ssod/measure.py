@@ -10,12 +10,12 @@ from rich.table import Table
 from ssod.config import load
 from ssod.data import datasets
 from ssod.detectors.build import build as build_detector
-from ssod.engine import dist
-from ssod.errors import SsodError
 from ssod.model import check_score
 from ssod.model import load as load_model
-from ssod.printing import console
 from ssod.run import evaluator
+from ssod.utils import distributed
+from ssod.utils.errors import SsodError
+from ssod.utils.printing import console
 
 # What a change on the command line can mean for weights that are trained already, and what of that it cannot.
 COUNTS = ("data", "eval", "detector.decode", "views.val", "train.device", "train.workers", "train.precision")
@@ -55,7 +55,7 @@ def evaluate(
     if any(_below(key, ("detector",)) for key in changes):
         detector = build_detector(cfg.detector, len(model.classes), pretrained=False)
         detector.load_state_dict(model.detector.state_dict())
-    detector = detector.to(dist.pick_device(cfg.train.device)).eval().requires_grad_(False)
+    detector = detector.to(distributed.pick_device(cfg.train.device)).eval().requires_grad_(False)
     found = evaluator(cfg, val, score=score)(detector)
     _show(found, f"{weights}, {len(val)} images, scores above {detector.decode.score if score is None else score:g}")
     return found

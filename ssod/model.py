@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from ssod import modelfile
 from ssod.data.loader import by_canvas, collate
 from ssod.data.records import Classes
 from ssod.data.views import Pipeline, Sample, look
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.evaluate import to_original
-from ssod.errors import Exit, SsodError
 from ssod.pictures import Picture, as_picture
 from ssod.structures import Detector, Targets
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 
 DIVISOR = 32  # as in evaluation: padded sides are multiples of it
 BATCH = 8
@@ -56,7 +56,7 @@ class Model:
         pipeline: the view in which images are shown to the detector, the one it was evaluated in.
     """
 
-    def __init__(self, detector: Detector, card: modelfile.Card, device: torch.device) -> None:
+    def __init__(self, detector: Detector, card: model_file.Card, device: torch.device) -> None:
         self.detector, self.card, self.device = detector, card, device
         self.classes = Classes(tuple(card["classes"]["names"]), tuple(card["classes"]["ids"]))
         self.pipeline = Pipeline.model_validate(card["val_view"])
@@ -124,7 +124,7 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
     """
     device = _present(device)
     file = weights_file(path)
-    state, card = modelfile.read(file)
+    state, card = model_file.read(file)
     try:
         cfg = TypeAdapter(DetectorConfig).validate_python(card["detector"])
         detector = build(cfg, len(card["classes"]["names"]), pretrained=False)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ssod import atomic
 from ssod.data.folder import before_wildcard
 from ssod.data.records import Images
-from ssod.errors import Exit, SsodError
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 
 
 def refuse_taken(out: Path) -> None:

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ssod.data.image import open_image, to_rgb
-from ssod.errors import Exit, SsodError
 from ssod.structures import Targets
+from ssod.utils.errors import Exit, SsodError
 
 Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
 

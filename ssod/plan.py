@@ -12,18 +12,19 @@ from statistics import median
 import torch
 from rich.table import Table
 
-from ssod import collective, run
+from ssod import run
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
 from ssod.data.workers import usable_cpus
-from ssod.engine import dist, log
+from ssod.engine import log
 from ssod.engine.schedule import lr_at
 from ssod.engine.stepper import Stepper
 from ssod.methods.find import find
-from ssod.printing import console
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
+from ssod.utils import collective, distributed
+from ssod.utils.printing import console
 
 WARM, TIMED = 2, 5  # steps before and while the clock runs
 _CPU = torch.device("cpu")
@@ -96,8 +97,8 @@ def plan(cfg: Config) -> Plan:
     Raises:
         SsodError: whatever training would raise before its first step, and code 6 when a step does not fit in memory.
     """
-    device = dist.pick_device(cfg.train.device)
-    with dist.job(device):
+    device = distributed.pick_device(cfg.train.device)
+    with distributed.job(device):
         data = datasets.load(cfg.data)
         run.check_batch(cfg, data)
         found = measure(cfg, data)

@@ -15,17 +15,18 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ssod import atomic, outfolder, review
 from ssod import label_files as writers
+from ssod import outfolder, review
 from ssod.data.findings import Context
 from ssod.data.folder import read_folder
 from ssod.data.reader import Reader, allowed_bad
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.views import MIN_SIDE, Sample
-from ssod.engine.dist import pick_device
-from ssod.errors import SsodError
 from ssod.model import BATCH, Detected, Model, check_score, load
 from ssod.pictures import draw
+from ssod.utils import atomic
+from ssod.utils.distributed import pick_device
+from ssod.utils.errors import SsodError
 
 __all__ = ["Detected", "Model", "label_files", "load", "predict_files"]
 

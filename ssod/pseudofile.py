@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ssod import atomic
-from ssod.npzfile import reading
+from ssod.utils import atomic
+from ssod.utils.npz import reading
 
 
 @dataclass(frozen=True)

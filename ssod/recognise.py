@@ -12,8 +12,8 @@ from typing import Any
 from ssod.data.findings import Context
 from ssod.data.folder import before_wildcard
 from ssod.data.jsonfile import read_json
-from ssod.errors import SsodError
 from ssod.imagefolder import image_folder
+from ssod.utils.errors import SsodError
 
 Source = dict[str, str]  # a source of the config's `data` section, with absolute paths
 

@@ -6,10 +6,10 @@ import time
 
 import torch
 
-from ssod.engine.signals import Signals
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.methods.base import Method
+from ssod.utils.signals import Signals
 
 
 def rehearsal(method: Method, cfg: TrainConfig) -> Stepper:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssod import atomic
+from ssod.utils import atomic
 
 SHARE = 0.5  # boxes above this share of the threshold are looked at, too
 

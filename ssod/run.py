@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssod import collective
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.check import check as check_data
@@ -25,17 +24,18 @@ from ssod.data.summary import summary
 from ssod.data.workers import worker_failure
 from ssod.detectors.build import build as build_detector
 from ssod.diagnose import Diagnose
-from ssod.engine import checkpoint, dist
+from ssod.engine import checkpoint
 from ssod.engine.evaluate import coco_metrics
 from ssod.engine.evaluate import evaluate as measure
 from ssod.engine.runfolder import RunFolder
-from ssod.engine.signals import Signals
 from ssod.engine.trainer import Trainer
 from ssod.engine.voc_eval import voc_metrics
-from ssod.errors import Exit, SsodError
 from ssod.methods.base import Method
 from ssod.methods.find import find
 from ssod.structures import Batch, Detector
+from ssod.utils import collective, distributed
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.signals import Signals
 from ssod.version import __version__
 
 MAX_TOLD = 20  # repairs and warnings about the data that a training run prints
@@ -59,8 +59,8 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
 @contextlib.contextmanager
 def opened(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> Iterator[Trainer]:
     """Read the data, enter the run folder and build what trains in it; for ``train`` and the command line."""
-    device = dist.pick_device(cfg.train.device)
-    with Signals(), dist.job(device):
+    device = distributed.pick_device(cfg.train.device)
+    with Signals(), distributed.job(device):
         data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
         with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
             try:
@@ -117,12 +117,12 @@ class Parts:
         """Write what says what runs, and return it in words."""
         cfg, data, folder = self.cfg, self.data, self.folder
         folder.write_inputs(cfg.dump(), data.split)
-        dist.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
+        distributed.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
         parts = {"labelled": data.labeled, "val": data.val}
         if find(cfg.method.name).uses_unlabeled:
             parts = {"labelled": data.labeled, "unlabelled": data.unlabeled, "val": data.val}
         counts = ", ".join(f"{len(images)} {part}" for part, images in parts.items() if images is not None)
-        device, world = dist.pick_device(cfg.train.device).type, collective.world_size()
+        device, world = distributed.pick_device(cfg.train.device).type, collective.world_size()
         where = device if world == 1 else f"{world} x {device}"
         return [
             f"{cfg.method.name}, {cfg.detector.name} on {where}: {counts} images, {len(data.classes)} classes",

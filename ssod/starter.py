@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from ssod import config, recipes
+from ssod import config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
-from ssod.errors import Exit, SsodError
-from ssod.merging import merge
-from ssod.mistakes import nearest
-from ssod.recipes import Recipe
 from ssod.recognise import data_section
-from ssod.yamlfile import dump_yaml, parse_yaml
+from ssod.utils import recipes
+from ssod.utils.config_errors import nearest
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.merging import merge
+from ssod.utils.recipes import Recipe
+from ssod.utils.yaml_io import dump_yaml, parse_yaml
 
 
 def write_config(

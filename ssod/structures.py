@@ -97,7 +97,7 @@ class View(_Mapped):
             in 0..255 or float in 0..1. Normalisation belongs to the detector.
         sizes: [N, 2] int64, (height, width) of each image without its padding.
         matrix: [N, 3, 3] float32, pixels of the original image -> pixels of this view.
-        keys: [N] int64, one random key per image (``ssod.seeding``).
+        keys: [N] int64, one random key per image (``ssod.utils.seeding``).
         ids: N image ids, as the data set's file names them; for messages and results.
         targets: N ``Targets`` in this view's pixels, or None where there are no labels.
     """

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssod import rehearse
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 from tools import bench_step
 from tools.bench_step import Result, bare_step, main

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 from tools.bench_weighting import Cost, arguments, main, noise, stepper_of
 
 TINY = ["--backbone", "tiny", "--size", "64", "--batch", "1", "--device", "cpu", "--cpu-time", "--steps", "1"]

@@ -13,8 +13,8 @@ import yaml
 
 from ssod import cli
 from ssod import run as run_module
-from ssod.errors import Exit, SsodError
 from ssod.methods.find import names
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano
 from tests.data.test_corpus import CASES, Case
 from tests.small import small_config

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ssod.config import load, load_recipe
-from ssod.errors import SsodError
 from ssod.methods.consistent_teacher import Config
 from ssod.pseudo.count import count_filter
 from ssod.pseudo.threshold import GmmThreshold
 from ssod.run import phase
+from ssod.utils.errors import SsodError
 from tests.small import small_config
 from tests.test_methods import DETECTORS, batch, bits, detector, method, optimizer_of, step
 

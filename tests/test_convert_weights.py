@@ -12,10 +12,10 @@ import yaml
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from ssod import modelfile
 from ssod.detectors.d2.model import build_model
-from ssod.errors import Exit, SsodError
 from ssod.measure import evaluate
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 from tests.detectors.d2 import pair, section
 from tests.small import small_config
 from tools import convert_weights
@@ -54,8 +54,8 @@ def test_from_the_zoo_to_eval_and_back(given: Any, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert "compared with detectron2's inference" in printed
     main(["keep", str(config), "-o", str(folder / "kept.safetensors")])
-    assert modelfile.read_card(folder / "ours.safetensors")["detector"]["name"] == "faster_rcnn"
-    assert modelfile.read_card(folder / "kept.safetensors")["detector"]["name"] == "d2_faster_rcnn"
+    assert model_file.read_card(folder / "ours.safetensors")["detector"]["name"] == "faster_rcnn"
+    assert model_file.read_card(folder / "kept.safetensors")["detector"]["name"] == "d2_faster_rcnn"
     a, b = (ap(folder / name, config) for name in ("ours.safetensors", "kept.safetensors"))
     assert a == pytest.approx(b, abs=2e-3)
 
@@ -79,7 +79,7 @@ def test_the_printed_section_trains_from_the_file(given: Any, capsys: pytest.Cap
     printed = capsys.readouterr().out
     tree = yaml.safe_load(printed[printed.index("detector:") : printed.rindex(str(file))])
     detector = build(CONFIG.validate_python(tree["detector"]), CLASSES)
-    saved, _ = modelfile.read(file)
+    saved, _ = model_file.read(file)
     assert all(torch.equal(value, saved[name]) for name, value in detector.state_dict().items())
 
 

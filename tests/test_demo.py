@@ -10,7 +10,7 @@ import pytest
 
 from ssod import demo
 from ssod.engine.runfolder import RunFolder
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 def finished(run: Path, steps: int, ap: float) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor
 from ssod import cli
 from ssod import export as exporting
 from ssod.detectors.decode import DecodeConfig
-from ssod.errors import Exit, SsodError
 from ssod.export import Graph, convert, export, metadata, runner
 from ssod.model import Model
 from ssod.parity import Run, differences, measure
 from ssod.structures import Targets
+from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, trained
 from tools.export_parity import DETECTORS, SIZES, pictures, sweep
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ssod.config import load
-from ssod.errors import SsodError
 from ssod.starter import write_config
+from ssod.utils.errors import SsodError
 from tests.small_sets import coco, pictures, voc
 
 

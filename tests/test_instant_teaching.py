@@ -16,12 +16,12 @@ from ssod.detectors.d2.dense import D2Dense
 from ssod.detectors.d2.faster_rcnn import D2FasterRcnn
 from ssod.engine import checkpoint, optim
 from ssod.engine.guard import Guard
-from ssod.errors import SsodError
 from ssod.methods.instant_teaching_rectify import redrawn
 from ssod.pseudo.instant import confident, rows_of
 from ssod.pseudo.mix import Recipe
 from ssod.pseudo.rectify import rectify_once
 from ssod.structures import Batch
+from ssod.utils.errors import SsodError
 from tests.test_methods import (
     DETECTORS,
     K,

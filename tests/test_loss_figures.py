@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssod import config, modelfile, run
+from ssod import config, run
 from ssod.detectors.build import build
 from ssod.engine import checkpoint
-from ssod.errors import Exit
 from ssod.losses.classify import SIGMOID, SOFTMAX
 from ssod.losses.pick import settable
 from ssod.model import weights_file
+from ssod.utils import model_file
+from ssod.utils.errors import Exit
 from tests.small import small_config
 from tools.loss_curves import panels
 from tools.loss_figures import cumulative, heat, looks, main
@@ -68,7 +69,7 @@ def test_gamma_moves_the_loss_to_hard_negatives() -> None:
 
 def test_the_models_file_is_that_of_a_plain_detector(trained) -> None:
     """The branch that weighted the run is in its checkpoint, and not in what the run gives away."""
-    state, card = modelfile.read(weights_file(trained))
+    state, card = model_file.read(weights_file(trained))
     cfg = config.load(trained / "config.yaml")
     plain = build(cfg.detector, len(card["classes"]["names"]), pretrained=False).state_dict()
     assert {name: value.shape for name, value in state.items()} == {name: v.shape for name, v in plain.items()}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from ssod import modelfile
 from ssod.detectors.build import DetectorConfig, build
-from ssod.errors import Exit, SsodError
 from ssod.measure import evaluate
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 
 SECTION: dict[str, Any] = {
@@ -42,7 +42,7 @@ def weights(config: Path, names: list[str] | None = None) -> Path:
     card = {"detector": SECTION, "classes": {"names": names, "ids": list(range(1, len(names) + 1))}, "val_view": []}
     path = config.parent / "weights" / "best.safetensors"
     path.parent.mkdir(exist_ok=True)
-    modelfile.save(path, detector.state_dict(), card)
+    model_file.save(path, detector.state_dict(), card)
     return path
 
 

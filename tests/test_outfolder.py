@@ -17,9 +17,9 @@ from ssod import cli
 from ssod import predict as predicting
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
-from ssod.errors import Exit, SsodError
 from ssod.outfolder import staged
 from ssod.predict import label_files, predict_files
+from ssod.utils.errors import Exit, SsodError
 from tests.patience import LONG
 from tests.trained import model_file, photos
 
@@ -158,7 +158,7 @@ def test_after_an_interruption_the_same_command_works(
     with monkeypatch.context() as patch:
         patch.setattr(predicting, "look_through", interrupted)
         if count == 3:
-            patch.setattr("ssod.atomic.write_text", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr("ssod.utils.atomic.write_text", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             command(weights, tmp_path / "in", tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]

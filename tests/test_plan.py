@@ -13,9 +13,9 @@ from ssod import plan as plans
 from ssod import run
 from ssod.config import Config, load
 from ssod.data import datasets
-from ssod.errors import Exit, SsodError
 from ssod.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
 from ssod.rehearse import rehearsal
+from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 
 

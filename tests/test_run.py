@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 import ssod.run
-from ssod import collective
 from ssod.config import load
 from ssod.data import datasets
 from ssod.engine import checkpoint
 from ssod.engine.trainer import Trainer
-from ssod.errors import Exit, SsodError
+from ssod.utils import collective
+from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from ssod import recipes, starter
+from ssod import starter
 from ssod.config import load
 from ssod.data import datasets
 from ssod.detectors.build import build
-from ssod.errors import Exit, SsodError
 from ssod.methods.find import names
 from ssod.starter import write_config
+from ssod.utils import recipes
+from ssod.utils.errors import Exit, SsodError
 from tests.small_sets import coco, pictures, voc, yolo
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ssod.detectors.dense import with_boxes_of
-from ssod.errors import SsodError
 from ssod.losses.box import BOX, SPREAD
 from ssod.losses.pick import TABLES
 from ssod.losses.weighting import RULES
@@ -17,6 +16,7 @@ from ssod.methods import base
 from ssod.methods.find import find
 from ssod.pseudo.mix import MixConfig, Mixer
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, join
+from ssod.utils.errors import SsodError
 from tests.losses.rows import predictions
 from tests.test_methods import DETECTORS, SEMI, K, batch, batch_for, detector, method, some_targets, view
 

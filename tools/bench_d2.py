@@ -30,10 +30,10 @@ from ssod.detectors.d2.model import build_model
 from ssod.engine import optim
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import SsodError
 from ssod.methods.supervised import Config, Supervised
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, View
+from ssod.utils.errors import SsodError
 from tools.options import count, cpu_time
 from tools.synthetic import CLASSES, noise
 

@@ -41,15 +41,15 @@ from ssod import config, run
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
-from ssod.engine.precision import autocast
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import SsodError
 from ssod.methods.base import Method
 from ssod.methods.find import find
-from ssod.mistakes import read_section
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, Pseudo, Targets, View
+from ssod.utils.config_errors import read_section
+from ssod.utils.device import autocast
+from ssod.utils.errors import SsodError
 from tools.options import COMMAND_LINE, count, cpu_time
 from tools.stopwatch import Clock, Stopwatch, watched
 from tools.synthetic import CLASSES, Remember, calibrate, learners, noise

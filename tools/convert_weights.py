@@ -28,7 +28,7 @@ import yaml
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ssod import atomic, config, model, modelfile
+from ssod import config, model
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.config import D2Config
@@ -36,10 +36,11 @@ from ssod.detectors.d2.convert import ours_of, theirs_of
 from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.weights import initialise
 from ssod.detectors.weights import State
-from ssod.errors import Exit, SsodError
 from ssod.export import Graph
 from ssod.parity import Parity, Run, measure, pictures
 from ssod.structures import Detector
+from ssod.utils import atomic, model_file
+from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
 
 
@@ -73,7 +74,7 @@ def make_ours(source: Path, out: Path, overrides: list[str], *, keep: bool) -> P
         "method": "converted",
         "version": __version__,
     }
-    modelfile.save(out, ours.state_dict(), card)
+    model_file.save(out, ours.state_dict(), card)
     if not keep:
         print(yaml.safe_dump({"detector": _plain(plain)}, sort_keys=False, default_flow_style=None), end="")
     return found

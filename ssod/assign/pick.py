@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Wrap
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig
 from ssod.assign.centre import CentreAssigner, CentreConfig
 from ssod.assign.iou import IoUAssigner, IoUConfig
-from ssod.schema import named
 from ssod.structures import Assignment, Predictions, Targets
+from ssod.utils.schema import named
 
 Assigner = Callable[[Predictions, list[Targets]], Assignment]
 

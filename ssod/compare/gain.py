@@ -28,7 +28,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from ssod.engine.matches import Matches, mean_ap
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 RESAMPLES = 1000
 Z = 1.959964

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ssod import atomic
 from ssod.compare import tables
 from ssod.compare.comparison import Comparison, comparison
 from ssod.compare.gain import RESAMPLES
@@ -15,7 +14,8 @@ from ssod.compare.pool import run_cells
 from ssod.compare.records import comma_separated
 from ssod.compare.runs import read_run
 from ssod.compare.sweep import read_sweep
-from ssod.errors import Exit, SsodError
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 
 
 def compare(

@@ -16,12 +16,12 @@ from typing import IO
 
 from rich.console import Console
 
-from ssod import atomic
 from ssod.compare.memory import Stated, free_memory
 from ssod.compare.runs import read_run
 from ssod.compare.sweep import Cell, finished
-from ssod.engine.signals import Signals
-from ssod.errors import Exit, SsodError
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.signals import Signals
 
 POLL = 0.5  # seconds between two looks at the processes
 SPARE = 1.3  # another run starts when so many times its memory is free

@@ -14,8 +14,8 @@ from ssod.engine import matches
 from ssod.engine.identity import flat
 from ssod.engine.identity import kind as kind_of
 from ssod.engine.matches import Matches
-from ssod.errors import Exit, SsodError
-from ssod.yamlfile import read_yaml
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.yaml_io import read_yaml
 
 REPEATED = ("data.split.fold", "train.seed")  # may differ between the repetitions of one row
 MOVES_AP = ("views.val",)  # cosmetic for resuming a run, not for comparing it

@@ -31,11 +31,11 @@ from ssod.compare.runs import read_run
 from ssod.config import Config, load, load_recipe
 from ssod.engine.identity import flat
 from ssod.engine.identity import kind as kind_of
-from ssod.errors import SsodError
-from ssod.mistakes import Source, read_section
-from ssod.recipes import Recipe, compose, former, names, read_recipe
-from ssod.schema import Section
-from ssod.yamlfile import read_yaml
+from ssod.utils.config_errors import Source, read_section
+from ssod.utils.errors import SsodError
+from ssod.utils.recipes import Recipe, compose, former, names, read_recipe
+from ssod.utils.schema import Section
+from ssod.utils.yaml_io import read_yaml
 
 
 class Entry(Section):

@@ -17,7 +17,7 @@ from ssod.data.presence import check_files
 from ssod.data.reader import allowed_bad
 from ssod.data.records import Images, Labeled
 from ssod.data.sources import read_images
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 @dataclass

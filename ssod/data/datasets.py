@@ -21,7 +21,7 @@ from ssod.data.reader import Reader
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.sources import LabeledSource, Source, VocSource, read_images, read_labeled
 from ssod.data.splits import SplitConfig
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 
 class DataConfig(Section):

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from ssod.data.geometry import FILL, Act, IntSpan, Size, Span, nothing, pixels
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 Rect = tuple[int, int, int, int]  # left, top, right, bottom
 

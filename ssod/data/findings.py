@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 Level = Literal["error", "repaired", "skipped", "warning"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 Size = tuple[int, int]  # (width, height), Pillow's order
 FILL = 125

@@ -16,7 +16,7 @@ from ssod.data.image import FORMATS, open_image, orientation
 from ssod.data.paths import safe_join
 from ssod.data.presence import check_files
 from ssod.data.records import Images, Labeled
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 _ORIENTED = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")  # PNG chunks that may hold an orientation, as EXIF or as XMP
 _NO_PIXELS = bytes.fromhex("00000000 49444154 35af061e")  # an empty PNG chunk of pixels

@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 89_000_000

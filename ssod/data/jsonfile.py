@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ssod.data.findings import Context, short
-from ssod.errors import Exit
+from ssod.utils.errors import Exit
 
 # What an integer beyond the interpreter's digit limit is read as: out of range for every column.
 TOO_LONG = 1 << 63

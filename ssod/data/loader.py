@@ -20,8 +20,8 @@ from ssod.data.records import Images, Labeled
 from ssod.data.sampling import Place, Sampling, Stream
 from ssod.data.views import Pipeline, Sample, ViewsConfig, look, to_tensor
 from ssod.data.workers import run
-from ssod.errors import SsodError
 from ssod.structures import Batch, View
+from ssod.utils.errors import SsodError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from ssod.data.findings import Context, Finding, short
 from ssod.data.header import path_of, read_header
 from ssod.data.image import MIN_SIDE, open_image
 from ssod.data.records import Images
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 # What opening an image complains of -> the row of the project's table of bad inputs.
 _ROWS = {

@@ -18,7 +18,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 from ssod.data import erasing, geometry, photometric
 from ssod.data.geometry import Act, Op, Size, chain
 from ssod.data.presets import PRESETS
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 
 def parse_list(value: object) -> tuple[Op, ...]:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Sequence
 
 from ssod.data.findings import Context, short
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 # Longest path and longest single name that common file systems take, in bytes.
 MAX_PATH, MAX_NAME = 4095, 255

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from torchvision.transforms.v2 import functional as F
 
 from ssod.data.geometry import Act, IntSpan, Size, Span, nothing, pixels
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 Paint = Callable[[Image.Image], Image.Image]
 

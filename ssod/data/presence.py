@@ -7,7 +7,7 @@ import os
 from ssod.data.findings import Context, short
 from ssod.data.paths import absent, safe_join
 from ssod.data.records import Images
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 def check_files(images: Images, file: str, ctx: Context, *, needed: bool = True) -> list[int]:

@@ -11,8 +11,8 @@ from PIL import Image
 from ssod.data.image import MAX_PIXELS, open_image
 from ssod.data.paths import safe_join
 from ssod.data.records import Images
-from ssod.errors import Exit, SsodError
 from ssod.structures import Batch
+from ssod.utils.errors import Exit, SsodError
 
 BAD_SHARE = 0.001  # of the unlabelled images may be unreadable ...
 BAD_FLOOR = 3  # ... or this many, where that is more

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ssod import seeding
+from ssod.utils import seeding
 
 
 @lru_cache(maxsize=8)

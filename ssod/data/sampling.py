@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssod import collective
 from ssod.data.records import Images
 from ssod.data.sampler import Grouped, Shuffled
-from ssod.errors import Exit, SsodError
+from ssod.utils import collective
+from ssod.utils.errors import Exit, SsodError
 
 Stream = Shuffled | Grouped
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssod import seeding
-from ssod.errors import SsodError
+from ssod.utils import seeding
+from ssod.utils.errors import SsodError
 
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
 DISTRACTORS = ("half", "crescent", "bar")

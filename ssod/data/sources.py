@@ -18,7 +18,7 @@ from ssod.data.header import turn_upright
 from ssod.data.records import Images, Labeled
 from ssod.data.voc import read_voc, read_voc_images
 from ssod.data.yolo import read_yolo, read_yolo_images
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 
 class CocoSource(Section):

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from ssod import seeding
 from ssod.data.geometry import chain
 from ssod.data.ops import Ops, dump_list, nearest
-from ssod.schema import Section
 from ssod.structures import Targets, move_targets
+from ssod.utils import seeding
+from ssod.utils.schema import Section
 
 MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as Pseudo.move does with pseudo-boxes
 

@@ -24,7 +24,7 @@ from ssod.data.jsonfile import nearest, read_text
 from ssod.data.paths import IMAGE_SUFFIXES, refuse_unsafe, safe_join
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.xmlfile import XmlProblem, parse_xml
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 @dataclass

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ssod.errors import Exit, SsodError
 from ssod.structures import Batch, Targets, View
+from ssod.utils.errors import Exit, SsodError
 
 
 def run(

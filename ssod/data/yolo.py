@@ -21,7 +21,7 @@ from ssod.data.header import fill_sizes
 from ssod.data.jsonfile import kind, nearest, read_text
 from ssod.data.paths import refuse_unsafe, safe_join
 from ssod.data.records import Classes, Images, Labeled
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 # Shares may leave 0..1 by rounding; beyond this they are pixels.
 SLACK = 0.01

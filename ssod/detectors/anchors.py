@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 
 class AnchorConfig(Section):

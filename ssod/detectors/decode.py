@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from ssod.boxes import clip
-from ssod.schema import Section
 from ssod.structures import Predictions, Targets
+from ssod.utils.schema import Section
 
 
 class DecodeConfig(Section):

@@ -20,8 +20,8 @@ from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
 from ssod.losses.pick import Loss, LossSpec, pick
-from ssod.schema import Section, over_default
 from ssod.structures import Predictions, RowLoss
+from ssod.utils.schema import Section, over_default
 
 
 class FasterRcnnLoss(Section):

@@ -17,7 +17,7 @@ from ssod.detectors.dense import Dense, count_in_batch
 from ssod.detectors.heads.spread import Spread, each, spread_layer
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.pick import Kind, Loss, LossSpec, pick
-from ssod.schema import Section, over_default
+from ssod.utils.schema import Section, over_default
 
 
 class FcosLoss(Section):

@@ -4,7 +4,8 @@
 what precedes. ``previous.pt`` is the checkpoint before it, ``best.pt`` that of the best teacher where a run may go back
 to it. There is no state of random generators in it: the loop
 seeds every generator anew at each step, from the run's seed, the step and the rank (``rng.seed_step``), so that
-none has anything to remember. Failpoints (``ssod.atomic``) here are ``ckpt.before_trailer`` and ``ckpt.after_trailer``.
+none has anything to remember. Failpoints (``ssod.utils.atomic``) here are ``ckpt.before_trailer`` and
+``ckpt.after_trailer``.
 """
 
 import hashlib
@@ -20,8 +21,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ssod import atomic
-from ssod.errors import Exit, SsodError
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 
 SCHEMA = 2  # 2: the optimiser's state is by the parameters' names; in 1 it was by their place in its groups
 LAST, PREVIOUS, BEST, BAD = "last.pt", "previous.pt", "best.pt", "damaged.pt"

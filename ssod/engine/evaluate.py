@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssod import boxes, collective
-from ssod.engine import dist, signals
-from ssod.engine.precision import Precision, autocast
+from ssod import boxes
 from ssod.structures import Detector, Targets, View
+from ssod.utils import collective, distributed, signals
+from ssod.utils.device import Precision, autocast
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -52,12 +52,12 @@ def evaluate(
         if signals.requested():
             break
         found += detect(detector, view, truth, device=device, precision=precision, score=score)
-    shares = dist.gather((signals.requested(), found if collective.active() else []))
+    shares = distributed.gather((signals.requested(), found if collective.active() else []))
     stop = max(code for code, _ in shares)
     if stop:
         raise signals.Stopped(stop)
     detections = [d for _, share in shares for d in share] if collective.active() else found
-    return dist.on_rank_zero(lambda: (metrics or coco_metrics)(truth, detections))
+    return distributed.on_rank_zero(lambda: (metrics or coco_metrics)(truth, detections))
 
 
 @torch.no_grad()

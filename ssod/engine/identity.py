@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 Kind = Literal["identity", "schedule", "cosmetic"]
 

@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ssod import atomic, collective
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.trackers import Name, Trackers
 from ssod.engine.window import Values
-from ssod.errors import SsodError
+from ssod.utils import atomic, collective
+from ssod.utils.errors import SsodError
 
 
 class Log:

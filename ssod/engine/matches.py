@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ssod import atomic
 from ssod.engine.voc_eval import IOUS
-from ssod.npzfile import reading
+from ssod.utils import atomic
+from ssod.utils.npz import reading
 
 MOST = 100  # detections of an image and class that COCO counts
 _ELEMENTS = 4_000_000  # of a temporary array: resamples are done in parts that stay below

@@ -17,11 +17,11 @@ from typing import Any, Self
 import torch
 import torchvision
 
-from ssod import atomic
-from ssod.engine import checkpoint, dist
-from ssod.errors import Exit, SsodError
+from ssod.engine import checkpoint
+from ssod.utils import atomic, distributed
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.yaml_io import dump_yaml
 from ssod.version import __version__
-from ssod.yamlfile import dump_yaml
 
 
 class RunFolder:
@@ -74,7 +74,7 @@ class RunFolder:
                 else:
                     return str(path)
 
-        return cls(dist.on_rank_zero(make))
+        return cls(distributed.on_rank_zero(make))
 
     @property
     def resumable(self) -> bool:
@@ -90,22 +90,22 @@ class RunFolder:
             return False
 
     def __enter__(self) -> Self:
-        dist.on_rank_zero(self._take)
+        distributed.on_rank_zero(self._take)
         self._begun = False
-        if not dist.on_rank_zero(lambda: self.resumable):
+        if not distributed.on_rank_zero(lambda: self.resumable):
             self.begin()
         return self
 
     def begin(self) -> None:
         """Declare the run to be going on: ``exit.json`` of its last end goes, and leaving will write a new one."""
-        dist.on_rank_zero(lambda: self.exit.unlink(missing_ok=True))
+        distributed.on_rank_zero(lambda: self.exit.unlink(missing_ok=True))
         self._begun = True
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if not self._begun:
                 return
-            if error is None or not dist.is_lost_peer(error):
+            if error is None or not distributed.is_lost_peer(error):
                 # Any rank that fails by itself says so; one that merely lost another does not talk over it.
                 if error is not None or self._lock is not None:
                     self.write_exit(error)
@@ -126,7 +126,7 @@ class RunFolder:
         code = Exit.OK if error is None else getattr(error, "code", Exit.BUG)
         if isinstance(error, KeyboardInterrupt):
             code = Exit.INTERRUPTED
-        elif error is not None and dist.is_lost_peer(error):
+        elif error is not None and distributed.is_lost_peer(error):
             code = Exit.DISTRIBUTED
         line = None if error is None else str(error) or type(error).__name__
         self.write_json(self.exit, {"code": int(code), "name": Exit(code).name, "error": line, "time": _now()})
@@ -144,7 +144,7 @@ class RunFolder:
             if split is not None:
                 self.write_json(self.path / "split.json", dict(split))
 
-        dist.on_rank_zero(files)
+        distributed.on_rank_zero(files)
 
     def _take(self) -> None:
         """Make the folder and lock it, or say who has it.

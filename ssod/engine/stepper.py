@@ -10,16 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ssod import collective
-from ssod.engine import dist, optim, schedule
-from ssod.engine.allocator import keep_freed_memory
+from ssod.engine import optim, schedule
 from ssod.engine.batch import check_batch, send, shown, too_large
 from ssod.engine.guard import Guard, Verdict
-from ssod.engine.precision import autocast
-from ssod.engine.rng import seed_step
-from ssod.engine.signals import Signals
 from ssod.engine.train_config import TrainConfig
 from ssod.structures import Batch, Detector
+from ssod.utils import collective, distributed
+from ssod.utils.device import autocast, keep_freed_memory
+from ssod.utils.seeding import seed_step
+from ssod.utils.signals import Signals
 
 
 class Method(Protocol):
@@ -70,7 +69,7 @@ class Stepper:
 
     def __init__(self, method: nn.Module, cfg: TrainConfig, signals: Signals) -> None:
         self.cfg, self.signals = cfg, signals
-        self.device = dist.pick_device(cfg.device)
+        self.device = distributed.pick_device(cfg.device)
         check_batch(cfg)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -79,7 +78,7 @@ class Stepper:
             torch.use_deterministic_algorithms(True)
         memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
         self.method = method.to(self.device, memory_format=memory_format).train()
-        self.model = dist.wrap(self.method)
+        self.model = distributed.wrap(self.method)
         self.parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = optim.build(self.method, cfg.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
@@ -102,7 +101,7 @@ class Stepper:
             ids += batch.labeled.ids
             try:
                 batch = send(batch, self.device, channels_last=cfg.channels_last)
-                with dist.no_sync(self.model, micro < cfg.accumulate - 1):
+                with distributed.no_sync(self.model, micro < cfg.accumulate - 1):
                     with autocast(self.device, cfg.precision):
                         part = self.model(batch, step)
                         total = sum(part.values()) / cfg.accumulate
@@ -127,7 +126,7 @@ class Stepper:
         except torch.OutOfMemoryError as error:  # the first step makes room for momentum
             raise too_large(step, "in the optimizer's step") from error
         self.scaler.update()
-        dist.average_statistics(self.method)
+        distributed.average_statistics(self.method)
         self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
         return Step(verdict.stop, True, losses | self.method.stats | {"grad_norm": norm})
 
@@ -143,7 +142,7 @@ class Stepper:
             self.scaler.update()
             return Step(verdict.stop, False)
         self.scaler.update(scale)  # forget this step, keep the scale
-        found = [(name, i) for name, i in dist.gather((self.guard.culprit(losses), ids)) if name]
+        found = [(name, i) for name, i in distributed.gather((self.guard.culprit(losses), ids)) if name]
         # A gradient is averaged over ranks: where only it is bad, the cause lies with another rank.
         found.sort(key=lambda item: item[0].startswith("gradient"))
         fault, images = found[0] if found else ("gradient", ids)

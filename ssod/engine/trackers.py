@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 Name = Literal["tensorboard", "wandb", "mlflow"]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ssod.engine import dist
+from ssod.utils import distributed
 
 Values = dict[str, Any]
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Window:
         own |= {name: value.flatten().tolist() for name, value in self.last.items()}
         own["skipped"] = self.skipped
         self.__init__()
-        shares = dist.gather(own)
+        shares = distributed.gather(own)
         merged: Values = {}
         for name in dict.fromkeys(name for share in shares for name in share):
             seen = [share[name] for share in shares if name in share]

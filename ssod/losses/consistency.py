@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ssod.boxes import IdentityCoder
-from ssod.collective import mean_over_ranks
 from ssod.losses.classify import PART
 from ssod.losses.elements import upcast
 from ssod.structures import Predictions
+from ssod.utils.collective import mean_over_ranks
 
 Norm = Literal["rows", "foreground"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssod.collective import mean_over_ranks
 from ssod.structures import Targets
+from ssod.utils.collective import mean_over_ranks
 
 
 class Frequency(nn.Module):

@@ -18,14 +18,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
-from ssod.errors import SsodError
 from ssod.losses.bayes import Branch, own_loss
 from ssod.losses.context import Context, Reweight, Side
 from ssod.losses.counts import Frequency, RunningObjects
 from ssod.losses.pick import Loss, bind, defaults, first_line, needs_frequency, pick
 from ssod.losses.weighting import RULES, Rule, Weighting
-from ssod.schema import Section, named
 from ssod.structures import Assignment, Detector, Predictions, Pseudo, RowLoss
+from ssod.utils.errors import SsodError
+from ssod.utils.schema import Section, named
 
 ROWS = ("cls", "box", "quality", "rpn_cls", "rpn_box")
 
@@ -173,9 +173,7 @@ def factors_of(side: SideLoss) -> dict[str, float]:
     return {name: getattr(side, name).weight for name in ROWS if getattr(side, name) is not None}
 
 
-def build_weightings(
-    student: Detector, side_loss: SideLoss, side: Side, *, mixes: bool, maps: bool
-) -> list[Weighting]:
+def build_weightings(student: Detector, side_loss: SideLoss, side: Side, *, mixes: bool, maps: bool) -> list[Weighting]:
     """Return the weightings that a side of the config names, in their order."""
     field = f"method.loss.{side}.weighting"
     rules = [find_rule(student, spec.name, field, side, mixes=mixes, maps=maps) for spec in side_loss.weighting]

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ssod.errors import SsodError
 from ssod.losses.box import ALIGNED, BOX, SPREAD
 from ssod.losses.classify import QUALITY, SIGMOID, SOFTMAX
-from ssod.schema import Section, named
 from ssod.structures import RowLoss
+from ssod.utils.errors import SsodError
+from ssod.utils.schema import Section, named
 
 Kind = Literal["sigmoid", "softmax", "box", "spread", "aligned", "quality"]
 TABLES: dict[Kind, dict[str, RowLoss]] = {

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ssod.collective import mean_over_ranks
 from ssod.losses.context import Context, objects, overlap, own_probability
 from ssod.losses.elements import NonNegative
 from ssod.losses.reliability import background
 from ssod.structures import Assignment, Predictions
+from ssod.utils.collective import mean_over_ranks
 
 LIMIT = 2.0  # of |m|: weights between exp(-2) and exp(2)
 

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ssod.collective import mean_over_ranks
 from ssod.losses.bayes import Guess, bald, difficulty, predicted, wanted
 from ssod.losses.context import Context
 from ssod.losses.elements import NonNegative, Positive
 from ssod.structures import Assignment, Predictions
+from ssod.utils.collective import mean_over_ranks
 
 Count = Annotated[int, Field(ge=1)]
 

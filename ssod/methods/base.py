@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssod.errors import SsodError
 from ssod.losses.context import Context, Reweight, Side
 from ssod.losses.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
@@ -22,6 +21,7 @@ from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import Mixer
 from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+from ssod.utils.errors import SsodError
 
 __all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Method", "count_per_image"]
 

@@ -9,7 +9,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ssod.losses.criterion import LossConfig, SideLoss, SupervisedLoss
 from ssod.pseudo.mix import MixConfig
-from ssod.schema import Duration, Section, over_default
+from ssod.utils.schema import Duration, Section, over_default
 
 LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
 Rule = Literal["ema", "copy", "never"]

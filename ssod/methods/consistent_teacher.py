@@ -32,8 +32,8 @@ from ssod.methods import base
 from ssod.methods.base import EmaConfig, count_per_image, quantiles, tag
 from ssod.pseudo.count import count_filter
 from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold
-from ssod.schema import Duration, named
 from ssod.structures import Batch, Detector, Output, Pseudo
+from ssod.utils.schema import Duration, named
 
 
 class Config(base.Config):

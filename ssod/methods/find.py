@@ -6,8 +6,8 @@ import pkgutil
 from types import ModuleType
 
 import ssod.methods
-from ssod.errors import SsodError
 from ssod.methods.supervised import Supervised
+from ssod.utils.errors import SsodError
 
 _NOT_METHODS = {"base", "config", "find", "teachers"}
 

@@ -34,8 +34,8 @@ from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses
 from ssod.methods.config import Teaching
 from ssod.pseudo.mirror import read_mirrored
-from ssod.schema import Duration
 from ssod.structures import Batch, Output, Predictions
+from ssod.utils.schema import Duration
 
 
 class Config(base.Config):

@@ -23,14 +23,14 @@ from copy import deepcopy
 
 import torch
 
-from ssod import seeding
-from ssod.errors import SsodError
 from ssod.methods import instant_teaching
 from ssod.methods.base import Losses, count_per_image, tag
 from ssod.methods.instant_teaching import InstantTeaching, best_scores
 from ssod.pseudo.instant import at_least, confident, rows_of
 from ssod.pseudo.rectify import co_rectify, rectify_once
 from ssod.structures import Batch, Detector, Output, Pseudo, View
+from ssod.utils import seeding
+from ssod.utils.errors import SsodError
 
 
 class Config(instant_teaching.Config):

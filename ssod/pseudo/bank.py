@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ssod.collective import all_gather_rows
+from ssod.utils.collective import all_gather_rows
 
 
 class ScoreBank(nn.Module):

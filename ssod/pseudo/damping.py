@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ssod.collective import mean_over_ranks
 from ssod.structures import Targets
+from ssod.utils.collective import mean_over_ranks
 
 
 def damping(targets: list[Targets], factor: float) -> Tensor:

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ssod import seeding
 from ssod.ragged import image_index, select
-from ssod.schema import Section
 from ssod.structures import Pseudo, Targets, View, join
+from ssod.utils import seeding
+from ssod.utils.schema import Section
 
 GREY = (0.485, 0.456, 0.406)  # the mean colour that detectors subtract
 DIVISOR = 32  # a canvas is padded to multiples of it

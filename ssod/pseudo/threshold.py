@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ssod.pseudo.bank import ScoreBank
 from ssod.pseudo.gmm import Backend, Policy, thresholds
 from ssod.ragged import select
-from ssod.schema import Section, named
 from ssod.structures import Targets
+from ssod.utils.schema import Section, named
 
 
 class FixedConfig(Section):

@@ -12,13 +12,13 @@ from ssod import figures as numbers
 from ssod.compare.runs import Run
 from ssod.diagnose import previous
 from ssod.engine.matches import Matches, average_precision
-from ssod.errors import SsodError
 from ssod.figures import MOST_CLASSES, SURE, Scored
 from ssod.pseudofile import Pseudo
 from ssod.report import charts
 from ssod.report.charts import Series
 from ssod.report.page import Section, grid, sheet, text
 from ssod.report.saved import saved
+from ssod.utils.errors import SsodError
 
 RIGHT, WRONG = 0, 1  # colours: blue and orange, which every eye tells apart
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ssod import atomic
 from ssod.compare.boards import boards_of
 from ssod.compare.budget import hours, seen
 from ssod.compare.rows import rows_of
@@ -23,6 +22,7 @@ from ssod.report.page import Section, alarms, grid, page, sheet, text
 from ssod.report.pictures import pictures
 from ssod.report.saved import saved
 from ssod.report.twin import find_twin, named_twin
+from ssod.utils import atomic
 
 
 def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str | None = None) -> Path:

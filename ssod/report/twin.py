@@ -8,7 +8,7 @@ from pathlib import Path
 from ssod.compare.rows import Row, protocols
 from ssod.compare.runs import Run, read_run
 from ssod.compare.twins import twin_differences
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 CELL = re.compile(r"fold\d+-seed\d+")  # a run's folder in a sweep
 MOST_SAID = 40  # letters of a value in a message

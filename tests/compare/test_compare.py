@@ -19,7 +19,7 @@ from ssod.compare.main import compare, find
 from ssod.compare.published import protocol_of, published, references
 from ssod.compare.rows import rows_of
 from ssod.compare.runs import read_run
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.compare.fake import fake_run
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ssod.compare.gain import Draws, Unit, combine, gain
 from ssod.engine.matches import Matches, mean_ap
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 def table(found: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> Matches:

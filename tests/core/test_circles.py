@@ -68,7 +68,7 @@ def test_the_rule_can_fail(tmp_path: Path) -> None:
         "__init__": "from ssod.run import train",
         "engine/__init__": "",
         "run": "import ssod.engine.loop",
-        "engine/loop": "from ssod.engine import state\nfrom ssod.errors import Error",
+        "engine/loop": "from ssod.engine import state\nfrom ssod.utils.errors import Error",
         "engine/state": "if TYPE_CHECKING:\n    from ssod.engine.loop import Loop",
         "errors": "import os",
         "page": "def show():\n    from ssod.table import rows",

@@ -11,9 +11,9 @@ from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.fcos import FcosConfig
 from ssod.detectors.retinanet import RetinaNetConfig
 from ssod.engine.identity import KINDS
-from ssod.errors import Exit, SsodError
 from ssod.methods.find import find, names
-from ssod.schema import Section
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.schema import Section
 
 BASE = """
 data:

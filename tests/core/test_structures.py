@@ -8,10 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssod import seeding
 from ssod.boxes import DeltaCoder
 from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
+from ssod.utils import seeding
 from tests.waits import Waits
 
 

@@ -15,7 +15,7 @@ import pytest
 from ssod.data.check import check
 from ssod.data.datasets import load
 from ssod.data.findings import Findings
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import HEIGHT, WIDTH, Nano, picture
 from tests.patience import in_time
 

@@ -10,7 +10,7 @@ import pytest
 
 from ssod.data.check import check
 from ssod.data.datasets import DataConfig, load
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 from tests.data.nano import Nano, picture, voc, voc_object, xml, yolo
 
 # ---- VOC ---------------------------------------------------------------------------------------------------------

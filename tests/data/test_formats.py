@@ -14,7 +14,7 @@ from ssod.data.datasets import DataConfig, load
 from ssod.data.findings import Context, Findings, Rules
 from ssod.data.records import Images, Labeled
 from ssod.data.sources import Source, read_images, read_labeled
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import HEIGHT, WIDTH, Nano, picture, voc, voc_object, xml, yolo
 
 SOURCE = TypeAdapter(Source)

@@ -18,7 +18,7 @@ from ssod.data.findings import Context
 from ssod.data.records import Labeled
 from ssod.data.voc import read_voc
 from ssod.data.yolo import read_yolo
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano, coco, voc, voc_object, xml, yolo
 
 FOLDER = tempfile.TemporaryDirectory(prefix="ssod-fuzz-")  # removed when the interpreter ends

@@ -9,7 +9,7 @@ import pytest
 
 from ssod.data.findings import Context
 from ssod.data.paths import name_problem, refuse_unsafe, safe_join
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ssod.data.header import read_header, turn_boxes
 from ssod.data.image import open_image
 from ssod.data.records import Images, Labeled
 from ssod.data.sources import LabeledSource, Source, read_images, read_labeled
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 from tests.data.nano import HEIGHT, WIDTH, Nano, picture
 
 SOURCE = TypeAdapter(Source)

@@ -17,7 +17,7 @@ from ssod.data.datasets import DataConfig, load
 from ssod.data.findings import Context
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.splits import SplitConfig, draw, read_index_file, select, split_hash, with_objects, write_splits
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano, voc
 from tests.paths import golden_path
 

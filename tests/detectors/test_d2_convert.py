@@ -13,8 +13,8 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from ssod.detectors.build import build
 from ssod.detectors.d2.convert import ours_of, theirs_of, to_theirs
 from ssod.detectors.d2.same import same
-from ssod.errors import Exit, SsodError
 from ssod.parity import differences, pictures
+from ssod.utils.errors import Exit, SsodError
 from tests.detectors.d2 import NAMES, K, detect, images, pair, section, view
 from tests.detectors.reference import CONFIG
 from tools.convert_weights import compare, take_settings

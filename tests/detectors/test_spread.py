@@ -12,10 +12,10 @@ from torch import nn
 from ssod.boxes import paired_iou
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine import identity
-from ssod.errors import SsodError
 from ssod.export import Graph, convert, runner
 from ssod.methods.find import find
 from ssod.parity import measure
+from ssod.utils.errors import SsodError
 from tests.rows import losses_of
 from tests.test_methods import DETECTORS, K, batch
 from tools.export_parity import SIZES, pictures, random_model

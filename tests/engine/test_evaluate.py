@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ssod import boxes
-from ssod.engine import signals
 from ssod.engine.evaluate import NAMES, coco_metrics, evaluate
 from ssod.engine.voc_eval import IOUS, average_precision, voc_metrics
 from ssod.structures import Targets, View
+from ssod.utils import signals
 from tests.paths import golden_path
 
 COCO = json.loads(golden_path("coco_eval.json").read_text())

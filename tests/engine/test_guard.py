@@ -9,7 +9,7 @@ import torch
 from ssod.engine import checkpoint
 from ssod.engine.stepper import Step
 from ssod.engine.trainer import Trainer
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 
 NAN, INF = float("nan"), float("inf")

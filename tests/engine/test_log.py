@@ -18,8 +18,8 @@ from ssod.engine import log
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.watch import Watch, advice
 from ssod.engine.window import Window
-from ssod.errors import Exit, SsodError
 from ssod.methods.find import find
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from ssod.engine import matches as m
 from ssod.engine.voc_eval import IOUS, voc_metrics
-from ssod.errors import Exit, SsodError
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
+from ssod.utils.errors import Exit, SsodError
 from tests.engine.test_evaluate import COCO, VOC, coco_case, voc_case
 from tests.patience import in_time
 

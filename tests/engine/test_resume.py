@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssod.engine import checkpoint, optim
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state
 

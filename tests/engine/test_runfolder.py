@@ -14,8 +14,8 @@ import pytest
 
 from ssod.engine import checkpoint
 from ssod.engine.runfolder import RunFolder, environment
-from ssod.errors import Exit, SsodError
-from ssod.yamlfile import read_yaml
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.yaml_io import read_yaml
 from tests.engine import toy
 from tests.engine.crash import wait_for
 from tests.engine.fork import Job

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ssod.engine import checkpoint
-from ssod.engine.signals import Signals, requested
-from ssod.errors import Exit
+from ssod.utils.errors import Exit
+from ssod.utils.signals import Signals, requested
 from tests.engine import toy
 from tests.engine.crash import difference, final_state, kill_until_done, wait_for
 from tests.engine.fork import Job

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ssod.engine.trackers import numbers
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 from tests.engine import toy
 
 

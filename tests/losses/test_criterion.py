@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ssod.config import load_recipe
 from ssod.detectors.build import DetectorConfig, build
-from ssod.errors import SsodError
 from ssod.losses import criterion
 from ssod.losses.counts import Frequency, RunningObjects
 from ssod.losses.criterion import Criterion, LossConfig
@@ -21,6 +20,7 @@ from ssod.losses.weighting import RULES
 from ssod.methods.base import Method
 from ssod.methods.find import names
 from ssod.structures import Pseudo, Targets
+from ssod.utils.errors import SsodError
 from tests.test_methods import (
     DETECTORS,
     K,

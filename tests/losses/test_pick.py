@@ -2,9 +2,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from ssod.errors import SsodError
 from ssod.losses.classify import focal
 from ssod.losses.pick import TABLES, Loss, describe, pick
+from ssod.utils.errors import SsodError
 from tests.losses.rows import assignment, predictions
 
 LOSS = TypeAdapter(Loss)

@@ -198,7 +198,7 @@ def test_the_share_has_its_distribution(alpha: float) -> None:
 
 def test_the_largest_draw_stays_below_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     top = 1 - 2**-24
-    monkeypatch.setattr("ssod.seeding.uniform", lambda keys, rows: torch.full((len(keys), len(rows)), top))
+    monkeypatch.setattr("ssod.utils.seeding.uniform", lambda keys, rows: torch.full((len(keys), len(rows)), top))
     view = View(torch.zeros(1), torch.tensor([[1333, 1333]]), torch.zeros(1), torch.zeros(1, dtype=torch.long))
     r = mixer().draw(view, view.sizes)
     assert (r.cut.item(), r.centre.tolist(), r.turn.item()) == (3 * 336 - 1, [[1333, 1333]], 3)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ssod.engine import dist
 from ssod.methods.base import above
 from ssod.pseudo.bank import ScoreBank
 from ssod.pseudo.count import count_filter
@@ -25,6 +24,7 @@ from ssod.pseudo.damping import damping
 from ssod.pseudo.instant import at_least
 from ssod.pseudo.threshold import FixedThreshold, GmmThreshold, ThresholdConfig, build_threshold
 from ssod.structures import Targets
+from ssod.utils import distributed
 from tests.engine.fork import free_port
 from tests.paths import golden_path
 from tests.waits import Waits
@@ -217,7 +217,7 @@ def shares(step: int) -> list[list[Targets]]:
 def work(rank: int, port: int, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
     threshold = GmmThreshold(3, size=20)
-    with dist.job(torch.device("cpu")):
+    with distributed.job(torch.device("cpu")):
         kept = [threshold(shares(step)[rank])[0].scores for step in range(5)]
     torch.save((threshold.state_dict(), kept), folder / f"{rank}.pt")
 

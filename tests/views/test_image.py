@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from ssod.data.image import BACKGROUND, open_image
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.views.common import picture
 
 

@@ -18,8 +18,8 @@ from ssod.data import image as image_module
 from ssod.data import reader
 from ssod.data.views import ViewsConfig
 from ssod.data.workers import worker_failure
-from ssod.errors import Exit, SsodError
 from ssod.structures import View
+from ssod.utils.errors import Exit, SsodError
 from tests.views.common import RESIZE, loaded, make_images, make_labeled, viewed
 
 VIEWS = {

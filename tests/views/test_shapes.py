@@ -9,7 +9,7 @@ from PIL import Image
 
 from ssod.data import shapes
 from ssod.data.shapes import CLASSES, draw_image, write_shapes
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 from tests.patience import in_time
 
 

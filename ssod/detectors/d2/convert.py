@@ -19,9 +19,9 @@ from ssod.detectors.backbones import BackboneConfig
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.same import Layout, same, unlike
 from ssod.detectors.weights import State
-from ssod.errors import SsodError
-from ssod.schema import Section
 from ssod.structures import Detector
+from ssod.utils.errors import SsodError
+from ssod.utils.schema import Section
 
 # What a detector computes hangs on these keys of its section, and on no other.
 _FUNCTION = (

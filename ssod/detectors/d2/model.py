@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ssod.detectors.d2.config import BASE, FIELD, D2Config, is_package_name, unsafe
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 # Where a YAML config keeps the number of classes, and what the detector is called there.

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from ssod.boxes import DeltaCoder, clip
 from ssod.detectors.d2.config import FIELD
 from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress, without_empty
-from ssod.errors import SsodError
 from ssod.losses.pick import Kind, LossSpec, pick
 from ssod.structures import Predictions, RowLoss
+from ssod.utils.errors import SsodError
 
 
 class Pixels(nn.Module):

@@ -12,7 +12,7 @@ from ssod.boxes import DeltaCoder
 from ssod.detectors.backbones import GROUPS, group_norm
 from ssod.detectors.d2.config import FIELD
 from ssod.detectors.decode import DecodeConfig
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 _DEPTHS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

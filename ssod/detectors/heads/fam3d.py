@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ssod.detectors.backbones import NormLayer
-from ssod.schema import Section, named
+from ssod.utils.schema import Section, named
 
 FAR = math.log(1000)  # of the largest distance that a head may tell, in strides
 

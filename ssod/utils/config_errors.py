@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 # A section whose value for one of these changes is another kind of section.
 KINDS = ("name", "format")

@@ -24,11 +24,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ssod.errors import SsodError
-from ssod.merging import merge
-from ssod.mistakes import Source, nearest, read_section
-from ssod.schema import Section
-from ssod.yamlfile import read_yaml
+from ssod.utils.config_errors import Source, nearest, read_section
+from ssod.utils.errors import SsodError
+from ssod.utils.merging import merge
+from ssod.utils.schema import Section
+from ssod.utils.yaml_io import read_yaml
 
 FACTORS = ("data", "detector", "method")  # in the order of merging
 FOLDERS = {"data": "data", "detector": "detectors", "method": "methods"}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssod.errors import Exit, SsodError
-from ssod.yamlfile import dump_yaml, parse_yaml, read_yaml
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.yaml_io import dump_yaml, parse_yaml, read_yaml
 
 
 def refused(text: str) -> SsodError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from ssod import collective
-from ssod.errors import Exit, SsodError
+from ssod.utils import collective
+from ssod.utils.errors import Exit, SsodError
 
 T = TypeVar("T")
 

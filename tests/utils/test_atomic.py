@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssod import atomic
+from ssod.utils import atomic
 
 
 def test_a_file_system_that_cannot_sync_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

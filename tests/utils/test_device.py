@@ -10,7 +10,7 @@ import pytest
 # takes back what was not used for a while may do so in between, to one or two of them.
 SCRIPT = """
 import resource, sys, torch
-from ssod.engine.allocator import keep_freed_memory
+from ssod.utils.device import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.engine import checkpoint, dist
+from ssod.engine import checkpoint
 from ssod.engine.evaluate import evaluate
-from ssod.errors import Exit, SsodError
+from ssod.utils import distributed
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state, wait_for
 from tests.engine.fork import Pair, free_port
@@ -85,7 +86,7 @@ def measure(rank: int, port: int, path: Path) -> None:
     """Evaluate every other view on this rank; both ranks must return the same."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
     views, found = flipped_views()
-    with dist.job(torch.device("cpu")):
+    with distributed.job(torch.device("cpu")):
         metrics = evaluate(Oracle(found), views[rank::2], TRUTH, device="cpu")
     (path / f"{rank}.json").write_text(json.dumps(metrics))
 

@@ -1,7 +1,20 @@
-"""Memory of a CPU run: what one step frees, the next one gets without asking the system."""
+"""What a device is asked for: number formats of a forward pass, and memory that a CPU run keeps."""
 
 import ctypes
 import sys
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+    """Return torch's autocast to ``precision`` on ``device``; a context that does nothing for fp32."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
 
 # <malloc.h> of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssod.errors import SsodError
-from ssod.mistakes import KINDS
-from ssod.yamlfile import parse_yaml
+from ssod.utils.config_errors import KINDS
+from ssod.utils.errors import SsodError
+from ssod.utils.yaml_io import parse_yaml
 
 
 def merge(

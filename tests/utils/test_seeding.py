@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from ssod.engine.rng import seed_step
+from ssod.utils.seeding import seed_step
 
 
 def draws(seed: int, step: int, rank: int) -> tuple[float, ...]:

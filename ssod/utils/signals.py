@@ -6,7 +6,7 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-from ssod.errors import Exit
+from ssod.utils.errors import Exit
 
 _CODES = {
     signal.SIGTERM: Exit.PREEMPTED,

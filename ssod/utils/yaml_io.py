@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 _MAX_NODES = 10_000
 _TAG = "tag:yaml.org,2002:"

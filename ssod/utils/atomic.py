@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 POINTS = (
     "before_open", "after_open", "before_write", "after_write", "after_flush", "after_fsync", "after_keep",

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ssod import atomic
-from ssod.errors import Exit, SsodError
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 
 FORMAT = 1
 HEADER_LIMIT = 100 * 1024 * 1024

@@ -5,6 +5,7 @@ restart, so that neither the number of workers nor the moment of a crash can cha
 """
 
 import hashlib
+import random
 
 import numpy as np
 import torch
@@ -42,3 +43,15 @@ def uniform(keys: Tensor, rows: Tensor) -> Tensor:
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     x = x ^ ((x >> 31) & ((1 << 33) - 1))
     return (x & 0xFFFFFF).to(torch.float32) / float(1 << 24)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed every global generator from what a step is, not from what came before it.
+
+    The package itself draws from none of them; dropout and the like do. Neither an interruption nor an evaluation in
+    between can then change what a step draws, and no generator has a state worth saving.
+    """
+    number = key(seed, "step", step, rank)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002  the global state is what third parties draw from
+    torch.manual_seed(number)
