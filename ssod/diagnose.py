@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from ssod import gallery
-from ssod.boxes import warp
 from ssod.config import Config
 from ssod.data.coco import to_coco
 from ssod.data.datasets import DataSets
@@ -34,6 +33,7 @@ from ssod.engine.runfolder import RunFolder
 from ssod.methods.base import Method
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.structures import Batch, Targets, View
+from ssod.structures.boxes import warp
 from ssod.utils import collective, distributed
 from ssod.utils.device import autocast
 from ssod.utils.errors import SsodError

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ssod.assign.centre import in_padded_image
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
-from ssod.boxes import iou
 from ssod.structures import Assignment, Predictions, Targets
+from ssod.structures.boxes import iou
 from ssod.utils.schema import Section
 
 

@@ -9,7 +9,6 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegres
 from ssod.assign.centre import CentreConfig
 from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.assign.quality import Quality
-from ssod.boxes import LtrbCoder
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
@@ -17,6 +16,7 @@ from ssod.detectors.dense import Dense, count_in_batch
 from ssod.detectors.heads.spread import Spread, each, spread_layer
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.pick import Kind, Loss, LossSpec, pick
+from ssod.structures.boxes import LtrbCoder
 from ssod.utils.schema import Section, over_default
 
 

@@ -16,11 +16,11 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
-from ssod.boxes import DeltaCoder
 from ssod.detectors.decode import DecodeConfig, Rule
 from ssod.detectors.two_stage import TwoStageOutput, propose
 from ssod.losses.pick import Kind
 from ssod.structures import Assigned, Assignment, Detector, Predictions, RowLoss, Targets, View
+from ssod.structures.boxes import DeltaCoder
 from ssod.utils import seeding
 from ssod.utils.collective import mean_over_ranks
 from ssod.utils.schema import Section

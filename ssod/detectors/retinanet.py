@@ -7,7 +7,6 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ssod.assign.iou import IoUConfig
 from ssod.assign.pick import AssignerConfig, pick_assigner
-from ssod.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
@@ -15,6 +14,7 @@ from ssod.detectors.dense import Dense, count_in_batch, count_per_image
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
 from ssod.detectors.heads.spread import Spread, SpreadHead
 from ssod.losses.pick import Kind, Loss, LossSpec, pick
+from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
 

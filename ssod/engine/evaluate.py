@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssod import boxes
-from ssod.structures import Detector, Targets, View
+from ssod.structures import Detector, Targets, View, boxes
 from ssod.utils import collective, distributed, signals
 from ssod.utils.device import Precision, autocast
 

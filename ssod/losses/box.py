@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.boxes import area, paired_iou
 from ssod.losses.elements import Positive, upcast
 from ssod.structures import Assignment, Predictions
+from ssod.structures.boxes import area, paired_iou
 
 
 def l1(p: Predictions, a: Assignment) -> Tensor:

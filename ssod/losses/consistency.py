@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ssod.boxes import IdentityCoder
 from ssod.losses.classify import PART
 from ssod.losses.elements import upcast
 from ssod.structures import Predictions
+from ssod.structures.boxes import IdentityCoder
 from ssod.utils.collective import mean_over_ranks
 
 Norm = Literal["rows", "foreground"]

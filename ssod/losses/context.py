@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssod.boxes import paired_iou
 from ssod.losses.bayes import Guess
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo, RowLoss, Targets, View
+from ssod.structures.boxes import paired_iou
 
 Side = Literal["sup", "unsup"]
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ssod.boxes import clip, compose, warp
 from ssod.losses.context import Context
 from ssod.structures import Assignment, Output, Predictions, View
+from ssod.structures.boxes import clip, compose, warp
 
 
 def score(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:

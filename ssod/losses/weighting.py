@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssod.boxes import paired_iou
 from ssod.losses.context import Context, Reweight, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.elements import BelowOne, NonNegative, Positive, Share
 from ssod.losses.pisa import carl, isr_n, isr_p
@@ -22,6 +21,7 @@ from ssod.losses.reliability import background_reliability, score
 from ssod.losses.sample_weighting import SampleWeighting
 from ssod.losses.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
+from ssod.structures.boxes import paired_iou
 
 
 def ohem(stage: str, p: Predictions, a: Assignment, ctx: Context, ratio: Positive = 3.0) -> Assignment:

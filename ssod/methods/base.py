@@ -19,8 +19,8 @@ from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.pseudo.damping import damping
 from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import Mixer
-from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+from ssod.structures.ragged import select
 from ssod.utils.errors import SsodError
 
 __all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Method", "count_per_image"]

@@ -28,13 +28,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssod.boxes import mirror
 from ssod.losses.consistency import Belief, Norm, imitate, kl
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses
 from ssod.methods.config import Teaching
 from ssod.pseudo.mirror import read_mirrored
 from ssod.structures import Batch, Output, Predictions
+from ssod.structures.boxes import mirror
 from ssod.utils.schema import Duration
 
 

@@ -23,8 +23,8 @@ from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, above, quantiles
 from ssod.pseudo.jitter import box_spread
 from ssod.pseudo.mix import MixConfig
-from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
+from ssod.structures.ragged import select
 
 
 class Config(base.Config):

@@ -3,8 +3,8 @@
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ssod.ragged import select
 from ssod.structures import Targets
+from ssod.structures.ragged import select
 
 _SLACK = 1e-5  # scores this close to the last one kept are kept, too
 

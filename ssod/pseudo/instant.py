@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ssod.ragged import select
 from ssod.structures import Output, Predictions, Targets
+from ssod.structures.ragged import select
 
 FLOOR = 0.001  # scores at or below this are no candidates
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssod.boxes import clip
-from ssod.ragged import image_index
 from ssod.structures import Output, Targets, View
+from ssod.structures.boxes import clip
+from ssod.structures.ragged import image_index
 from ssod.utils import seeding
 
 _ROWS = -(2**40)  # detectors draw from rows 0 and up of an image's key, mixing from those just below

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ssod.ragged import image_index, select
 from ssod.structures import Pseudo, Targets, View, join
+from ssod.structures.ragged import image_index, select
 from ssod.utils import seeding
 from ssod.utils.schema import Section
 

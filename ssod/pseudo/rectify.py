@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.boxes import clip
 from ssod.pseudo.instant import FLOOR, confidence, suppress
-from ssod.ragged import image_index
 from ssod.structures import Output, Predictions, Targets
+from ssod.structures.boxes import clip
+from ssod.structures.ragged import image_index
 
 Belief = tuple[list[Tensor], list[Tensor]]  # boxes [M_i, 4] and scores [M_i, K + 1] of N images, background last
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ssod.pseudo.bank import ScoreBank
 from ssod.pseudo.gmm import Backend, Policy, thresholds
-from ssod.ragged import select
 from ssod.structures import Targets
+from ssod.structures.ragged import select
 from ssod.utils.schema import Section, named
 
 

@@ -14,9 +14,9 @@ from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
 from ssod.assign.pick import pick_assigner
 from ssod.assign.quality import with_centerness
-from ssod.boxes import IdentityCoder
 from ssod.losses.classify import focal_elements
 from ssod.structures import Predictions, Targets
+from ssod.structures.boxes import IdentityCoder
 from tests.paths import golden_path
 
 GOLDEN = np.load(golden_path("consistent_teacher_assigner.npz"), allow_pickle=False)

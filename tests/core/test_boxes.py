@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
-from ssod.boxes import DeltaCoder, LtrbCoder, clip, compose, iou, paired_iou, warp
+from ssod.structures.boxes import DeltaCoder, LtrbCoder, clip, compose, iou, paired_iou, warp
 from tests.paths import golden_path
 from tests.waits import Waits
 

@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssod.boxes import DeltaCoder
-from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
+from ssod.structures.boxes import DeltaCoder
+from ssod.structures.ragged import select
 from ssod.utils import seeding
 from tests.waits import Waits
 

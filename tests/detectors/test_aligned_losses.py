@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ssod.assign.adaptive import AdaptiveAssigner
-from ssod.boxes import IdentityCoder
 from ssod.detectors.build import build
 from ssod.detectors.dense import Dense, DenseOutput
 from ssod.structures import Predictions, Targets
+from ssod.structures.boxes import IdentityCoder
 from tests.detectors.reference import config
 from tests.detectors.test_fam3d import HEAD
 from tests.paths import golden_path

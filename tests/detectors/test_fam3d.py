@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssod.boxes import IdentityCoder, paired_iou
 from ssod.detectors.build import build
 from ssod.detectors.heads.fam3d import Align, blend, sample, upright
 from ssod.structures import Targets, View
+from ssod.structures.boxes import IdentityCoder, paired_iou
 from ssod.utils.errors import SsodError
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients

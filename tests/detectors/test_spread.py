@@ -9,12 +9,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from ssod.boxes import paired_iou
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine import identity
 from ssod.export import Graph, convert, runner
 from ssod.methods.find import find
 from ssod.parity import measure
+from ssod.structures.boxes import paired_iou
 from ssod.utils.errors import SsodError
 from tests.rows import losses_of
 from tests.test_methods import DETECTORS, K, batch

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from ssod.boxes import DeltaCoder, LtrbCoder, paired_iou
 from ssod.losses import box as losses
 from ssod.losses.box import ALIGNED, BOX, SPREAD, ciou_pairs, diou_pairs, giou_pairs, l1, nll, smooth_l1
 from ssod.structures import Predictions
+from ssod.structures.boxes import DeltaCoder, LtrbCoder, paired_iou
 from tests.losses.rows import assignment, predictions
 from tests.paths import golden_path
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.boxes import DeltaCoder, IdentityCoder, LtrbCoder, mirror
 from ssod.losses import consistency
 from ssod.losses.consistency import DISTANCES, Belief, imitate, js, kl, l2, mse, quality_kl
 from ssod.structures import Predictions
+from ssod.structures.boxes import DeltaCoder, IdentityCoder, LtrbCoder, mirror
 from tests.losses.rows import predictions
 from tests.paths import golden_path
 

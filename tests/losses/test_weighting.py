@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssod.boxes import DeltaCoder
 from ssod.losses.bayes import Guess
 from ssod.losses.box import giou
 from ssod.losses.classify import bce, focal
@@ -19,6 +18,7 @@ from ssod.losses.softmax import cross_entropy
 from ssod.losses.uncertainty import Uncertainty
 from ssod.losses.weighting import cleanliness, iou_target, ohem
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
+from ssod.structures.boxes import DeltaCoder
 from tests.losses.rows import Plain
 from tests.paths import golden_path
 from tests.rows import context

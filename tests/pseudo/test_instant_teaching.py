@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-from ssod.boxes import IdentityCoder, clip, compose, warp
 from ssod.losses.classify import cross_entropy
 from ssod.pseudo import instant
 from ssod.pseudo.instant import at_least, confident
@@ -19,6 +18,7 @@ from ssod.pseudo.mass import hardened
 from ssod.pseudo.mix import Recipe, mix
 from ssod.pseudo.rectify import co_rectify, rectify_once
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, View
+from ssod.structures.boxes import IdentityCoder, clip, compose, warp
 from tests.paths import golden_path
 
 FILE = np.load(golden_path("instant_teaching.npz"), allow_pickle=False)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssod.boxes import DeltaCoder, LtrbCoder, mirror
 from ssod.detectors.anchors import Anchors
 from ssod.pseudo.mirror import read_mirrored
 from ssod.structures import Predictions
+from ssod.structures.boxes import DeltaCoder, LtrbCoder, mirror
 
 STRIDES, CANVAS, PER_CELL = (8, 16), (32, 64), 3
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ssod.assign.centre import CentreAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.pick import Assigner, pick_assigner
-from ssod.boxes import Coder, LtrbCoder
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
@@ -19,6 +18,7 @@ from ssod.detectors.decode import DecodeConfig, clip_last
 from ssod.detectors.dense import Dense, DenseOutput, count_in_batch, positives
 from ssod.detectors.heads.fam3d import to_rows
 from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
+from ssod.structures.boxes import Coder, LtrbCoder
 from ssod.utils.collective import mean_over_ranks
 from ssod.utils.errors import SsodError
 

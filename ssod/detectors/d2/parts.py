@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssod.boxes import DeltaCoder, clip
 from ssod.detectors.d2.config import FIELD
 from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress, without_empty
 from ssod.losses.pick import Kind, LossSpec, pick
 from ssod.structures import Predictions, RowLoss
+from ssod.structures.boxes import DeltaCoder, clip
 from ssod.utils.errors import SsodError
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssod.boxes import DeltaCoder
 from ssod.detectors.backbones import GROUPS, group_norm
 from ssod.detectors.d2.config import FIELD
 from ssod.detectors.decode import DecodeConfig
+from ssod.structures.boxes import DeltaCoder
 from ssod.utils.errors import Exit, SsodError
 
 _DEPTHS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
