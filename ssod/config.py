@@ -18,11 +18,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ssod.data.datasets import DataConfig
-from ssod.data.views import ViewsConfig, misaligned
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
 from ssod.methods.base import Common
 from ssod.methods.find import find
+from ssod.transforms.views import ViewsConfig, misaligned
 from ssod.utils import recipes
 from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown
 from ssod.utils.errors import SsodError

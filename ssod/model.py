@@ -15,11 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from ssod.data.loader import by_canvas, collate
 from ssod.data.records import Classes
-from ssod.data.views import Pipeline, Sample, look
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.evaluate import to_original
 from ssod.pictures import Picture, as_picture
 from ssod.structures import Detector, Targets
+from ssod.transforms.views import Pipeline, Sample, look
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 

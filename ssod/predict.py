@@ -21,9 +21,9 @@ from ssod.data.findings import Context
 from ssod.data.folder import read_folder
 from ssod.data.reader import Reader, allowed_bad
 from ssod.data.records import Classes, Images, Labeled
-from ssod.data.views import MIN_SIDE, Sample
 from ssod.model import BATCH, Detected, Model, check_score, load
 from ssod.pictures import draw
+from ssod.transforms.views import MIN_SIDE, Sample
 from ssod.utils import atomic
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import SsodError

@@ -18,9 +18,9 @@ from ssod.engine import checkpoint, optim
 from ssod.engine.guard import Guard
 from ssod.methods.instant_teaching_rectify import redrawn
 from ssod.pseudo.instant import confident, rows_of
-from ssod.pseudo.mix import Recipe
 from ssod.pseudo.rectify import rectify_once
 from ssod.structures import Batch
+from ssod.transforms.mix import Recipe
 from ssod.utils.errors import SsodError
 from tests.test_methods import (
     DETECTORS,

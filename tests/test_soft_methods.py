@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ssod import config
-from ssod.data.views import Pipeline, misaligned
 from ssod.losses.consistency import Belief, kl
 from ssod.methods import base
 from ssod.methods.base import Method
@@ -19,6 +18,7 @@ from ssod.methods.find import find
 from ssod.methods.humble_teacher import believe_about, believe_both
 from ssod.structures import Batch, Targets
 from ssod.structures.boxes import mirror
+from ssod.transforms.views import Pipeline, misaligned
 from ssod.utils.errors import SsodError
 from tests.small import small_config
 from tests.test_methods import DETECTORS, SIDE, batch, bits, detector, method, optimizer_of, some_targets, step, view

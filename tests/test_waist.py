@@ -14,8 +14,8 @@ from ssod.losses.pick import TABLES
 from ssod.losses.weighting import RULES
 from ssod.methods import base
 from ssod.methods.find import find
-from ssod.pseudo.mix import MixConfig, Mixer
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, join
+from ssod.transforms.mix import MixConfig, Mixer
 from ssod.utils.errors import SsodError
 from tests.losses.rows import predictions
 from tests.test_methods import DETECTORS, SEMI, K, batch, batch_for, detector, method, some_targets, view

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ssod.data.views import to_tensor
 from ssod.model import Model
 from ssod.parity import texture
+from ssod.transforms.views import to_tensor
 from ssod.utils import model_file as modelfile
 from tools.export_parity import random_model
 

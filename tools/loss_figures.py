@@ -32,7 +32,6 @@ from ssod import config
 from ssod.data import datasets
 from ssod.data.loader import collate
 from ssod.data.reader import Reader
-from ssod.data.views import Sample, look
 from ssod.detectors.build import build
 from ssod.engine import checkpoint
 from ssod.losses.bayes import Guess
@@ -41,6 +40,7 @@ from ssod.losses.uncertainty import judge
 from ssod.methods.base import Method
 from ssod.methods.find import find
 from ssod.structures import Assignment, Predictions
+from ssod.transforms.views import Sample, look
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 from tools.loss_curves import SEEN, panels

@@ -32,9 +32,9 @@ from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.data.loader import collate
 from ssod.data.reader import Reader
-from ssod.data.views import Sample, ViewsConfig, look
-from ssod.pseudo.mix import DIVISOR, MixConfig, Mixer
 from ssod.structures import Pseudo, Targets
+from ssod.transforms.mix import DIVISOR, MixConfig, Mixer
+from ssod.transforms.views import Sample, ViewsConfig, look
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 from ssod.utils.yaml_io import read_yaml

@@ -18,9 +18,9 @@ from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.pseudo.damping import damping
 from ssod.pseudo.mass import hardened
-from ssod.pseudo.mix import Mixer
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 from ssod.structures.ragged import select
+from ssod.transforms.mix import Mixer
 from ssod.utils.errors import SsodError
 
 __all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Method", "count_per_image"]

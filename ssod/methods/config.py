@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ssod.losses.criterion import LossConfig, SideLoss, SupervisedLoss
-from ssod.pseudo.mix import MixConfig
+from ssod.transforms.mix import MixConfig
 from ssod.utils.schema import Duration, Section, over_default
 
 LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]

@@ -22,9 +22,9 @@ from ssod.losses.reliability import background_reliability
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, above, quantiles
 from ssod.pseudo.jitter import box_spread
-from ssod.pseudo.mix import MixConfig
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
 from ssod.structures.ragged import select
+from ssod.transforms.mix import MixConfig
 
 
 class Config(base.Config):

@@ -15,10 +15,10 @@ from ssod.losses.classify import cross_entropy
 from ssod.pseudo import instant
 from ssod.pseudo.instant import at_least, confident
 from ssod.pseudo.mass import hardened
-from ssod.pseudo.mix import Recipe, mix
 from ssod.pseudo.rectify import co_rectify, rectify_once
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import IdentityCoder, clip, compose, warp
+from ssod.transforms.mix import Recipe, mix
 from tests.paths import golden_path
 
 FILE = np.load(golden_path("instant_teaching.npz"), allow_pickle=False)

@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from ssod.data.image import BACKGROUND, open_image
 from ssod.utils.errors import Exit, SsodError
-from tests.views.common import picture
+from tests.transforms.common import picture
 
 
 def refused(path, **kw):

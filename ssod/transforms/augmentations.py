@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from ssod.data import erasing, geometry, photometric
-from ssod.data.geometry import Act, Op, Size, chain
-from ssod.data.presets import PRESETS
+from ssod.transforms import erasing, geometry, photometric
+from ssod.transforms.geometry import Act, Op, Size, chain
+from ssod.transforms.presets import PRESETS
 from ssod.utils.schema import Section
 
 

@@ -11,8 +11,8 @@ from ssod.data.loader import Loading, eval_views, train_batches
 from ssod.data.reader import Reader
 from ssod.data.records import Classes, Images, Labeled
 from ssod.data.sampling import Place, Sampling
-from ssod.data.views import Pipeline, ViewsConfig
 from ssod.structures import Batch, View
+from ssod.transforms.views import Pipeline, ViewsConfig
 
 RESIZE = {"resize": {"short": [48, 80], "long": 120}}
 

@@ -1,7 +1,8 @@
 """Named views of an image: pipelines in YAML, and what they make of its pixels and boxes.
 
-A pipeline is a list of operations (``ssod.data.ops``). ``{start: weak, ops: [...]}`` continues from what the view
-``weak`` of the same image ended with, so that the two are pixel-aligned unless ``ops`` moves pixels again.
+A pipeline is a list of operations (``ssod.transforms.augmentations``). ``{start: weak, ops: [...]}`` continues from
+what the view ``weak`` of the same image ended with, so that the two are pixel-aligned unless ``ops`` moves pixels
+again.
 
 What a view draws depends on (seed, stream, image, position, view name) and on nothing else.
 """
@@ -17,9 +18,9 @@ import torch
 from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from ssod.data.geometry import chain
-from ssod.data.ops import Ops, dump_list, nearest
 from ssod.structures import Targets, move_targets
+from ssod.transforms.augmentations import Ops, dump_list, nearest
+from ssod.transforms.geometry import chain
 from ssod.utils import seeding
 from ssod.utils.schema import Section
 

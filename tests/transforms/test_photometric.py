@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssod.data import erasing, photometric
-from ssod.data.geometry import chain
-from ssod.data.ops import OPS, parse_list
-from ssod.data.presets import PRESETS
+from ssod.transforms import erasing, photometric
+from ssod.transforms.augmentations import OPS, parse_list
+from ssod.transforms.geometry import chain
+from ssod.transforms.presets import PRESETS
 from tests.paths import golden_path
-from tests.views.common import picture
+from tests.transforms.common import picture
 
 PHOTOMETRIC = [name for name, kind in OPS.items() if kind.__module__.endswith(("photometric", "erasing"))]
 ALIGNED = ["unbiased_strong", "unbiased_color", "instant_strong", "humble_strong", "soft_teacher_labeled"]

@@ -16,11 +16,11 @@ from PIL import Image
 
 from ssod.data import image as image_module
 from ssod.data import reader
-from ssod.data.views import ViewsConfig
 from ssod.data.workers import worker_failure
 from ssod.structures import View
+from ssod.transforms.views import ViewsConfig
 from ssod.utils.errors import Exit, SsodError
-from tests.views.common import RESIZE, loaded, make_images, make_labeled, viewed
+from tests.transforms.common import RESIZE, loaded, make_images, make_labeled, viewed
 
 VIEWS = {
     "labeled": {"weak": [RESIZE, "flip"], "other": [RESIZE, "flip"]},

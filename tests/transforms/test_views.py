@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ssod.data.ops import OPS
-from ssod.data.presets import PRESETS
-from ssod.data.views import Pipeline, ViewsConfig, look, order, to_tensor
 from ssod.structures import Targets
-from tests.views.common import picture
+from ssod.transforms.augmentations import OPS
+from ssod.transforms.presets import PRESETS
+from ssod.transforms.views import Pipeline, ViewsConfig, look, order, to_tensor
+from tests.transforms.common import picture
 
 CONFIG = """
 labeled:

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from ssod.data.views import ViewsConfig
 from ssod.detectors.backbones import Normalise
-from ssod.pseudo.mix import GREY, MixConfig, Mixer, Recipe, mix
 from ssod.structures import Pseudo, Targets, View
-from tests.views.common import RESIZE, loaded, make_images, make_labeled
+from ssod.transforms.mix import GREY, MixConfig, Mixer, Recipe, mix
+from ssod.transforms.views import ViewsConfig
+from tests.transforms.common import RESIZE, loaded, make_images, make_labeled
 from tests.waits import Waits
 
 K = 3

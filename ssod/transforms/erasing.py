@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
-from ssod.data.geometry import FILL, Act, IntSpan, Size, Span, nothing, pixels
+from ssod.transforms.geometry import FILL, Act, IntSpan, Size, Span, nothing, pixels
 from ssod.utils.schema import Section
 
 Rect = tuple[int, int, int, int]  # left, top, right, bottom

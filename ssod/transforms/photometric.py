@@ -1,6 +1,7 @@
 """Operations that change colours and move nothing. Pillow pictures in and out, RGB.
 
-Each is a frozen config section with ``draw(rng, size) -> Act`` (see ``ssod.data.geometry``): all chance is in ``draw``.
+Each is a frozen config section with ``draw(rng, size) -> Act`` (see ``ssod.transforms.geometry``): all chance is in
+``draw``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from PIL import Image, ImageFilter
 from pydantic import Field, field_validator
 from torchvision.transforms.v2 import functional as F
 
-from ssod.data.geometry import Act, IntSpan, Size, Span, nothing, pixels
+from ssod.transforms.geometry import Act, IntSpan, Size, Span, nothing, pixels
 from ssod.utils.schema import Section
 
 Paint = Callable[[Image.Image], Image.Image]
