@@ -14,7 +14,7 @@ from statistics import mean
 from rich.table import Table
 
 from ssod.config import load
-from ssod.data.shapes import write_shapes
+from ssod.data.synthetic import write_shapes
 from ssod.predict import predict_files
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.printing import console

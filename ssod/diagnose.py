@@ -21,11 +21,11 @@ import torch
 
 from ssod import gallery
 from ssod.config import Config
-from ssod.data.coco import to_coco
 from ssod.data.datasets import DataSets
-from ssod.data.loader import Loading, train_batches
-from ssod.data.records import Images, Labeled
-from ssod.data.sampling import Place, Sampling
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.loading.loader import Loading, train_batches
+from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.splits import coverage
 from ssod.engine import matches
 from ssod.engine.matches import match, mean_ap

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ssod.data.records import Labeled
+from ssod.data.formats.records import Labeled
 from ssod.structures import Batch, Pseudo, Targets, View, move_targets
 
 SHOWN = 6  # images

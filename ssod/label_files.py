@@ -19,9 +19,9 @@ import numpy as np
 import yaml
 
 from ssod import outfolder, review
-from ssod.data.coco import to_coco
-from ssod.data.paths import safe_join
-from ssod.data.records import Images, Labeled
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.paths import safe_join
+from ssod.data.formats.records import Images, Labeled
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from ssod.data.loader import by_canvas, collate
-from ssod.data.records import Classes
+from ssod.data.formats.records import Classes
+from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.evaluate import to_original
 from ssod.pictures import Picture, as_picture

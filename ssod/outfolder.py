@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ssod.data.folder import before_wildcard
-from ssod.data.records import Images
+from ssod.data.formats.folder import before_wildcard
+from ssod.data.formats.records import Images
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ssod.data.image import open_image, to_rgb
+from ssod.data.formats.image import open_image, to_rgb
 from ssod.structures import Targets
 from ssod.utils.errors import Exit, SsodError
 

@@ -16,7 +16,7 @@ from ssod import run
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
-from ssod.data.workers import usable_cpus
+from ssod.data.loading.workers import usable_cpus
 from ssod.engine import log
 from ssod.engine.schedule import lr_at
 from ssod.engine.stepper import Stepper

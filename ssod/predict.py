@@ -17,10 +17,10 @@ from rich.progress import track
 
 from ssod import label_files as writers
 from ssod import outfolder, review
-from ssod.data.findings import Context
-from ssod.data.folder import read_folder
-from ssod.data.reader import Reader, allowed_bad
-from ssod.data.records import Classes, Images, Labeled
+from ssod.data.formats.findings import Context
+from ssod.data.formats.folder import read_folder
+from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.loading.reader import Reader, allowed_bad
 from ssod.model import BATCH, Detected, Model, check_score, load
 from ssod.pictures import draw
 from ssod.transforms.views import MIN_SIDE, Sample

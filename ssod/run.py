@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssod.commands.check import check as check_data
 from ssod.config import Config
 from ssod.data import datasets
-from ssod.data.check import check as check_data
-from ssod.data.coco import to_coco
+from ssod.data.checks.summary import summary
 from ssod.data.datasets import DataSets
-from ssod.data.findings import Findings
-from ssod.data.loader import Loading, eval_views, train_batches
-from ssod.data.records import Labeled
-from ssod.data.sampling import Place, Sampling
-from ssod.data.summary import summary
-from ssod.data.workers import worker_failure
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.findings import Findings
+from ssod.data.formats.records import Labeled
+from ssod.data.loading.loader import Loading, eval_views, train_batches
+from ssod.data.loading.sampling import Place, Sampling
+from ssod.data.loading.workers import worker_failure
 from ssod.detectors.build import build as build_detector
 from ssod.diagnose import Diagnose
 from ssod.engine import checkpoint

@@ -23,7 +23,7 @@ import numpy as np
 from ssod import config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
-from ssod.recognise import data_section
+from ssod.data.formats.infer import data_section
 from ssod.utils import recipes
 from ssod.utils.config_errors import nearest
 from ssod.utils.errors import Exit, SsodError

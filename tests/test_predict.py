@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import ssod
-from ssod.data.findings import Context
-from ssod.data.sources import CocoSource, VocSource, YoloSource, read_labeled
+from ssod.data.formats.findings import Context
+from ssod.data.formats.registry import CocoSource, VocSource, YoloSource, read_labeled
 from ssod.model import Model, load
 from ssod.pictures import as_picture, color, draw
 from ssod.predict import label_files, predict_files

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssod.data.shapes import CLASSES
+from ssod.data.synthetic import CLASSES
 from ssod.detectors.build import build
 from tests.detectors.reference import config as section
 from tests.small import small_config, train_command

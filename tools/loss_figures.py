@@ -30,8 +30,8 @@ from torch import Tensor
 
 from ssod import config
 from ssod.data import datasets
-from ssod.data.loader import collate
-from ssod.data.reader import Reader
+from ssod.data.loading.loader import collate
+from ssod.data.loading.reader import Reader
 from ssod.detectors.build import build
 from ssod.engine import checkpoint
 from ssod.losses.bayes import Guess

@@ -30,8 +30,8 @@ from pydantic import ValidationError
 from ssod import config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
-from ssod.data.loader import collate
-from ssod.data.reader import Reader
+from ssod.data.loading.loader import collate
+from ssod.data.loading.reader import Reader
 from ssod.structures import Pseudo, Targets
 from ssod.transforms.mix import DIVISOR, MixConfig, Mixer
 from ssod.transforms.views import Sample, ViewsConfig, look

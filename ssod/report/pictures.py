@@ -17,9 +17,9 @@ from ssod.compare.runs import Run
 from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
-from ssod.data.loader import Loading, eval_views
-from ssod.data.records import Labeled
-from ssod.data.sampling import Place
+from ssod.data.formats.records import Labeled
+from ssod.data.loading.loader import Loading, eval_views
+from ssod.data.loading.sampling import Place
 from ssod.diagnose import fixed_set, same_views, untouched
 from ssod.engine import checkpoint
 from ssod.engine.matches import Matches

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ssod.data.check import check
+from ssod.commands.check import check
 from ssod.data.datasets import load
-from ssod.data.findings import Findings
+from ssod.data.formats.findings import Findings
 from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import HEIGHT, WIDTH, Nano, picture
 from tests.patience import in_time

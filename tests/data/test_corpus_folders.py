@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ssod.data.check import check
+from ssod.commands.check import check
 from ssod.data.datasets import DataConfig, load
 from ssod.utils.errors import SsodError
 from tests.data.nano import Nano, picture, voc, voc_object, xml, yolo

@@ -13,11 +13,11 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ssod.data.coco import read_coco, to_coco
-from ssod.data.findings import Context
-from ssod.data.records import Labeled
-from ssod.data.voc import read_voc
-from ssod.data.yolo import read_yolo
+from ssod.data.formats.coco import read_coco, to_coco
+from ssod.data.formats.findings import Context
+from ssod.data.formats.records import Labeled
+from ssod.data.formats.voc import read_voc
+from ssod.data.formats.yolo import read_yolo
 from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano, coco, voc, voc_object, xml, yolo
 

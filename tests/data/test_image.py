@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from ssod.data.image import BACKGROUND, open_image
+from ssod.data.formats.image import BACKGROUND, open_image
 from ssod.utils.errors import Exit, SsodError
 from tests.transforms.common import picture
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ssod.data import image as image_module
-from ssod.data import reader
-from ssod.data.workers import worker_failure
+from ssod.data.formats import image as image_module
+from ssod.data.loading import reader
+from ssod.data.loading.workers import worker_failure
 from ssod.structures import View
 from ssod.transforms.views import ViewsConfig
 from ssod.utils.errors import Exit, SsodError
@@ -393,7 +393,7 @@ def test_workers_outlive_a_signal_to_the_whole_job(tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path, monkeypatch, number):
-    import ssod.data.workers as workers
+    import ssod.data.loading.workers as workers
 
     ready = workers._ignore_signals
     monkeypatch.setattr(workers, "_ignore_signals", lambda n: (os.kill(os.getpid(), number), ready(n)))
@@ -420,7 +420,7 @@ def test_stopping_early_leaves_no_process(tmp_path):
 
 def test_the_data_set_pickles_for_spawned_workers(tmp_path, monkeypatch):
     sent = []
-    import ssod.data.loader as loader
+    import ssod.data.loading.loader as loader
 
     monkeypatch.setattr(loader, "run", lambda dataset, *args: sent.append(dataset) or iter(()))
     batches(tmp_path)

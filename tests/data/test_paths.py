@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ssod.data.findings import Context
-from ssod.data.paths import name_problem, refuse_unsafe, safe_join
+from ssod.data.formats.findings import Context
+from ssod.data.formats.paths import name_problem, refuse_unsafe, safe_join
 from ssod.utils.errors import Exit, SsodError
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ssod.data.sampler import Grouped, Shuffled
+from ssod.data.loading.sampler import Grouped, Shuffled
 
 
 def test_an_epoch_holds_every_image_once():

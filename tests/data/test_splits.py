@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ssod.data.coco import read_coco, to_coco
 from ssod.data.datasets import DataConfig, load
-from ssod.data.findings import Context
-from ssod.data.records import Classes, Images, Labeled
+from ssod.data.formats.coco import read_coco, to_coco
+from ssod.data.formats.findings import Context
+from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.splits import SplitConfig, draw, read_index_file, select, split_hash, with_objects, write_splits
 from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano, voc

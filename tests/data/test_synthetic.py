@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssod.data import shapes
-from ssod.data.shapes import CLASSES, draw_image, write_shapes
+from ssod.data import synthetic
+from ssod.data.synthetic import CLASSES, draw_image, write_shapes
 from ssod.utils.errors import SsodError
 from tests.patience import in_time
 
@@ -69,7 +69,7 @@ def test_boxes_are_the_hull_of_what_is_seen():
     for i in range(60):
         rng = np.random.default_rng(i)
         black = Image.new("RGB", (192, 192))
-        boxes, labels = shapes._objects(rng, black, 192)
+        boxes, labels = synthetic._objects(rng, black, 192)
         assert len(boxes) == len(labels)
         if len(boxes) != 1:
             continue
@@ -81,15 +81,15 @@ def test_boxes_are_the_hull_of_what_is_seen():
 
 def test_objects_stay_in_sight(monkeypatch):
     masks = []
-    monkeypatch.setattr(shapes, "_paint", lambda rng, canvas, mask, label: masks.append(np.asarray(mask) > 127))
+    monkeypatch.setattr(synthetic, "_paint", lambda rng, canvas, mask, label: masks.append(np.asarray(mask) > 127))
     hidden = 0
     for i in range(60):
         masks.clear()
-        shapes._objects(np.random.default_rng(i), Image.new("RGB", (128, 128)), 128)
+        synthetic._objects(np.random.default_rng(i), Image.new("RGB", (128, 128)), 128)
         for k, mask in enumerate(masks):
             front = np.any([np.zeros_like(mask), *masks[k + 1 :]], axis=0)
             share = (mask & ~front).sum() / mask.sum()
-            assert share >= shapes._VISIBLE
+            assert share >= synthetic._VISIBLE
             hidden += share < 1
     assert hidden > 10  # partial occlusion does occur
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ssod.data.shapes import write_shapes
+from ssod.data.synthetic import write_shapes
 from tests.patience import LONG
 from tests.small import small_config
 

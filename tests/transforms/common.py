@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssod.data.image import MAX_PIXELS
-from ssod.data.loader import Loading, eval_views, train_batches
-from ssod.data.reader import Reader
-from ssod.data.records import Classes, Images, Labeled
-from ssod.data.sampling import Place, Sampling
+from ssod.data.formats.image import MAX_PIXELS
+from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.loading.loader import Loading, eval_views, train_batches
+from ssod.data.loading.reader import Reader
+from ssod.data.loading.sampling import Place, Sampling
 from ssod.structures import Batch, View
 from ssod.transforms.views import Pipeline, ViewsConfig
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from ssod.data.findings import Context, short
-from ssod.data.paths import absent, safe_join
-from ssod.data.records import Images
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.paths import absent, safe_join
+from ssod.data.formats.records import Images
 from ssod.utils.errors import Exit, SsodError
 
 

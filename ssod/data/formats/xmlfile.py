@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from ssod.data.findings import short
+from ssod.data.formats.findings import short
 
 # Deeper than any annotation, shallow enough for every recursive walk over the tree.
 MAX_DEPTH = 50

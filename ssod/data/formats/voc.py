@@ -17,13 +17,13 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ssod.data.boxrules import check_classes, check_counts, settle
-from ssod.data.findings import Context, short
-from ssod.data.header import fill_sizes
-from ssod.data.jsonfile import nearest, read_text
-from ssod.data.paths import IMAGE_SUFFIXES, refuse_unsafe, safe_join
-from ssod.data.records import Classes, Images, Labeled
-from ssod.data.xmlfile import XmlProblem, parse_xml
+from ssod.data.formats.boxrules import check_classes, check_counts, settle
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.header import fill_sizes
+from ssod.data.formats.jsonfile import nearest, read_text
+from ssod.data.formats.paths import IMAGE_SUFFIXES, refuse_unsafe, safe_join
+from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.formats.xmlfile import XmlProblem, parse_xml
 from ssod.utils.errors import Exit, SsodError
 
 

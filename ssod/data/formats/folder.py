@@ -9,10 +9,10 @@ from __future__ import annotations
 import glob
 import os
 
-from ssod.data.findings import Context, short
-from ssod.data.jsonfile import nearest, read_text
-from ssod.data.paths import IMAGE_SUFFIXES, refuse_unsafe, unsafe_names
-from ssod.data.records import Images
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.jsonfile import nearest, read_text
+from ssod.data.formats.paths import IMAGE_SUFFIXES, refuse_unsafe, unsafe_names
+from ssod.data.formats.records import Images
 
 
 def read_folder(path: str, images: str | None, ctx: Context) -> Images:

@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Sequence
 
-from ssod.data.findings import Context, short
+from ssod.data.formats.findings import Context, short
 from ssod.utils.errors import Exit, SsodError
 
 # Longest path and longest single name that common file systems take, in bytes.

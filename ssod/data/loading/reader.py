@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ssod.data.image import MAX_PIXELS, open_image
-from ssod.data.paths import safe_join
-from ssod.data.records import Images
+from ssod.data.formats.image import MAX_PIXELS, open_image
+from ssod.data.formats.paths import safe_join
+from ssod.data.formats.records import Images
 from ssod.structures import Batch
 from ssod.utils.errors import Exit, SsodError
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ssod.data.findings import Context, short
+from ssod.data.formats.findings import Context, short
 from ssod.utils.errors import Exit
 
 # What an integer beyond the interpreter's digit limit is read as: out of range for every column.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ssod.data.findings import Findings, short
-from ssod.data.jsonfile import kind
+from ssod.data.formats.findings import Findings, short
+from ssod.data.formats.jsonfile import kind
 
 
 class Rows:

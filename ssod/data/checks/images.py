@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ssod.data.findings import Context, Finding, short
-from ssod.data.header import path_of, read_header
-from ssod.data.image import MIN_SIDE, open_image
-from ssod.data.records import Images
+from ssod.data.formats.findings import Context, Finding, short
+from ssod.data.formats.header import path_of, read_header
+from ssod.data.formats.image import MIN_SIDE, open_image
+from ssod.data.formats.records import Images
 from ssod.utils.errors import Exit, SsodError
 
 # What opening an image complains of -> the row of the project's table of bad inputs.

@@ -8,9 +8,9 @@ import stat
 from collections import defaultdict
 from dataclasses import dataclass
 
-from ssod.data.findings import Context, short
-from ssod.data.records import Images
-from ssod.data.sources import CocoSource, FolderSource, VocSource, YoloSource
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.records import Images
+from ssod.data.formats.registry import CocoSource, FolderSource, VocSource, YoloSource
 
 # Which pair is compared -> the row of the table of bad inputs, and what to say of images in both.
 _PAIRS = {

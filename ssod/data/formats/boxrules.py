@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ssod.data.findings import Context
+from ssod.data.formats.findings import Context
 
 # Boxes that stick out by less than this many pixels are rounding, clipped without a word.
 ROUNDING = 0.01

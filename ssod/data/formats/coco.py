@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ssod.data.boxrules import check_counts, check_format, settle
-from ssod.data.columns import Rows
-from ssod.data.findings import Context, short
-from ssod.data.header import fill_sizes
-from ssod.data.jsonfile import kind, read_json
-from ssod.data.paths import refuse_unsafe
-from ssod.data.records import Classes, Images, Labeled
+from ssod.data.formats.boxrules import check_counts, check_format, settle
+from ssod.data.formats.columns import Rows
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.header import fill_sizes
+from ssod.data.formats.jsonfile import kind, read_json
+from ssod.data.formats.paths import refuse_unsafe
+from ssod.data.formats.records import Classes, Images, Labeled
 
 
 def read_coco(

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ssod.data.reader import Reader, check_stated_size, count_bad
-from ssod.data.records import Images, Labeled
-from ssod.data.sampling import Place, Sampling, Stream
-from ssod.data.workers import run
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.loading.reader import Reader, check_stated_size, count_bad
+from ssod.data.loading.sampling import Place, Sampling, Stream
+from ssod.data.loading.workers import run
 from ssod.structures import Batch, View
 from ssod.transforms.views import Pipeline, Sample, ViewsConfig, look, to_tensor
 from ssod.utils.errors import SsodError

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from ssod.data import datasets, splits
+from ssod.data.checks.images import check_images
+from ssod.data.checks.leakage import Blame, blame_source, same_content, same_paths
 from ssod.data.datasets import DataConfig
-from ssod.data.findings import Context, Findings
-from ssod.data.leakage import Blame, blame_source, same_content, same_paths
-from ssod.data.look import check_images
-from ssod.data.presence import check_files
-from ssod.data.reader import allowed_bad
-from ssod.data.records import Images, Labeled
-from ssod.data.sources import read_images
+from ssod.data.formats.findings import Context, Findings
+from ssod.data.formats.presence import check_files
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.formats.registry import read_images
+from ssod.data.loading.reader import allowed_bad
 from ssod.utils.errors import Exit, SsodError
 
 

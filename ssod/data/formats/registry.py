@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ssod.data.coco import read_coco, read_coco_images
-from ssod.data.findings import Context
-from ssod.data.folder import read_folder
-from ssod.data.header import turn_upright
-from ssod.data.records import Images, Labeled
-from ssod.data.voc import read_voc, read_voc_images
-from ssod.data.yolo import read_yolo, read_yolo_images
+from ssod.data.formats.coco import read_coco, read_coco_images
+from ssod.data.formats.findings import Context
+from ssod.data.formats.folder import read_folder
+from ssod.data.formats.header import turn_upright
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.formats.voc import read_voc, read_voc_images
+from ssod.data.formats.yolo import read_yolo, read_yolo_images
 from ssod.utils.schema import Section
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ssod.data.boxrules import check_classes, check_counts, settle
-from ssod.data.coco import in_order
-from ssod.data.findings import Context, short
-from ssod.data.folder import image_names
-from ssod.data.header import fill_sizes
-from ssod.data.jsonfile import kind, nearest, read_text
-from ssod.data.paths import refuse_unsafe, safe_join
-from ssod.data.records import Classes, Images, Labeled
+from ssod.data.formats.boxrules import check_classes, check_counts, settle
+from ssod.data.formats.coco import in_order
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.folder import image_names
+from ssod.data.formats.header import fill_sizes
+from ssod.data.formats.jsonfile import kind, nearest, read_text
+from ssod.data.formats.paths import refuse_unsafe, safe_join
+from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.utils.errors import Exit, SsodError
 
 # Shares may leave 0..1 by rounding; beyond this they are pixels.

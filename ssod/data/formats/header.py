@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 from PIL import ExifTags, Image
 
-from ssod.data.findings import Context, short
-from ssod.data.image import FORMATS, open_image, orientation
-from ssod.data.paths import safe_join
-from ssod.data.presence import check_files
-from ssod.data.records import Images, Labeled
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.image import FORMATS, open_image, orientation
+from ssod.data.formats.paths import safe_join
+from ssod.data.formats.presence import check_files
+from ssod.data.formats.records import Images, Labeled
 from ssod.utils.errors import SsodError
 
 _ORIENTED = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")  # PNG chunks that may hold an orientation, as EXIF or as XMP

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssod.data.records import Images
-from ssod.data.sampler import Grouped, Shuffled
+from ssod.data.formats.records import Images
+from ssod.data.loading.sampler import Grouped, Shuffled
 from ssod.utils import collective
 from ssod.utils.errors import Exit, SsodError
 
