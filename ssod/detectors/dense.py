@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from ssod.assign.pick import Assigner
+from ssod.assign.build import Assigner
 from ssod.assign.quality import QUALITIES, Quality
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import Normalise

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from ssod.assign.build import AssignerConfig, pick_assigner
 from ssod.assign.iou import IoUConfig
-from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
-from ssod.assign.pick import pick_assigner
+from ssod.assign.build import pick_assigner
 from ssod.assign.quality import with_centerness
 from ssod.losses.classify import focal_elements
 from ssod.structures import Predictions, Targets

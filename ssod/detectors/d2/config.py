@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from ssod.assign.pick import AssignerConfig
+from ssod.assign.build import AssignerConfig
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.schema import Section
 from ssod.utils.yaml_io import read_yaml

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssod.assign.build import Assigner, pick_assigner
 from ssod.assign.centre import CentreAssigner
 from ssod.assign.iou import IoUAssigner
-from ssod.assign.pick import Assigner, pick_assigner
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
