@@ -32,7 +32,6 @@ from ssod import config, model
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.config import D2Config
-from ssod.detectors.d2.convert import ours_of, theirs_of
 from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.weights import initialise
 from ssod.detectors.weights import State
@@ -42,6 +41,7 @@ from ssod.structures import Detector
 from ssod.utils import atomic, model_file
 from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
+from tools.d2_convert import ours_of, theirs_of
 
 
 def make_ours(source: Path, out: Path, overrides: list[str], *, keep: bool) -> Parity:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from ssod.detectors.backbones import BackboneConfig
 from ssod.detectors.build import DetectorConfig, build
-from ssod.detectors.d2.same import Layout, same, unlike
 from ssod.detectors.weights import State
 from ssod.structures import Detector
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
+from tools.d2_same import Layout, same, unlike
 
 # What a detector computes hangs on these keys of its section, and on no other.
 _FUNCTION = (
