@@ -288,9 +288,10 @@ def detectors() -> None:
 @app.command()
 def losses() -> None:
     """The losses and weightings a config can name."""
-    from ssod.losses import criterion, pick
+    from ssod.losses import build
+    from ssod.losses.weighting import criterion
 
-    _table(pick.describe() + criterion.describe())
+    _table(build.describe() + criterion.describe())
 
 
 def _table(rows: object) -> None:

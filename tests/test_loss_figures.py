@@ -8,8 +8,8 @@ import torch
 from ssod import config, run
 from ssod.detectors.build import build
 from ssod.engine import checkpoint
-from ssod.losses.classify import SIGMOID, SOFTMAX
-from ssod.losses.pick import settable
+from ssod.losses.build import settable
+from ssod.losses.sigmoid import SIGMOID, SOFTMAX
 from ssod.model import weights_file
 from ssod.utils import model_file
 from ssod.utils.errors import Exit

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ssod.detectors.dense import with_boxes_of
 from ssod.losses.box import BOX, SPREAD
-from ssod.losses.pick import TABLES
-from ssod.losses.weighting import RULES
+from ssod.losses.build import TABLES
+from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
 from ssod.methods.find import find
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, join

@@ -22,7 +22,7 @@ from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.losses.weighting import RULES
+from ssod.losses.weighting.registry import RULES
 from ssod.methods.find import find
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch

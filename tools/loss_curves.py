@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.losses.classify import SIGMOID, SOFTMAX
-from ssod.losses.pick import settable
+from ssod.losses.build import settable
+from ssod.losses.sigmoid import SIGMOID, SOFTMAX
 from ssod.structures import Assignment, Predictions, RowLoss
 from ssod.structures.boxes import DeltaCoder
 

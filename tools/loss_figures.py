@@ -34,9 +34,9 @@ from ssod.data.loading.loader import collate
 from ssod.data.loading.reader import Reader
 from ssod.detectors.build import build
 from ssod.engine import checkpoint
-from ssod.losses.bayes import Guess
 from ssod.losses.elements import focal_elements
-from ssod.losses.uncertainty import judge
+from ssod.losses.weighting.bayes import Guess
+from ssod.losses.weighting.uncertainty import judge
 from ssod.methods.base import Method
 from ssod.methods.find import find
 from ssod.structures import Assignment, Predictions

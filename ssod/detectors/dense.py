@@ -16,7 +16,7 @@ from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
 from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.heads.fam3d import Align, to_rows
-from ssod.losses.pick import Kind
+from ssod.losses.build import Kind
 from ssod.structures import Assigned, Assignment, Detector, Predictions, Rank, RowLoss, Targets, View
 from ssod.structures.boxes import Coder, IdentityCoder, iou
 from ssod.utils.collective import mean_over_ranks

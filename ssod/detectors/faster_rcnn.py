@@ -18,7 +18,7 @@ from ssod.detectors.decode import DecodeConfig, detect
 from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
-from ssod.losses.pick import Loss, LossSpec, pick
+from ssod.losses.build import Loss, LossSpec, pick
 from ssod.structures import Predictions, RowLoss
 from ssod.structures.boxes import DeltaCoder
 from ssod.utils.schema import Section, over_default

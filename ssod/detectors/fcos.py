@@ -15,7 +15,7 @@ from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch
 from ssod.detectors.heads.spread import Spread, each, spread_layer
 from ssod.detectors.retinanet import strides_of
-from ssod.losses.pick import Kind, Loss, LossSpec, pick
+from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import LtrbCoder
 from ssod.utils.schema import Section, over_default
 

@@ -18,7 +18,7 @@ from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
 from ssod.detectors.decode import DecodeConfig, Rule
 from ssod.detectors.two_stage import TwoStageOutput, propose
-from ssod.losses.pick import Kind
+from ssod.losses.build import Kind
 from ssod.structures import Assigned, Assignment, Detector, Predictions, RowLoss, Targets, View
 from ssod.structures.boxes import DeltaCoder
 from ssod.utils import seeding

@@ -13,7 +13,7 @@ from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch, count_per_image
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
 from ssod.detectors.heads.spread import Spread, SpreadHead
-from ssod.losses.pick import Kind, Loss, LossSpec, pick
+from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section

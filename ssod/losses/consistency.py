@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ssod.losses.classify import PART
 from ssod.losses.elements import upcast
+from ssod.losses.sigmoid import PART
 from ssod.structures import Predictions
 from ssod.structures.boxes import IdentityCoder
 from ssod.utils.collective import mean_over_ranks

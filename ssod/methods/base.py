@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssod.losses.context import Context, Reweight, Side
-from ssod.losses.criterion import Criterion
+from ssod.losses.weighting.context import Context, Reweight, Side
+from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.pseudo.damping import damping

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ssod.losses.criterion import LossConfig, SideLoss, SupervisedLoss
+from ssod.losses.weighting.criterion import LossConfig, SideLoss, SupervisedLoss
 from ssod.transforms.mix import MixConfig
 from ssod.utils.schema import Duration, Section, over_default
 

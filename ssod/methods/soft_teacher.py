@@ -18,7 +18,7 @@ and background is one minus the likeliest class of the teacher's row at the same
 
 from pydantic import Field, field_validator
 
-from ssod.losses.reliability import background_reliability
+from ssod.losses.weighting.background import background_reliability
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, above, quantiles
 from ssod.pseudo.jitter import box_spread

@@ -53,7 +53,7 @@ class Detector(nn.Module):
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """The row losses of this head by name, and what each must be made for (``losses.pick.Kind``)."""
+        """The row losses of this head by name, and what each must be made for (``losses.build.Kind``)."""
         raise NotImplementedError
 
     def predict(self, view: View) -> Output:

@@ -14,7 +14,7 @@ from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
 from ssod.assign.build import pick_assigner
 from ssod.assign.quality import with_centerness
-from ssod.losses.classify import focal_elements
+from ssod.losses.sigmoid import focal_elements
 from ssod.structures import Predictions, Targets
 from ssod.structures.boxes import IdentityCoder
 from tests.paths import golden_path

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssod.losses.bayes import Branch, C, ConvBayes, Guess, bald, difficulty, own_loss, predicted, wanted
+from ssod.losses.weighting.bayes import Branch, C, ConvBayes, Guess, bald, difficulty, own_loss, predicted, wanted
 from tests.losses.rows import assignment, predictions
 from tests.paths import golden_path
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from ssod.losses import elements
-from ssod.losses.classify import SIGMOID, SOFTMAX, bce, equalization, focal, label_smoothing, quality_focal
 from ssod.losses.elements import (
     anchor_elements,
     equalization_elements,
@@ -19,6 +18,7 @@ from ssod.losses.elements import (
     quality_focal_elements,
     varifocal_elements,
 )
+from ssod.losses.sigmoid import SIGMOID, SOFTMAX, bce, equalization, focal, label_smoothing, quality_focal
 from ssod.losses.softmax import cross_entropy, log_rest, softmax_anchor, softmax_focal_ratio, softmax_label_smoothing
 from ssod.structures import RowLoss
 from tests.losses.rows import assignment, predictions

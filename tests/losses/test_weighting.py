@@ -7,16 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssod.losses.bayes import Guess
 from ssod.losses.box import giou
-from ssod.losses.classify import bce, focal
-from ssod.losses.context import Context, overlap, rank_within
-from ssod.losses.pisa import carl, clusters, hierarchy, isr_n, isr_p
-from ssod.losses.reliability import background_reliability, dense_rows, score
-from ssod.losses.sample_weighting import SampleWeighting
+from ssod.losses.sigmoid import bce, focal
 from ssod.losses.softmax import cross_entropy
-from ssod.losses.uncertainty import Uncertainty
-from ssod.losses.weighting import cleanliness, iou_target, ohem
+from ssod.losses.weighting.background import background_reliability, dense_rows, score
+from ssod.losses.weighting.bayes import Guess
+from ssod.losses.weighting.context import Context, overlap, rank_within
+from ssod.losses.weighting.pisa import carl, clusters, hierarchy, isr_n, isr_p
+from ssod.losses.weighting.registry import cleanliness, iou_target, ohem
+from ssod.losses.weighting.sample_weighting import SampleWeighting
+from ssod.losses.weighting.uncertainty import Uncertainty
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import DeltaCoder
 from tests.losses.rows import Plain

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-from ssod.losses.classify import cross_entropy
+from ssod.losses.sigmoid import cross_entropy
 from ssod.pseudo import instant
 from ssod.pseudo.instant import at_least, confident
 from ssod.pseudo.mass import hardened

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ssod.detectors.d2.config import FIELD
 from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress, without_empty
-from ssod.losses.pick import Kind, LossSpec, pick
+from ssod.losses.build import Kind, LossSpec, pick
 from ssod.structures import Predictions, RowLoss
 from ssod.structures.boxes import DeltaCoder, clip
 from ssod.utils.errors import SsodError

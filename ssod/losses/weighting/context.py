@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssod.losses.bayes import Guess
+from ssod.losses.weighting.bayes import Guess
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo, RowLoss, Targets, View
 from ssod.structures.boxes import paired_iou
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from ssod.losses.context import Context, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.elements import NonNegative, Positive, Share, modulator
+from ssod.losses.weighting.context import Context, objects, overlap, own_probability, positives, rank_within
 from ssod.structures import Assignment, Predictions
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ssod.losses.context import Context
+from ssod.losses.weighting.context import Context
 from ssod.structures import Assignment, Output, Predictions, View
 from ssod.structures.boxes import clip, compose, warp
 

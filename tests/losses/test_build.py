@@ -2,8 +2,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from ssod.losses.classify import focal
-from ssod.losses.pick import TABLES, Loss, describe, pick
+from ssod.losses.build import TABLES, Loss, describe, pick
+from ssod.losses.sigmoid import focal
 from ssod.utils.errors import SsodError
 from tests.losses.rows import assignment, predictions
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ssod.losses.context import Context, objects, overlap, own_probability
 from ssod.losses.elements import NonNegative
-from ssod.losses.reliability import background
+from ssod.losses.weighting.background import background
+from ssod.losses.weighting.context import Context, objects, overlap, own_probability
 from ssod.structures import Assignment, Predictions
 from ssod.utils.collective import mean_over_ranks
 

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ssod.losses.bayes import Guess, bald, difficulty, predicted, wanted
-from ssod.losses.context import Context
 from ssod.losses.elements import NonNegative, Positive
+from ssod.losses.weighting.bayes import Guess, bald, difficulty, predicted, wanted
+from ssod.losses.weighting.context import Context
 from ssod.structures import Assignment, Predictions
 from ssod.utils.collective import mean_over_ranks
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ssod.losses.box import ALIGNED, BOX, SPREAD
-from ssod.losses.classify import QUALITY, SIGMOID, SOFTMAX
+from ssod.losses.sigmoid import QUALITY, SIGMOID, SOFTMAX
 from ssod.structures import RowLoss
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section, named

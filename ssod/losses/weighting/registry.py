@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssod.losses.context import Context, Reweight, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.elements import BelowOne, NonNegative, Positive, Share
-from ssod.losses.pisa import carl, isr_n, isr_p
-from ssod.losses.reliability import background_reliability, score
-from ssod.losses.sample_weighting import SampleWeighting
-from ssod.losses.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
+from ssod.losses.weighting.background import background_reliability, score
+from ssod.losses.weighting.context import Context, Reweight, objects, overlap, own_probability, positives, rank_within
+from ssod.losses.weighting.pisa import carl, isr_n, isr_p
+from ssod.losses.weighting.sample_weighting import SampleWeighting
+from ssod.losses.weighting.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
 from ssod.structures.boxes import paired_iou
 

@@ -18,11 +18,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
-from ssod.losses.bayes import Branch, own_loss
-from ssod.losses.context import Context, Reweight, Side
-from ssod.losses.counts import Frequency, RunningObjects
-from ssod.losses.pick import Loss, bind, defaults, first_line, needs_frequency, pick
-from ssod.losses.weighting import RULES, Rule, Weighting
+from ssod.losses.build import Loss, bind, defaults, first_line, needs_frequency, pick
+from ssod.losses.weighting.bayes import Branch, own_loss
+from ssod.losses.weighting.context import Context, Reweight, Side
+from ssod.losses.weighting.counts import Frequency, RunningObjects
+from ssod.losses.weighting.registry import RULES, Rule, Weighting
 from ssod.structures import Assignment, Detector, Predictions, Pseudo, RowLoss
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section, named

@@ -5,16 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssod.losses import classify
-from ssod.losses.classify import (
-    bce,
-    cross_entropy,
-    focal,
-    quality_bce,
-    quality_focal,
-    softmax_focal,
-)
+from ssod.losses import sigmoid
 from ssod.losses.elements import focal_elements, modulator, quality_focal_elements
+from ssod.losses.sigmoid import bce, cross_entropy, focal, quality_bce, quality_focal, softmax_focal
 from tests.losses.rows import assignment, predictions
 from tests.paths import golden_path
 
@@ -120,8 +113,8 @@ def test_parts_change_nothing(loss, soft: bool, monkeypatch: pytest.MonkeyPatch)
     cls = torch.rand(10, 3) if soft else torch.randint(0, 4, (10,))
     whole = torch.randn(10, 3)
     results = []
-    for size in (classify.PART, 9):
-        monkeypatch.setattr(classify, "PART", size)
+    for size in (sigmoid.PART, 9):
+        monkeypatch.setattr(sigmoid, "PART", size)
         x = whole.clone().requires_grad_()
         rows = loss(predictions(x), assignment(cls))
         (rows * torch.arange(10)).sum().backward()
@@ -132,7 +125,7 @@ def test_parts_change_nothing(loss, soft: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_parts_keep_little_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classify, "PART", 1000)
+    monkeypatch.setattr(sigmoid, "PART", 1000)
     kept: dict[int, int] = {}
 
     def note(t: torch.Tensor) -> torch.Tensor:
