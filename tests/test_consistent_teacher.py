@@ -9,8 +9,8 @@ import torch
 
 from ssod.config import load, load_recipe
 from ssod.methods.consistent_teacher import Config
-from ssod.pseudo.count import count_filter
-from ssod.pseudo.threshold import GmmThreshold
+from ssod.pseudo_labels.class_counts import count_filter
+from ssod.pseudo_labels.threshold import GmmThreshold
 from ssod.run import phase
 from ssod.utils.errors import SsodError
 from tests.small import small_config

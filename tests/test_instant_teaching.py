@@ -17,8 +17,8 @@ from ssod.detectors.d2.faster_rcnn import D2FasterRcnn
 from ssod.engine import checkpoint, optim
 from ssod.engine.guard import Guard
 from ssod.methods.instant_teaching_rectify import redrawn
-from ssod.pseudo.instant import confident, rows_of
-from ssod.pseudo.rectify import rectify_once
+from ssod.pseudo_labels.co_rectify import rectify_once
+from ssod.pseudo_labels.nms_once import confident, rows_of
 from ssod.structures import Batch
 from ssod.transforms.mix import Recipe
 from ssod.utils.errors import SsodError

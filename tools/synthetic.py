@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssod.detectors.decode import rank
 from ssod.methods.base import Method
-from ssod.pseudo.threshold import FixedThreshold
+from ssod.pseudo_labels.threshold import FixedThreshold
 from ssod.structures import Batch, Targets, View
 from ssod.structures.boxes import LtrbCoder
 

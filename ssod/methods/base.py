@@ -16,8 +16,8 @@ from ssod.losses.weighting.context import Context, Reweight, Side
 from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.supervised import Losses, Supervised, count_per_image
-from ssod.pseudo.damping import damping
-from ssod.pseudo.mass import hardened
+from ssod.pseudo_labels.background_damping import damping
+from ssod.pseudo_labels.label_mass import hardened
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 from ssod.structures.ragged import select
 from ssod.transforms.mix import Mixer

@@ -1,8 +1,8 @@
 """Instant-Teaching: the model labels for itself, and learns from labels mixed with true ones. (arXiv:2103.11402)
 
 There is no average: the teacher is a copy of the student, made after every step. It looks at the weak view; rows whose
-likeliest class scores at least `score` become boxes (``ssod.pseudo.instant``); the strong view and its boxes are mixed
-with labelled images (``ssod.transforms.mix``); all losses of the detector learn from the result.
+likeliest class scores at least `score` become boxes (``ssod.pseudo_labels.nms_once``); the strong view and its boxes
+are mixed with labelled images (``ssod.transforms.mix``); all losses of the detector learn from the result.
 
 Kinds of strong augmentation, for the paper's ablation: colour and cutout, or geometry, are operations of the view
 `strong`; mixup and mosaic are `mix.mixup` and `mix.mosaic`, 0 = off.
@@ -35,8 +35,8 @@ from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig
-from ssod.pseudo.instant import confidence, confident, rows_of
-from ssod.pseudo.mass import hardened
+from ssod.pseudo_labels.label_mass import hardened
+from ssod.pseudo_labels.nms_once import confidence, confident, rows_of
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
 from ssod.transforms.mix import MixConfig
 

@@ -20,7 +20,7 @@ from ssod.losses.consistency import DISTANCES, Belief, Norm, imitate
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses, quantiles, tag
 from ssod.methods.config import Teaching
-from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
+from ssod.pseudo_labels.threshold import FixedConfig, ThresholdConfig, build_threshold
 from ssod.structures import Batch, Detector, Output, Pseudo
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssod.pseudo import gmm
+from ssod.pseudo_labels import gmm
 from tests.paths import golden_path
 from tools import bench_gmm
 

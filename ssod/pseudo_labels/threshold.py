@@ -12,8 +12,8 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from ssod.pseudo.bank import ScoreBank
-from ssod.pseudo.gmm import Backend, Policy, thresholds
+from ssod.pseudo_labels.gmm import Backend, Policy, thresholds
+from ssod.pseudo_labels.score_bank import ScoreBank
 from ssod.structures import Targets
 from ssod.structures.ragged import select
 from ssod.utils.schema import Section, named
@@ -72,9 +72,9 @@ class GmmThreshold(nn.Module):
     """Pass what scores above its class's own threshold (arXiv:2209.01589, Sec. 3.4, as released).
 
     The detections of a batch enter the score bank of their class; the classes that occur in the batch are fitted anew
-    (``ssod.pseudo.gmm``), and the batch is filtered by the result. The score that a threshold was taken from does not
-    pass. A class that does not occur keeps its threshold; nothing is filtered by it until the class occurs, and then it
-    is fitted first, so keeping or not keeping it makes no difference but in the log.
+    (``ssod.pseudo_labels.gmm``), and the batch is filtered by the result. The score that a threshold was taken from
+    does not pass. A class that does not occur keeps its threshold; nothing is filtered by it until the class occurs,
+    and then it is fitted first, so keeping or not keeping it makes no difference but in the log.
 
     Args:
         num_classes: K.

@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from ssod.losses.sigmoid import cross_entropy
-from ssod.pseudo import instant
-from ssod.pseudo.instant import at_least, confident
-from ssod.pseudo.mass import hardened
-from ssod.pseudo.rectify import co_rectify, rectify_once
+from ssod.pseudo_labels import nms_once
+from ssod.pseudo_labels.co_rectify import co_rectify, rectify_once
+from ssod.pseudo_labels.label_mass import hardened
+from ssod.pseudo_labels.nms_once import at_least, confident
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import IdentityCoder, clip, compose, warp
 from ssod.transforms.mix import Recipe, mix
@@ -53,11 +53,11 @@ def test_images_are_suppressed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
     """Suppression compares all pairs: together, a batch would cost the square of its images in time and memory."""
     pairs = []
     counted = lambda boxes, *rest: (pairs.append(len(boxes)), batched_nms(boxes, *rest))[1]  # noqa: E731
-    monkeypatch.setattr(instant, "batched_nms", counted)
+    monkeypatch.setattr(nms_once, "batched_nms", counted)
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [50, 50, 60, 60], [50, 51, 60, 61]])
     scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.95], [0.6, 0.3], [0.9, 0.1]])
     image = torch.tensor([0, 0, 2, 2, 2])
-    found = instant.suppress(boxes, scores, scores > 0.5, image, 3, 0.5)
+    found = nms_once.suppress(boxes, scores, scores > 0.5, image, 3, 0.5)
     assert pairs == [2, 0, 4]
     assert [t.scores.tolist() for t in found] == [scores[[0], 0].tolist(), [], [*scores[[2, 4, 2], [1, 0, 0]].tolist()]]
     assert [t.labels.tolist() for t in found] == [[0], [], [1, 0, 0]]
@@ -65,7 +65,7 @@ def test_images_are_suppressed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_box_above_the_border_meets_none_of_another_class() -> None:
     boxes = torch.tensor([[100.0, 0, 110, 10], [-11, -111, -1, -101]])  # 111 apart, largest coordinate 110
-    (found,) = instant.suppress(boxes, torch.eye(2), torch.eye(2) > 0, torch.zeros(2, dtype=torch.long), 1, 0.5)
+    (found,) = nms_once.suppress(boxes, torch.eye(2), torch.eye(2) > 0, torch.zeros(2, dtype=torch.long), 1, 0.5)
     assert len(found) == 2
 
 
@@ -77,7 +77,7 @@ def test_classes_are_suppressed_apart(rows: int) -> None:
     boxes = torch.cat([corner, corner + 1 + torch.rand(rows, 2, generator=g) * 80], 1)
     scores = torch.rand(rows, 7, generator=g)
     image = torch.zeros(rows, dtype=torch.long)
-    (found,) = instant.suppress(boxes, scores, scores > 0.3, image, 1, 0.5, most=10_000)
+    (found,) = nms_once.suppress(boxes, scores, scores > 0.3, image, 1, 0.5, most=10_000)
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     for label in range(7):
         mine = (scores[:, label] > 0.3).nonzero().squeeze(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssod.detectors.anchors import Anchors
-from ssod.pseudo.mirror import read_mirrored
+from ssod.pseudo_labels.flip_ensemble import read_mirrored
 from ssod.structures import Predictions
 from ssod.structures.boxes import DeltaCoder, LtrbCoder, mirror
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.pseudo.instant import FLOOR, confidence, suppress
+from ssod.pseudo_labels.nms_once import FLOOR, confidence, suppress
 from ssod.structures import Output, Predictions, Targets
 from ssod.structures.boxes import clip
 from ssod.structures.ragged import image_index

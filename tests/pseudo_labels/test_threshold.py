@@ -18,11 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ssod.methods.base import above
-from ssod.pseudo.bank import ScoreBank
-from ssod.pseudo.count import count_filter
-from ssod.pseudo.damping import damping
-from ssod.pseudo.instant import at_least
-from ssod.pseudo.threshold import FixedThreshold, GmmThreshold, ThresholdConfig, build_threshold
+from ssod.pseudo_labels.background_damping import damping
+from ssod.pseudo_labels.class_counts import count_filter
+from ssod.pseudo_labels.nms_once import at_least
+from ssod.pseudo_labels.score_bank import ScoreBank
+from ssod.pseudo_labels.threshold import FixedThreshold, GmmThreshold, ThresholdConfig, build_threshold
 from ssod.structures import Targets
 from ssod.utils import distributed
 from tests.engine.fork import free_port
