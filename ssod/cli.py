@@ -272,7 +272,7 @@ def show_config(
 @app.command()
 def methods() -> None:
     """The methods a config can name."""
-    from ssod.methods.find import names, summary
+    from ssod.methods.registry import names, summary
 
     _table((name, summary(name)) for name in names())
 

@@ -21,7 +21,7 @@ from ssod.data.datasets import DataConfig
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
 from ssod.methods.base import Common
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.transforms.views import ViewsConfig, misaligned
 from ssod.utils import recipes
 from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown

@@ -20,7 +20,7 @@ from ssod.data.loading.workers import usable_cpus
 from ssod.engine import log
 from ssod.engine.schedule import lr_at
 from ssod.engine.stepper import Stepper
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
 from ssod.utils import collective, distributed

@@ -31,7 +31,7 @@ from ssod.engine.runfolder import RunFolder
 from ssod.engine.trainer import Trainer
 from ssod.engine.voc_eval import voc_metrics
 from ssod.methods.base import Method
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.structures import Batch, Detector
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError

@@ -13,7 +13,7 @@ import yaml
 
 from ssod import cli
 from ssod import run as run_module
-from ssod.methods.find import names
+from ssod.methods.registry import names
 from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano
 from tests.data.test_corpus import CASES, Case

@@ -12,7 +12,7 @@ from ssod.compare.published import published as published_figures
 from ssod.config import Config, load, load_recipe
 from ssod.demo import CONFIG
 from ssod.detectors.build import build
-from ssod.methods.find import find, names
+from ssod.methods.registry import find, names
 from ssod.transforms.views import Pipeline
 from ssod.utils import recipes
 from tests.recipes_resolved import DATA, DETECTORS, METHODS, combinations

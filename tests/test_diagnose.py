@@ -18,7 +18,7 @@ from ssod.diagnose import Diagnose, churn, counts, fixed_set, previous, same_vie
 from ssod.engine.matches import mean_ap, read
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.trainer import Trainer
-from ssod.methods.find import find, names
+from ssod.methods.registry import find, names
 from tests.engine.test_matches import m
 from tests.small import small_config
 

@@ -13,7 +13,7 @@ import ssod.methods
 from ssod import config
 from ssod.detectors.build import DetectorConfig, build
 from ssod.methods.base import Config, EmaConfig, Method
-from ssod.methods.find import find, names, summary
+from ssod.methods.registry import find, names, summary
 from ssod.structures import Batch, Targets, View
 from ssod.structures.boxes import clip, warp
 from ssod.utils.errors import SsodError

@@ -10,7 +10,7 @@ from ssod import starter
 from ssod.config import load
 from ssod.data import datasets
 from ssod.detectors.build import build
-from ssod.methods.find import names
+from ssod.methods.registry import names
 from ssod.starter import write_config
 from ssod.utils import recipes
 from ssod.utils.errors import Exit, SsodError

@@ -13,7 +13,7 @@ from ssod.losses.box import BOX, SPREAD
 from ssod.losses.build import TABLES
 from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, join
 from ssod.transforms.mix import MixConfig, Mixer
 from ssod.utils.errors import SsodError

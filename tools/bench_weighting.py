@@ -23,7 +23,7 @@ from ssod.engine.batch import send
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.losses.weighting.registry import RULES
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
 from ssod.utils.config_errors import read_section

@@ -38,7 +38,7 @@ from ssod.losses.elements import focal_elements
 from ssod.losses.weighting.bayes import Guess
 from ssod.losses.weighting.uncertainty import judge
 from ssod.methods.base import Method
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.structures import Assignment, Predictions
 from ssod.transforms.views import Sample, look
 from ssod.utils import atomic

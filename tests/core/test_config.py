@@ -11,7 +11,7 @@ from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.fcos import FcosConfig
 from ssod.detectors.retinanet import RetinaNetConfig
 from ssod.engine.identity import KINDS
-from ssod.methods.find import find, names
+from ssod.methods.registry import find, names
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.schema import Section
 

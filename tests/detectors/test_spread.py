@@ -12,7 +12,7 @@ from torch import nn
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine import identity
 from ssod.export import Graph, convert, runner
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.parity import measure
 from ssod.structures.boxes import paired_iou
 from ssod.utils.errors import SsodError

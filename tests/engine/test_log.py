@@ -18,7 +18,7 @@ from ssod.engine import log
 from ssod.engine.runfolder import RunFolder
 from ssod.engine.watch import Watch, advice
 from ssod.engine.window import Window
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 

@@ -18,7 +18,7 @@ from ssod.losses.weighting.counts import Frequency, RunningObjects
 from ssod.losses.weighting.criterion import Criterion, LossConfig
 from ssod.losses.weighting.registry import RULES
 from ssod.methods.base import Method
-from ssod.methods.find import names
+from ssod.methods.registry import names
 from ssod.structures import Pseudo, Targets
 from ssod.utils.errors import SsodError
 from tests.test_methods import (

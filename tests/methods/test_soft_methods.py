@@ -14,8 +14,8 @@ from ssod import config
 from ssod.losses.consistency import Belief, kl
 from ssod.methods import base
 from ssod.methods.base import Method
-from ssod.methods.find import find
 from ssod.methods.humble_teacher import believe_about, believe_both
+from ssod.methods.registry import find
 from ssod.structures import Batch, Targets
 from ssod.structures.boxes import mirror
 from ssod.transforms.views import Pipeline, misaligned
