@@ -28,8 +28,8 @@ from ssod.data.loading.loader import Loading, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.splits import coverage
 from ssod.engine import matches
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.matches import match, mean_ap
-from ssod.engine.runfolder import RunFolder
 from ssod.methods.base import Method
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.structures import Batch, Targets, View

@@ -17,7 +17,7 @@ from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
 from ssod.data.loading.workers import usable_cpus
-from ssod.engine import log
+from ssod.engine.logging import log
 from ssod.engine.schedule import lr_at
 from ssod.engine.stepper import Stepper
 from ssod.methods.registry import find

@@ -24,10 +24,10 @@ from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.loading.workers import worker_failure
 from ssod.detectors.build import build as build_detector
 from ssod.diagnose import Diagnose
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.evaluate import coco_metrics
 from ssod.engine.evaluate import evaluate as measure
-from ssod.engine.runfolder import RunFolder
 from ssod.engine.trainer import Trainer
 from ssod.engine.voc_eval import voc_metrics
 from ssod.methods.base import Method

@@ -7,7 +7,7 @@ import torch
 
 from ssod import config, run
 from ssod.detectors.build import build
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.losses.build import settable
 from ssod.losses.sigmoid import SIGMOID, SOFTMAX
 from ssod.model import weights_file

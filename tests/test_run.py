@@ -10,7 +10,7 @@ from PIL import Image
 import ssod.run
 from ssod.config import load
 from ssod.data import datasets
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.engine.trainer import Trainer
 from ssod.utils import collective
 from ssod.utils.errors import Exit, SsodError

@@ -33,7 +33,7 @@ from ssod.data import datasets
 from ssod.data.loading.loader import collate
 from ssod.data.loading.reader import Reader
 from ssod.detectors.build import build
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.losses.elements import focal_elements
 from ssod.losses.weighting.bayes import Guess
 from ssod.losses.weighting.uncertainty import judge

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ssod.engine import matches
-from ssod.engine.identity import flat
-from ssod.engine.identity import kind as kind_of
+from ssod.engine.checkpointing.resume_check import flat
+from ssod.engine.checkpointing.resume_check import kind as kind_of
 from ssod.engine.matches import Matches
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import read_yaml

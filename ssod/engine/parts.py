@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ssod.engine.runfolder import RunFolder
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.stepper import Method
 from ssod.structures import Batch, Detector
 

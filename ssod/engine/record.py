@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from ssod.engine.runfolder import RunFolder
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.utils import distributed, model_file
 
 

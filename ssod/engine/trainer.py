@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssod.engine import checkpoint, log
-from ssod.engine import identity as identities
+from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing import resume_check as identities
+from ssod.engine.logging import log
+from ssod.engine.logging.alarms import COLLAPSE, Watch, advice
+from ssod.engine.logging.meters import Clock, Window, totals
 from ssod.engine.parts import RunParts
 from ssod.engine.record import Record
 from ssod.engine.stepper import Step, Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.engine.watch import COLLAPSE, Watch, advice
-from ssod.engine.window import Clock, Window, totals
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals, Stopped

@@ -14,7 +14,7 @@ from ssod.compare.budget import hours, seen
 from ssod.compare.rows import rows_of
 from ssod.compare.runs import Run, read_run
 from ssod.compare.tables import interval
-from ssod.engine.identity import flat
+from ssod.engine.checkpointing.resume_check import flat
 from ssod.report import charts
 from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health

@@ -14,7 +14,7 @@ from ssod.compare import memory, pool
 from ssod.compare.memory import Stated, free_memory
 from ssod.compare.pool import Job
 from ssod.compare.sweep import Cell
-from ssod.engine.log import drop_after
+from ssod.engine.logging.log import drop_after
 
 
 def cells(folder: Path, count: int) -> list[Cell]:

@@ -19,7 +19,7 @@ from ssod.compare import pool
 from ssod.compare.main import compare
 from ssod.compare.pool import locked, run_cells, why
 from ssod.compare.sweep import Cell, finished, read_sweep
-from ssod.engine.runfolder import RunFolder
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.utils.errors import Exit, SsodError
 from tests.compare.fake import config, fake_run
 from tests.patience import LONG

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from ssod.detectors.build import DetectorConfig, build
-from ssod.engine import identity
+from ssod.engine.checkpointing import resume_check
 from ssod.export import Graph, convert, runner
 from ssod.methods.registry import find
 from ssod.parity import measure
@@ -99,9 +99,9 @@ def test_without_it_nothing_is_new(name: str) -> None:
     assert not any("spread" in key for key in net(name).state_dict())
     configs = (silent, section(name, spread=True))
     old, new = ({"detector": cfg.model_dump(mode="json", exclude_none=True)} for cfg in configs)
-    identity.check(Path("x"), {"config": old}, {"config": old})
+    resume_check.check(Path("x"), {"config": old}, {"config": old})
     with pytest.raises(SsodError, match=r"detector\.spread"):
-        identity.check(Path("x"), {"config": old}, {"config": new})
+        resume_check.check(Path("x"), {"config": old}, {"config": new})
 
 
 @pytest.mark.parametrize("name", DENSE)

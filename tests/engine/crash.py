@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.utils import model_file
 from tests.patience import LONG
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.engine.stepper import Step
 from ssod.engine.trainer import Trainer
 from ssod.utils.errors import Exit, SsodError

@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 
-from ssod.engine import log
-from ssod.engine.runfolder import RunFolder
-from ssod.engine.watch import Watch, advice
-from ssod.engine.window import Window
+from ssod.engine.checkpointing.run_dir import RunFolder
+from ssod.engine.logging import log
+from ssod.engine.logging.alarms import Watch, advice
+from ssod.engine.logging.meters import Window
 from ssod.methods.registry import find
 from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
@@ -322,7 +322,7 @@ def test_words_that_the_output_cannot_show_stop_nothing(
 WRITE = r"""
 import sys
 from pathlib import Path
-from ssod.engine.log import _append, drop_after
+from ssod.engine.logging.log import _append, drop_after
 
 path = Path(sys.argv[1])
 _append(path, '{"step": 1, "text": "K\u00e4fer \ud800"}')
@@ -334,7 +334,7 @@ drop_after(path, 1)
 WRITE = r"""
 import sys
 from pathlib import Path
-from ssod.engine.log import _append, drop_after
+from ssod.engine.logging.log import _append, drop_after
 
 path = Path(sys.argv[1])
 _append(path, '{"step": 1, "text": "K\u00e4fer \ud800"}')

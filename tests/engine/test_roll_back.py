@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state

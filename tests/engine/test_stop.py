@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.utils.errors import Exit
 from ssod.utils.signals import Signals, requested
 from tests.engine import toy

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssod.engine.trackers import numbers
+from ssod.engine.logging.trackers import numbers
 from ssod.utils.errors import SsodError
 from tests.engine import toy
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssod import structures
-from ssod.engine.runfolder import RunFolder
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import TrainConfig, Trainer
 from ssod.methods import base
 from ssod.structures import Batch, Targets, View

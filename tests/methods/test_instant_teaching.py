@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.dense import D2Dense
 from ssod.detectors.d2.faster_rcnn import D2FasterRcnn
-from ssod.engine import checkpoint, optim
+from ssod.engine import optim
+from ssod.engine.checkpointing import checkpoint
 from ssod.engine.guard import Guard
 from ssod.methods.instant_teaching_rectify import redrawn
 from ssod.pseudo_labels.co_rectify import rectify_once

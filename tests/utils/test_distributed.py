@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.engine.evaluate import evaluate
 from ssod.utils import distributed
 from ssod.utils.errors import Exit, SsodError

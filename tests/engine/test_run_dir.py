@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ssod.engine import checkpoint
-from ssod.engine.runfolder import RunFolder, environment
+from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing.run_dir import RunFolder, environment
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import read_yaml
 from tests.engine import toy

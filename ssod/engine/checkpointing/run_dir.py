@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 import torchvision
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.utils import atomic, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import dump_yaml

@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ssod.engine.runfolder import RunFolder
-from ssod.engine.trackers import Name, Trackers
-from ssod.engine.window import Values
+from ssod.engine.checkpointing.run_dir import RunFolder
+from ssod.engine.logging.meters import Values
+from ssod.engine.logging.trackers import Name, Trackers
 from ssod.utils import atomic, collective
 from ssod.utils.errors import SsodError
 
