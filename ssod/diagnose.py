@@ -27,9 +27,9 @@ from ssod.data.formats.records import Images, Labeled
 from ssod.data.loading.loader import Loading, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.splits import coverage
-from ssod.engine import matches
 from ssod.engine.checkpointing.run_dir import RunFolder
-from ssod.engine.matches import match, mean_ap
+from ssod.evaluation import matching
+from ssod.evaluation.matching import match, mean_ap
 from ssod.methods.base import Method
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.structures import Batch, Targets, View
@@ -99,7 +99,7 @@ class Diagnose:
 
         table, look = (self.folder.eval / f"step_{step}{end}" for end in (".npz", ".pseudo.npz"))
         charts = drawing.charts(
-            matches.read(table) if table.exists() else None, read_pseudo(look) if look.exists() else None
+            matching.read(table) if table.exists() else None, read_pseudo(look) if look.exists() else None
         )
         found = {f"figures/{name}": drawing.render(chart) for name, chart in charts.items()}
         return found | {f"gallery/{i}": gallery.draw(shown) for i, shown in enumerate(self._shown)}
@@ -107,7 +107,7 @@ class Diagnose:
     def _save_matches(self, step: int, score: float) -> None:
         if self._evaluated is not None:
             table = match(*self._evaluated, self.cfg.eval.metric, score)
-            _save(matches.save, self.folder.eval / f"step_{step}.npz", table)
+            _save(matching.save, self.folder.eval / f"step_{step}.npz", table)
             self._evaluated = None
 
     # ---- looking ---------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def untouched(method: Method) -> Iterator[None]:
                 setattr(module, name, value)
 
 
-def counts(kept: matches.Matches, truth: dict[str, Any], known: bool) -> dict[str, float]:
+def counts(kept: matching.Matches, truth: dict[str, Any], known: bool) -> dict[str, float]:
     """Return boxes per image, and precision and recall at IoU 0.5, of all classes and of each.
 
     Without hidden truth there are boxes per image alone.

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ssod import figures
-from ssod.engine.matches import Matches
+from ssod.evaluation.matching import Matches
 from ssod.figures import MOST_CLASSES, SURE, Scored
 from ssod.pseudofile import Pseudo
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssod.engine.matches import Matches, average_precision
+from ssod.evaluation.matching import Matches, average_precision
 from ssod.pseudofile import Pseudo
 
 BINS = 20  # of score histograms

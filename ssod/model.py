@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from ssod.data.formats.records import Classes
 from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
-from ssod.engine.evaluate import to_original
+from ssod.evaluation.coco import to_original
 from ssod.pictures import Picture, as_picture
 from ssod.structures import Detector, Targets
 from ssod.transforms.views import Pipeline, Sample, look

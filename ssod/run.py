@@ -26,10 +26,10 @@ from ssod.detectors.build import build as build_detector
 from ssod.diagnose import Diagnose
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.checkpointing.run_dir import RunFolder
-from ssod.engine.evaluate import coco_metrics
-from ssod.engine.evaluate import evaluate as measure
 from ssod.engine.trainer import Trainer
-from ssod.engine.voc_eval import voc_metrics
+from ssod.evaluation.coco import coco_metrics
+from ssod.evaluation.coco import evaluate as measure
+from ssod.evaluation.voc import voc_metrics
 from ssod.methods.base import Method
 from ssod.methods.registry import find
 from ssod.structures import Batch, Detector

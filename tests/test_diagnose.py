@@ -16,10 +16,10 @@ from ssod.data import datasets
 from ssod.data.datasets import DataSets
 from ssod.diagnose import Diagnose, churn, counts, fixed_set, previous, same_views, untouched
 from ssod.engine.checkpointing.run_dir import RunFolder
-from ssod.engine.matches import mean_ap, read
 from ssod.engine.trainer import Trainer
+from ssod.evaluation.matching import mean_ap, read
 from ssod.methods.registry import find, names
-from tests.engine.test_matches import m
+from tests.evaluation.test_matching import m
 from tests.small import small_config
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ssod import drawing, figures, gallery
 from ssod.diagnose import Diagnose, previous
-from ssod.engine.matches import average_precision, match, read
 from ssod.engine.trainer import Trainer
+from ssod.evaluation.matching import average_precision, match, read
 from ssod.pseudofile import read_pseudo
 from ssod.structures import Batch, Pseudo, Targets, View
 from tests.small import small_config

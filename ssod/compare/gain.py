@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import t as student
 
-from ssod.engine.matches import Matches, mean_ap
+from ssod.evaluation.matching import Matches, mean_ap
 from ssod.utils.errors import Exit, SsodError
 
 RESAMPLES = 1000

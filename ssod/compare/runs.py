@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssod.engine import matches
 from ssod.engine.checkpointing.resume_check import flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
-from ssod.engine.matches import Matches
+from ssod.evaluation import matching
+from ssod.evaluation.matching import Matches
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import read_yaml
 
@@ -156,7 +156,7 @@ class Run:
         if not self.evals:
             return None
         path = self.path / "eval" / f"step_{self.evals[-1]['step']}.npz"
-        return matches.read(path) if path.exists() else None
+        return matching.read(path) if path.exists() else None
 
     @property
     def classes(self) -> list[str]:

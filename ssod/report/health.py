@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ssod import figures as numbers
 from ssod.compare.runs import Run
 from ssod.diagnose import previous
-from ssod.engine.matches import Matches, average_precision
+from ssod.evaluation.matching import Matches, average_precision
 from ssod.figures import MOST_CLASSES, SURE, Scored
 from ssod.pseudofile import Pseudo
 from ssod.report import charts

@@ -22,7 +22,7 @@ from ssod.data.loading.loader import Loading, eval_views
 from ssod.data.loading.sampling import Place
 from ssod.diagnose import fixed_set, same_views, untouched
 from ssod.engine.checkpointing import checkpoint
-from ssod.engine.matches import Matches
+from ssod.evaluation.matching import Matches
 from ssod.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text

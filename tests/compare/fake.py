@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from ssod.config import load
-from ssod.engine import matches
+from ssod.evaluation import matching
 from tests.compare.test_gain import table
 from tests.small import small_config
 
@@ -81,8 +81,8 @@ def fake_run(
             found = table(luck < ap * step / STEPS, noise, rng)
             found.about.update({"metric": "coco", "score": 0.05, "val": "v" * 64, **(about or {})})
             if saved:
-                matches.save(folder / "eval" / f"step_{step}.npz", found)
-            value = float(matches.mean_ap(found)[0])
+                matching.save(folder / "eval" / f"step_{step}.npz", found)
+            value = float(matching.mean_ap(found)[0])
             rows.append({"kind": "eval", "step": step, **{f"teacher/{n}": value for n in ("AP", "AP50", "AP75")}})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

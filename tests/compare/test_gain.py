@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssod.compare.gain import Draws, Unit, combine, gain
-from ssod.engine.matches import Matches, mean_ap
+from ssod.evaluation.matching import Matches, mean_ap
 from ssod.utils.errors import Exit, SsodError
 
 

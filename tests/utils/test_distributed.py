@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from ssod.engine.checkpointing import checkpoint
-from ssod.engine.evaluate import evaluate
+from ssod.evaluation.coco import evaluate
 from ssod.utils import distributed
 from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state, wait_for
 from tests.engine.fork import Pair, free_port
-from tests.engine.test_evaluate import TRUTH, Oracle, flipped_views
 from tests.engine.test_stop import lines
+from tests.evaluation.test_coco import TRUTH, Oracle, flipped_views
 from tests.patience import LONG
 
 EXACT = {"dropout": 0.0, "norm": False, "steps": 20, "log_every": 1, "eval_every": 0, "save_every": 5}

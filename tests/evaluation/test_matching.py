@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssod.engine import matches as m
-from ssod.engine.voc_eval import IOUS, voc_metrics
+from ssod.evaluation import matching as m
+from ssod.evaluation.voc import IOUS, voc_metrics
 from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.utils.errors import Exit, SsodError
-from tests.engine.test_evaluate import COCO, VOC, coco_case, voc_case
+from tests.evaluation.test_coco import COCO, VOC, coco_case, voc_case
 from tests.patience import in_time
 
 

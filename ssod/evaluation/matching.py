@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ssod.engine.voc_eval import IOUS
+from ssod.evaluation.voc import IOUS
 from ssod.utils import atomic
 from ssod.utils.npz import reading
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from ssod.engine.evaluate import NAMES, coco_metrics, evaluate
-from ssod.engine.voc_eval import IOUS, average_precision, voc_metrics
+from ssod.evaluation.coco import NAMES, coco_metrics, evaluate
+from ssod.evaluation.voc import IOUS, average_precision, voc_metrics
 from ssod.structures import Targets, View, boxes
 from ssod.utils import signals
 from tests.paths import golden_path
