@@ -23,7 +23,7 @@ from ssod.data.loading.loader import Loading, eval_views, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.loading.workers import worker_failure
 from ssod.detectors.build import build as build_detector
-from ssod.diagnose import Diagnose
+from ssod.diagnostics.pseudo_quality import Diagnose
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import Trainer

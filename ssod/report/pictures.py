@@ -20,10 +20,10 @@ from ssod.data.datasets import DataSets
 from ssod.data.formats.records import Labeled
 from ssod.data.loading.loader import Loading, eval_views
 from ssod.data.loading.sampling import Place
-from ssod.diagnose import fixed_set, same_views, untouched
+from ssod.diagnostics.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
+from ssod.diagnostics.pseudo_quality import fixed_set, same_views, untouched
 from ssod.engine.checkpointing import checkpoint
 from ssod.evaluation.matching import Matches
-from ssod.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
 from ssod.structures import Targets, View, move_targets

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssod.diagnostics.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.evaluation import matching as m
 from ssod.evaluation.voc import IOUS, voc_metrics
-from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.utils.errors import Exit, SsodError
 from tests.evaluation.test_coco import COCO, VOC, coco_case, voc_case
 from tests.patience import in_time

@@ -2,8 +2,8 @@
 
 This is the one place that reads the hidden truth of unlabelled images. Training cannot: its loader is given
 ``DataSets.unlabeled``, whose type has no box field, and nothing that is computed here is ever read by a method, a loss
-or a loader; tests/test_diagnose.py trains with true and with false hidden boxes and compares the weights bit for bit.
-The method is left as it was found: score banks that ``label`` fills are put back.
+or a loader; tests/diagnostics/test_pseudo_quality.py trains with true and with false hidden boxes and compares the
+weights bit for bit. The method is left as it was found: score banks that ``label`` fills are put back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssod import gallery
 from ssod.config import Config
 from ssod.data.datasets import DataSets
 from ssod.data.formats.coco import to_coco
@@ -27,11 +26,12 @@ from ssod.data.formats.records import Images, Labeled
 from ssod.data.loading.loader import Loading, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.splits import coverage
+from ssod.diagnostics import gallery
+from ssod.diagnostics.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.evaluation import matching
 from ssod.evaluation.matching import match, mean_ap
 from ssod.methods.base import Method
-from ssod.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.structures import Batch, Targets, View
 from ssod.structures.boxes import warp
 from ssod.utils import collective, distributed
@@ -95,13 +95,13 @@ class Diagnose:
 
         The charts are drawn from the files that the report reads; the gallery has images of the same look.
         """
-        from ssod import drawing  # matplotlib takes a second to import
+        from ssod.diagnostics import plots  # matplotlib takes a second to import
 
         table, look = (self.folder.eval / f"step_{step}{end}" for end in (".npz", ".pseudo.npz"))
-        charts = drawing.charts(
+        charts = plots.charts(
             matching.read(table) if table.exists() else None, read_pseudo(look) if look.exists() else None
         )
-        found = {f"figures/{name}": drawing.render(chart) for name, chart in charts.items()}
+        found = {f"figures/{name}": plots.render(chart) for name, chart in charts.items()}
         return found | {f"gallery/{i}": gallery.draw(shown) for i, shown in enumerate(self._shown)}
 
     def _save_matches(self, step: int, score: float) -> None:

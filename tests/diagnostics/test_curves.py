@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ssod import drawing, figures, gallery
-from ssod.diagnose import Diagnose, previous
+from ssod.diagnostics import curves, gallery, plots
+from ssod.diagnostics.pseudo_quality import Diagnose, previous
+from ssod.diagnostics.pseudofile import read_pseudo
 from ssod.engine.trainer import Trainer
 from ssod.evaluation.matching import average_precision, match, read
-from ssod.pseudofile import read_pseudo
 from ssod.structures import Batch, Pseudo, Targets, View
+from tests.diagnostics.test_pseudo_quality import same_weights, trained
 from tests.small import small_config
-from tests.test_diagnose import same_weights, trained
 
 CHARTS = {"precision_recall", "scores/all", "scores/sure", "confidence_iou"}
 
@@ -54,10 +54,10 @@ def test_the_pictures_are_drawn_from_what_the_report_reads(config: Path, tracked
         assert [step for step, _ in events] == [4, 8], name
         for step, image in events:
             if name not in shown:
-                charts = drawing.charts(
+                charts = plots.charts(
                     read(folder / f"step_{step}.npz"), read_pseudo(folder / f"step_{step}.pseudo.npz")
                 )
-                assert np.array_equal(image, drawing.render(charts[name.removeprefix("figures/")])), name
+                assert np.array_equal(image, plots.render(charts[name.removeprefix("figures/")])), name
     assert not np.array_equal(*(image for _, image in found["figures/confidence_iou"]))
 
 
@@ -109,7 +109,7 @@ def test_precision_and_recall_are_those_of_the_average_precision() -> None:
     """COCO's 101 points, read off the curve that is drawn, give AP50 back."""
     matches = table()
     for k, ap in enumerate(average_precision(matches)[0, :, 0]):
-        recall, precision = (np.array(values) for values in figures.precision_recall(matches, k))
+        recall, precision = (np.array(values) for values in curves.precision_recall(matches, k))
         at = [precision[recall >= r].max(initial=0.0) for r in np.linspace(0, 1, 101)]
         assert np.mean(at) == pytest.approx(ap, abs=1e-9)
     assert 0 < ap < 1
@@ -117,19 +117,19 @@ def test_precision_and_recall_are_those_of_the_average_precision() -> None:
 
 def test_what_is_drawn_is_what_was_counted() -> None:
     matches = table()
-    boxes = figures.scored(matches, None)
+    boxes = curves.scored(matches, None)
     assert boxes.where == "val images"
     assert boxes.right.sum() > 0 < boxes.wrong.sum()
-    charts = drawing.charts(matches, None)
+    charts = plots.charts(matches, None)
     lines = charts["precision_recall"].axes[0].lines
     assert {line.get_label() for line in lines} == {"class 0", "class 1", "class 2"}
-    for line, k in zip(lines, figures.ranked(matches)):
-        assert (list(line.get_xdata()), list(line.get_ydata())) == figures.precision_recall(matches, k)
+    for line, k in zip(lines, curves.ranked(matches)):
+        assert (list(line.get_xdata()), list(line.get_ydata())) == curves.precision_recall(matches, k)
     bars = [bar.get_height() for bar in charts["scores/all"].axes[0].patches]
-    assert bars[: figures.BINS] == np.histogram(matches.score[matches.right[:, 0]], figures.BINS, (0, 1))[0].tolist()
+    assert bars[: curves.BINS] == np.histogram(matches.score[matches.right[:, 0]], curves.BINS, (0, 1))[0].tolist()
     assert sum(bars) == boxes.right.sum() + boxes.wrong.sum()
     sure = sum(bar.get_height() for bar in charts["scores/sure"].axes[0].patches)
-    assert sure == (matches.score >= figures.SURE).sum()
+    assert sure == (matches.score >= curves.SURE).sum()
     cells = np.square(charts["confidence_iou"].axes[0].images[0].get_array())
     assert cells.sum() == pytest.approx(len(matches.score))
     assert cells[:, -1].sum() == pytest.approx((matches.score >= 0.9).sum()), "columns go by score"
@@ -137,8 +137,8 @@ def test_what_is_drawn_is_what_was_counted() -> None:
 
 def test_of_many_classes_the_best_and_the_weakest_are_drawn() -> None:
     matches = table(classes=10, detections=150)
-    order = figures.ranked(matches)
-    charts = drawing.charts(matches, None)
+    order = curves.ranked(matches)
+    charts = plots.charts(matches, None)
     assert "precision_recall" not in charts
     for name, classes in (("best", order[::-1][:8]), ("weakest", order[:8])):
         lines = charts[f"precision_recall/{name}"].axes[0].lines
@@ -146,10 +146,10 @@ def test_of_many_classes_the_best_and_the_weakest_are_drawn() -> None:
 
 
 def test_an_evaluation_without_detections_can_be_drawn() -> None:
-    charts = drawing.charts(table(detections=0), None)
+    charts = plots.charts(table(detections=0), None)
     assert charts.keys() == CHARTS
-    assert all(drawing.render(chart).shape == (400, 600, 3) for chart in charts.values())
-    assert drawing.charts(None, None) == {}
+    assert all(plots.render(chart).shape == (400, 600, 3) for chart in charts.values())
+    assert plots.charts(None, None) == {}
 
 
 # ---- the gallery ---------------------------------------------------------------------------------------------------

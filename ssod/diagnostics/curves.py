@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssod.diagnostics.pseudofile import Pseudo
 from ssod.evaluation.matching import Matches, average_precision
-from ssod.pseudofile import Pseudo
 
 BINS = 20  # of score histograms
 CELLS = 10  # of the heat map, each way

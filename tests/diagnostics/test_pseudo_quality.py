@@ -14,7 +14,7 @@ from ssod import run
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
-from ssod.diagnose import Diagnose, churn, counts, fixed_set, previous, same_views, untouched
+from ssod.diagnostics.pseudo_quality import Diagnose, churn, counts, fixed_set, previous, same_views, untouched
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import Trainer
 from ssod.evaluation.matching import mean_ap, read

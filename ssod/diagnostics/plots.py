@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ssod import figures
+from ssod.diagnostics import curves
+from ssod.diagnostics.curves import MOST_CLASSES, SURE, Scored
+from ssod.diagnostics.pseudofile import Pseudo
 from ssod.evaluation.matching import Matches
-from ssod.figures import MOST_CLASSES, SURE, Scored
-from ssod.pseudofile import Pseudo
 
 
 def charts(table: Matches | None, look: Pseudo | None) -> dict[str, Figure]:
@@ -24,14 +24,14 @@ def charts(table: Matches | None, look: Pseudo | None) -> dict[str, Figure]:
     """
     found = {}
     if table is not None:
-        order = figures.ranked(table)
+        order = curves.ranked(table)
         title = "Precision against recall, IoU 0.5"
         if len(order) <= MOST_CLASSES:
             found["precision_recall"] = precision_recall(table, order, title)
         else:
             found["precision_recall/best"] = precision_recall(table, order[::-1][:MOST_CLASSES], f"{title}: best")
             found["precision_recall/weakest"] = precision_recall(table, order[:MOST_CLASSES], f"{title}: weakest")
-    boxes = figures.scored(table, look)
+    boxes = curves.scored(table, look)
     if boxes is not None:
         found["scores/all"] = histogram(boxes, 0.0)
         found["scores/sure"] = histogram(boxes, SURE)
@@ -43,7 +43,7 @@ def precision_recall(table: Matches, shown: Sequence[int], title: str) -> Figure
     """Draw a line for each class of ``shown``."""
     figure, axes = _chart(title, "recall", "precision")
     for k in shown:
-        axes.plot(*figures.precision_recall(table, k), marker=".", markersize=3, label=table.classes[k])
+        axes.plot(*curves.precision_recall(table, k), marker=".", markersize=3, label=table.classes[k])
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     if shown:
         axes.legend(fontsize=8)
@@ -54,7 +54,7 @@ def histogram(boxes: Scored, low: float) -> Figure:
     """Draw how many boxes have which score, the right ones below the wrong ones."""
     above = f" above {low:g}" if low else ""
     figure, axes = _chart(f"Scores{above} of the teacher's boxes, {boxes.where}", "score", "boxes")
-    edges, right, wrong = figures.histogram(boxes, low)
+    edges, right, wrong = curves.histogram(boxes, low)
     wide = np.diff(edges)
     axes.bar(edges[:-1], right, wide, align="edge", color="tab:blue", label="right")
     axes.bar(edges[:-1], wrong, wide, bottom=right, align="edge", color="tab:orange", label="wrong")
@@ -66,10 +66,10 @@ def histogram(boxes: Scored, low: float) -> Figure:
 def confidence_iou(boxes: Scored) -> Figure:
     """Draw how many boxes have which score and IoU; colours go by the root, since most boxes share few cells."""
     figure, axes = _chart(f"Confidence against IoU, {boxes.where}", "confidence", "IoU")
-    counts = figures.confidence_iou(boxes)
+    counts = curves.confidence_iou(boxes)
     axes.imshow(np.sqrt(counts), origin="lower", extent=(0, 1, 0, 1), cmap="Blues", aspect="auto")
     for j, i in np.argwhere(counts):
-        at = ((i + 0.5) / figures.CELLS, (j + 0.5) / figures.CELLS)
+        at = ((i + 0.5) / curves.CELLS, (j + 0.5) / curves.CELLS)
         dark = counts[j, i] > counts.max() / 4
         color = "white" if dark else "black"
         axes.annotate(f"{counts[j, i]:g}", at, ha="center", va="center", fontsize=7, color=color)
