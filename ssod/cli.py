@@ -193,7 +193,7 @@ def predict(
     score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
-    from ssod.predict import predict_files
+    from ssod.inference.predict import predict_files
 
     predict_files(weights, images, out, score=score)
 
@@ -207,7 +207,7 @@ def label(
     score: Annotated[float, typer.Option(help="Keep boxes above this score.")] = 0.5,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
-    from ssod.predict import label_files
+    from ssod.inference.predict import label_files
 
     label_files(weights, images, out, format=format, score=score)
 
@@ -219,7 +219,7 @@ def export(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
 ) -> None:
     """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
-    from ssod.export import export
+    from ssod.inference.export import export
 
     export(weights, format=format, out=out)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ssod.config import load
 from ssod.data.synthetic import write_shapes
-from ssod.predict import predict_files
+from ssod.inference.predict import predict_files
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.printing import console
 from ssod.utils.yaml_io import read_yaml

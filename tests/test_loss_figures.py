@@ -8,9 +8,9 @@ import torch
 from ssod import config, run
 from ssod.detectors.build import build
 from ssod.engine.checkpointing import checkpoint
+from ssod.inference.model import weights_file
 from ssod.losses.build import settable
 from ssod.losses.sigmoid import SIGMOID, SOFTMAX
-from ssod.model import weights_file
 from ssod.utils import model_file
 from ssod.utils.errors import Exit
 from tests.small import small_config

@@ -12,9 +12,9 @@ from PIL import Image
 import ssod
 from ssod.data.formats.findings import Context
 from ssod.data.formats.registry import CocoSource, VocSource, YoloSource, read_labeled
-from ssod.model import Model, load
-from ssod.pictures import as_picture, color, draw
-from ssod.predict import label_files, predict_files
+from ssod.inference.draw_boxes import as_picture, color, draw
+from ssod.inference.model import Model, load
+from ssod.inference.predict import label_files, predict_files
 from ssod.structures import Targets, View
 from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, photos, pixels, trained

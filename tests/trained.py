@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ssod.model import Model
-from ssod.parity import texture
+from ssod.inference.export_parity import texture
+from ssod.inference.model import Model
 from ssod.transforms.views import to_tensor
 from ssod.utils import model_file as modelfile
 from tools.export_parity import random_model

@@ -28,15 +28,16 @@ import yaml
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ssod import config, model
+from ssod import config
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.config import D2Config
 from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.weights import initialise
 from ssod.detectors.weights import State
-from ssod.export import Graph
-from ssod.parity import Parity, Run, measure, pictures
+from ssod.inference import model
+from ssod.inference.export import Graph
+from ssod.inference.export_parity import Parity, Run, measure, pictures
 from ssod.structures import Detector
 from ssod.utils import atomic, model_file
 from ssod.utils.errors import Exit, SsodError
@@ -149,7 +150,7 @@ def compare(ours: Detector, theirs: nn.Module, bgr: bool, out: Path) -> Parity:
 
 
 def inference(theirs: nn.Module, bgr: bool, places: int) -> Run:
-    """Return detectron2's own inference with our inputs and outputs; see ``ssod.export``."""
+    """Return detectron2's own inference with our inputs and outputs; see ``ssod.inference.export``."""
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         boxes = torch.zeros(len(images), places, 4)

@@ -11,7 +11,7 @@ from torch import nn
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from ssod.detectors.build import build
-from ssod.parity import differences, pictures
+from ssod.inference.export_parity import differences, pictures
 from ssod.utils.errors import Exit, SsodError
 from tests.detectors.d2 import NAMES, K, detect, images, pair, section, view
 from tests.detectors.reference import CONFIG

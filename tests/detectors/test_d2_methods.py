@@ -13,8 +13,8 @@ from torch import nn
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from ssod.detectors.build import build
-from ssod.export import convert, parity, runner
-from ssod.model import Model, load
+from ssod.inference.export import convert, parity, runner
+from ssod.inference.model import Model, load
 from ssod.utils import model_file
 from tests.detectors.d2 import NAMES, K, pair, section
 from tests.test_methods import batch_for, bits, method, optimizer_of, step

@@ -11,9 +11,9 @@ from torch import nn
 
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.checkpointing import resume_check
-from ssod.export import Graph, convert, runner
+from ssod.inference.export import Graph, convert, runner
+from ssod.inference.export_parity import measure
 from ssod.methods.registry import find
-from ssod.parity import measure
 from ssod.structures.boxes import paired_iou
 from ssod.utils.errors import SsodError
 from tests.rows import losses_of

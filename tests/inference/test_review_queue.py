@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssod.predict import label_files
-from ssod.review import doubt, place, write
+from ssod.inference.predict import label_files
+from ssod.inference.review_queue import doubt, place, write
 from tests.trained import model_file, photos
 
 

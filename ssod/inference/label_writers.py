@@ -18,10 +18,10 @@ from xml.etree import ElementTree as xml
 import numpy as np
 import yaml
 
-from ssod import outfolder, review
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.records import Images, Labeled
+from ssod.inference import output_dir, review_queue
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 
@@ -46,13 +46,13 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
     if format not in WRITERS:
         raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {', '.join(WRITERS)}")
     if format != "coco":
-        outfolder.refuse_inside(out, images)
-        outfolder.refuse_taken(out)
+        output_dir.refuse_inside(out, images)
+        output_dir.refuse_taken(out)
         stem = _stem if format == "yolo" else _flat
-        outfolder.refuse_shared(found, stem, "label file", "rename one, or use --format coco")
+        output_dir.refuse_shared(found, stem, "label file", "rename one, or use --format coco")
         return out
     target = out if out.suffix == ".json" else out / "instances.json"
-    if target.exists() or review.place(target).exists() or (out != target and out.exists() and not out.is_dir()):
+    if target.exists() or review_queue.place(target).exists() or (out != target and out.exists() and not out.is_dir()):
         raise SsodError(target, "", "exists; nothing is written over", "name another place with -o")
     return target
 
@@ -61,11 +61,11 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
 def staged(target: Path) -> Iterator[Path]:
     """Give a temporary place for the files of ``target``, which come to where they belong at the end or are removed."""
     home = target.parent if target.suffix == ".json" else target
-    with outfolder.staged(home) as stage:
+    with output_dir.staged(home) as stage:
         yield stage / target.relative_to(home)
 
 
-def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: Sequence[review.Doubt]) -> None:
+def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: Sequence[review_queue.Doubt]) -> None:
     """Write labels, and the ranking of the images.
 
     Args:
@@ -81,7 +81,7 @@ def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: 
     """
     try:
         WRITERS[format](target, data, scores)
-        review.write(review.place(target), doubts)
+        review_queue.write(review_queue.place(target), doubts)
     except OSError as error:
         raise atomic.refused(target, error) from None
 

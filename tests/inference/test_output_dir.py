@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from ssod import cli
-from ssod import predict as predicting
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
-from ssod.outfolder import staged
-from ssod.predict import label_files, predict_files
+from ssod.inference import predict as predicting
+from ssod.inference.output_dir import staged
+from ssod.inference.predict import label_files, predict_files
 from ssod.utils.errors import Exit, SsodError
 from tests.patience import LONG
 from tests.trained import model_file, photos

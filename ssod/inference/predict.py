@@ -15,14 +15,14 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ssod import label_files as writers
-from ssod import outfolder, review
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.loading.reader import Reader, allowed_bad
-from ssod.model import BATCH, Detected, Model, check_score, load
-from ssod.pictures import draw
+from ssod.inference import label_writers as writers
+from ssod.inference import output_dir, review_queue
+from ssod.inference.draw_boxes import draw
+from ssod.inference.model import BATCH, Detected, Model, check_score, load
 from ssod.transforms.views import MIN_SIDE, Sample
 from ssod.utils import atomic
 from ssod.utils.distributed import pick_device
@@ -60,14 +60,14 @@ def predict_files(
     out = Path(out)
     check_score(score)
     found = find_images(images)
-    outfolder.refuse_inside(out, images)
-    outfolder.refuse_taken(out)
-    outfolder.refuse_shared(found, _picture_name, "picture", "rename one")
+    output_dir.refuse_inside(out, images)
+    output_dir.refuse_taken(out)
+    output_dir.refuse_shared(found, _picture_name, "picture", "rename one")
     model = load(weights, pick_device("auto"))
     ids, shown, rows = _image_ids(found.paths), 0, []
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
-    with outfolder.staged(out) as stage:
+    with output_dir.staged(out) as stage:
         for i, picture, detected in look_through(model, found, lowest, bad):
             visible = detected[detected.scores > score]
             shown += len(visible)
@@ -88,14 +88,14 @@ def label_files(
     """Write the detections above ``score`` as labels, in a form that can be trained on; print one line.
 
     An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
-    by how unsure they are (``ssod.review``). Boxes with a side of one pixel or less are left
+    by how unsure they are (``ssod.inference.review_queue``). Boxes with a side of one pixel or less are left
     out, as they are in training.
 
     Args:
         weights: model file or run folder.
         images: an image, a folder (searched recursively), a glob or a .txt list.
         out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
-        format: ``coco``, ``yolo`` or ``voc``; see ``ssod.label_files``.
+        format: ``coco``, ``yolo`` or ``voc``; see ``ssod.inference.label_writers``.
         score: keep boxes above this score, 0..1.
 
     Returns:
@@ -113,19 +113,19 @@ def label_files(
     with writers.staged(target) as stage:
         data, scores, doubts = _look_for_labels(model, found, score, bad)
         writers.write(format, stage, data, scores, doubts)
-    told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {review.place(target)}"
+    told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {review_queue.place(target)}"
     print(f"{told}; {writers.source(format, target, data.images)}")
     return data
 
 
 def _look_for_labels(
     model: Model, found: Images, score: float, bad: list[SsodError]
-) -> tuple[Labeled, np.ndarray, list[review.Doubt]]:
+) -> tuple[Labeled, np.ndarray, list[review_queue.Doubt]]:
     """Return the detections above ``score`` as labels, their scores [A], and how unsure those of each image are."""
     ids = _image_ids(found.paths)
     kept, sizes, parts, doubts = [], [], [], []
-    for i, picture, detected in look_through(model, found, review.SHARE * score, bad):
-        doubts.append(review.doubt(found.paths[i], detected.scores.numpy(), score))
+    for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad):
+        doubts.append(review_queue.doubt(found.paths[i], detected.scores.numpy(), score))
         detected = detected[detected.scores > score]
         side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
         kept.append(i)

@@ -35,8 +35,8 @@ import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ssod.model import DIVISOR, Model, load, weights_file
-from ssod.parity import Parity, Run, as_view, measure, pictures
+from ssod.inference.export_parity import Parity, Run, as_view, measure, pictures
+from ssod.inference.model import DIVISOR, Model, load, weights_file
 from ssod.structures import Detector
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ssod.export import Graph, convert, runner
-from ssod.parity import as_view, measure, texture
+from ssod.inference.export import Graph, convert, runner
+from ssod.inference.export_parity import as_view, measure, texture
 from tests.detectors.test_fam3d import ONE, bend
 from tools.export_parity import pictures, random_model
 

@@ -17,7 +17,7 @@ from ssod.data.formats.records import Classes
 from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
 from ssod.evaluation.coco import to_original
-from ssod.pictures import Picture, as_picture
+from ssod.inference.draw_boxes import Picture, as_picture
 from ssod.structures import Detector, Targets
 from ssod.transforms.views import Pipeline, Sample, look
 from ssod.utils import model_file
