@@ -235,7 +235,7 @@ def compare(
     resamples: Annotated[int, typer.Option(min=10, help="Draws of the val images behind an interval.")] = 1000,
 ) -> None:
     """Several runs side by side: AP over folds and seeds, gain over the supervised twin, cost; refuses unlike ones."""
-    from ssod.compare.main import compare
+    from ssod.commands.compare import compare
 
     compare(runs or [], sweep=sweep, out=out or [], resamples=resamples)
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import ssod
-from ssod.compare.sweep import read_sweep
 from ssod.config import Config, load, load_recipe, load_words
+from ssod.experiments.sweep.sweep import read_sweep
 from ssod.starter import write_recipe
 from ssod.utils import recipes
 from ssod.utils.errors import Exit, SsodError

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ssod.compare.runs import Run
 from ssod.diagnostics import curves as numbers
 from ssod.diagnostics.curves import MOST_CLASSES, SURE, Scored
 from ssod.diagnostics.pseudo_quality import previous
 from ssod.diagnostics.pseudofile import Pseudo
 from ssod.evaluation.matching import Matches, average_precision
+from ssod.experiments.runs import Run
 from ssod.report import charts
 from ssod.report.charts import Series
 from ssod.report.page import Section, grid, sheet, text

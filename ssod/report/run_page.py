@@ -9,12 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ssod.compare.boards import boards_of
-from ssod.compare.budget import hours, seen
-from ssod.compare.rows import rows_of
-from ssod.compare.runs import Run, read_run
-from ssod.compare.tables import interval
 from ssod.engine.checkpointing.resume_check import flat
+from ssod.experiments.cost import hours, seen
+from ssod.experiments.groups import boards_of
+from ssod.experiments.runs import Run, read_run
+from ssod.experiments.settings import rows_of
+from ssod.experiments.tables import interval
 from ssod.report import charts
 from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ssod.compare.rows import Row, protocols
-from ssod.compare.runs import Run, read_run
-from ssod.compare.twins import twin_differences
+from ssod.experiments.baselines import twin_differences
+from ssod.experiments.runs import Run, read_run
+from ssod.experiments.settings import Row, protocols
 from ssod.utils.errors import SsodError
 
 CELL = re.compile(r"fold\d+-seed\d+")  # a run's folder in a sweep

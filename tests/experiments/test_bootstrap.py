@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from ssod.compare.gain import Draws, Unit, combine, gain
 from ssod.evaluation.matching import Matches, mean_ap
+from ssod.experiments.bootstrap import Draws, Unit, combine, gain
 from ssod.utils.errors import Exit, SsodError
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
-from ssod.compare.runs import Run
+from ssod.experiments.runs import Run
 
 # What every run of a row, and of a board, shares, as the reasons name it.
 ALIKE = ("val set", "classes", "metric", "score threshold")

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from ssod.compare import pool
-from ssod.compare.main import compare
-from ssod.compare.pool import locked, run_cells, why
-from ssod.compare.sweep import Cell, finished, read_sweep
+from ssod.commands.compare import compare
 from ssod.engine.checkpointing.run_dir import RunFolder
+from ssod.experiments.sweep import pool
+from ssod.experiments.sweep.pool import locked, run_cells, why
+from ssod.experiments.sweep.sweep import Cell, finished, read_sweep
 from ssod.utils.errors import Exit, SsodError
-from tests.compare.fake import config, fake_run
+from tests.experiments.fake import config, fake_run
 from tests.patience import LONG
 from tests.small import small_config
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from ssod.compare.gain import Draws, Gain, Unit, gain
-from ssod.compare.rows import Row, by_fold
-from ssod.compare.runs import UNLABELED, Run
+from ssod.experiments.bootstrap import Draws, Gain, Unit, gain
+from ssod.experiments.runs import UNLABELED, Run
+from ssod.experiments.settings import Row, by_fold
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ssod.compare import memory, pool
-from ssod.compare.memory import Stated, free_memory
-from ssod.compare.pool import Job
-from ssod.compare.sweep import Cell
 from ssod.engine.logging.log import drop_after
+from ssod.experiments.sweep import memory, pool
+from ssod.experiments.sweep.memory import Stated, free_memory
+from ssod.experiments.sweep.pool import Job
+from ssod.experiments.sweep.sweep import Cell
 
 
 def cells(folder: Path, count: int) -> list[Cell]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ssod.compare import gain, tables
-from ssod.compare.boards import Board, boards_of
-from ssod.compare.main import compare, find
-from ssod.compare.rows import rows_of
-from ssod.compare.runs import read_run
-from tests.compare.fake import fake_run
+from ssod.commands.compare import compare, find
+from ssod.experiments import bootstrap, tables
+from ssod.experiments.groups import Board, boards_of
+from ssod.experiments.runs import read_run
+from ssod.experiments.settings import rows_of
+from tests.experiments.fake import fake_run
 
 
 def boards(*folders: Path) -> tuple[list[Board], list[str]]:
@@ -160,8 +160,8 @@ def test_folds_with_unlike_numbers_of_seeds_are_told(tmp_path: Path) -> None:
 
 def test_a_run_is_resampled_once_for_all_its_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
-    resample = gain.mean_ap
-    monkeypatch.setattr(gain, "mean_ap", lambda table, weights: measured.append(table) or resample(table, weights))
+    resample = bootstrap.mean_ap
+    monkeypatch.setattr(bootstrap, "mean_ap", lambda table, weights: measured.append(table) or resample(table, weights))
     names = ("supervised", "mean_teacher", "humble_teacher")
     runs = [fake_run(tmp_path / f"{name}{fold}", name, fold) for name in names for fold in (1, 2)]
     runs.append(fake_run(tmp_path / "u", "unbiased_teacher", 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
 
-from ssod.compare.runs import Run
+from ssod.experiments.runs import Run
 
 CURRENCIES = {"images": "images seen", "labeled": "labelled images seen", "hours": "hours"}
 

@@ -27,10 +27,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ssod.compare.runs import read_run
 from ssod.config import Config, load, load_recipe
 from ssod.engine.checkpointing.resume_check import flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
+from ssod.experiments.runs import read_run
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import SsodError
 from ssod.utils.recipes import Recipe, compose, former, names, read_recipe

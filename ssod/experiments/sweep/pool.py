@@ -16,9 +16,9 @@ from typing import IO
 
 from rich.console import Console
 
-from ssod.compare.memory import Stated, free_memory
-from ssod.compare.runs import read_run
-from ssod.compare.sweep import Cell, finished
+from ssod.experiments.runs import read_run
+from ssod.experiments.sweep.memory import Stated, free_memory
+from ssod.experiments.sweep.sweep import Cell, finished
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals

@@ -12,15 +12,15 @@ from statistics import mean, stdev
 import pytest
 import yaml
 
-from ssod.compare import tables
-from ssod.compare.boards import Board, boards_of
-from ssod.compare.budget import at, curve, equal, hours, seen
-from ssod.compare.main import compare, find
-from ssod.compare.published import protocol_of, published, references
-from ssod.compare.rows import rows_of
-from ssod.compare.runs import read_run
+from ssod.commands.compare import compare, find
+from ssod.experiments import tables
+from ssod.experiments.cost import at, curve, equal, hours, seen
+from ssod.experiments.groups import Board, boards_of
+from ssod.experiments.published import protocol_of, published, references
+from ssod.experiments.runs import read_run
+from ssod.experiments.settings import rows_of
 from ssod.utils.errors import Exit, SsodError
-from tests.compare.fake import fake_run
+from tests.experiments.fake import fake_run
 
 
 def boards(*folders: Path) -> tuple[list[Board], list[str]]:

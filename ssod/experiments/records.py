@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
 
-from ssod.compare.boards import Board
-from ssod.compare.budget import CURRENCIES, equal, hours, seen
-from ssod.compare.published import references
-from ssod.compare.rows import Row
-from ssod.compare.runs import METRICS, Run
+from ssod.experiments.cost import CURRENCIES, equal, hours, seen
+from ssod.experiments.groups import Board
+from ssod.experiments.published import references
+from ssod.experiments.runs import METRICS, Run
+from ssod.experiments.settings import Row
 
 COLUMNS = (
     *("kind", "board", "rank", "row", "method", "detector", "percent", "fold", "seed", "folds", "runs", "state"),

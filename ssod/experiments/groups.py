@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ssod.compare.gain import Draws, Gain
-from ssod.compare.rows import ALIKE, Row, shortened
-from ssod.compare.twins import paired, twin_differences, twin_of
+from ssod.experiments.baselines import paired, twin_differences, twin_of
+from ssod.experiments.bootstrap import Draws, Gain
+from ssod.experiments.settings import ALIKE, Row, shortened
 
 
 @dataclass

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ssod.compare import tables
-from ssod.compare.boards import Board, boards_of
-from ssod.compare.gain import RESAMPLES
-from ssod.compare.rows import Row, rows_of
-from ssod.compare.runs import Run
-from ssod.compare.tables import Sheet
+from ssod.experiments import tables
+from ssod.experiments.bootstrap import RESAMPLES
+from ssod.experiments.groups import Board, boards_of
+from ssod.experiments.runs import Run
+from ssod.experiments.settings import Row, rows_of
+from ssod.experiments.tables import Sheet
 
 
 @dataclass(frozen=True)

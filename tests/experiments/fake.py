@@ -14,7 +14,7 @@ import yaml
 
 from ssod.config import load
 from ssod.evaluation import matching
-from tests.compare.test_gain import table
+from tests.experiments.test_bootstrap import table
 from tests.small import small_config
 
 STEPS = 24

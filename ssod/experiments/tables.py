@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssod.compare.boards import Board
-from ssod.compare.budget import CURRENCIES, equal, hours, seen
-from ssod.compare.gain import Gain
-from ssod.compare.published import references
-from ssod.compare.rows import Row, by_fold
-from ssod.compare.runs import Run
+from ssod.experiments.bootstrap import Gain
+from ssod.experiments.cost import CURRENCIES, equal, hours, seen
+from ssod.experiments.groups import Board
+from ssod.experiments.published import references
+from ssod.experiments.runs import Run
+from ssod.experiments.settings import Row, by_fold
 
 WIDE = 160  # columns of a terminal that shows everything
 

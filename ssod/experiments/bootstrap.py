@@ -15,7 +15,7 @@ Two things make it uncertain, and there is an interval for the first alone and o
   ``h^2 = 1.96^2 V + t^2 tau^2 / U``, t = Student's 97.5 % quantile with U - 1 degrees of freedom. It says what other
   labels would have given too. With one unit there is none, and with two it is wide (t = 12.7): take more folds.
 
-Simulated coverage of the nominal 95 %: 93 to 97 % (tests/compare/test_gain.py).
+Simulated coverage of the nominal 95 %: 93 to 97 % (tests/experiments/test_bootstrap.py).
 """
 
 from __future__ import annotations

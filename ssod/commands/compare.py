@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ssod.compare import tables
-from ssod.compare.comparison import Comparison, comparison
-from ssod.compare.gain import RESAMPLES
-from ssod.compare.pool import run_cells
-from ssod.compare.records import comma_separated
-from ssod.compare.runs import read_run
-from ssod.compare.sweep import read_sweep
+from ssod.experiments import tables
+from ssod.experiments.bootstrap import RESAMPLES
+from ssod.experiments.comparison import Comparison, comparison
+from ssod.experiments.records import comma_separated
+from ssod.experiments.runs import read_run
+from ssod.experiments.sweep.pool import run_cells
+from ssod.experiments.sweep.sweep import read_sweep
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from ssod.compare.runs import Run
+from ssod.experiments.runs import Run
 
 COCO_CLASSES, COCO_VAL = 80, 5000
 COCO_PERCENTS = (1.0, 2.0, 5.0, 10.0)
@@ -48,7 +48,7 @@ class Published:
 @cache
 def published() -> tuple[Published, ...]:
     """Return every number of ``published.csv``."""
-    with (files("ssod.compare") / "published.csv").open(encoding="utf-8", newline="") as file:
+    with (files("ssod.experiments") / "published.csv").open(encoding="utf-8", newline="") as file:
         return tuple(
             Published(**{**row, "value": float(row["value"]), "sd": float(row["sd"]) if row["sd"] else None})
             for row in csv.DictReader(file)
