@@ -13,8 +13,8 @@ from ssod.experiments.groups import Board
 from ssod.experiments.settings import Row
 from ssod.experiments.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
+from ssod.report.axes import COLORS
 from ssod.report.charts import Series
-from ssod.report.frame import COLORS
 from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 
 METHOD = (

@@ -16,8 +16,8 @@ from ssod.evaluation.matching import Matches, average_precision
 from ssod.experiments.runs import Run
 from ssod.report import charts
 from ssod.report.charts import Series
+from ssod.report.json_files import saved
 from ssod.report.page import Section, grid, sheet, text
-from ssod.report.saved import saved
 from ssod.utils.errors import SsodError
 
 RIGHT, WRONG = 0, 1  # colours: blue and orange, which every eye tells apart

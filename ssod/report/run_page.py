@@ -16,12 +16,12 @@ from ssod.experiments.runs import Run, read_run
 from ssod.experiments.settings import rows_of
 from ssod.experiments.tables import interval
 from ssod.report import charts
+from ssod.report.baseline import find_twin, named_twin
 from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health
+from ssod.report.json_files import saved
 from ssod.report.page import Section, alarms, grid, page, sheet, text
 from ssod.report.pictures import pictures
-from ssod.report.saved import saved
-from ssod.report.twin import find_twin, named_twin
 from ssod.utils import atomic
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ssod.experiments.runs import read_run
+from ssod.report.baseline import find_twin
 from ssod.report.run_page import report
-from ssod.report.twin import find_twin
 from ssod.utils.errors import Exit, SsodError
 from tests.experiments.fake import fake_run
 from tests.report.test_pages import check
