@@ -13,7 +13,7 @@ _CALLS = {
     "load_config": ("ssod.config", "load"),
     "load_recipe": ("ssod.config", "load_recipe"),
     "train": ("ssod.run", "train"),
-    "evaluate": ("ssod.measure", "evaluate"),
+    "evaluate": ("ssod.commands.evaluate", "evaluate"),
     "load": ("ssod.inference.predict", "load"),
     "export": ("ssod.inference.export", "export"),
 }

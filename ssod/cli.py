@@ -46,7 +46,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer or more steps than the demo's config says.")] = None,
 ) -> None:
     """The main job on a generated data set, on the CPU: a supervised twin and Mean Teacher, side by side."""
-    from ssod.demo import demo
+    from ssod.commands.demo import demo
 
     demo(out, seeds=seeds, steps=steps)
 
@@ -54,7 +54,7 @@ def demo(
 @app.command()
 def doctor() -> None:
     """Versions, torch/torchvision pairing, devices, write access; exit 0 or 1."""
-    from ssod.doctor import doctor
+    from ssod.commands.doctor import doctor
 
     raise typer.Exit(doctor())
 
@@ -88,7 +88,7 @@ def init(
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
-    from ssod.starter import write_config, write_recipe
+    from ssod.commands.init import write_config, write_recipe
 
     own = {"labeled": labeled, "val": val, "unlabeled": unlabeled, "images": images, "val_images": val_images}
     given = {key: value for key, value in own.items() if value is not None}
@@ -139,7 +139,7 @@ def plan(
     fold: Fold = None,
 ) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
-    from ssod.plan import plan
+    from ssod.commands.plan import plan
 
     plan(_load(words, method, detector, data, percent, fold))
 
@@ -180,7 +180,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
-    from ssod.measure import evaluate
+    from ssod.commands.evaluate import evaluate
 
     evaluate(weights, data=data, score=score, overrides=overrides or [])
 

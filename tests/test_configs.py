@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from ssod.assign.iou import IoUConfig
+from ssod.commands.demo import CONFIG
 from ssod.config import Config, load, load_recipe
-from ssod.demo import CONFIG
 from ssod.detectors.build import build
 from ssod.experiments.published import published as published_figures
 from ssod.methods.registry import find, names

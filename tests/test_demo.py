@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssod import demo
+from ssod.commands import demo
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.utils.errors import Exit, SsodError
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from ssod import plan as plans
 from ssod import run
+from ssod.commands import plan as plans
+from ssod.commands.dry_run import rehearsal
+from ssod.commands.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
 from ssod.config import Config, load
 from ssod.data import datasets
-from ssod.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
-from ssod.rehearse import rehearsal
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 

@@ -25,13 +25,13 @@ import torch
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from ssod.commands.dry_run import now, rehearsal
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.model import build_model
 from ssod.engine import optim
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.methods.supervised import Config, Supervised
-from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, View
 from ssod.utils.errors import SsodError
 from tools.options import count, cpu_time

@@ -38,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssod import config, run
+from ssod.commands.dry_run import now, rehearsal
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
@@ -45,7 +46,6 @@ from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.methods.base import Method
 from ssod.methods.registry import find
-from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, Pseudo, Targets, View
 from ssod.utils.config_errors import read_section
 from ssod.utils.device import autocast

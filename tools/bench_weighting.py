@@ -18,13 +18,13 @@ from statistics import median
 import torch
 from rich.console import Console
 
+from ssod.commands.dry_run import now, rehearsal
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.losses.weighting.registry import RULES
 from ssod.methods.registry import find
-from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
 from ssod.utils.config_errors import read_section
 from ssod.utils.errors import SsodError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ssod.commands.init import write_config
 from ssod.config import load
-from ssod.starter import write_config
 from ssod.utils.errors import SsodError
 from tests.small_sets import coco, pictures, voc
 

@@ -12,8 +12,8 @@ import yaml
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+from ssod.commands.evaluate import evaluate
 from ssod.detectors.d2.model import build_model
-from ssod.measure import evaluate
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 from tests.detectors.d2 import pair, section

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod import rehearse
+from ssod.commands import dry_run
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 from tools import bench_step
@@ -126,8 +126,8 @@ def test_noise_has_boxes_inside_the_images() -> None:
 def test_the_clock_is_read_after_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("wait"))
-    monkeypatch.setattr(rehearse.time, "perf_counter", lambda: calls.append("read") or 1.0)
-    rehearse.now(torch.device("cuda"))
+    monkeypatch.setattr(dry_run.time, "perf_counter", lambda: calls.append("read") or 1.0)
+    dry_run.now(torch.device("cuda"))
     assert calls == ["wait", "read"]
     assert time.process_time() >= 0
 

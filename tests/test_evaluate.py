@@ -9,8 +9,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from ssod.commands.evaluate import evaluate
 from ssod.detectors.build import DetectorConfig, build
-from ssod.measure import evaluate
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
@@ -49,7 +49,7 @@ def weights(config: Path, names: list[str] | None = None) -> Path:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the evaluator was given, and found."""
-    from ssod import measure
+    from ssod.commands import evaluate as measure
 
     told: dict[str, object] = {}
     make = measure.evaluator

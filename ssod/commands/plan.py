@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 
 from ssod import run
+from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
@@ -21,7 +22,6 @@ from ssod.engine.logging import log
 from ssod.engine.schedule import lr_at
 from ssod.engine.stepper import Stepper
 from ssod.methods.registry import find
-from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch
 from ssod.utils import collective, distributed
 from ssod.utils.printing import console
