@@ -159,7 +159,7 @@ def train(
     ] = None,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
-    from ssod.run import opened
+    from ssod.build import opened
 
     cfg = _load(words, method, detector, data, percent, fold)
     with opened(cfg, out=out, allow_change=allow_change or []) as trainer:

@@ -37,7 +37,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ssod import config, run
+from ssod import build as composition
+from ssod import config
 from ssod.commands.dry_run import now, rehearsal
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
@@ -197,8 +198,8 @@ def configured(path: Path, overrides: list[str]) -> tuple[Method, TrainConfig, C
     """Return a config's method, how to train, and its loader's batches."""
     cfg = config.load(path, overrides)
     data = datasets.load(cfg.data)
-    method = run.build_method(cfg, data.classes.names)
-    return method, cfg.train, partial(run.batches, cfg, data)
+    method = composition.build_method(cfg, data.classes.names)
+    return method, cfg.train, partial(composition.batches, cfg, data)
 
 
 def show(result: Result, title: str, device: str) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ssod.build import evaluator
 from ssod.config import load
 from ssod.data import datasets
 from ssod.detectors.build import build as build_detector
 from ssod.inference.model import check_score
 from ssod.inference.model import load as load_model
-from ssod.run import evaluator
 from ssod.utils import distributed
 from ssod.utils.errors import SsodError
 from ssod.utils.printing import console

@@ -12,7 +12,7 @@ from statistics import median
 import torch
 from rich.table import Table
 
-from ssod import run
+from ssod import build
 from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
 from ssod.data import datasets
@@ -100,7 +100,7 @@ def plan(cfg: Config) -> Plan:
     device = distributed.pick_device(cfg.train.device)
     with distributed.job(device):
         data = datasets.load(cfg.data)
-        run.check_batch(cfg, data)
+        build.check_batch(cfg, data)
         found = measure(cfg, data)
         if collective.rank() == 0:
             show(found, cfg.stem)
@@ -177,9 +177,9 @@ def rates(cfg: Config) -> str:
 
 def measure(cfg: Config, data: DataSets) -> Plan:
     """Make a few steps of every phase and look at a few validation images."""
-    stepper = rehearsal(run.build_method(cfg, data.classes.names), cfg.train)
+    stepper = rehearsal(build.build_method(cfg, data.classes.names), cfg.train)
     rows, warnings = facts(cfg, data)
-    timed = [time_phase(stepper, run.batches(cfg, data, phase.start), phase) for phase in phases(cfg)]
+    timed = [time_phase(stepper, build.batches(cfg, data, phase.start), phase) for phase in phases(cfg)]
     for phase in timed:
         if phase.load > 1.2 * phase.compute and cfg.train.workers:
             slow = f"{phase.name}: reading a step's images takes {phase.load:.3g} s, computing {phase.compute:.3g} s"
@@ -229,7 +229,7 @@ def time_loading(batches: Iterator[Batch], accumulate: int, workers: int) -> tup
 def time_evaluation(cfg: Config, data: DataSets, stepper: Stepper) -> float:
     """Return the seconds of one evaluation, from that of at most two batches of images."""
     count = min(len(data.val), 2 * cfg.eval.batch * collective.world_size())
-    evaluate = run.evaluator(cfg, data.val.subset(range(count)))
+    evaluate = build.evaluator(cfg, data.val.subset(range(count)))
     start = now(stepper.device)
     evaluate(stepper.method.teacher.model)
     return (now(stepper.device) - start) * len(data.val) / count

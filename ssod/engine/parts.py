@@ -11,7 +11,7 @@ from ssod.structures import Batch, Detector
 
 
 class RunParts(Protocol):
-    """The parts of one run; ``ssod.run.Parts`` makes them from a config.
+    """The parts of one run; ``ssod.build.Parts`` makes them from a config.
 
     Attributes:
         folder: the run's folder, entered.

@@ -12,7 +12,7 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from ssod import run as root
+from ssod import build as root
 from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets

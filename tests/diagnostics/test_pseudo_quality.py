@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssod import run
+from ssod import build
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
@@ -26,7 +26,7 @@ from tests.small import small_config
 def trained(config: Path, out: Path, *changes: str, data: DataSets | None = None) -> Trainer:
     cfg = load(config, ["train.steps=8", "method.burn_in=2", "train.eval_every=4", *changes])
     with RunFolder(out) as folder:
-        trainer = run.build(cfg, data or datasets.load(cfg.data), folder)
+        trainer = build.build(cfg, data or datasets.load(cfg.data), folder)
         trainer.fit()
     return trainer
 
@@ -206,7 +206,7 @@ def test_every_method_can_be_looked_at(name: str, detector: str, config: Path) -
     changes = [f"method={{name: {name}}}", f"detector={{{detector}, backbone: tiny, channels: 16}}"]
     cfg = load(config, ["train.steps=200000", *changes])
     data = datasets.load(cfg.data)
-    method = run.build_method(cfg, data.classes.names).train()
+    method = build.build_method(cfg, data.classes.names).train()
     look = Diagnose(cfg, data, RunFolder(config.parent / f"{name}-{len(detector)}"))
     before = {key: value.clone() for key, value in method.state_dict().items()}
     found = look(1, method)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssod.build import phase
 from ssod.config import load, load_recipe
 from ssod.methods.consistent_teacher import Config
 from ssod.pseudo_labels.class_counts import count_filter
 from ssod.pseudo_labels.threshold import GmmThreshold
-from ssod.run import phase
 from ssod.utils.errors import SsodError
 from tests.small import small_config
 from tests.test_methods import DETECTORS, batch, bits, detector, method, optimizer_of, step

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ssod import run as root
+from ssod import build as root
 from ssod.config import load
 from ssod.data import datasets
 from ssod.engine.checkpointing.run_dir import RunFolder
