@@ -1,14 +1,17 @@
 """What every combination of recipes resolves to, as digests that a test holds against the files.
 
-    python -m tests.recipes_resolved     writes tests/recipes_resolved.json anew, after a change that is wanted
+    python -m tests.recipes_resolved             writes tests/recipes_resolved.json anew, after a change that is wanted
+    python -m tests.recipes_resolved METHOD ...  the same for these methods alone
 
 A digest is one for each section (data, views, detector, method, train, eval), so that a difference says where it is.
+A combination that a recipe refuses has none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +22,24 @@ FILE = Path(__file__).with_suffix(".json")
 METHODS = recipes.names("method")
 # The other backbones change one key of these.
 DETECTORS = [name for name in recipes.names("detector") if "_r50_" in name or "_tiny_" in name]
+FAMILIES = {name: recipes.compose(recipes.Recipe(detector=name))[0]["detector"]["name"] for name in DETECTORS}
 DATA = [(name, None) for name in recipes.names("data") if name not in ("own", "coco")]
 DATA += [("coco", percent) for percent in (1, 2, 5, 10)]
 
 
+def offered(method: str) -> list[str]:
+    """Return the detectors of ``DETECTORS`` that a method's recipe does not refuse."""
+    (page,) = recipes.pages("method", method)
+    no = [entry.when for entry in page.entries if entry.refuse is not None]
+    assert all(set(when) == {"family"} for when in no), "a refusal by anything else is not thought of here"
+    refused = {family for when in no for family in when["family"]}
+    return [name for name in DETECTORS if FAMILIES[name] not in refused]
+
+
 def combinations() -> Iterator[tuple[str, str, str, int | None]]:
-    """Give every (method, detector, data, percent)."""
+    """Give every (method, detector, data, percent) that is offered."""
     for method in METHODS:
-        for detector in DETECTORS:
+        for detector in offered(method):
             for data, percent in DATA:
                 yield method, detector, data, percent
 
@@ -50,4 +63,6 @@ def resolved(method: str) -> dict[str, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({method: resolved(method) for method in METHODS}, indent=1) + "\n")
+    kept = json.loads(FILE.read_text("utf-8")) if sys.argv[1:] else {}
+    kept |= {method: resolved(method) for method in sys.argv[1:] or METHODS}
+    FILE.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")

@@ -281,6 +281,62 @@ def test_table_5_of_humble_teacher_is_one_switch(change: str) -> None:
     assert (ema.rule, ema.decay) in (("never", 0.999), ("copy", 0.999))
 
 
+@pytest.mark.parametrize(
+    ("data", "percent", "batch", "steps", "weight", "drops"),
+    [
+        ("coco", 1, (8, 32), 180_000, 4.0, [120_000, 160_000]),
+        ("coco", 10, (8, 32), 180_000, 4.0, [120_000, 160_000]),
+        ("coco_additional", None, (32, 32), 720_000, 2.0, [480_000, 640_000]),
+    ],
+)
+def test_soft_teacher_as_released(
+    data: str, percent: int | None, batch: tuple[int, int], steps: int, weight: float, drops: list[int]
+) -> None:
+    cfg = of("soft_teacher", "faster_rcnn", data, percent)
+    m, t = cfg.method, cfg.train
+    assert (m.score, m.candidate_score, m.spread, m.jitter_times, m.jitter_scale) == (0.9, 0.5, 0.02, 10, 0.06)
+    assert (m.weight, m.burn_in, m.ramp, m.ema.decay, m.ema.warm_up) == (weight, 0, 0, 0.999, True)
+    assert ((t.batch.labeled, t.batch.unlabeled), t.steps, t.lr, t.clip, t.precision) == (batch, steps, 0.01, 0, "fp16")
+    assert list(t.schedule.milestones) == drops
+    assert all(p.start is None for p in cfg.views.unlabeled.values())
+    assert names_of(cfg.views.unlabeled["strong"])[-2:] == ["shuffle", "cutout"]
+
+
+@pytest.mark.parametrize(
+    ("data", "percent", "batch", "steps", "classes", "burn_in", "start"),
+    [
+        ("coco", 1, 8, 180_000, 3.0, 5000, 3000),
+        ("coco", 10, 16, 180_000, 4.0, 5000, 3000),
+        ("coco_additional", None, 16, 540_000, 2.0, 20_000, 10_000),
+        ("voc", None, 16, 72_000, 2.0, 5000, 3000),
+    ],
+)
+def test_dense_teacher_as_released(
+    data: str, percent: int | None, batch: int, steps: int, classes: float, burn_in: int, start: int
+) -> None:
+    cfg = of("dense_teacher", "fcos", data, percent)
+    m, t = cfg.method, cfg.train
+    assert (m.ratio, m.weight, m.loss_weights, m.burn_in, m.ramp) == (0.01, 1, {"cls": classes}, burn_in, burn_in)
+    assert (m.ema.decay, m.ema.warm_up, m.ema.start) == (0.9996, False, start)
+    assert (t.batch.labeled, t.batch.unlabeled, t.steps) == (batch, batch, steps)
+    assert (t.lr, t.schedule.name) == (0.01, "constant")
+    assert (cfg.detector.quality, m.loss.unsup.cls.name) == ("iou", "quality_focal")
+    for part in (cfg.views.labeled, cfg.views.unlabeled):
+        assert part["strong"].start == "weak"
+        assert len(part["strong"].ops) == 6
+
+
+@pytest.mark.parametrize("combination", [c for c in COMBINATIONS if c[0] == "dense_teacher"], ids=ids)
+def test_dense_teacher_has_views_that_are_aligned_and_an_iou_where_there_is_a_branch(
+    combination: tuple[str, str, str],
+) -> None:
+    cfg = config(*combination)
+    assert cfg.detector.name in ("fcos", "retinanet")
+    assert getattr(cfg.detector, "quality", "iou") == "iou"
+    assert cfg.views.unlabeled["strong"].start == "weak"
+    assert cfg.method.ema.start < cfg.method.burn_in < cfg.method.burn_in + cfg.method.ramp < cfg.train.steps
+
+
 @pytest.mark.parametrize("two", [False, True])
 def test_instant_teaching_as_released(two: bool) -> None:
     cfg = of("instant_teaching_rectify" if two else "instant_teaching", "faster_rcnn", "coco", 10)

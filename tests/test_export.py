@@ -20,7 +20,7 @@ from ssod.inference.model import Model
 from ssod.structures import Targets
 from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, trained
-from tools.export_parity import DETECTORS, SIZES, pictures, sweep
+from tools.export_parity import DETECTORS, SIZES, pictures, random_model, sweep
 
 FORMATS = ("onnx", "pt2")
 
@@ -74,6 +74,17 @@ def test_nothing_found_and_any_size(graph: Callable, name: str, format: str) -> 
         assert (boxes[scores == 0] == 0).all()
         assert (labels[scores == 0] == 0).all()
     assert empty
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_quality_branch_that_predicts_iou_exports(format: str) -> None:
+    model = random_model("fcos", levels=(4, 5), channels=16, quality="iou")
+    assert model.card["detector"]["quality"] == "iou"
+    found = measure(
+        model.detector, Graph(model.detector), runner(convert(model, format), format), pictures(3, SIZES[1], seed=10)
+    )
+    assert found.differ == 0, found.problem
+    assert found.boxes > 10
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -17,7 +17,7 @@ from ssod.config import Config, load, load_recipe, load_words
 from ssod.experiments.sweep.sweep import read_sweep
 from ssod.utils import recipes
 from ssod.utils.errors import Exit, SsodError
-from tests.recipes_resolved import DATA, DETECTORS, FILE, METHODS, resolved
+from tests.recipes_resolved import DATA, DETECTORS, FILE, METHODS, offered, resolved
 
 
 def refused(*words: str, **named: object) -> str:
@@ -39,8 +39,19 @@ def test_every_combination_resolves_to_what_it_did(method: str) -> None:
 def test_the_digests_are_of_every_combination() -> None:
     kept = json.loads(FILE.read_text("utf-8"))
     assert set(kept) == set(METHODS)
-    assert all(set(kept[method]) == set(DETECTORS) for method in METHODS)
+    assert all(set(kept[method]) == set(offered(method)) for method in METHODS)
     assert all(len(row) == len(DATA) for method in METHODS for row in kept[method].values())
+
+
+def test_what_is_not_offered_is_refused_in_one_line() -> None:
+    """Everything else is loaded by the test before."""
+    refused_ = {(method, name) for method in METHODS for name in set(DETECTORS) - set(offered(method))}
+    two_stages = {name for name in DETECTORS if "faster_rcnn" in name}
+    assert refused_ == {("dense_teacher", name) for name in two_stages}
+    for method, detector in refused_:
+        line = refused(method=method, detector=detector, data="voc")
+        assert line.startswith("configs/methods/dense_teacher.yaml: for family faster_rcnn/d2_faster_rcnn: not offered")
+        assert "a detector with proposals has none" in line
 
 
 def values(cfg: Config) -> tuple:
@@ -174,8 +185,7 @@ def test_a_file_names_a_recipe_and_changes_it(tmp_path: Path) -> None:
     assert load(path, recipe={"percent": 5}).origins["data.split.percent"] == "command line"
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(("method", "detector"), [(m, name) for m in METHODS for name in offered(m)])
 def test_data_of_one_s_own(tmp_path: Path, method: str, detector: str) -> None:
     cfg = load(own(tmp_path, f"recipe: {{method: {method}, detector: {detector}, data: own}}\n{OWN}"))
     assert cfg.origins["views.val"] == "configs/data/own.yaml"

@@ -1,14 +1,16 @@
 """Dense Teacher: the teacher's map, its surest rows alone, is what the student's rows are asked for. (arXiv:2207.02541)
 
 No suppression, no threshold, no box (Sec. 3.2 and 3.3). Both views have their pixels in the same places. Rows are
-ranked by the teacher's best class probability, over all levels and images of a process; the first `ratio` of them are
-asked for all of the teacher's class probabilities, its box and its quality, all others for background. Classes learn by
-quality focal loss, ``|t - p|^2 BCE(p, t)``, divided by the sum of the best probabilities of the chosen rows; boxes by
-the detector's box loss (published: GIoU) and quality by BCE, both averaged over the chosen rows. Losses on unlabelled
-images rise from 0 at the end of burn-in over as many steps again; the teacher is a copy until `ema.start`.
+ranked by the teacher's best class probability, over all levels and images of a process, padding included; the first
+`ratio` of them, and one at least, are asked for all of the teacher's class probabilities, its box and its quality, all
+others for background. Classes learn by quality focal loss, ``|t - p|^2 BCE(p, t)``, divided by the sum of the best
+probabilities of the chosen rows; boxes by the detector's box loss (published: GIoU) and quality by BCE, both averaged
+over the chosen rows. Losses on unlabelled images rise from 0 over `ramp` steps, as many as burn-in has; the teacher is
+a copy until `ema.start`.
 
 As released: classes count 4 times (3 with 1 % of COCO, 2 on all of it), and the sums are each process's own. What is
-not as released: batch-norm statistics of the teacher are the student's, not their average (they are frozen there).
+not as released: batch-norm statistics of the teacher are the student's, not their average (they are frozen there); and
+fewer than 100 rows still have one that is chosen (there 0 / 0).
 
 Published on FCOS whose quality branch predicts IoU (`detector.quality: iou`). On RetinaNet the rule is ours, for its
 anchors. It needs a dense map; a detector with proposals is refused.
@@ -56,7 +58,8 @@ class Config(base.Config):
         """Keep quality focal loss where a config names other losses alone."""
         if not isinstance(loss, Mapping) or not isinstance(loss.get("unsup", {}), Mapping):
             return loss
-        return {**loss, "unsup": {"cls": "quality_focal"} | dict(loss.get("unsup", {}))}
+        unsup = {name: value for name, value in loss.get("unsup", {}).items() if name != "cls" or value is not None}
+        return {**loss, "unsup": {"cls": "quality_focal"} | unsup}
 
     @property
     def taught_by(self) -> Teaching:

@@ -5,22 +5,31 @@ above `score` teach classes, in both stages, and the proposal network its boxes.
 whatever they score, teach the second stage its boxes, on a sample of their own: each is jittered `jitter_times` times,
 the teacher's second stage refines what comes of that, and the spread is the deviation of the refined boxes over their
 size (``ssod.pseudo_labels.jitter``). In the second stage a background row counts by the teacher's probability of
-background at its box, and the class loss is divided by the sum of these weights (``background_reliability``).
+background at its box, and the class loss is divided by the sum of these weights and of 1 for each object's row
+(``background_reliability``).
 
-Paper and released code agree but for the spread: the paper divides by half of width + height, the code, as here, x by
-the width and y by the height. What is not as released: a process divides by the mean of what all of them count (there
-each by its own); the teacher proposes as in evaluation, 1000 boxes a level before suppression (there 2000); a box that
-leaves the student's view is dropped with a side of a pixel or less (there with none).
+Constants and formulas are the released code's. The paper's differ in three places: it draws a jittered side evenly
+within 6 % of the box's size (here normal, with that deviation); it divides deviations by half of width + height of the
+candidate (here x by the width, y by the height, of the mean refined box); and it averages the class losses of objects
+and of background apart (here one weighted mean).
 
-Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours: a jittered box is refined by its nearest row,
-and background is one minus the likeliest class of the teacher's row at the same place.
+What is not as released: a process divides by the mean of what all of them count (there each by its own); the teacher
+proposes as in evaluation, from 1000 boxes a level before suppression (there 2000); a box that leaves the student's view
+is dropped with a side of a pixel or less (there with none).
+
+Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours: a jittered box is refined by the row whose box
+overlaps it most (if that is one row for all of them, the spread is 0: what is measured is how rows nearby differ), and
+background is one minus the likeliest class of the teacher's row at the same place.
 """
 
-from pydantic import Field, field_validator
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
 
 from ssod.losses.weighting.background import background_reliability
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, above, quantiles
+from ssod.methods.config import refusal
 from ssod.pseudo_labels.jitter import box_spread
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
 from ssod.structures.ragged import select
@@ -51,6 +60,13 @@ class Config(base.Config):
         if mix is not None:
             raise ValueError("blends images, and the teacher is asked what it sees at each row's place; remove it")
         return mix
+
+    @model_validator(mode="after")
+    def _a_score_that_chooses(self) -> Config:
+        if self.score < self.candidate_score:
+            problem = f"'score: {self.score:g}' lies below 'candidate_score: {self.candidate_score:g}'"
+            raise refusal(self, ("score",), f"{problem}, which cuts first; lower candidate_score, too")
+        return self
 
 
 class SoftTeacher(base.Method):

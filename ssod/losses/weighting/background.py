@@ -29,8 +29,8 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, ctx: Conte
     On a two-stage detector the teacher looks at the very boxes of the rows. On a dense one its row of the same level
     and anchor answers, in the cell that the row's prior falls into: exact where views are aligned, near where they are
     not. Background of a sigmoid head is one minus its best class. Weights, those of foreground rows (1) included, are
-    scaled to mean 1 over the rows that count, which turns a mean over rows into the paper's weighted mean; a sum of
-    weights below 1 counts as 1.
+    scaled to mean 1 over the rows that count, which turns a mean over rows into the released code's weighted mean; a
+    sum of weights below 1 counts as 1.
     """
     with torch.no_grad():
         if stage == "roi":
