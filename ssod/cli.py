@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from ssod.commands import listing
+from ssod.commands.options import Fold, Percent, RecipeData, RecipeDetector, RecipeMethod, Weights, Words
 from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
 
@@ -23,20 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONFIG] [KEY=VALUE]...",
-        help="A config file (YAML), or the three options below; then changes to it: key.path=value ...",
-    ),
-]
-RecipeMethod = Annotated[str | None, typer.Option("--method", help="A recipe's method: a file of configs/methods.")]
-RecipeDetector = Annotated[str | None, typer.Option("--detector", help="Its detector: a file of configs/detectors.")]
-RecipeData = Annotated[str | None, typer.Option("--data", help="Its data set: a file of configs/data.")]
-Percent = Annotated[float | None, typer.Option("--percent", help="Its share of the labels, in per cent.")]
-Fold = Annotated[int | None, typer.Option("--fold", help="Its draw of the labels.")]
-Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]
 
 
 @app.command()
@@ -269,36 +257,8 @@ def show_config(
     print(describe(_load(words, method, detector, data, percent, fold)))
 
 
-@app.command()
-def methods() -> None:
-    """The methods a config can name."""
-    from ssod.methods.registry import names, summary
-
-    _table((name, summary(name)) for name in names())
-
-
-@app.command()
-def detectors() -> None:
-    """The detectors a config can name."""
-    from ssod.detectors.build import describe
-
-    _table(describe())
-
-
-@app.command()
-def losses() -> None:
-    """The losses and weightings a config can name."""
-    from ssod.losses import build
-    from ssod.losses.weighting import criterion
-
-    _table(build.describe() + criterion.describe())
-
-
-def _table(rows: object) -> None:
-    pairs = list(rows)
-    width = max(len(name) for name, _ in pairs)
-    for name, text in pairs:
-        print(f"{name:<{width}}  {text}")
+for listed in (listing.methods, listing.detectors, listing.losses):
+    app.command()(listed)
 
 
 def _load(words: list[str] | None, *named: str | float | None) -> object:

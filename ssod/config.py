@@ -13,13 +13,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from ssod.data.datasets import DataConfig
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
+from ssod.evaluation.eval_config import EvalConfig
 from ssod.methods.base import Common
 from ssod.methods.registry import find
 from ssod.transforms.views import ViewsConfig, misaligned
@@ -29,17 +30,6 @@ from ssod.utils.errors import SsodError
 from ssod.utils.merging import merge, override, replace
 from ssod.utils.schema import Section
 from ssod.utils.yaml_io import dump_yaml, read_yaml
-
-
-class EvalConfig(Section):
-    """How a detector is measured."""
-
-    metric: Literal["coco", "voc", "voc07"] = "coco"
-    "COCO's AP; or VOC's with the area under the curve, or VOC 2007's with 11 points."
-    batch: int = Field(8, ge=1)
-    "Images at a time, on each process."
-    diagnose: int = Field(64, ge=0)
-    "Unlabelled images on which pseudo-labels are looked at after each evaluation, for log and report; 0 = none."
 
 
 @dataclass(frozen=True)

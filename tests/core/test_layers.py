@@ -33,16 +33,9 @@ FILES = {"__init__", "__main__", "version", "cli", "config", "build", "run"}  # 
 LONGEST = 300  # lines of a file
 
 # What is still to be mended; a line that is no longer true fails, too, so that both lists can only shrink.
-UPWARD = {
-    # The kind of a normalisation layer belongs below the backbones that are made of it.
-    ("detectors/heads/fam3d.py", "detectors/backbones.py"),
-}
+UPWARD: set[tuple[str, str]] = set()
 CIRCLES: set[frozenset[str]] = set()
-TOO_LONG = {
-    "cli.py",
-    "config.py",
-    "commands/init.py",
-}
+TOO_LONG: set[str] = set()
 
 
 # ---- what is there -----------------------------------------------------------------------------------------------
