@@ -77,7 +77,8 @@ class Stepper:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
-        self.method = method.to(self.device, memory_format=memory_format).train()
+        # type: ignore because torch's hint of `to` leaves memory_format out.
+        self.method = method.to(self.device, memory_format=memory_format).train()  # type: ignore
         self.model = distributed.wrap(self.method)
         self.parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = optim.build(self.method, cfg.optimizer)
@@ -103,8 +104,9 @@ class Stepper:
                 batch = send(batch, self.device, channels_last=cfg.channels_last)
                 with distributed.no_sync(self.model, micro < cfg.accumulate - 1):
                     with autocast(self.device, cfg.precision):
-                        part = self.model(batch, step)
-                        total = sum(part.values()) / cfg.accumulate
+                        part: dict[str, Tensor] = self.model(batch, step)
+                        # type: ignore because a step has a loss: the sum is never the number 0.
+                        total: Tensor = sum(part.values()) / cfg.accumulate  # type: ignore
                     self.scaler.scale(total).backward()
             except torch.OutOfMemoryError as error:
                 raise too_large(step, shown(batch)) from error

@@ -1,9 +1,9 @@
 """The types that everything speaks."""
 
-from ssod.structures.detector import Detector, Output
+from ssod.structures.detector import Detector, Output, Priors
 from ssod.structures.images import Batch, View
 from ssod.structures.pseudo import Pseudo, move_targets
-from ssod.structures.rows import Assigned, Assignment, Predictions, Rank, RowLoss
+from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss
 from ssod.structures.targets import Targets, join
 
 __all__ = [
@@ -11,8 +11,11 @@ __all__ = [
     "Assignment",
     "Batch",
     "Detector",
+    "Formula",
+    "Kind",
     "Output",
     "Predictions",
+    "Priors",
     "Pseudo",
     "Rank",
     "RowLoss",

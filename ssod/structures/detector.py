@@ -8,25 +8,48 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ssod.structures.images import View
-from ssod.structures.rows import Assigned, Assignment, Predictions, Rank, RowLoss
+from ssod.structures.rows import Assigned, Assignment, Kind, Predictions, Rank, RowLoss
 from ssod.structures.targets import Targets
 
 
 class Output(Protocol):
     """What a detector saw in a view."""
 
-    stages: dict[str, Predictions]  # its dense maps: ``dense``, or ``rpn``
-    proposals: list[Tensor] | None  # N x [P_i, 4] without gradient, best first, for ``score``; None with one stage
-    pyramid: list[Tensor]  # the feature map of each level, [N, channels, h, w]
+    @property
+    def stages(self) -> dict[str, Predictions]:
+        """Its dense maps: ``dense``, or ``rpn``."""
+        ...
+
+    @property
+    def proposals(self) -> list[Tensor] | None:
+        """N x [P_i, 4] without gradient, best first, for ``score``; None with one stage."""
+        ...
+
+    @property
+    def pyramid(self) -> list[Tensor]:
+        """The feature map of each level, [N, channels, h, w]."""
+        ...
 
     def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Decode, threshold and suppress; N Targets with scores, clipped to the images.
 
         ``score`` replaces the configured threshold, ``rank`` the detector's own ranking of the same maps.
         """
+        ...
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Say what is in these boxes, N tensors [M_i, 4]; row ``j`` of image ``i`` answers for box ``j``."""
+        ...
+
+
+class Priors(nn.Module):
+    """The priors of a canvas: (height, width) and the (height, width) in cells of each level -> [rows, 4].
+
+    Attributes:
+        per_cell: priors of a cell.
+    """
+
+    per_cell: int
 
 
 class Detector(nn.Module):
@@ -34,6 +57,8 @@ class Detector(nn.Module):
 
     Attributes:
         num_classes: K.
+        backbone: images to a pyramid.
+        anchors: the priors of its dense rows.
         rows: its own row losses by name.
         weights: factor of each loss by name.
         pretrained_heads: whether pyramid and heads have weights from a file, too.
@@ -41,7 +66,7 @@ class Detector(nn.Module):
 
     num_classes: int
     backbone: nn.Module
-    anchors: nn.Module
+    anchors: Priors
     rows: dict[str, RowLoss]
     weights: dict[str, float]
     pretrained_heads: bool = False
@@ -52,8 +77,13 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     @property
-    def kinds(self) -> Mapping[str, str]:
-        """The row losses of this head by name, and what each must be made for (``losses.build.Kind``)."""
+    def channels(self) -> int:
+        """Channels of every level of the pyramid."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """The row losses of this head by name, and what each must be made for."""
         raise NotImplementedError
 
     def predict(self, view: View) -> Output:

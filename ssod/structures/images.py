@@ -11,6 +11,7 @@ from torch import Tensor
 from ssod.structures.boxes import compose
 from ssod.structures.mapped import Mapped
 from ssod.structures.targets import Targets
+from ssod.utils.given import given
 
 
 @dataclass
@@ -36,6 +37,14 @@ class View(Mapped):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def truth(self) -> list[Targets]:
+        """Return ``targets`` of labelled images.
+
+        Raises:
+            TypeError: the images have no labels.
+        """
+        return given(self.targets, "these images have no labels")
 
     def flipped(self) -> View:
         """Mirror each image about its own vertical axis, padding kept at the right; targets are not carried."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,17 +20,18 @@ def _apply(item: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     return item.map(fn) if isinstance(item, Mapped) else item
 
 
+@dataclass
 class Mapped:
     """Apply one function to every tensor inside, however deep."""
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
         """Return the same with ``fn`` of every tensor."""
         return replace(self, **{f.name: _apply(getattr(self, f.name), fn) for f in fields(self)})
 
-    def to(self, device: torch.device | str) -> Any:
+    def to(self, device: torch.device | str) -> Self:
         """Copy to ``device``; overlaps with computation when the memory is pinned. To the CPU it waits."""
         return self.map(lambda t: t.to(device, non_blocking=torch.device(device).type != "cpu"))
 
-    def pin_memory(self) -> Any:
+    def pin_memory(self) -> Self:
         """Move to page-locked memory; torch's DataLoader calls it."""
         return self.map(lambda t: t.pin_memory())

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ssod.structures.boxes import Coder
+from ssod.utils.given import given
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Predictions:
         """Return [R, 4]: deltas of class ``labels`` [R], or the only ones, for which labels may be None."""
         if self.deltas.shape[1] == 1:
             return self.deltas[:, 0]
+        labels = given(labels, "each class has deltas of its own here, and no labels say which are meant")
         return self.deltas[torch.arange(len(labels), device=labels.device), labels]
 
     def boxes(self, labels: Tensor | None = None) -> Tensor:
@@ -132,6 +135,14 @@ class Assignment:
         """Return [R] int64: the class of each row; meaningful on foreground rows only."""
         return self.cls if self.cls.ndim == 1 else self.cls.argmax(-1)
 
+    def matches(self) -> Tensor:
+        """Return ``matched``.
+
+        Raises:
+            TypeError: rows were asked for a teacher's map.
+        """
+        return given(self.matched, "these rows were asked for a teacher's map and are matched to no boxes")
+
     def weighed_box(self, loss: Tensor) -> Tensor:
         """Return the box loss of each foreground row, [F], times its weight.
 
@@ -158,3 +169,8 @@ Assigned = dict[str, tuple[Predictions, Assignment]]
 
 # (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg].
 RowLoss = Callable[[Predictions, Assignment], Tensor]
+# ... with parameters behind these two, which a config may set.
+Formula = Callable[..., Tensor]
+
+# What a head has, by which row losses fit it or do not.
+Kind = Literal["sigmoid", "softmax", "box", "spread", "aligned", "quality"]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssod.structures.mapped import Mapped
+from ssod.utils.given import given
 
 
 @dataclass
@@ -53,6 +54,14 @@ class Targets(Mapped):
     def trust(self) -> Tensor:
         """Return [M] weights, 1 where none were given."""
         return torch.ones_like(self.boxes[:, 0]) if self.weight is None else self.weight
+
+    def confidence(self) -> Tensor:
+        """Return [M] scores of detections or of pseudo-labels.
+
+        Raises:
+            TypeError: the boxes are ground truth.
+        """
+        return given(self.scores, "these boxes are ground truth and have no scores")
 
 
 def join(parts: Sequence[Targets]) -> Targets:

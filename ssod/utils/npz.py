@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from ssod.utils.errors import Exit, SsodError
 
 
 @contextlib.contextmanager
-def reading(path: Path, fix: str) -> Iterator[np.lib.npyio.NpzFile]:
+def reading(path: Path, fix: str) -> Generator[np.lib.npyio.NpzFile, None, None]:
     """Open a file for as long as its content is taken out of it.
 
     A wrong byte may show itself as nearly any error: of the archive, of zlib, of numpy's header, of JSON, as an entry

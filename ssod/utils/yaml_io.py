@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
     # Resolvers and constructors are the class's own: what is not listed below does not exist.
     yaml_implicit_resolvers: dict[str, list] = {}
-    yaml_constructors: dict[str | None, Any] = {}
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {}
 
     def get_single_node(self) -> yaml.Node | None:
         """Refuse, before anything is built, what would become too large once its aliases are written out."""
@@ -147,7 +147,8 @@ for _name, _make in {
     "map": yaml.SafeLoader.construct_yaml_map,
 }.items():
     _Loader.add_constructor(_TAG + _name, _make)
-_Loader.add_constructor(None, _refuse)
+# type: ignore because the stubs of PyYAML say a string; None is every tag that is not named.
+_Loader.add_constructor(None, _refuse)  # type: ignore
 
 
 def read_yaml(path: Path) -> Any:

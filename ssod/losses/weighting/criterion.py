@@ -23,7 +23,8 @@ from ssod.losses.weighting.bayes import Branch, own_loss
 from ssod.losses.weighting.context import Context, Reweight, Side
 from ssod.losses.weighting.counts import Frequency, RunningObjects
 from ssod.losses.weighting.registry import RULES, Rule, Weighting
-from ssod.structures import Assignment, Detector, Predictions, Pseudo, RowLoss
+from ssod.losses.weighting.uncertainty import WithBranch
+from ssod.structures import Assignment, Detector, Formula, Predictions, Pseudo, RowLoss
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section, named
 
@@ -154,9 +155,9 @@ class Criterion(nn.Module):
 # ---- from words to parts -------------------------------------------------------------------------------------------
 
 
-def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, RowLoss]:
+def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, Formula]:
     """Return the row losses that a side of the config names."""
-    rows: dict[str, RowLoss] = {}
+    rows: dict[str, Formula] = {}
     for name in ROWS:
         spec = getattr(side, name)
         if spec is None:
@@ -226,7 +227,7 @@ def make(rule: Rule, spec: WeightSpec, field: str) -> Any:
 
 def build_branch(student: Detector, made: dict[Side, list[Weighting]]) -> tuple[Branch | None, float]:
     """Return the one auxiliary branch that both sides share, and the factor of its loss; None where nobody wants it."""
-    users = [w.weigh for of in made.values() for w in of if w.rule.branch]
+    users = [w.weigh for of in made.values() for w in of if isinstance(w.weigh, WithBranch)]
     if not users:
         return None, 0.0
     wanted = [(weigh.build, weigh.aux) for weigh in users]
@@ -234,7 +235,7 @@ def build_branch(student: Detector, made: dict[Side, list[Weighting]]) -> tuple[
         problem = f"one branch serves both sides, and they want {wanted[0]} and {wanted[-1]}"
         raise SsodError("config", "method.loss.unsup.weighting", problem, "give both sides the same parameters")
     build, aux = wanted[0]
-    return Branch(student.backbone.out_channels, student.anchors.per_cell, **build), aux
+    return Branch(student.channels, student.anchors.per_cell, **build), aux
 
 
 def describe() -> list[tuple[str, str]]:
