@@ -1,4 +1,4 @@
-"""Every method has a page from paper to file: the places that it names exist, and its figures are those of the README."""
+"""Every method has a page from paper to file: its places exist, and its figures are those of the README."""
 
 import ast
 import re

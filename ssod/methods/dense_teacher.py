@@ -71,6 +71,7 @@ class DenseTeacher(base.Method):
     """The teacher's map in, an assignment out."""
 
     Config = Config
+    cfg: Config
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         if "rpn_cls" in student.kinds:

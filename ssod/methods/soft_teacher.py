@@ -73,6 +73,7 @@ class SoftTeacher(base.Method):
     """Two sets of boxes, and background that the teacher vouches for."""
 
     Config = Config
+    cfg: Config
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Choose the boxes that teach classes by their score, those that teach places by their spread."""
@@ -80,10 +81,10 @@ class SoftTeacher(base.Method):
         detections = teacher.detections()
         candidates = above(detections, cfg.candidate_score)
         spread = box_spread(teacher, candidates, batch.weak, times=cfg.jitter_times, scale=cfg.jitter_scale)
-        labels = Pseudo(above(candidates, cfg.score), box=select(candidates, spread < cfg.spread))
+        steady = select(candidates, spread < cfg.spread)
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
-        self.stats["pseudo/steady_per_image"] = base.count_per_image(labels.box)
-        return labels
+        self.stats["pseudo/steady_per_image"] = base.count_per_image(steady)
+        return Pseudo(above(candidates, cfg.score), box=steady)
 
     def reweight(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """Let background rows count by the teacher's probability of background."""
