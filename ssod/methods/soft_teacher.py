@@ -52,6 +52,11 @@ class Config(base.Config):
             raise ValueError("blends images, and the teacher is asked what it sees at each row's place; remove it")
         return mix
 
+    @property
+    def needs_maps(self) -> bool:
+        """See ``base.Config``: boxes are jittered and scored again, and background is weighed."""
+        return True
+
 
 class SoftTeacher(base.Method):
     """Two sets of boxes, and background that the teacher vouches for."""

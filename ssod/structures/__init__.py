@@ -2,6 +2,7 @@
 
 from ssod.structures.detector import Detector, Output
 from ssod.structures.images import Batch, View
+from ssod.structures.mapped import LabelStatistics
 from ssod.structures.pseudo import Pseudo, move_targets
 from ssod.structures.rows import Assigned, Assignment, Predictions, Rank, RowLoss
 from ssod.structures.targets import Targets, join
@@ -11,6 +12,7 @@ __all__ = [
     "Assignment",
     "Batch",
     "Detector",
+    "LabelStatistics",
     "Output",
     "Predictions",
     "Pseudo",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -34,3 +34,23 @@ class Mapped:
     def pin_memory(self) -> Any:
         """Move to page-locked memory; torch's DataLoader calls it."""
         return self.map(lambda t: t.pin_memory())
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """What the labelled set holds; ignore regions do not count.
+
+    Attributes:
+        images: how many, also those without a box.
+        boxes: [K] int64, of each class.
+        images_with: [K] int64, images that have a box of the class.
+    """
+
+    images: int
+    boxes: Tensor
+    images_with: Tensor
+
+    @property
+    def boxes_per_image(self) -> Tensor:
+        """[K] float, mean number of boxes of each class; their sum is that of all boxes."""
+        return self.boxes / self.images
