@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssod import labelers
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
@@ -30,7 +31,7 @@ from ssod.evaluation.coco import evaluate as measure
 from ssod.evaluation.voc import voc_metrics
 from ssod.methods.base import Method
 from ssod.methods.registry import find
-from ssod.structures import Batch, Detector
+from ssod.structures import Batch, Detector, LabelStatistics
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals
@@ -62,7 +63,7 @@ def read_data(cfg: Config) -> DataSets:
         SsodError: what is wrong with the data, or a batch that it cannot fill.
     """
     findings = Findings()
-    data = datasets.load(cfg.data, findings)
+    data = load_data(cfg, findings)
     check_batch(cfg, data)
     if collective.rank() == 0:
         for line in findings.lines()[:MAX_TOLD]:
@@ -70,10 +71,20 @@ def read_data(cfg: Config) -> DataSets:
     return data
 
 
+def load_data(cfg: Config, findings: Findings | None = None) -> DataSets:
+    """Read all that a config trains on: its ``data`` section, and the boxes of a file that labels.
+
+    Raises:
+        SsodError: what is wrong with the data.
+    """
+    findings = Findings() if findings is None else findings
+    return labelers.with_boxes(cfg, datasets.load(cfg.data, findings), findings)
+
+
 def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
     """Build detector and method, and return a trainer that has everything but the first step."""
     goes_on = checkpoint.exists(folder.checkpoints)  # from a state that has all weights: the first file may be gone
-    method = build_method(cfg, data.classes.names, pretrained=not goes_on)
+    method = build_method(cfg, data, pretrained=not goes_on)
     return Trainer(method, cfg.train, Parts(cfg, data, folder, allow_change))
 
 
@@ -109,6 +120,7 @@ class Parts:
         where = device if world == 1 else f"{world} x {device}"
         return [
             f"{cfg.method.name}, {cfg.detector.name} on {where}: {counts} images, {len(data.classes)} classes",
+            *([labelers.first_line(cfg, data)] if labelers.wanted(cfg) is not None else []),
             f"run folder: {folder.path}",
         ]
 
@@ -150,14 +162,35 @@ def origins(cfg: Config) -> dict[str, Any]:
     return {"base": base, "keys": cfg.origins}
 
 
-def build_method(cfg: Config, classes: Sequence[str], *, pretrained: bool = True) -> Method:
-    """Build a method around a freshly initialised detector of ``classes``; weights depend on ``train.seed`` alone.
+def build_method(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Method:
+    """Build a method around a freshly initialised detector; its weights depend on ``train.seed`` alone.
 
-    ``pretrained=False`` is for those who load a state of their own: the file to start from may be gone by then.
+    Args:
+        cfg: the run's.
+        data: from ``load_data``.
+        pretrained: False is for those who load a state of their own: the file to start from may be gone by then.
     """
     torch.manual_seed(cfg.train.seed)
+    classes = data.classes.names
     detector = build_detector(cfg.detector, len(classes), pretrained=pretrained, classes=classes)
-    return find(cfg.method.name)(detector, cfg.method)
+    method = find(cfg.method.name)(detector, cfg.method)
+    method.see_labels(label_statistics(data.labeled))
+    labeler = labelers.build_labeler(cfg, data, pretrained=pretrained)
+    if labeler is not None:
+        method.use_labeler(labeler)
+    return method
+
+
+def label_statistics(labeled: Labeled) -> LabelStatistics:
+    """Count images and boxes of each class; crowds do not count."""
+    counted, k = ~labeled.crowd, len(labeled.classes)
+    labels, owner = labeled.labels[counted], np.repeat(np.arange(len(labeled)), np.diff(labeled.starts))[counted]
+    pairs = np.unique(owner * k + labels)  # of an image and a class
+    return LabelStatistics(
+        images=len(labeled),
+        boxes=torch.from_numpy(np.bincount(labels, minlength=k)),
+        images_with=torch.from_numpy(np.bincount(pairs % k, minlength=k)),
+    )
 
 
 def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:

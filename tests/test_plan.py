@@ -155,7 +155,7 @@ def test_without_validation_images(config_file: Path) -> None:
 def test_a_rehearsed_step_is_a_whole_step_that_learns_nothing(config_file: Path) -> None:
     cfg = load(config_file)
     data = datasets.load(cfg.data)
-    method = build.build_method(cfg, data.classes.names)
+    method = build.build_method(cfg, data)
     stepper, step = rehearsal(method, cfg.train), cfg.method.burn_in
     before = {name: value.clone() for name, value in method.state_dict().items()}
     made = stepper.train_step(build.batches(cfg, data, step), step)

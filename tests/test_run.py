@@ -169,7 +169,7 @@ def test_what_is_found_in_an_image_does_not_depend_on_eval_batch(tmp_path):
             for row in rows:
                 seen.setdefault(row["image_id"], []).append((row["score"], *row["bbox"]))
 
-        teacher = ssod.build.build_method(cfg, data.classes.names).teacher.model
+        teacher = ssod.build.build_method(cfg, data).teacher.model
         ssod.build.evaluator(cfg, data.val, keep=keep)(teacher)
         return seen
 

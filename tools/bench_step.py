@@ -40,7 +40,6 @@ from rich.table import Table
 from ssod import build as composition
 from ssod import config
 from ssod.commands.dry_run import now, rehearsal
-from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
 from ssod.engine.stepper import Stepper
@@ -154,7 +153,7 @@ def learn(method: Method, view: View, targets: list[Targets], cfg: TrainConfig) 
 def look(method: Method, view: View, cfg: TrainConfig) -> None:
     """Forward of a teacher."""
     with autocast(view.images.device, cfg.precision):
-        out = method.teacher.predict(view)
+        out = method.labeler(first_step(method)).predict(view)
         if "rpn" in out.stages:
             out.score(list(out.found.boxes))
 
@@ -169,7 +168,7 @@ def pseudo_labels(method: Method, batch: Batch, cfg: TrainConfig) -> list[Pseudo
     if not method.uses_unlabeled:
         return [None]
     with autocast(batch.weak.images.device, cfg.precision):
-        seen = [learner.teacher.predict(batch.weak) for learner in learners(method)]
+        seen = [learner.labeler(first_step(method)).predict(batch.weak) for learner in learners(method)]
         labels = [method.pseudo_labels(seen[0], batch)] if len(seen) == 1 else method.rectify(*seen)
     nothing = [Targets.empty(batch.weak.images.new_zeros(1).float()) for _ in batch.weak.sizes]
     labels = [Pseudo(nothing) if pseudo is None else pseudo for pseudo in labels]
@@ -197,8 +196,8 @@ def synthetic(args: argparse.Namespace) -> tuple[Method, TrainConfig, Callable[[
 def configured(path: Path, overrides: list[str]) -> tuple[Method, TrainConfig, Callable[[int], Iterator[Batch]]]:
     """Return a config's method, how to train, and its loader's batches."""
     cfg = config.load(path, overrides)
-    data = datasets.load(cfg.data)
-    method = composition.build_method(cfg, data.classes.names)
+    data = composition.load_data(cfg)
+    method = composition.build_method(cfg, data)
     return method, cfg.train, partial(composition.batches, cfg, data)
 
 

@@ -69,9 +69,10 @@ def watched(stepper: Stepper, clock: Clock) -> Stopwatch:
     watch.wrap(method, "forward", "student forward", "backward")
     for learner in learners(method):
         watch.wrap(learner.student, "predict", "student forward", "student forward")
-        watch.wrap(learner.teacher, "predict", "teacher forward", "label")
-        if hasattr(learner.teacher.model, "roi_rows"):
-            watch.wrap(learner.teacher.model, "roi_rows", "teacher forward", "label")
+        labeler = learner.labeler(learner.cfg.unsup_start) if learner.uses_unlabeled else learner.teacher
+        watch.wrap(labeler, "predict", "teacher forward", "label")
+        for detector in (m for m in labeler.children() if hasattr(m, "roi_rows")):
+            watch.wrap(detector, "roi_rows", "teacher forward", "label")
         watch.wrap(learner, "mix", "label", "student forward")
     watch.wrap(stepper.scaler, "unscale_", "clip", "clip")
     watch.wrap(stepper.guard, "verdict", "guard", "guard")

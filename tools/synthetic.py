@@ -80,16 +80,15 @@ def calibrate_one(method: Method, batches: list[Batch], candidates: int, boxes: 
         for name, module in method.named_modules():
             if name.endswith("bbox_reg"):
                 torch.nn.init.constant_(module.bias, 4.0)
-    scores, images = [], 0
-    for batch in batches:
-        out = method.teacher.predict(batch.weak)
-        scores.append(pair_scores(out))
-        images += len(batch.weak)
-    score = kth(torch.cat(scores), candidates * images)
-    for detector in (method.student, method.teacher.model):
-        detector.decode = detector.decode.model_copy(update={"score": score})
+    labeler, images = method.labeler(method.cfg.unsup_start), sum(len(batch.weak) for batch in batches)
+    for teacher in {method.teacher, labeler}:
+        scores = [pair_scores(out) for b in batches if (out := teacher.predict(b.weak)).stages]  # a file has no maps
+        for detector in teacher.children() if scores else ():
+            score = kth(torch.cat(scores), candidates * images)
+            detector.decode = detector.decode.model_copy(update={"score": score})
+    method.student.decode = method.teacher.model.decode
     if "score" in type(method.cfg).model_fields:
-        found = [t.scores for b in batches for t in method.teacher.predict(b.weak).detections()]
+        found = [t.scores for b in batches for t in labeler.predict(b.weak).detections()]
         score = kth(torch.cat(found), round(boxes * images))
         method.cfg = method.cfg.model_copy(update={"score": score})
         if isinstance(getattr(method, "threshold", None), FixedThreshold):

@@ -15,7 +15,6 @@ from rich.table import Table
 from ssod import build
 from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
-from ssod.data import datasets
 from ssod.data.datasets import DataSets
 from ssod.data.loading.workers import usable_cpus
 from ssod.engine.logging import log
@@ -99,7 +98,7 @@ def plan(cfg: Config) -> Plan:
     """
     device = distributed.pick_device(cfg.train.device)
     with distributed.job(device):
-        data = datasets.load(cfg.data)
+        data = build.load_data(cfg)
         build.check_batch(cfg, data)
         found = measure(cfg, data)
         if collective.rank() == 0:
@@ -177,7 +176,7 @@ def rates(cfg: Config) -> str:
 
 def measure(cfg: Config, data: DataSets) -> Plan:
     """Make a few steps of every phase and look at a few validation images."""
-    stepper = rehearsal(build.build_method(cfg, data.classes.names), cfg.train)
+    stepper = rehearsal(build.build_method(cfg, data), cfg.train)
     rows, warnings = facts(cfg, data)
     timed = [time_phase(stepper, build.batches(cfg, data, phase.start), phase) for phase in phases(cfg)]
     for phase in timed:

@@ -21,6 +21,7 @@ from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.formats.registry import LabeledSource, Source, VocSource, read_images, read_labeled
 from ssod.data.loading.reader import Reader
 from ssod.data.splits import SplitConfig
+from ssod.data.stored import Stored
 from ssod.utils.schema import Section
 
 
@@ -78,6 +79,7 @@ class DataSets:
         hidden: the truth of ``unlabeled``, image by image, where the split hid it. Only evaluation may read it.
         split: family, percent, fold, hash, counts and class coverage, ready for JSON.
         fingerprint: changes when an annotation or a list of images does, and not when a folder moves.
+        stored: the boxes that a file gives for ``unlabeled``, where the method is taught by one.
     """
 
     labeled: Labeled
@@ -87,6 +89,12 @@ class DataSets:
     hidden: Labeled | None
     split: dict[str, Any]
     fingerprint: str
+    stored: Stored | None = None
+
+    def with_stored(self, stored: Stored) -> DataSets:
+        """Return the same with the boxes of a file, which are data like any other: the fingerprint tells them, too."""
+        both = f"{self.fingerprint} {stored.fingerprint}".encode()
+        return replace(self, stored=stored, fingerprint=hashlib.blake2b(both, digest_size=16).hexdigest())
 
 
 def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:

@@ -1,6 +1,7 @@
 """The one door to the detectors: a config section in, an ``nn.Module`` out."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -12,9 +13,10 @@ from ssod.detectors.d2.weights import initialise as initialise_d2
 from ssod.detectors.faster_rcnn import FasterRcnnConfig, build_faster_rcnn
 from ssod.detectors.fcos import FcosConfig, build_fcos
 from ssod.detectors.retinanet import RetinaNetConfig, build_retinanet
-from ssod.detectors.weights import initialise, match_eps
+from ssod.detectors.weights import Loaded, initialise, match_eps
 from ssod.structures import Detector
-from ssod.utils.errors import SsodError
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 
 OurConfig = Annotated[RetinaNetConfig | FcosConfig | FasterRcnnConfig, Field(discriminator="name")]
 DetectorConfig = Annotated[
@@ -60,10 +62,37 @@ def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True, cla
     if not isinstance(cfg, D2Config):
         match_eps(detector, cfg)
     if pretrained:
-        own = not isinstance(cfg, D2Config)
-        loaded = initialise(detector, cfg, classes) if own else initialise_d2(detector, cfg, classes)
+        loaded = _initialise(detector, cfg, classes)
         detector.pretrained_heads = heads_among(detector, set(loaded.fresh))
     return detector
+
+
+def load_trained(detector: Detector, cfg: DetectorConfig, file: Path, classes: Sequence[str]) -> None:
+    """Fill a detector with the weights of a trained one, each class by its name; nothing may start afresh.
+
+    Args:
+        detector: of ``cfg``.
+        cfg: its config; what it says of ``weights`` is not read.
+        file: ``.safetensors`` of ssod's own, which knows the names of its classes; or a ``state_dict`` of as many.
+        classes: the names of the detector's classes.
+
+    Raises:
+        SsodError: code 3, it knows other classes; code 4, it is damaged, does not fit, or lacks a weight.
+    """
+    loaded = _initialise(detector, cfg.model_copy(update={"weights": str(file)}), classes)
+    theirs = model_file.class_names(file)
+    unknown = [name for name in classes if name not in (classes if theirs is None else theirs)]
+    if unknown:
+        problem = f"it does not know {', '.join(unknown[:5])}"
+        raise SsodError(file, "classes", problem, "give one that was trained on these", code=Exit.DATA)
+    fresh = [name for name, _ in detector.named_parameters() if name in loaded.fresh]
+    if fresh:
+        problem = f"{len(fresh)} weights are not in it, or of other classes"
+        raise SsodError(file, fresh[0], problem, "give the weights of a trained detector", code=Exit.CHECKPOINT)
+
+
+def _initialise(detector: Detector, cfg: DetectorConfig, classes: Sequence[str]) -> Loaded:
+    return initialise_d2(detector, cfg, classes) if isinstance(cfg, D2Config) else initialise(detector, cfg, classes)
 
 
 def heads_among(detector: Detector, fresh: set[str]) -> bool:

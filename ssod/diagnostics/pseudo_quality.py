@@ -86,7 +86,7 @@ class Diagnose:
             return {}
         seed_step(self.cfg.train.seed, step, 0)
         with untouched(method):
-            seen = self._look(method)
+            seen = self._look(step, method)
         self._shown = sorted(seen.shown, key=lambda shown: self.images.ids.index(shown.id))
         return distributed.on_rank_zero(lambda: self._measure(step, seen))
 
@@ -113,20 +113,21 @@ class Diagnose:
     # ---- looking ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _look(self, method: Method) -> _Seen:
-        """Let the method label the fixed set as it would in a step; every rank does the same work."""
+    def _look(self, step: int, method: Method) -> _Seen:
+        """Let the method label the fixed set as it would at ``step``; every rank does the same work."""
         seen = _Seen([], [], [])
         device = next(method.parameters()).device
         rows = 0
         for batch in same_views(self.cfg, self.labeled, self.images):
             batch = batch.to(device)
             with autocast(device, self.cfg.train.precision):
-                out = method.teacher.predict(batch.weak)
+                out = method.labeler(step).predict(batch.weak)
                 detections = out.detections()
                 pseudo = method.pseudo_labels(out, batch)
                 seen.chooses = pseudo is not None
                 boxes = [t[:0] for t in detections] if pseudo is None else pseudo.cls
-                p, a = next(iter(method.teacher.model.assign(out, boxes).values()))
+                rows_of = out if out.stages else method.teacher.predict(batch.weak)  # a file has boxes alone
+                p, a = next(iter(method.teacher.model.assign(rows_of, boxes).values()))
             seen.kept += _results(batch.weak, boxes)
             seen.all += _results(batch.weak, detections)
             if self._gallery.intersection(batch.weak.ids):
@@ -211,7 +212,7 @@ def untouched(method: Method) -> Iterator[None]:
     own = [
         (module, name, buffer)
         for path, module in method.named_modules()
-        if path.split(".")[0] not in ("student", "teacher")
+        if path.split(".")[0] not in ("student", "teacher", "given")
         for name, buffer in module.named_buffers(recurse=False)
     ]
     before, stats = [buffer.clone() for _, _, buffer in own], method.stats

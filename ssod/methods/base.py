@@ -16,6 +16,7 @@ from ssod.losses.weighting.context import Context, Reweight, Side
 from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.supervised import Losses, Supervised, count_per_image
+from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
 from ssod.pseudo_labels.background_damping import damping
 from ssod.pseudo_labels.label_mass import hardened
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
@@ -27,7 +28,11 @@ __all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Me
 
 
 class Method(Supervised):
-    """A student, its teacher, and the step that trains the one with the help of the other."""
+    """A student, its teacher, and the step that trains the one with the help of the other.
+
+    Attributes:
+        given: who labels in the place of ``teacher``, or None; see ``use_labeler``.
+    """
 
     Config = Config
     cfg: Config
@@ -35,6 +40,7 @@ class Method(Supervised):
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg, cfg.burn_in)
+        self.given: Frozen | FromFile | None = None
         self.mixer = None if cfg.mix is None else Mixer(student.num_classes, **cfg.mix.model_dump())
         self.seen_aligned = False
 
@@ -50,7 +56,7 @@ class Method(Supervised):
         if step < cfg.burn_in:
             return losses
         with torch.no_grad():
-            teacher = self.teacher.predict(batch.weak)
+            teacher = self.labeler(step).predict(batch.weak)
             pseudo = self.pseudo_labels(teacher, batch)
         self.count(pseudo)
         if step < cfg.unsup_start:  # labels are only made: what they teach the thresholds is kept
@@ -108,10 +114,19 @@ class Method(Supervised):
 
     # ---- shared by all ---------------------------------------------------------------------------------------------
 
+    def use_labeler(self, labeler: Frozen | FromFile) -> None:
+        """Let another teacher label; called once, before the first step. ``teacher`` stays what is measured."""
+        self.given = labeler
+
+    def labeler(self, step: int) -> Ema | Frozen | FromFile:
+        """Return who labels at ``step``."""
+        given = self.given
+        return self.teacher if given is None or (given.until is not None and step >= given.until) else given
+
     def reweightings(self, side: Side) -> Sequence[Reweight]:
         """Apply the method's own reweighting of unlabelled images before what the config names."""
         own = super().reweightings(side)
-        return own if side == "sup" else (self.reweight, *own)
+        return own if side == "sup" else (ignore_unknown, self.reweight, *own)
 
     def pseudo_labels(self, teacher: Output, batch: Batch) -> Pseudo | None:
         """Return the boxes that this method learns from; None where maps teach, for which the views are tested."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, SupervisedLoss
@@ -14,6 +15,7 @@ from ssod.utils.schema import Duration, Section, over_default
 LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
 Rule = Literal["ema", "copy", "never"]
 Teaching = Literal["boxes", "maps", "distances"]
+NEED_MAPS = {"background_reliability"}  # weightings that ask the teacher for more than detections
 
 
 class EmaConfig(Section):
@@ -40,6 +42,45 @@ class EmaConfig(Section):
             have = f"'every: {self.every}' is for 'rule: copy'" if self.every else "'rule: copy' needs 'every'"
             raise ValueError(f"{have}; write e.g. {{rule: copy, every: 10000}}, or leave 'every' out")
         return self
+
+
+class FrozenTeacher(Section):
+    """A trained detector labels, and never changes."""
+
+    name: Literal["frozen"] = "frozen"
+    "The kind of teacher."
+    weights: str
+    """A run folder (its best.safetensors), or a file of weights of a detector as the run's own, that knows the run's
+    classes. It is read when a run starts; a checkpoint has the weights."""
+
+
+class FileTeacher(Section):
+    """A file of boxes labels."""
+
+    name: Literal["file"] = "file"
+    "The kind of teacher."
+    results: str
+    """COCO results or a COCO annotation file of the unlabelled images, with boxes in pixels of the upright image. The
+    path is relative to the current folder; the file is read when a run starts and when it goes on."""
+    until: Duration | None = None
+    "Before this step the file labels, from it on the average does; null = the file labels to the end."
+
+
+def _model_file(value: object) -> object:
+    """Read the path of a model file or run folder as the frozen teacher of these weights."""
+    if not isinstance(value, str):
+        return value
+    if value.endswith((".safetensors", ".pt")) or Path(value).is_dir():
+        return {"name": "frozen", "weights": value}
+    fix = "write {name: frozen, weights: RUN} or {name: file, results: boxes.json}"
+    raise ValueError(f"{value!r} is neither a model file nor a run folder that is there; {fix}")
+
+
+# A path is short for ``{name: frozen, weights: PATH}``.
+TeacherConfig = Annotated[
+    Annotated[FrozenTeacher | FileTeacher, Field(discriminator="name")],
+    BeforeValidator(_model_file),
+]
 
 
 class Common(Section):
@@ -86,6 +127,11 @@ class Config(Common):
     """Mixup and mosaic of the student's view with labelled images; `{}` = as often as Instant-Teaching. What a mixed
     box lacks to a mass of 1 is background."""
 
+    teacher: TeacherConfig | None = None
+    """Who labels unlabelled images; null = the average. Another teacher is a trained detector that never changes,
+    `{name: frozen, weights: RUN}`, or a file of boxes, `{name: file, results: boxes.json}`. The average follows the
+    student all the same: it is what is measured, kept and exported."""
+
     _own_weights = field_validator("loss_weights", mode="before")(over_default)
 
     @field_validator("burn_in")
@@ -131,6 +177,29 @@ class Config(Common):
             problem = f"'{self.name}' has no losses of rows on pseudo-labels"
             raise refusal(self, ("loss", "unsup"), f"{problem}; remove it, or use e.g. mean_teacher")
         return self
+
+    @model_validator(mode="after")
+    def _a_file_can_answer(self) -> Config:
+        """Refuse a file of boxes where more is asked of a teacher, and one that would never be asked."""
+        if not isinstance(self.teacher, FileTeacher):
+            return self
+        fix = "write {name: frozen, weights: RUN}, or remove it"
+        if self.needs_maps:
+            problem = f"a file has boxes alone, and '{self.name}' asks its teacher for more than boxes"
+            raise refusal(self, ("teacher",), f"{problem}; {fix}")
+        asks = {spec.name for spec in self.loss.unsup.weighting} & NEED_MAPS if self.loss is not None else set()
+        if asks:
+            problem = f"a file has boxes alone, and the weighting '{min(asks)}' asks the teacher for more than boxes"
+            raise refusal(self, ("teacher",), f"{problem}; {fix}")
+        if self.teacher.until is not None and self.teacher.until <= self.burn_in:
+            problem = f"no label is made before burn-in ends at step {self.burn_in}"
+            raise refusal(self, ("teacher", "until"), f"{problem}; raise it, or remove 'teacher'")
+        return self
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether the teacher is asked for more than detections: its maps, or what it sees in any box."""
+        return self.taught_by != "boxes"
 
     @property
     def unsup_start(self) -> int:

@@ -76,7 +76,7 @@ class HumbleTeacher(base.Method):
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage; n_U / n_S is in the losses."""
         cfg, teacher, batch = self.cfg, ctx.teacher, ctx.batch
-        mirrored = self.mirrored(batch)
+        mirrored = self.mirrored(batch, ctx.step)
         losses = {}
         for stage, rows in ctx.student.stages.items():
             own = teacher.stages[stage]
@@ -94,9 +94,9 @@ class HumbleTeacher(base.Method):
         return {name: loss * ratio for name, loss in losses.items()}
 
     @torch.no_grad()
-    def mirrored(self, batch: Batch) -> Output | None:
+    def mirrored(self, batch: Batch, step: int) -> Output | None:
         """Let the teacher see the mirror image of the weak view; None without an ensemble."""
-        return self.teacher.predict(batch.weak.flipped()) if self.cfg.ensemble else None
+        return self.labeler(step).predict(batch.weak.flipped()) if self.cfg.ensemble else None
 
     def soften(self, belief: Belief) -> Belief:
         """Keep a belief as it is, or make it certain, as the config says."""

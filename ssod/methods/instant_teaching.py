@@ -55,6 +55,11 @@ class Config(base.Config):
     ema: EmaConfig = EmaConfig(decay=0.0, warm_up=False)
     "How the teacher follows the student: decay 0 is the student itself."
 
+    @property
+    def needs_maps(self) -> bool:
+        """See ``base.Config``: labels are rows of the teacher's map."""
+        return True
+
 
 class InstantTeaching(base.Method):
     """Labels of the moment, mixed with true ones."""

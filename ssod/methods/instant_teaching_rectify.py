@@ -22,9 +22,11 @@ Exact on Faster R-CNN. On RetinaNet and FCOS, which are unpublished, a second op
 from copy import deepcopy
 
 import torch
+from pydantic import field_validator
 
 from ssod.methods import instant_teaching
 from ssod.methods.base import Losses, count_per_image, tag
+from ssod.methods.config import TeacherConfig
 from ssod.methods.instant_teaching import InstantTeaching, best_scores
 from ssod.pseudo_labels.co_rectify import co_rectify, rectify_once
 from ssod.pseudo_labels.nms_once import at_least, confident, rows_of
@@ -41,6 +43,13 @@ class Config(instant_teaching.Config):
     unlabelled images; false = as in the paper."""
     fresh_heads: bool = True
     "Draw the peer's pyramid and heads anew; set false when training starts from a whole detector (weights: coco)."
+
+    @field_validator("teacher")
+    @classmethod
+    def _the_two_label_for_each_other(cls, teacher: TeacherConfig | None) -> TeacherConfig | None:
+        if teacher is not None:
+            raise ValueError("takes the place of two models that label for each other; remove it")
+        return teacher
 
 
 class InstantTeachingRectify(InstantTeaching):

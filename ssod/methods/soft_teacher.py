@@ -68,6 +68,11 @@ class Config(base.Config):
             raise refusal(self, ("score",), f"{problem}, which cuts first; lower candidate_score, too")
         return self
 
+    @property
+    def needs_maps(self) -> bool:
+        """See ``base.Config``: boxes are jittered and scored again, and background is weighed."""
+        return True
+
 
 class SoftTeacher(base.Method):
     """Two sets of boxes, and background that the teacher vouches for."""

@@ -17,7 +17,7 @@ from ssod.losses.weighting.context import Context, Reweight, Side
 from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common
 from ssod.methods.teachers import build_teacher
-from ssod.structures import Assigned, Batch, Detector, Output, Pseudo, Targets, View
+from ssod.structures import Assigned, Batch, Detector, LabelStatistics, Output, Pseudo, Targets, View
 
 Losses = dict[str, Tensor]
 
@@ -85,6 +85,9 @@ class Supervised(nn.Module):
     def reweightings(self, side: Side) -> Sequence[Reweight]:
         """Return what changes the weight of each row, in its order; by default the weightings that the config names."""
         return self.criterion.weightings[side]
+
+    def see_labels(self, statistics: LabelStatistics) -> None:
+        """Take note of what the labelled set holds; called once, before the first step and before a state is loaded."""
 
     def sup_weight(self, step: int) -> float:
         """Return the factor of the losses on labelled images at ``step``."""

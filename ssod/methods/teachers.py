@@ -1,17 +1,23 @@
-"""Who teaches: models that follow the student, each in its own way.
+"""Who teaches: models that follow the student, each in its own way, and those that know from elsewhere.
 
-All of them start as a copy of the student, are always in eval mode and never have gradients.
+``Ema``, ``Copy`` and ``Stopped`` start as a copy of the student; one of them is what is measured and exported, and
+labels, too, unless a ``FromFile`` or a ``Frozen`` does. Models are always in eval mode and never have gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from ssod.losses.weighting.context import Context
 from ssod.methods.config import EmaConfig
-from ssod.structures import Detector, Output, View
+from ssod.structures import Assignment, Detector, Output, Predictions, Rank, Targets, View, move_targets
+from ssod.structures.ragged import select
 
 
 class Ema(nn.Module):
@@ -97,8 +103,8 @@ class Copy(Ema):
             self.move(student, self.decay(step))
 
 
-class Frozen(Ema):
-    """A teacher that stays as burn-in left it; before, an average (arXiv:2106.10456, table 5).
+class Stopped(Ema):
+    """An average that stops moving when burn-in ends (arXiv:2106.10456, table 5).
 
     Args:
         burn_in: the first step with pseudo-labels.
@@ -113,6 +119,101 @@ class Frozen(Ema):
         return super().decay(step) if step < self.burn_in else 1.0
 
 
+@dataclass
+class FileOutput:
+    """What a file says about N images: boxes, and nothing else; see ``structures.Output``.
+
+    Attributes:
+        boxes: N Targets with scores, in the view's pixels.
+        known: N, whether the file has an entry for the image.
+    """
+
+    boxes: list[Targets]
+    known: list[bool]
+    stages: dict[str, Predictions] = field(default_factory=dict)
+    proposals: None = None
+    pyramid: list[Tensor] = field(default_factory=list)
+
+    def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
+        """Return the boxes, those above ``score`` where it is given."""
+        if rank is not None:
+            raise TypeError("a file of boxes has no maps to be ranked anew; needs_maps of the method should say so")
+        if score is None:
+            return self.boxes
+        return select(self.boxes, torch.cat([t.confidence() for t in self.boxes]) > score)
+
+    def score(self, boxes: list[Tensor]) -> Predictions:
+        """Answer nothing: a file has not seen the image."""
+        raise TypeError("a file of boxes cannot say what is in others; needs_maps of the method should say so")
+
+
+class Frozen(nn.Module):
+    """A detector that was trained before, and never changes.
+
+    Its weights are in the checkpoints, so that who goes on needs no other file.
+
+    Args:
+        detector: with its weights.
+    """
+
+    until: int | None = None
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.model: Detector = detector.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def predict(self, view: View) -> Output:
+        """Look at a view."""
+        return self.model.predict(view)
+
+
+class FromFile(nn.Module):
+    """Boxes that are known beforehand: of another detector, of a foundation model, of people.
+
+    They are on the device as one table, and in no checkpoint: who goes on reads the file again.
+
+    Args:
+        ids: I ids of the images with an entry, as ``View.ids`` has them.
+        table: the boxes of all images, one after the other, the best first, with scores, in pixels of the original.
+        starts: [I + 1], the first row of each image in ``table``, and its length.
+        until: the first step at which the average labels; None = never.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor | None
+    weight: Tensor | None
+
+    def __init__(
+        self, ids: Sequence[int | str], table: Targets, starts: Sequence[int], until: int | None = None
+    ) -> None:
+        super().__init__()
+        self.until = until
+        self.rows = {id: slice(*ends) for id, ends in zip(ids, pairwise(starts))}
+        for name in ("boxes", "labels", "scores", "weight"):
+            self.register_buffer(name, getattr(table, name), persistent=False)
+
+    def predict(self, view: View) -> FileOutput:
+        """Return the boxes of the view's images, in its pixels; those that have left it are dropped."""
+        table = Targets(self.boxes, self.labels, self.scores, weight=self.weight)
+        stored = [table[self.rows.get(id, slice(0))] for id in view.ids]
+        moved = move_targets(stored, view.matrix, view.sizes)
+        return FileOutput(moved, [id in self.rows for id in view.ids])
+
+
+def ignore_unknown(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+    """Let rows of an image without an entry in the teacher's file learn nothing: it is not known to be empty."""
+    if not isinstance(ctx.teacher, FileOutput) or all(ctx.teacher.known):
+        return a
+    known = torch.tensor(ctx.teacher.known).to(p.image.device, non_blocking=True)[p.image].to(a.cls_weight)
+    box_weight = a.box_weight * (known if a.box_weight.ndim == 1 else known[:, None])
+    return replace(a, cls_weight=a.cls_weight * known, box_weight=box_weight)
+
+
 def build_teacher(student: Detector, cfg: EmaConfig, burn_in: int) -> Ema:
     """Return the teacher that ``cfg`` describes.
 
@@ -124,4 +225,4 @@ def build_teacher(student: Detector, cfg: EmaConfig, burn_in: int) -> Ema:
     average = {"decay": cfg.decay, "warm_up": cfg.warm_up, "start": burn_in if cfg.start is None else cfg.start}
     if cfg.rule == "copy":
         return Copy(student, every=cfg.every or 1, burn_in=burn_in, **average)
-    return Frozen(student, burn_in=burn_in, **average) if cfg.rule == "never" else Ema(student, **average)
+    return Stopped(student, burn_in=burn_in, **average) if cfg.rule == "never" else Ema(student, **average)

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from ssod import build as root
+from ssod import labelers
 from ssod.config import Config, load
-from ssod.data import datasets
 from ssod.data.datasets import DataSets
 from ssod.data.formats.records import Labeled
 from ssod.data.loading.loader import Loading, eval_views
@@ -43,34 +43,38 @@ def pictures(run: Run) -> list[Section]:
     """
     try:
         cfg = load(run.path / "config.yaml")
-        data = datasets.load(cfg.data)
-        method = trained_method(run, cfg, data.classes.names)
-        return [gallery(cfg, data, method), hardest(run, cfg, data, method)]
+        data = root.load_data(cfg)
+        method, step = trained_method(run, cfg, data)
+        return [gallery(cfg, data, method, step), hardest(run, cfg, data, method)]
     except SsodError as error:
         return [Section("gallery", "Pictures", [text(f"No pictures: {error.line()}")])]
 
 
-def trained_method(run: Run, cfg: Config, classes: Sequence[str]) -> Method:
-    """Return the method with the state of its last checkpoint, or else with its best teacher.
+def trained_method(run: Run, cfg: Config, data: DataSets) -> tuple[Method, int]:
+    """Return the method with the state of its last checkpoint, or else with its best teacher, and its steps.
 
     Raises:
         SsodError: code 3, the run learnt other classes; code 4, there are no weights, or they do not fit.
     """
+    classes = data.classes.names
     last, best = run.path / "checkpoints" / checkpoint.LAST, run.path / "best.safetensors"
     if last.exists():
         saved = checkpoint.load(last)
-        path, state, learnt = last, saved["method"], saved["identity"]["classes"]["names"]
+        path, state, step, learnt = last, saved["method"], saved["step"], saved["identity"]["classes"]["names"]
     else:
         state, card = model_file.read(best)
-        path, learnt = best, card["classes"]["names"]
+        path, step, learnt = best, card["step"], card["classes"]["names"]
     if list(learnt) != list(classes):
         fix = "set data.* to what the run was trained on"
         raise SsodError(run.path / "config.yaml", "data", _differences(learnt, classes), fix, code=Exit.DATA)
-    method = root.build_method(cfg, classes, pretrained=False)
+    method = root.build_method(cfg, data, pretrained=False)
     module = method if path == last else method.teacher.model
     checkpoint.check_model(path, state, module.state_dict())
     module.load_state_dict(state)
-    return method.eval()
+    labeler = labelers.build_labeler(cfg, data) if path == best else None  # a model file has the average alone
+    if labeler is not None:
+        method.use_labeler(labeler)
+    return method.eval(), step
 
 
 def _differences(learnt: Sequence[str], classes: Sequence[str]) -> str:
@@ -85,10 +89,11 @@ def _differences(learnt: Sequence[str], classes: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def gallery(cfg: Config, data: DataSets, method: Method) -> Section:
+def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
     """Show weak views with kept and rejected boxes, and strong ones with the kept boxes moved into them.
 
-    A method that chooses no box is shown by the detections that its teacher is surest of.
+    A method that chooses no box is shown by the detections that its teacher is surest of. Who labels is who does at
+    ``step``.
     """
     images, hidden = fixed_set(data, SHOWN, SHOWN)
     if images is None or not method.uses_unlabeled:
@@ -96,7 +101,7 @@ def gallery(cfg: Config, data: DataSets, method: Method) -> Section:
     cfg = replace(cfg, eval=cfg.eval.model_copy(update={"batch": len(images)}))
     (batch,) = same_views(cfg, data.labeled, images)
     with untouched(method):
-        out = method.teacher.predict(batch.weak)
+        out = method.labeler(step).predict(batch.weak)
         chosen = method.pseudo_labels(out, batch)
         found = out.detections()
     word = f"above {SURE:g}" if chosen is None else "kept"

@@ -4,6 +4,7 @@ from ssod.structures.detector import Detector, Output, Priors
 from ssod.structures.images import Batch, View
 from ssod.structures.pseudo import Pseudo, move_targets
 from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss
+from ssod.structures.statistics import LabelStatistics
 from ssod.structures.targets import Targets, join
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Detector",
     "Formula",
     "Kind",
+    "LabelStatistics",
     "Output",
     "Predictions",
     "Priors",

@@ -206,7 +206,7 @@ def test_every_method_can_be_looked_at(name: str, detector: str, config: Path) -
     changes = [f"method={{name: {name}}}", f"detector={{{detector}, backbone: tiny, channels: 16}}"]
     cfg = load(config, ["train.steps=200000", *changes])
     data = datasets.load(cfg.data)
-    method = build.build_method(cfg, data.classes.names).train()
+    method = build.build_method(cfg, data).train()
     look = Diagnose(cfg, data, RunFolder(config.parent / f"{name}-{len(detector)}"))
     before = {key: value.clone() for key, value in method.state_dict().items()}
     found = look(1, method)

@@ -294,7 +294,7 @@ def test_the_images_of_the_batch_weigh_the_losses() -> None:
 def test_proposals_are_asked_about_in_the_mirror_image() -> None:
     m, data = soft("humble_teacher", "faster_rcnn"), same_pixels()
     assert (data.weak.sizes[1] != SIDE).all()
-    out, mirrored = m.teacher.predict(data.weak), m.mirrored(data)
+    out, mirrored = m.teacher.predict(data.weak), m.mirrored(data, 50)
     boxes = [b[:5] for b in out.proposals]
     both = believe_about(boxes, data.weak.sizes, out, mirrored)
     own = out.score(boxes)

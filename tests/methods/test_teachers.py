@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssod.methods.teachers import Copy, Ema, Frozen
+from ssod.methods.teachers import Copy, Ema, Stopped
 from tests.paths import golden_path
 
 GOLDEN = np.load(golden_path("box_transfer_and_ema.npz"))
@@ -88,6 +88,6 @@ def test_copies_are_made_from_the_end_of_burn_in_on() -> None:
     assert [teacher.decay(step) for step in range(7)] == [0, 0.6, 0.6, 1, 0, 1, 0]
 
 
-def test_a_frozen_teacher_stays_as_burn_in_left_it() -> None:
-    teacher = Frozen(net(), burn_in=2, decay=0.6, warm_up=False, start=0)
+def test_a_stopped_teacher_stays_as_burn_in_left_it() -> None:
+    teacher = Stopped(net(), burn_in=2, decay=0.6, warm_up=False, start=0)
     assert [teacher.decay(step) for step in range(4)] == [0.6, 0.6, 1, 1]

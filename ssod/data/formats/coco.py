@@ -39,8 +39,8 @@ def read_coco(
     """
     file = ctx.path(ann)
     data = read_json(file, ctx, f"{ctx.section}.ann")
-    tables = {name: _table(data, name, file, ctx) for name in ("images", "categories", "annotations")}
-    known = _categories(tables["categories"], ctx)
+    tables = {name: read_table(data, name, file, ctx) for name in ("images", "categories", "annotations")}
+    known = read_categories(tables["categories"], ctx)
     found = _images(tables["images"], ctx.path(images), ctx)
     ctx.findings.raise_first()  # what follows refers to ids
     order = in_order(known, classes, file, ctx)
@@ -54,12 +54,13 @@ def read_coco_images(ann: str, images: str, ctx: Context) -> Images:
     """Read the images of a COCO JSON and nothing else: no box and no category leaves this function."""
     file = ctx.path(ann)
     data = read_json(file, ctx, f"{ctx.section}.ann")
-    found = _images(_table(data, "images", file, ctx), ctx.path(images), ctx)
+    found = _images(read_table(data, "images", file, ctx), ctx.path(images), ctx)
     ctx.findings.raise_first()
     return found if found.sizes is None or found.sizes.all() else replace(found, sizes=None)
 
 
-def _table(data: dict[str, Any], name: str, file: str, ctx: Context) -> Rows:
+def read_table(data: dict[str, Any], name: str, file: str, ctx: Context) -> Rows:
+    """Return one of the file's lists; an empty one without which the others say nothing is refused."""
     if name not in data:
         fix = "labelled sets need it" if name != "images" else "every set needs it"
         raise ctx.findings.fatal("D07", file, name, f"key '{name}' missing", fix)
@@ -97,7 +98,7 @@ def _repeated(ids: np.ndarray) -> list[tuple[int, list[int]]]:
     return [(int(v), np.flatnonzero(ids == v).tolist()) for v in values[counts > 1][:1000]]
 
 
-def _categories(table: Rows, ctx: Context) -> tuple[list[str], list[int]] | None:
+def read_categories(table: Rows, ctx: Context) -> tuple[list[str], list[int]] | None:
     """Return names and ids by ascending id."""
     ids, names = table.integers("id"), table.strings("name", "D16")
     if ids is None or names is None:
@@ -148,8 +149,8 @@ def differences(here: str, mine: Sequence[str], there: str, theirs: Sequence[str
 def _annotations(table: Rows, images: Images, classes: Classes, box_format: str, ctx: Context) -> Labeled:
     file, findings = table.file, ctx.findings
     _check_ids(table)
-    image = _look_up(table, "image_id", np.array(images.ids, dtype=np.int64), "D20")
-    label = _look_up(table, "category_id", np.array(classes.ids, dtype=np.int64), "D19")
+    image = look_up(table, "image_id", np.array(images.ids, dtype=np.int64), "D20")
+    label = look_up(table, "category_id", np.array(classes.ids, dtype=np.int64), "D19")
     raw = table.boxes()
     crowd = table.flags("iscrowd")
     sound = np.isfinite(raw).all(1) & (image >= 0) & (label >= 0)
@@ -190,7 +191,7 @@ def _check_ids(table: Rows) -> None:
         table.findings.error("D15", table.file, "annotations", problem, "renumber them")
 
 
-def _look_up(table: Rows, key: str, known: np.ndarray, id: str) -> np.ndarray:
+def look_up(table: Rows, key: str, known: np.ndarray, id: str) -> np.ndarray:
     """Return [rows] the place of each row's ``key`` in ``known``; -1 where it is absent, which is recorded."""
     wanted = table.integers(key)
     if wanted is None:

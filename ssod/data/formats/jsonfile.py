@@ -72,6 +72,17 @@ def read_json(path: str, ctx: Context, field: str) -> dict[str, Any]:
     Raises:
         SsodError: no such file, empty, not JSON, cut off, nested too deep, a key twice, or not an object.
     """
+    top = read_any_json(path, ctx, field)
+    if isinstance(top, dict):
+        return top
+    if isinstance(top, list) and top and isinstance(top[0], dict) and "score" in top[0]:
+        problem = "is a COCO results list, expected an object with images, annotations and categories"
+        raise ctx.findings.fatal("D06", path, field, problem, "give the annotation file")
+    raise ctx.findings.fatal("D06", path, field, f"top level is {kind(top)}, expected an object", "give a COCO file")
+
+
+def read_any_json(path: str, ctx: Context, field: str) -> Any:
+    """Read JSON, whatever its top level is; else as ``read_json``."""
     text = read_text(path, ctx, field)
     repeated: list[tuple[dict, str, Any, Any]] = []
 
@@ -93,12 +104,7 @@ def read_json(path: str, ctx: Context, field: str) -> dict[str, Any]:
             "keep one",
         )
     ctx.findings.raise_first()
-    if isinstance(top, dict):
-        return top
-    if isinstance(top, list) and top and isinstance(top[0], dict) and "score" in top[0]:
-        problem = "is a COCO results list, expected an object with images, annotations and categories"
-        raise ctx.findings.fatal("D06", path, field, problem, "give the annotation file")
-    raise ctx.findings.fatal("D06", path, field, f"top level is {kind(top)}, expected an object", "give a COCO file")
+    return top
 
 
 def _parse(text: str, build: Any, path: str, ctx: Context, field: str) -> Any:
@@ -149,7 +155,7 @@ def _first_repeated(pairs: list[tuple[str, Any]]) -> tuple[str, Any, Any]:
 
 def _locate(top: Any, row: dict) -> str:
     """Name the place of an object inside the file, e.g. ``images[3]``."""
-    for name, value in top.items() if isinstance(top, dict) else ():
+    for name, value in top.items() if isinstance(top, dict) else [("top level", top)]:
         if isinstance(value, list):
             for i, item in enumerate(value):
                 if item is row:
