@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, keep: Tensor) -> Rows: ...
+    def __getitem__(self, keep: Tensor, /) -> Self: ...
 
 
 T = TypeVar("T", bound=Rows)

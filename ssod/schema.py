@@ -1,9 +1,11 @@
 """The building blocks of every config section."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from ssod.given import given
 
 
 class Section(BaseModel):
@@ -19,8 +21,12 @@ def over_default(cls: type[Section], value: object, info: ValidationInfo) -> obj
 
     For ``field_validator(..., mode="before")``. Without it, naming one key would take away all others of that default.
     """
-    default = cls.model_fields[info.field_name].default
-    return dict(default) | dict(value) if isinstance(value, Mapping) else value
+    return dict(own_default(cls, info)) | dict(value) if isinstance(value, Mapping) else value
+
+
+def own_default(cls: type[BaseModel], info: ValidationInfo) -> Any:
+    """Return the default of the field that a ``field_validator`` looks at."""
+    return cls.model_fields[given(info.field_name, "this validator is of no field")].default
 
 
 def named(value: object) -> object:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssod.boxes import Coder, clip, compose, warp
+from ssod.given import given
 from ssod.ragged import image_index, select
 
 
@@ -30,17 +31,18 @@ def _apply(item: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     return item.map(fn) if isinstance(item, (Targets, View)) else item
 
 
+@dataclass
 class _Mapped:
     """Apply one function to every tensor inside, however deep."""
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
         return replace(self, **{f.name: _apply(getattr(self, f.name), fn) for f in fields(self)})
 
-    def to(self, device: torch.device | str) -> Any:
+    def to(self, device: torch.device | str) -> Self:
         """Copy to ``device``; overlaps with computation when the memory is pinned. To the CPU it waits."""
         return self.map(lambda t: t.to(device, non_blocking=torch.device(device).type != "cpu"))
 
-    def pin_memory(self) -> Any:
+    def pin_memory(self) -> Self:
         """Move to page-locked memory; torch's DataLoader calls it."""
         return self.map(lambda t: t.pin_memory())
 
@@ -87,6 +89,14 @@ class Targets(_Mapped):
         """Return [M] weights, 1 where none were given."""
         return torch.ones_like(self.boxes[:, 0]) if self.weight is None else self.weight
 
+    def confidence(self) -> Tensor:
+        """Return [M] scores of detections or of pseudo-labels.
+
+        Raises:
+            TypeError: the boxes are ground truth.
+        """
+        return given(self.scores, "these boxes are ground truth and have no scores")
+
 
 @dataclass
 class View(_Mapped):
@@ -111,6 +121,14 @@ class View(_Mapped):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def truth(self) -> list[Targets]:
+        """Return ``targets`` of labelled images.
+
+        Raises:
+            TypeError: the images have no labels.
+        """
+        return given(self.targets, "these images have no labels")
 
     def flipped(self) -> View:
         """Mirror each image about its own vertical axis, padding kept at the right; targets are not carried."""
@@ -263,6 +281,7 @@ class Predictions:
         """Return [R, 4]: deltas of class ``labels`` [R], or the only ones, for which labels may be None."""
         if self.deltas.shape[1] == 1:
             return self.deltas[:, 0]
+        labels = given(labels, "each class has deltas of its own here, and no labels say which are meant")
         return self.deltas[torch.arange(len(labels), device=labels.device), labels]
 
     def boxes(self, labels: Tensor | None = None) -> Tensor:
@@ -324,6 +343,14 @@ class Assignment:
         """Return [R] int64: the class of each row; meaningful on foreground rows only."""
         return self.cls if self.cls.ndim == 1 else self.cls.argmax(-1)
 
+    def matches(self) -> Tensor:
+        """Return ``matched``.
+
+        Raises:
+            TypeError: rows were asked for a teacher's map.
+        """
+        return given(self.matched, "these rows were asked for a teacher's map and are matched to no boxes")
+
     def weighed_box(self, loss: Tensor) -> Tensor:
         """Return the box loss of each foreground row, [F], times its weight.
 
@@ -348,18 +375,31 @@ Rank = Callable[[Predictions], Tensor]
 class Output(Protocol):
     """What a detector saw in a view."""
 
-    stages: dict[str, Predictions]  # its dense maps: ``dense``, or ``rpn``
-    proposals: list[Tensor] | None  # N x [P_i, 4] without gradient, best first, for ``score``; None with one stage
-    pyramid: list[Tensor]  # the feature map of each level, [N, channels, h, w]
+    @property
+    def stages(self) -> dict[str, Predictions]:
+        """Its dense maps: ``dense``, or ``rpn``."""
+        ...
+
+    @property
+    def proposals(self) -> list[Tensor] | None:
+        """N x [P_i, 4] without gradient, best first, for ``score``; None with one stage."""
+        ...
+
+    @property
+    def pyramid(self) -> list[Tensor]:
+        """The feature map of each level, [N, channels, h, w]."""
+        ...
 
     def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Decode, threshold and suppress; N Targets with scores, clipped to the images.
 
         ``score`` replaces the configured threshold, ``rank`` the detector's own ranking of the same maps.
         """
+        ...
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Say what is in these boxes, N tensors [M_i, 4]; row ``j`` of image ``i`` answers for box ``j``."""
+        ...
 
 
 # {stage: (what was said, what should have been said)}; stages are "dense", or "rpn" and "roi".
@@ -367,6 +407,21 @@ Assigned = dict[str, tuple[Predictions, Assignment]]
 
 # (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg].
 RowLoss = Callable[[Predictions, Assignment], Tensor]
+# ... with parameters behind these two, which a config may set.
+Formula = Callable[..., Tensor]
+
+# What a head has, by which row losses fit it or do not.
+Kind = Literal["sigmoid", "softmax", "box", "spread", "aligned", "quality"]
+
+
+class Priors(nn.Module):
+    """The priors of a canvas: (height, width) and the (height, width) in cells of each level -> [rows, 4].
+
+    Attributes:
+        per_cell: priors of a cell.
+    """
+
+    per_cell: int
 
 
 class Detector(nn.Module):
@@ -374,6 +429,8 @@ class Detector(nn.Module):
 
     Attributes:
         num_classes: K.
+        backbone: images to a pyramid.
+        anchors: the priors of its dense rows.
         rows: its own row losses by name.
         weights: factor of each loss by name.
         pretrained_heads: whether pyramid and heads have weights from a file, too.
@@ -381,7 +438,7 @@ class Detector(nn.Module):
 
     num_classes: int
     backbone: nn.Module
-    anchors: nn.Module
+    anchors: Priors
     rows: dict[str, RowLoss]
     weights: dict[str, float]
     pretrained_heads: bool = False
@@ -392,8 +449,13 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     @property
-    def kinds(self) -> Mapping[str, str]:
-        """The row losses of this head by name, and what each must be made for (``losses.pick.Kind``)."""
+    def channels(self) -> int:
+        """Channels of every level of the pyramid."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """The row losses of this head by name, and what each must be made for."""
         raise NotImplementedError
 
     def predict(self, view: View) -> Output:

@@ -6,10 +6,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from ssod.schema import Section
+from ssod.structures import Priors
 
 
 class AnchorConfig(Section):
@@ -42,7 +43,7 @@ class AnchorConfig(Section):
         return Anchors(self.sizes(strides), self.ratios, spacing, exact=self.rounding == "none")
 
 
-class Anchors(nn.Module):
+class Anchors(Priors):
     """The priors of a canvas, level by level, row-major, anchors of a cell together, always float32.
 
     The boxes of a cell come from torchvision's ``AnchorGenerator`` and are laid out as it does: the first around the
@@ -88,6 +89,12 @@ class Anchors(nn.Module):
             shift = torch.stack([x, y, x, y], -1).view(-1, 1, 4)
             out.append((shift + cell).view(-1, 4))
         return torch.cat(out)
+
+
+def grid_of(features: Tensor) -> tuple[int, int]:
+    """Return the (height, width) of a feature map [..., h, w], in cells."""
+    height, width = features.shape[-2:]
+    return height, width
 
 
 def unrounded(sizes: tuple[float, ...], ratios: tuple[float, ...]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,12 @@ from ssod.assign.pick import Assigner
 from ssod.assign.quality import QUALITIES, Quality
 from ssod.boxes import Coder, IdentityCoder, iou
 from ssod.collective import mean_over_ranks
-from ssod.detectors.anchors import Anchors
+from ssod.detectors.anchors import grid_of
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
 from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.heads.fam3d import Align, to_rows
-from ssod.losses.pick import Kind
-from ssod.structures import Assigned, Assignment, Detector, Predictions, Rank, RowLoss, Targets, View
+from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, Rank, RowLoss, Targets, View
 
 PART, CPU_PART = 2**23, 2**20  # pairs of boxes that are compared at once; a CPU is fast while its cache holds them
 
@@ -104,11 +104,13 @@ class Dense(Detector):
         quality: what the quality branch, if there is one, is asked for.
     """
 
+    backbone: BackboneWithFPN
+
     def __init__(
         self,
         backbone: BackboneWithFPN,
         head: nn.Module,
-        anchors: Anchors,
+        anchors: Priors,
         coder: Coder,
         *,
         num_classes: int,
@@ -143,7 +145,7 @@ class Dense(Detector):
     def rows_of(self, features: list[Tensor], view: View) -> Predictions:
         """Run the head and flatten it: rows are image-major, level-major inside an image."""
         heads = self.heads(features)
-        grids = [tuple(f.shape[-2:]) for f in features]
+        grids = [grid_of(f) for f in features]
         levels = tuple(h * w * self.anchors.per_cell for h, w in grids)
         deltas = heads["bbox_regression"]
         if self.level_scale is not None:
@@ -153,7 +155,7 @@ class Dense(Detector):
         priors = self.anchors(view.images.shape[-2:], grids)
         coder = self.coder
         if self.align is not None:
-            deltas, coder = self.aligned(heads["towers"], deltas, priors, grids), IdentityCoder()
+            deltas, coder = self.aligned(self.align, heads["towers"], deltas, priors, grids), IdentityCoder()
         quality, spread = heads.get("bbox_ctrness"), heads.get("bbox_spread")
         return Predictions(
             logits=heads["cls_logits"].flatten(0, 1),
@@ -169,15 +171,20 @@ class Dense(Detector):
             spread=None if spread is None else spread.flatten(0, 1),
         )
 
-    def heads(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Run the head: ``cls_logits``, ``bbox_regression`` and what else it has, [N, rows, K | 4 | ...]."""
+    def heads(self, features: list[Tensor]) -> dict[str, Any]:
+        """Run the head: ``cls_logits``, ``bbox_regression`` and what else it has, [N, rows, K | 4 | ...].
+
+        ``towers``, of a head whose boxes are aligned, is a list with the features of each level.
+        """
         return self.head(features)
 
-    def aligned(self, towers: list[Tensor], deltas: Tensor, priors: Tensor, grids: list[tuple[int, int]]) -> Tensor:
+    def aligned(
+        self, align: Align, towers: list[Tensor], deltas: Tensor, priors: Tensor, grids: list[tuple[int, int]]
+    ) -> Tensor:
         """Decode deltas [N, P, 4] of one prior per cell and align the boxes; [N, P, 4] float32 boxes in pixels."""
         boxes = self.coder.decode(deltas.float(), priors).split([h * w for h, w in grids], 1)
         maps = [b.transpose(1, 2).unflatten(2, grid) / s for b, grid, s in zip(boxes, grids, self.strides)]
-        return torch.cat([to_rows(b * s, 4) for b, s in zip(self.align(towers, maps), self.strides)], 1)
+        return torch.cat([to_rows(b * s, 4) for b, s in zip(align(towers, maps), self.strides)], 1)
 
     @property
     def body(self) -> nn.Module:
@@ -185,10 +192,17 @@ class Dense(Detector):
         return self.backbone.body
 
     @property
+    def channels(self) -> int:
+        """Channels of every level of the pyramid."""
+        return self.backbone.out_channels
+
+    @property
     def kinds(self) -> dict[str, Kind]:
         """The row losses of this head by name, and what each must be made for."""
         kinds: dict[str, Kind] = {"cls": "sigmoid", "box": self.box_kind}
-        return kinds | ({"quality": "quality"} if "quality" in self.rows else {})
+        if "quality" in self.rows:
+            kinds["quality"] = "quality"
+        return kinds
 
     def assign(self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
         """See ``structures.Detector``."""

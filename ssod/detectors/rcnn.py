@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from ssod import seeding
@@ -19,11 +20,11 @@ from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
 from ssod.boxes import DeltaCoder
 from ssod.collective import mean_over_ranks
+from ssod.detectors.anchors import grid_of
 from ssod.detectors.decode import DecodeConfig, Rule
 from ssod.detectors.two_stage import TwoStageOutput, propose
-from ssod.losses.pick import Kind
 from ssod.schema import Section
-from ssod.structures import Assigned, Assignment, Detector, Predictions, RowLoss, Targets, View
+from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View
 
 # The row losses of this detector by name, and what each must be made for.
 KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
@@ -86,11 +87,13 @@ class Rcnn(Detector):
         weights: factor of each loss by name.
     """
 
+    backbone: BackboneWithFPN
+
     def __init__(
         self,
         normalise: nn.Module,
-        backbone: nn.Module,
-        anchors: nn.Module,
+        backbone: BackboneWithFPN,
+        anchors: Priors,
         *,
         strides: tuple[int, ...],
         rpn: RpnConfig,
@@ -125,6 +128,11 @@ class Rcnn(Detector):
         return self.backbone.body
 
     @property
+    def channels(self) -> int:
+        """Channels of every level of the pyramid."""
+        return self.backbone.out_channels
+
+    @property
     def kinds(self) -> dict[str, Kind]:
         """``KINDS``."""
         return KINDS
@@ -142,7 +150,7 @@ class Rcnn(Detector):
     def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
         """Run the proposal network and flatten it."""
         logits, deltas = self.rpn_head(features)
-        grids = [tuple(f.shape[-2:]) for f in features]
+        grids = [grid_of(f) for f in features]
         logits, deltas = concat_box_prediction_layers(logits, deltas)
         n = view.images.shape[0]
         priors = self.anchors(view.images.shape[-2:], grids)
@@ -179,7 +187,7 @@ class Rcnn(Detector):
     def assign_rpn(self, p: Predictions, keys: Tensor, targets: list[Targets]) -> Assignment:
         """Ask the anchors whether there is an object; those not sampled weigh nothing."""
         a = self.rpn_assigner(p, [_objects(t) for t in targets])
-        matched = a.matched.view(p.num_images, -1)
+        matched = a.matches().view(p.num_images, -1)
         draw = _draw(keys, matched)
         index, valid = balanced(matched >= 0, matched == BACKGROUND, draw, self.rpn_cfg.rows, self.rpn_cfg.fraction)
         chosen = mask(index, valid, matched.shape[1]).flatten()
@@ -268,12 +276,13 @@ def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: i
 
     hard = cls.cls.ndim == box.cls.ndim == 1
     kinds = (cls.cls, box.cls) if hard else (cls.soft(num_classes), box.soft(num_classes))
+    regressed = box.matches()
     return Assignment(
         beside(*kinds),
         beside(cls.cls_weight, torch.zeros_like(box.cls_weight)),
         beside(cls.box, box.box),
         beside(torch.zeros_like(cls.box_weight), box.box_weight),
-        matched=beside(cls.matched, torch.where(box.matched >= 0, box.matched + boxes, box.matched)),
+        matched=beside(cls.matches(), torch.where(regressed >= 0, regressed + boxes, regressed)),
     )
 
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssod.boxes import area, paired_iou
+from ssod.given import given
 from ssod.losses.elements import Positive, upcast
-from ssod.structures import Assignment, Predictions
+from ssod.structures import Assignment, Formula, Predictions
 
 
 def l1(p: Predictions, a: Assignment) -> Tensor:
@@ -70,7 +71,8 @@ def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
     (our choice), where the slope in the spread ends; the slope in a delta is ``IoU e / s^2``.
     """
     deltas, target = encoded(p, a)
-    log_s = F.logsigmoid(upcast(p.spread[a.fg_rows])).clamp(min=math.log(floor)).to(deltas)
+    spread = given(p.spread, "this head predicts no spread")
+    log_s = F.logsigmoid(upcast(spread[a.fg_rows])).clamp(min=math.log(floor)).to(deltas)
     terms = (deltas - target) ** 2 * (-2 * log_s).exp() / 2 + log_s
     with torch.no_grad():
         overlap = paired_iou(*decoded(p, a))
@@ -80,10 +82,10 @@ def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
 
 
 # What a config may name; the second table for heads that predict a spread.
-BOX = {"l1": l1, "smooth_l1": smooth_l1, "iou": iou, "giou": giou, "diou": diou, "ciou": ciou}
-SPREAD = BOX | {"nll": nll}
+BOX: dict[str, Formula] = {"l1": l1, "smooth_l1": smooth_l1, "iou": iou, "giou": giou, "diou": diou, "ciou": ciou}
+SPREAD: dict[str, Formula] = BOX | {"nll": nll}
 # ... and for heads whose rows are boxes in pixels: what is encoded is nothing that they predict.
-ALIGNED = {name: loss for name, loss in BOX.items() if name not in ("l1", "smooth_l1")}
+ALIGNED: dict[str, Formula] = {name: loss for name, loss in BOX.items() if name not in ("l1", "smooth_l1")}
 
 
 # ---- formulas on tensors -------------------------------------------------------------------------------------------

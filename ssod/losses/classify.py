@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ssod.given import given
 from ssod.losses.elements import (
     Alpha,
     NonNegative,
@@ -38,7 +39,7 @@ from ssod.losses.softmax import (
     softmax_focal_star,
     softmax_label_smoothing,
 )
-from ssod.structures import Assignment, Predictions
+from ssod.structures import Assignment, Formula, Predictions
 
 Elements = Callable[[Tensor, Tensor], Tensor]
 
@@ -123,12 +124,13 @@ def quality_bce(p: Predictions, a: Assignment) -> Tensor:
     As FCOS has it (Tian et al. 2019). The slope is p less the target, -1 and 1 at most.
     """
     rows = a.fg_rows
-    logits = upcast(p.quality[rows])
-    return F.binary_cross_entropy_with_logits(logits, a.quality[rows].to(logits), reduction="none")
+    logits = upcast(given(p.quality, "this head has no quality branch")[rows])
+    target = given(a.quality, "the quality branch is asked for nothing")[rows].to(logits)
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 # What a config may name, by kind of head.
-SIGMOID = {
+SIGMOID: dict[str, Formula] = {
     "bce": bce,
     "balanced_bce": balanced_bce,
     "focal": focal,
@@ -140,7 +142,7 @@ SIGMOID = {
     "equalization": equalization,
     "label_smoothing": label_smoothing,
 }
-SOFTMAX = {
+SOFTMAX: dict[str, Formula] = {
     "cross_entropy": cross_entropy,
     "softmax_focal": softmax_focal,
     "focal_star": softmax_focal_star,
@@ -148,7 +150,7 @@ SOFTMAX = {
     "anchor": softmax_anchor,
     "label_smoothing": softmax_label_smoothing,
 }
-QUALITY = {"bce": quality_bce}
+QUALITY: dict[str, Formula] = {"bce": quality_bce}
 
 
 # ---- from rows of classes to one number a row ----------------------------------------------------------------------

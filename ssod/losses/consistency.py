@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ssod.boxes import IdentityCoder
 from ssod.collective import mean_over_ranks
+from ssod.given import given
 from ssod.losses.classify import PART
 from ssod.losses.elements import upcast
 from ssod.structures import Predictions
@@ -51,12 +52,12 @@ class Belief:
 
     def mean(self, other: Belief) -> Belief:
         """Average with another belief about the same rows."""
-        quality = None if self.quality is None else (self.quality + other.quality) / 2
+        quality = None if self.quality is None else (self.quality + other.known_quality()) / 2
         return Belief((self.probs + other.probs) / 2, (self.deltas + other.deltas) / 2, quality, self.softmax)
 
     def where(self, keep: Tensor, other: Belief) -> Belief:
         """Take the rows ``keep`` [R] from here and the rest from ``other``."""
-        quality = None if self.quality is None else torch.where(keep, self.quality, other.quality)
+        quality = None if self.quality is None else torch.where(keep, self.quality, other.known_quality())
         probs = torch.where(keep[:, None], self.probs, other.probs)
         deltas = torch.where(keep[:, None, None], self.deltas, other.deltas)
         return Belief(probs, deltas, quality, self.softmax)
@@ -68,6 +69,14 @@ class Belief:
         else:
             probs = (self.probs > 0.5).to(self.probs)
         return Belief(probs, self.deltas, self.quality, self.softmax)
+
+    def known_quality(self) -> Tensor:
+        """Return ``quality``.
+
+        Raises:
+            TypeError: there is none.
+        """
+        return given(self.quality, "the head of one belief has a quality branch, the other's has none")
 
     def foreground(self) -> Tensor:
         """Return [R], the probability of the likeliest class."""
@@ -118,7 +127,7 @@ def l2(p: Predictions, b: Belief, squared: bool = False) -> Tensor:
 
 def quality_kl(p: Predictions, b: Belief) -> Tensor:
     """Bernoulli divergence of the quality branch (centerness or IoU)."""
-    return kl_elements(upcast(p.quality), b.quality)
+    return kl_elements(upcast(given(p.quality, "this head has no quality branch")), b.known_quality())
 
 
 # ---- from rows to losses -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssod.boxes import paired_iou
+from ssod.given import given
 from ssod.losses.bayes import Guess
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo, RowLoss, Targets, View
 
@@ -25,9 +26,9 @@ class Context:
         step: the number of optimiser steps made so far.
         student: what the student saw.
         view: where it looked, mixed images and all.
-        labels: the boxes in the view's pixels, true or pseudo; None where a method chooses none.
+        labels_or_none: the boxes in the view's pixels, true or pseudo; None where a method chooses none.
         batch: the step's images.
-        teacher: the teacher's output on ``batch.weak``; None on labelled images.
+        teacher_or_none: the teacher's output on ``batch.weak``; None on labelled images.
         rows: the row losses in use, by name.
         factors: of losses, by name, on top of the detector's own.
         normalizer: ``structures.Detector.cls_normalizer`` of the student.
@@ -40,9 +41,9 @@ class Context:
     step: int
     student: Output
     view: View
-    labels: Pseudo | None
+    labels_or_none: Pseudo | None
     batch: Batch
-    teacher: Output | None
+    teacher_or_none: Output | None
     rows: Mapping[str, RowLoss]
     factors: Mapping[str, float]
     normalizer: Callable[[str, Predictions, Assignment], Tensor]
@@ -50,13 +51,31 @@ class Context:
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def labels(self) -> Pseudo:
+        """The boxes in the view's pixels, true or pseudo.
+
+        Raises:
+            TypeError: the method chooses none.
+        """
+        return given(self.labels_or_none, "this method learns from the teacher's maps, and chooses no boxes")
+
+    @property
+    def teacher(self) -> Output:
+        """The teacher's output on ``batch.weak``.
+
+        Raises:
+            TypeError: the images are labelled.
+        """
+        return given(self.teacher_or_none, "these images are labelled, and the teacher has not looked at them")
+
     def loss(self, stage: str, name: str) -> RowLoss:
         """Return the row loss ``cls`` or ``box`` of a stage."""
         return self.rows[f"rpn_{name}" if stage == "rpn" else name]
 
     def matchable(self) -> list[Targets]:
         """Return the boxes that ``Assignment.matched`` counts, in its order; none where a method chooses none."""
-        if self.labels is None:
+        if self.labels_or_none is None:
             return []
         return self.labels.with_ignored() + (self.labels.box or [])
 

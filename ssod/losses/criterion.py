@@ -23,9 +23,10 @@ from ssod.losses.bayes import Branch, own_loss
 from ssod.losses.context import Context, Reweight, Side
 from ssod.losses.counts import Frequency, RunningObjects
 from ssod.losses.pick import Loss, bind, defaults, first_line, needs_frequency, pick
+from ssod.losses.uncertainty import WithBranch
 from ssod.losses.weighting import RULES, Rule, Weighting
 from ssod.schema import Section, named
-from ssod.structures import Assignment, Detector, Predictions, Pseudo, RowLoss
+from ssod.structures import Assignment, Detector, Formula, Predictions, Pseudo, RowLoss
 
 ROWS = ("cls", "box", "quality", "rpn_cls", "rpn_box")
 
@@ -154,9 +155,9 @@ class Criterion(nn.Module):
 # ---- from words to parts -------------------------------------------------------------------------------------------
 
 
-def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, RowLoss]:
+def pick_rows(student: Detector, side: SideLoss, field: str) -> dict[str, Formula]:
     """Return the row losses that a side of the config names."""
-    rows: dict[str, RowLoss] = {}
+    rows: dict[str, Formula] = {}
     for name in ROWS:
         spec = getattr(side, name)
         if spec is None:
@@ -228,7 +229,7 @@ def make(rule: Rule, spec: WeightSpec, field: str) -> Any:
 
 def build_branch(student: Detector, made: dict[Side, list[Weighting]]) -> tuple[Branch | None, float]:
     """Return the one auxiliary branch that both sides share, and the factor of its loss; None where nobody wants it."""
-    users = [w.weigh for of in made.values() for w in of if w.rule.branch]
+    users = [w.weigh for of in made.values() for w in of if isinstance(w.weigh, WithBranch)]
     if not users:
         return None, 0.0
     wanted = [(weigh.build, weigh.aux) for weigh in users]
@@ -236,7 +237,7 @@ def build_branch(student: Detector, made: dict[Side, list[Weighting]]) -> tuple[
         problem = f"one branch serves both sides, and they want {wanted[0]} and {wanted[-1]}"
         raise SsodError("config", "method.loss.unsup.weighting", problem, "give both sides the same parameters")
     build, aux = wanted[0]
-    return Branch(student.backbone.out_channels, student.anchors.per_cell, **build), aux
+    return Branch(student.channels, student.anchors.per_cell, **build), aux
 
 
 def describe() -> list[tuple[str, str]]:

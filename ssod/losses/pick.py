@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -12,10 +12,9 @@ from ssod.errors import SsodError
 from ssod.losses.box import ALIGNED, BOX, SPREAD
 from ssod.losses.classify import QUALITY, SIGMOID, SOFTMAX
 from ssod.schema import Section, named
-from ssod.structures import RowLoss
+from ssod.structures import Formula, Kind
 
-Kind = Literal["sigmoid", "softmax", "box", "spread", "aligned", "quality"]
-TABLES: dict[Kind, dict[str, RowLoss]] = {
+TABLES: dict[Kind, dict[str, Formula]] = {
     "sigmoid": SIGMOID,
     "softmax": SOFTMAX,
     "box": BOX,
@@ -41,7 +40,7 @@ class LossSpec(Section):
 Loss = Annotated[LossSpec, BeforeValidator(named)]
 
 
-def pick(spec: LossSpec, kind: Kind, field: str, *, counted: bool = False) -> RowLoss:
+def pick(spec: LossSpec, kind: Kind, field: str, *, counted: bool = False) -> Formula:
     """Return the row loss that ``spec`` names, its parameters bound.
 
     Args:
@@ -66,7 +65,7 @@ def pick(spec: LossSpec, kind: Kind, field: str, *, counted: bool = False) -> Ro
     raise SsodError("config", field, problem, f"those that fit: {', '.join(fit)}")
 
 
-def needs_frequency(loss: RowLoss) -> bool:
+def needs_frequency(loss: Formula) -> bool:
     """Whether a row loss takes class frequencies, the keyword ``frequency`` [K]."""
     return "frequency" in inspect.signature(loss).parameters
 
@@ -111,10 +110,10 @@ def settable(function: Callable, skip: int) -> dict[str, inspect.Parameter]:
 def describe() -> list[tuple[str, str]]:
     """Return each loss's name and one line about it: for what head, and its parameters."""
     own = {kind: table for kind, table in TABLES.items() if kind not in ("spread", "aligned")}
-    own["spread"] = {name: loss for name, loss in SPREAD.items() if name not in BOX}
+    more: dict[Kind, dict[str, Formula]] = {"spread": {n: loss for n, loss in SPREAD.items() if n not in BOX}}
     return [
         (name, f"{_HEADS.get(kind, kind)}: {first_line(loss)}{defaults(loss, 2)}")
-        for kind, table in own.items()
+        for kind, table in (own | more).items()
         for name, loss in table.items()
     ]
 

@@ -28,7 +28,7 @@ def isr_p(
     """
     with torch.no_grad():
         rows = positives(p, a).nonzero().squeeze(1)
-        place = hierarchy(a.matched[rows], overlap(p, a, rows), a.labels()[rows])
+        place = hierarchy(a.matches()[rows], overlap(p, a, rows), a.labels()[rows])
         weight = importance(place, a.labels()[rows], p.num_classes, bias, gamma)
     return weighted(stage, p, a, ctx, rows, weight)
 

@@ -19,7 +19,8 @@ def score(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment
     """Rows with a pseudo-box count by its score, in class and box losses; background rows count in full."""
     scores = torch.cat([t.boxes.new_ones(len(t)) if t.scores is None else t.scores.float() for t in ctx.matchable()])
     lookup = torch.cat([scores, scores.new_ones(1)])
-    factor = lookup[torch.where(a.matched >= 0, a.matched, len(scores))]
+    matched = a.matches()
+    factor = lookup[torch.where(matched >= 0, matched, len(scores))]
     return replace(a, cls_weight=a.cls_weight * factor, box_weight=a.box_weight * factor)
 
 

@@ -34,9 +34,10 @@ class SampleWeighting(nn.Module):
     def __init__(self, lam: NonNegative = 0.5) -> None:
         super().__init__()
         self.lam = lam
-        self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        first, second, last = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+        self.net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """See ``context.Reweight``; adds the loss ``weighting``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -18,7 +18,19 @@ from ssod.structures import Assignment, Predictions
 Count = Annotated[int, Field(ge=1)]
 
 
-class PlainBranch(nn.Module):
+class WithBranch(nn.Module):
+    """A weighting that wants the auxiliary branch.
+
+    Attributes:
+        aux: factor of the branch's own loss.
+        build: how to make it, arguments of ``bayes.Branch`` by name.
+    """
+
+    aux: float
+    build: dict[str, Any]
+
+
+class PlainBranch(WithBranch):
     """An extra convolution with a loss of its own, and no weights: the first ablation (Li et al., ICIP 2020).
 
     Args:
@@ -35,7 +47,7 @@ class PlainBranch(nn.Module):
         return a
 
 
-class Uncertainty(nn.Module):
+class Uncertainty(WithBranch):
     """Rows count by their difficulty, from the BALD score of a Bayesian branch (Li et al., ICIP 2020, eq. 2 and 3).
 
     ``w = D / mean(D)`` over the rows that count, so that a loss keeps its size, or ``w = D``; no gradient. A row is

@@ -58,7 +58,7 @@ def cleanliness(
     rows = objects(p, a).nonzero().squeeze(1)
     with torch.no_grad():
         near, prob = overlap(p, a, rows), own_probability(p, a, rows)
-        candidate = rank_within(a.matched[rows], prior_overlap(p, a, rows)) < top
+        candidate = rank_within(a.matches()[rows], prior_overlap(p, a, rows)) < top
         clean = (alpha * near + (1 - alpha) * prob) * candidate
         weight = (alpha / (1 - near.clamp(max=limit)) + (1 - alpha) / (1 - prob.clamp(max=limit))) ** gamma
         weight = weight * (candidate.sum() / (weight * candidate).sum().clamp(min=1e-12))

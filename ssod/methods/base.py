@@ -29,9 +29,9 @@ __all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Me
 class Method(Supervised):
     """A student, its teacher, and the step that trains the one with the help of the other."""
 
-    Config: type[Config] = Config
-    uses_unlabeled = True
+    Config = Config
     cfg: Config
+    uses_unlabeled = True
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg, cfg.burn_in)
@@ -45,7 +45,7 @@ class Method(Supervised):
     def forward(self, batch: Batch, step: int) -> Losses:
         """Learn from the labels, then from what the teacher says; see ``Supervised.forward``."""
         cfg = self.cfg
-        self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
+        self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.truth())}
         losses = self.scale("sup", self.learn(self.look_at_labeled(batch, step)), self.sup_weight(step))
         if step < cfg.burn_in:
             return losses
@@ -159,7 +159,7 @@ def tag(prefix: str, losses: Losses) -> Losses:
 
 def above(detections: list[Targets], score: float) -> list[Targets]:
     """Keep detections whose score is strictly above ``score``, as hard labels with their scores."""
-    return select(detections, torch.cat([t.scores for t in detections]) > score)
+    return select(detections, torch.cat([t.confidence() for t in detections]) > score)
 
 
 def quantiles(detections: list[Targets]) -> Tensor:
@@ -167,7 +167,7 @@ def quantiles(detections: list[Targets]) -> Tensor:
 
     The log explains with them why no box was kept.
     """
-    scores = torch.cat([t.scores for t in detections]).float()
+    scores = torch.cat([t.confidence() for t in detections]).float()
     if not len(scores):
         return scores.new_zeros(5)
     return torch.quantile(scores, torch.linspace(0, 1, 5, device=scores.device))

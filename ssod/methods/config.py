@@ -160,5 +160,5 @@ class Config(Common):
 
 def refusal(section: Section, key: tuple[str, ...], text: str) -> ValidationError:
     """Return the error that refuses ``key`` of ``section``, a key that is valid by itself."""
-    found = InitErrorDetails(type=PydanticCustomError("value_error", text), loc=key, input=key[-1])
+    found = InitErrorDetails(type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=key, input=key[-1])
     return ValidationError.from_exception_data(type(section).__name__, [found])

@@ -86,6 +86,7 @@ class ConsistentTeacher(base.Method):
     """Thresholds that each class finds for itself, after a start in which they settle."""
 
     Config = Config
+    cfg: Config
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)

@@ -70,6 +70,7 @@ class HumbleTeacher(base.Method):
     """The teacher's output in, distances to it out."""
 
     Config = Config
+    cfg: Config
 
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage; n_U / n_S is in the losses."""
@@ -78,8 +79,10 @@ class HumbleTeacher(base.Method):
         losses = {}
         for stage, rows in ctx.student.stages.items():
             own = teacher.stages[stage]
-            ensemble = stage == "dense" and mirrored is not None
-            belief = self.soften(believe_both(own, mirrored.stages[stage]) if ensemble else Belief.of(own))
+            if stage == "dense" and mirrored is not None:
+                belief = self.soften(believe_both(own, mirrored.stages[stage]))
+            else:
+                belief = self.soften(Belief.of(own))
             self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / len(batch.weak)
             losses |= imitate(stage, rows, belief, kl, squared=cfg.squared, norm=cfg.norm)
         if teacher.proposals is not None:

@@ -60,19 +60,20 @@ class InstantTeaching(base.Method):
     """Labels of the moment, mixed with true ones."""
 
     Config = Config
+    cfg: Config
 
     @property
-    def half(self) -> float:
+    def share(self) -> float:
         """One half where the released code has one forward pass for both kinds of images and averages over it."""
         return 0.5 if self.cfg.as_released else 1.0
 
     def sup_weight(self, step: int) -> float:
         """Average the two kinds of images, or add them."""
-        return self.half
+        return self.share
 
     def unsup_weight(self, step: int, pseudo: Pseudo | None) -> float | Tensor:
         """Average the two kinds of images, or add them."""
-        return self.half * super().unsup_weight(step, pseudo)
+        return self.share * super().unsup_weight(step, pseudo)
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Keep confident rows."""

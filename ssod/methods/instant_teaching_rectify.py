@@ -47,6 +47,7 @@ class InstantTeachingRectify(InstantTeaching):
     """Instant-Teaching twice, with labels from each other; ``peer`` is the second one, with its own teacher."""
 
     Config = Config
+    cfg: Config
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)
@@ -58,7 +59,7 @@ class InstantTeachingRectify(InstantTeaching):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Both learn from the labels, then from what they believe together; the peer's losses are ``peer_<name>``."""
-        self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
+        self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.truth())}
         self.peer.stats = {}
         losses = self.losses(batch, step)
         self.stats |= tag("peer", self.peer.stats)
@@ -84,7 +85,7 @@ class InstantTeachingRectify(InstantTeaching):
         self.stats["pseudo/score_quantiles"] = best_scores(rows[0])
         found = [confident(p, score, secondary=released) for p in rows]
         if released:
-            labels = co_rectify(mine, theirs, *found, self.student.num_classes)
+            labels = co_rectify(mine, theirs, found[0], found[1], self.student.num_classes)
         else:
             labels = rectify_once(found[0], theirs), rectify_once(found[1], mine)
         for_me, for_peer = (Pseudo(at_least(targets, score)) for targets in labels)

@@ -21,6 +21,7 @@ from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses, quantiles, tag
 from ssod.methods.config import Teaching
 from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
+from ssod.schema import own_default
 from ssod.structures import Batch, Detector, Output, Pseudo
 
 
@@ -53,7 +54,7 @@ class Config(base.Config):
     def _belongs_to_the_form(cls, value: object, info: ValidationInfo) -> object:
         form = info.data.get("form")
         own = "pseudo_label" if info.field_name in ("score", "threshold", "damping") else "consistency"
-        if form not in (None, own) and value != cls.model_fields[info.field_name].default:
+        if form not in (None, own) and value != own_default(cls, info):
             raise ValueError(f"is read by 'form: {own}' only, and form is {form}; remove it")
         return value
 
@@ -67,6 +68,7 @@ class MeanTeacher(base.Method):
     """A threshold in, the detector's own losses out; or the teacher's output in, distances to it out."""
 
     Config = Config
+    cfg: Config
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class Supervised(nn.Module):
     """
 
     Config: type[Common] = Common
+    cfg: Common
     uses_unlabeled: bool = False
 
     def __init__(self, student: Detector, cfg: Common, burn_in: int = 0) -> None:
@@ -61,7 +63,7 @@ class Supervised(nn.Module):
         Returns:
             Scalar losses, ``sup/<name>`` and ``unsup/<name>``, ready to be summed.
         """
-        self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.targets)}
+        self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.truth())}
         return self.scale("sup", self.learn(self.look_at_labeled(batch, step)), self.sup_weight(step))
 
     @torch.no_grad()
@@ -103,7 +105,7 @@ class Supervised(nn.Module):
 
     def look_at_labeled(self, batch: Batch, step: int) -> Context:
         """Let the student look at the labelled images."""
-        return self.look("sup", batch, step, batch.labeled, Pseudo(batch.labeled.targets))
+        return self.look("sup", batch, step, batch.labeled, Pseudo(batch.labeled.truth()))
 
     def look(
         self, side: Side, batch: Batch, step: int, view: View, labels: Pseudo | None, teacher: Output | None = None
@@ -116,7 +118,7 @@ class Supervised(nn.Module):
         )
 
     def scale(
-        self, side: Side, losses: Losses, weight: float | Tensor, factors: Mapping[str, float] = MappingProxyType({})
+        self, side: Side, losses: Losses, weight: float | Tensor, factors: Mapping[Any, float] = MappingProxyType({})
     ) -> Losses:
         """Name the losses of a side ``<side>/<name>`` and weigh them, by ``weight`` and by their own factors.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssod.methods.config import EmaConfig
 from ssod.structures import Detector, Output, View
@@ -60,7 +60,8 @@ class Ema(nn.Module):
         """Move to ``decay * teacher + (1 - decay) * student``; 0 copies bit for bit, 1 leaves buffers alone, too."""
         if decay == 1:
             return
-        mine, theirs = list(self.model.parameters()), list(student.parameters())
+        mine: list[Tensor] = list(self.model.parameters())
+        theirs: list[Tensor] = list(student.parameters())
         if decay == 0:
             torch._foreach_copy_(mine, theirs)
         else:

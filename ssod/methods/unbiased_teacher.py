@@ -40,6 +40,7 @@ class UnbiasedTeacher(base.Method):
     """A threshold in, classification losses out."""
 
     Config = Config
+    cfg: Config
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)

@@ -29,7 +29,7 @@ def count_filter(detections: list[Targets], ratio: float = 1.0, min_size: float 
     """
     if not any(len(t) for t in detections):
         return detections
-    scores = pad_sequence([t.scores for t in detections], batch_first=True, padding_value=-1.0)
+    scores = pad_sequence([t.confidence() for t in detections], batch_first=True, padding_value=-1.0)
     boxes = pad_sequence([t.boxes for t in detections], batch_first=True)
     there = scores >= 0
     ranked = scores.sort(1, descending=True).values

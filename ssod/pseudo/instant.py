@@ -14,7 +14,7 @@ FLOOR = 0.001  # scores at or below this are no candidates
 
 def rows_of(out: Output) -> Predictions:
     """Return the rows that detections come from: the RoI head's answer for each proposal, or the dense map."""
-    return out.score(out.proposals) if "rpn" in out.stages else out.stages["dense"]
+    return out.stages["dense"] if out.proposals is None else out.score(out.proposals)
 
 
 def confidence(p: Predictions) -> Tensor:
@@ -79,4 +79,4 @@ def suppress(
 
 def at_least(targets: list[Targets], score: float) -> list[Targets]:
     """Keep boxes that score ``score`` or more."""
-    return select(targets, torch.cat([t.scores for t in targets]) >= score)
+    return select(targets, torch.cat([t.confidence() for t in targets]) >= score)

@@ -17,6 +17,6 @@ def hardened(a: Assignment, num_classes: int, *, by_mass: bool = False) -> Assig
     """
     if a.cls.ndim == 1:
         return a
-    matched = a.matched >= 0  # a box whose box loss weighs nothing is a box
+    matched = a.matches() >= 0  # a box whose box loss weighs nothing is a box
     weight = torch.where(matched, a.cls_weight * a.cls.sum(1), a.cls_weight) if by_mass else a.cls_weight
     return replace(a, cls=torch.where(matched, a.cls.argmax(1), num_classes), cls_weight=weight)

@@ -185,7 +185,8 @@ def mix(
     images = sum(_weigh(image, part) for image, part in zip(sources, parts))
     images = torch.where(_inside(size, canvas), images, 0.0)
 
-    truth = [_place([labeled.targets[i] for i in index], part, num_classes) for index, part in zip(partners, parts[1:])]
+    known = labeled.truth()
+    truth = [_place([known[i] for i in index], part, num_classes) for index, part in zip(partners, parts[1:])]
     labels = pseudo.each(lambda own: _place(own, parts[0], num_classes))
     labels.cls = [join(targets) for targets in zip(labels.cls, *truth)]
     if labels.box is not None:  # of the boxes that nobody is sure of, labelled images have none

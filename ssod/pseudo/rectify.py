@@ -56,7 +56,8 @@ def rectify_once(found: list[Targets], peer: Output) -> list[Targets]:
         N Targets with scores that the caller has yet to test.
     """
     p = peer.score([t.boxes for t in found])
-    boxes, labels, scores = (torch.cat([getattr(t, name) for t in found]) for name in ("boxes", "labels", "scores"))
+    boxes, labels = torch.cat([t.boxes for t in found]), torch.cat([t.labels for t in found])
+    scores = torch.cat([t.confidence() for t in found])
     second = confidence(p).gather(1, labels[:, None]).squeeze(1)
     better = weighted(boxes, scores, clip(p.boxes(labels), p.sizes[p.image]), second)
     counts = [len(t) for t in found]
@@ -104,7 +105,7 @@ def weighted(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor) -> Tensor
 
 def believed(targets: list[Targets], num_classes: int) -> Belief:
     """Return detections as boxes and score vectors: the score at the label, 0 elsewhere."""
-    hot = [F.one_hot(t.labels, num_classes + 1) * t.scores[:, None] for t in targets]
+    hot = [F.one_hot(t.labels, num_classes + 1) * t.confidence()[:, None] for t in targets]
     return [t.boxes for t in targets], hot
 
 

@@ -65,7 +65,7 @@ class FixedThreshold(nn.Module):
 
     def forward(self, detections: list[Targets]) -> list[Targets]:
         """N Targets with scores -> those above the threshold."""
-        return select(detections, torch.cat([t.scores for t in detections]) > self.score)
+        return select(detections, torch.cat([t.confidence() for t in detections]) > self.score)
 
 
 class GmmThreshold(nn.Module):
@@ -106,7 +106,7 @@ class GmmThreshold(nn.Module):
     def forward(self, detections: list[Targets]) -> list[Targets]:
         """N Targets with scores -> those above their class's threshold; on several ranks, all call it together."""
         labels = torch.cat([t.labels for t in detections])
-        scores = torch.cat([t.scores for t in detections])
+        scores = torch.cat([t.confidence() for t in detections])
         seen = self.bank.push(labels, scores)
         fitted = thresholds(
             self.bank.scores, seen, policy=self.policy, fallback=self.fallback, backend=self.backend

@@ -7,12 +7,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "ssod"
 
-FREE = {"structures", "boxes", "ragged", "errors", "schema", "seeding", "collective", "version", "atomic", "yamlfile"}
+FREE = {"structures", "boxes", "ragged", "given", "errors", "schema", "seeding", "collective", "version", "atomic"}
+FREE |= {"yamlfile"}
 ALLOWED = {
     "boxes": set(),
     "ragged": set(),
-    "structures": {"boxes", "ragged"},
-    "schema": set(),
+    "given": set(),
+    "structures": {"boxes", "given", "ragged"},
+    "schema": {"given"},
     "errors": set(),
     "seeding": set(),
     "collective": set(),

@@ -1,5 +1,6 @@
 """The six types: selection, movement between views, mirrors, soft and hard assignments."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from ssod import seeding
 from ssod.boxes import DeltaCoder
+from ssod.given import given
 from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
+from tests.rows import context
 from tests.waits import Waits
 
 
@@ -199,3 +202,28 @@ def test_a_copy_to_the_cpu_is_done_when_it_is_returned(
     monkeypatch.setattr(torch.Tensor, "to", spy)
     targets([1, 2, 3, 4]).to(device)
     assert asked == [free] * 3
+
+
+@pytest.mark.parametrize(
+    ("ask", "reason"),
+    [
+        (lambda: given(None, "there is none"), "there is none"),
+        (lambda: Targets.empty(torch.zeros(1)).confidence(), "ground truth"),
+        (lambda: view().truth(), "no labels"),
+        (lambda: Assignment(*[torch.zeros(0)] * 4).matches(), "teacher's map"),
+        (lambda: context().labels, "chooses no boxes"),
+        (lambda: context().teacher, "labelled"),
+    ],
+)
+def test_what_is_absent_and_needed_is_told_in_a_sentence(ask: Callable[[], object], reason: str) -> None:
+    with pytest.raises(TypeError, match=reason):
+        ask()
+
+
+def test_what_is_there_is_handed_on() -> None:
+    found = [targets([0, 0, 1, 1])]
+    labels = Pseudo(found)
+    assert found[0].confidence() is found[0].scores
+    assert context(labels=labels).labels is labels
+    assert context(teacher=labels).teacher is labels
+    assert replace(view(), targets=found).truth() is found
