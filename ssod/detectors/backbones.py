@@ -63,6 +63,8 @@ class BackboneConfig(Section):
     detectron2's models); by default the second (torchvision)."""
     pixel_std: tuple[float, float, float] | None = None
     "What RGB in 0..255 is divided by; `[1, 1, 1]` for detectron2's MSRA models. By default ImageNet's deviations."
+    name: str
+    "The detector."
 
     @model_validator(mode="before")
     @classmethod
@@ -120,7 +122,7 @@ def build_backbone(cfg: BackboneConfig) -> BackboneWithFPN:
         body: nn.Module = Tiny(norm)
     else:
         body = get_model(cfg.backbone, weights=None, norm_layer=norm)
-        body = body.features if cfg.backbone == "mobilenet_v3_large" else body
+        body = body.get_submodule("features") if cfg.backbone == "mobilenet_v3_large" else body
     if cfg.downsample == "1x1":
         stride_first(body)
     names, widths = LEVELS[cfg.backbone]
@@ -185,9 +187,9 @@ class Normalise(nn.Module):
     def __init__(self, std: tuple[float, float, float] | None = None) -> None:
         super().__init__()
         mean = torch.tensor([0.485, 0.456, 0.406])
-        std = torch.tensor([0.229, 0.224, 0.225]) if std is None else torch.tensor(std) / 255
+        deviation = torch.tensor([0.229, 0.224, 0.225]) if std is None else torch.tensor(std) / 255
         self.register_buffer("mean", mean[:, None, None], persistent=False)
-        self.register_buffer("std", std[:, None, None], persistent=False)
+        self.register_buffer("std", deviation[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
         """[N, 3, H, W] and [N, 2] (height, width) without padding -> [N, 3, H, W]."""
@@ -208,7 +210,7 @@ class Tiny(nn.Sequential):
     """
 
     def __init__(self, norm: NormLayer, widths: tuple[int, ...] = (16, *LEVELS["tiny"][1])) -> None:
-        stages = [("stem", Conv2dNormActivation(3, widths[0], 3, 2, norm_layer=norm))]
+        stages: list[tuple[str, nn.Module]] = [("stem", Conv2dNormActivation(3, widths[0], 3, 2, norm_layer=norm))]
         stages += [(f"layer{i}", _Stage(widths[i - 1], widths[i], norm)) for i in range(1, 5)]
         super().__init__(OrderedDict(stages))
 

@@ -1,10 +1,9 @@
 """The one door to the detectors: a config section in, an ``nn.Module`` out."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 from pydantic import Field
-from torch import nn
 
 from ssod.detectors.d2.config import D2Config, D2FasterRcnnConfig, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.dense import build_d2_dense
@@ -17,6 +16,7 @@ from ssod.detectors.weights import initialise, match_eps
 from ssod.errors import SsodError
 from ssod.structures import Detector
 
+OurConfig = Annotated[RetinaNetConfig | FcosConfig | FasterRcnnConfig, Field(discriminator="name")]
 DetectorConfig = Annotated[
     RetinaNetConfig | FcosConfig | FasterRcnnConfig | D2RetinaNetConfig | D2FcosConfig | D2FasterRcnnConfig,
     Field(discriminator="name"),
@@ -30,7 +30,8 @@ _CONFIGS = {
     "d2_fcos": D2FcosConfig,
     "d2_faster_rcnn": D2FasterRcnnConfig,
 }
-_BUILDERS = {
+# Each is called with the section of its own name.
+_BUILDERS: dict[str, Callable[[Any, int], Detector]] = {
     "retinanet": build_retinanet,
     "fcos": build_fcos,
     "faster_rcnn": build_faster_rcnn,
@@ -55,12 +56,12 @@ def build(cfg: DetectorConfig, num_classes: int, *, pretrained: bool = True, cla
     """
     if num_classes < 1:
         raise SsodError("data", "classes", f"{num_classes} classes", "a detector needs at least one")
-    detector: nn.Module = _BUILDERS[cfg.name](cfg, num_classes)
-    d2 = isinstance(cfg, D2Config)
-    if not d2:
+    detector = _BUILDERS[cfg.name](cfg, num_classes)
+    if not isinstance(cfg, D2Config):
         match_eps(detector, cfg)
     if pretrained:
-        loaded = initialise_d2(detector, cfg, classes) if d2 else initialise(detector, cfg, classes)
+        own = not isinstance(cfg, D2Config)
+        loaded = initialise(detector, cfg, classes) if own else initialise_d2(detector, cfg, classes)
         detector.pretrained_heads = heads_among(detector, set(loaded.fresh))
     return detector
 

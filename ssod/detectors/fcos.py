@@ -113,7 +113,7 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
 
 def points_of(cfg: FcosConfig, strides: tuple[int, ...]) -> Anchors:
     """Return the points, as squares of one stride around them."""
-    squares = [(float(s),) for s in strides]
+    squares: list[tuple[float, ...]] = [(float(s),) for s in strides]
     return Anchors(squares, (1.0,), strides, offset=0.5) if cfg.points == "middle" else Anchors(squares, (1.0,))
 
 

@@ -90,14 +90,14 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         box_kind=kind,
         level_scale=cfg.level_scale,
         normalise=Normalise(cfg.pixel_std),
-        align=cfg.align and build_align(cfg.align, head, cfg.channels, strides),
+        align=None if cfg.align is None else build_align(cfg.align, head, cfg.channels, strides),
     )
 
 
 def build_head(cfg: RetinaNetConfig, kind: Kind, per_cell: int, num_classes: int) -> RetinaNetHead:
     """Return the head for box losses of ``kind``."""
     norm = group_norm if cfg.head_norm == "group" else None
-    if kind == "aligned":
+    if cfg.align is not None:
         distances = cfg.align.decode == "distances"
         return TowerHead(cfg.channels, per_cell, num_classes, norm_layer=norm, distances=distances)
     head = SpreadHead if kind == "spread" else RetinaNetHead
@@ -112,7 +112,7 @@ def coder_of(cfg: RetinaNetConfig) -> Coder:
     return DeltaCoder(1 / shift, 1 / size)
 
 
-def build_align(cfg: AlignConfig, head: TowerHead, channels: int, strides: tuple[int, ...]) -> Align:
+def build_align(cfg: AlignConfig, head: RetinaNetHead, channels: int, strides: tuple[int, ...]) -> Align:
     """Return the alignment of the boxes of ``head``."""
     convolutions = len(head.classification_head.conv) + len(head.regression_head.conv)
     across = cfg.name == "3d"

@@ -23,7 +23,8 @@ class RoIPool(nn.Module):
         super().__init__()
         self.first, self.last = levels
         self.size, self.adaptive = size, adaptive
-        self.level_of = initLevelMapper(*levels, canonical_scale=scale)
+        # type: ignore because torchvision's hint says int; it divides by it.
+        self.level_of = initLevelMapper(*levels, canonical_scale=scale)  # type: ignore
 
     def forward(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> Tensor:
         """Pyramid [N, C, h, w] (finest first; further levels are not read), [R, 4], [R] -> [R, C, size, size]."""

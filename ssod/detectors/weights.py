@@ -31,13 +31,14 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from ssod import modelfile
 from ssod.detectors.backbones import GROUPS, BackboneConfig
 from ssod.errors import Exit, SsodError
+from ssod.structures import Detector
 
 State = dict[str, Tensor]
 
@@ -61,7 +62,7 @@ class Loaded(NamedTuple):
     fresh: tuple[str, ...]
 
 
-def initialise(detector: nn.Module, cfg: BackboneConfig, classes: Sequence[str] = ()) -> Loaded:
+def initialise(detector: Detector, cfg: BackboneConfig, classes: Sequence[str] = ()) -> Loaded:
     """Load the weights that ``cfg.weights`` names into a freshly built detector.
 
     Args:
@@ -75,20 +76,20 @@ def initialise(detector: nn.Module, cfg: BackboneConfig, classes: Sequence[str] 
     if cfg.weights == "none":
         return Loaded(0, tuple(detector.state_dict()))
     if cfg.weights == "imagenet":
-        state = fetch(get_model_weights(cfg.backbone).IMAGENET1K_V1)
+        state = fetch(get_model_weights(cfg.backbone)["IMAGENET1K_V1"])
     elif cfg.weights == "coco":
-        state = fetch(get_model_weights(TORCHVISION[cfg.name]).COCO_V1)
+        state = fetch(get_model_weights(TORCHVISION[cfg.name])["COCO_V1"])
     else:
         state = read(Path(cfg.weights))
         theirs = modelfile.class_names(cfg.weights) if classes else None
-        if theirs not in (None, list(classes)):
+        if theirs is not None and theirs != list(classes):
             state = by_name(detector, state, theirs, classes, cfg.weights)
     loaded = fit(detector, state, cfg, cfg.weights)
     log.info("weights %s: %d tensors taken, %d start afresh", cfg.weights, loaded.taken, len(loaded.fresh))
     return loaded
 
 
-def match_eps(detector: nn.Module, cfg: BackboneConfig) -> None:
+def match_eps(detector: Detector, cfg: BackboneConfig) -> None:
     """Give frozen batch-norm the epsilon that the weights were trained with.
 
     torchvision's COCO weights of RetinaNet and Faster R-CNN were trained when its frozen batch-norm had none.
@@ -144,7 +145,7 @@ def read(path: Path) -> State:
     return state
 
 
-def fit(detector: nn.Module, state: State, cfg: BackboneConfig, source: str) -> Loaded:
+def fit(detector: Detector, state: State, cfg: BackboneConfig, source: str) -> Loaded:
     """Copy ``state`` into ``detector``, mapping names and class columns as the module's page says.
 
     Raises:
@@ -187,7 +188,7 @@ def backbone_names(state: State, backbone: str) -> State:
     }
 
 
-def adapt_classes(detector: nn.Module, state: State) -> State:
+def adapt_classes(detector: Detector, state: State) -> State:
     """Choose the class columns of the last layers, or leave those layers out where no column fits."""
     own, adapted = detector.state_dict(), dict(state)
     for name, outer, inner in class_layers(detector, state):
@@ -202,7 +203,7 @@ def adapt_classes(detector: nn.Module, state: State) -> State:
     return adapted
 
 
-def by_name(detector: nn.Module, state: State, theirs: list[str], ours: Sequence[str], source: str) -> State:
+def by_name(detector: Detector, state: State, theirs: list[str], ours: Sequence[str], source: str) -> State:
     """Give each of our classes the column of its name, and those that the file does not know the detector's own.
 
     Args:
@@ -230,7 +231,7 @@ def by_name(detector: nn.Module, state: State, theirs: list[str], ours: Sequence
     return adapted
 
 
-def class_layers(detector: nn.Module, state: State) -> list[tuple[str, int, int]]:
+def class_layers(detector: Detector, state: State) -> list[tuple[str, int, int]]:
     """Return the weights with rows for classes: name, outer and inner of their rows [outer, classes, inner]."""
     own = detector.state_dict()
     return [
@@ -255,7 +256,7 @@ def class_columns(have: int, want: int, dense: bool) -> list[int] | None:
 
 def coco_ids() -> list[int]:
     """Return COCO's 80 category ids in use, ascending: the order of labels 0..79."""
-    names = get_model_weights(TORCHVISION["retinanet"]).COCO_V1.meta["categories"]
+    names = get_model_weights(TORCHVISION["retinanet"])["COCO_V1"].meta["categories"]
     return [i for i, name in enumerate(names) if name not in ("N/A", "__background__")]
 
 

@@ -82,6 +82,10 @@ class D2FasterRcnnConfig(D2Config):
     "One of detectron2's own configs by name, a YAML file of yours, or what would stand in that file."
 
 
+# Any of them.
+AnyD2Config = D2RetinaNetConfig | D2FcosConfig | D2FasterRcnnConfig
+
+
 def is_own_file(name: str) -> bool:
     """Whether ``name`` is a YAML file of the user's, and not the name of one of detectron2's configs.
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssod.detectors.backbones import BackboneConfig
-from ssod.detectors.build import DetectorConfig, build
-from ssod.detectors.d2.same import Layout, same, unlike
+from ssod.detectors.build import OurConfig, build
+from ssod.detectors.d2.same import D2Detector, Layout, same, unlike
 from ssod.detectors.weights import State
 from ssod.errors import SsodError
 from ssod.schema import Section
@@ -31,7 +31,7 @@ _FUNCTION = (
 _COLUMNS = r"\.(cls_logits|bbox_reg)\.|^rpn\.head\.bbox_pred\."  # layers with a row for each anchor of a cell
 
 
-def ours_of(theirs: nn.Module, weights: str = "converted") -> tuple[Detector, dict[str, Any]]:
+def ours_of(theirs: D2Detector, weights: str = "converted") -> tuple[Detector, dict[str, Any]]:
     """Return our detector that is detectron2's, with its weights, in eval mode, and its config section.
 
     Args:
@@ -43,13 +43,13 @@ def ours_of(theirs: nn.Module, weights: str = "converted") -> tuple[Detector, di
     """
     section, layout = same(theirs)
     section["weights"] = weights
-    ours = build(TypeAdapter(DetectorConfig).validate_python(section), theirs.num_classes, pretrained=False)
+    ours = build(TypeAdapter(OurConfig).validate_python(section), theirs.num_classes, pretrained=False)
     same_anchors(ours, theirs, layout)
     ours.load_state_dict(to_ours(theirs.state_dict(), ours.state_dict(), layout))
     return ours.eval(), section
 
 
-def theirs_of(ours: nn.Module, cfg: BackboneConfig, theirs: nn.Module) -> State:
+def theirs_of(ours: Detector, cfg: BackboneConfig, theirs: D2Detector) -> State:
     """Return the weights of our detector under detectron2's names.
 
     Args:
@@ -62,7 +62,7 @@ def theirs_of(ours: nn.Module, cfg: BackboneConfig, theirs: nn.Module) -> State:
     """
     section, layout = same(theirs)
     section["weights"] = "converted"
-    refuse_difference(cfg, TypeAdapter(DetectorConfig).validate_python(section))
+    refuse_difference(cfg, TypeAdapter(OurConfig).validate_python(section))
     same_anchors(ours, theirs, layout)
     return to_theirs(ours.state_dict(), theirs.state_dict(), layout)
 
@@ -88,9 +88,10 @@ def refuse_difference(ours: BackboneConfig, needed: BackboneConfig) -> None:
 
 def _value(cfg: Section, key: str) -> Any:
     """Return a setting by its dotted key, or None where there is no such setting."""
+    value: Any = cfg
     for part in key.split("."):
-        cfg = getattr(cfg, part, None)
-    return cfg
+        value = getattr(value, part, None)
+    return value
 
 
 def _written(value: Any) -> str:
@@ -207,7 +208,7 @@ def moved(name: str, value: Tensor, layout: Layout, *, back: bool) -> Tensor:
     return value
 
 
-def same_anchors(ours: nn.Module, theirs: nn.Module, layout: Layout) -> None:
+def same_anchors(ours: Detector, theirs: D2Detector, layout: Layout) -> None:
     """Raise ``SsodError`` where the priors of the two differ."""
     grids = [(2, 3)] * len(theirs.strides)
     canvas = (2 * theirs.strides[0], 3 * theirs.strides[0])

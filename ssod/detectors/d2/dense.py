@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from ssod.assign.pick import Assigner, pick_assigner
 from ssod.boxes import Coder, LtrbCoder
 from ssod.collective import mean_over_ranks
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
-from ssod.detectors.d2.model import build_model
+from ssod.detectors.d2.model import D2Model, build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig, clip_last
 from ssod.detectors.dense import Dense, DenseOutput, count_in_batch, positives
@@ -54,7 +55,12 @@ class D2Dense(Dense):
         assigner: another assigner than detectron2's.
     """
 
-    def __init__(self, model: nn.Module, normalizer: str, assigner: Assigner | None = None) -> None:
+    backbone: D2Model
+    head: D2Model
+    anchors: D2Anchors
+    normalise: Pixels
+
+    def __init__(self, model: D2Model, normalizer: str, assigner: Assigner | None = None) -> None:
         fcos = type(model).__name__ == "FCOS"
         shapes = model.backbone.output_shape()
         assert_levels(list(shapes), model.head_in_features)
@@ -93,7 +99,7 @@ class D2Dense(Dense):
         """What is below the pyramid."""
         return body_of(self.backbone)
 
-    def heads(self, features: list[Tensor]) -> dict[str, Tensor]:
+    def heads(self, features: list[Tensor]) -> dict[str, Any]:
         """Run detectron2's head; see ``Dense.heads``."""
         logits, deltas, *centerness = self.head(features)
         out = {
@@ -123,14 +129,14 @@ class D2Dense(Dense):
         return dict.fromkeys(("cls", "box", "quality"), self.normalizer(positives(a, p.num_classes) | a.fg))
 
 
-def own_assigner(model: nn.Module) -> Assigner:
+def own_assigner(model: D2Model) -> Assigner:
     """Return detectron2's rule as one of our assigners."""
     if type(model).__name__ == "FCOS":
         return CentreAssigner(model.center_sampling_radius)
     return iou_assigner(model.anchor_matcher)
 
 
-def iou_assigner(matcher: object) -> IoUAssigner:
+def iou_assigner(matcher: Any) -> IoUAssigner:
     """Return our assigner for a detectron2 ``Matcher`` of background, ignored, foreground.
 
     Raises:
@@ -142,7 +148,7 @@ def iou_assigner(matcher: object) -> IoUAssigner:
     return IoUAssigner(rest[0] if rest else low, low, claim=matcher.allow_low_quality_matches)
 
 
-def ltrb_coder(transform: object) -> Coder:
+def ltrb_coder(transform: Any) -> Coder:
     """Return our coder for detectron2's ``Box2BoxTransformLinear``."""
     if not transform.normalize_by_size:
         raise SsodError("config", FIELD, "distances are not divided by the stride", "use normalize_by_size=True")
@@ -151,4 +157,5 @@ def ltrb_coder(transform: object) -> Coder:
 
 def build_d2_dense(cfg: D2RetinaNetConfig | D2FcosConfig, num_classes: int) -> D2Dense:
     """Return detectron2's RetinaNet or FCOS with random weights; raises as ``build_model`` does."""
-    return D2Dense(build_model(cfg, num_classes), cfg.normalizer, cfg.assigner and pick_assigner(cfg.assigner))
+    assigner = None if cfg.assigner is None else pick_assigner(cfg.assigner)
+    return D2Dense(build_model(cfg, num_classes), cfg.normalizer, assigner)

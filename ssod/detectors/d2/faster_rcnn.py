@@ -10,7 +10,7 @@ from torchvision.ops import roi_align
 
 from ssod.detectors.d2.config import FIELD, D2FasterRcnnConfig
 from ssod.detectors.d2.dense import iou_assigner
-from ssod.detectors.d2.model import build_model
+from ssod.detectors.d2.model import D2Model, build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, clip_first, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.rcnn import Rcnn, RoiConfig, RpnConfig
@@ -26,7 +26,13 @@ class D2FasterRcnn(Rcnn):
         model: detectron2's model.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    backbone: D2Model
+    anchors: D2Anchors
+    normalise: Pixels
+    proposal_generator: D2Model
+    roi_heads: D2Model
+
+    def __init__(self, model: D2Model) -> None:
         refuse_unknown(model)
         shapes = model.backbone.output_shape()
         rpn, roi = model.proposal_generator, model.roi_heads
@@ -128,7 +134,7 @@ def most_candidates(proposals: int, num_classes: int, score: float) -> int:
     return proposals * min(num_classes, math.ceil(1 / max(score, 1e-3)))
 
 
-def refuse_unknown(model: nn.Module) -> None:
+def refuse_unknown(model: D2Model) -> None:
     """Raise ``SsodError`` where a model is more, or other, than a Faster R-CNN with a pyramid."""
     rpn, roi = model.proposal_generator, model.roi_heads
     problem = ""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from ssod.detectors.d2.config import BASE, FIELD, D2Config, is_package_name, unsafe
+from ssod.detectors.d2.config import BASE, FIELD, AnyD2Config, is_package_name, unsafe
 from ssod.errors import SsodError
+
+# A model of detectron2: of its attributes nothing is known where it is not installed.
+D2Model = Any
 
 INSTALL = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 # Where a YAML config keeps the number of classes, and what the detector is called there.
@@ -32,7 +33,7 @@ def require(name: str) -> None:
         raise SsodError("config", "detector.name", problem, f"see {INSTALL}") from error
 
 
-def build_model(cfg: D2Config, num_classes: int) -> nn.Module:
+def build_model(cfg: AnyD2Config, num_classes: int) -> D2Model:
     """Return detectron2's model.
 
     Raises:
@@ -62,7 +63,7 @@ def package_config(name: str) -> Path:
     return file
 
 
-def from_yaml(section: D2Config, num_classes: int) -> nn.Module:
+def from_yaml(section: AnyD2Config, num_classes: int) -> D2Model:
     """Build from a YAML config: detectron2's own by name, or a tree that was read safely."""
     from detectron2.config import CfgNode, get_cfg
     from detectron2.modeling import build_model as build
@@ -98,7 +99,7 @@ def from_yaml(section: D2Config, num_classes: int) -> nn.Module:
         return build(node)
 
 
-def from_python(file: Path, section: D2Config, num_classes: int) -> nn.Module:
+def from_python(file: Path, section: AnyD2Config, num_classes: int) -> D2Model:
     """Build from one of detectron2's own Python configs."""
     from detectron2.config import LazyConfig, instantiate
     from omegaconf import OmegaConf
@@ -117,7 +118,7 @@ def from_python(file: Path, section: D2Config, num_classes: int) -> nn.Module:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals() -> Generator[None, None, None]:
     """Turn what detectron2 says of a config into one line."""
     try:
         yield
@@ -127,7 +128,7 @@ def _refusals() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None, None, None]:
     logger = logging.getLogger("fvcore.common.config")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ssod.boxes import DeltaCoder, clip
 from ssod.detectors.d2.config import FIELD
+from ssod.detectors.d2.model import D2Model
 from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress, without_empty
 from ssod.errors import SsodError
-from ssod.losses.pick import Kind, LossSpec, pick
-from ssod.structures import Predictions, RowLoss
+from ssod.losses.pick import LossSpec, pick
+from ssod.structures import Kind, Predictions, Priors, RowLoss
 
 
 class Pixels(nn.Module):
@@ -21,7 +24,7 @@ class Pixels(nn.Module):
         bgr: whether its channels are blue, green, red.
     """
 
-    def __init__(self, model: nn.Module, bgr: bool) -> None:
+    def __init__(self, model: D2Model, bgr: bool) -> None:
         super().__init__()
         self.bgr = bgr
         self.register_buffer("mean", model.pixel_mean.clone(), persistent=False)
@@ -36,14 +39,16 @@ class Pixels(nn.Module):
         return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], x, 0.0)
 
 
-class D2Anchors(nn.Module):
+class D2Anchors(Priors):
     """The priors of detectron2's ``DefaultAnchorGenerator``: whole strides apart, sides in fractions of pixels.
 
     Args:
         generator: with ``cell_anchors`` (the boxes of one cell, size by size), ``strides`` and ``offset`` (in strides).
     """
 
-    def __init__(self, generator: nn.Module) -> None:
+    cell0: Tensor
+
+    def __init__(self, generator: Any) -> None:
         super().__init__()
         if type(generator).__name__ != "DefaultAnchorGenerator" or len(set(generator.num_anchors)) > 1:
             raise SsodError("config", FIELD, "has rotated anchors, or levels that differ in how many they have", "")
@@ -63,7 +68,7 @@ class D2Anchors(nn.Module):
         return torch.cat(out)
 
 
-def delta_coder(transform: object) -> DeltaCoder:
+def delta_coder(transform: Any) -> DeltaCoder:
     """Return our coder for a detectron2 ``Box2BoxTransform``.
 
     Raises:
@@ -93,7 +98,7 @@ def assert_levels(found: list[str], wanted: list[str]) -> None:
         raise SsodError("config", FIELD, f"the head looks at {list(wanted)} of levels {list(found)}", "use them all")
 
 
-def body_of(backbone: nn.Module) -> nn.Module:
+def body_of(backbone: D2Model) -> nn.Module:
     """Return what is below the pyramid; a backbone without one is all body."""
     return getattr(backbone, "bottom_up", backbone)
 

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssod.boxes import DeltaCoder
+from ssod.boxes import Coder, DeltaCoder
 from ssod.detectors.backbones import GROUPS, group_norm
 from ssod.detectors.d2.config import FIELD
+from ssod.detectors.d2.dense import D2Dense
+from ssod.detectors.d2.faster_rcnn import D2FasterRcnn
+from ssod.detectors.d2.model import D2Model
+from ssod.detectors.d2.parts import Pixels
 from ssod.detectors.decode import DecodeConfig
 from ssod.errors import Exit, SsodError
 
@@ -19,6 +23,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EPS = 1e-5
 
 Keys = dict[str, Any]
+D2Detector = D2Dense | D2FasterRcnn
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Layout:
     norm: bool
 
 
-def same(theirs: nn.Module) -> tuple[Keys, Layout]:
+def same(theirs: D2Detector) -> tuple[Keys, Layout]:
     """Return the config section, without ``weights``, of our detector that is ``theirs``, and the layout of its rows.
 
     Losses and assigners are our defaults: they do not change what is found.
@@ -51,11 +56,10 @@ def same(theirs: nn.Module) -> tuple[Keys, Layout]:
     Raises:
         SsodError: code 2, our detectors cannot be that.
     """
-    two_stage = hasattr(theirs, "proposal_generator")
     sizes, ratios, anchors = anchor_section(theirs)
     section: Keys = {"name": "", **backbone_section(theirs)}
     norm = False
-    if two_stage:
+    if isinstance(theirs, D2FasterRcnn):
         section |= {"name": "faster_rcnn", "anchors": anchors, **two_stage_section(theirs)}
     else:
         norm = tower_norm(theirs)
@@ -70,7 +74,7 @@ def decode_section(cfg: DecodeConfig) -> Keys:
     return cfg.model_dump(exclude_none=True)
 
 
-def backbone_section(theirs: nn.Module) -> Keys:
+def backbone_section(theirs: D2Detector) -> Keys:
     """Return the keys of ``BackboneConfig``."""
     pyramid = theirs.backbone
     body = pyramid.bottom_up
@@ -98,14 +102,14 @@ def backbone_section(theirs: nn.Module) -> Keys:
     return section
 
 
-def trainable(body: nn.Module, backbone: str) -> int:
+def trainable(body: D2Model, backbone: str) -> int:
     """Return how many stages learn, the stem among them."""
     return len(GROUPS[backbone]) - sum(
         not any(p.requires_grad for p in stage.parameters()) for stage in (body.stem, *body.stages)
     )
 
 
-def pixel_section(pixels: nn.Module) -> Keys:
+def pixel_section(pixels: Pixels) -> Keys:
     """Return ``pixel_std`` where it is not ImageNet's."""
     mean, std = (x.flatten().flip(0) if pixels.bgr else x.flatten() for x in (pixels.mean, pixels.std))
     if not torch.allclose(mean, torch.tensor(_MEAN) * 255, rtol=0, atol=1e-2):
@@ -115,7 +119,7 @@ def pixel_section(pixels: nn.Module) -> Keys:
     return {"pixel_std": tuple(std.tolist())}
 
 
-def anchor_section(theirs: nn.Module) -> tuple[int, int, Keys]:
+def anchor_section(theirs: D2Detector) -> tuple[int, int, Keys]:
     """Return how many sizes and ratios a cell has, and the keys of ``AnchorConfig``."""
     anchors = theirs.anchors
     side = anchors.cell0[:, 2:] - anchors.cell0[:, :2]
@@ -134,7 +138,7 @@ def anchor_section(theirs: nn.Module) -> tuple[int, int, Keys]:
     return octaves, len(ratios), section
 
 
-def tower_norm(theirs: nn.Module) -> bool:
+def tower_norm(theirs: D2Dense) -> bool:
     """Return whether the towers of the head are normalised by groups, as ours are."""
     norms = [m for m in theirs.head.modules() if "Norm" in type(m).__name__]
     if not norms:
@@ -146,7 +150,7 @@ def tower_norm(theirs: nn.Module) -> bool:
     return True
 
 
-def retinanet_section(theirs: nn.Module, anchors: Keys) -> Keys:
+def retinanet_section(theirs: D2Dense, anchors: Keys) -> Keys:
     """Return the keys of ``RetinaNetConfig`` beyond the backbone's."""
     coder = check_clip(theirs.coder)
     section: Keys = {"name": "retinanet", "anchors": anchors, "normalizer": "batch"}
@@ -155,12 +159,12 @@ def retinanet_section(theirs: nn.Module, anchors: Keys) -> Keys:
     return section
 
 
-def fcos_section(theirs: nn.Module) -> Keys:
+def fcos_section(theirs: D2Dense) -> Keys:
     """Return the keys of ``FcosConfig`` beyond the backbone's."""
     return {"name": "fcos", "points": "middle"}
 
 
-def two_stage_section(theirs: nn.Module) -> Keys:
+def two_stage_section(theirs: D2FasterRcnn) -> Keys:
     """Return the keys of ``FasterRcnnConfig`` that the heads decide."""
     roi = theirs.roi_heads
     pooler, hidden = roi.box_pooler, [name for name, _ in roi.box_head.named_parameters()]
@@ -190,8 +194,10 @@ def two_stage_section(theirs: nn.Module) -> Keys:
     return section
 
 
-def check_clip(coder: DeltaCoder) -> DeltaCoder:
-    """Return the coder, or refuse one with another largest size."""
+def check_clip(coder: Coder) -> DeltaCoder:
+    """Return the coder, or refuse one of another kind or with another largest size."""
+    if not isinstance(coder, DeltaCoder):
+        raise unlike("its box outputs are no shifts and sizes")
     if abs(coder.clip - DeltaCoder().clip) > 1e-6:
         raise unlike(f"its boxes grow to at most exp({coder.clip:.4g}), ours to exp({DeltaCoder().clip:.4g})")
     return coder

@@ -22,6 +22,7 @@ from ssod import modelfile
 from ssod.detectors.d2.config import D2Config
 from ssod.detectors.weights import Loaded, State, read
 from ssod.errors import Exit, SsodError
+from ssod.structures import Detector
 
 # Layers with a row for each class.
 CLASS_LAYERS = (
@@ -36,7 +37,7 @@ _NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b
 log = logging.getLogger("ssod")
 
 
-def initialise(detector: nn.Module, cfg: D2Config, classes: Sequence[str] = ()) -> Loaded:
+def initialise(detector: Detector, cfg: D2Config, classes: Sequence[str] = ()) -> Loaded:
     """Load the weights that ``cfg.weights`` names into a freshly built detector.
 
     Args:
@@ -63,7 +64,7 @@ def initialise(detector: nn.Module, cfg: D2Config, classes: Sequence[str] = ()) 
     return loaded
 
 
-def refuse_frozen(detector: nn.Module) -> None:
+def refuse_frozen(detector: Detector) -> None:
     """Raise ``SsodError`` where random weights would stay as they are."""
     frozen = [p for p in detector.backbone.parameters() if not p.requires_grad]
     kinds = {type(module).__name__ for module in detector.backbone.modules()}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from ssod.detectors.backbones import NormLayer
+from ssod.given import given
 from ssod.schema import Section, named
 
 FAR = math.log(1000)  # of the largest distance that a head may tell, in strides
@@ -118,9 +119,10 @@ class Align(nn.Module):
         self.mapping = nn.Conv2d(channels, hidden, 1)
         self.scale_offset = nn.Conv2d(3 * hidden, 4, 3, padding=1) if across else None
         self.space_offset = nn.Conv2d(3 * hidden, 8, 3, padding=1)
-        for layer in self.children():
-            nn.init.normal_(layer.weight, std=0.001)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.mapping, self.scale_offset, self.space_offset):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.001)
+                nn.init.zeros_(bias_of(layer))
 
     def forward(self, towers: list[Tensor], boxes: list[Tensor]) -> list[Tensor]:
         """Align boxes; per level [N, channels, h, w] features and [N, 4, h, w] boxes in grid units -> such boxes."""
@@ -144,6 +146,11 @@ class Align(nn.Module):
             if self.scale_offset is not None:
                 scale.append(self.scale_offset(near))
         return scale, space
+
+
+def bias_of(layer: nn.Conv2d) -> Tensor:
+    """Return the bias of a convolution that has one."""
+    return given(layer.bias, "this convolution has no bias")
 
 
 def to_rows(x: Tensor, width: int) -> Tensor:

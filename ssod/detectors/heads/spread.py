@@ -14,7 +14,7 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ssod.detectors.heads.fam3d import to_rows
+from ssod.detectors.heads.fam3d import bias_of, to_rows
 
 # False says what silence says, so that a config which names the key is the same run as one that does not.
 Spread = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
@@ -47,7 +47,7 @@ def spread_layer(channels: int, per_cell: int) -> nn.Conv2d:
     """Return the convolution from a box tower to spreads, as logits of deviations."""
     layer = nn.Conv2d(channels, 4 * per_cell, 3, padding=1)
     nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(bias_of(layer))
     return layer
 
 
