@@ -25,14 +25,14 @@ _PREFIX = ".tmp-"
 _passed: Counter[str] = Counter()  # how often each failpoint was met; only ever touched while SSOD_FAILPOINT is set
 
 
-def write(path: Path, fill: Callable[[BinaryIO], None], *, previous: Path | None = None, label: str = "file") -> None:
+def write(path: Path, fill: Callable[[BinaryIO], object], *, previous: Path | None = None, label: str = "file") -> None:
     """Replace ``path`` by what ``fill`` writes, or leave it as it was, whatever happens in between.
 
     The bytes go to a temporary file in the same folder, are forced to the disk, and only then take the name.
 
     Args:
         path: the file; its folder is made if there is none.
-        fill: writes the content to an open binary file.
+        fill: writes the content to an open binary file; what it returns is not looked at.
         previous: where the old content of ``path`` goes; None = it is given up.
         label: the first part of the failpoints' names.
 
@@ -69,7 +69,7 @@ def write(path: Path, fill: Callable[[BinaryIO], None], *, previous: Path | None
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text as ``write`` does."""
-    write(path, lambda file: file.write(text.encode()) and None)
+    write(path, lambda file: file.write(text.encode()))
 
 
 def sweep(folder: Path) -> int:

@@ -96,7 +96,7 @@ def export(
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise atomic.refused(file.parent, error) from None
-    atomic.write(file, lambda target: target.write(content) and None, label="export")
+    atomic.write(file, lambda target: target.write(content), label="export")
     cfg = model.detector.decode
     print(f"{file}: {len(content) / 1e6:.1f} MB; up to {cfg.detections} detections above {cfg.score:g} per image")
     print(f"compared with torch: {found.line()}" if found is not None else "not compared with torch")

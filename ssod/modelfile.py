@@ -37,7 +37,7 @@ def save(path: Path | str, state: dict[str, Tensor], card: Card) -> None:
     _check_finite(path, state, Exit.DIVERGED)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     content = to_bytes(tensors, {_CARD: json.dumps({"format": FORMAT, **card})})
-    atomic.write(path, lambda file: file.write(content) and None, label="model")
+    atomic.write(path, lambda file: file.write(content), label="model")
 
 
 def read(path: Path | str) -> tuple[dict[str, Tensor], Card]:

@@ -56,7 +56,7 @@ def save_pseudo(path: Path, look: Pseudo) -> None:
         right=look.right,
         counted=look.counted,
     )
-    atomic.write(path, lambda file: file.write(buffer.getvalue()) and None)
+    atomic.write(path, lambda file: file.write(buffer.getvalue()))
 
 
 def read_pseudo(path: Path) -> Pseudo:

@@ -104,7 +104,7 @@ def make_theirs(source: Path, out: Path, target: Path | None, overrides: list[st
     found = compare(ours, original(section, classes, state), theirs.normalise.bgr, out)
     content = io.BytesIO()
     torch.save({"model": state}, content)
-    atomic.write(out, lambda file: file.write(content.getvalue()) and None, label="weights")
+    atomic.write(out, lambda file: file.write(content.getvalue()), label="weights")
     return found
 
 

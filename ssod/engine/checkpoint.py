@@ -69,7 +69,8 @@ def save(folder: Path, state: State, name: str = LAST) -> None:
     def fill(file: BinaryIO) -> None:
         hashing = _Hashing(file)
         try:
-            torch.save({"schema": SCHEMA, **state}, hashing)
+            # type: ignore because torch's hint says a whole file; it calls write and flush alone.
+            torch.save({"schema": SCHEMA, **state}, hashing)  # type: ignore
         except RuntimeError as error:
             raise hashing.error or error from error
         atomic.failpoint("ckpt.before_trailer")

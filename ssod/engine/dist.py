@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -38,7 +38,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 @contextmanager
-def job(device: torch.device, *, timeout: float = 600.0) -> Iterator[None]:
+def job(device: torch.device, *, timeout: float = 600.0) -> Generator[None, None, None]:
     """Take part in the job that torchrun describes in the environment; alone, do nothing.
 
     After an error the job is not left in order: with NCCL that takes every rank, and the others may be waiting for this
@@ -101,7 +101,8 @@ def wrap(method: nn.Module) -> nn.Module:
     # torch 2.15 renames the argument and warns about the old name.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(method, find_unused_parameters=False, **{name: False})
+    buffers: dict[str, Any] = {name: False}
+    return DistributedDataParallel(method, find_unused_parameters=False, **buffers)
 
 
 @torch.no_grad()
@@ -113,13 +114,14 @@ def average_statistics(model: nn.Module) -> None:
     live = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     if not collective.active() or not live:
         return
-    own = [buffer for module in live for buffer in (module.running_mean, module.running_var)]
+    both = [buffer for module in live for buffer in (module.running_mean, module.running_var)]
+    own = [buffer for buffer in both if buffer is not None]
     mean = collective.mean_over_ranks(torch.cat(own))
     torch._foreach_copy_(own, list(mean.split([len(buffer) for buffer in own])))
 
 
 @contextmanager
-def no_sync(model: nn.Module, wanted: bool) -> Iterator[None]:
+def no_sync(model: nn.Module, wanted: bool) -> Generator[None, None, None]:
     """Leave gradients un-averaged inside, if ``wanted``: for all but the last of several micro-batches."""
     if wanted and isinstance(model, DistributedDataParallel):
         with model.no_sync():

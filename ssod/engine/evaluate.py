@@ -111,7 +111,7 @@ def _rows(image: Any, targets: Targets, categories: list[int]) -> list[dict]:
     xywh = torch.cat([targets.boxes[:, :2], targets.boxes[:, 2:] - targets.boxes[:, :2]], 1).tolist()
     return [
         {"image_id": image, "category_id": categories[label], "bbox": box, "score": score}
-        for box, label, score in zip(xywh, targets.labels.tolist(), targets.scores.tolist())
+        for box, label, score in zip(xywh, targets.labels.tolist(), targets.confidence().tolist())
     ]
 
 

@@ -10,6 +10,7 @@ import torch.distributed as torch_dist
 from torch import Tensor, nn
 
 from ssod import collective
+from ssod.given import given
 
 # A magnitude no healthy weight, gradient or momentum has, small enough that an update made from such numbers, Adam's
 # squares included, is still finite in float32: what passes here cannot make a weight, and so a teacher, non-finite.
@@ -113,15 +114,16 @@ class Guard:
         return ""
 
     def _live(self) -> list[Tensor]:
-        return [module._buffers[name] for module, name in self._written]
+        return [buffer_of(module, name) for module, name in self._written]
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return every floating-point tensor that outlives a step: a method's own buffers, and all the rest."""
         names = {id(parameter): name for name, parameter in self._parameters.items()}
-        rest, banks = dict(self._parameters), {}
+        rest: dict[str, Tensor] = dict(self._parameters)
+        banks: dict[str, Tensor] = {}
         for path, (module, name) in self._slots.items():
             model = {"student", "teacher"} & set(path.split("."))  # those of a second model are deeper
-            (rest if model else banks)[path] = module._buffers[name]
+            (rest if model else banks)[path] = buffer_of(module, name)
         for parameter, state in self.optimizer.state.items():
             named = {f"{key} of {names[id(parameter)]}": value for key, value in state.items()}
             # Adam counts its steps in scalars on the CPU; there is nothing to watch in them.
@@ -132,6 +134,11 @@ class Guard:
         banks, rest = self._state()
         bad = ~(_norms(rest) < LIMIT).all()
         return bad | _norms(banks).isnan().any() if banks else bad
+
+
+def buffer_of(module: nn.Module, name: str) -> Tensor:
+    """Return a buffer that was there when the run began."""
+    return given(module._buffers[name], f"the buffer {name} has been taken away")
 
 
 def _floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -269,7 +269,7 @@ def save(path: Path, matches: Matches) -> None:
         counted=np.packbits(matches.counted, axis=1),
         wanted=matches.wanted.astype(np.int32),
     )
-    atomic.write(path, lambda file: file.write(buffer.getvalue()) and None)
+    atomic.write(path, lambda file: file.write(buffer.getvalue()))
 
 
 def read(path: Path) -> Matches:
@@ -280,8 +280,8 @@ def read(path: Path) -> Matches:
     """
     with reading(path, "remove it; the run is then compared without intervals") as file:
         text = json.loads(str(file["text"]))
-        columns = [file[name] for name in ("image", "label", "score", "iou")]
-        flags = [np.unpackbits(file[n], axis=1, count=len(IOUS)).astype(bool) for n in ("right", "counted")]
-        return Matches(
-            text["ids"], tuple(text["classes"]), *columns, *flags, file["wanted"], text["points"], text["about"]
-        )
+        image, label, score, iou = (file[name] for name in ("image", "label", "score", "iou"))
+        right, counted = (np.unpackbits(file[n], axis=1, count=len(IOUS)).astype(bool) for n in ("right", "counted"))
+        classes, wanted = tuple(text["classes"]), file["wanted"]
+        columns = (image, label, score, iou, right, counted)
+        return Matches(text["ids"], classes, *columns, wanted, text["points"], text["about"])

@@ -48,7 +48,10 @@ class AdamW(Section):
 
 
 # What each keeps of a parameter from step to step.
-_KEPT = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}}
+_KEPT: dict[type[torch.optim.Optimizer], set[str]] = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+}
 
 OptimizerConfig = Annotated[SGD | AdamW, Field(discriminator="name")]
 

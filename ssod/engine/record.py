@@ -43,4 +43,6 @@ class Record:
 
     def results(self) -> dict[str, float]:
         """Return the last and the best teacher, for people; nothing where none was evaluated."""
+        if self.best is None:
+            return {}
         return {f"teacher {self.name}": self.last[self.name], "best": self.best} if self.name in self.last else {}

@@ -168,7 +168,8 @@ class RunFolder:
                 self.path, "", f"locked by {owner}", "wait for it, or use another run name", code=Exit.IO
             ) from None
         except OSError as error:  # a network file system without locks
-            problem = f"cannot be locked ({os.strerror(error.errno)}); no second process is kept out"
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            problem = f"cannot be locked ({reason}); no second process is kept out"
             logging.getLogger("ssod").warning(f"{self.path}: {problem}")
         try:
             os.ftruncate(handle, 0)
