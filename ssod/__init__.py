@@ -13,9 +13,9 @@ _CALLS = {
     "load_config": ("ssod.config", "load"),
     "load_recipe": ("ssod.config", "load_recipe"),
     "train": ("ssod.run", "train"),
-    "evaluate": ("ssod.measure", "evaluate"),
-    "load": ("ssod.predict", "load"),
-    "export": ("ssod.export", "export"),
+    "evaluate": ("ssod.commands.evaluate", "evaluate"),
+    "load": ("ssod.inference.predict", "load"),
+    "export": ("ssod.inference.export", "export"),
 }
 
 __all__ = ["__version__", "evaluate", "export", "load", "load_config", "load_recipe", "train"]

@@ -12,7 +12,9 @@ from typing import Annotated
 
 import typer
 
-from ssod.errors import Exit, SsodError
+from ssod.commands import listing
+from ssod.commands.options import Fold, Percent, RecipeData, RecipeDetector, RecipeMethod, Weights, Words
+from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
 
 app = typer.Typer(
@@ -24,20 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONFIG] [KEY=VALUE]...",
-        help="A config file (YAML), or the three options below; then changes to it: key.path=value ...",
-    ),
-]
-RecipeMethod = Annotated[str | None, typer.Option("--method", help="A recipe's method: a file of configs/methods.")]
-RecipeDetector = Annotated[str | None, typer.Option("--detector", help="Its detector: a file of configs/detectors.")]
-RecipeData = Annotated[str | None, typer.Option("--data", help="Its data set: a file of configs/data.")]
-Percent = Annotated[float | None, typer.Option("--percent", help="Its share of the labels, in per cent.")]
-Fold = Annotated[int | None, typer.Option("--fold", help="Its draw of the labels.")]
-Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]
-
 
 @app.command()
 def demo(
@@ -46,7 +34,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer or more steps than the demo's config says.")] = None,
 ) -> None:
     """The main job on a generated data set, on the CPU: a supervised twin and Mean Teacher, side by side."""
-    from ssod.demo import demo
+    from ssod.commands.demo import demo
 
     demo(out, seeds=seeds, steps=steps)
 
@@ -54,7 +42,7 @@ def demo(
 @app.command()
 def doctor() -> None:
     """Versions, torch/torchvision pairing, devices, write access; exit 0 or 1."""
-    from ssod.doctor import doctor
+    from ssod.commands.doctor import doctor
 
     raise typer.Exit(doctor())
 
@@ -88,7 +76,7 @@ def init(
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
-    from ssod.starter import write_config, write_recipe
+    from ssod.commands.init import write_config, write_recipe
 
     own = {"labeled": labeled, "val": val, "unlabeled": unlabeled, "images": images, "val_images": val_images}
     given = {key: value for key, value in own.items() if value is not None}
@@ -139,7 +127,7 @@ def plan(
     fold: Fold = None,
 ) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
-    from ssod.plan import plan
+    from ssod.commands.plan import plan
 
     plan(_load(words, method, detector, data, percent, fold))
 
@@ -159,9 +147,11 @@ def train(
     ] = None,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
-    from ssod.run import train
+    from ssod.build import opened
 
-    train(_load(words, method, detector, data, percent, fold), out=out, allow_change=allow_change or [])
+    cfg = _load(words, method, detector, data, percent, fold)
+    with opened(cfg, out=out, allow_change=allow_change or []) as trainer:
+        trainer.fit()
 
 
 @app.command("eval")
@@ -178,7 +168,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
-    from ssod.measure import evaluate
+    from ssod.commands.evaluate import evaluate
 
     evaluate(weights, data=data, score=score, overrides=overrides or [])
 
@@ -191,7 +181,7 @@ def predict(
     score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
-    from ssod.predict import predict_files
+    from ssod.inference.predict import predict_files
 
     predict_files(weights, images, out, score=score)
 
@@ -205,7 +195,7 @@ def label(
     score: Annotated[float, typer.Option(help="Keep boxes above this score.")] = 0.5,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
-    from ssod.predict import label_files
+    from ssod.inference.predict import label_files
 
     label_files(weights, images, out, format=format, score=score)
 
@@ -217,7 +207,7 @@ def export(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
 ) -> None:
     """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
-    from ssod.export import export
+    from ssod.inference.export import export
 
     export(weights, format=format, out=out)
 
@@ -233,7 +223,7 @@ def compare(
     resamples: Annotated[int, typer.Option(min=10, help="Draws of the val images behind an interval.")] = 1000,
 ) -> None:
     """Several runs side by side: AP over folds and seeds, gain over the supervised twin, cost; refuses unlike ones."""
-    from ssod.compare.main import compare
+    from ssod.commands.compare import compare
 
     compare(runs or [], sweep=sweep, out=out or [], resamples=resamples)
 
@@ -267,35 +257,8 @@ def show_config(
     print(describe(_load(words, method, detector, data, percent, fold)))
 
 
-@app.command()
-def methods() -> None:
-    """The methods a config can name."""
-    from ssod.methods.find import names, summary
-
-    _table((name, summary(name)) for name in names())
-
-
-@app.command()
-def detectors() -> None:
-    """The detectors a config can name."""
-    from ssod.detectors.build import describe
-
-    _table(describe())
-
-
-@app.command()
-def losses() -> None:
-    """The losses and weightings a config can name."""
-    from ssod.losses import criterion, pick
-
-    _table(pick.describe() + criterion.describe())
-
-
-def _table(rows: object) -> None:
-    pairs = list(rows)
-    width = max(len(name) for name, _ in pairs)
-    for name, text in pairs:
-        print(f"{name:<{width}}  {text}")
+for listed in (listing.methods, listing.detectors, listing.losses):
+    app.command()(listed)
 
 
 def _load(words: list[str] | None, *named: str | float | None) -> object:

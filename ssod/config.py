@@ -13,33 +13,23 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from ssod import recipes
 from ssod.data.datasets import DataConfig
-from ssod.data.views import ViewsConfig, misaligned
 from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
-from ssod.errors import SsodError
-from ssod.merging import merge, override, replace
+from ssod.evaluation.eval_config import EvalConfig
 from ssod.methods.base import Common
-from ssod.methods.find import find
-from ssod.mistakes import Source, nearest, origin_of, read_section, shown
-from ssod.schema import Section
-from ssod.yamlfile import dump_yaml, read_yaml
-
-
-class EvalConfig(Section):
-    """How a detector is measured."""
-
-    metric: Literal["coco", "voc", "voc07"] = "coco"
-    "COCO's AP; or VOC's with the area under the curve, or VOC 2007's with 11 points."
-    batch: int = Field(8, ge=1)
-    "Images at a time, on each process."
-    diagnose: int = Field(64, ge=0)
-    "Unlabelled images on which pseudo-labels are looked at after each evaluation, for log and report; 0 = none."
+from ssod.methods.registry import find
+from ssod.transforms.views import ViewsConfig, misaligned
+from ssod.utils import recipes
+from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown
+from ssod.utils.errors import SsodError
+from ssod.utils.merging import merge, override, replace
+from ssod.utils.schema import Section
+from ssod.utils.yaml_io import dump_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -88,7 +78,8 @@ def load(
     """Read, merge, override and validate a config file.
 
     Args:
-        path: the YAML file. Its ``recipe`` names files of ``configs`` that it is merged over; see ``ssod/recipes.py``.
+        path: the YAML file. Its ``recipe`` names files of ``configs`` that it is merged over; see
+            ``ssod/utils/recipes.py``.
         overrides: ``key.path=value`` with the value in YAML.
         replaced: dotted key -> what takes the place of all that the file says there, before the overrides.
         recipe: keys that take the place of those in the file's ``recipe``.

@@ -1,43 +1,14 @@
-"""The composition root: the only file that knows every part and puts them together."""
+"""What a user starts: a training, or a check of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-
-from ssod import collective
+from ssod.build import opened
+from ssod.commands.check import check as check_data
 from ssod.config import Config
-from ssod.data import datasets
-from ssod.data.check import check as check_data
-from ssod.data.coco import to_coco
-from ssod.data.datasets import DataSets
-from ssod.data.findings import Findings
-from ssod.data.loader import Loading, eval_views, train_batches
-from ssod.data.records import Labeled
-from ssod.data.sampling import Place, Sampling
-from ssod.data.summary import summary
-from ssod.data.workers import worker_failure
-from ssod.detectors.build import build as build_detector
-from ssod.diagnose import Diagnose
-from ssod.engine import checkpoint, dist
-from ssod.engine.evaluate import coco_metrics
-from ssod.engine.evaluate import evaluate as measure
-from ssod.engine.runfolder import RunFolder
-from ssod.engine.signals import Signals
-from ssod.engine.trainer import Trainer
-from ssod.engine.voc_eval import voc_metrics
-from ssod.errors import Exit, SsodError
-from ssod.methods.base import Method
-from ssod.methods.find import find
-from ssod.structures import Batch, Detector
-from ssod.version import __version__
-
-MAX_TOLD = 20  # repairs and warnings about the data that a training run prints
+from ssod.data.checks.summary import summary
 
 
 def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> dict[str, float]:
@@ -51,177 +22,8 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
     Returns:
         The teacher's metrics of the last evaluation, fractions in 0..1.
     """
-    device = dist.pick_device(cfg.train.device)
-    with Signals(), dist.job(device):
-        data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
-        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
-            try:
-                return build(cfg, data, folder, allow_change=allow_change).fit()
-            except RuntimeError as error:  # torch reports a dead worker from a signal handler, in whatever line runs
-                failure = worker_failure(error)
-                if failure is None:
-                    raise
-                raise failure from None
-
-
-def read_data(cfg: Config) -> DataSets:
-    """Read the data of a config and print what was repaired in it.
-
-    Raises:
-        SsodError: what is wrong with the data, or a batch that it cannot fill.
-    """
-    findings = Findings()
-    data = datasets.load(cfg.data, findings)
-    check_batch(cfg, data)
-    if collective.rank() == 0:
-        for line in findings.lines()[:MAX_TOLD]:
-            print(line)
-    return data
-
-
-def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
-    """Build detector and method, and return a trainer that has everything but the first step."""
-    goes_on = checkpoint.exists(folder.checkpoints)  # from a state that has all weights: the first file may be gone
-    method = build_method(cfg, data.classes.names, pretrained=not goes_on)
-    return Trainer(method, cfg.train, Parts(cfg, data, folder, allow_change))
-
-
-class Parts:
-    """The parts of a run as a config describes them; see ``engine.parts.RunParts``."""
-
-    def __init__(self, cfg: Config, data: DataSets, folder: RunFolder, allow_change: Collection[str] = ()) -> None:
-        self.cfg, self.data, self.folder, self.allow_change = cfg, data, folder, allow_change
-        resolved, classes = cfg.dump(), {"names": list(data.classes.names), "ids": list(data.classes.ids)}
-        self.identity = {"config": resolved, "classes": classes, "data": data.fingerprint}
-        self.card = {
-            "detector": resolved["detector"],
-            "classes": classes,
-            "val_view": resolved["views"]["val"],
-            "method": cfg.method.name,
-            "split_hash": data.split.get("hash"),
-            "version": __version__,
-        }
-        self.evaluates = data.val is not None
-        self.diagnosis = Diagnose(cfg, data, folder)
-        self._measure = evaluator(cfg, data.val, keep=self.diagnosis.keep) if data.val is not None else None
-
-    def begin(self) -> list[str]:
-        """Write what says what runs, and return it in words."""
-        cfg, data, folder = self.cfg, self.data, self.folder
-        folder.write_inputs(cfg.dump(), data.split)
-        dist.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
-        parts = {"labelled": data.labeled, "val": data.val}
-        if find(cfg.method.name).uses_unlabeled:
-            parts = {"labelled": data.labeled, "unlabelled": data.unlabeled, "val": data.val}
-        counts = ", ".join(f"{len(images)} {part}" for part, images in parts.items() if images is not None)
-        device, world = dist.pick_device(cfg.train.device).type, collective.world_size()
-        where = device if world == 1 else f"{world} x {device}"
-        return [
-            f"{cfg.method.name}, {cfg.detector.name} on {where}: {counts} images, {len(data.classes)} classes",
-            f"run folder: {folder.path}",
-        ]
-
-    def batches(self, start: int) -> Iterator[Batch]:
-        """Return the training batches from step ``start`` on."""
-        return batches(self.cfg, self.data, start)
-
-    def phase(self, step: int) -> str:
-        """Name what a step does, for the log."""
-        if not find(self.cfg.method.name).uses_unlabeled:
-            return "supervised"
-        burn_in, unsup_start = self.cfg.method.burn_in, self.cfg.method.unsup_start
-        if step < burn_in:
-            return f"burn-in {step}/{burn_in}"
-        return f"labels only {step}/{unsup_start}" if step < unsup_start else "ssod"
-
-    def evaluate(self, detector: Detector) -> dict[str, float]:
-        """Measure a detector on the val images."""
-        return self._measure(detector)
-
-    def diagnose(self, step: int, method: Method) -> dict[str, float]:
-        """Save what the evaluation of the teacher found, and look at its pseudo-labels."""
-        return self.diagnosis(step, method)
-
-    def pictures(self, step: int) -> dict[str, np.ndarray]:
-        """Draw that evaluation for trackers, [H, W, 3] uint8 by name."""
-        return self.diagnosis.pictures(step)
-
-
-def origins(cfg: Config) -> dict[str, Any]:
-    """Return who set each key, and which of the files is the base; a report shows what a run changes in it."""
-    files = [file for file in dict.fromkeys(cfg.origins.values()) if file != "command line"]
-    base = next((file for file in files if Path(file).stem != cfg.stem), "")
-    return {"base": base, "keys": cfg.origins}
-
-
-def build_method(cfg: Config, classes: Sequence[str], *, pretrained: bool = True) -> Method:
-    """Build a method around a freshly initialised detector of ``classes``; weights depend on ``train.seed`` alone.
-
-    ``pretrained=False`` is for those who load a state of their own: the file to start from may be gone by then.
-    """
-    torch.manual_seed(cfg.train.seed)
-    detector = build_detector(cfg.detector, len(classes), pretrained=pretrained, classes=classes)
-    return find(cfg.method.name)(detector, cfg.method)
-
-
-def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
-    """Return the training batches from step ``start`` on."""
-    train, unlabeled = cfg.train, find(cfg.method.name).uses_unlabeled
-    sampling = Sampling(
-        labeled=train.batch.labeled,
-        unlabeled=train.batch.unlabeled if unlabeled else 0,
-        seed=train.seed,
-        unlabeled_from=cfg.method.burn_in if find(cfg.method.name).uses_unlabeled else 0,
-        accumulate=train.accumulate,
-        group_by_aspect=cfg.views.group_by_aspect,
-    )
-    return train_batches(
-        data.labeled,
-        data.unlabeled if unlabeled else None,
-        cfg.views,
-        sampling,
-        range(start, train.steps),
-        Loading(train.workers, cfg.data.reader()),
-        Place.here(),
-        on_bad=lambda error: print(f"left out, another image takes its place: {error}", flush=True),
-    )
-
-
-def evaluator(
-    cfg: Config,
-    truth: Labeled,
-    *,
-    score: float | None = None,
-    keep: Callable[[dict, list[dict]], None] | None = None,
-) -> Callable[[Detector], dict[str, float]]:
-    """Return what measures a detector on ``truth``, with the config's metric, seen through its view.
-
-    ``keep`` is handed truth and detections on rank 0, before they are measured.
-    """
-    table = to_coco(truth)
-    images = truth.images
-    if images.sizes is not None:  # neighbours of one size share a batch
-        images = images.subset(np.lexsort(images.sizes.T))
-    metrics = {
-        "coco": coco_metrics,
-        "voc": voc_metrics,
-        "voc07": partial(voc_metrics, eleven_points=True),
-    }[cfg.eval.metric]
-
-    def measured(truth: dict, found: list[dict]) -> dict[str, float]:
-        if keep is not None:
-            keep(truth, found)
-        return metrics(truth, found)
-
-    def run(detector: Detector) -> dict[str, float]:
-        loading = Loading(cfg.train.workers, cfg.data.reader())
-        views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
-        device = next(detector.parameters()).device
-        return measure(
-            detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=measured
-        )
-
-    return run
+    with opened(cfg, out=out, allow_change=allow_change) as trainer:
+        return trainer.fit()
 
 
 def check(cfg: Config) -> int:
@@ -229,23 +31,3 @@ def check(cfg: Config) -> int:
     report = check_data(cfg.data)
     print("\n".join([*summary(report.counts, report.split), *(report.lines() or ["no findings"])]))
     return int(report.code)
-
-
-def check_batch(cfg: Config, data: DataSets) -> None:
-    """Refuse a batch that is larger than the set it is drawn from, or too small to mix images of."""
-    wanted: dict[str, tuple[int, int]] = {"labeled": (cfg.train.batch.labeled, len(data.labeled))}
-    if find(cfg.method.name).uses_unlabeled:
-        wanted["unlabeled"] = (cfg.train.batch.unlabeled, len(data.unlabeled or ()))
-    for name, (batch, have) in wanted.items():
-        if have == 0:
-            problem = f"0 images, method '{cfg.method.name}' needs at least {batch}"
-            raise SsodError("config", f"data.{name}", problem, "check path and split", code=Exit.DATA)
-        if batch > have:
-            raise SsodError("config", f"train.batch.{name}", f"{batch} > {have} images", f"lower it to {have} or less")
-    mix = cfg.method.mix if find(cfg.method.name).uses_unlabeled else None
-    parts = collective.world_size() * cfg.train.accumulate
-    if mix is not None and cfg.train.batch.labeled < mix.partners * parts:
-        problem = f"{cfg.train.batch.labeled} images for {parts} micro-batches, method.mix needs {mix.partners} in each"
-        fix = f"raise it to {mix.partners * parts}"
-        fix += ", or set method.mix.tiles=2" if mix.partners > 1 else ""
-        raise SsodError("config", "train.batch.labeled", problem, fix)

@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ssod import recipes
 from ssod.config import SECTIONS, Config, load_recipe
+from ssod.utils import recipes
 
 FILE = Path(__file__).with_suffix(".json")
 METHODS = recipes.names("method")

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ssod.losses.context import Context
+from ssod.losses.weighting.context import Context
 from ssod.structures import Detector, Targets
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ssod.data.shapes import write_shapes
+from ssod.data.synthetic import write_shapes
 
 
 def small_config(folder: Path, **changes: Any) -> Path:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssod import build as build_module
 from ssod import cli
-from ssod import run as run_module
-from ssod.errors import Exit, SsodError
-from ssod.methods.find import names
+from ssod.methods.registry import names
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano
 from tests.data.test_corpus import CASES, Case
 from tests.small import small_config
@@ -220,7 +220,7 @@ def test_train_eval_predict_label_in_a_row(
         scores = [row["score"] for row in found]
         return {"AP": sum(scores) / len(scores), "AR100": len(scores) / 1000}
 
-    monkeypatch.setattr(run_module, "coco_metrics", metrics)
+    monkeypatch.setattr(build_module, "coco_metrics", metrics)
     config = small_config(tmp_path, train__steps=8, train__eval_every=4)
     run = str(tmp_path / "run")
     assert ssod(monkeypatch, "check", str(config)) == 0

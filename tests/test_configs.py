@@ -7,14 +7,14 @@ import pytest
 import torch
 import yaml
 
-from ssod import recipes
 from ssod.assign.iou import IoUConfig
-from ssod.compare.published import published as published_figures
+from ssod.commands.demo import CONFIG
 from ssod.config import Config, load, load_recipe
-from ssod.data.views import Pipeline
-from ssod.demo import CONFIG
 from ssod.detectors.build import build
-from ssod.methods.find import find, names
+from ssod.experiments.published import published as published_figures
+from ssod.methods.registry import find, names
+from ssod.transforms.views import Pipeline
+from ssod.utils import recipes
 from tests.recipes_resolved import DATA, DETECTORS, METHODS, combinations
 
 CONFIGS = recipes.folder()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ssod import doctor
+from ssod.commands import doctor
 
 
 def test_every_package_that_is_needed_is_looked_at() -> None:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ssod import cli
-from ssod import export as exporting
 from ssod.detectors.decode import DecodeConfig
-from ssod.errors import Exit, SsodError
-from ssod.export import Graph, convert, export, metadata, runner
-from ssod.model import Model
-from ssod.parity import Run, differences, measure
+from ssod.inference import export as exporting
+from ssod.inference.export import Graph, convert, export, metadata, runner
+from ssod.inference.export_parity import Run, differences, measure
+from ssod.inference.model import Model
 from ssod.structures import Targets
+from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, trained
 from tools.export_parity import DETECTORS, SIZES, pictures, sweep
 
@@ -113,7 +113,7 @@ def test_onnx_holds_the_teacher_and_nothing_else(graph: Callable, name: str) -> 
     assert [o.name for o in proto.graph.output] == ["boxes", "scores", "labels"]
     axes = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     assert axes == ["batch", 3, "height", "width"]
-    assert str(Path(exporting.__file__).parents[1]).encode() not in content
+    assert str(Path(exporting.__file__).parents[2]).encode() not in content
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -127,7 +127,7 @@ def test_pt2_holds_the_teacher_and_nothing_else(graph: Callable, name: str) -> N
     for key, value in program.state_dict.items():
         assert torch.equal(value, expected[key.removeprefix("detector.")])
     assert len(content) < 1.2 * 4 * sum(t.numel() for t in expected.values()) + 1_500_000
-    assert str(Path(exporting.__file__).parents[1]).encode() not in content
+    assert str(Path(exporting.__file__).parents[2]).encode() not in content
 
 
 def test_export_writes_beside_the_weights_and_says_how_near_it_is(

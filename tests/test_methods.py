@@ -11,12 +11,12 @@ from torch import Tensor
 
 import ssod.methods
 from ssod import config
-from ssod.boxes import clip, warp
 from ssod.detectors.build import DetectorConfig, build
-from ssod.errors import SsodError
 from ssod.methods.base import Config, EmaConfig, Method
-from ssod.methods.find import find, names, summary
+from ssod.methods.registry import find, names, summary
 from ssod.structures import Batch, Targets, View
+from ssod.structures.boxes import clip, warp
+from ssod.utils.errors import SsodError
 from tests.small import small_config
 
 K, SIDE = 3, 96

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ssod.assign.sample import balanced, mask
-from ssod.seeding import uniform
 from ssod.structures import Targets
+from ssod.utils.seeding import uniform
 from tests.detectors.reference import NAMES, detect, images, pair, targets, view
 from tests.rows import losses_of
 

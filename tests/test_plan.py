@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from ssod import plan as plans
-from ssod import run
+from ssod import build
+from ssod.commands import plan as plans
+from ssod.commands.dry_run import rehearsal
+from ssod.commands.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
 from ssod.config import Config, load
 from ssod.data import datasets
-from ssod.errors import Exit, SsodError
-from ssod.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
-from ssod.rehearse import rehearsal
+from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 
 
@@ -155,10 +155,10 @@ def test_without_validation_images(config_file: Path) -> None:
 def test_a_rehearsed_step_is_a_whole_step_that_learns_nothing(config_file: Path) -> None:
     cfg = load(config_file)
     data = datasets.load(cfg.data)
-    method = run.build_method(cfg, data.classes.names)
+    method = build.build_method(cfg, data.classes.names)
     stepper, step = rehearsal(method, cfg.train), cfg.method.burn_in
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    made = stepper.train_step(run.batches(cfg, data, step), step)
+    made = stepper.train_step(build.batches(cfg, data, step), step)
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stepper.parameters if p.ndim > 1)
     assert len(stepper.optimizer.state) == len(stepper.parameters)  # the optimiser did step

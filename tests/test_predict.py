@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 import ssod
-from ssod.data.findings import Context
-from ssod.data.sources import CocoSource, VocSource, YoloSource, read_labeled
-from ssod.errors import Exit, SsodError
-from ssod.model import Model, load
-from ssod.pictures import as_picture, color, draw
-from ssod.predict import label_files, predict_files
+from ssod.data.formats.findings import Context
+from ssod.data.formats.registry import CocoSource, VocSource, YoloSource, read_labeled
+from ssod.inference.draw_boxes import as_picture, color, draw
+from ssod.inference.model import Model, load
+from ssod.inference.predict import label_files, predict_files
 from ssod.structures import Targets, View
+from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, photos, pixels, trained
 
 NAMES = ["a.png", "b.png", "c.png", "d.png", "sub/e.png"]

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 import ssod
-from ssod import recipes
-from ssod.compare.sweep import read_sweep
+from ssod.commands.init import write_recipe
 from ssod.config import Config, load, load_recipe, load_words
-from ssod.errors import Exit, SsodError
-from ssod.starter import write_recipe
+from ssod.experiments.sweep.sweep import read_sweep
+from ssod.utils import recipes
+from ssod.utils.errors import Exit, SsodError
 from tests.recipes_resolved import DATA, DETECTORS, FILE, METHODS, resolved
 
 

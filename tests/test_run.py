@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+import ssod.build
 import ssod.run
-from ssod import collective
 from ssod.config import load
 from ssod.data import datasets
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
 from ssod.engine.trainer import Trainer
-from ssod.errors import Exit, SsodError
+from ssod.utils import collective
+from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 
 
@@ -72,10 +73,10 @@ def test_a_mosaic_of_four_needs_three_labelled_images_at_a_time(tmp_path, monkey
     data = datasets.load(cfg.data)
     monkeypatch.setattr(collective, "world_size", lambda: world)
     if not refused:
-        ssod.run.check_batch(cfg, data)
+        ssod.build.check_batch(cfg, data)
         return
     with pytest.raises(SsodError, match=refused) as caught:
-        ssod.run.check_batch(cfg, data)
+        ssod.build.check_batch(cfg, data)
     assert (caught.value.field, caught.value.code) == ("train.batch.labeled", Exit.USAGE)
 
 
@@ -168,8 +169,8 @@ def test_what_is_found_in_an_image_does_not_depend_on_eval_batch(tmp_path):
             for row in rows:
                 seen.setdefault(row["image_id"], []).append((row["score"], *row["bbox"]))
 
-        teacher = ssod.run.build_method(cfg, data.classes.names).teacher.model
-        ssod.run.evaluator(cfg, data.val, keep=keep)(teacher)
+        teacher = ssod.build.build_method(cfg, data.classes.names).teacher.model
+        ssod.build.evaluator(cfg, data.val, keep=keep)(teacher)
         return seen
 
     alone, together = found(1), found(6)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ssod.detectors.dense import with_boxes_of
-from ssod.errors import SsodError
 from ssod.losses.box import BOX, SPREAD
-from ssod.losses.pick import TABLES
-from ssod.losses.weighting import RULES
+from ssod.losses.build import TABLES
+from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
-from ssod.methods.find import find
-from ssod.pseudo.mix import MixConfig, Mixer
+from ssod.methods.registry import find
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, join
+from ssod.transforms.mix import MixConfig, Mixer
+from ssod.utils.errors import SsodError
 from tests.losses.rows import predictions
 from tests.test_methods import DETECTORS, SEMI, K, batch, batch_for, detector, method, some_targets, view
 

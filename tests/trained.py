@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ssod import modelfile
-from ssod.data.views import to_tensor
-from ssod.model import Model
-from ssod.parity import texture
+from ssod.inference.export_parity import texture
+from ssod.inference.model import Model
+from ssod.transforms.views import to_tensor
+from ssod.utils import model_file as modelfile
 from tools.export_parity import random_model
 
 RESIZE = {"resize": {"short": 96, "long": 160}}

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ssod
-from ssod.losses import criterion, pick
+from ssod.losses import build
+from ssod.losses.weighting import criterion
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "api"
@@ -38,7 +39,7 @@ PAGES = {
         "ssod.assign.centre",
         "ssod.assign.adaptive",
     ),
-    "pseudo_labels": ("ssod.pseudo.threshold", "ssod.pseudo.mix"),
+    "pseudo_labels": ("ssod.pseudo_labels.threshold", "ssod.transforms.mix"),
 }
 SECTIONS_ONLY = {"detectors"}  # pages that show config sections alone
 TITLES = {
@@ -100,7 +101,7 @@ def calls() -> str:
 def tables() -> str:
     """Return the losses and weightings that a config can name."""
     shown = []
-    for title, rows in (("Losses", pick.describe()), ("Weightings", criterion.describe())):
+    for title, rows in (("Losses", build.describe()), ("Weightings", criterion.describe())):
         lines = [f"| `{name}` | {cell(about)} |" for name, about in rows]
         shown.append(f"## {title}\n\n| name | for which rows, what, [parameters] |\n|---|---|\n" + "\n".join(lines))
     return "\n\n".join(shown)

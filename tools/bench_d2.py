@@ -25,15 +25,15 @@ import torch
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from ssod.commands.dry_run import now, rehearsal
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.model import build_model
 from ssod.engine import optim
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import SsodError
 from ssod.methods.supervised import Config, Supervised
-from ssod.rehearse import now, rehearsal
 from ssod.structures import Batch, View
+from ssod.utils.errors import SsodError
 from tools.options import count, cpu_time
 from tools.synthetic import CLASSES, noise
 
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> Result:
     for text in (
         f"d2_faster_rcnn, ResNet-{args.depth}, {args.batch} x {args.size} px of noise, {ours.device}"
         f"{', processor time' if args.cpu_time else ''}, {args.rounds} alternating rounds",
-        f"our Trainer.train_step                 {median(result.ours):.4f} s",
+        f"our Stepper.train_step                 {median(result.ours):.4f} s",
         f"detectron2's SimpleTrainer.run_step    {median(result.theirs):.4f} s",
         f"ratio                                  {result.ratio:.3f}",
     ):

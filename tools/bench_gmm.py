@@ -18,7 +18,7 @@ import torch
 import typer
 from torch import Tensor
 
-from ssod.pseudo.gmm import Backend, fit, thresholds
+from ssod.pseudo_labels.gmm import Backend, fit, thresholds
 
 
 def banks(classes: int, scores: int, seed: int = 0) -> Tensor:

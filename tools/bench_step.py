@@ -37,19 +37,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ssod import config, run
+from ssod import build as composition
+from ssod import config
+from ssod.commands.dry_run import now, rehearsal
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
-from ssod.engine.precision import autocast
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import SsodError
 from ssod.methods.base import Method
-from ssod.methods.find import find
-from ssod.mistakes import read_section
-from ssod.rehearse import now, rehearsal
+from ssod.methods.registry import find
 from ssod.structures import Batch, Pseudo, Targets, View
+from ssod.utils.config_errors import read_section
+from ssod.utils.device import autocast
+from ssod.utils.errors import SsodError
 from tools.options import COMMAND_LINE, count, cpu_time
 from tools.stopwatch import Clock, Stopwatch, watched
 from tools.synthetic import CLASSES, Remember, calibrate, learners, noise
@@ -197,8 +198,8 @@ def configured(path: Path, overrides: list[str]) -> tuple[Method, TrainConfig, C
     """Return a config's method, how to train, and its loader's batches."""
     cfg = config.load(path, overrides)
     data = datasets.load(cfg.data)
-    method = run.build_method(cfg, data.classes.names)
-    return method, cfg.train, partial(run.batches, cfg, data)
+    method = composition.build_method(cfg, data.classes.names)
+    return method, cfg.train, partial(composition.batches, cfg, data)
 
 
 def show(result: Result, title: str, device: str) -> None:

@@ -18,16 +18,16 @@ from statistics import median
 import torch
 from rich.console import Console
 
+from ssod.commands.dry_run import now, rehearsal
 from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import SsodError
-from ssod.losses.weighting import RULES
-from ssod.methods.find import find
-from ssod.mistakes import read_section
-from ssod.rehearse import now, rehearsal
+from ssod.losses.weighting.registry import RULES
+from ssod.methods.registry import find
 from ssod.structures import Batch
+from ssod.utils.config_errors import read_section
+from ssod.utils.errors import SsodError
 from tools.bench_step import whole_step
 from tools.options import COMMAND_LINE, count, cpu_time
 from tools.synthetic import CLASSES, Remember, calibrate, noise

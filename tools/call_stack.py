@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 
 import ssod
 from ssod import cli
-from ssod.losses.pick import TABLES
+from ssod.losses.build import TABLES
 
 PACKAGE = Path(ssod.__file__).parent
 FORMULAS: set[CodeType] = {loss.__code__ for kind in ("sigmoid", "softmax") for loss in TABLES[kind].values()}

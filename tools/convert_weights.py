@@ -28,19 +28,21 @@ import yaml
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ssod import atomic, config, model, modelfile
+from ssod import config
 from ssod.data import datasets
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.config import D2Config
-from ssod.detectors.d2.convert import ours_of, theirs_of
 from ssod.detectors.d2.model import build_model
 from ssod.detectors.d2.weights import initialise
 from ssod.detectors.weights import State
-from ssod.errors import Exit, SsodError
-from ssod.export import Graph
-from ssod.parity import Parity, Run, measure, pictures
+from ssod.inference import model
+from ssod.inference.export import Graph
+from ssod.inference.export_parity import Parity, Run, measure, pictures
 from ssod.structures import Detector
+from ssod.utils import atomic, model_file
+from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
+from tools.d2_convert import ours_of, theirs_of
 
 
 def make_ours(source: Path, out: Path, overrides: list[str], *, keep: bool) -> Parity:
@@ -73,7 +75,7 @@ def make_ours(source: Path, out: Path, overrides: list[str], *, keep: bool) -> P
         "method": "converted",
         "version": __version__,
     }
-    modelfile.save(out, ours.state_dict(), card)
+    model_file.save(out, ours.state_dict(), card)
     if not keep:
         print(yaml.safe_dump({"detector": _plain(plain)}, sort_keys=False, default_flow_style=None), end="")
     return found
@@ -148,7 +150,7 @@ def compare(ours: Detector, theirs: nn.Module, bgr: bool, out: Path) -> Parity:
 
 
 def inference(theirs: nn.Module, bgr: bool, places: int) -> Run:
-    """Return detectron2's own inference with our inputs and outputs; see ``ssod.export``."""
+    """Return detectron2's own inference with our inputs and outputs; see ``ssod.inference.export``."""
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         boxes = torch.zeros(len(images), places, 4)

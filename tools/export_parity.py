@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from ssod.detectors.build import DetectorConfig, build
-from ssod.export import Graph, convert, runner
-from ssod.model import DIVISOR, Model
-from ssod.parity import Parity, as_view, measure, rows, texture, within
+from ssod.inference.export import Graph, convert, runner
+from ssod.inference.export_parity import Parity, as_view, measure, rows, texture, within
+from ssod.inference.model import DIVISOR, Model
 
 DETECTORS = ("retinanet", "fcos", "faster_rcnn")
 SIZES = ((96, 128), (101, 133), (77, 333), (256, 200))  # plain, odd, long, larger; padded to multiples of 32

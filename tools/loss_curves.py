@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.boxes import DeltaCoder
-from ssod.losses.classify import SIGMOID, SOFTMAX
-from ssod.losses.pick import settable
+from ssod.losses.build import settable
+from ssod.losses.sigmoid import SIGMOID, SOFTMAX
 from ssod.structures import Assignment, Predictions, RowLoss
+from ssod.structures.boxes import DeltaCoder
 
 Line = tuple[str, Tensor]  # label, loss at each of the logits
 Form = Callable[..., Tensor]  # (logits, **parameters) -> losses

@@ -28,20 +28,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod import atomic, config
+from ssod import config
 from ssod.data import datasets
-from ssod.data.loader import collate
-from ssod.data.reader import Reader
-from ssod.data.views import Sample, look
+from ssod.data.loading.loader import collate
+from ssod.data.loading.reader import Reader
 from ssod.detectors.build import build
-from ssod.engine import checkpoint
-from ssod.errors import Exit, SsodError
-from ssod.losses.bayes import Guess
+from ssod.engine.checkpointing import checkpoint
 from ssod.losses.elements import focal_elements
-from ssod.losses.uncertainty import judge
+from ssod.losses.weighting.bayes import Guess
+from ssod.losses.weighting.uncertainty import judge
 from ssod.methods.base import Method
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.structures import Assignment, Predictions
+from ssod.transforms.views import Sample, look
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 from tools.loss_curves import SEEN, panels
 from tools.options import count, picture
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
 
-from ssod import atomic
-from ssod.errors import SsodError
-from ssod.mistakes import Source
+from ssod.utils import atomic
+from ssod.utils.config_errors import Source
+from ssod.utils.errors import SsodError
 
 COMMAND_LINE = Source("command line", {})  # what messages about a section name as its file
 

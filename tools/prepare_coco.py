@@ -17,13 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ssod import atomic
-from ssod.data.coco import read_coco, read_coco_images
-from ssod.data.findings import Context, default_root
-from ssod.data.jsonfile import read_json
-from ssod.data.presence import check_files
+from ssod.data.formats.coco import read_coco, read_coco_images
+from ssod.data.formats.findings import Context, default_root
+from ssod.data.formats.jsonfile import read_json
+from ssod.data.formats.presence import check_files
 from ssod.data.splits import write_splits
-from ssod.errors import Exit, SsodError
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 
 # Images and annotations of the released files.
 PUBLISHED = {"train2017": (118_287, 860_001), "val2017": (5_000, 36_781), "unlabeled2017": (123_403, 0)}

@@ -27,16 +27,17 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from pydantic import ValidationError
 
-from ssod import atomic, config
+from ssod import config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
-from ssod.data.loader import collate
-from ssod.data.reader import Reader
-from ssod.data.views import Sample, ViewsConfig, look
-from ssod.errors import SsodError
-from ssod.pseudo.mix import DIVISOR, MixConfig, Mixer
+from ssod.data.loading.loader import collate
+from ssod.data.loading.reader import Reader
 from ssod.structures import Pseudo, Targets
-from ssod.yamlfile import read_yaml
+from ssod.transforms.mix import DIVISOR, MixConfig, Mixer
+from ssod.transforms.views import Sample, ViewsConfig, look
+from ssod.utils import atomic
+from ssod.utils.errors import SsodError
+from ssod.utils.yaml_io import read_yaml
 
 Row = tuple[str, dict[str, Sample]]
 

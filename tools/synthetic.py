@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssod.boxes import LtrbCoder
 from ssod.detectors.decode import rank
 from ssod.methods.base import Method
-from ssod.pseudo.threshold import FixedThreshold
+from ssod.pseudo_labels.threshold import FixedThreshold
 from ssod.structures import Batch, Targets, View
+from ssod.structures.boxes import LtrbCoder
 
 CLASSES = 80
 

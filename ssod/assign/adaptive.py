@@ -28,10 +28,10 @@ from torch import Tensor
 
 from ssod.assign.centre import in_padded_image, per_row
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
-from ssod.boxes import area
-from ssod.collective import mean_over_ranks
-from ssod.schema import Section
 from ssod.structures import Assignment, Predictions, Targets
+from ssod.structures.boxes import area
+from ssod.utils.collective import mean_over_ranks
+from ssod.utils.schema import Section
 
 
 class AdaptiveConfig(Section):

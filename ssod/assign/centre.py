@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ssod.assign.matches import BACKGROUND, from_matches
-from ssod.schema import Section
 from ssod.structures import Assignment, Predictions, Targets
+from ssod.utils.schema import Section
 
 
 class CentreConfig(Section):

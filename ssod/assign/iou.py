@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ssod.assign.centre import in_padded_image
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
-from ssod.boxes import iou
-from ssod.schema import Section
 from ssod.structures import Assignment, Predictions, Targets
+from ssod.structures.boxes import iou
+from ssod.utils.schema import Section
 
 
 class IoUConfig(Section):

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from ssod.boxes import paired_iou
 from ssod.structures import Assignment, Predictions
+from ssod.structures.boxes import paired_iou
 
 Quality = Literal["centerness", "iou"]
 

@@ -1,1 +1,1 @@
-"""Reading data, views of it, and batches."""
+"""A data section of a config: its sets and its splits."""

@@ -11,17 +11,17 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from ssod.data import splits
-from ssod.data.coco import differences
-from ssod.data.findings import Context, Findings, Rules, default_root, short
-from ssod.data.image import MAX_PIXELS
-from ssod.data.leakage import Blame, blame_source, same_paths
-from ssod.data.look import check_images
-from ssod.data.presence import check_files
-from ssod.data.reader import Reader
-from ssod.data.records import Classes, Images, Labeled
-from ssod.data.sources import LabeledSource, Source, VocSource, read_images, read_labeled
+from ssod.data.checks.images import check_images
+from ssod.data.checks.leakage import Blame, blame_source, same_paths
+from ssod.data.formats.coco import differences
+from ssod.data.formats.findings import Context, Findings, Rules, default_root, short
+from ssod.data.formats.image import MAX_PIXELS
+from ssod.data.formats.presence import check_files
+from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.formats.registry import LabeledSource, Source, VocSource, read_images, read_labeled
+from ssod.data.loading.reader import Reader
 from ssod.data.splits import SplitConfig
-from ssod.schema import Section
+from ssod.utils.schema import Section
 
 
 class DataConfig(Section):
@@ -149,7 +149,7 @@ def load_unlabeled(source: Section, ctx: Context) -> Images:
     Raises:
         SsodError: a file leads out of its folder, or more files are missing than training would bear.
     """
-    from ssod.data.reader import allowed_bad  # which imports torch
+    from ssod.data.loading.reader import allowed_bad  # which imports torch
 
     images = read_images(source, ctx)
     file = name_of(source, ctx)

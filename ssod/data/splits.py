@@ -24,12 +24,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ssod import atomic
-from ssod.data.coco import read_coco
-from ssod.data.findings import Context, short
-from ssod.data.jsonfile import read_json
-from ssod.data.records import Images, Labeled
-from ssod.schema import Section
+from ssod.data.formats.coco import read_coco
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.jsonfile import read_json
+from ssod.data.formats.records import Images, Labeled
+from ssod.utils import atomic
+from ssod.utils.schema import Section
 
 Family = Literal["without_replacement", "with_replacement", "index_file"]
 

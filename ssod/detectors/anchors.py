@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from ssod.schema import Section
 from ssod.structures import Priors
+from ssod.utils.schema import Section
 
 
 class AnchorConfig(Section):

@@ -16,8 +16,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from ssod.errors import SsodError
-from ssod.schema import Section
+from ssod.utils.errors import SsodError
+from ssod.utils.schema import Section
 
 NormLayer = Callable[[int], nn.Module]
 

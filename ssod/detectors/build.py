@@ -13,8 +13,8 @@ from ssod.detectors.faster_rcnn import FasterRcnnConfig, build_faster_rcnn
 from ssod.detectors.fcos import FcosConfig, build_fcos
 from ssod.detectors.retinanet import RetinaNetConfig, build_retinanet
 from ssod.detectors.weights import initialise, match_eps
-from ssod.errors import SsodError
 from ssod.structures import Detector
+from ssod.utils.errors import SsodError
 
 OurConfig = Annotated[RetinaNetConfig | FcosConfig | FasterRcnnConfig, Field(discriminator="name")]
 DetectorConfig = Annotated[

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssod.boxes import clip
-from ssod.schema import Section
 from ssod.structures import Predictions, Targets
+from ssod.structures.boxes import clip
+from ssod.utils.schema import Section
 
 
 class DecodeConfig(Section):

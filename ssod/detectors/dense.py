@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from ssod.assign.pick import Assigner
+from ssod.assign.build import Assigner
 from ssod.assign.quality import QUALITIES, Quality
-from ssod.boxes import Coder, IdentityCoder, iou
-from ssod.collective import mean_over_ranks
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
 from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, Rank, RowLoss, Targets, View
+from ssod.structures.boxes import Coder, IdentityCoder, iou
+from ssod.utils.collective import mean_over_ranks
 
 PART, CPU_PART = 2**23, 2**20  # pairs of boxes that are compared at once; a CPU is fast while its cache holds them
 

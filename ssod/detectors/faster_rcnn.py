@@ -12,16 +12,16 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 
-from ssod.boxes import DeltaCoder
 from ssod.detectors.anchors import AnchorConfig, Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone
 from ssod.detectors.decode import DecodeConfig, detect
 from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
-from ssod.losses.pick import Loss, LossSpec, pick
-from ssod.schema import Section, over_default
+from ssod.losses.build import Loss, LossSpec, pick
 from ssod.structures import Predictions, RowLoss
+from ssod.structures.boxes import DeltaCoder
+from ssod.utils.schema import Section, over_default
 
 
 class FasterRcnnLoss(Section):

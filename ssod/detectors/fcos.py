@@ -6,18 +6,18 @@ from pydantic import field_validator
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
+from ssod.assign.build import AssignerConfig, pick_assigner
 from ssod.assign.centre import CentreConfig
-from ssod.assign.pick import AssignerConfig, pick_assigner
 from ssod.assign.quality import Quality
-from ssod.boxes import LtrbCoder
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch
 from ssod.detectors.heads.spread import Spread, each, spread_layer
 from ssod.detectors.retinanet import strides_of
-from ssod.losses.pick import Kind, Loss, LossSpec, pick
-from ssod.schema import Section, over_default
+from ssod.losses.build import Kind, Loss, LossSpec, pick
+from ssod.structures.boxes import LtrbCoder
+from ssod.utils.schema import Section, over_default
 
 
 class FcosLoss(Section):

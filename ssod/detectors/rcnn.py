@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from ssod import seeding
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
-from ssod.boxes import DeltaCoder
-from ssod.collective import mean_over_ranks
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.decode import DecodeConfig, Rule
 from ssod.detectors.two_stage import TwoStageOutput, propose
-from ssod.schema import Section
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View
+from ssod.structures.boxes import DeltaCoder
+from ssod.utils import seeding
+from ssod.utils.collective import mean_over_ranks
+from ssod.utils.schema import Section
 
 # The row losses of this detector by name, and what each must be made for.
 KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}

@@ -5,18 +5,18 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from ssod.assign.build import AssignerConfig, pick_assigner
 from ssod.assign.iou import IoUConfig
-from ssod.assign.pick import AssignerConfig, pick_assigner
-from ssod.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch, count_per_image
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
 from ssod.detectors.heads.spread import Spread, SpreadHead
-from ssod.errors import SsodError
-from ssod.losses.pick import Kind, Loss, LossSpec, pick
-from ssod.schema import Section
+from ssod.losses.build import Kind, Loss, LossSpec, pick
+from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder
+from ssod.utils.errors import SsodError
+from ssod.utils.schema import Section
 
 
 class RetinaNetLoss(Section):

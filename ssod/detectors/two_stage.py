@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ssod.boxes import clip
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, suppress, top
-from ssod.ragged import image_index
 from ssod.structures import Predictions, Rank, Targets
+from ssod.structures.boxes import clip
+from ssod.structures.ragged import image_index
 
 RoIHead = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], Predictions]
 

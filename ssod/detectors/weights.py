@@ -35,10 +35,10 @@ from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from ssod import modelfile
 from ssod.detectors.backbones import GROUPS, BackboneConfig
-from ssod.errors import Exit, SsodError
 from ssod.structures import Detector
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 
 State = dict[str, Tensor]
 
@@ -81,7 +81,7 @@ def initialise(detector: Detector, cfg: BackboneConfig, classes: Sequence[str] =
         state = fetch(get_model_weights(TORCHVISION[cfg.name])["COCO_V1"])
     else:
         state = read(Path(cfg.weights))
-        theirs = modelfile.class_names(cfg.weights) if classes else None
+        theirs = model_file.class_names(cfg.weights) if classes else None
         if theirs is not None and theirs != list(classes):
             state = by_name(detector, state, theirs, classes, cfg.weights)
     loaded = fit(detector, state, cfg, cfg.weights)

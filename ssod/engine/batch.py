@@ -2,10 +2,10 @@
 
 import torch
 
-from ssod import collective
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import Exit, SsodError
 from ssod.structures import Batch
+from ssod.utils import collective
+from ssod.utils.errors import Exit, SsodError
 
 
 def check_batch(cfg: TrainConfig) -> None:

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor, nn
 
-from ssod import collective
-from ssod.given import given
+from ssod.utils import collective
+from ssod.utils.given import given
 
 # A magnitude no healthy weight, gradient or momentum has, small enough that an update made from such numbers, Adam's
 # squares included, is still finite in float32: what passes here cannot make a weight, and so a teacher, non-finite.

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from ssod.errors import SsodError
-from ssod.schema import Section
+from ssod.utils.errors import SsodError
+from ssod.utils.schema import Section
 
 
 class SGD(Section):

@@ -5,13 +5,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ssod.engine.runfolder import RunFolder
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.stepper import Method
 from ssod.structures import Batch, Detector
 
 
 class RunParts(Protocol):
-    """The parts of one run; ``ssod.run.Parts`` makes them from a config.
+    """The parts of one run; ``ssod.build.Parts`` makes them from a config.
 
     Attributes:
         folder: the run's folder, entered.

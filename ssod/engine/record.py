@@ -4,9 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from ssod import modelfile
-from ssod.engine import dist
-from ssod.engine.runfolder import RunFolder
+from ssod.engine.checkpointing.run_dir import RunFolder
+from ssod.utils import distributed, model_file
 
 
 class Record:
@@ -39,7 +38,7 @@ class Record:
         """Write ``teacher`` of the last evaluation, after ``step`` steps, as ``best.safetensors``."""
         card = self.card | {"step": step, "metrics": self.last}
         state = teacher.state_dict()
-        dist.on_rank_zero(lambda: modelfile.save(self.folder.best, state, card))
+        distributed.on_rank_zero(lambda: model_file.save(self.folder.best, state, card))
 
     def results(self) -> dict[str, float]:
         """Return the last and the best teacher, for people; nothing where none was evaluated."""

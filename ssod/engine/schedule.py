@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ssod.schema import Duration, Section
+from ssod.utils.schema import Duration, Section
 
 
 class Constant(Section):

@@ -10,16 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ssod import collective
-from ssod.engine import dist, optim, schedule
-from ssod.engine.allocator import keep_freed_memory
+from ssod.engine import optim, schedule
 from ssod.engine.batch import check_batch, send, shown, too_large
 from ssod.engine.guard import Guard, Verdict
-from ssod.engine.precision import autocast
-from ssod.engine.rng import seed_step
-from ssod.engine.signals import Signals
 from ssod.engine.train_config import TrainConfig
 from ssod.structures import Batch, Detector
+from ssod.utils import collective, distributed
+from ssod.utils.device import autocast, keep_freed_memory
+from ssod.utils.seeding import seed_step
+from ssod.utils.signals import Signals
 
 
 class Method(Protocol):
@@ -70,7 +69,7 @@ class Stepper:
 
     def __init__(self, method: nn.Module, cfg: TrainConfig, signals: Signals) -> None:
         self.cfg, self.signals = cfg, signals
-        self.device = dist.pick_device(cfg.device)
+        self.device = distributed.pick_device(cfg.device)
         check_batch(cfg)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -78,8 +77,9 @@ class Stepper:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         memory_format = torch.channels_last if cfg.channels_last else torch.preserve_format
-        self.method = method.to(self.device, memory_format=memory_format).train()
-        self.model = dist.wrap(self.method)
+        # type: ignore because torch's hint of `to` leaves memory_format out.
+        self.method = method.to(self.device, memory_format=memory_format).train()  # type: ignore
+        self.model = distributed.wrap(self.method)
         self.parameters = [p for p in self.method.parameters() if p.requires_grad]
         self.optimizer = optim.build(self.method, cfg.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
@@ -91,14 +91,33 @@ class Stepper:
         Raises:
             SsodError: code 6, the batch or the optimiser's state does not fit on the device.
         """
-        cfg = self.cfg
+        cfg, ids = self.cfg, []
+        losses: dict[str, Tensor] = {}
         optim.set_lr(self.optimizer, self.lr(step))
         seed_step(cfg.seed, step, collective.rank())
         self.guard.remember()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, ids = self.forward_backward(batches, step)
+        for micro in range(cfg.accumulate):
+            batch = next(batches)
+            ids += batch.labeled.ids
+            try:
+                batch = send(batch, self.device, channels_last=cfg.channels_last)
+                with distributed.no_sync(self.model, micro < cfg.accumulate - 1):
+                    with autocast(self.device, cfg.precision):
+                        part: dict[str, Tensor] = self.model(batch, step)
+                        # type: ignore because a step has a loss: the sum is never the number 0.
+                        total: Tensor = sum(part.values()) / cfg.accumulate  # type: ignore
+                    self.scaler.scale(total).backward()
+            except torch.OutOfMemoryError as error:
+                raise too_large(step, shown(batch)) from error
+            for name, loss in part.items():
+                losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
+        return self.finish(step, losses, ids)
+
+    def finish(self, step: int, losses: dict[str, Tensor], ids: list[Any]) -> Step:
+        """Let the optimiser and the teacher move if all is finite on every rank; else leave all as it was."""
         self.scaler.unscale_(self.optimizer)
-        norm = optim.clip(self.parameters, cfg.clip)
+        norm = optim.clip(self.parameters, self.cfg.clip)
         verdict = self.guard.verdict(losses, norm, self.signals.code)  # waits for the device
         if not verdict.good:
             skipped = self.skip(verdict, losses, ids)
@@ -109,28 +128,9 @@ class Stepper:
         except torch.OutOfMemoryError as error:  # the first step makes room for momentum
             raise too_large(step, "in the optimizer's step") from error
         self.scaler.update()
-        dist.average_statistics(self.method)
+        distributed.average_statistics(self.method)
         self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
         return Step(verdict.stop, True, losses | self.method.stats | {"grad_norm": norm})
-
-    def forward_backward(self, batches: Iterator[Batch], step: int) -> tuple[dict[str, Tensor], list[Any]]:
-        """Add up the gradient of the step's micro-batches; return its detached losses and labelled image ids."""
-        cfg, losses, ids = self.cfg, {}, []
-        for micro in range(cfg.accumulate):
-            batch = next(batches)
-            ids += batch.labeled.ids
-            try:
-                batch = send(batch, self.device, channels_last=cfg.channels_last)
-                with dist.no_sync(self.model, micro < cfg.accumulate - 1):
-                    with autocast(self.device, cfg.precision):
-                        part = self.model(batch, step)
-                        total = sum(part.values()) / cfg.accumulate
-                    self.scaler.scale(total).backward()
-            except torch.OutOfMemoryError as error:
-                raise too_large(step, shown(batch)) from error
-            for name, loss in part.items():
-                losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
-        return losses, ids
 
     def skip(self, verdict: Verdict, losses: dict[str, Tensor], ids: list[Any]) -> Step:
         """Leave everything as it was before the step, on all ranks, and find out why it could not be made.
@@ -144,7 +144,7 @@ class Stepper:
             self.scaler.update()
             return Step(verdict.stop, False)
         self.scaler.update(scale)  # forget this step, keep the scale
-        found = [(name, i) for name, i in dist.gather((self.guard.culprit(losses), ids)) if name]
+        found = [(name, i) for name, i in distributed.gather((self.guard.culprit(losses), ids)) if name]
         # A gradient is averaged over ranks: where only it is bad, the cause lies with another rank.
         found.sort(key=lambda item: item[0].startswith("gradient"))
         fault, images = found[0] if found else ("gradient", ids)

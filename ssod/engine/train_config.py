@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from ssod.engine.logging.trackers import KINDS, Name
 from ssod.engine.optim import SGD, OptimizerConfig
-from ssod.engine.precision import Precision
 from ssod.engine.schedule import Constant, ScheduleConfig, WarmUp
-from ssod.engine.trackers import KINDS, Name
-from ssod.schema import Duration, Section
+from ssod.utils.device import Precision
+from ssod.utils.schema import Duration, Section
 
 
 class BatchSize(Section):

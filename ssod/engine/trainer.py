@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ssod import collective
-from ssod.engine import checkpoint, dist, log
-from ssod.engine import identity as identities
+from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing import resume_check as identities
+from ssod.engine.logging import log
+from ssod.engine.logging.alarms import COLLAPSE, Watch, advice
+from ssod.engine.logging.meters import Clock, Window, totals
 from ssod.engine.parts import RunParts
 from ssod.engine.record import Record
-from ssod.engine.signals import Signals, Stopped
 from ssod.engine.stepper import Step, Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.engine.watch import COLLAPSE, Watch, advice
-from ssod.engine.window import Clock, Window, totals
-from ssod.errors import Exit, SsodError
-from ssod.structures import Batch
+from ssod.utils import collective, distributed
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.signals import Signals, Stopped
 
 __all__ = ["TrainConfig", "Trainer"]
 
@@ -67,7 +66,7 @@ class Trainer:
         """
         cfg, parts = self.cfg, self.parts
         self.resume()
-        if self.step >= cfg.steps and dist.on_rank_zero(lambda: self.folder.finished):
+        if self.step >= cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
             log.tell_finished(self.folder, self.step, self.record.results())
             return self.record.last
         self.log = log.Log(
@@ -87,7 +86,7 @@ class Trainer:
             batches = self.clock.timed(parts.batches(self.step))
             while self.step < cfg.steps:
                 with self.clock:
-                    stop = self.train_step(batches)
+                    stop = self.take(self.stepper.train_step(batches, self.step))
                 if self.due(cfg.log_every):
                     self.write_line()
                 self.pending = parts.evaluates and self.due(cfg.eval_every)
@@ -104,9 +103,8 @@ class Trainer:
             self.log.end(self.step, self.record.results())
         return self.record.last
 
-    def train_step(self, batches: Iterator[Batch]) -> int:
-        """Make one optimiser step, or skip it; return the exit code of a stop that was asked for, 0 for none."""
-        done = self.stepper.train_step(batches, self.step)
+    def take(self, done: Step) -> int:
+        """Count a step; return the exit code of a stop that was asked for, 0 for none."""
         if done.made:
             self.window.add(done.values)
             self.bad = 0
@@ -220,7 +218,7 @@ class Trainer:
         """Write the checkpoint; a state that is not finite is never written."""
         self.log.sync()
         state = self.state_dict()
-        dist.on_rank_zero(lambda: checkpoint.save(self.folder.checkpoints, state, name))
+        distributed.on_rank_zero(lambda: checkpoint.save(self.folder.checkpoints, state, name))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds, on every rank; call it on all of them."""
@@ -235,7 +233,7 @@ class Trainer:
             "watch": self.watch.state_dict(),
             "identity": self.identity,
             **self.stepper.state_dict(),
-            "ranks": dist.gather(own),  # what differs between ranks: sums since the last line, say
+            "ranks": distributed.gather(own),  # what differs between ranks: sums since the last line, say
         }
 
     def resume(self) -> None:
@@ -245,8 +243,8 @@ class Trainer:
             SsodError: code 4, no checkpoint is good or it does not fit; code 6, the disk has no room for more.
         """
         folder, size = self.folder.checkpoints, self.stepper.state_size()
-        dist.on_rank_zero(lambda: checkpoint.check_space(folder, size, self.rolls_back))
-        path = dist.on_rank_zero(lambda: checkpoint.find(folder))
+        distributed.on_rank_zero(lambda: checkpoint.check_space(folder, size, self.rolls_back))
+        path = distributed.on_rank_zero(lambda: checkpoint.find(folder))
         if path is None:
             return
         saved, own = self.take_up(path)
@@ -263,7 +261,7 @@ class Trainer:
             SsodError: code 5, it has happened too often, or there is no state of the best teacher to go back to.
         """
         path = self.folder.checkpoints / checkpoint.BEST
-        if not dist.on_rank_zero(path.exists):
+        if not distributed.on_rank_zero(path.exists):
             raise self.collapsed(f"the teacher collapsed, and there is no {path.name} to go back to")
         if self.setbacks == ROLL_BACKS:
             raise self.collapsed(f"the teacher collapsed again after {ROLL_BACKS} times of going back")
@@ -279,7 +277,9 @@ class Trainer:
             All that the checkpoint holds, and the part of it that is this rank's own.
         """
         saved = checkpoint.load(path)
-        dist.on_rank_zero(lambda: identities.check(path, saved["identity"], self.identity, self.parts.allow_change))
+        distributed.on_rank_zero(
+            lambda: identities.check(path, saved["identity"], self.identity, self.parts.allow_change)
+        )
         checkpoint.check_model(path, saved["method"], self.method.state_dict())
         own = saved["ranks"][collective.rank() % len(saved["ranks"])]
         self.bad, self.record.best, self.record.last = saved["bad"], saved["best"], saved["metrics"]

@@ -1,1 +1,1 @@
-"""Losses per row: (Predictions, Assignment) -> one number per row."""
+"""Losses of rows: (Predictions, Assignment) to one number a row."""

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.boxes import area, paired_iou
-from ssod.given import given
 from ssod.losses.elements import Positive, upcast
 from ssod.structures import Assignment, Formula, Predictions
+from ssod.structures.boxes import area, paired_iou
+from ssod.utils.given import given
 
 
 def l1(p: Predictions, a: Assignment) -> Tensor:

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ssod.boxes import IdentityCoder
-from ssod.collective import mean_over_ranks
-from ssod.given import given
-from ssod.losses.classify import PART
 from ssod.losses.elements import upcast
+from ssod.losses.sigmoid import PART
 from ssod.structures import Predictions
+from ssod.structures.boxes import IdentityCoder
+from ssod.utils.collective import mean_over_ranks
+from ssod.utils.given import given
 
 Norm = Literal["rows", "foreground"]
 

@@ -1,1 +1,1 @@
-"""One file per method; see base.py for the step they share."""
+"""One file a paper; base.py has the step they share."""

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssod.errors import SsodError
-from ssod.losses.context import Context, Reweight, Side
-from ssod.losses.criterion import Criterion
+from ssod.losses.weighting.context import Context, Reweight, Side
+from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.supervised import Losses, Supervised, count_per_image
-from ssod.pseudo.damping import damping
-from ssod.pseudo.mass import hardened
-from ssod.pseudo.mix import Mixer
-from ssod.ragged import select
+from ssod.pseudo_labels.background_damping import damping
+from ssod.pseudo_labels.label_mass import hardened
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+from ssod.structures.ragged import select
+from ssod.transforms.mix import Mixer
+from ssod.utils.errors import SsodError
 
 __all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Method", "count_per_image"]
 

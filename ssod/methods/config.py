@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ssod.losses.criterion import LossConfig, SideLoss, SupervisedLoss
-from ssod.pseudo.mix import MixConfig
-from ssod.schema import Duration, Section, over_default
+from ssod.losses.weighting.criterion import LossConfig, SideLoss, SupervisedLoss
+from ssod.transforms.mix import MixConfig
+from ssod.utils.schema import Duration, Section, over_default
 
 LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "weighting"]
 Rule = Literal["ema", "copy", "never"]

@@ -2,8 +2,8 @@
 
 Three parts against targets that change from step to step. Two belong to the detector and are chosen in its section, for
 labelled and unlabelled images alike: ``assigner: {name: adaptive}`` and, on RetinaNet, ``align: 3d``. The third is a
-score threshold per class, from a mixture of two Gaussians (``ssod.pseudo.gmm``). RetinaNet with all three is published;
-FCOS with the assigner and the thresholds, and Faster R-CNN with the thresholds, are ours.
+score threshold per class, from a mixture of two Gaussians (``ssod.pseudo_labels.gmm``). RetinaNet with all three is
+published; FCOS with the assigner and the thresholds, and Faster R-CNN with the thresholds, are ours.
 
 Order of a step: labelled images; the teacher on the weak view; the count filter; score banks and thresholds, over all
 ranks; boxes carried to the strong view; all losses of the detector on them, damped while fewer than half of the images
@@ -12,7 +12,8 @@ have a box. Until ``start`` the teacher labels and the banks fill, but the stude
 Paper and released code differ; the published figures are the code's. ``as_released: false`` sets the defaults of
 ``count_ratio`` and of the mixture's ``policy`` to the paper's; one that the config states stays what it says:
 
-- the code filters each image's detections by their expected number (``ssod.pseudo.count``); the paper has no such step;
+- the code filters each image's detections by their expected number (``ssod.pseudo_labels.class_counts``); the paper has
+  no such step;
 - the code takes the positive score where the whole mixture is densest; the paper the one "most likely to be positive",
   argmax P(pos | s, mu_p, sigma_p). Read as a posterior that is the highest score, and nothing would pass; read here as
   the density of the positive Gaussian alone.
@@ -30,10 +31,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, count_per_image, quantiles, tag
-from ssod.pseudo.count import count_filter
-from ssod.pseudo.threshold import GmmConfig, ThresholdConfig, build_threshold
-from ssod.schema import Duration, named
+from ssod.pseudo_labels.class_counts import count_filter
+from ssod.pseudo_labels.threshold import GmmConfig, ThresholdConfig, build_threshold
 from ssod.structures import Batch, Detector, Output, Pseudo
+from ssod.utils.schema import Duration, named
 
 
 class Config(base.Config):

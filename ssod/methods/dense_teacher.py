@@ -22,14 +22,14 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, field_validator
 
-from ssod.errors import SsodError
-from ssod.losses.criterion import LossConfig, SideLoss
-from ssod.losses.pick import LossSpec
+from ssod.losses.build import LossSpec
+from ssod.losses.weighting.criterion import LossConfig, SideLoss
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, LossName
 from ssod.methods.config import Teaching
-from ssod.schema import Duration
 from ssod.structures import Assigned, Assignment, Detector, Predictions
+from ssod.utils.errors import SsodError
+from ssod.utils.schema import Duration
 
 
 class Config(base.Config):

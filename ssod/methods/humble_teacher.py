@@ -19,7 +19,8 @@ No code was released, and the paper leaves open, decided here:
 
 On RetinaNet and FCOS, which no one has published: soft targets at all rows of the dense head, the quality branch
 included, KL as one Bernoulli divergence per class, and the ensemble of all maps with those of the mirror image
-(``ssod.pseudo.mirror`` says where that is exact). ``norm: foreground`` suits them better than the average over rows.
+(``ssod.pseudo_labels.flip_ensemble`` says where that is exact). ``norm: foreground`` suits them better than the average
+over rows.
 """
 
 from typing import Literal
@@ -28,14 +29,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssod.boxes import mirror
 from ssod.losses.consistency import Belief, Norm, imitate, kl
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses
 from ssod.methods.config import Teaching
-from ssod.pseudo.mirror import read_mirrored
-from ssod.schema import Duration
+from ssod.pseudo_labels.flip_ensemble import read_mirrored
 from ssod.structures import Batch, Output, Predictions
+from ssod.structures.boxes import mirror
+from ssod.utils.schema import Duration
 
 
 class Config(base.Config):

@@ -1,8 +1,8 @@
 """Instant-Teaching: the model labels for itself, and learns from labels mixed with true ones. (arXiv:2103.11402)
 
 There is no average: the teacher is a copy of the student, made after every step. It looks at the weak view; rows whose
-likeliest class scores at least `score` become boxes (``ssod.pseudo.instant``); the strong view and its boxes are mixed
-with labelled images (``ssod.pseudo.mix``); all losses of the detector learn from the result.
+likeliest class scores at least `score` become boxes (``ssod.pseudo_labels.nms_once``); the strong view and its boxes
+are mixed with labelled images (``ssod.transforms.mix``); all losses of the detector learn from the result.
 
 Kinds of strong augmentation, for the paper's ablation: colour and cutout, or geometry, are operations of the view
 `strong`; mixup and mosaic are `mix.mixup` and `mix.mosaic`, 0 = off.
@@ -22,8 +22,8 @@ In both, box losses have full weight and the proposal network learns objects and
 What is not as released, whatever the switch:
 
 * A label is clipped to the student's view, and dropped with a side of a pixel or less; the code clamps it at 0 alone.
-* Any labelled image may meet any unlabelled one, by their places in a batch (``ssod.pseudo.mix``). The code pairs each
-  labelled image for good with one block of the unlabelled list, and never looks at what is left over of that list.
+* Any labelled image may meet any unlabelled one, by their places in a batch (``ssod.transforms.mix``). The code pairs
+  each labelled image for good with one block of the unlabelled list, and never looks at what is left over of that list.
 
 Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours: a row's box belongs to all its classes, and
 the mass weighs the row's sigmoid losses.
@@ -35,10 +35,10 @@ from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig
-from ssod.pseudo.instant import confidence, confident, rows_of
-from ssod.pseudo.mass import hardened
-from ssod.pseudo.mix import MixConfig
+from ssod.pseudo_labels.label_mass import hardened
+from ssod.pseudo_labels.nms_once import confidence, confident, rows_of
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
+from ssod.transforms.mix import MixConfig
 
 
 class Config(base.Config):

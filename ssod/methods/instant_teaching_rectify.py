@@ -1,8 +1,8 @@
 """Instant-Teaching*: two models, each taught by labels that the other one has corrected. (arXiv:2103.11402, Sec. 3.4)
 
 `student` and `peer.student` start from the same pretrained backbone; pyramid and heads of the peer are drawn anew. Both
-look at the same weak view, correct each other's boxes (``ssod.pseudo.rectify``), and learn with mixup and mosaic as in
-`instant_teaching`; the loss is the sum of both. Evaluated, kept and exported is `student` alone.
+look at the same weak view, correct each other's boxes (``ssod.pseudo_labels.co_rectify``), and learn with mixup and
+mosaic as in `instant_teaching`; the loss is the sum of both. Evaluated, kept and exported is `student` alone.
 
 Paper and released code differ in more than `instant_teaching` says, and `as_released` chooses this, too:
 
@@ -23,14 +23,14 @@ from copy import deepcopy
 
 import torch
 
-from ssod import seeding
-from ssod.errors import SsodError
 from ssod.methods import instant_teaching
 from ssod.methods.base import Losses, count_per_image, tag
 from ssod.methods.instant_teaching import InstantTeaching, best_scores
-from ssod.pseudo.instant import at_least, confident, rows_of
-from ssod.pseudo.rectify import co_rectify, rectify_once
+from ssod.pseudo_labels.co_rectify import co_rectify, rectify_once
+from ssod.pseudo_labels.nms_once import at_least, confident, rows_of
 from ssod.structures import Batch, Detector, Output, Pseudo, View
+from ssod.utils import seeding
+from ssod.utils.errors import SsodError
 
 
 class Config(instant_teaching.Config):

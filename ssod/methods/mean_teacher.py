@@ -20,9 +20,9 @@ from ssod.losses.consistency import DISTANCES, Belief, Norm, imitate
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses, quantiles, tag
 from ssod.methods.config import Teaching
-from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
-from ssod.schema import own_default
+from ssod.pseudo_labels.threshold import FixedConfig, ThresholdConfig, build_threshold
 from ssod.structures import Batch, Detector, Output, Pseudo
+from ssod.utils.schema import own_default
 
 
 class Config(base.Config):

@@ -4,8 +4,8 @@ Order of a step (Sec. 3): labelled images; the teacher on the weak view, its det
 above `score` teach classes, in both stages, and the proposal network its boxes. Those whose spread is below `spread`,
 whatever they score, teach the second stage its boxes, on a sample of their own: each is jittered `jitter_times` times,
 the teacher's second stage refines what comes of that, and the spread is the deviation of the refined boxes over their
-size (``ssod.pseudo.jitter``). In the second stage a background row counts by the teacher's probability of background at
-its box, and the class loss is divided by the sum of these weights (``background_reliability``).
+size (``ssod.pseudo_labels.jitter``). In the second stage a background row counts by the teacher's probability of
+background at its box, and the class loss is divided by the sum of these weights (``background_reliability``).
 
 Paper and released code agree but for the spread: the paper divides by half of width + height, the code, as here, x by
 the width and y by the height. What is not as released: a process divides by the mean of what all of them count (there
@@ -18,13 +18,13 @@ and background is one minus the likeliest class of the teacher's row at the same
 
 from pydantic import Field, field_validator
 
-from ssod.losses.reliability import background_reliability
+from ssod.losses.weighting.background import background_reliability
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, above, quantiles
-from ssod.pseudo.jitter import box_spread
-from ssod.pseudo.mix import MixConfig
-from ssod.ragged import select
+from ssod.pseudo_labels.jitter import box_spread
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
+from ssod.structures.ragged import select
+from ssod.transforms.mix import MixConfig
 
 
 class Config(base.Config):

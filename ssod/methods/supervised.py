@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssod.losses.context import Context, Reweight, Side
-from ssod.losses.criterion import Criterion
+from ssod.losses.weighting.context import Context, Reweight, Side
+from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common
 from ssod.methods.teachers import build_teacher
 from ssod.structures import Assigned, Batch, Detector, Output, Pseudo, Targets, View

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, LossName, quantiles, tag
-from ssod.pseudo.threshold import FixedConfig, ThresholdConfig, build_threshold
-from ssod.schema import Duration
+from ssod.pseudo_labels.threshold import FixedConfig, ThresholdConfig, build_threshold
 from ssod.structures import Batch, Detector, Output, Pseudo
+from ssod.utils.schema import Duration
 
 
 class Config(base.Config):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from ssod.report.frame import (
+from ssod.report.axes import (
     BOTTOM,
     DIGIT,
     LEFT,

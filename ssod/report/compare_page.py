@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from ssod.compare.boards import Board
-from ssod.compare.budget import CURRENCIES, curve
-from ssod.compare.comparison import Comparison
-from ssod.compare.gain import Gain
-from ssod.compare.rows import Row
-from ssod.compare.tables import Sheet, at_equal_cost, published_sheet, ranking
+from ssod.experiments.bootstrap import Gain
+from ssod.experiments.comparison import Comparison
+from ssod.experiments.cost import CURRENCIES, curve
+from ssod.experiments.groups import Board
+from ssod.experiments.settings import Row
+from ssod.experiments.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
+from ssod.report.axes import COLORS
 from ssod.report.charts import Series
-from ssod.report.frame import COLORS
 from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 
 METHOD = (

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ssod import figures as numbers
-from ssod.compare.runs import Run
-from ssod.diagnose import previous
-from ssod.engine.matches import Matches, average_precision
-from ssod.errors import SsodError
-from ssod.figures import MOST_CLASSES, SURE, Scored
-from ssod.pseudofile import Pseudo
+from ssod.diagnostics import curves as numbers
+from ssod.diagnostics.curves import MOST_CLASSES, SURE, Scored
+from ssod.diagnostics.pseudo_quality import previous
+from ssod.diagnostics.pseudofile import Pseudo
+from ssod.evaluation.matching import Matches, average_precision
+from ssod.experiments.runs import Run
 from ssod.report import charts
 from ssod.report.charts import Series
+from ssod.report.json_files import saved
 from ssod.report.page import Section, grid, sheet, text
-from ssod.report.saved import saved
+from ssod.utils.errors import SsodError
 
 RIGHT, WRONG = 0, 1  # colours: blue and orange, which every eye tells apart
 

@@ -12,23 +12,23 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from ssod import modelfile
-from ssod import run as root
-from ssod.compare.runs import Run
+from ssod import build as root
 from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
-from ssod.data.loader import Loading, eval_views
-from ssod.data.records import Labeled
-from ssod.data.sampling import Place
-from ssod.diagnose import fixed_set, same_views, untouched
-from ssod.engine import checkpoint
-from ssod.engine.matches import Matches
-from ssod.errors import Exit, SsodError
-from ssod.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
+from ssod.data.formats.records import Labeled
+from ssod.data.loading.loader import Loading, eval_views
+from ssod.data.loading.sampling import Place
+from ssod.diagnostics.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
+from ssod.diagnostics.pseudo_quality import fixed_set, same_views, untouched
+from ssod.engine.checkpointing import checkpoint
+from ssod.evaluation.matching import Matches
+from ssod.experiments.runs import Run
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
 from ssod.structures import Targets, View, move_targets
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 
 TEACHES = "What the teacher teaches"
 MOST_NAMED = 3  # boxes that a caption names
@@ -61,7 +61,7 @@ def trained_method(run: Run, cfg: Config, classes: Sequence[str]) -> Method:
         saved = checkpoint.load(last)
         path, state, learnt = last, saved["method"], saved["identity"]["classes"]["names"]
     else:
-        state, card = modelfile.read(best)
+        state, card = model_file.read(best)
         path, learnt = best, card["classes"]["names"]
     if list(learnt) != list(classes):
         fix = "set data.* to what the run was trained on"

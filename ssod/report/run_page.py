@@ -9,20 +9,20 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ssod import atomic
-from ssod.compare.boards import boards_of
-from ssod.compare.budget import hours, seen
-from ssod.compare.rows import rows_of
-from ssod.compare.runs import Run, read_run
-from ssod.compare.tables import interval
-from ssod.engine.identity import flat
+from ssod.engine.checkpointing.resume_check import flat
+from ssod.experiments.cost import hours, seen
+from ssod.experiments.groups import boards_of
+from ssod.experiments.runs import Run, read_run
+from ssod.experiments.settings import rows_of
+from ssod.experiments.tables import interval
 from ssod.report import charts
+from ssod.report.baseline import find_twin, named_twin
 from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health
+from ssod.report.json_files import saved
 from ssod.report.page import Section, alarms, grid, page, sheet, text
 from ssod.report.pictures import pictures
-from ssod.report.saved import saved
-from ssod.report.twin import find_twin, named_twin
+from ssod.utils import atomic
 
 
 def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str | None = None) -> Path:

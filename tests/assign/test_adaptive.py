@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
-from ssod.assign.pick import pick_assigner
+from ssod.assign.build import pick_assigner
 from ssod.assign.quality import with_centerness
-from ssod.boxes import IdentityCoder
-from ssod.losses.classify import focal_elements
+from ssod.losses.sigmoid import focal_elements
 from ssod.structures import Predictions, Targets
-from tests.paths import shared_path
+from ssod.structures.boxes import IdentityCoder
+from tests.paths import golden_path
 
-GOLDEN = np.load(shared_path("golden/consistent_teacher_assigner.npz"), allow_pickle=False)
+GOLDEN = np.load(golden_path("consistent_teacher_assigner.npz"), allow_pickle=False)
 CASES = json.loads(str(GOLDEN["cases_json"]))
 NEAR = {torch.float64: {"rtol": 1e-6, "atol": 1e-8}, torch.float32: {"rtol": 1e-4, "atol": 1e-5}}
 

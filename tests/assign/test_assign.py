@@ -9,8 +9,8 @@ from ssod.assign.centre import CentreAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import from_matches
 from ssod.assign.quality import with_centerness
-from ssod.boxes import LtrbCoder
 from ssod.structures import Predictions, Targets
+from ssod.structures.boxes import LtrbCoder
 
 
 def random_boxes(n: int, seed: int, size: float = 60) -> torch.Tensor:

@@ -1,7 +1,7 @@
 import torch
 
 from ssod.assign.sample import balanced, mask
-from ssod.seeding import uniform
+from ssod.utils.seeding import uniform
 
 
 def test_counts_and_order() -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
-from ssod.boxes import DeltaCoder, LtrbCoder, clip, compose, iou, paired_iou, warp
+from ssod.structures.boxes import DeltaCoder, LtrbCoder, clip, compose, iou, paired_iou, warp
+from tests.paths import golden_path
 from tests.waits import Waits
 
 
@@ -75,9 +76,9 @@ def test_matrices_stay_exact_under_autocast() -> None:
     torch.testing.assert_close(moved, warp(boxes.double(), a.double()).float(), rtol=1e-4, atol=1e-2)
 
 
-def test_box_transfer_golden(shared) -> None:
+def test_box_transfer_golden() -> None:
     """Teacher boxes land in the student's view as in the reference (clamped, degenerate boxes kept)."""
-    golden = np.load(shared("golden/box_transfer_and_ema.npz"), allow_pickle=False)
+    golden = np.load(golden_path("box_transfer_and_ema.npz"), allow_pickle=False)
     cases = [c for c in json.loads(str(golden["cases_json"])) if c["id"].startswith("w")]
     assert cases
     for case in cases:

@@ -10,10 +10,10 @@ from ssod.config import SECTIONS, Config, describe, load, load_recipe, validate
 from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.fcos import FcosConfig
 from ssod.detectors.retinanet import RetinaNetConfig
-from ssod.engine.identity import KINDS
-from ssod.errors import Exit, SsodError
-from ssod.methods.find import find, names
-from ssod.schema import Section
+from ssod.engine.checkpointing.resume_check import KINDS
+from ssod.methods.registry import find, names
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.schema import Section
 
 BASE = """
 data:
@@ -376,7 +376,8 @@ def test_a_duplicate_key_names_its_line(child: Path) -> None:  # C04
 
 
 def test_every_key_of_a_checkpoint_s_identity_exists() -> None:
-    """``engine.identity`` says by dotted key what a checkpoint survives; a key that no config has would say nothing."""
+    """``engine.checkpointing.resume_check`` says by dotted key what a checkpoint survives; a key that no config has
+    would say nothing."""
     found: set[str] = set()
     for detector in ("retinanet", "fcos", "faster_rcnn"):
         queue = [("", load_recipe(method="mean_teacher", detector=f"{detector}_r50_fpn", data="coco").dump())]

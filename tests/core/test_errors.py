@@ -2,7 +2,7 @@
 
 import pickle
 
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 def test_the_line_names_file_field_problem_and_fix() -> None:

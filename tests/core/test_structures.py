@@ -9,11 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssod import seeding
-from ssod.boxes import DeltaCoder
-from ssod.given import given
-from ssod.ragged import select
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
+from ssod.structures.boxes import DeltaCoder
+from ssod.structures.ragged import select
+from ssod.utils import seeding
+from ssod.utils.given import given
 from tests.rows import context
 from tests.waits import Waits
 
@@ -116,7 +116,9 @@ def test_flipped_mirrors_pixels_and_boxes_alike(width: int) -> None:
     v.images.zero_()
     v.sizes[0, 1] = width
     v.images[0, :, 10:20, 5:15] = 255
-    mirrored = v.flipped()
+    with Waits() as waits:
+        mirrored = v.flipped()
+    assert waits.copies == 0
     moved = Pseudo([targets([5, 10, 15, 20])]).move(v, mirrored).cls[0].boxes[0].long()
     x1, y1, x2, y2 = moved.tolist()
     assert mirrored.images[0, 0, y1:y2, x1:x2].eq(255).all()

@@ -46,8 +46,8 @@ def write_list(path: Path, lines: int = 1_000_000) -> None:
 def main(what: str, root: str) -> None:
     """Read a set and print processor seconds, peak memory and what was found, as JSON."""
     from ssod.data.datasets import DataConfig, load
-    from ssod.data.findings import Context
-    from ssod.data.sources import FolderSource, read_images
+    from ssod.data.formats.findings import Context
+    from ssod.data.formats.registry import FolderSource, read_images
 
     start, before = time.process_time(), peak()
     result: dict[str, object]
@@ -62,7 +62,7 @@ def main(what: str, root: str) -> None:
         if what == "load":
             result = load(cfg).split
         else:
-            from ssod.data.check import check
+            from ssod.commands.check import check
 
             report = check(cfg)
             result = report.split | {"lines": report.lines(), "total": report.counts["labeled"]["boxes"]}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ssod.data.check import check
+from ssod.commands.check import check
 from ssod.data.datasets import DataConfig, load
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 from tests.data.nano import Nano, picture, voc, voc_object, xml, yolo
 
 # ---- VOC ---------------------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from ssod.data.check import check
-from ssod.data.coco import to_coco
+from ssod.commands.check import check
 from ssod.data.datasets import DataConfig, load
-from ssod.data.findings import Context, Findings, Rules
-from ssod.data.records import Images, Labeled
-from ssod.data.sources import Source, read_images, read_labeled
-from ssod.errors import Exit, SsodError
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.findings import Context, Findings, Rules
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.formats.registry import Source, read_images, read_labeled
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import HEIGHT, WIDTH, Nano, picture, voc, voc_object, xml, yolo
 
 SOURCE = TypeAdapter(Source)

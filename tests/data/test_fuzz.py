@@ -13,12 +13,12 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ssod.data.coco import read_coco, to_coco
-from ssod.data.findings import Context
-from ssod.data.records import Labeled
-from ssod.data.voc import read_voc
-from ssod.data.yolo import read_yolo
-from ssod.errors import Exit, SsodError
+from ssod.data.formats.coco import read_coco, to_coco
+from ssod.data.formats.findings import Context
+from ssod.data.formats.records import Labeled
+from ssod.data.formats.voc import read_voc
+from ssod.data.formats.yolo import read_yolo
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano, coco, voc, voc_object, xml, yolo
 
 FOLDER = tempfile.TemporaryDirectory(prefix="ssod-fuzz-")  # removed when the interpreter ends
@@ -36,7 +36,7 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 FUZZ = settings(
-    max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=400, deadline=30_000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.data import large
+from tests.patience import in_time
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_reading_and_splitting_coco_takes_seconds(coco: Path) -> None:
     measured = measure("load", coco)
     # 15 s; on a slow or crowded machine, less than what Python's own parser takes there.
-    assert measured["seconds"] < 15 or measured["seconds"] < 0.8 * measure("parse", coco)["seconds"]
+    assert in_time(measured["seconds"], 15) or measured["seconds"] < 0.8 * measure("parse", coco)["seconds"]
     assert measured["peak_mb"] < 2000
     split = measured["result"]
     assert (split["labeled"], split["unlabeled"]) == (11_828, 106_459)
@@ -45,7 +46,7 @@ def test_reading_and_splitting_coco_takes_seconds(coco: Path) -> None:
 
 def test_checking_coco_with_every_image_header_takes_seconds(coco: Path) -> None:
     measured = measure("check", coco)
-    assert measured["seconds"] < 60  # half of it on a core of its own
+    assert in_time(measured["seconds"], 60)  # half of it on a core of its own
     assert measured["result"]["total"] == large.BOXES
     assert [line for line in measured["result"]["lines"] if line.startswith("error")] == []
 
@@ -55,5 +56,5 @@ def test_a_list_of_a_million_images(tmp_path: Path) -> None:
     measured = measure("list", tmp_path)
     assert measured["result"]["images"] == 1_000_000
     assert measured["result"]["sizes"] is None
-    assert measured["seconds"] < 5
+    assert in_time(measured["seconds"], 5)
     assert measured["peak_mb"] < 500

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
 
-from ssod.data.findings import Context
-from ssod.data.paths import name_problem, refuse_unsafe, safe_join
-from ssod.errors import Exit, SsodError
+from ssod.data.formats.findings import Context
+from ssod.data.formats.paths import name_problem, refuse_unsafe, safe_join
+from ssod.utils.errors import Exit, SsodError
 
 
 @pytest.fixture
@@ -78,15 +77,14 @@ def test_the_root_itself_may_be_a_link(root: str, tmp_path: Path) -> None:
     assert safe_join(str(tmp_path / "link"), "sub/b.jpg")
 
 
+@pytest.mark.timeout(60)  # a pipe that nobody writes to, and a file without end, would be read for ever
 def test_what_is_no_regular_file_is_never_opened(root: str) -> None:
     os.mkfifo(f"{root}/pipe.jpg")
     os.symlink("/dev/zero", f"{root}/zero.jpg")
-    start = time.perf_counter()
     for name, links in (("pipe.jpg", False), ("sub", False), ("zero.jpg", True)):
         with pytest.raises(SsodError, match="not a regular file") as caught:
             safe_join(root, name, allow_symlinks=links)
         assert caught.value.code == Exit.UNSAFE
-    assert time.perf_counter() - start < 1
 
 
 def test_a_missing_file_names_its_twin(root: str) -> None:

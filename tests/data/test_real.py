@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssod.data.check import check
-from ssod.data.coco import to_coco
+from ssod.commands.check import check
 from ssod.data.datasets import DataConfig, load
-from ssod.data.findings import Findings
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.findings import Findings
 from tests.paths import shared_path
 
 DATA = shared_path("data")

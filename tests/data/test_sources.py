@@ -14,15 +14,15 @@ from PIL.PngImagePlugin import PngImageFile
 from pycocotools.coco import COCO
 from pydantic import TypeAdapter, ValidationError
 
-from ssod.data.check import check
-from ssod.data.coco import to_coco
+from ssod.commands.check import check
 from ssod.data.datasets import DataConfig, load
-from ssod.data.findings import Context, Findings
-from ssod.data.header import read_header, turn_boxes
-from ssod.data.image import open_image
-from ssod.data.records import Images, Labeled
-from ssod.data.sources import LabeledSource, Source, read_images, read_labeled
-from ssod.errors import SsodError
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.findings import Context, Findings
+from ssod.data.formats.header import read_header, turn_boxes
+from ssod.data.formats.image import open_image
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.formats.registry import LabeledSource, Source, read_images, read_labeled
+from ssod.utils.errors import SsodError
 from tests.data.nano import HEIGHT, WIDTH, Nano, picture
 
 SOURCE = TypeAdapter(Source)

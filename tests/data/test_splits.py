@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ssod.data.coco import read_coco, to_coco
 from ssod.data.datasets import DataConfig, load
-from ssod.data.findings import Context
-from ssod.data.records import Classes, Images, Labeled
+from ssod.data.formats.coco import read_coco, to_coco
+from ssod.data.formats.findings import Context
+from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.splits import SplitConfig, draw, read_index_file, select, split_hash, with_objects, write_splits
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.data.nano import Nano, voc
-from tests.paths import shared_path
+from tests.paths import golden_path
 
-GOLDEN = json.loads(shared_path("golden/splits.json").read_text())
+GOLDEN = json.loads(golden_path("splits.json").read_text())
 DRAWS = [
     pytest.param(family, case, id=f"{family}-{case['N']}-{case['fold']}@{case['percent']}")
     for family in ("without_replacement", "with_replacement")

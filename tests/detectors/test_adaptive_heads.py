@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ssod.assign import adaptive
 from ssod.detectors.build import build
-from ssod.methods.find import find
+from ssod.methods.registry import find
 from ssod.structures import Batch, Targets, View
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from ssod.assign.adaptive import AdaptiveAssigner
-from ssod.boxes import IdentityCoder
 from ssod.detectors.build import build
 from ssod.detectors.dense import Dense, DenseOutput
 from ssod.structures import Predictions, Targets
+from ssod.structures.boxes import IdentityCoder
 from tests.detectors.reference import config
 from tests.detectors.test_fam3d import HEAD
-from tests.paths import shared_path
+from tests.paths import golden_path
 
-GOLDEN = np.load(shared_path("golden/consistent_teacher_head_loss.npz"), allow_pickle=False)
+GOLDEN = np.load(golden_path("consistent_teacher_head_loss.npz"), allow_pickle=False)
 CASES = json.loads(str(GOLDEN["cases_json"]))
 # Predictions decode in float32, whatever the weights are.
 NEAR, NEAR_GRADIENT = {"rtol": 1e-4, "atol": 1e-5}, {"rtol": 1e-3, "atol": 1e-5}

@@ -12,9 +12,9 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from ssod.assign.sample import balanced, mask
 from ssod.detectors.build import build
-from ssod.errors import Exit, SsodError
-from ssod.seeding import uniform
 from ssod.structures import Targets
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.seeding import uniform
 from tests.detectors.d2 import NAMES, K, detect, images, inputs, pair, section, view
 from tests.detectors.reference import targets
 from tests.rows import losses_of

@@ -11,13 +11,13 @@ from torch import nn
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from ssod.detectors.build import build
-from ssod.detectors.d2.convert import ours_of, theirs_of, to_theirs
-from ssod.detectors.d2.same import same
-from ssod.errors import Exit, SsodError
-from ssod.parity import differences, pictures
+from ssod.inference.export_parity import differences, pictures
+from ssod.utils.errors import Exit, SsodError
 from tests.detectors.d2 import NAMES, K, detect, images, pair, section, view
 from tests.detectors.reference import CONFIG
 from tools.convert_weights import compare, take_settings
+from tools.d2_convert import ours_of, theirs_of, to_theirs
+from tools.d2_same import same
 
 # FCOS's configs are Python and say the widths of its pyramid in many places; the others are as narrow as in `OPTS`.
 CHANGES: dict[str, dict[str, Any]] = {

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from ssod import modelfile
 from ssod.detectors.build import build
 from ssod.detectors.d2.config import read_config
 from ssod.detectors.d2.weights import fit, initialise, read_file, read_pickle
-from ssod.errors import Exit, SsodError
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 from tests.detectors.reference import CONFIG
 
 
@@ -266,7 +266,7 @@ def test_another_number_of_classes_starts_afresh(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(("ours", "fresh"), [(["cat", "dog"], False), (["dog", "cat"], True), (["cow", "dog"], True)])
 def test_as_many_classes_of_other_names_start_afresh(ours: list[str], fresh: bool, tmp_path: Path) -> None:
     card = {"detector": {}, "classes": {"names": ["cat", "dog"], "ids": [1, 2]}, "val_view": []}
-    modelfile.save(tmp_path / "best.safetensors", Net(2).state_dict(), card)
+    model_file.save(tmp_path / "best.safetensors", Net(2).state_dict(), card)
     loaded = initialise(Net(2), section(weights=str(tmp_path / "best.safetensors")), ours)
     assert loaded.fresh == (("head.cls_score.weight", "head.cls_score.bias") if fresh else ())
 

@@ -12,10 +12,10 @@ from torch import nn
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from ssod import modelfile
 from ssod.detectors.build import build
-from ssod.export import convert, parity, runner
-from ssod.model import Model, load
+from ssod.inference.export import convert, parity, runner
+from ssod.inference.model import Model, load
+from ssod.utils import model_file
 from tests.detectors.d2 import NAMES, K, pair, section
 from tests.test_methods import batch_for, bits, method, optimizer_of, step
 
@@ -87,7 +87,7 @@ def test_the_graph_says_what_torch_says(name: str, format: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_file_needs_no_other_file(name: str, tmp_path: Path) -> None:
     model = model_of(name)
-    modelfile.save(tmp_path / "best.safetensors", model.detector.state_dict(), model.card)
+    model_file.save(tmp_path / "best.safetensors", model.detector.state_dict(), model.card)
     again = load(tmp_path / "best.safetensors")
     picture = Image.effect_noise((96, 80), 80).convert("RGB")
     a, b = model(picture), again(picture)

@@ -8,14 +8,14 @@ from torch import Tensor
 from torchvision.models import resnet50
 from torchvision.ops import roi_align
 
-from ssod.boxes import LtrbCoder
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import Normalise, build_backbone
 from ssod.detectors.build import build
 from ssod.detectors.decode import DecodeConfig, clip_last, detect
 from ssod.detectors.roi_pool import RoIPool
-from ssod.errors import Exit, SsodError
 from ssod.structures import Predictions
+from ssod.structures.boxes import LtrbCoder
+from ssod.utils.errors import Exit, SsodError
 from tests.detectors.reference import CONFIG, NAMES, config, images, view
 
 

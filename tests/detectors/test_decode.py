@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssod.boxes import IdentityCoder, LtrbCoder
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, clip_last, detect, rank, suppress, top
 from ssod.structures import Predictions
+from ssod.structures.boxes import IdentityCoder, LtrbCoder
 
 
 def cloud(n: int, c: int, k: int, extent: float = 1300, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

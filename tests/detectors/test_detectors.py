@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssod.boxes import iou
 from ssod.detectors import dense, rcnn
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
+from ssod.structures.boxes import iou
 from tests.detectors.reference import NAMES, config, enliven, images, targets, view
 from tests.rows import losses_of
 from tests.waits import Waits

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssod.boxes import IdentityCoder, paired_iou
 from ssod.detectors.build import build
 from ssod.detectors.heads.fam3d import Align, blend, sample, upright
-from ssod.errors import SsodError
 from ssod.structures import Targets, View
+from ssod.structures.boxes import IdentityCoder, paired_iou
+from ssod.utils.errors import SsodError
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients
-from tests.paths import shared_path
+from tests.paths import golden_path
 from tests.rows import losses_of
 
 ONE = {"scale": 8, "octaves": 1, "ratios": [1], "spacing": "stride"}
 HEAD = {"head_norm": "group", "level_scale": True, "delta_std": [0.1, 0.2], "anchors": ONE, "loss": {"box": "giou"}}
 # The head as it was submitted: distances instead of deltas.
 DISTANCES = {**HEAD, "delta_std": None, "align": {"name": "3d", "decode": "distances"}}
-GOLDEN = np.load(shared_path("golden/consistent_teacher_fam3d.npz"), allow_pickle=False)
+GOLDEN = np.load(golden_path("consistent_teacher_fam3d.npz"), allow_pickle=False)
 CASES = {case["name"]: case for case in json.loads(str(GOLDEN["cases_json"]))}
 ALONE = [name for name, case in CASES.items() if case["kind"] == "align_only"]
 TYPES = {
@@ -207,12 +207,16 @@ def test_every_part_learns(name: str) -> None:
 
 @pytest.mark.parametrize("head", [HEAD, DISTANCES], ids=["deltas", "distances"])
 def test_one_image_is_learnt(head: dict) -> None:
-    """Boxes and classes of one image, by the head's own assignment: both losses fall."""
+    """Boxes and classes of one image, by the head's own assignment: both losses fall.
+
+    A box that overlaps nothing has weight 0 and stays where it is, and steps three times as long end there for some
+    seeds. With these, the overlap is 0.88 to 0.98 for each of ten seeds, and the class loss a tenth at most.
+    """
     torch.manual_seed(0)
     model = build(config("retinanet", **{"align": "3d", **head, "assigner": "adaptive", "levels": [3, 5]}), 5)
     batch, wanted = view(images(((96, 96),))), [Targets(torch.tensor([[12.0, 8, 44, 56]]), torch.tensor([2]))]
-    optimizer, seen = torch.optim.Adam(model.parameters(), 3e-3), []
-    for _ in range(50):
+    optimizer, seen = torch.optim.Adam(model.parameters(), 1e-3), []
+    for _ in range(75):
         losses = losses_of(model, model.predict(batch), wanted)
         optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -222,7 +226,7 @@ def test_one_image_is_learnt(head: dict) -> None:
     best = out.detections(0.0)[0]
     assert int(best.labels[0]) == 2
     assert float(paired_iou(best.boxes[:1], wanted[0].boxes)) > 0.6
-    assert seen[-1][0] < 0.5 * seen[0][0]
+    assert all(last < 0.5 * first for first, last in zip(seen[0], seen[-1]))
 
 
 def test_distances_are_those_of_the_point_in_strides() -> None:

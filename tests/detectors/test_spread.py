@@ -9,13 +9,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from ssod.boxes import paired_iou
 from ssod.detectors.build import DetectorConfig, build
-from ssod.engine import identity
-from ssod.errors import SsodError
-from ssod.export import Graph, convert, runner
-from ssod.methods.find import find
-from ssod.parity import measure
+from ssod.engine.checkpointing import resume_check
+from ssod.inference.export import Graph, convert, runner
+from ssod.inference.export_parity import measure
+from ssod.methods.registry import find
+from ssod.structures.boxes import paired_iou
+from ssod.utils.errors import SsodError
 from tests.rows import losses_of
 from tests.test_methods import DETECTORS, K, batch
 from tools.export_parity import SIZES, pictures, random_model
@@ -40,7 +40,7 @@ def test_nll_trains_box_and_spread(name: str) -> None:
     data = batch().labeled
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 3e-3)
     before, history, overlap = student.head.spread.weight.clone(), [], []
-    for _ in range(40):
+    for _ in range(80):
         out = student.predict(data)
         p, a = student.assign(out, data.targets)["dense"]
         assert p.spread.shape == (len(p), 4)
@@ -51,8 +51,9 @@ def test_nll_trains_box_and_spread(name: str) -> None:
         history.append(losses["box"].item())
         overlap.append(paired_iou(p.boxes()[a.fg], a.box[a.fg]).mean().item())
     # FCOS begins with points: while they overlap nothing, the IoU in front holds the loss near 0.
+    # For nine seeds the ratio is 0.64 at most and the overlap gains 0.14 at least; after half as many steps, 0.87.
     assert history[-1] < 0.85 * max(history), history
-    assert overlap[-1] > overlap[0] + 0.03, overlap
+    assert overlap[-1] > overlap[0] + 0.05, overlap
     assert not torch.equal(before, student.head.spread.weight)
 
 
@@ -98,9 +99,9 @@ def test_without_it_nothing_is_new(name: str) -> None:
     assert not any("spread" in key for key in net(name).state_dict())
     configs = (silent, section(name, spread=True))
     old, new = ({"detector": cfg.model_dump(mode="json", exclude_none=True)} for cfg in configs)
-    identity.check(Path("x"), {"config": old}, {"config": old})
+    resume_check.check(Path("x"), {"config": old}, {"config": old})
     with pytest.raises(SsodError, match=r"detector\.spread"):
-        identity.check(Path("x"), {"config": old}, {"config": new})
+        resume_check.check(Path("x"), {"config": old}, {"config": new})
 
 
 @pytest.mark.parametrize("name", DENSE)

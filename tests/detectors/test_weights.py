@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ssod import modelfile
 from ssod.detectors import weights
 from ssod.detectors.build import build
 from ssod.detectors.weights import class_columns, coco_ids
-from ssod.errors import Exit, SsodError
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 from tests.detectors.reference import NAMES, config, detect, enliven, images, pair, torchvision_detector, view
 
 
@@ -88,7 +88,7 @@ def own_model(name: str, folder: Path, classes: list[str]) -> nn.Module:
     with torch.no_grad():
         enliven(trained, lambda: trained.predict(view(images(((64, 96),)))).score([torch.tensor([[4.0, 4, 60, 50]])]))
     card = {"detector": {}, "classes": {"names": classes, "ids": [1, 2, 3]}, "val_view": []}
-    modelfile.save(folder / "best.safetensors", trained.state_dict(), card)
+    model_file.save(folder / "best.safetensors", trained.state_dict(), card)
     return trained
 
 

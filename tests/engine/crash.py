@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssod import modelfile
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
+from ssod.utils import model_file
+from tests.patience import LONG
 
 # Figures of the machine, not of the run.
 _CLOCKS = ("time/", "memory/")
@@ -30,7 +31,7 @@ _CLOCKS = ("time/", "memory/")
 def final_state(folder: Path) -> dict[str, Any]:
     """Return all that a run has learned and told: checkpoint, model file, metrics without timings."""
     state = checkpoint.load(checkpoint.find(folder / "checkpoints"))
-    weights, card = modelfile.read(folder / "best.safetensors")
+    weights, card = model_file.read(folder / "best.safetensors")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [{k: v for k, v in row.items() if not k.startswith(_CLOCKS)} for row in rows]
     return {"checkpoint": state, "best": weights, "card": card, "metrics": rows}
@@ -132,7 +133,7 @@ def _written(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = LONG) -> None:
     """Wait until ``condition`` holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.engine import job
+from tests.patience import LONG
 
 
 class Job:
@@ -32,7 +33,7 @@ class Job:
         """Send a signal."""
         os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 30.0) -> tuple[int, str]:
+    def wait(self, seconds: float = LONG) -> tuple[int, str]:
         """Return the exit code and what was printed as an error; kill it if it takes longer."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -49,7 +50,7 @@ class Pair:
         env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         self.ranks = [Job(folder, {**env, "RANK": str(r), "LOCAL_RANK": str(r)}, **options) for r in range(2)]
 
-    def wait(self, seconds: float = 60.0) -> list[tuple[int, str]]:
+    def wait(self, seconds: float = LONG) -> list[tuple[int, str]]:
         """Return each rank's exit code and errors; 999 = had to be killed."""
         end = time.monotonic() + seconds
         return [rank.wait(max(end - time.monotonic(), 0.1)) for rank in self.ranks]

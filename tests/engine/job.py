@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ssod import collective
-from ssod.engine import dist, signals
-from ssod.errors import Exit, SsodError
+from ssod.utils import collective, distributed, signals
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 
 
@@ -48,7 +47,7 @@ def slow_score(marker: Path) -> toy.Any:
             if signals.requested():
                 break
             time.sleep(0.01)
-        stop = max(dist.gather(signals.requested()))
+        stop = max(distributed.gather(signals.requested()))
         if stop:
             raise signals.Stopped(stop)
         return toy.score(detector)
@@ -64,7 +63,7 @@ def main(path: str, options: str = "{}") -> int:
     if kwargs.pop("slow_eval", False):
         kwargs["evaluate"] = slow_score(Path(path) / "evaluating")
     try:
-        with dist.job(torch.device("cpu"), timeout=kwargs.pop("timeout", 60)):
+        with distributed.job(torch.device("cpu"), timeout=kwargs.pop("timeout", 60)):
             toy.run(Path(path), wrap=slow(**job), **kwargs)
     except SsodError as error:
         print(f"ssod: error: {error}", file=sys.stderr, flush=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod import atomic
-from ssod.engine import checkpoint
-from ssod.errors import Exit, SsodError
+from ssod.engine.checkpointing import checkpoint
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
 
 POINTS = [f"ckpt.{name}" for name in (*atomic.POINTS, "before_trailer", "after_trailer")]
 
@@ -257,7 +257,8 @@ def test_what_is_there_needs_no_room_and_the_one_being_written_does(
 
 def test_bytes_reach_the_disk_before_the_name_does(tmp_path: Path) -> None:
     """SIGKILL keeps the page cache, so only the order of the calls says what a power cut would leave."""
-    script = f"from pathlib import Path; from ssod import atomic; atomic.write_text(Path({str(tmp_path)!r}) / 'x', 'y')"
+    script = "from pathlib import Path; from ssod.utils import atomic; "
+    script += f"atomic.write_text(Path({str(tmp_path)!r}) / 'x', 'y')"
     calls: list[str] = []
     tracer = (
         "import os, sys\n"

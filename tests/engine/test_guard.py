@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.engine import checkpoint
+from ssod.engine.checkpointing import checkpoint
+from ssod.engine.stepper import Step
 from ssod.engine.trainer import Trainer
-from ssod.errors import Exit, SsodError
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 
 NAN, INF = float("nan"), float("inf")
@@ -104,15 +105,15 @@ def test_a_copy_of_the_student_that_falls_on_a_skipped_step_is_made(tmp_path: Pa
     with toy.RunFolder(tmp_path / "run") as folder:
         ema = {"rule": "copy", "every": 3}
         trainer = build(folder, TRANSIENT[where][0], 1, steps=6, method={"burn_in": 2, "ema": ema})
-        step = trainer.train_step
+        step = trainer.stepper.train_step
 
-        def watched(batches: Iterator) -> int:
-            found = step(batches)
+        def watched(batches: Iterator, number: int) -> Step:
+            found = step(batches, number)
             mine, theirs = trainer.method.student.state_dict(), trainer.method.teacher.model.state_dict()
             seen.append(all(torch.equal(mine[name], theirs[name]) for name in mine))
             return found
 
-        trainer.train_step = watched
+        trainer.stepper.train_step = watched
         trainer.fit()
     assert seen[2:] == [False, False, True, False]
 
@@ -139,18 +140,18 @@ def test_a_poisoned_state_is_seen_before_it_spreads(tmp_path: Path, name: str) -
     """It cannot heal, so three steps later the run ends, and nothing of it has been written or taught."""
 
     def poison(trainer: Trainer) -> None:
-        step = trainer.train_step
+        step = trainer.stepper.train_step
 
-        def poisoned(batches: Iterator) -> int:
+        def poisoned(batches: Iterator, number: int) -> Step:
             if trainer.step == 4:
                 with torch.no_grad():
                     if name == "momentum_buffer":
                         trainer.stepper.optimizer.state[trainer.method.student.head.weight][name].view(-1)[0] = NAN
                     else:
                         trainer.method.state_dict()[name].view(-1)[0] = NAN
-            return step(batches)
+            return step(batches, number)
 
-        trainer.train_step = poisoned
+        trainer.stepper.train_step = poisoned
 
     with toy.RunFolder(tmp_path / "run") as folder:
         trainer = build(folder, poison, 0, save_every=4, eval_every=0)
@@ -210,16 +211,16 @@ def test_an_overflow_of_fp16_is_no_fault(tmp_path: Path) -> None:
         trainer = toy.trainer(folder, precision="fp16", steps=40, eval_every=0, norm=False)
         trainer.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
         scales, moved = [], []
-        step = trainer.train_step
+        step = trainer.stepper.train_step
 
-        def watched(batches: Iterator) -> int:
+        def watched(batches: Iterator, number: int) -> Step:
             before = trainer.method.teacher.model.head.weight.clone()
-            stop = step(batches)
+            stop = step(batches, number)
             scales.append(trainer.stepper.scaler.get_scale())
             moved.append(not torch.equal(before, trainer.method.teacher.model.head.weight))
             return stop
 
-        trainer.train_step = watched
+        trainer.stepper.train_step = watched
         trainer.fit()
     skipped = moved.index(True)
     assert skipped > 3, "more than a streak of bad steps, and the run goes on"
@@ -259,15 +260,15 @@ def test_the_device_is_read_once_per_step(tmp_path: Path, monkeypatch: pytest.Mo
     with toy.RunFolder(tmp_path / "run") as folder:
         trainer = toy.trainer(folder, steps=12, log_every=0, eval_every=0, save_every=0, clip=1.0)
         counts = []
-        step = trainer.train_step
+        step = trainer.stepper.train_step
 
-        def counted(batches: Iterator) -> int:
+        def counted(batches: Iterator, number: int) -> Step:
+            counts.append(list(reads))  # since the beginning of the step before
             reads.clear()
-            stop = step(batches)
-            counts.append(list(reads))
-            return stop
+            return step(batches, number)
 
-        trainer.train_step = counted
+        trainer.stepper.train_step = counted
         trainer.fit()
-    for made in counts:
+    assert len(counts) == 12
+    for made in counts[1:]:
         assert [name for name, _ in made] == ["tolist"], made

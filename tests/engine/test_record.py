@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ssod import modelfile
 from ssod.engine.record import Record
+from ssod.utils import model_file
 from tests.engine import toy
 
 CARD = {"detector": {"name": "toy"}, "classes": toy.CLASSES, "val_view": []}
@@ -24,7 +24,7 @@ def test_the_model_file_is_of_the_last_evaluation(tmp_path: Path) -> None:
     record, teacher = Record(toy.RunFolder(tmp_path), CARD, "AP"), nn.Linear(2, 3)
     record.take({"AP": 0.25})
     record.write(teacher, 7)
-    weights, card = modelfile.read(tmp_path / "best.safetensors")
+    weights, card = model_file.read(tmp_path / "best.safetensors")
     assert (card["step"], card["metrics"], card["classes"]) == (7, {"AP": 0.25}, toy.CLASSES)
     assert torch.equal(weights["weight"], teacher.weight)
     assert "step" not in CARD

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from ssod.engine import checkpoint, optim
-from ssod.errors import Exit, SsodError
+from ssod.engine import optim
+from ssod.engine.checkpointing import checkpoint
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state
 

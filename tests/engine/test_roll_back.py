@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ssod.engine import checkpoint
-from ssod.errors import Exit, SsodError
+from ssod.engine.checkpointing import checkpoint
+from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state
 from tests.engine.test_resume import Cut, cut_at

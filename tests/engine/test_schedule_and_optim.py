@@ -10,7 +10,7 @@ from torch import nn
 from ssod.engine import optim
 from ssod.engine.schedule import Constant, Cosine, MultiStep, WarmUp, lr_at
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 NONE = WarmUp(steps=0)
 

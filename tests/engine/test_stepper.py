@@ -4,10 +4,10 @@ import copy
 
 import torch
 
-from ssod.engine.signals import Signals
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
-from ssod.errors import Exit
+from ssod.utils.errors import Exit
+from ssod.utils.signals import Signals
 from tests.engine import toy
 from tests.engine.crash import difference
 

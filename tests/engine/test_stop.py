@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ssod.engine import checkpoint
-from ssod.engine.signals import Signals, requested
-from ssod.errors import Exit
+from ssod.engine.checkpointing import checkpoint
+from ssod.utils.errors import Exit
+from ssod.utils.signals import Signals, requested
 from tests.engine import toy
 from tests.engine.crash import difference, final_state, kill_until_done, wait_for
 from tests.engine.fork import Job
@@ -29,7 +29,7 @@ def lines(folder: Path) -> list[dict]:
 )
 def test_a_stopped_run_saves_and_goes_on(tmp_path: Path, number: int, code: Exit) -> None:
     options = {"steps": 40, "log_every": 1, "eval_every": 0, "save_every": 0}
-    process = Job(tmp_path / "run", pace=0.05, **options)
+    process = Job(tmp_path / "run", pace=0.1, **options)
     wait_for(lambda: len(lines(tmp_path / "run")) > 3)
     process.signal(number)
     ended, error = process.wait()
@@ -94,7 +94,7 @@ def test_handlers_are_put_back_and_nested_listeners_inherit() -> None:
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     """Three kills here; ``tests.engine.crash`` is what longer campaigns use."""
     options = {"steps": 60, "log_every": 3, "eval_every": 10, "save_every": 4}
-    command = [sys.executable, "-m", "tests.engine.job", str(tmp_path / "run"), json.dumps({"pace": 0.05, **options})]
+    command = [sys.executable, "-m", "tests.engine.job", str(tmp_path / "run"), json.dumps({"pace": 0.1, **options})]
     record = kill_until_done(
         command, tmp_path / "run", kills=3, longest=0.5, after_save=True, env={"PYTHONPATH": str(ROOT)}
     )

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssod.engine.trackers import numbers
-from ssod.errors import SsodError
+from ssod.engine.logging.trackers import numbers
+from ssod.utils.errors import SsodError
 from tests.engine import toy
 
 

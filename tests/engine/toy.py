@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssod import collective, seeding, structures
-from ssod.engine.runfolder import RunFolder
+from ssod import structures
+from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import TrainConfig, Trainer
 from ssod.methods import base
 from ssod.structures import Batch, Targets, View
+from ssod.utils import collective, seeding
 
 
 class Output:

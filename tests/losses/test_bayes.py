@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssod.losses.bayes import Branch, C, ConvBayes, Guess, bald, difficulty, own_loss, predicted, wanted
+from ssod.losses.weighting.bayes import Branch, C, ConvBayes, Guess, bald, difficulty, own_loss, predicted, wanted
 from tests.losses.rows import assignment, predictions
+from tests.paths import golden_path
 
 
 @pytest.fixture
-def golden(shared):
-    return np.load(shared("golden/uncertainty_bald.npz"), allow_pickle=False)
+def golden():
+    return np.load(golden_path("uncertainty_bald.npz"), allow_pickle=False)
 
 
 def test_bald_golden(golden) -> None:

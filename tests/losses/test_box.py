@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from ssod.boxes import DeltaCoder, LtrbCoder, paired_iou
 from ssod.losses import box as losses
 from ssod.losses.box import ALIGNED, BOX, SPREAD, ciou_pairs, diou_pairs, giou_pairs, l1, nll, smooth_l1
 from ssod.structures import Predictions
+from ssod.structures.boxes import DeltaCoder, LtrbCoder, paired_iou
 from tests.losses.rows import assignment, predictions
+from tests.paths import golden_path
 
 RNG = torch.Generator().manual_seed(0)
 
@@ -21,8 +22,8 @@ def random_boxes(n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["giou", "diou", "ciou"])
-def test_golden(shared, name: str) -> None:
-    file = np.load(shared("golden/box_iou_losses.npz"), allow_pickle=False)
+def test_golden(name: str) -> None:
+    file = np.load(golden_path("box_iou_losses.npz"), allow_pickle=False)
     cases = json.loads(str(file["cases_json"]))
     assert len(cases) == 3
     for case in cases:

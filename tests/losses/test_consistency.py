@@ -13,18 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.boxes import DeltaCoder, IdentityCoder, LtrbCoder, mirror
 from ssod.losses import consistency
 from ssod.losses.consistency import DISTANCES, Belief, imitate, js, kl, l2, mse, quality_kl
 from ssod.structures import Predictions
+from ssod.structures.boxes import DeltaCoder, IdentityCoder, LtrbCoder, mirror
 from tests.losses.rows import predictions
+from tests.paths import golden_path
 
 EXTREME = [-1e4, -200.0, -88.0, -20.0, 0.0, 20.0, 88.0, 200.0, 1e4]
 PRECISIONS = [(torch.float64, 1e-6, 1e-8, 1e-5, 1e-8), (torch.float32, 1e-4, 1e-5, 1e-3, 1e-5)]
 
 
-def golden(shared, kind: str) -> Iterator[tuple[dict, dict]]:
-    file = np.load(shared("golden/humble_teacher_formulas.npz"), allow_pickle=False)
+def golden(kind: str) -> Iterator[tuple[dict, dict]]:
+    file = np.load(golden_path("humble_teacher_formulas.npz"), allow_pickle=False)
     for case in json.loads(str(file["cases_json"])):
         if case["kind"] == kind:
             prefix = case["id"] + "."
@@ -36,9 +37,9 @@ def rows(logits: Tensor, deltas: Tensor, softmax: bool = False) -> Predictions:
 
 
 @pytest.mark.parametrize(("dtype", "rtol", "atol", "grtol", "gatol"), PRECISIONS, ids=["float64", "float32"])
-def test_golden_anchors(shared, dtype, rtol, atol, grtol, gatol) -> None:
+def test_golden_anchors(dtype, rtol, atol, grtol, gatol) -> None:
     cases = 0
-    for case, v in golden(shared, "rpn"):
+    for case, v in golden("rpn"):
         v = {k: torch.from_numpy(np.asarray(x)).to(dtype) for k, x in v.items()}
         logit = v["student_logit"][:, None].clone().requires_grad_()
         delta = v["student_delta"].clone().requires_grad_()
@@ -60,9 +61,9 @@ def test_golden_anchors(shared, dtype, rtol, atol, grtol, gatol) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "rtol", "atol", "grtol", "gatol"), PRECISIONS, ids=["float64", "float32"])
-def test_golden_proposals_with_the_flip_ensemble(shared, dtype, rtol, atol, grtol, gatol) -> None:
+def test_golden_proposals_with_the_flip_ensemble(dtype, rtol, atol, grtol, gatol) -> None:
     cases = 0
-    for case, v in golden(shared, "roi"):
+    for case, v in golden("roi"):
         v = {k: torch.from_numpy(np.asarray(x)).to(dtype) for k, x in v.items()}
         logits = v["student_logits"].clone().requires_grad_()
         delta = v["student_delta"].clone().requires_grad_()
@@ -86,8 +87,8 @@ def test_golden_proposals_with_the_flip_ensemble(shared, dtype, rtol, atol, grto
     assert cases == 2
 
 
-def test_golden_mirror(shared) -> None:
-    ((_, v),) = golden(shared, "mirror")
+def test_golden_mirror() -> None:
+    ((_, v),) = golden("mirror")
     mirrored = mirror(torch.from_numpy(v["boxes"]), torch.tensor(float(v["width"])))
     torch.testing.assert_close(mirrored, torch.from_numpy(v["mirrored"]))
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ssod.config import load_recipe
 from ssod.detectors.build import DetectorConfig, build
-from ssod.errors import SsodError
-from ssod.losses import criterion
-from ssod.losses.counts import Frequency, RunningObjects
-from ssod.losses.criterion import Criterion, LossConfig
-from ssod.losses.pick import TABLES
-from ssod.losses.weighting import RULES
+from ssod.losses.build import TABLES
+from ssod.losses.weighting import criterion
+from ssod.losses.weighting.counts import Frequency, RunningObjects
+from ssod.losses.weighting.criterion import Criterion, LossConfig
+from ssod.losses.weighting.registry import RULES
 from ssod.methods.base import Method
-from ssod.methods.find import names
+from ssod.methods.registry import names
 from ssod.structures import Pseudo, Targets
+from ssod.utils.errors import SsodError
 from tests.test_methods import (
     DETECTORS,
     K,

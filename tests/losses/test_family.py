@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from ssod.losses import elements
-from ssod.losses.classify import SIGMOID, SOFTMAX, bce, equalization, focal, label_smoothing, quality_focal
 from ssod.losses.elements import (
     anchor_elements,
     equalization_elements,
@@ -19,10 +18,11 @@ from ssod.losses.elements import (
     quality_focal_elements,
     varifocal_elements,
 )
+from ssod.losses.sigmoid import SIGMOID, SOFTMAX, bce, equalization, focal, label_smoothing, quality_focal
 from ssod.losses.softmax import cross_entropy, log_rest, softmax_anchor, softmax_focal_ratio, softmax_label_smoothing
 from ssod.structures import RowLoss
 from tests.losses.rows import assignment, predictions
-from tests.paths import shared_path
+from tests.paths import golden_path
 
 EXTREME = [-1e4, -200.0, -88.0, -20.0, -1.0, 0.0, 1.0, 20.0, 88.0, 200.0, 1e4]
 RARE = torch.tensor([0.5, 0.001, 0.1])
@@ -43,7 +43,7 @@ def ids(case: object) -> str:
 
 @pytest.fixture(scope="module")
 def formulas():
-    return np.load(shared_path("golden/focal_formulas.npz"), allow_pickle=False)
+    return np.load(golden_path("focal_formulas.npz"), allow_pickle=False)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_worked_examples(formulas) -> None:
     np.testing.assert_allclose(loss, formulas["worked_examples.value"], rtol=1e-7)
 
 
-def test_quality_focal_golden(shared) -> None:
-    file = np.load(shared("golden/dense_teacher_elementwise.npz"), allow_pickle=False)
+def test_quality_focal_golden() -> None:
+    file = np.load(golden_path("dense_teacher_elementwise.npz"), allow_pickle=False)
     student = torch.from_numpy(file["qfl.student_prob"]).double().requires_grad_()
     chosen = torch.from_numpy(file["qfl.selected"])[:, None] > 0
     target = torch.where(chosen, torch.from_numpy(file["qfl.teacher_prob"]).double(), 0.0)

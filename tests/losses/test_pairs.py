@@ -10,8 +10,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from ssod.losses.criterion import Criterion, LossConfig
-from ssod.losses.weighting import RULES, Weighting
+from ssod.losses.weighting.criterion import Criterion, LossConfig
+from ssod.losses.weighting.registry import RULES, Weighting
 from ssod.structures import Assigned, Assignment, Batch, Detector, Output, Pseudo, Targets
 from tests.rows import context
 from tests.test_methods import batch, detector, method, some_targets

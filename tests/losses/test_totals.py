@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ssod.detectors.build import DetectorConfig, build
-from ssod.losses.pisa import isr_n, isr_p
+from ssod.losses.weighting.pisa import isr_n, isr_p
 from ssod.structures import Assignment, Detector, Predictions
 from tests.rows import context
 from tests.test_methods import DETECTORS, K, batch

@@ -7,19 +7,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssod.boxes import DeltaCoder
-from ssod.losses.bayes import Guess
 from ssod.losses.box import giou
-from ssod.losses.classify import bce, focal
-from ssod.losses.context import Context, overlap, rank_within
-from ssod.losses.pisa import carl, clusters, hierarchy, isr_n, isr_p
-from ssod.losses.reliability import background_reliability, dense_rows, score
-from ssod.losses.sample_weighting import SampleWeighting
+from ssod.losses.sigmoid import bce, focal
 from ssod.losses.softmax import cross_entropy
-from ssod.losses.uncertainty import Uncertainty
-from ssod.losses.weighting import cleanliness, iou_target, ohem
+from ssod.losses.weighting.background import background_reliability, dense_rows, score
+from ssod.losses.weighting.bayes import Guess
+from ssod.losses.weighting.context import Context, overlap, rank_within
+from ssod.losses.weighting.pisa import carl, clusters, hierarchy, isr_n, isr_p
+from ssod.losses.weighting.registry import cleanliness, iou_target, ohem
+from ssod.losses.weighting.sample_weighting import SampleWeighting
+from ssod.losses.weighting.uncertainty import Uncertainty
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
+from ssod.structures.boxes import DeltaCoder
 from tests.losses.rows import Plain
+from tests.paths import golden_path
 from tests.rows import context
 
 K, R = 3, 60
@@ -213,7 +214,9 @@ def test_learnt_weights_begin_at_one_and_fall_where_losses_are_large(stage: str)
     torch.manual_seed(0)
     softmax = stage == "roi"
     p, a = rows(softmax=softmax)
-    net = SampleWeighting(lam=1.0 if softmax else 0.1)  # the loss of an ordinary row
+    # A weight of lam / L is best. With lam a bit below the loss of an ordinary row, 0.5 and 1.5, weights are apart from
+    # their limits, where all are alike; the mean of hard rows is a third of that of the others, whatever the seed.
+    net = SampleWeighting(lam=1.0 if softmax else 0.3)
     assert torch.equal(net(stage, p, a, scene(softmax)).cls_weight, a.cls_weight)
     loss = (cross_entropy if softmax else focal)(p, a)
     weighed = a.fg if stage == "dense" else a.cls_weight > 0
@@ -226,7 +229,7 @@ def test_learnt_weights_begin_at_one_and_fall_where_losses_are_large(stage: str)
         optimizer.step()
     weight = b.cls_weight[weighed]
     hard = loss[weighed] > loss[weighed].median()
-    assert weight[hard].mean() < weight[~hard].mean()
+    assert weight[hard].mean() < 0.7 * weight[~hard].mean()
     assert ((weight > np.exp(-2.01)) & (weight < np.exp(2.01))).all()
     assert torch.equal(b.cls_weight[~weighed], a.cls_weight[~weighed])
     assert torch.equal(b.box_weight[~a.fg], a.box_weight[~a.fg])
@@ -286,9 +289,9 @@ def look(matrix: torch.Tensor, side: int = 100) -> View:
 
 
 @pytest.mark.parametrize("case", ["c0", "c1", "c2"])
-def test_soft_teacher_golden(shared, case: str) -> None:
+def test_soft_teacher_golden(case: str) -> None:
     """Two images in views of their own, an image without pseudo-boxes, and weights that sum to less than 1."""
-    file = np.load(shared("golden/soft_teacher.npz"), allow_pickle=False)
+    file = np.load(golden_path("soft_teacher.npz"), allow_pickle=False)
 
     def get(name: str) -> torch.Tensor:
         return torch.from_numpy(file[f"{case}.{name}"])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ssod import run as root
+from ssod import build as root
 from ssod.config import load
 from ssod.data import datasets
-from ssod.engine.runfolder import RunFolder
+from ssod.engine.checkpointing.run_dir import RunFolder
 from tests.small import small_config
 
 BOTH = "{sup: {weighting: uncertainty}, unsup: {weighting: uncertainty}}"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ssod.compare.main import compare
+from ssod.commands.compare import compare
 from ssod.report.run_page import report
-from tests.compare.fake import fake_run
+from tests.experiments.fake import fake_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,8 +9,8 @@ from xml.etree import ElementTree as xml
 import pytest
 
 from ssod.report import charts
+from ssod.report.axes import WIDTH, Frame, short, ticks
 from ssod.report.charts import Series
-from ssod.report.frame import WIDTH, Frame, short, ticks
 
 
 def svg_of(figure: str) -> xml.Element:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ssod
-from ssod.report.frame import COLORS
+from ssod.report.axes import COLORS
 from ssod.report.health import RIGHT, WRONG
 
 CSS = (Path(ssod.__file__).parent / "report" / "style.css").read_text()

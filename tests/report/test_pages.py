@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ssod.compare.main import compare
-from ssod.compare.runs import read_run
+from ssod.commands.compare import compare
+from ssod.experiments.runs import read_run
 from ssod.report.pictures import difficulty
 from ssod.report.run_page import report
-from tests.compare.fake import fake_run
-from tests.compare.test_gain import table
+from tests.experiments.fake import fake_run
+from tests.experiments.test_bootstrap import table
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

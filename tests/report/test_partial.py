@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ssod.report.run_page import report
-from tests.compare.fake import STEPS, fake_run
+from tests.experiments.fake import STEPS, fake_run
 from tests.report.test_pages import check
 
 

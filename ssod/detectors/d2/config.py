@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from ssod.assign.pick import AssignerConfig
-from ssod.errors import Exit, SsodError
-from ssod.schema import Section
-from ssod.yamlfile import read_yaml
+from ssod.assign.build import AssignerConfig
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.schema import Section
+from ssod.utils.yaml_io import read_yaml
 
 FIELD = "detector.config"
 BASE = "_BASE_"

@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssod.assign.build import Assigner, pick_assigner
 from ssod.assign.centre import CentreAssigner
 from ssod.assign.iou import IoUAssigner
-from ssod.assign.pick import Assigner, pick_assigner
-from ssod.boxes import Coder, LtrbCoder
-from ssod.collective import mean_over_ranks
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import D2Model, build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig, clip_last
 from ssod.detectors.dense import Dense, DenseOutput, count_in_batch, positives
 from ssod.detectors.heads.fam3d import to_rows
-from ssod.errors import SsodError
 from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
+from ssod.structures.boxes import Coder, LtrbCoder
+from ssod.utils.collective import mean_over_ranks
+from ssod.utils.errors import SsodError
 
 
 class RunningCount(nn.Module):

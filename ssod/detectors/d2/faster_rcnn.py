@@ -15,8 +15,8 @@ from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, b
 from ssod.detectors.decode import DecodeConfig
 from ssod.detectors.rcnn import Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.roi_pool import in_order
-from ssod.errors import SsodError
 from ssod.structures import Predictions
+from ssod.utils.errors import SsodError
 
 
 class D2FasterRcnn(Rcnn):

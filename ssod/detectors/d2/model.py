@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssod.detectors.d2.config import BASE, FIELD, AnyD2Config, is_package_name, unsafe
-from ssod.errors import SsodError
+from ssod.utils.errors import SsodError
 
 # A model of detectron2: of its attributes nothing is known where it is not installed.
 D2Model = Any

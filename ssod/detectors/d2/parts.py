@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssod.boxes import DeltaCoder, clip
 from ssod.detectors.d2.config import FIELD
 from ssod.detectors.d2.model import D2Model
 from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress, without_empty
-from ssod.errors import SsodError
-from ssod.losses.pick import LossSpec, pick
+from ssod.losses.build import LossSpec, pick
 from ssod.structures import Kind, Predictions, Priors, RowLoss
+from ssod.structures.boxes import DeltaCoder, clip
+from ssod.utils.errors import SsodError
 
 
 class Pixels(nn.Module):

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ssod import modelfile
 from ssod.detectors.d2.config import D2Config
 from ssod.detectors.weights import Loaded, State, read
-from ssod.errors import Exit, SsodError
 from ssod.structures import Detector
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
 
 # Layers with a row for each class.
 CLASS_LAYERS = (
@@ -54,7 +54,7 @@ def initialise(detector: Detector, cfg: D2Config, classes: Sequence[str] = ()) -
         refuse_frozen(detector)
         return Loaded(0, tuple(detector.state_dict()))
     state, heuristics = read_file(Path(cfg.weights))
-    if classes and modelfile.class_names(cfg.weights) not in (None, list(classes)):
+    if classes and model_file.class_names(cfg.weights) not in (None, list(classes)):
         log.warning("weights %s: other classes; the class layers start afresh", cfg.weights)
         state = {name: value for name, value in state.items() if not name.startswith(CLASS_LAYERS)}
     if heuristics:

@@ -13,6 +13,7 @@ in scale. How far it may go and how a box is read between two levels is not know
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,9 +22,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ssod.detectors.backbones import NormLayer
-from ssod.given import given
-from ssod.schema import Section, named
+from ssod.utils.given import given
+from ssod.utils.schema import Section, named
 
 FAR = math.log(1000)  # of the largest distance that a head may tell, in strides
 
@@ -66,7 +66,7 @@ class TowerHead(RetinaNetHead):
         channels: int,
         per_cell: int,
         num_classes: int,
-        norm_layer: NormLayer | None = None,
+        norm_layer: Callable[[int], nn.Module] | None = None,
         *,
         distances: bool = False,
     ) -> None:

@@ -1,0 +1,34 @@
+"""From a config's word to the assigner of a dense head: ``iou``, or ``{name: adaptive, topk: 9}``."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, WrapSerializer
+
+from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig
+from ssod.assign.centre import CentreAssigner, CentreConfig
+from ssod.assign.iou import IoUAssigner, IoUConfig
+from ssod.structures import Assignment, Predictions, Targets
+from ssod.utils.schema import named
+
+Assigner = Callable[[Predictions, list[Targets]], Assignment]
+
+_ASSIGNERS = {"iou": IoUAssigner, "centre": CentreAssigner, "adaptive": AdaptiveAssigner}
+
+
+def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:
+    """Write the two assigners that had no options once as they were written then: older checkpoints compare equal."""
+    return value.name if value in (IoUConfig(), CentreConfig()) else write(value)
+
+
+# ``iou`` is short for ``{name: iou}``.
+AssignerConfig = Annotated[
+    Annotated[IoUConfig | CentreConfig | AdaptiveConfig, Field(discriminator="name")],
+    BeforeValidator(named),
+    WrapSerializer(_short),
+]
+
+
+def pick_assigner(cfg: IoUConfig | CentreConfig | AdaptiveConfig) -> Assigner:
+    """Return the assigner that ``cfg`` names."""
+    return _ASSIGNERS[cfg.name](**cfg.model_dump(exclude={"name"}))

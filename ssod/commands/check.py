@@ -1,0 +1,207 @@
+"""Everything that can be said about the data of a config before the first step: ``ssod check``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ssod.data import datasets, splits
+from ssod.data.checks.images import check_images
+from ssod.data.checks.leakage import Blame, blame_source, same_content, same_paths
+from ssod.data.datasets import DataConfig
+from ssod.data.formats.findings import Context, Findings
+from ssod.data.formats.presence import check_files
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.formats.registry import read_images
+from ssod.data.loading.reader import allowed_bad
+from ssod.utils.errors import Exit, SsodError
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        findings: errors, repairs and warnings, of every part of the section.
+        counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
+        split: what ``DataSets.split`` will be; empty if it could not be drawn.
+    """
+
+    findings: Findings = field(default_factory=Findings)
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def code(self) -> Exit:
+        """The exit code: that of the first error."""
+        errors = self.findings.errors()
+        return errors[0].code if errors else Exit.OK
+
+    def lines(self) -> list[str]:
+        """Return one line per finding: the first 20 of a kind, and how many more there are."""
+        return self.findings.lines()
+
+
+def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) -> Report:
+    """Look for everything that is wrong, instead of stopping at the first thing.
+
+    Args:
+        cfg: the ``data`` section.
+        decode: decode every image, which finds truncated ones; otherwise only headers are read.
+        limit: open at most this many images of each set, and compare at most this many of each pair of sets by
+            content; None = all.
+    """
+    report = Report()
+    labeled = _labeled(cfg, report, decode, limit)
+    val = _val(cfg, labeled, report, decode, limit)
+    unlabeled = _unlabeled(cfg, report, decode, limit)
+    if labeled is not None:
+        part = _split(cfg, labeled, report)
+        _leakage(cfg, labeled, part, val, unlabeled, report, limit)
+    return report
+
+
+def _context(cfg: DataConfig, part: str) -> Context:
+    """Return a context with findings of its own, so that one part's errors do not hide another's."""
+    return datasets.context(cfg)(part)
+
+
+def _collect(report: Report, ctx: Context, error: SsodError | None = None) -> None:
+    """Move a part's findings to the report, and ``error`` unless a finding says it already."""
+    said = [f.error().line() for f in ctx.findings]
+    if error is not None and error.line() not in said:
+        ctx.findings.error("D00", error.file, error.field, error.problem, error.fix, code=error.code)
+    report.findings.extend(ctx.findings)
+
+
+def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -> Labeled | None:
+    ctx = _context(cfg, "labeled")
+    try:
+        data = datasets.read_labeled(cfg.labeled, ctx, classes=cfg.classes)
+    except SsodError as error:
+        _collect(report, ctx, error)
+        _count_anyway(cfg, "labeled", report)
+        return None
+    _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, needed=True)
+    report.counts["labeled"] = count(data)
+    _collect(report, ctx)
+    return data
+
+
+def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool, limit: int | None) -> Labeled | None:
+    if cfg.val is None:
+        return None
+    ctx = _context(cfg, "val")
+    try:
+        data = datasets.read_labeled(cfg.val, ctx, classes=cfg.classes)
+        if labeled is not None:
+            data = datasets.align(data, labeled.classes, cfg.val, ctx)
+    except SsodError as error:
+        _collect(report, ctx, error)
+        _count_anyway(cfg, "val", report)
+        return None
+    _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, needed=True)
+    report.counts["val"] = count(data)
+    _collect(report, ctx)
+    return data
+
+
+def _count_anyway(cfg: DataConfig, part: str, report: Report) -> None:
+    """Count a part that could not be read with the declared classes, if it can be with its own."""
+    if cfg.classes is not None:
+        with suppress(SsodError):  # what is wrong has been said
+            report.counts[part] = count(datasets.read_labeled(getattr(cfg, part), _context(cfg, part)))
+
+
+def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -> Images | None:
+    if cfg.unlabeled is None:
+        return None
+    ctx = _context(cfg, "unlabeled")
+    try:
+        images = read_images(cfg.unlabeled, ctx)
+    except SsodError as error:
+        _collect(report, ctx, error)
+        return None
+    file = datasets.name_of(cfg.unlabeled, ctx)
+    bad = _look(images, file, ctx, decode, limit, needed=False)
+    if bad > allowed_bad(len(images)):
+        problem = f"{bad} of {len(images)} images cannot be read"
+        ctx.findings.error("I01", file, ctx.section, problem, "remove or replace them", count=bad)
+    report.counts["unlabeled"] = {"images": len(images)}
+    _collect(report, ctx)
+    return images
+
+
+def _look(images: Images, file: str, ctx: Context, decode: bool, limit: int | None, *, needed: bool) -> int:
+    """Look at the image files themselves; return how many cannot be read."""
+    missing = set(check_files(images, file, ctx, needed=needed))
+    rows = [row for row in range(len(images))[:limit] if row not in missing]
+    return len(missing) + check_images(images, rows, file, ctx, decode=decode, needed=needed)
+
+
+def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> Labeled | None:
+    """Return the images that keep their labels; None if they cannot be drawn."""
+    ctx = _context(cfg, "split")
+    part, rest = labeled, report.counts.get("unlabeled", {}).get("images")
+    try:
+        if cfg.split is not None:
+            keeps, loses = splits.select(labeled, cfg.split, ctx)
+            part = labeled.subset(keeps)
+            rest = len(loses) if cfg.unlabeled is None else rest
+        datasets.check_split(part, rest, datasets.name_of(cfg.labeled, ctx), ctx)
+        report.split = splits.describe(part, rest or 0, cfg.split)
+    except SsodError as error:
+        _collect(report, ctx, error)
+        return None
+    _collect(report, ctx)
+    return part
+
+
+def _leakage(
+    cfg: DataConfig,
+    train: Labeled,
+    labeled: Labeled | None,
+    val: Labeled | None,
+    unlabeled: Images | None,
+    report: Report,
+    limit: int | None,
+) -> None:
+    """Compare what must have no image in common: ``labeled`` is the part of ``train`` that keeps its labels."""
+    file = datasets.name_of(cfg.labeled, _context(cfg, "labeled"))
+    sets = {
+        "train": train.images,
+        "labeled": None if labeled is None else labeled.images,
+        "unlabeled": unlabeled,
+        "val": None if val is None else val.images,
+    }
+    for pair in ("train-val", "labeled-unlabeled", "unlabeled-val"):
+        first, second = (sets[name] for name in pair.split("-"))
+        if first is not None and second is not None:
+            ctx = _context(cfg, "val" if pair == "train-val" else "unlabeled")
+            blame = Blame(file, "remove them from one", ctx)
+            if pair != "train-val":
+                blame = blame_source(cfg.unlabeled, datasets.name_of(cfg.unlabeled, ctx), ctx)
+            if not same_paths(first, second, pair, blame):
+                same_content(first, second, pair, blame, limit)
+            _collect(report, ctx)
+
+
+def count(data: Labeled) -> dict[str, Any]:
+    """Return what a labelled set holds; aspect groups are those that batches may be made of."""
+    height, width = data.images.sizes.T
+    pixels = np.sqrt(height.astype(np.float64) * width)
+    own = np.diff(data.starts)
+    return {
+        "images": len(data),
+        "boxes": len(data.boxes),
+        "boxes_per_class": splits.coverage(data),
+        "crowd": int(data.crowd.sum()),
+        "difficult": int(data.difficult.sum()),
+        "images_without_boxes": int((own == 0).sum()),
+        "most_boxes_in_an_image": int(own.max(initial=0)),
+        "side": {"min": float(pixels.min()), "median": float(np.median(pixels)), "max": float(pixels.max())},
+        "aspect": {"wide": int((width > height).sum()), "other": int((width <= height).sum())},
+    }

@@ -1,0 +1,113 @@
+"""``ssod compare``: run folders in, tables and one page out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ssod.experiments import tables
+from ssod.experiments.bootstrap import RESAMPLES
+from ssod.experiments.comparison import Comparison, comparison
+from ssod.experiments.records import comma_separated
+from ssod.experiments.runs import read_run
+from ssod.experiments.sweep.pool import run_cells
+from ssod.experiments.sweep.sweep import read_sweep
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
+
+
+def compare(
+    runs: Sequence[Path | str] = (),
+    *,
+    sweep: Path | str | None = None,
+    out: Sequence[Path | str] = (),
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Compare run folders; print the tables and write them.
+
+    Args:
+        runs: folders that ``ssod train`` wrote, or folders that hold such folders at any depth.
+        sweep: a sweep file; its runs that are not finished are run first.
+        out: files to write, by their ending: ``.html``, ``.csv``, ``.md`` or ``.tex``. With a sweep and without
+            ``out``: ``compare.html`` in the sweep's folder.
+        resamples: draws of the val images behind each interval.
+
+    Raises:
+        SsodError: code 2 for an unknown ending or a mistake in the sweep, 3 for what is no run folder, 6 when the disk
+            refuses, 75 or 130 when a sweep was asked to stop, 1 when runs of a sweep failed; the tables come first.
+    """
+    targets = [Path(path) for path in out]
+    for target in targets:
+        if target.suffix not in WRITERS:
+            known = ", ".join(WRITERS)
+            raise SsodError("command line", "-o", f"'{target}' has no known ending", f"use one of {known}")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 160))
+    failures: dict[str, str] = {}
+    if sweep is not None:
+        plan = read_sweep(sweep)
+        failures = run_cells(plan.cells, plan.jobs, plan.out, console)
+        runs = [*runs, *(cell.folder for cell in plan.cells if (cell.folder / "split.json").exists())]
+        targets = targets or [plan.out / "compare.html"]
+        if not runs:
+            raise _failed(failures)
+    found = comparison([read_run(path) for path in find(runs)], resamples)
+    for sheet in found.sheets:
+        tables.show(sheet, console)
+    for line in found.refusals:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for target in targets:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise atomic.refused(target, error) from None
+        atomic.write_text(target, WRITERS[target.suffix](found))
+        console.print(f"-> {target}", markup=False, highlight=False)
+    if failures:
+        raise _failed(failures)
+    return found
+
+
+def _failed(failures: dict[str, str]) -> SsodError:
+    name, reason = next(iter(failures.items()))
+    return SsodError("sweep", name, f"{len(failures)} run(s) failed; {reason}", "mend it and run again", code=Exit.BUG)
+
+
+def find(paths: Sequence[Path | str]) -> list[Path]:
+    """Return the run folders that ``paths`` name or hold, each once however it is named, in order.
+
+    A run folder has a ``config.yaml`` and a ``split.json``. A path that neither is one nor holds one comes back as it
+    is, for its reader to refuse.
+
+    Raises:
+        SsodError: code 2, no path at all.
+    """
+    found: dict[Path, Path] = {}  # as it is named by what it is
+    for path in map(Path, paths):
+        inside = [] if _is_run(path) else sorted(f.parent for f in path.rglob("split.json") if _is_run(f.parent))
+        for folder in inside or [path]:
+            found.setdefault(folder.resolve(), folder)
+    if not found:
+        raise SsodError("command line", "RUN", "no run folder was named", "name run folders, or --sweep sweep.yaml")
+    return list(found.values())
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.yaml", "split.json"))
+
+
+def _html(found: Comparison) -> str:
+    from ssod.report.compare_page import compare_page
+
+    return compare_page(found)
+
+
+WRITERS = {
+    ".html": _html,
+    ".csv": lambda found: comma_separated(found.boards, found.rows, found.refusals),
+    ".md": lambda found: tables.markdown(found.sheets, found.refusals),
+    ".tex": lambda found: tables.latex(found.sheets, found.refusals),
+}

@@ -1,0 +1,149 @@
+"""The main job on a generated data set, small enough for two CPU cores: is the method ahead of its supervised twin?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from statistics import mean
+
+from rich.table import Table
+
+from ssod.config import load
+from ssod.data.synthetic import write_shapes
+from ssod.inference.predict import predict_files
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.printing import console
+from ssod.utils.yaml_io import read_yaml
+
+CONFIG = Path(str(files("ssod"))) / "demo.yaml"
+TRAIN, VAL, SIDE = 660, 200, 96  # images, images, pixels
+METHODS = ("supervised", "mean_teacher")
+POLL = 0.2  # seconds between two looks at the trainings
+
+
+def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[str, float]]:
+    """Train Mean Teacher and its supervised twin on ``shapes`` and print both.
+
+    Both see the same labelled images in the same order for the same number of steps, and both are measured by the
+    moving average of their weights; the method sees unlabelled images besides. The two run at the same time, one
+    thread each.
+
+    Args:
+        out: folder for data, runs, pictures and the teacher; runs in it that are finished are not repeated.
+        seeds: fold and seed 1..n, averaged.
+        steps: instead of the config's.
+
+    Returns:
+        One row a seed: the AP of each method, in 0..1.
+
+    Raises:
+        SsodError: a run of another number of steps is there; or a training failed, its own message comes before.
+    """
+    say = console().print
+    for run in (_run(out, name, seed) for seed in range(1, seeds + 1) for name in METHODS):
+        _refuse_another(run, load(CONFIG).train.steps if steps is None else steps)
+    root = write_shapes(out / "data", train=TRAIN, val=VAL, size=SIDE)
+    say(f"{TRAIN} training images, a tenth of them labelled; {VAL} to measure on: {root}")
+    rows = []
+    for seed in range(1, seeds + 1):
+        rows.append(_pair(out, root, seed, steps))
+        say(_table(rows))
+    best = _run(out, "mean_teacher", 1)
+    pictures = out / "pictures"
+    if not pictures.exists():
+        predict_files(best, str(root / "val" / "00000*.jpg"), pictures, score=0.3)
+    say(f"the teacher: {best / 'best.safetensors'}\npictures: {pictures}")
+    return rows
+
+
+def _run(out: Path, name: str, seed: int) -> Path:
+    return out / "runs" / f"{name}-{seed}"
+
+
+def _refuse_another(run: Path, steps: int) -> None:
+    """Refuse a run of another length: its result is not what is asked for, and going on with it would not be either."""
+    config = run / "config.yaml"
+    there = read_yaml(config)["train"]["steps"] if config.exists() else steps
+    if there != steps:
+        raise SsodError(run, "train.steps", f"{there} in this run, {steps} wanted", "remove it, or name another -o")
+
+
+def _pair(out: Path, root: Path, seed: int, steps: int | None) -> dict[str, float]:
+    """Train both methods side by side."""
+    runs = {name: _run(out, name, seed) for name in METHODS}
+    jobs = {name: _start(name, run, root, seed, steps) for name, run in runs.items() if not _finished(run)}
+    failed = _wait(jobs)
+    if failed is not None:
+        job = jobs[failed]
+        raise SsodError(runs[failed], "", f"training {failed} ended with code {job.returncode}", code=_exit(job))
+    return {name: _last_ap(run) for name, run in runs.items()}
+
+
+def _wait(jobs: dict[str, subprocess.Popen]) -> str | None:
+    """Wait for all jobs, or for the first that fails: the others are stopped, and its name is returned."""
+    running = dict(jobs)
+    while running:
+        ended = {name: job.returncode for name, job in running.items() if job.poll() is not None}
+        for name, code in ended.items():
+            running.pop(name)
+            if code:
+                for other in running.values():
+                    other.terminate()
+                for other in running.values():
+                    other.wait()
+                return name
+        time.sleep(POLL if running else 0)
+    return None
+
+
+def _start(name: str, run: Path, root: Path, seed: int, steps: int | None) -> subprocess.Popen:
+    changes = [f"data.root={json.dumps(str(root.resolve()))}", f"data.split.fold={seed}", f"train.seed={seed}"]
+    changes += [f"train.steps={steps}"] if steps is not None else []
+    if name == "supervised":
+        changes.append("method={name: supervised, ema: {decay: 0.996}}")
+    log = None if name == "mean_teacher" else subprocess.DEVNULL  # one of the two is enough to watch
+    return subprocess.Popen(
+        [sys.executable, "-m", "ssod", "train", str(CONFIG), "-o", str(run), *changes],
+        stdout=log,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _exit(job: subprocess.Popen) -> Exit:
+    return Exit(job.returncode) if job.returncode in set(Exit) else Exit.BUG
+
+
+def _evaluations(run: Path) -> list[dict]:
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [row for row in map(json.loads, lines) if row["kind"] == "eval"]
+
+
+def _finished(run: Path) -> bool:
+    file = run / "exit.json"
+    return file.exists() and json.loads(file.read_text())["code"] == 0
+
+
+def _last_ap(run: Path) -> float:
+    return _evaluations(run)[-1]["teacher/AP"]
+
+
+def _table(rows: list[dict[str, float]]) -> Table:
+    table = Table(title="AP on val, last step, teacher", title_justify="left")
+    for column in ("seed", *METHODS, "gain"):
+        table.add_column(column, justify="right")
+    for seed, row in enumerate(rows, 1):
+        _add(table, str(seed), row)
+    if len(rows) > 1:
+        _add(table, "mean", {name: mean(row[name] for row in rows) for name in METHODS})
+    return table
+
+
+def _add(table: Table, head: str, row: dict[str, float]) -> None:
+    gain = row["mean_teacher"] - row["supervised"]
+    table.add_row(head, *(f"{100 * row[name]:.1f}" for name in METHODS), f"{100 * gain:+.1f}")

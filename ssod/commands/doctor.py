@@ -1,0 +1,111 @@
+"""Is this machine able to train? Versions, the torch/torchvision pair, devices, write access."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+
+from rich.table import Table
+
+from ssod.utils.printing import console
+
+_NEEDED = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "pycocotools",
+    "pillow",
+    "pyyaml",
+    "pydantic",
+    "typer",
+    "rich",
+    "safetensors",
+    "jinja2",
+    "matplotlib",
+)
+_OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "faster-coco-eval", "tensorboard", "detectron2")
+
+
+def doctor() -> int:
+    """Print one line a check; return 0 when all that is needed works, else 1."""
+    table = Table(title="ssod doctor", title_justify="left", box=None, pad_edge=False)
+    for column in ("check", "result", "what to do"):
+        table.add_column(column)
+    healthy = True
+    for name, check in _CHECKS:
+        ok, result, fix = _run(check)
+        healthy &= ok is not False
+        mark = {True: "ok", False: "FAILED", None: "absent"}[ok]
+        table.add_row(name, f"{mark}: {result}" if result else mark, "" if ok else fix)
+    console().print(table)
+    return 0 if healthy else 1
+
+
+Verdict = tuple[bool | None, str, str]
+
+
+def _run(check: Callable[[], Verdict]) -> Verdict:
+    try:
+        return check()
+    except Exception as error:  # a doctor reports whatever broke, and goes on
+        return False, f"{type(error).__name__}: {error}".splitlines()[0], "reinstall: pip install --upgrade ssod"
+
+
+def _python() -> Verdict:
+    version = platform.python_version()
+    return tuple(map(int, version.split(".")[:2])) >= (3, 11), version, "use Python 3.11 or newer"
+
+
+def _package(name: str, needed: bool) -> Verdict:
+    try:
+        return True, importlib.metadata.version(name), ""
+    except importlib.metadata.PackageNotFoundError:
+        return (False if needed else None), "", f"pip install {name}" if name != "detectron2" else "see its own site"
+
+
+def _nms() -> Verdict:
+    import torch
+    from torchvision.ops import nms
+
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+    kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+    return kept == [0, 2], f"nms keeps {kept}", "torch and torchvision do not pair; install both without pins"
+
+
+def _devices() -> Verdict:
+    import torch
+
+    if not torch.cuda.is_available():
+        return True, f"CPU, {os.cpu_count()} cores (no CUDA device)", ""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    worked = float(torch.ones(8, device="cuda").sum()) == 8
+    return worked, ", ".join(names), "the driver does not run kernels; check nvidia-smi"
+
+
+def _writes() -> Verdict:
+    with tempfile.NamedTemporaryFile(dir=".") as file:
+        file.write(b"x")
+    return True, os.getcwd(), ""
+
+
+def _datasets() -> Verdict:
+    root = os.environ.get("SSOD_DATASETS", "datasets")
+    there = os.path.isdir(root)
+    return (True if there else None), root, "set SSOD_DATASETS, or make the folder; `ssod demo` needs none"
+
+
+_CHECKS: list[tuple[str, Callable[[], Verdict]]] = [
+    ("python", _python),
+    *[(name, lambda name=name: _package(name, needed=True)) for name in _NEEDED],
+    ("torch + torchvision", _nms),
+    ("devices", _devices),
+    ("write access", _writes),
+    ("data sets", _datasets),
+    *[(name, lambda name=name: _package(name, needed=False)) for name in _OPTIONAL],
+]

@@ -1,0 +1,95 @@
+"""``ssod eval``: measure saved weights on a validation set, and on nothing else that a config names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from ssod.build import evaluator
+from ssod.config import load
+from ssod.data import datasets
+from ssod.detectors.build import build as build_detector
+from ssod.inference.model import check_score
+from ssod.inference.model import load as load_model
+from ssod.utils import distributed
+from ssod.utils.errors import SsodError
+from ssod.utils.printing import console
+
+# What a change on the command line can mean for weights that are trained already, and what of that it cannot.
+COUNTS = ("data", "eval", "detector.decode", "views.val", "train.device", "train.workers", "train.precision")
+IDLE = ("data.labeled", "data.unlabeled", "data.split", "eval.diagnose")
+
+
+def evaluate(
+    weights: Path, *, data: Path | None = None, score: float | None = None, overrides: Sequence[str] = ()
+) -> dict[str, float]:
+    """Measure saved weights and print the metrics.
+
+    Detector and view are those that the model was saved with, whatever the config says.
+
+    Args:
+        weights: a model file, or a run folder that holds one.
+        data: config whose ``data.val`` to measure on; None = the run's own. No other data has to be there.
+        score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
+        overrides: ``key.path=value`` for what ``COUNTS`` lists; ``detector.decode`` and ``views.val`` change the
+            model's own.
+
+    Returns:
+        The metrics, fractions in 0..1.
+
+    Raises:
+        SsodError: no config or no validation set, an override without effect, classes that are not the model's.
+    """
+    weights = Path(weights)
+    check_score(score)
+    changes = _effective(overrides)
+    model = load_model(weights)
+    source = _config_of(weights, data)
+    cfg = load(source, overrides, replaced={"detector": model.card["detector"], "views.val": model.card["val_view"]})
+    val = datasets.load_measured(cfg.data, model.classes)
+    if val is None:
+        raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
+    detector = model.detector
+    if any(_below(key, ("detector",)) for key in changes):
+        detector = build_detector(cfg.detector, len(model.classes), pretrained=False)
+        detector.load_state_dict(model.detector.state_dict())
+    detector = detector.to(distributed.pick_device(cfg.train.device)).eval().requires_grad_(False)
+    found = evaluator(cfg, val, score=score)(detector)
+    _show(found, f"{weights}, {len(val)} images, scores above {detector.decode.score if score is None else score:g}")
+    return found
+
+
+def _effective(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that are changed; refuse those that trained weights do not read."""
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    for key in keys:
+        if not _below(key, COUNTS) or _below(key, IDLE):
+            problem = "has no effect on weights that are trained already"
+            raise SsodError("command line", key, problem, f"what counts here: {', '.join(COUNTS)}")
+    return keys
+
+
+def _below(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _config_of(weights: Path, data: Path | None) -> Path:
+    """Return the config to measure by: the one that was named, or the one beside the weights."""
+    if data is not None:
+        return data
+    beside = (weights if weights.is_dir() else weights.parent) / "config.yaml"
+    if not beside.exists():
+        problem = f"missing, and there is no config.yaml beside '{weights}'"
+        raise SsodError("command line", "--data", problem, "name a config whose data.val to measure on")
+    return beside
+
+
+def _show(found: dict[str, float], title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("%", justify="right")
+    for name, value in found.items():
+        table.add_row(name, f"{100 * value:.1f}" if value >= 0 else "-")
+    console().print(table)

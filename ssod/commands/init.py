@@ -1,0 +1,194 @@
+"""``ssod init``: look at a user's data and write a config that trains on it.
+
+The numbers follow from the data by a rule that suits a few hundred labelled images, and the file says so:
+
+* batch: 8 labelled and 8 unlabelled images, or the largest power of two that there are;
+* steps: 100 passes over the labelled images, at least 3 000 and at most 30 000;
+* burn-in: half of the steps, so that the teacher knows something before it teaches;
+* learning rate: 0.00125 per labelled image of a batch, a tenth of it for the last tenth of the steps;
+* size: the median shorter side of the labelled images, a multiple of 32 in 224..800 (``tiny``: 128), varied by a fifth.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssod import config
+from ssod.commands.init_text import compose, flow
+from ssod.data import datasets
+from ssod.data.datasets import DataConfig, DataSets
+from ssod.data.formats.infer import data_section
+from ssod.utils import recipes
+from ssod.utils.config_errors import nearest
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.merging import merge
+from ssod.utils.recipes import Recipe
+from ssod.utils.yaml_io import parse_yaml
+
+
+def write_config(
+    out: Path | str,
+    labeled: str | None = None,
+    unlabeled: str | None = None,
+    val: str | None = None,
+    *,
+    percent: float | None = None,
+    detector: str = "retinanet_r50_fpn",
+    method: str = "mean_teacher",
+    images: str | None = None,
+    val_images: str | None = None,
+    fold: int | None = None,
+) -> str:
+    """Write a starting config for a user's own data.
+
+    Args:
+        out: the file to write; never overwritten.
+        labeled: COCO JSON, VOC folder or YOLO folder.
+        unlabeled: folder, glob or .txt list of images, or one of the above. None = with ``percent``, the labelled
+            set's other images.
+        val: like ``labeled``.
+        percent: share of the labelled images that keep their labels; needed where ``unlabeled`` is None. With both,
+            the unlabelled images are those of ``unlabeled`` alone, and the labelled set's others are left out.
+        detector: a file of ``configs/detectors``.
+        method: a file of ``configs/methods``.
+        images: image folder of ``labeled``, a COCO JSON; the others' images may lie there, too. None = one of the
+            usual folders.
+        val_images: image folder of ``val``, a COCO JSON. None = one of the usual folders, or ``images``.
+        fold: number of the draw, where ``percent`` is given; None = 1.
+
+    Returns:
+        A few lines for people: what was found, and what to do next.
+
+    Raises:
+        SsodError: what was not recognised, or the first error in the data.
+    """
+    out = Path(out)
+    if out.exists():
+        raise SsodError(out, "", "exists", "choose another name, or remove it first")
+    for option, path in (("--labeled", labeled), ("--val", val)):
+        if path is None:
+            raise SsodError("command line", option, "missing", "name your data, or one of configs/data with --data")
+    if fold is not None and percent is None:
+        raise SsodError("command line", "--fold", "nothing is drawn", "give --percent, too, or leave it out")
+    recipe = own_recipe(method, detector)  # an unknown name is told before the data is read
+    section = data_section(labeled, unlabeled, val, percent, images, val_images, fold=1 if fold is None else fold)
+    data = _read(section)
+    if section["labeled"]["format"] == "voc":
+        section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
+    text = compose(out, section, data, recipe)
+    _check(text, recipe, out)
+    _write_new(out, text)
+    return (
+        f"labelled   {_found(section['labeled'], data.labeled)}{_kept(section)}, {len(data.classes)} classes\n"
+        f"unlabelled {_unlabeled(section, data)}\n"
+        f"val        {_found(section['val'], data.val)}\n"
+        f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
+    )
+
+
+def write_recipe(
+    out: Path | str,
+    data: str,
+    own: Mapping[str, str],
+    *,
+    method: str,
+    detector: str,
+    percent: float | None = None,
+    fold: int | None = None,
+) -> str:
+    """Write a config that names a recipe of ``configs`` and changes nothing of it.
+
+    Args:
+        out: the file to write; never overwritten.
+        data: a file of ``configs/data``.
+        own: options about other data, which are refused: name -> value.
+        method, detector, percent, fold: the rest of the recipe.
+
+    Returns:
+        A line for people.
+
+    Raises:
+        SsodError: an unknown name, or a file that is there.
+    """
+    out = Path(out)
+    for option in own:
+        problem = f"--data {data} names all images"
+        raise SsodError("command line", f"--{option.replace('_', '-')}", problem, "leave one of the two out")
+    named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
+    named = {key: value for key, value in named.items() if value is not None}
+    config.load_recipe(**named)
+    if percent is not None and percent == int(percent):
+        named["percent"] = int(percent)
+    file = shlex.quote(str(out))
+    text = f"""\
+# {detector}, {method} on {data}. All keys with their values, and where each comes from: ssod config {file}
+recipe: {flow(named)}
+# What is written below changes it, such as
+# train: {{batch: {{labeled: 4, unlabeled: 4}}}}
+"""
+    _write_new(out, text)
+    return f"wrote {out}; next: ssod check, ssod plan and ssod train {file}"
+
+
+def _check(text: str, recipe: Recipe, out: Path) -> None:
+    """Load the text as if it stood in ``out``: what is written can be trained."""
+    tree, origins = recipes.compose(recipe)
+    own = parse_yaml(text, str(out))
+    merge(tree, {key: value for key, value in own.items() if key != "recipe"}, origins, str(out))
+    config.validate(tree, str(out), stem=out.stem, origins=origins)
+
+
+def _read(section: dict[str, Any]) -> DataSets:
+    try:
+        return datasets.load(DataConfig.model_validate(section))
+    except SsodError as error:
+        if error.field == "data.split.percent":
+            raise SsodError("command line", "--percent", error.problem, error.fix, code=error.code) from None
+        raise
+
+
+def own_recipe(method: str, detector: str) -> Recipe:
+    """Return the recipe of a method and a detector on data of one's own.
+
+    Raises:
+        SsodError: an unknown name.
+    """
+    recipe = Recipe(method=method, detector=detector, data=recipes.OWN)
+    for option, name in (("method", recipe.method), ("detector", recipe.detector)):
+        if name not in recipes.names(option):
+            raise SsodError("command line", f"--{option}", f"'{name}' unknown", nearest(name, recipes.names(option)))
+    return recipe
+
+
+def _found(source: dict[str, str], images: Any) -> str:
+    what = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO", "folder": "no labels"}[source["format"]]
+    if source["format"] == "coco":
+        place = f"{source['ann']}, images in {source['images']}"
+    else:
+        place = source.get("path") or f"{source['root']}, {source['split']}"
+    return f"{len(images)} images ({what}: {place})"
+
+
+def _kept(section: dict[str, Any]) -> str:
+    return f": {section['split']['percent']:g} % keep their labels" if "split" in section else ""
+
+
+def _unlabeled(section: dict[str, Any], data: DataSets) -> str:
+    if "unlabeled" not in section:
+        return f"{len(data.unlabeled)} images (the others of the labelled set)"
+    left = "; the labelled set's other images are left out" if "split" in section else ""
+    return _found(section["unlabeled"], data.unlabeled) + left
+
+
+def _write_new(out: Path, text: str) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise SsodError(out, "", f"cannot be written: {reason}", "choose another place", code=Exit.IO) from error

@@ -1,0 +1,146 @@
+"""The text of the config that ``ssod init`` writes: the numbers of its rule, and a remark where users change things."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssod.data.datasets import DataSets
+from ssod.utils import recipes
+from ssod.utils.recipes import Recipe
+from ssod.utils.yaml_io import dump_yaml
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the rule of this module gives for a data set.
+
+    Attributes:
+        labeled: labelled images per step.
+        unlabeled: unlabelled images per step.
+        steps: optimiser steps.
+        lr: learning rate.
+        short: shorter side of an image in evaluation, pixels.
+    """
+
+    labeled: int
+    unlabeled: int
+    steps: int
+    lr: float
+    short: int
+
+
+def numbers(data: DataSets, backbone: str) -> Numbers:
+    """Apply the rule; ``backbone`` matters for the size of the images only."""
+    labeled = _power_of_two(min(8, len(data.labeled)))
+    steps = round(100 * len(data.labeled) / labeled, -2)
+    sizes = data.labeled.images.sizes
+    median = float(np.median(sizes.min(1))) if sizes is not None else 640.0
+    short = 128 if backbone == "tiny" else min(max(round(median / 32) * 32, 224), 800)
+    return Numbers(
+        labeled=labeled,
+        unlabeled=_power_of_two(min(8, len(data.unlabeled))),
+        steps=int(min(max(steps, 3000), 30_000)),
+        lr=0.00125 * labeled,
+        short=short,
+    )
+
+
+def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) -> str:
+    """Return the text of the config, comments included."""
+    tree, _ = recipes.compose(recipe)
+    n = numbers(data, tree["detector"].get("backbone", ""))
+    low, high, long = round(n.short * 0.8), round(n.short * 1.2), round(n.short * 5 / 3)
+    train_view = flow([{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"])
+    first = "\n".join(f"  {key}: {flow(section[key])}{_remark(key, section)}" for key in section)
+    found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
+    file = shlex.quote(str(out))
+    return f"""\
+# {recipe.detector}, {recipe.method}; {found}.
+#   ssod check {file}    what is wrong with the data
+#   ssod plan {file}     how long this will take here
+#   ssod train {file}
+#   ssod train {file} method.name=supervised    the twin: the same labels alone, measured by the same `ema`
+# Every key can be changed here or on the command line: ssod train {file} train.lr=0.005
+# All keys with their values, and where each comes from: ssod config {file}
+
+# What is not said below comes from configs/methods/{recipe.method}.yaml, configs/detectors/{recipe.detector}.yaml and
+# configs/data/own.yaml.
+recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: own}}
+
+data:{" # move the folder and only `root` changes" if "root" in section else ""}
+{first}
+
+views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
+  labeled: {{weak: [{train_view[1:-1]}, unbiased_color]}}
+  unlabeled:
+    weak: {train_view} # the teacher's
+    strong: {_strong(tree)}
+  val: {flow([{"resize": {"short": n.short, "long": long}}])}
+{_detector(tree["detector"])}
+{_method(tree["method"])}
+
+train: # the rule behind these numbers: 100 passes over the labelled images, at least 3000 and at most 30000 steps
+  steps: {n.steps}
+  batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: train.accumulate=2 keeps them
+  lr: {n.lr:g} # 0.00125 for each labelled image of a batch
+  schedule: {{name: multistep, milestones: [90%]}}
+  warm_up: {{steps: 5%}}
+  clip: 10
+  eval_every: 10%
+  save_every: 5%
+  precision: fp32 # bf16 on a recent GPU: faster and smaller
+"""
+
+
+def _remark(key: str, section: dict[str, Any]) -> str:
+    if key != "split":
+        return ""
+    what = "are left out" if "unlabeled" in section else "are the unlabelled ones"
+    return f" # the other images of `labeled` {what}; another fold draws anew"
+
+
+def _detector(section: dict[str, Any]) -> str:
+    """Return the line from which users change the weights to start from; nothing where there are none."""
+    if "weights" not in section:
+        return ""
+    remark = "or a file of your own"
+    if section.get("backbone") == "resnet50" and section["name"] in ("fcos", "faster_rcnn"):
+        remark = "coco: a whole detector to start from, good for everyday objects; or a file"
+    return f"\ndetector: {{weights: {section['weights']}}} # {remark}\n"
+
+
+def _strong(tree: dict[str, Any]) -> str:
+    """Return the student's view, which a method that compares rows one by one needs in place."""
+    view = tree["views"]["unlabeled"]["strong"]
+    what = "moved or turned" if "soft_teacher_strong" in view["ops"] else "the same pixels"
+    return f"{flow(view)} # the student's: {what}, colours changed, parts erased"
+
+
+_REMARKS = {
+    "burn_in": "labelled images only; later if the first pseudo-labels are bad",
+    "start": "from burn-in to here pseudo-labels are made, to find thresholds, but not learned from",
+    "score": "lower it when the log says that no pseudo box is kept",
+}
+
+
+def _method(section: dict[str, Any]) -> str:
+    """Return what nearly everyone changes of the method's section, at the recipe's values for data of one's own."""
+    lines = [f"  {key}: {section[key]} # {remark}" for key, remark in _REMARKS.items() if key in section]
+    # Also where a method starts its average after burn-in, and none is needed: the twin's starts at once.
+    ema = {"decay": section["ema"]["decay"], "warm_up": section["ema"].get("warm_up", True)}
+    lines += [f"  ema: {flow(ema)} # half of the teacher is newer than 700 steps"]
+    return "\n".join(["method:", *lines])
+
+
+def _power_of_two(limit: int) -> int:
+    return 1 << (limit.bit_length() - 1)
+
+
+def flow(value: Any) -> str:
+    """Return ``value`` as YAML in one line."""
+    return dump_yaml(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...")

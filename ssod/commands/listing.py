@@ -1,0 +1,34 @@
+"""``ssod methods``, ``detectors`` and ``losses``: what a config can name, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def methods() -> None:
+    """The methods a config can name."""
+    from ssod.methods.registry import names, summary
+
+    _table((name, summary(name)) for name in names())
+
+
+def detectors() -> None:
+    """The detectors a config can name."""
+    from ssod.detectors.build import describe
+
+    _table(describe())
+
+
+def losses() -> None:
+    """The losses and weightings a config can name."""
+    from ssod.losses import build
+    from ssod.losses.weighting import criterion
+
+    _table(build.describe() + criterion.describe())
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> None:
+    pairs = list(rows)
+    width = max(len(name) for name, _ in pairs)
+    for name, text in pairs:
+        print(f"{name:<{width}}  {text}")

@@ -1,0 +1,136 @@
+"""What a box may be, whatever file it came from: inside its image, with an area, and not one of a million."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ssod.data.formats.findings import Context
+
+# Boxes that stick out by less than this many pixels are rounding, clipped without a word.
+ROUNDING = 0.01
+# Beyond this many pixels a number is no coordinate of any image.
+ABSURD = 1e7
+# Below this many boxes a majority says nothing about the file's format.
+ENOUGH = 4
+
+
+def check_format(
+    raw: np.ndarray, box_format: str, image: np.ndarray, sizes: np.ndarray, file: str, ctx: Context
+) -> bool:
+    """Return whether the boxes as a whole look like the stated format; record an error if not.
+
+    Args:
+        raw: [A, 4] float64 as the file has them.
+        box_format: ``xywh`` or ``xyxy``, in pixels.
+        image: [A] index into ``sizes``.
+        sizes: [N, 2] (height, width).
+        file: where they come from.
+        ctx: rules and findings.
+    """
+    if len(raw) == 0:
+        return True
+    fix = f"set {ctx.section}.box_format"
+    if (raw >= 0).all() and (raw <= 1).all() and sizes[image].max(initial=0) > 2:
+        ctx.findings.error("D26", file, "annotations[].bbox", "boxes look normalised to 0..1", f"{fix} or scale them")
+        return False
+    if box_format != "xywh" or len(raw) < ENOUGH:
+        return True
+    limit = sizes[image][:, ::-1]
+    out = (raw[:, :2] + raw[:, 2:] > limit + 1).any(1)
+    share = out.mean()
+    if share <= 0.5:
+        return True
+    corners = (raw[:, 2:] > raw[:, :2]).all(1) & (raw[:, 2:] <= limit + 1).all(1)
+    guess = "looks like xyxy, expected xywh" if corners.mean() > 0.9 else "wrong image sizes or box format"
+    problem = f"{share:.0%} of boxes exceed the image; {guess}"
+    ctx.findings.error("D25", file, "annotations[].bbox", problem, f"{fix} or the sizes")
+    return False
+
+
+def settle(
+    boxes: np.ndarray, image: np.ndarray, sizes: np.ndarray, place: Callable[[int], str], file: str, ctx: Context
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clip boxes to their images and drop those without area; both are counted.
+
+    Args:
+        boxes: [A, 4] float64 ``x1, y1, x2, y2`` with ``x1 <= x2`` and ``y1 <= y2``.
+        image: [A] index into ``sizes``.
+        sizes: [N, 2] (height, width).
+        place: names box ``row`` in a message.
+        file: where they come from.
+        ctx: rules and findings; ``strict`` makes a box without area an error.
+
+    Returns:
+        float32 [A, 4] clipped boxes, and bool [A] which of them to keep.
+    """
+    limit = np.tile(sizes[image][:, ::-1], 2).astype(np.float64)
+    flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    outside = (boxes[:, 2:] <= 0).any(1) | (boxes[:, :2] >= limit[:, :2]).any(1) | (np.abs(boxes) > ABSURD).any(1)
+    outside &= ~flat | (np.abs(boxes) > ABSURD).any(1)
+
+    def describe(row: int) -> tuple[str, str, str]:
+        width, height = limit[row, :2].astype(int)
+        return place(row), f"outside image {width}×{height}", "remove the box"
+
+    ctx.findings.rows("D28", file, np.flatnonzero(outside), describe)
+    _report_flat(np.flatnonzero(flat & ~outside), place, file, ctx)
+    clipped = boxes.clip(0, limit)
+    moved = np.abs(clipped - boxes).max(1, initial=0)
+    moved[outside | flat] = 0
+    count = int((moved > ROUNDING).sum())
+    if count:
+        first = place(int((moved > ROUNDING).argmax()))
+        problem = f"clipped {count} boxes to their images (max {moved.max():.1f} px), first {first}"
+        ctx.findings.repaired("D27", file, ctx.section, problem, count=count)
+    narrow = clipped.astype(np.float32)
+    return narrow, ~(flat | outside) & (narrow[:, 2:] > narrow[:, :2]).all(1)
+
+
+def _report_flat(rows: np.ndarray, place: Callable[[int], str], file: str, ctx: Context) -> None:
+    if not len(rows):
+        return
+    problem, first = f"{len(rows)} zero-area boxes", place(int(rows[0]))
+    if ctx.rules.strict:
+        ctx.findings.error(
+            "D23", file, first, problem, "remove them, or set data.strict=false to drop them", count=len(rows)
+        )
+    else:
+        ctx.findings.repaired("D23", file, first, f"dropped {problem}, first {first}", count=len(rows))
+
+
+def check_counts(starts: np.ndarray, name: Callable[[int], str], file: str, ctx: Context) -> None:
+    """Record an error for images with too many boxes, and for a labelled set that has none at all."""
+    counts = np.diff(starts)
+    most = ctx.rules.max_boxes_per_image
+
+    def describe(row: int) -> tuple[str, str, str]:
+        problem = f"{counts[row]:,} boxes > max_boxes_per_image {most}"
+        return name(row), problem, "raise data.max_boxes_per_image or fix the file"
+
+    ctx.findings.rows("D42", file, np.flatnonzero(counts > most), describe)
+    if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none
+        problem = "no boxes at all; is this an unlabelled set?"
+        ctx.findings.error("D35", file, ctx.section, problem, "give it as data.unlabeled")
+
+
+def check_classes(
+    strange: Sequence[tuple[str, str]], describe: Callable[[str], tuple[str, str]], file: str, id: str, ctx: Context
+) -> None:
+    """Record one error for each unknown class, however many boxes it has.
+
+    Args:
+        strange: (class, annotation file) of every box whose class is unknown.
+        describe: gives problem and fix of a class.
+        file: for messages.
+        id: the row of the table of bad inputs.
+        ctx: section and findings.
+    """
+    files: dict[str, list[str]] = {}
+    for name, place in strange:
+        files.setdefault(name, []).append(place)
+    for name, places in files.items():
+        problem, fix = describe(name)
+        problem += f": {len(places)} boxes in {len(set(places))} files, first {places[0]}"
+        ctx.findings.error(id, file, ctx.section, problem, fix, count=len(places))

@@ -1,0 +1,288 @@
+"""COCO JSON: read into columns with every check, and written back.
+
+Category ids become contiguous labels in ascending order of id; the file's ids stay in ``Classes.ids``. 118 287 images
+with 860 001 boxes are read and checked in a few seconds, because nothing here loops over objects in Python but the
+parser's own callback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ssod.data.formats.boxrules import check_counts, check_format, settle
+from ssod.data.formats.columns import Rows
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.header import fill_sizes
+from ssod.data.formats.jsonfile import kind, read_json
+from ssod.data.formats.paths import refuse_unsafe
+from ssod.data.formats.records import Classes, Images, Labeled
+
+
+def read_coco(
+    ann: str, images: str, ctx: Context, *, box_format: str = "xywh", classes: Sequence[str] | None = None
+) -> Labeled:
+    """Read annotated images.
+
+    Args:
+        ann: annotation file, relative to the data root or absolute.
+        images: folder of the images, likewise.
+        ctx: root, rules and findings.
+        box_format: ``xywh`` or ``xyxy`` in pixels, ``xywh_norm`` or ``xyxy_norm`` in shares of the image.
+        classes: the names in the order that labels are to have; None = ascending category id.
+
+    Raises:
+        SsodError: the first error found; all of them are in ``ctx.findings``.
+    """
+    file = ctx.path(ann)
+    data = read_json(file, ctx, f"{ctx.section}.ann")
+    tables = {name: _table(data, name, file, ctx) for name in ("images", "categories", "annotations")}
+    known = _categories(tables["categories"], ctx)
+    found = _images(tables["images"], ctx.path(images), ctx)
+    ctx.findings.raise_first()  # what follows refers to ids
+    order = in_order(known, classes, file, ctx)
+    unknown = range(len(found)) if found.sizes is None else np.flatnonzero(~found.sizes.all(1)).tolist()
+    found = fill_sizes(found, unknown, file, ctx)
+    ctx.findings.raise_first()
+    return _annotations(tables["annotations"], found, Classes(*order), box_format, ctx)
+
+
+def read_coco_images(ann: str, images: str, ctx: Context) -> Images:
+    """Read the images of a COCO JSON and nothing else: no box and no category leaves this function."""
+    file = ctx.path(ann)
+    data = read_json(file, ctx, f"{ctx.section}.ann")
+    found = _images(_table(data, "images", file, ctx), ctx.path(images), ctx)
+    ctx.findings.raise_first()
+    return found if found.sizes is None or found.sizes.all() else replace(found, sizes=None)
+
+
+def _table(data: dict[str, Any], name: str, file: str, ctx: Context) -> Rows:
+    if name not in data:
+        fix = "labelled sets need it" if name != "images" else "every set needs it"
+        raise ctx.findings.fatal("D07", file, name, f"key '{name}' missing", fix)
+    if not isinstance(data[name], list):
+        raise ctx.findings.fatal("D07", file, name, f"{kind(data[name])}, expected a list", "give a COCO file")
+    if not data[name] and name == "images":
+        raise ctx.findings.fatal("D08", file, name, "0 images", "check the file and any filter that made it")
+    if not data[name] and name == "categories":
+        raise ctx.findings.fatal("D09", file, name, "0 categories", "add at least one")
+    return Rows(name, data[name], file, ctx.findings)
+
+
+def _images(table: Rows, root: str, ctx: Context) -> Images:
+    ids = table.integers("id")
+    names = table.strings("file_name", "D43")
+    sizes = table.sizes()
+    if names is not None:
+        refuse_unsafe(names, root, table.file, "images[{}].file_name", ctx)
+    if ids is None or names is None:
+        return Images(root, [], [])
+    for id, rows in _repeated(ids):
+        problem = f"id {id} used {len(rows)}× (rows {', '.join(map(str, rows[:5]))})"
+        table.findings.error("D14", table.file, "images", problem, "ids must be unique")
+    if len(set(names)) < len(names):
+        count = len(names) - len(set(names))
+        table.findings.warning(
+            "D36", table.file, "images", f"{count} files are named by more than one image", count=count
+        )
+    return Images(root, names, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None)
+
+
+def _repeated(ids: np.ndarray) -> list[tuple[int, list[int]]]:
+    """Return every value that occurs more than once, with its rows."""
+    values, counts = np.unique(ids, return_counts=True)
+    return [(int(v), np.flatnonzero(ids == v).tolist()) for v in values[counts > 1][:1000]]
+
+
+def _categories(table: Rows, ctx: Context) -> tuple[list[str], list[int]] | None:
+    """Return names and ids by ascending id."""
+    ids, names = table.integers("id"), table.strings("name", "D16")
+    if ids is None or names is None:
+        return None
+    for id, rows in _repeated(ids):
+        names_of = " and ".join(short(names[row]) for row in rows[:5])
+        table.findings.error("D16", table.file, "categories", f"id {id} is {names_of}", "ids must be unique")
+    by_name: dict[str, list[int]] = {}
+    for name, id in zip(names, ids.tolist()):
+        by_name.setdefault(name, []).append(id)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            problem = f"name {short(name)} has ids {' and '.join(map(str, same[:5]))}"
+            table.findings.error("D16", table.file, "categories", problem, "merge them")
+    if len(by_name) < len(ids) or len(set(ids.tolist())) < len(ids):
+        return None
+    order = np.argsort(ids, kind="stable")
+    ids, names = ids[order].tolist(), [names[i] for i in order]
+    if ids != list(range(ids[0], ids[0] + len(ids))) or ids[0] not in (0, 1):
+        problem = f"ids {ids[0]}..{ids[-1]} mapped to labels 0..{len(ids) - 1}"
+        table.findings.repaired("D17", table.file, "categories", problem, "results carry the file's ids")
+    return names, ids
+
+
+def in_order(
+    known: tuple[list[str], list[int]], classes: Sequence[str] | None, file: str, ctx: Context
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Put names and ids in the order of ``classes``, which must name the same set."""
+    names, ids = known
+    if classes is None:
+        return tuple(names), tuple(ids)
+    problem = differences("file", names, "data.classes", classes)
+    if problem:
+        raise ctx.findings.fatal("D40", file, "categories", problem, "make the class lists equal")
+    by_name = dict(zip(names, ids))
+    return tuple(classes), tuple(by_name[name] for name in classes)
+
+
+def differences(here: str, mine: Sequence[str], there: str, theirs: Sequence[str]) -> str:
+    """Say which names are in one list only; nothing if the lists hold the same."""
+    parts = []
+    for text, odd in ((here, set(mine) - set(theirs)), (there, set(theirs) - set(mine))):
+        if odd:
+            parts.append(f"only in {text}: {', '.join(map(short, sorted(odd)[:5]))}")
+    return f"categories differ: {'; '.join(parts)}" if parts else ""
+
+
+def _annotations(table: Rows, images: Images, classes: Classes, box_format: str, ctx: Context) -> Labeled:
+    file, findings = table.file, ctx.findings
+    _check_ids(table)
+    image = _look_up(table, "image_id", np.array(images.ids, dtype=np.int64), "D20")
+    label = _look_up(table, "category_id", np.array(classes.ids, dtype=np.int64), "D19")
+    raw = table.boxes()
+    crowd = table.flags("iscrowd")
+    sound = np.isfinite(raw).all(1) & (image >= 0) & (label >= 0)
+    rows = np.flatnonzero(sound)
+    raw, image, label, crowd = (column[rows] for column in (raw, image, label, crowd))
+    boxes = _corners(raw, box_format, image, images.sizes, file, ctx)
+    positive = _positive(boxes, rows, box_format, table)
+    rows, boxes, image, label, crowd = (column[positive] for column in (rows, boxes, image, label, crowd))
+    boxes, keep = settle(boxes, image, images.sizes, lambda i: table.place(int(rows[i]), "bbox"), file, ctx)
+    area = _areas(table, boxes, rows)
+    keep = np.flatnonzero(keep)
+    keep = keep[np.argsort(image[keep], kind="stable")]
+    starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
+    check_counts(starts, lambda i: f"images[{i}]", file, ctx)
+    _report_crowd_only(crowd[keep], image[keep], len(images), file, ctx)
+    findings.raise_first()
+    return Labeled(
+        images=images,
+        classes=classes,
+        boxes=boxes[keep],
+        labels=label[keep],
+        crowd=crowd[keep],
+        difficult=np.zeros(len(keep), dtype=bool),
+        starts=starts,
+        area=area[keep],
+    )
+
+
+def _check_ids(table: Rows) -> None:
+    if not any("id" in row for row in table.rows):
+        return
+    ids = table.integers("id")
+    if ids is None:
+        return
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        problem = f"{int((counts > 1).sum())} ids repeated, first {values[counts > 1][0]}"
+        table.findings.error("D15", table.file, "annotations", problem, "renumber them")
+
+
+def _look_up(table: Rows, key: str, known: np.ndarray, id: str) -> np.ndarray:
+    """Return [rows] the place of each row's ``key`` in ``known``; -1 where it is absent, which is recorded."""
+    wanted = table.integers(key)
+    if wanted is None:
+        return np.full(len(table), -1)
+    order = np.argsort(known, kind="stable")
+    at = np.searchsorted(known[order], wanted).clip(max=len(known) - 1)
+    position = order[at]
+    lost = np.flatnonzero(known[position] != wanted)
+    if len(lost):
+        first = int(lost[0])
+        what = "has no image" if key == "image_id" else f"not in categories {{{known.min()}..{known.max()}}}"
+        problem = f"{wanted[first]} {what}; {len(lost)} such rows"
+        table.findings.error(
+            id, table.file, table.place(first, key), problem, "remove them or fix the id", count=len(lost)
+        )
+        position = np.where(known[position] == wanted, position, -1)
+    return position
+
+
+def _corners(
+    raw: np.ndarray, box_format: str, image: np.ndarray, sizes: np.ndarray, file: str, ctx: Context
+) -> np.ndarray:
+    """Return float64 [A, 4] ``x1, y1, x2, y2`` in pixels."""
+    if box_format.endswith("_norm"):
+        raw = raw * np.tile(sizes[image][:, ::-1], 2)
+    elif not check_format(raw, box_format, image, sizes, file, ctx):
+        ctx.findings.raise_first()  # every single box would be wrong
+    boxes = raw.copy()
+    if box_format.startswith("xywh"):
+        boxes[:, 2:] += raw[:, :2]
+    return boxes
+
+
+def _positive(boxes: np.ndarray, rows: np.ndarray, box_format: str, table: Rows) -> np.ndarray:
+    """Return [A] bool; a box with a negative side is an error."""
+    negative = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    other = "[x1,y1,x2,y2]? set box_format=xyxy" if box_format.startswith("xywh") else "[x,y,w,h]? set box_format=xywh"
+
+    def describe(i: int) -> tuple[str, str, str]:
+        width, height = boxes[i, 2:] - boxes[i, :2]
+        side = f"width {width:g}" if width < 0 else f"height {height:g}"
+        return table.place(int(rows[i]), "bbox"), f"{side}; is this {other}", "or remove the box"
+
+    table.findings.rows("D24", table.file, np.flatnonzero(negative), describe)
+    return ~negative
+
+
+def _areas(table: Rows, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return float64 [A]: the file's ``area`` (of the mask; AP sorts boxes by size with it), else the box's."""
+    own = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(1)
+    numbers = (v if type(v) in (int, float) and 0 <= v < 1e15 else -1 for v in table.values("area"))
+    stated = np.fromiter(numbers, dtype=np.float64)[rows]
+    return np.where(stated >= 0, stated, own)
+
+
+def _report_crowd_only(crowd: np.ndarray, image: np.ndarray, images: int, file: str, ctx: Context) -> None:
+    total = np.bincount(image, minlength=images)
+    only = int(((total > 0) & (np.bincount(image[crowd], minlength=images) == total)).sum())
+    if only:
+        problem = f"{only} images have crowd boxes only: ignore regions, images kept"
+        ctx.findings.repaired("D31", file, ctx.section, problem, count=only)
+
+
+def to_coco(data: Labeled) -> dict[str, Any]:
+    """Return the data as a COCO object with the file's image and category ids, for pycocotools or a file.
+
+    Annotation ids count from 1: pycocotools takes an id of 0 for "not matched". ``area`` is the file's if it had one.
+    A ``difficult`` key is there only if some box is; to leave such boxes out of AP, as VOC does, set their ``iscrowd``.
+    """
+    images, classes = data.images, data.classes
+    entries = [{"id": id, "file_name": name} for id, name in zip(images.ids, images.paths)]
+    if images.sizes is not None:
+        for entry, (height, width) in zip(entries, images.sizes.tolist()):
+            entry.update(height=height, width=width)
+    owner = np.repeat(np.arange(len(images)), np.diff(data.starts)).tolist()
+    boxes = data.boxes.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    area = boxes[:, 2:].prod(1) if data.area is None else data.area
+    rows = zip(owner, data.labels.tolist(), boxes.tolist(), area.tolist(), data.crowd.tolist())
+    annotations = [
+        {
+            "id": i,
+            "image_id": images.ids[image],
+            "category_id": classes.ids[label],
+            "bbox": box,
+            "area": size,
+            "iscrowd": int(crowd),
+        }
+        for i, (image, label, box, size, crowd) in enumerate(rows, start=1)
+    ]
+    if data.difficult.any():
+        for annotation, difficult in zip(annotations, data.difficult.tolist()):
+            annotation["difficult"] = int(difficult)
+    categories = [{"id": id, "name": name} for id, name in zip(classes.ids, classes.names)]
+    return {"images": entries, "annotations": annotations, "categories": categories}

@@ -1,0 +1,291 @@
+"""What is at a path that a user gave: a COCO JSON, a VOC folder, a YOLO folder, or images without labels."""
+
+from __future__ import annotations
+
+import difflib
+import filecmp
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ssod.data.formats.findings import Context
+from ssod.data.formats.folder import before_wildcard
+from ssod.data.formats.header import read_header
+from ssod.data.formats.jsonfile import read_json
+from ssod.utils.errors import SsodError
+
+Source = dict[str, str]  # a source of the config's `data` section, with absolute paths
+
+_PATHS = ("ann", "images", "root", "path")
+_UNLABELED = ("unlabeled", "unlabelled")
+
+
+def labeled_source(
+    path: str, option: str, splits: Sequence[str], images: str | None = None, also: str | None = None
+) -> Source:
+    """Say what annotated set is at ``path``.
+
+    Args:
+        path: a COCO JSON, a VOC folder, or a YOLO folder or its data.yaml.
+        option: the command's option that the path came from, for messages.
+        splits: names of a part of a VOC or YOLO folder, the likeliest first.
+        images: image folder of a COCO JSON; None = look where they usually lie.
+        also: where to look besides.
+
+    Raises:
+        SsodError: nothing there, or nothing that is known.
+    """
+    where = Path(os.path.abspath(os.path.expanduser(path)))
+    if where.name == "data.yaml":
+        where = where.parent
+    if not where.exists():
+        raise _unknown(option, path, f"not found{_nearest(where)}")
+    if where.is_file():
+        if where.suffix.lower() != ".json":
+            raise _unknown(option, path, "is a file, but no COCO JSON")
+        return _coco(where, option, ("images", "annotations", "categories"), images, also)
+    if (where / "ImageSets" / "Main").is_dir():
+        return {"format": "voc", "root": str(where), "split": _voc_split(where, option, splits)}
+    if (where / "data.yaml").is_file():
+        return {"format": "yolo", "root": str(where), "split": _yolo_split(where, option, splits)}
+    json = sorted(where.glob("*.json")) + sorted(where.glob("annotations/*.json"))
+    hint = f"; it holds {json[0].relative_to(where)}: name that file" if json else ""
+    raise _unknown(option, path, f"has neither ImageSets/Main (VOC) nor data.yaml (YOLO){hint}")
+
+
+def unlabeled_source(path: str, option: str, labeled: Source, also: str | None = None) -> Source:
+    """Say what images are at ``path``: whatever ``labeled_source`` knows, or a folder, a glob or a .txt list.
+
+    Args:
+        path: what the user gave.
+        option: the command's option that the path came from, for messages.
+        labeled: the labelled set, which this must not be.
+        also: as in ``labeled_source``.
+
+    Raises:
+        SsodError: nothing there, or the labelled images themselves.
+    """
+    where = Path(os.path.abspath(os.path.expanduser(path)))
+    if not where.exists():
+        if glob.has_magic(path):
+            return {"format": "folder", "path": str(where)}
+        raise _unknown(option, path, f"not found{_nearest(where)}")
+    if where.is_file() and where.suffix.lower() == ".json":
+        source = _coco(where, option, ("images",), None, also)
+    elif where.is_file() and where.suffix.lower() != ".txt":
+        raise _unknown(option, path, "is neither a COCO JSON nor a .txt list")
+    elif (where / "ImageSets" / "Main").is_dir():
+        split = _voc_split(where, option, (*_UNLABELED, "trainval", "train"))
+        source = {"format": "voc", "root": str(where), "split": split}
+    elif (where / "data.yaml").is_file():
+        source = {"format": "yolo", "root": str(where), "split": _yolo_split(where, option, (*_UNLABELED, "train"))}
+    else:
+        source = {"format": "folder", "path": str(where)}
+    if source == labeled:
+        fix = "name other images; or, to hide 90 % of the labels, drop --unlabeled and give --percent 10"
+        raise SsodError("command line", option, f"'{path}' holds the labelled images themselves", fix)
+    return source
+
+
+def below_one_root(sources: Sequence[Source]) -> tuple[str | None, list[Source]]:
+    """Return the folder that all paths share, and the sources with paths relative to it; None = they share none."""
+    paths = [source[key] for source in sources for key in _PATHS if key in source]
+    fixed = [before_wildcard(path)[0] for path in paths]
+    root = os.path.commonpath(fixed)
+    if root in fixed:
+        root = os.path.dirname(root)
+    if root == os.path.dirname(root):
+        return None, list(sources)
+    relative = [
+        {key: os.path.relpath(value, root) if key in _PATHS else value for key, value in source.items()}
+        for source in sources
+    ]
+    return root, relative
+
+
+def _coco(ann: Path, option: str, needs: Sequence[str], images: str | None, also: str | None) -> Source:
+    table = read_json(str(ann), Context(), option)
+    for key in needs:
+        if not isinstance(table.get(key), list):
+            raise _unknown(option, str(ann), f"is JSON, but has no list '{key}', so it is no COCO file")
+    folder = image_folder(ann, table["images"], option, images, also)
+    if folder is None:
+        raise _unknown(option, str(ann), "names no image file")
+    return {"format": "coco", "ann": str(ann), "images": str(folder)}
+
+
+def _voc_split(root: Path, option: str, wanted: Sequence[str]) -> str:
+    lists = sorted(file.stem for file in (root / "ImageSets" / "Main").glob("*.txt"))
+    return _pick(lists, wanted, option, f"{root}/ImageSets/Main")
+
+
+def _yolo_split(root: Path, option: str, wanted: Sequence[str]) -> str:
+    found = {path.name for path in root.glob("images/*") if path.is_dir()}
+    found |= {path.parent.name for path in root.glob("*/images") if path.is_dir()}
+    return _pick(sorted(found), wanted, option, str(root))
+
+
+def _pick(found: Sequence[str], wanted: Sequence[str], option: str, where: str) -> str:
+    for name in wanted:
+        if name in found:
+            return name
+    if len(found) == 1:
+        return found[0]
+    there = f"it has {', '.join(found[:8])}" if found else "it is empty"
+    raise _unknown(option, where, f"has none of the parts {', '.join(wanted)}; {there}")
+
+
+def _nearest(where: Path) -> str:
+    names = os.listdir(where.parent) if where.parent.is_dir() else []
+    near = difflib.get_close_matches(where.name, names, 1)
+    return f"; nearest match '{near[0]}'" if near else ""
+
+
+def _unknown(option: str, path: str, problem: str) -> SsodError:
+    known = "COCO JSON, VOC folder (ImageSets/Main) or YOLO folder (data.yaml)"
+    if option == "--unlabeled":
+        known = "folder, glob or .txt list of images, or one of the labelled formats"
+    return SsodError("command line", option, f"'{path}' {problem}", f"give a {known}")
+
+
+def data_section(
+    labeled: str,
+    unlabeled: str | None,
+    val: str,
+    percent: float | None = None,
+    images: str | None = None,
+    val_images: str | None = None,
+    *,
+    fold: int = 1,
+) -> dict[str, Any]:
+    """Return the ``data`` section for what the user named, with paths below one root."""
+    if unlabeled is None and percent is None:
+        fix = (
+            "name images without boxes, or give --percent 10 to keep the labels of 10 % of --labeled and hide the rest"
+        )
+        raise SsodError("command line", "--unlabeled", "missing", fix)
+    if percent is not None and not 0 < percent < 100:
+        fix = "give the share of the images that keep their labels, in per cent"
+        raise SsodError("command line", "--percent", f"{percent:g} is not between 0 and 100", fix)
+    measured = labeled_source(val, "--val", ("test", "val", "valid"), val_images, also=images)
+    # Where the labels end with `val`, trainval would hold the very images to measure on.
+    first = ("train", "trainval") if measured.get("split") in ("val", "valid") else ("trainval", "train")
+    taught = labeled_source(labeled, "--labeled", first, images)
+    if taught == measured:
+        raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
+    sources = {"labeled": taught, "val": measured}
+    if unlabeled is not None:
+        free = unlabeled_source(unlabeled, "--unlabeled", taught, also=images)
+        sources = {"labeled": taught, "unlabeled": free, "val": measured}
+    _refuse_idle("--images", images, list(sources.values()))
+    _refuse_idle("--val-images", val_images, [measured])
+    root, below = below_one_root(list(sources.values()))
+    section: dict[str, Any] = {} if root is None else {"root": root}
+    section |= dict(zip(sources, below))
+    if percent is not None:
+        share = int(percent) if percent == int(percent) else percent
+        section["split"] = {"percent": share, "fold": fold, "family": "without_replacement"}
+    return section
+
+
+def _refuse_idle(option: str, folder: str | None, sources: list[dict[str, str]]) -> None:
+    """Refuse an image folder that belongs to no COCO JSON."""
+    if folder is not None and all(source["format"] != "coco" for source in sources):
+        raise SsodError("command line", option, f"'{folder}' is for a COCO JSON, and there is none", "leave it out")
+
+
+SAMPLE = 20  # images that are looked for in each folder
+# What decides about the images of the set that an option names; unlabelled ones need no JSON.
+DECIDES = {
+    "--labeled": ("--images", "name the folder that its file names are relative to"),
+    "--val": ("--val-images", "name the folder that its file names are relative to"),
+    "--unlabeled": ("--unlabeled", "name the folder of its images instead of the JSON"),
+}
+
+
+class _Wanted(NamedTuple):
+    """An image of the JSON; ``size`` is its stated (height, width), None where none is stated."""
+
+    name: str
+    size: tuple[int, int] | None
+
+
+def image_folder(ann: Path, images: Sequence[Any], option: str, named: str | None, also: str | None) -> Path | None:
+    """Return the folder of a COCO JSON's images; None if it names no image.
+
+    Args:
+        ann: the JSON.
+        images: its ``images``.
+        option: the command's option that the JSON came from.
+        named: the folder that the user named for this JSON; no other is looked at.
+        also: a folder that was named for another JSON and may hold these images, too.
+
+    Raises:
+        SsodError: no folder has any of the images, or two have different ones under the same names.
+    """
+    wanted = _sample(images)
+    if not wanted:
+        return None
+    decides, fix = DECIDES[option]
+    folders = [_absolute(named)] if named else [*_usual(ann), *([_absolute(also)] if also else [])]
+    fits = {folder: _fit(folder, wanted) for folder in folders}
+    best = max(fits.values())
+    if best == (0, 0):
+        first = wanted[0].name
+        problem = f"'{first}' of {ann.name} is not there" if named else f"cannot find '{first}' of {ann.name}"
+        raise SsodError("command line", decides, problem, fix)
+    first, *others = (folder for folder, fit in fits.items() if fit == best)
+    for other in others:
+        if not _same(first, other, wanted):
+            problem = f"'{first}' and '{other}' hold different images by the names in {ann.name}"
+            raise SsodError("command line", decides, problem, fix)
+    return first
+
+
+def _sample(images: Sequence[Any]) -> list[_Wanted]:
+    """Return up to ``SAMPLE`` images, evenly spread over the file."""
+    entries = [image for image in images if isinstance(image, dict) and isinstance(image.get("file_name"), str)]
+    chosen = entries[:: max(1, -(-len(entries) // SAMPLE))]
+    return [_Wanted(image["file_name"], _size(image)) for image in chosen]
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    size = image.get("height"), image.get("width")
+    return size if all(isinstance(side, int) and side > 0 for side in size) else None
+
+
+def _absolute(folder: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(folder)))
+
+
+def _usual(ann: Path) -> list[Path]:
+    """Return where the images of a COCO JSON may lie, the likeliest first."""
+    word = ann.stem.rpartition("_")[2]  # instances_train2017 -> train2017
+    return [base / name for base in (ann.parent, ann.parent.parent) for name in ("", "images", word, f"images/{word}")]
+
+
+def _fit(folder: Path, wanted: Sequence[_Wanted]) -> tuple[int, int]:
+    """Return how many images are there by name and size, and how many by name."""
+    there = [image for image in wanted if os.path.isfile(folder / image.name)]
+    return sum(image.size is None or _has_size(folder / image.name, image.size) for image in there), len(there)
+
+
+def _has_size(file: Path, size: tuple[int, int]) -> bool:
+    try:
+        height, width, turn = read_header(str(file))
+    except SsodError:  # reading the data says what is wrong with it
+        return False
+    return size == (height, width) or (turn >= 5 and size == (width, height))
+
+
+def _same(one: Path, other: Path, wanted: Sequence[_Wanted]) -> bool:
+    """Return whether two folders hold the same files by the names that are wanted; either will do then."""
+    for image in wanted:
+        a, b = one / image.name, other / image.name
+        if os.path.isfile(a) != os.path.isfile(b):
+            return False
+        if os.path.isfile(a) and not filecmp.cmp(a, b, shallow=False):
+            return False
+    return True

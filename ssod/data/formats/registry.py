@@ -1,0 +1,106 @@
+"""Where images come from: four formats, one config section each, and the two ways to read any of them.
+
+``read_labeled`` gives images with boxes. ``read_images`` gives images only: of an annotated source it reads the list
+of images and never builds an object that holds a box, so that no label of the unlabelled set can reach training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssod.data.formats.coco import read_coco, read_coco_images
+from ssod.data.formats.findings import Context
+from ssod.data.formats.folder import read_folder
+from ssod.data.formats.header import turn_upright
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.formats.voc import read_voc, read_voc_images
+from ssod.data.formats.yolo import read_yolo, read_yolo_images
+from ssod.utils.schema import Section
+
+
+class CocoSource(Section):
+    """A COCO JSON and the folder of its images."""
+
+    format: Literal["coco"]
+    ann: str
+    "Annotation file."
+    images: str
+    "Folder that the file's `file_name`s are relative to."
+    box_format: Literal["xywh", "xyxy", "xywh_norm", "xyxy_norm"] = "xywh"
+    "How the file writes a box; COCO's own is xywh in pixels. `_norm`: in shares of the image's width and height."
+
+
+class VocSource(Section):
+    """A PASCAL VOC folder: ImageSets/Main, Annotations, JPEGImages."""
+
+    format: Literal["voc"]
+    root: str
+    "The folder, e.g. voc/VOCdevkit/VOC2007."
+    split: str
+    "A list in ImageSets/Main, e.g. trainval."
+
+
+class YoloSource(Section):
+    """A YOLO folder: data.yaml, images and labels."""
+
+    format: Literal["yolo"]
+    root: str
+    "The folder that holds data.yaml."
+    split: str
+    "Which part: train, val or test."
+
+
+class FolderSource(Section):
+    """Images without labels."""
+
+    format: Literal["folder"]
+    path: str
+    "A folder (searched recursively), a glob such as frames/**/*.jpg, or a .txt list with one path a line."
+    images: str | None = None
+    "Folder that the lines of a .txt list are relative to; by default the list's own."
+
+
+LabeledSource = Annotated[CocoSource | VocSource | YoloSource, Field(discriminator="format")]
+Source = Annotated[CocoSource | VocSource | YoloSource | FolderSource, Field(discriminator="format")]
+
+
+def read_labeled(
+    source: CocoSource | VocSource | YoloSource, ctx: Context | None = None, *, classes: Sequence[str] | None = None
+) -> Labeled:
+    """Read images with their boxes.
+
+    Args:
+        source: one of the annotated formats.
+        ctx: data root, rules and findings; None = those of a bare call.
+        classes: the class names in the order that labels are to have, the same ones that the file lists; None = the
+            file's own order (COCO: ascending id; YOLO: as listed; VOC, which has no list: the names found, sorted).
+
+    Raises:
+        SsodError: the first error; all of them are in ``ctx.findings``.
+    """
+    ctx = ctx or Context()
+    match source:
+        case CocoSource():
+            data = read_coco(source.ann, source.images, ctx, box_format=source.box_format, classes=classes)
+        case VocSource():
+            data = read_voc(source.root, source.split, ctx, classes=classes)
+        case YoloSource():
+            data = read_yolo(source.root, source.split, ctx, classes=classes)
+    return turn_upright(data, ctx) if ctx.rules.exif == "ignore" else data
+
+
+def read_images(source: CocoSource | VocSource | YoloSource | FolderSource, ctx: Context | None = None) -> Images:
+    """Read images without labels, from any format; see ``read_labeled``."""
+    ctx = ctx or Context()
+    match source:
+        case CocoSource():
+            return read_coco_images(source.ann, source.images, ctx)
+        case VocSource():
+            return read_voc_images(source.root, source.split, ctx)
+        case YoloSource():
+            return read_yolo_images(source.root, source.split, ctx)
+        case FolderSource():
+            return read_folder(source.path, source.images, ctx)

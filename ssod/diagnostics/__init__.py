@@ -1,0 +1,1 @@
+"""Whether the pseudo-labels are any good."""

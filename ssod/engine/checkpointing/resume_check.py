@@ -1,0 +1,119 @@
+"""What makes a run this run: which changes of its config a checkpoint survives."""
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ssod.utils.errors import Exit, SsodError
+
+Kind = Literal["identity", "schedule", "cosmetic"]
+
+# Dotted keys of the config; the longest entry that a key equals or lies under decides. What is in no entry is identity.
+KINDS: dict[str, Kind] = {
+    "data.root": "cosmetic",  # the same files in another place: their fingerprint tells
+    "data.strict": "cosmetic",
+    "data.allow_symlinks": "cosmetic",
+    "data.val": "cosmetic",  # its images and boxes are in the fingerprint, too
+    "detector.decode": "schedule",
+    "detector.loss": "schedule",
+    "method": "schedule",
+    "method.name": "identity",
+    "views": "schedule",
+    "views.val": "cosmetic",
+    "train": "schedule",
+    "train.batch": "identity",
+    "train.accumulate": "identity",
+    "train.seed": "identity",
+    "train.optimizer.name": "identity",
+    "train.optimizer.backbone_lr": "identity",
+    "train.optimizer.decay_norm_and_bias": "identity",
+    "train.device": "cosmetic",
+    "train.workers": "cosmetic",
+    "train.log_every": "cosmetic",
+    "train.eval_every": "cosmetic",
+    "train.save_every": "cosmetic",
+    "train.eval_student": "cosmetic",
+    "train.best": "cosmetic",
+    "train.warn_after": "cosmetic",
+    "train.on_collapse": "cosmetic",
+    "train.tensorboard": "cosmetic",
+    "train.wandb": "cosmetic",
+    "train.mlflow": "cosmetic",
+    "eval": "schedule",
+    "eval.batch": "cosmetic",
+    "eval.diagnose": "cosmetic",
+}
+
+
+def kind(key: str) -> Kind:
+    """Return whether a change of the config key ``key`` makes another run, another schedule, or no difference."""
+    parts = key.split(".")
+    for n in range(len(parts), 0, -1):
+        found = KINDS.get(".".join(parts[:n]))
+        if found is not None:
+            return found
+    return "identity"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested mapping by dotted key; lists are leaves."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: Collection[str] = ()) -> None:
+    """Compare who wrote a checkpoint with who reads it.
+
+    Args:
+        path: the checkpoint, for messages.
+        saved, now: ``config`` (nested, plain values), ``classes`` (``names``, ``ids``), ``data`` (a fingerprint),
+            ``world_size``; a part that both lack is not compared.
+        allow: keys whose change the user accepts: dotted config keys (or a section), ``classes``, ``data``,
+            ``world_size``.
+
+    Raises:
+        SsodError: code 4 with the difference.
+    """
+    _check_classes(path, saved.get("classes"), now.get("classes"), allow)
+    if saved.get("data") != now.get("data") and "data" not in allow:
+        problem = f"the data set changed since step 0 ({str(saved.get('data'))[:12]} -> {str(now.get('data'))[:12]})"
+        raise _error(path, "data", problem, "restore it, start a new run, or pass --allow-change data")
+    if saved.get("world_size") != now.get("world_size") and "world_size" not in allow:
+        problem = f"saved with {saved.get('world_size')} processes, now {now.get('world_size')}"
+        raise _error(
+            path, "world_size", problem, f"run with {saved.get('world_size')} or pass --allow-change world_size"
+        )
+    old, new = flat(saved.get("config") or {}), flat(now.get("config") or {})
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    changed = [key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allow)]
+    lines = {key: f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed}
+    refused = [key for key in changed if kind(key) == "identity"]
+    if refused:
+        problem = f"{', '.join(lines[key] for key in refused[:3])}{' ...' if len(refused) > 3 else ''} changes the run"
+        raise _error(path, refused[0], problem, f"pass --allow-change {refused[0]}, or start a new run")
+    softer = [lines[key] for key in changed if kind(key) == "schedule"]
+    if softer:
+        logging.getLogger("ssod").warning(f"{path}: going on with another schedule: {', '.join(softer)}")
+
+
+def _check_classes(path: Path, saved: Mapping | None, now: Mapping | None, allow: Collection[str]) -> None:
+    if "classes" in allow or saved == now:
+        return
+    old, new = list((saved or {}).get("names", [])), list((now or {}).get("names", []))
+    fix = "start a new run, or initialise from the model file"
+    if len(old) != len(new):
+        raise _error(path, "classes", f"{len(old)} classes saved, the data has {len(new)}", fix)
+    for i, (a, b) in enumerate(zip(old, new)):
+        if a != b:
+            raise _error(path, "classes", f"differ at {i}: {a!r} saved, {b!r} in the data", fix)
+    raise _error(path, "classes", "the file's category ids differ", fix)
+
+
+def _error(path: Path, field: str, problem: str, fix: str) -> SsodError:
+    return SsodError(path, field, problem, fix, code=Exit.CHECKPOINT)

@@ -1,0 +1,287 @@
+"""Which detections are right: a small table from which AP of any resample of the images follows at once.
+
+``match`` decides, by the rules of COCO's or VOC's evaluator, which detections are right at each IoU.
+``average_precision`` then weights images: all 1 gives the evaluator's own AP, the counts of a bootstrap draw give the
+AP of that draw. Matching never crosses images, so this is exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssod.evaluation.voc import IOUS
+from ssod.utils import atomic
+from ssod.utils.npz import reading
+
+MOST = 100  # detections of an image and class that COCO counts
+_ELEMENTS = 4_000_000  # of a temporary array: resamples are done in parts that stay below
+
+# (IoU [D, G], ignore [G], thresholds [T]) -> (right [D, T], counted [D, T]), detections best first
+Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """I images, K classes, D detections sorted by falling score, T IoU thresholds (.50, .55, ..., .95).
+
+    Attributes:
+        ids: I image ids.
+        classes: K names.
+        image, label: [D] which image and class a detection is of.
+        score: [D].
+        iou: [D] highest IoU with a box of its class that counts.
+        right: [D, T] whether it found a box.
+        counted: [D, T] False where it matched what is neither to be found nor wrong to find.
+        wanted: [I, K] boxes to find.
+        points: recall points that AP is averaged over; 0 = the area under the curve.
+        about: ``metric``, ``score`` (the detections' lowest possible score) and ``val`` (a hash of the truth).
+    """
+
+    ids: list[Any]
+    classes: tuple[str, ...]
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    iou: np.ndarray
+    right: np.ndarray
+    counted: np.ndarray
+    wanted: np.ndarray
+    points: int = 101
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+# ---- matching ------------------------------------------------------------------------------------------------------
+
+
+def match(truth: dict[str, Any], detections: list[dict], metric: str, score: float | None = None) -> Matches:
+    """Match detections with the truth by the rules of ``metric``.
+
+    Args:
+        truth: COCO layout.
+        detections: COCO results.
+        metric: ``coco``, ``voc`` or ``voc07``, as in the config.
+        score: the lowest score that the detector was asked for; kept in ``about``.
+
+    Returns:
+        The table; ``average_precision`` of it is what ``coco_metrics`` or ``voc_metrics`` return.
+    """
+    coco = metric == "coco"
+    images = [image["id"] for image in truth["images"]]
+    ids = sorted(images, key=lambda i: (isinstance(i, str), i)) if coco else images
+    number = {image: i for i, image in enumerate(ids)}
+    label = {category["id"]: k for k, category in enumerate(truth["categories"])}
+    boxes, ignored = defaultdict(list), defaultdict(list)
+    for row in (row for row in truth["annotations"] if row["category_id"] in label):
+        cell = number[row["image_id"]], label[row["category_id"]]
+        boxes[cell].append(row["bbox"])
+        ignored[cell].append(bool(row.get("iscrowd", 0) or (not coco and row.get("difficult", 0))))
+    wanted = np.zeros((len(ids), len(label)), np.int32)
+    for cell, flags in ignored.items():
+        wanted[cell] = len(flags) - sum(flags)
+    found = defaultdict(list)
+    for row in (row for row in detections if row["category_id"] in label):
+        found[number[row["image_id"]], label[row["category_id"]]].append(row)
+    parts = [_cell(rows, boxes[cell], ignored[cell], coco) for cell, rows in sorted(found.items())]
+    cells = [cell for (cell, _), part in zip(sorted(found.items()), parts) for _ in part[0]]
+    score_, iou, right, counted = (
+        (np.concatenate([part[i] for part in parts]) if parts else empty)
+        for i, empty in enumerate((np.zeros(0), np.zeros(0), np.zeros((0, len(IOUS)), bool), np.zeros((0, 10), bool)))
+    )
+    order = np.argsort(-score_, kind="stable")
+    image, of = np.array(cells, np.int32).reshape(-1, 2)[order].T
+    about = {"metric": metric, "score": score, "val": fingerprint(truth)}
+    classes = tuple(category["name"] for category in truth["categories"])
+    points = {"coco": 101, "voc": 0, "voc07": 11}[metric]
+    columns = (image, of, score_[order], iou[order], right[order], counted[order])
+    return Matches(ids, classes, *columns, wanted, points, about)
+
+
+def _cell(rows: list[dict], boxes: list, ignored: list[bool], coco: bool) -> tuple[np.ndarray, ...]:
+    """Return score, IoU, right and counted of the detections of one image and class, best first."""
+    score = np.array([row["score"] for row in rows])
+    order = np.argsort(-score, kind="stable")[: MOST if coco else None]
+    found = np.array([rows[i]["bbox"] for i in order]).reshape(-1, 4)
+    ignore = np.array(ignored, bool)
+    overlap = overlaps(found, np.array(boxes, float).reshape(-1, 4), ignore & coco)
+    right, counted = (_coco if coco else _voc)(overlap, ignore, np.array(IOUS))
+    best = np.where(ignore, 0.0, overlap).max(1, initial=0.0)
+    return score[order], best, right, counted
+
+
+def _coco(overlap: np.ndarray, ignore: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Best box that is free, boxes that count before crowds, the later of two equal ones; as pycocotools does."""
+    dets, truths = overlap.shape
+    right = np.zeros((dets, len(thresholds)), bool)
+    counted = np.ones_like(right)
+    free = np.repeat(~ignore[None], len(thresholds), 0)  # [T, G]
+    lowest = np.minimum(thresholds, 1 - 1e-10)[:, None]
+    if not truths:
+        return right, counted
+    rows = np.arange(len(thresholds))
+    for d in range(dets):
+        value = np.where(free & (overlap[d] >= lowest), overlap[d], -1.0)
+        best = truths - 1 - value[:, ::-1].argmax(1)
+        hit = value[rows, best] >= 0
+        right[d] = hit
+        free[rows[hit], best[hit]] = False
+        crowd = (ignore & (overlap[d] >= lowest)).any(1)
+        counted[d] = hit | ~crowd
+    return right, counted
+
+
+def _voc(overlap: np.ndarray, ignore: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The box overlapped most decides; a second hit on it is wrong; see ``voc_eval.class_ap``."""
+    right = np.zeros((len(overlap), len(thresholds)), bool)
+    counted = np.ones_like(right)
+    if not overlap.shape[1]:
+        return right, counted
+    taken = np.zeros((overlap.shape[1], len(thresholds)), bool)
+    for d, best in enumerate(overlap.argmax(1)):
+        hit = overlap[d, best] > thresholds
+        if ignore[best]:
+            counted[d] = ~hit
+        else:
+            right[d] = hit & ~taken[best]
+            taken[best] |= hit
+    return right, counted
+
+
+def overlaps(found: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """Return [D, G] IoU of ``x, y, w, h`` boxes; with a crowd it is the share of the detection that lies inside."""
+    low = np.maximum(found[:, None, :2], boxes[:, :2])
+    high = np.minimum(found[:, None, :2] + found[:, None, 2:], boxes[:, :2] + boxes[:, 2:])
+    shared = (high - low).clip(min=0).prod(2)
+    own = found[:, 2:].prod(1)[:, None]
+    union = np.where(crowd, own, own + boxes[:, 2:].prod(1) - shared)
+    return shared / np.maximum(union, np.finfo(float).eps)
+
+
+def fingerprint(truth: dict[str, Any]) -> str:
+    """Return a hash of the images and boxes that AP is measured on; two runs with one hash had the same val set.
+
+    Boxes that are not to be found, ``iscrowd`` or ``difficult``, are marked so.
+    """
+    marks = ("iscrowd", "difficult")
+    categories = {category["id"]: category["name"] for category in truth["categories"]}
+    rows = sorted(
+        [
+            str(row["image_id"]),
+            categories[row["category_id"]],
+            *(round(float(x), 2) for x in row["bbox"]),
+            *(m for m in marks if row.get(m)),
+        ]
+        for row in truth["annotations"]
+        if row["category_id"] in categories
+    )
+    text = json.dumps([sorted(str(image["id"]) for image in truth["images"]), rows])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---- average precision ---------------------------------------------------------------------------------------------
+
+
+def average_precision(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return AP of each class at each IoU, for each weighting of the images.
+
+    Args:
+        matches: I images, K classes.
+        weights: [B, I], how often each image counts; None = once, B = 1.
+
+    Returns:
+        [B, K, T] in 0..1; NaN where a weighting leaves nothing to find.
+    """
+    weights = np.ones((1, len(matches))) if weights is None else np.asarray(weights, float)
+    wanted = weights @ matches.wanted  # [B, K]
+    out = np.full((*wanted.shape, matches.right.shape[1]), np.nan)
+    for k in range(wanted.shape[1]):
+        rows = np.flatnonzero(matches.label == k)
+        part = max(1, _ELEMENTS // max(len(rows), 1))
+        for start in range(0, len(weights), part):
+            chosen = slice(start, start + part)
+            out[chosen, k] = _class_ap(matches, rows, weights[chosen], wanted[chosen, k])
+    out[wanted == 0] = np.nan
+    return out
+
+
+def mean_ap(matches: Matches, weights: np.ndarray | None = None, iou: float | None = None) -> np.ndarray:
+    """Return [B] AP, the mean over classes that have boxes and over all thresholds, or at one ``iou``."""
+    table = average_precision(matches, weights)
+    table = table if iou is None else table[:, :, [IOUS.index(iou)]]
+    known = ~np.isnan(table[:, :, 0])
+    sums = np.where(known[:, :, None], table, 0.0).mean(2).sum(1)
+    return np.where(known.any(1), sums / np.maximum(known.sum(1), 1), np.nan)
+
+
+def _class_ap(matches: Matches, rows: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return [B, T]; precision and recall change what AP sees only where a detection is right."""
+    counts = weights[:, matches.image[rows]]  # [B, D]
+    right, counted = matches.right[rows], matches.counted[rows]
+    seen = counts.cumsum(1) if counted.all() else None
+    out = np.zeros((len(weights), right.shape[1]))
+    for t in range(right.shape[1]):
+        hits = np.flatnonzero(right[:, t])
+        if not len(hits):
+            continue
+        total = (seen if seen is not None else (counts * counted[:, t]).cumsum(1))[:, hits]
+        found = counts[:, hits].cumsum(1)
+        precision = found / np.maximum(total, np.finfo(float).eps)
+        envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        recall = found / np.maximum(wanted, 1)[:, None]
+        out[:, t] = (envelope * _shares(recall, matches.points)).sum(1)
+    return out
+
+
+def _shares(recall: np.ndarray, points: int) -> np.ndarray:
+    """Return [B, H], how much of AP's average lies between each recall [B, H] and the one before it."""
+    if not points:
+        return np.diff(recall, prepend=0.0)
+    at = np.linspace(0, 1, 101) if points == 101 else np.arange(0, 1.1, 0.1)  # bit for bit the evaluators' own
+    return np.diff(np.searchsorted(at, recall, side="right"), prepend=0) / points
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def save(path: Path, matches: Matches) -> None:
+    """Write a table as ``.npz``: about 10 bytes a detection, less after compression."""
+    buffer = io.BytesIO()
+    text = {"ids": matches.ids, "classes": matches.classes, "points": matches.points, "about": matches.about}
+    np.savez_compressed(
+        buffer,
+        text=np.array(json.dumps(text)),
+        image=matches.image.astype(np.int32),
+        label=matches.label.astype(np.int16),
+        score=matches.score.astype(np.float32),
+        iou=matches.iou.astype(np.float16),
+        right=np.packbits(matches.right, axis=1),
+        counted=np.packbits(matches.counted, axis=1),
+        wanted=matches.wanted.astype(np.int32),
+    )
+    atomic.write(path, lambda file: file.write(buffer.getvalue()))
+
+
+def read(path: Path) -> Matches:
+    """Read what ``save`` wrote.
+
+    Raises:
+        SsodError: code 3, the file is absent or damaged.
+    """
+    with reading(path, "remove it; the run is then compared without intervals") as file:
+        text = json.loads(str(file["text"]))
+        image, label, score, iou = (file[name] for name in ("image", "label", "score", "iou"))
+        right, counted = (np.unpackbits(file[n], axis=1, count=len(IOUS)).astype(bool) for n in ("right", "counted"))
+        classes, wanted = tuple(text["classes"]), file["wanted"]
+        columns = (image, label, score, iou, right, counted)
+        return Matches(text["ids"], classes, *columns, wanted, text["points"], text["about"])

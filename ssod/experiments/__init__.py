@@ -1,0 +1,1 @@
+"""Many runs, compared: who may be ranked with whom, how large a gain is, how sure, at which cost."""

@@ -1,0 +1,39 @@
+"""What comparing runs finds, for all that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ssod.experiments import tables
+from ssod.experiments.bootstrap import RESAMPLES
+from ssod.experiments.groups import Board, boards_of
+from ssod.experiments.runs import Run
+from ssod.experiments.settings import Row, rows_of
+from ssod.experiments.tables import Sheet
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        runs: all that were read.
+        rows: their settings, with a finished run or without.
+        boards: rows that may be ranked together, best first.
+        refusals: one line for each board that is not ranked with the first, and each row without a finished run.
+        sheets: the same as tables.
+    """
+
+    runs: list[Run]
+    rows: list[Row]
+    boards: list[Board]
+    refusals: list[str]
+    sheets: list[Sheet]
+
+
+def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
+    """Compare runs that were read."""
+    rows = rows_of(runs)
+    boards, refusals = boards_of(rows, resamples)
+    return Comparison(list(runs), rows, boards, refusals, tables.sheets(boards))

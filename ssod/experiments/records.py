@@ -1,0 +1,106 @@
+"""A comparison as CSV for programs: one record a line, every number in a column of its own, per cent, unrounded.
+
+``kind`` says what a line is: a ``row`` (a setting), a ``run``, a ``published`` figure, a ``note``, or why boards were
+``refused`` a common rank. Cells that a kind has no use for are empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from statistics import mean
+from typing import Any
+
+from ssod.experiments.cost import CURRENCIES, equal, hours, seen
+from ssod.experiments.groups import Board
+from ssod.experiments.published import references
+from ssod.experiments.runs import METRICS, Run
+from ssod.experiments.settings import Row
+
+COLUMNS = (
+    *("kind", "board", "rank", "row", "method", "detector", "percent", "fold", "seed", "folds", "runs", "state"),
+    *("AP", "AP_sd", "AP50", "AP50_sd", "AP75", "AP75_sd", "score_threshold", "metric", "split"),
+    *("twin", "gain", "gain_low", "gain_high", "gain_folds_low", "gain_folds_high"),
+    *("labeled_seen", "unlabeled_seen", "hours"),
+    *(f"{what}_{name}" for name in CURRENCIES for what in ("budget", "AP_at")),
+    *("source", "known_from", "path", "text"),
+)
+
+
+def comma_separated(boards: Sequence[Board], rows: Sequence[Row], refusals: Sequence[str] = ()) -> str:
+    """Return the CSV of a comparison, ``COLUMNS`` as its first line; ``rows`` are all, also those without a board."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for number, board in enumerate(boards, 1):
+        writer.writerows({"board": number, **record} for record in _board(board))
+    for row in rows:
+        for run, state in row.members:
+            writer.writerow({"kind": "run", "row": row.name, **_setting(run), **_repetition(run), "state": state})
+    writer.writerows({"kind": "refused", "text": line} for line in refusals)
+    return buffer.getvalue()
+
+
+def _board(board: Board) -> Iterator[dict[str, Any]]:
+    rank = {row.name: i for i, row in enumerate(board.ranked, 1)}
+    reasons = {row.name: f"has no rank: it {reason}" for row, reason in board.others}
+    budgets = {currency: equal({row.name: row.runs for row in board.ranked}, currency) for currency in CURRENCIES}
+    shared = {"metric": board.protocol["metric"], "score_threshold": board.protocol["score threshold"]}
+    for row in board.rows:
+        cost = {}
+        for currency, (budget, values) in budgets.items():
+            cost |= {f"budget_{currency}": budget, f"AP_at_{currency}": _percent(values.get(row.name))}
+        yield {
+            **{"kind": "row", "rank": rank.get(row.name), "row": row.name, "folds": len(row.hashes)},
+            **{"runs": len(row.runs), "text": reasons.get(row.name)},
+            **shared,
+            **_setting(row.first),
+            **_metrics(row),
+            **_gain(board, row),
+            **_spent(row.runs),
+            **cost,
+        }
+    for figure in references([run for row in board.rows for run in row.runs]):
+        yield {
+            **{"kind": "published", "row": figure.method, "method": figure.method, "detector": figure.detector},
+            **{figure.metric: figure.value, f"{figure.metric}_sd": figure.sd, "text": figure.protocol},
+            **{"source": figure.source, "known_from": figure.kind},
+        }
+    for note in board.notes:
+        yield {"kind": "note", "text": note}
+
+
+def _setting(run: Run) -> dict[str, Any]:
+    return {"method": run.method, "detector": run.detector, "percent": run.percent}
+
+
+def _repetition(run: Run) -> dict[str, Any]:
+    found = {"fold": run.fold, "seed": run.seed, "split": run.hash, "path": str(run.path)}
+    return found | ({name: _percent(run.ap(name)) for name in METRICS} | _spent([run]) if run.finished else {})
+
+
+def _metrics(row: Row) -> dict[str, float | None]:
+    found = {name: _percent(row.mean(name)) for name in METRICS}
+    return found | {f"{name}_sd": _percent(row.sd(name)) for name in METRICS}
+
+
+def _gain(board: Board, row: Row) -> dict[str, Any]:
+    """Return the gain and its intervals, where it can be had with them."""
+    gain = board.gains.get(row.name)
+    name = board.twins.get(row.name)
+    if gain is None:
+        return {"twin": name, "gain": _percent(board.differences.get(row.name))}
+    low, high = gain.whole or (None, None)
+    ends = {"gain_low": gain.images[0], "gain_high": gain.images[1], "gain_folds_low": low, "gain_folds_high": high}
+    return {"twin": name, "gain": _percent(gain.value), **{key: _percent(end) for key, end in ends.items()}}
+
+
+def _spent(runs: Sequence[Run]) -> dict[str, float]:
+    labeled, unlabeled = (mean(values) for values in zip(*(seen(run, run.last["step"]) for run in runs)))
+    spent = mean(hours(run, run.last["step"]) for run in runs)
+    return {"labeled_seen": labeled, "unlabeled_seen": unlabeled, "hours": spent}
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value

@@ -1,0 +1,258 @@
+"""A run folder, read: what ran, on which labels, measured how, and how it went."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ssod.engine.checkpointing.resume_check import flat
+from ssod.engine.checkpointing.resume_check import kind as kind_of
+from ssod.evaluation import matching
+from ssod.evaluation.matching import Matches
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.yaml_io import read_yaml
+
+REPEATED = ("data.split.fold", "train.seed")  # may differ between the repetitions of one row
+MOVES_AP = ("views.val",)  # cosmetic for resuming a run, not for comparing it
+UNLABELED = ("views.unlabeled", "data.unlabeled", "train.batch.unlabeled")  # what a supervised run never reads
+METRICS = ("AP", "AP50", "AP75")
+_FOLD = re.compile(r"\.(\d+)@")  # instances_train2017.{fold}@{percent}.json
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        path: its folder.
+        config: resolved, as plain values.
+        split: ``split.json``.
+        env: ``env.json``.
+        exit: ``exit.json``; empty while the run goes on or after it was killed.
+        train, evals, alarms: the lines of ``metrics.jsonl`` of each kind, in order of their steps.
+    """
+
+    path: Path
+    config: dict[str, Any] = field(repr=False)
+    split: dict[str, Any] = field(repr=False)
+    env: dict[str, Any] = field(repr=False)
+    exit: dict[str, Any] = field(repr=False)
+    train: list[dict[str, Any]] = field(repr=False)
+    evals: list[dict[str, Any]] = field(repr=False)
+    alarms: list[dict[str, Any]] = field(repr=False)
+
+    # ---- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.config["method"]["name"]
+
+    @property
+    def detector(self) -> str:
+        """Detector and backbone, ``fcos-resnet50``."""
+        section = self.config["detector"]
+        return f"{section['name']}-{section.get('backbone', '')}".strip("-")
+
+    @property
+    def percent(self) -> float | None:
+        """Share of the images that kept their labels; None where the labelled images were named by a file."""
+        named = re.search(r"@([\d.]+)\.json$", str(self.config["data"]["labeled"].get("ann", "")))
+        return self.split.get("percent") or (float(named[1]) if named else None)
+
+    @property
+    def fold(self) -> str:
+        """Number of the draw as far as it is known, else the first digits of the split's hash."""
+        named = _FOLD.search(str(self.config["data"]["labeled"].get("ann", "")))
+        known = self.split.get("fold")
+        return str(known) if known is not None else named[1] if named else self.hash[:8]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.config["train"]["seed"]
+
+    @property
+    def hash(self) -> str:
+        """Names the set of labelled images."""
+        return self.split["hash"]
+
+    @property
+    def score(self) -> float | None:
+        """Lowest score of a detection; None where neither evaluation nor config tells (a config of detectron2's)."""
+        saved = None if self.table is None else self.table.about.get("score")
+        return saved if saved is not None else (self.config["detector"].get("decode") or {}).get("score")
+
+    @property
+    def val_name(self) -> str:
+        """The val set as the config names it, without ``data.root``."""
+        source = self.config["data"].get("val") or {}
+        return " ".join(str(source[key]) for key in ("ann", "root", "split", "images") if key in source)
+
+    @property
+    def val_hash(self) -> str | None:
+        """Names images and boxes of the val set; None for a run that saved no matches."""
+        return None if self.table is None else self.table.about.get("val")
+
+    @cached_property
+    def setting(self) -> dict[str, Any]:
+        """Return the leaves of the config that repetitions of one row share, by dotted key."""
+        unread = UNLABELED if self.method == "supervised" else ()
+        return {
+            key: _FOLD.sub(".{fold}@", value) if isinstance(value, str) else value
+            for key, value in flat(self.config).items()
+            if key not in REPEATED and (kind_of(key) != "cosmetic" or key in MOVES_AP) and not key.startswith(unread)
+        }
+
+    # ---- how it went -----------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Steps that were to be made."""
+        return self.config["train"]["steps"]
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The last evaluation."""
+        return self.evals[-1] if self.evals else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it made its last step and was measured there."""
+        measured = bool(self.evals) and self.evals[-1]["step"] == self.steps
+        return self.exit.get("code") == 0 and measured and all(self.ap(name) is not None for name in METRICS)
+
+    @property
+    def ended(self) -> float:
+        """When its process ended, seconds since 1970; 0 where that is not known."""
+        try:
+            return datetime.fromisoformat(self.exit.get("time") or "").timestamp()
+        except ValueError:
+            return 0.0
+
+    @property
+    def state(self) -> str:
+        """Return ``finished``, or in a few words why not."""
+        if self.finished:
+            return "finished"
+        step = max([row["step"] for row in (*self.train, *self.evals)], default=0)
+        code = self.exit.get("code")
+        ended = "no exit.json: running or killed" if code is None else f"ended with code {code}"
+        measured = "an AP at its last evaluation" if self.evals and self.evals[-1]["step"] == step else "an evaluation"
+        return f"step {step} of {self.steps}, {ended}" if code != 0 else f"finished without {measured}"
+
+    def ap(self, name: str = "AP") -> float | None:
+        """Return a metric of the teacher at the last evaluation, a fraction; a finished run has it."""
+        return self.evals[-1].get(f"teacher/{name}")
+
+    @cached_property
+    def table(self) -> Matches | None:
+        """The matched detections of the last evaluation; None for a run that saved none."""
+        if not self.evals:
+            return None
+        path = self.path / "eval" / f"step_{self.evals[-1]['step']}.npz"
+        return matching.read(path) if path.exists() else None
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in order."""
+        return list(self.table.classes) if self.table is not None else list(self.split["boxes"])
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder; one that is still being written is read as far as it goes.
+
+    Raises:
+        SsodError: code 3, not a run folder, or a damaged file in it.
+    """
+    path = Path(path)
+    for name in ("config.yaml", "split.json"):
+        if not (path / name).is_file():
+            problem = f"no {name} in it" if path.is_dir() else "not found"
+            raise SsodError(
+                path, "", f"is no run folder: {problem}", "name a folder that `ssod train` wrote", code=Exit.DATA
+            )
+    config = _checked(path / "config.yaml", "", read_yaml(path / "config.yaml"), CONFIG)
+    split = _checked(path / "split.json", "", _json(path / "split.json"), SPLIT)
+    rows = _lines(path / "metrics.jsonl")
+    return Run(
+        path=path,
+        config=config,
+        split=split,
+        env=_checked(path / "env.json", "", _json(path / "env.json"), ENV),
+        exit=_checked(path / "exit.json", "", _json(path / "exit.json"), EXIT),
+        train=[row for row in rows if row.get("kind") == "train"],
+        evals=[row for row in rows if row.get("kind") == "eval"],
+        alarms=[row for row in rows if row.get("kind") == "alarm"],
+    )
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+# What is read of each file, and of which kinds it may be; what may be None may be absent.
+NUMBER, MAYBE = (int, float), type(None)
+Kinds = dict[str, type | tuple[type, ...]]
+CONFIG: Kinds = {
+    **{"data.labeled": dict, "data.val": (dict, MAYBE), "detector.name": str, "detector.decode": (dict, MAYBE)},
+    **{"method.name": str, "method.burn_in": (int, MAYBE), "eval.metric": str},
+    **{"train.steps": int, "train.seed": int, "train.batch.labeled": int, "train.batch.unlabeled": int},
+}
+SPLIT: Kinds = {
+    **{"hash": str, "boxes": dict, "labeled": (int, MAYBE), "unlabeled": (int, MAYBE)},
+    **{"percent": (*NUMBER, MAYBE), "fold": (int, str, MAYBE)},
+}
+ENV: Kinds = {"gpus": (list, MAYBE)}
+EXIT: Kinds = {"code": (int, MAYBE), "time": (str, MAYBE)}
+LINES: dict[str, Kinds] = {
+    "train": {"step": int, "time/step": NUMBER},
+    "eval": {"step": int, **{f"teacher/{name}": (*NUMBER, MAYBE) for name in METRICS}},
+    "alarm": {"step": int, "text": str},
+}
+
+
+def _checked(path: Path, where: str, value: Any, kinds: Kinds) -> Any:
+    """Return ``value``; refuse what another program, another version or half a write left under one of our names."""
+    refusal = {"fix": "name a folder that this version of `ssod train` wrote, or leave it out", "code": Exit.DATA}
+    if not isinstance(value, dict):
+        raise SsodError(path, where, f"cannot be {value!r:.40}", **refusal)
+    for key, kind in kinds.items():
+        found: Any = value
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, kind):
+            problem = "missing" if found is None else f"cannot be {found!r:.40}"
+            raise SsodError(path, f"{where}: {key}" if where else key, problem, **refusal)
+    return value
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        fix = "mend or remove it, or leave the run out"
+        raise SsodError(path, "", f"damaged: {error}", fix, code=Exit.DATA) from None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of ``metrics.jsonl``; a last line that is cut off is being written, and left out."""
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number < len(lines):
+                raise SsodError(path, f"line {number}", "damaged", "remove the line", code=Exit.DATA) from None
+        else:
+            kind = row.get("kind") if isinstance(row, dict) else None
+            rows.append(_checked(path, f"line {number}", row, LINES.get(kind, {"kind": str})))
+    return rows

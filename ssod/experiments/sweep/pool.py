@@ -1,0 +1,251 @@
+"""Runs side by side, each a process of its own: as many as are wanted and memory allows, none twice."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+
+from ssod.experiments.runs import read_run
+from ssod.experiments.sweep.memory import Stated, free_memory
+from ssod.experiments.sweep.sweep import Cell, finished
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.signals import Signals
+
+POLL = 0.5  # seconds between two looks at the processes
+SPARE = 1.3  # another run starts when so many times its memory is free
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Job:
+    """A cell that runs.
+
+    Attributes:
+        cell: which.
+        process: ``ssod train``.
+        log: its output. The file is locked for as long as this or the process has it open.
+        slot: its number among those that run at the same time.
+        memory: what it says to need.
+        started: when, by the monotonic clock.
+    """
+
+    cell: Cell
+    process: subprocess.Popen
+    log: IO[bytes]
+    slot: int
+    memory: Stated
+    started: float = field(default_factory=time.monotonic)
+
+
+def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> dict[str, str]:
+    """Run every cell that is not finished.
+
+    A run that another process works on, for another sweep or by itself, is waited for. A run that fails is told and
+    left; the others go on.
+
+    Args:
+        cells: all of the sweep.
+        jobs: processes at the same time, at most.
+        out: where logs of the processes go, ``logs/<row>-fold1-seed0.log``.
+        console: gets a line when a run starts or ends.
+
+    Returns:
+        What went wrong, by the cell's name; empty when all cells are finished.
+
+    Raises:
+        SsodError: code 75 or 130, asked to stop; the runs have saved their states.
+    """
+    pool = _Pool(list(cells), jobs, out, console)
+    with Signals() as signals:
+        try:
+            while pool.waiting or pool.running:
+                if signals.code:
+                    raise SsodError("sweep", "", "interrupted, states saved", "run it again", code=Exit(signals.code))
+                pool.reap()
+                pool.fill()
+                if pool.waiting or pool.running:
+                    time.sleep(POLL)
+        finally:
+            pool.stop()
+    return pool.failures
+
+
+class _Pool:
+    def __init__(self, cells: list[Cell], jobs: int, out: Path, console: Console) -> None:
+        self.total, self.jobs, self.out, self.console = len(cells), jobs, out, console
+        self.waiting = [cell for cell in cells if not finished(cell)]
+        self.done = self.total - len(self.waiting)
+        self.running: list[Job] = []
+        self.failures: dict[str, str] = {}
+        self.told: set[str] = set()
+        self.gpus = _gpus() if any(cell.load().train.device != "cpu" for cell in self.waiting) else []
+        self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {jobs} at a time")
+
+    def fill(self) -> None:
+        """Start what there is room for."""
+        for cell in list(self.waiting):
+            if not self._room():
+                return
+            log = self._take(cell)
+            if log is None:  # another process works on it; it is looked at again later
+                self._say_once(f"{cell.name} is run by another process")
+                continue
+            self.waiting.remove(cell)
+            if finished(cell):
+                log.close()
+                self._count(f"{cell.name} finished elsewhere")
+                continue
+            self.running.append(self._start(cell, log))
+
+    def reap(self) -> None:
+        """Take note of the runs that ended."""
+        for job in list(self.running):
+            code = job.process.poll()
+            if code is None:
+                continue
+            self.running.remove(job)
+            job.log.close()
+            took = f"{(time.monotonic() - job.started) / 60:.1f} min"
+            if code == 0 and finished(job.cell):
+                last = read_run(job.cell.folder).last
+                self._count(f"{job.cell.name} done, AP {100 * last['teacher/AP']:.1f}, {took}")
+            elif code == Exit.IO and locked(job.cell.folder):  # `ssod train` by hand was there first, by a second
+                self.waiting.append(job.cell)
+            else:
+                self.failures[job.cell.name] = why(Path(job.log.name), code)
+                self._count(f"{job.cell.name} failed, {took}: {self.failures[job.cell.name]}")
+
+    def stop(self) -> None:
+        """Ask what still runs to save its state, and wait for it."""
+        for job in self.running:
+            if job.process.poll() is None:
+                job.process.send_signal(signal.SIGTERM)
+        for job in self.running:
+            job.process.wait()
+            job.log.close()
+
+    def _room(self) -> bool:
+        """Whether one more run may start now."""
+        if len(self.running) >= self.jobs:
+            return False
+        if not self.running:
+            return True
+        known = [job.memory.look() for job in self.running]
+        if not all(known):
+            return False  # nobody knows yet what a run takes
+        slot = self._slot()
+        gpu = self._gpu(slot)
+        free = free_memory(gpu)
+        if free is None:
+            self._say_once(f"free memory is unknown here; one run at a time{'' if gpu is None else ' on each GPU'}")
+            return gpu is not None and gpu not in {self._gpu(job.slot) for job in self.running}
+        return free > SPARE * max(known)
+
+    def _slot(self) -> int:
+        taken = {job.slot for job in self.running}
+        return next(i for i in range(self.jobs) if i not in taken)
+
+    def _gpu(self, slot: int) -> str | None:
+        return self.gpus[slot % len(self.gpus)] if self.gpus else None
+
+    def _take(self, cell: Cell) -> IO[bytes] | None:
+        """Return the log of a cell, locked, or None while another process works on the cell.
+
+        A process inherits the lock with its output, from before its first moment to its last: whatever becomes of its
+        sweep, no other one starts the same cell, or writes into the same log.
+        """
+        log = self.out / "logs" / f"{cell.name.replace('/', '-')}.log"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = open(log, "ab")  # noqa: SIM115  open for as long as the process writes
+        except OSError as error:
+            raise atomic.refused(log, error) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            return None
+        except OSError:  # a network file system without locks; RunFolder says so
+            pass
+        if locked(cell.folder):
+            file.close()
+            return None
+        return file
+
+    def _start(self, cell: Cell, log: IO[bytes]) -> Job:
+        log.truncate(0)
+        slot = self._slot()
+        env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))} | os.environ
+        if len(self.gpus) > 1:
+            env["CUDA_VISIBLE_DEVICES"] = self._gpu(slot)
+        command = [sys.executable, "-m", "ssod", "train", *cell.command(), "-o", str(cell.folder)]
+        memory = Stated(cell.folder / "metrics.jsonl")
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,  # Ctrl-C is ours alone; the runs are asked once, by stop()
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+        self._say(f"{cell.name} starts")
+        return Job(cell, process, log, slot, memory)
+
+    def _count(self, text: str) -> None:
+        self.done += 1
+        self._say(f"[{self.done}/{self.total}] {text}")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self.told:
+            self._say(text)
+        self.told.add(text)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+
+def locked(folder: Path) -> bool:
+    """Whether another process has the run folder's lock."""
+    lock = folder / ".lock"
+    if not lock.exists():
+        return False
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
+def why(log: Path, code: int) -> str:
+    """Return the reason that a process gave for its end: its error line, else its last one."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ssod: error: ")]
+    return (errors or lines or [""])[-1].removeprefix("ssod: error: ") + f" (code {code}, {log})"
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [name for name in visible.split(",") if name][:count] if visible else [str(i) for i in range(count)]
+
+
+def _end_with_parent() -> None:
+    """Let the run be told to save its state when this process is killed without a chance to tell it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,194 @@
+"""Detections as label files that other tools, and our own readers, can train on: COCO JSON, YOLO, PASCAL VOC.
+
+YOLO and VOC want images and labels side by side, so the images are linked (hard links; copies where the file system
+has none) into the new folder. Nothing is ever written over, and the files are all there or none of them is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+import numpy as np
+import yaml
+
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.paths import safe_join
+from ssod.data.formats.records import Images, Labeled
+from ssod.inference import output_dir, review_queue
+from ssod.utils import atomic
+from ssod.utils.errors import SsodError
+
+SPLIT = "train"
+
+Writer = Callable[[Path, Labeled, np.ndarray], None]  # (target, data, scores [A])
+
+
+def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) -> Path:
+    """Check, before any image is looked at, that labels can be written; return where they will go.
+
+    Args:
+        format: ``coco``, ``yolo`` or ``voc``.
+        out: a folder, or for COCO a ``.json`` file.
+        images: what the user named.
+        found: the images there, which will be labelled.
+
+    Raises:
+        SsodError: an unknown format, a target that exists or that a next run would search for images, images whose
+            labels would share a file.
+    """
+    if format not in WRITERS:
+        raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {', '.join(WRITERS)}")
+    if format != "coco":
+        output_dir.refuse_inside(out, images)
+        output_dir.refuse_taken(out)
+        stem = _stem if format == "yolo" else _flat
+        output_dir.refuse_shared(found, stem, "label file", "rename one, or use --format coco")
+        return out
+    target = out if out.suffix == ".json" else out / "instances.json"
+    if target.exists() or review_queue.place(target).exists() or (out != target and out.exists() and not out.is_dir()):
+        raise SsodError(target, "", "exists; nothing is written over", "name another place with -o")
+    return target
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Give a temporary place for the files of ``target``, which come to where they belong at the end or are removed."""
+    home = target.parent if target.suffix == ".json" else target
+    with output_dir.staged(home) as stage:
+        yield stage / target.relative_to(home)
+
+
+def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: Sequence[review_queue.Doubt]) -> None:
+    """Write labels, and the ranking of the images.
+
+    Args:
+        format: as in ``prepare``.
+        target: what ``prepare`` or ``staged`` returned.
+        data: images with their sizes, and boxes.
+        scores: [A], the confidence of each box. COCO keeps it as ``score`` of the annotation and VOC as ``<score>`` of
+            the object; YOLO's five columns have no place for it.
+        doubts: how unsure the labels of each image are.
+
+    Raises:
+        SsodError: with code 6 when the disk refuses.
+    """
+    try:
+        WRITERS[format](target, data, scores)
+        review_queue.write(review_queue.place(target), doubts)
+    except OSError as error:
+        raise atomic.refused(target, error) from None
+
+
+def source(format: str, target: Path, images: Images) -> str:
+    """Return the lines of a config, on one, that are needed to train on the files at ``target``."""
+    if format == "coco":
+        keys = {"format": format, "ann": str(target.resolve()), "images": os.path.realpath(images.root)}
+    else:
+        keys = {"format": format, "root": str(target.resolve()), "split": SPLIT}
+    dumped = yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    text = f"data.labeled: {dumped.strip()}"
+    if format == "coco" and not all(_stays(images.root, path) for path in images.paths):
+        text += " and data.allow_symlinks: true, since images are links that lead out of their folder"
+    return text
+
+
+def _stays(root: str, path: str) -> bool:
+    try:
+        safe_join(root, path)
+    except SsodError:
+        return False
+    return True
+
+
+def _coco(target: Path, data: Labeled, scores: np.ndarray) -> None:
+    table = to_coco(data)
+    for annotation, score in zip(table["annotations"], scores.tolist()):
+        annotation["bbox"] = [round(value, 3) for value in annotation["bbox"]]
+        annotation["area"] = round(annotation["area"], 3)
+        annotation["score"] = round(score, 5)
+    atomic.write_text(target, json.dumps(table))
+
+
+def _yolo(target: Path, data: Labeled, scores: np.ndarray) -> None:
+    sizes = data.images.sizes[:, ::-1].astype(np.float64)  # (width, height)
+    for i, path in enumerate(data.images.paths):
+        _link(data.images, path, target / "images" / SPLIT / path)
+        rows = slice(data.starts[i], data.starts[i + 1])
+        corners = data.boxes[rows].astype(np.float64) / np.tile(sizes[i], 2)
+        centers, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+        lines = [
+            f"{label} " + " ".join(f"{value:.7f}" for value in row) + "\n"
+            for label, row in zip(data.labels[rows].tolist(), np.concatenate([centers, sides], 1).tolist())
+        ]
+        _text(target / "labels" / SPLIT / f"{_stem(path)}.txt", "".join(lines))
+    head = {"path": ".", SPLIT: f"images/{SPLIT}", "names": dict(enumerate(data.classes.names))}
+    _text(target / "data.yaml", yaml.safe_dump(head, sort_keys=False, allow_unicode=True))
+
+
+def _voc(target: Path, data: Labeled, scores: np.ndarray) -> None:
+    """VOC counts pixels from 1 and includes the last one: 1 is added to xmin and ymin only, as detectron2 reads it."""
+    names = [_flat(path) for path in data.images.paths]
+    for i, (name, path) in enumerate(zip(names, data.images.paths)):
+        _link(data.images, path, target / "JPEGImages" / f"{name}{os.path.splitext(path)[1]}")
+        height, width = data.images.sizes[i].tolist()
+        tree = xml.Element("annotation")
+        _leaf(tree, "filename", f"{name}{os.path.splitext(path)[1]}")
+        size = xml.SubElement(tree, "size")
+        for key, value in (("width", width), ("height", height), ("depth", 3)):
+            _leaf(size, key, value)
+        for row in range(data.starts[i], data.starts[i + 1]):
+            item = xml.SubElement(tree, "object")
+            _leaf(item, "name", data.classes.names[data.labels[row]])
+            _leaf(item, "difficult", 0)
+            _leaf(item, "score", round(float(scores[row]), 5))
+            box = xml.SubElement(item, "bndbox")
+            corners = data.boxes[row].astype(np.float64) + np.array([1, 1, 0, 0])
+            for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners.tolist()):
+                _leaf(box, key, round(value, 4))
+        xml.indent(tree)
+        _text(target / "Annotations" / f"{name}.xml", xml.tostring(tree, encoding="unicode") + "\n")
+    _text(target / "ImageSets" / "Main" / f"{SPLIT}.txt", "".join(f"{name}\n" for name in names))
+
+
+WRITERS: dict[str, Writer] = {"coco": _coco, "yolo": _yolo, "voc": _voc}
+
+
+def _leaf(parent: xml.Element, key: str, value: object) -> None:
+    xml.SubElement(parent, key).text = str(value)
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _flat(path: str) -> str:
+    """Return a VOC name: JPEGImages has no sub-folders, a list line ends at a blank, XML has no control characters."""
+    return re.sub(r"[\s/\x00-\x1f\ufffe\uffff]+", "_", _stem(path))
+
+
+def _text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def _link(images: Images, path: str, target: Path) -> None:
+    """Put an image into the new folder: a second name for the same file, or a copy across file systems."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = os.path.realpath(os.path.join(images.root, path))
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def summary(data: Labeled) -> str:
+    """Return the counts that a user wants to see first."""
+    counts: Sequence[int] = np.diff(data.starts).tolist()
+    return f"{len(data)} images, {sum(counts)} boxes, {counts.count(0)} images without"

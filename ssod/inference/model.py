@@ -1,0 +1,179 @@
+"""A trained teacher, ready to look at images from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from ssod.data.formats.records import Classes
+from ssod.data.loading.loader import by_canvas, collate
+from ssod.detectors.build import DetectorConfig, build
+from ssod.evaluation.coco import to_original
+from ssod.inference.draw_boxes import Picture, as_picture
+from ssod.structures import Detector, Targets
+from ssod.transforms.views import Pipeline, Sample, look
+from ssod.utils import model_file
+from ssod.utils.errors import Exit, SsodError
+
+DIVISOR = 32  # as in evaluation: padded sides are multiples of it
+BATCH = 8
+
+
+@dataclass
+class Detected(Targets):
+    """Detections in one image, best first, in pixels of the original image (a file: after its EXIF rotation).
+
+    Attributes:
+        classes: the class name of each label ``0..K-1``.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each box."""
+        return [self.classes[label] for label in self.labels.tolist()]
+
+
+class Model:
+    """A detector that is ready to look at images of any size.
+
+    Args:
+        detector: with its weights.
+        card: what ``modelfile.read`` returned.
+        device: where it runs.
+
+    Attributes:
+        classes: names, and the ids that the training data's file used.
+        pipeline: the view in which images are shown to the detector, the one it was evaluated in.
+    """
+
+    def __init__(self, detector: Detector, card: model_file.Card, device: torch.device) -> None:
+        self.detector, self.card, self.device = detector, card, device
+        self.classes = Classes(tuple(card["classes"]["names"]), tuple(card["classes"]["ids"]))
+        self.pipeline = Pipeline.model_validate(card["val_view"])
+
+    @overload
+    def __call__(self, images: Sequence[Picture], *, score: float | None = None) -> list[Detected]: ...
+
+    @overload
+    def __call__(self, images: Picture, *, score: float | None = None) -> Detected: ...
+
+    def __call__(self, images: Any, *, score: float | None = None) -> Any:
+        """Detect objects.
+
+        Args:
+            images: one image or a list of them: paths, PIL images, uint8 arrays [H, W, 3] (RGB), tensors [3, H, W].
+            score: detections must score above this, 0..1; None = as the detector was evaluated
+                (``detector.decode.score``).
+
+        Returns:
+            ``Detected`` of the image, or a list of them. What is found in an image does not depend on the others.
+
+        Raises:
+            SsodError: an image that cannot be read or is of the wrong shape, type or range; a score outside of 0..1.
+        """
+        check_score(score)
+        if not isinstance(images, (list, tuple)):
+            picture = as_picture(images)
+            return self.detect([self.view(picture)], [picture.size], score)[0]
+        found = []
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            pictures = [as_picture(image, f"images[{i}]") for i, image in enumerate(part, start)]
+            found += self.detect([self.view(p) for p in pictures], [p.size for p in pictures], score)
+        return found
+
+    def view(self, picture: Image.Image) -> Sample:
+        """Return what the detector gets to see of a picture, without padding."""
+        return look(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"]
+
+    @torch.no_grad()
+    def detect(
+        self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], score: float | None
+    ) -> list[Detected]:
+        """Run the detector on views of pictures whose (width, height) are ``sizes``, batched as in evaluation."""
+        found: dict[int, Detected] = {}
+        for rows in by_canvas(samples, DIVISOR):
+            view = collate([samples[i] for i in rows], rows, DIVISOR).to(self.device)
+            for i, targets in zip(rows, self.detector.predict(view).detections(score)):
+                back = torch.from_numpy(np.linalg.inv(samples[i].matrix))
+                moved = to_original(targets, back, sizes[i][::-1])
+                found[i] = Detected(moved.boxes.float(), moved.labels, moved.scores, classes=self.classes.names)
+        return [found[i] for i in range(len(samples))]
+
+
+def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
+    """Load a trained teacher.
+
+    Args:
+        path: ``best.safetensors``, or a run folder that holds one.
+        device: where it runs.
+
+    Raises:
+        SsodError: code 2 for a device that is not there; code 4 for a file that is absent, damaged or of another
+            detector than it says; code 7 for a pickle.
+    """
+    device = _present(device)
+    file = weights_file(path)
+    state, card = model_file.read(file)
+    try:
+        cfg = TypeAdapter(DetectorConfig).validate_python(card["detector"])
+        detector = build(cfg, len(card["classes"]["names"]), pretrained=False)
+        _fill(detector, state, file, cfg.name)
+        return Model(detector.to(device).eval().requires_grad_(False), card, device)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _refused(file, f"card.{where}", first["msg"], "it was written by another version of ssod") from None
+    except (KeyError, TypeError) as error:
+        raise _refused(file, "card", f"damaged ({error})", "use a run's best.safetensors") from None
+
+
+def check_score(score: float | None) -> None:
+    """Refuse a threshold that no probability can be compared with; None stands for the detector's own.
+
+    Raises:
+        SsodError: naming it.
+    """
+    if score is not None and not 0 <= score <= 1:
+        raise SsodError("score", "", f"{score:g} is not between 0 and 1", "give a probability, as in 0.5")
+
+
+def _present(device: str | torch.device) -> torch.device:
+    """Return a device that tensors can be put on."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise SsodError("device", str(device), f"cannot be used: {why}", "use 'cpu'") from None
+
+
+def _fill(detector: Detector, state: dict[str, torch.Tensor], file: Path, name: str) -> None:
+    try:
+        detector.load_state_dict(state)
+    except RuntimeError as error:
+        problem = "; ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
+        raise _refused(file, "weights", f"do not fit {name}: {problem}", "") from None
+
+
+def weights_file(path: str | os.PathLike) -> Path:
+    """Return the model file that ``path`` is, or that the run folder ``path`` holds."""
+    path = Path(path)
+    file = path / "best.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        problem = "no best.safetensors in this folder" if path.is_dir() else "not found"
+        raise _refused(path, "", problem, "name a run folder that has finished an evaluation, or a .safetensors file")
+    return file
+
+
+def _refused(file: Path, field: str, problem: str, fix: str) -> SsodError:
+    return SsodError(file, field, problem, fix, code=Exit.CHECKPOINT)

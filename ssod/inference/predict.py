@@ -1,0 +1,237 @@
+"""A trained teacher on files: pictures with boxes, and pseudo-labels to train on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from ssod.data.formats.findings import Context
+from ssod.data.formats.folder import read_folder
+from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.loading.reader import Reader, allowed_bad
+from ssod.inference import label_writers as writers
+from ssod.inference import output_dir, review_queue
+from ssod.inference.draw_boxes import draw
+from ssod.inference.model import BATCH, Detected, Model, check_score, load
+from ssod.transforms.views import MIN_SIDE, Sample
+from ssod.utils import atomic
+from ssod.utils.distributed import pick_device
+from ssod.utils.errors import SsodError
+
+__all__ = ["Detected", "Model", "label_files", "load", "predict_files"]
+
+_READERS = 4
+
+
+def predict_files(
+    weights: str | os.PathLike, images: str | os.PathLike, out: str | os.PathLike, score: float = 0.3
+) -> list[dict[str, Any]]:
+    """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
+
+    ``results.json`` is a COCO results list of everything the detector found, above its own score threshold or
+    ``score``, whichever is lower; pictures show boxes above ``score``. Category ids are those of the training data's
+    file. ``image_id`` is the number that the file is named by where every file is named by another number (COCO's
+    are), else 1, 2, ... in the order of the names; ``file_name`` says which file it is. Nothing is written over, and
+    ``out`` is whole or not there.
+
+    Args:
+        weights: model file or run folder.
+        images: an image, a folder (searched recursively), a glob or a .txt list.
+        out: a new or empty folder, outside of the one that is searched.
+        score: draw boxes above this score, 0..1.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        SsodError: weights or images that cannot be read, an ``out`` that is taken or among the images, images whose
+            pictures would share a file, a disk that refuses.
+    """
+    out = Path(out)
+    check_score(score)
+    found = find_images(images)
+    output_dir.refuse_inside(out, images)
+    output_dir.refuse_taken(out)
+    output_dir.refuse_shared(found, _picture_name, "picture", "rename one")
+    model = load(weights, pick_device("auto"))
+    ids, shown, rows = _image_ids(found.paths), 0, []
+    lowest = min(score, model.detector.decode.score)
+    bad: list[SsodError] = []
+    with output_dir.staged(out) as stage:
+        for i, picture, detected in look_through(model, found, lowest, bad):
+            visible = detected[detected.scores > score]
+            shown += len(visible)
+            _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
+            rows += _rows(detected, ids[i], found.paths[i], model.classes)
+        atomic.write_text(stage / "results.json", json.dumps(rows))
+    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_told(bad)}")
+    return rows
+
+
+def label_files(
+    weights: str | os.PathLike,
+    images: str | os.PathLike,
+    out: str | os.PathLike,
+    format: str = "coco",
+    score: float = 0.5,
+) -> Labeled:
+    """Write the detections above ``score`` as labels, in a form that can be trained on; print one line.
+
+    An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
+    by how unsure they are (``ssod.inference.review_queue``). Boxes with a side of one pixel or less are left
+    out, as they are in training.
+
+    Args:
+        weights: model file or run folder.
+        images: an image, a folder (searched recursively), a glob or a .txt list.
+        out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
+        format: ``coco``, ``yolo`` or ``voc``; see ``ssod.inference.label_writers``.
+        score: keep boxes above this score, 0..1.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
+            lies among them, a disk that refuses.
+    """
+    check_score(score)
+    found = find_images(images)
+    target = writers.prepare(format, Path(out), images, found)
+    model = load(weights, pick_device("auto"))
+    bad: list[SsodError] = []
+    with writers.staged(target) as stage:
+        data, scores, doubts = _look_for_labels(model, found, score, bad)
+        writers.write(format, stage, data, scores, doubts)
+    told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {review_queue.place(target)}"
+    print(f"{told}; {writers.source(format, target, data.images)}")
+    return data
+
+
+def _look_for_labels(
+    model: Model, found: Images, score: float, bad: list[SsodError]
+) -> tuple[Labeled, np.ndarray, list[review_queue.Doubt]]:
+    """Return the detections above ``score`` as labels, their scores [A], and how unsure those of each image are."""
+    ids = _image_ids(found.paths)
+    kept, sizes, parts, doubts = [], [], [], []
+    for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad):
+        doubts.append(review_queue.doubt(found.paths[i], detected.scores.numpy(), score))
+        detected = detected[detected.scores > score]
+        side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
+        kept.append(i)
+        sizes.append(picture.size[::-1])
+        parts.append(detected[side > MIN_SIDE + 0.01])
+    data = Labeled(
+        images=Images(found.root, [found.paths[i] for i in kept], [ids[i] for i in kept], np.array(sizes, np.int32)),
+        classes=model.classes,
+        boxes=torch.cat([t.boxes for t in parts]).numpy(),
+        labels=torch.cat([t.labels for t in parts]).numpy(),
+        crowd=np.zeros(sum(map(len, parts)), bool),
+        difficult=np.zeros(sum(map(len, parts)), bool),
+        starts=np.cumsum([0, *map(len, parts)]).astype(np.int64),
+    )
+    return data, torch.cat([t.scores for t in parts]).numpy(), doubts
+
+
+def find_images(images: str | os.PathLike) -> Images:
+    """Return the images that a command's argument names: one file, a folder, a glob or a .txt list.
+
+    Prints which files are left out because their names are never opened, and which lines are repeated.
+    """
+    path = Path(images)
+    if path.is_file() and path.suffix.lower() != ".txt":
+        return Images(str(path.parent), [path.name], [path.name])
+    ctx = Context(section="images")
+    found = read_folder(os.path.abspath(images), None, ctx)
+    for line in ctx.findings.lines():
+        print(line)
+    return found
+
+
+def look_through(
+    model: Model, images: Images, score: float | None, bad: list[SsodError]
+) -> Iterator[tuple[int, Image.Image, Detected]]:
+    """Yield (number, picture, detections) of every readable image, in order; reading goes on while the device works.
+
+    Unreadable files among many are noted in ``bad``; when they are as many as training would not bear, or the only
+    one, the first is raised. Links may lead out of the folder: it was named on the command line.
+    """
+    read = Reader(allow_symlinks=True)
+
+    def prepare(i: int) -> tuple[Image.Image, Sample] | SsodError:
+        try:
+            picture = read(images, i)
+        except SsodError as error:
+            return error
+        return picture, model.view(picture)
+
+    chunks = [range(i, min(i + BATCH, len(images))) for i in range(0, len(images), BATCH)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        coming = [pool.submit(prepare, i) for i in chunks[0]]
+        for k, chunk in _progress(list(enumerate(chunks))):
+            ready = [future.result() for future in coming]
+            coming = [pool.submit(prepare, i) for i in chunks[k + 1]] if k + 1 < len(chunks) else []
+            bad += [item for item in ready if isinstance(item, SsodError)]
+            if len(bad) > allowed_bad(len(images)):
+                raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
+            good = [(i, item) for i, item in zip(chunk, ready) if not isinstance(item, SsodError)]
+            detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
+            yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
+
+
+def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
+    problem = f"{len(bad)} of {n} images cannot be read; this one: {bad[0].problem}"
+    return SsodError(bad[0].file, bad[0].field, problem, "remove or replace them", code=bad[0].code)
+
+
+def _progress(items: list[Any]) -> Iterator[Any]:
+    console = Console(stderr=True)
+    yield from track(items, "images", console=console, transient=True, disable=not console.is_terminal)
+
+
+def _image_ids(paths: Sequence[str]) -> list[int]:
+    """Return COCO image ids; see ``predict_files``."""
+    stems = [Path(path).stem for path in paths]
+    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+        numbers = list(map(int, stems))
+        if len(set(numbers)) == len(numbers) and max(numbers) < 1 << 63:  # what COCO readers take
+            return numbers
+    return list(range(1, len(paths) + 1))
+
+
+def _picture_name(path: str) -> str:
+    return path if path.lower().endswith((".jpg", ".jpeg", ".png")) else f"{path}.png"
+
+
+def _save(picture: Image.Image, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
+
+
+def _rows(found: Detected, image: int, path: str, classes: Classes) -> list[dict[str, Any]]:
+    """Return COCO results of one image."""
+    sides = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
+    return [
+        {
+            "image_id": image,
+            "category_id": classes.ids[label],
+            "bbox": [round(value, 3) for value in box],
+            "score": round(score, 6),
+            "file_name": path,
+        }
+        for box, label, score in zip(sides.tolist(), found.labels.tolist(), found.scores.tolist())
+    ]
+
+
+def _told(bad: Sequence[SsodError]) -> str:
+    return f"; {len(bad)} unreadable left out, first {bad[0].line()}" if bad else ""

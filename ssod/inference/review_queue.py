@@ -1,0 +1,65 @@
+"""Which pseudo-labelled images a person should look at first: those with the most boxes near the score threshold."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ssod.utils import atomic
+
+SHARE = 0.5  # boxes above this share of the threshold are looked at, too
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How unsure the labels of an image are.
+
+    Attributes:
+        path: the image.
+        doubt: the sum over boxes of how near their scores are to the threshold: 1 on it, 0 at half of it and at 1.
+        kept: boxes that became labels.
+        below: boxes that just did not.
+        lowest: the lowest score of a label; None without a label.
+    """
+
+    path: str
+    doubt: float
+    kept: int
+    below: int
+    lowest: float | None
+
+
+def doubt(path: str, scores: np.ndarray, threshold: float) -> Doubt:
+    """Judge an image by the scores [M] of all boxes above ``SHARE * threshold``."""
+    kept = scores > threshold
+    room = np.where(kept, 1 - threshold, (1 - SHARE) * threshold)
+    near = np.clip(1 - np.abs(scores - threshold) / np.maximum(room, 1e-6), 0, 1)
+    lowest = float(scores[kept].min()) if kept.any() else None
+    return Doubt(path, float(near.sum()), int(kept.sum()), int((~kept).sum()), lowest)
+
+
+def place(target: Path) -> Path:
+    """Return the file of the ranking that belongs to labels at ``target``, a folder or a ``.json`` file."""
+    if target.suffix != ".json":
+        return target / "review.csv"
+    return target.with_name("review.csv" if target.name == "instances.json" else f"{target.stem}-review.csv")
+
+
+def write(path: Path, doubts: Sequence[Doubt]) -> None:
+    """Write images as CSV, the most doubtful first.
+
+    Raises:
+        SsodError: with code 6 when the disk refuses.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["rank", "image", "doubt", "labels", "boxes just below", "lowest score"])
+    for rank, d in enumerate(sorted(doubts, key=lambda d: (-d.doubt, d.path)), 1):
+        lowest = "" if d.lowest is None else f"{d.lowest:.3f}"
+        writer.writerow([rank, d.path, f"{d.doubt:.3f}", d.kept, d.below, lowest])
+    atomic.write_text(path, buffer.getvalue())

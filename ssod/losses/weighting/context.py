@@ -1,0 +1,134 @@
+"""One forward pass of the student, as its assignment and the weights of its rows see it; questions that these ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssod.losses.weighting.bayes import Guess
+from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo, RowLoss, Targets, View
+from ssod.structures.boxes import paired_iou
+from ssod.utils.given import given
+
+Side = Literal["sup", "unsup"]
+
+
+@dataclass
+class Context:
+    """One look of the student at N images and all that is known about them.
+
+    Attributes:
+        side: ``sup`` for labelled images, ``unsup`` for unlabelled ones.
+        step: the number of optimiser steps made so far.
+        student: what the student saw.
+        view: where it looked, mixed images and all.
+        labels_or_none: the boxes in the view's pixels, true or pseudo; None where a method chooses none.
+        batch: the step's images.
+        teacher_or_none: the teacher's output on ``batch.weak``; None on labelled images.
+        rows: the row losses in use, by name.
+        factors: of losses, by name, on top of the detector's own.
+        normalizer: ``structures.Detector.cls_normalizer`` of the student.
+        guesses: what the auxiliary branch says, by stage.
+        losses: weightings that learn add theirs here.
+        stats: detached scalars for the log.
+    """
+
+    side: Side
+    step: int
+    student: Output
+    view: View
+    labels_or_none: Pseudo | None
+    batch: Batch
+    teacher_or_none: Output | None
+    rows: Mapping[str, RowLoss]
+    factors: Mapping[str, float]
+    normalizer: Callable[[str, Predictions, Assignment], Tensor]
+    guesses: dict[str, Guess] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Pseudo:
+        """The boxes in the view's pixels, true or pseudo.
+
+        Raises:
+            TypeError: the method chooses none.
+        """
+        return given(self.labels_or_none, "this method learns from the teacher's maps, and chooses no boxes")
+
+    @property
+    def teacher(self) -> Output:
+        """The teacher's output on ``batch.weak``.
+
+        Raises:
+            TypeError: the images are labelled.
+        """
+        return given(self.teacher_or_none, "these images are labelled, and the teacher has not looked at them")
+
+    def loss(self, stage: str, name: str) -> RowLoss:
+        """Return the row loss ``cls`` or ``box`` of a stage."""
+        return self.rows[f"rpn_{name}" if stage == "rpn" else name]
+
+    def matchable(self) -> list[Targets]:
+        """Return the boxes that ``Assignment.matched`` counts, in its order; none where a method chooses none."""
+        if self.labels_or_none is None:
+            return []
+        return self.labels.with_ignored() + (self.labels.box or [])
+
+
+# (stage, predictions, assignment, context) -> assignment
+Reweight = Callable[[str, Predictions, Assignment, Context], Assignment]
+
+
+def objects(p: Predictions, a: Assignment) -> Tensor:
+    """Return [R] bool: rows with a box, whether or not they are asked to regress it.
+
+    An adaptive assigner asks a row whose box misses its object for the class, and weighs its box by their overlap, 0.
+    """
+    some = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0
+    return a.fg if a.matched is None else a.fg | (some & (a.matched >= 0))
+
+
+def positives(p: Predictions, a: Assignment) -> Tensor:
+    """Return [R] bool: rows with a box whose class counts."""
+    return objects(p, a) & (a.cls_weight > 0)
+
+
+def overlap(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
+    """Return the IoU [M] of each row's decoded box (of its own class) with the box that it should predict.
+
+    Args:
+        p: predictions.
+        a: their assignment.
+        rows: [M] int64, rows with a box.
+    """
+    deltas = p.deltas[rows, torch.zeros_like(rows) if p.deltas.shape[1] == 1 else a.labels()[rows]]
+    return paired_iou(p.coder.decode(deltas.float(), p.priors[rows]), a.box[rows])
+
+
+def own_probability(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
+    """Return the probability [M] that each of ``rows``, which have a box, gives its own class, with gradient."""
+    logits = p.logits[rows].float()
+    probs = logits.softmax(-1) if p.softmax else logits.sigmoid()
+    return probs.gather(1, a.labels()[rows, None])[:, 0]
+
+
+def rank_within(group: Tensor, value: Tensor) -> Tensor:
+    """Return the rank [R] int64 of each value among those of its group: 0 is the highest; ties by position.
+
+    Args:
+        group: [R] int64, 0 or more.
+        value: [R].
+    """
+    order = value.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    ordered = group[order]
+    position = torch.arange(len(order), device=order.device)
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    start = torch.where(fresh, position, 0).cummax(0).values if len(order) else position
+    return torch.empty_like(order).scatter_(0, order, position - start)

@@ -1,0 +1,52 @@
+"""Finding a method by name: the file name is the registry."""
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+import ssod.methods
+from ssod.methods.supervised import Supervised
+from ssod.utils.errors import SsodError
+
+_NOT_METHODS = {"base", "config", "registry", "teachers"}
+
+
+def names() -> list[str]:
+    """Return the methods of this package, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(ssod.methods.__path__) if m.name not in _NOT_METHODS)
+
+
+def summary(name: str) -> str:
+    """Return the first line of a method's docstring."""
+    return (_module(name).__doc__ or "").strip().splitlines()[0]
+
+
+def find(name: str) -> type[Supervised]:
+    """Return the class ``METHOD`` of ``ssod.methods.<name>``, or of a dotted module of the user's own.
+
+    Raises:
+        SsodError: no such module, or it has no ``METHOD``.
+    """
+    module = _module(name)
+    method = getattr(module, "METHOD", None)
+    if not (isinstance(method, type) and issubclass(method, Supervised)):
+        raise SsodError(
+            "config", "method.name", f"module {module.__name__} has no METHOD", "end it with METHOD = YourClass"
+        )
+    return method
+
+
+def _module(name: str) -> ModuleType:
+    path = name if "." in name else f"ssod.methods.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if not path.startswith(error.name or ""):
+            raise
+    if "." in name:
+        problem = f"no module '{name}' on Python's path"
+        raise SsodError("config", "method.name", problem, "if it lies in this folder, set PYTHONPATH=.")
+    near = difflib.get_close_matches(name, names(), 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names())}"
+    raise SsodError("config", "method.name", f"'{name}' unknown", hint)

@@ -1,1 +1,0 @@
-"""What a teacher says, made into labels."""

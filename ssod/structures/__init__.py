@@ -1,0 +1,26 @@
+"""The types that everything speaks."""
+
+from ssod.structures.detector import Detector, Output, Priors
+from ssod.structures.images import Batch, View
+from ssod.structures.pseudo import Pseudo, move_targets
+from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss
+from ssod.structures.targets import Targets, join
+
+__all__ = [
+    "Assigned",
+    "Assignment",
+    "Batch",
+    "Detector",
+    "Formula",
+    "Kind",
+    "Output",
+    "Predictions",
+    "Priors",
+    "Pseudo",
+    "Rank",
+    "RowLoss",
+    "Targets",
+    "View",
+    "join",
+    "move_targets",
+]

@@ -1,0 +1,120 @@
+"""What a detector answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ssod.structures.images import View
+from ssod.structures.rows import Assigned, Assignment, Kind, Predictions, Rank, RowLoss
+from ssod.structures.targets import Targets
+
+
+class Output(Protocol):
+    """What a detector saw in a view."""
+
+    @property
+    def stages(self) -> dict[str, Predictions]:
+        """Its dense maps: ``dense``, or ``rpn``."""
+        ...
+
+    @property
+    def proposals(self) -> list[Tensor] | None:
+        """N x [P_i, 4] without gradient, best first, for ``score``; None with one stage."""
+        ...
+
+    @property
+    def pyramid(self) -> list[Tensor]:
+        """The feature map of each level, [N, channels, h, w]."""
+        ...
+
+    def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
+        """Decode, threshold and suppress; N Targets with scores, clipped to the images.
+
+        ``score`` replaces the configured threshold, ``rank`` the detector's own ranking of the same maps.
+        """
+        ...
+
+    def score(self, boxes: list[Tensor]) -> Predictions:
+        """Say what is in these boxes, N tensors [M_i, 4]; row ``j`` of image ``i`` answers for box ``j``."""
+        ...
+
+
+class Priors(nn.Module):
+    """The priors of a canvas: (height, width) and the (height, width) in cells of each level -> [rows, 4].
+
+    Attributes:
+        per_cell: priors of a cell.
+    """
+
+    per_cell: int
+
+
+class Detector(nn.Module):
+    """Answers four questions: predict, assign, reduce, and how losses are divided. It knows no teacher and no method.
+
+    Attributes:
+        num_classes: K.
+        backbone: images to a pyramid.
+        anchors: the priors of its dense rows.
+        rows: its own row losses by name.
+        weights: factor of each loss by name.
+        pretrained_heads: whether pyramid and heads have weights from a file, too.
+    """
+
+    num_classes: int
+    backbone: nn.Module
+    anchors: Priors
+    rows: dict[str, RowLoss]
+    weights: dict[str, float]
+    pretrained_heads: bool = False
+
+    @property
+    def body(self) -> nn.Module:
+        """What is below the pyramid: that is all that an image classifier's weights are for."""
+        raise NotImplementedError
+
+    @property
+    def channels(self) -> int:
+        """Channels of every level of the pyramid."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """The row losses of this head by name, and what each must be made for."""
+        raise NotImplementedError
+
+    def predict(self, view: View) -> Output:
+        """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""
+        raise NotImplementedError
+
+    def assign(self, out: Any, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+        """Say what each row should have predicted.
+
+        Args:
+            out: what it saw in N images.
+            cls: the boxes that teach classes.
+            box: the boxes that teach places; None = those of ``cls``. The proposal network learns both from ``cls``.
+        """
+        raise NotImplementedError
+
+    def reduce(
+        self,
+        assigned: Assigned,
+        rows: Mapping[str, RowLoss] | None = None,
+        factors: Mapping[str, float] | None = None,
+    ) -> dict[str, Tensor]:
+        """Turn assignments into scalar losses: cls, box, quality, rpn_cls, rpn_box, as the detector has them.
+
+        Args:
+            assigned: from ``assign``, or what a method made of it.
+            rows: replace single row losses by name; the detector's own serve where it is silent.
+            factors: of single losses by name, on top of the detector's own.
+        """
+        raise NotImplementedError
+
+    def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
+        """Return what ``reduce`` divides the class loss of rows by, [] or [R], up to a factor that all rows share."""
+        raise NotImplementedError

@@ -1,0 +1,82 @@
+"""Views of images, and batches of views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssod.structures.boxes import compose
+from ssod.structures.mapped import Mapped
+from ssod.structures.targets import Targets
+from ssod.utils.given import given
+
+
+@dataclass
+class View(Mapped):
+    """One look at N images: pixels, where they came from, and how to get back.
+
+    Attributes:
+        images: [N, 3, H, W] RGB, padded with 0 at the bottom and right to the common, stride-divisible size; uint8
+            in 0..255 or float in 0..1. Normalisation belongs to the detector.
+        sizes: [N, 2] int64, (height, width) of each image without its padding.
+        matrix: [N, 3, 3] float32, pixels of the original image -> pixels of this view.
+        keys: [N] int64, one random key per image (``ssod.utils.seeding``).
+        ids: N image ids, as the data set's file names them; for messages and results.
+        targets: N ``Targets`` in this view's pixels, or None where there are no labels.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    matrix: Tensor
+    keys: Tensor
+    ids: list[Any] = field(default_factory=list)
+    targets: list[Targets] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def truth(self) -> list[Targets]:
+        """Return ``targets`` of labelled images.
+
+        Raises:
+            TypeError: the images have no labels.
+        """
+        return given(self.targets, "these images have no labels")
+
+    def flipped(self) -> View:
+        """Mirror each image about its own vertical axis, padding kept at the right; targets are not carried."""
+        width = self.sizes[:, 1]
+        column = torch.arange(self.images.shape[-1], device=self.images.device)
+        source = torch.where(column < width[:, None], width[:, None] - 1 - column, column)  # [N, W]
+        index = source[:, None, None, :].expand(-1, 3, self.images.shape[-2], -1)
+        mirror = torch.eye(3, dtype=self.matrix.dtype, device=self.matrix.device).repeat(len(self), 1, 1)
+        mirror[:, 0, 0].fill_(-1)
+        mirror[:, 0, 2] = width.to(mirror)
+        return replace(self, images=self.images.gather(3, index), matrix=compose(mirror, self.matrix), targets=None)
+
+
+@dataclass
+class Batch(Mapped):
+    """What one step learns from.
+
+    Attributes:
+        labeled: every labelled image, once per labelled view of the config (Unbiased Teacher has two).
+        views: the unlabelled images by view name; ``batch.weak`` and ``batch.strong`` read from here. Empty while the
+            method wants no unlabelled images (burn-in, supervised).
+    """
+
+    labeled: View
+    views: dict[str, View] = field(default_factory=dict)
+
+    @property
+    def weak(self) -> View:
+        """The view the teacher sees."""
+        return self.views["weak"]
+
+    @property
+    def strong(self) -> View:
+        """The view the student sees."""
+        return self.views["strong"]

@@ -1,0 +1,79 @@
+"""The boxes of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssod.structures.mapped import Mapped
+from ssod.utils.given import given
+
+
+@dataclass
+class Targets(Mapped):
+    """The boxes of one image; ground truth, detections and pseudo-labels alike.
+
+    Attributes:
+        boxes: [M, 4] float.
+        labels: [M] int64 in ``0..K-1``.
+        scores: [M] confidence, or None for ground truth.
+        probs: [M, K] soft label, or None for hard ones; what its rows lack to 1 is background.
+        weight: [M] trust in the box, None = 1. Weight 0 is an *ignore region*: a prior matched to it learns neither
+            object nor background (COCO's crowds are read as that).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor | None = None
+    probs: Tensor | None = None
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, keep: Tensor | slice) -> Targets:
+        if isinstance(keep, Tensor) and keep.dtype == torch.bool:
+            keep = keep.nonzero().squeeze(1)  # waits for the device, and would for every field
+        return self.map(lambda t: t[keep])
+
+    @staticmethod
+    def empty(like: Tensor) -> Targets:
+        """No boxes, on the device and of the float type of ``like``; never a sentinel box."""
+        return Targets(like.new_zeros((0, 4)), torch.zeros(0, dtype=torch.long, device=like.device))
+
+    def soft(self, num_classes: int) -> Tensor:
+        """Return [M, K] class targets: ``probs`` when there are any, else one-hot labels."""
+        if self.probs is not None:
+            return self.probs
+        return F.one_hot(self.labels, num_classes).to(self.boxes.dtype)
+
+    def trust(self) -> Tensor:
+        """Return [M] weights, 1 where none were given."""
+        return torch.ones_like(self.boxes[:, 0]) if self.weight is None else self.weight
+
+    def confidence(self) -> Tensor:
+        """Return [M] scores of detections or of pseudo-labels.
+
+        Raises:
+            TypeError: the boxes are ground truth.
+        """
+        return given(self.scores, "these boxes are ground truth and have no scores")
+
+
+def join(parts: Sequence[Targets]) -> Targets:
+    """Return the union of some boxes of one image; truth counts as 1 among boxes with a score."""
+    scored, soft = (any(getattr(t, name) is not None for t in parts) for name in ("scores", "probs"))
+    weighed = any(t.weight is not None for t in parts)
+    classes = next((t.probs.shape[1] for t in parts if t.probs is not None), 0)
+    scores = [torch.ones_like(t.boxes[:, 0]) if t.scores is None else t.scores for t in parts]
+    return Targets(
+        torch.cat([t.boxes for t in parts]),
+        torch.cat([t.labels for t in parts]),
+        torch.cat(scores) if scored else None,
+        torch.cat([t.soft(classes) for t in parts]) if soft else None,
+        torch.cat([t.trust() for t in parts]) if weighed else None,
+    )

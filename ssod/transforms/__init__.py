@@ -1,0 +1,1 @@
+"""Weak and strong views of an image, and images mixed."""

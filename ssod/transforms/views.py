@@ -1,0 +1,189 @@
+"""Named views of an image: pipelines in YAML, and what they make of its pixels and boxes.
+
+A pipeline is a list of operations (``ssod.transforms.augmentations``). ``{start: weak, ops: [...]}`` continues from
+what the view ``weak`` of the same image ended with, so that the two are pixel-aligned unless ``ops`` moves pixels
+again.
+
+What a view draws depends on (seed, stream, image, position, view name) and on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import AfterValidator, Field, model_serializer, model_validator
+
+from ssod.structures import Targets, move_targets
+from ssod.transforms.augmentations import Ops, dump_list, nearest
+from ssod.transforms.geometry import chain
+from ssod.utils import seeding
+from ssod.utils.schema import Section
+
+MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as Pseudo.move does with pseudo-boxes
+
+
+class Pipeline(Section):
+    """Operations in order; a plain list is short for ``{ops: list}``."""
+
+    ops: Ops = Field((), validate_default=True)
+    "Names, {name: {parameter: value}}, one_of, shuffle, presets."
+    start: str | None = None
+    "Name of another view of the same image to continue from; None = the image as it is in the file."
+    hidden: bool = False
+    "Only a start for other views; not part of the batch."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, value: Any) -> Any:
+        if isinstance(value, Mapping | Pipeline):
+            return value
+        return {"ops": value}  # what is no list is told so there
+
+    @model_serializer
+    def _to_plain(self) -> Any:
+        ops = dump_list(self.ops)
+        if self.start is None and not self.hidden:
+            return ops
+        plain: dict[str, Any] = {"start": self.start, "ops": ops, "hidden": self.hidden}
+        return {name: value for name, value in plain.items() if value not in (None, False)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """Both forms, for editors that complete a YAML file."""
+        schema = handler(core)
+        return {"anyOf": [handler.resolve_ref_schema(schema)["properties"]["ops"], schema]}
+
+
+def order(pipelines: Mapping[str, Pipeline]) -> list[str]:
+    """Return the names so that every view comes after the one it starts from.
+
+    Raises:
+        ValueError: a ``start`` that does not exist, or a circle of them.
+    """
+    done: list[str] = []
+    for name in pipelines:
+        path, here = [], name
+        while here not in done:
+            if here in path:
+                raise ValueError(f"views start from each other in a circle: {' -> '.join([*path, here])}")
+            path.append(here)
+            start = pipelines[here].start
+            if start is None:
+                break
+            if start not in pipelines:
+                raise ValueError(f"view '{here}' starts from unknown view '{start}'; {nearest(start, list(pipelines))}")
+            here = start
+        done.extend(reversed(path))
+    return done
+
+
+def _connected(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
+    order(pipelines)
+    if pipelines and all(p.hidden for p in pipelines.values()):
+        raise ValueError("every view is hidden; at least one must reach the batch")
+    return pipelines
+
+
+def _alone(pipeline: Pipeline) -> Pipeline:
+    if pipeline.start is not None or pipeline.hidden:
+        raise ValueError("the view of evaluation is the only one: it has no 'start' and is not 'hidden'")
+    return pipeline
+
+
+Views = Annotated[dict[str, Pipeline], AfterValidator(_connected)]
+
+
+class ViewsConfig(Section):
+    """What the student and the teacher get to see of each image."""
+
+    labeled: Views = Field(min_length=1)
+    "Views of a labelled image by name; the image enters the batch once for each."
+    unlabeled: Views = {}
+    "Views of an unlabelled image by name; methods read `weak` (the teacher's) and `strong` (the student's)."
+    val: Annotated[Pipeline, AfterValidator(_alone)]
+    "The one view of evaluation, prediction and export; keep it free of chance."
+    group_by_aspect: bool = False
+    "Batches of either wide images or the others, to waste less on padding. Needs image sizes."
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One view of one image.
+
+    Attributes:
+        image: RGB picture.
+        matrix: [3, 3] float64, pixels of the file's upright image -> pixels of this view.
+        key: random key of this view of this image at this position.
+        targets: its boxes in this view's pixels, or None where there are no labels.
+    """
+
+    image: Image.Image
+    matrix: np.ndarray
+    key: int
+    targets: Targets | None
+
+
+def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bool:
+    """Whether two views of one image may have its pixels in different places.
+
+    Found out by drawing: 64 matrices of each for pictures of several sizes. What moves pixels with a probability of a
+    few per cent can escape it.
+    """
+    for draw in range(64):
+        size = [(640, 480), (333, 500), (97, 61)][draw % 3]
+        ends: dict[str, tuple[tuple[int, int], np.ndarray]] = {}
+        for name in order(pipelines):
+            start, matrix = (size, np.eye(3)) if (p := pipelines[name]).start is None else ends[p.start]
+            act = chain(p.ops, seeding.generator(draw, name), start)
+            ends[name] = act.size, act.matrix @ matrix
+        if ends[first][0] != ends[second][0] or not np.array_equal(ends[first][1], ends[second][1]):
+            return True
+    return False
+
+
+def look(
+    image: Image.Image, targets: Targets | None, pipelines: Mapping[str, Pipeline], *draw: int | str
+) -> dict[str, Sample]:
+    """Make the views of one image.
+
+    Args:
+        image: upright RGB picture.
+        targets: its boxes in its own pixels, or None.
+        pipelines: view name -> pipeline.
+        draw: what the random draw depends on besides the view's name: seed, stream, image index, position.
+
+    Returns:
+        The views that are not hidden, in the order of ``pipelines``. Boxes are warped by the view's matrix to the hull
+        of their corners, clipped, and dropped when a side is ``MIN_SIDE`` pixels or less.
+    """
+    made: dict[str, tuple[Image.Image, np.ndarray]] = {}
+    for name in order(pipelines):
+        pipeline = pipelines[name]
+        picture, matrix = (image, np.eye(3)) if pipeline.start is None else made[pipeline.start]
+        act = chain(pipeline.ops, seeding.generator(*draw, name), picture.size)
+        made[name] = act.apply(picture), act.matrix @ matrix
+    return {
+        name: Sample(*made[name], seeding.key(*draw, name), _carried(targets, *made[name]))
+        for name, pipeline in pipelines.items()
+        if not pipeline.hidden
+    }
+
+
+def _carried(targets: Targets | None, picture: Image.Image, matrix: np.ndarray) -> Targets | None:
+    if targets is None:
+        return None
+    size = torch.tensor([picture.size[::-1]])
+    exact = Targets(targets.boxes.double(), targets.labels, targets.scores, targets.probs, targets.weight)
+    (moved,) = move_targets([exact], torch.from_numpy(matrix)[None], size, MIN_SIDE)
+    moved.boxes = moved.boxes.float()
+    return moved
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Return [3, H, W] uint8; the memory is the array's own, in channels-last order."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

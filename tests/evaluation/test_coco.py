@@ -1,0 +1,181 @@
+"""COCO and VOC numbers equal those of pycocotools and of detectron2's VOC evaluator; boxes find their way back."""
+
+import json
+
+import pytest
+import torch
+
+from ssod.evaluation.coco import NAMES, coco_metrics, evaluate
+from ssod.evaluation.voc import IOUS, average_precision, voc_metrics
+from ssod.structures import Targets, View, boxes
+from ssod.utils import signals
+from tests.paths import golden_path
+
+COCO = json.loads(golden_path("coco_eval.json").read_text())
+VOC = json.loads(golden_path("voc_eval.json").read_text())
+
+
+def coco_case(case: dict) -> tuple[dict, list[dict]]:
+    truth, rows = COCO["ground_truth"], COCO["detections"]
+    name = case["name"]
+    if name.startswith("score_above_"):
+        rows = [r for r in rows if r[6] > float(name.rsplit("_", 1)[1])]
+    if name == "scores_rounded_to_0.1":
+        rows = [[*r[:6], round(r[6], 1)] for r in rows]
+    if name == "ground_truth_as_detections":
+        rows = [[a["image_id"], a["category_id"], *a["bbox"], 0.9] for a in truth["annotations"] if not a["iscrowd"]]
+    if case["image_ids"] is not None:
+        truth = {**truth, "images": [i for i in truth["images"] if i["id"] in case["image_ids"]]}
+        rows = [r for r in rows if r[0] in case["image_ids"]]
+        truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in case["image_ids"]]
+    if case["category_ids"] is not None:
+        truth = {**truth, "categories": [c for c in truth["categories"] if c["id"] in case["category_ids"]]}
+    keys = ("image_id", "category_id")
+    return truth, [{**dict(zip(keys, r)), "bbox": r[2:6], "score": r[6]} for r in rows]
+
+
+@pytest.mark.parametrize("case", COCO["cases"], ids=lambda c: c["name"])
+def test_coco_numbers_are_those_of_pycocotools(case: dict) -> None:
+    truth, detections = coco_case(case)
+    assert len(detections) == case["n_detections"]
+    result = coco_metrics(truth, detections)
+    assert [result[n] for n in NAMES] == pytest.approx(case["stats"], abs=1e-9)
+    names = {str(c["id"]): c["name"] for c in truth["categories"]}
+    for key, (ap, ap50) in case["per_category"].items():
+        assert result[f"AP/{names[key]}"] == pytest.approx(ap, abs=1e-9)
+        assert result[f"AP50/{names[key]}"] == pytest.approx(ap50, abs=1e-9)
+
+
+def voc_case(case: dict) -> tuple[dict, list[dict]]:
+    """The golden detections get 1 added and the truth is inclusive: in continuous coordinates, x = xmin - 1."""
+    truth = {"images": [], "categories": [{"id": k, "name": n} for k, n in enumerate(VOC["classes"])]}
+    truth["annotations"] = [
+        {
+            "image_id": image,
+            "category_id": k,
+            "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1],
+            "difficult": VOC["difficult_flags"][image][i] if case["use_difficult_flags"] else 0,
+        }
+        for image, rows in VOC["ground_truth"].items()
+        for i, (k, x1, y1, x2, y2) in enumerate(rows)
+    ]
+    rows = VOC["detections"]
+    if case["name"] == "no_platelet_detections":
+        rows = [r for r in rows if r[1] != VOC["classes"].index("Platelets")]
+    if case["name"] == "confident_only":
+        rows = [r for r in rows if r[2] > 0.6]
+    return truth, [
+        {"image_id": i, "category_id": k, "score": s, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for i, k, s, x1, y1, x2, y2 in rows
+    ]
+
+
+@pytest.mark.parametrize("case", VOC["cases"], ids=lambda c: f"{c['name']}-{c['metric']}")
+def test_voc_numbers_are_those_of_detectron2(case: dict) -> None:
+    truth, detections = voc_case(case)
+    assert len(detections) == case["n_detections"]
+    result = voc_metrics(truth, detections, eleven_points=case["metric"] == "11-point")
+    for name in ("AP", "AP50", "AP75"):
+        assert 100 * result[name] == pytest.approx(case["result"][name], abs=1e-6)
+    for name, wanted in case["per_class_per_iou"].items():
+        assert 100 * result[f"AP/{name}"] == pytest.approx(sum(wanted.values()) / len(IOUS), abs=1e-6)
+        assert 100 * result[f"AP50/{name}"] == pytest.approx(wanted["50"], abs=1e-6)
+
+
+def test_eleven_points_by_hand() -> None:
+    """Hits at rank 1 and 3 of two boxes: precision 1 up to recall 0.5, then 2/3."""
+    recall, precision = torch.tensor([0.5, 0.5, 1.0]).numpy(), torch.tensor([1, 1 / 2, 2 / 3]).numpy()
+    assert average_precision(recall, precision, True) == pytest.approx((6 + 5 * 2 / 3) / 11)
+    assert average_precision(recall, precision, False) == pytest.approx(0.5 + 0.5 * 2 / 3)
+
+
+TRUTH = {
+    "images": [{"id": 7, "width": 100, "height": 60}, {"id": "b", "width": 50, "height": 50}],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
+    "annotations": [
+        {"image_id": 7, "category_id": 90, "bbox": [10.0, 20.0, 30.0, 25.0]},
+        {"image_id": "b", "category_id": 3, "bbox": [5.0, 5.0, 20.0, 20.0]},
+    ],
+}
+
+
+def test_nothing_found_is_zero_not_a_crash() -> None:
+    for metrics in (coco_metrics, voc_metrics):
+        result = metrics(TRUTH, [])
+        assert result["AP"] == 0
+        assert result["AP50"] == 0
+        assert result["AP/dog"] == 0
+
+
+def test_nothing_to_find_is_undefined() -> None:
+    empty = {**TRUTH, "annotations": []}
+    detections = [{"image_id": 7, "category_id": 3, "bbox": [0.0, 0.0, 5.0, 5.0], "score": 0.9}]
+    for metrics in (coco_metrics, voc_metrics):
+        assert metrics(empty, detections)["AP"] == -1
+        assert metrics(empty, [])["AP/cat"] == -1
+
+
+def test_evaluation_prints_nothing(capfd: pytest.CaptureFixture) -> None:
+    coco_metrics(TRUTH, [])
+    assert capfd.readouterr() == ("", "")
+
+
+class Oracle:
+    """Finds what it is told to, in the pixels of the view."""
+
+    num_classes = 2
+
+    def __init__(self, found: dict) -> None:
+        self.found = found
+
+    def predict(self, view: View) -> "Oracle":
+        self.view = view
+        return self
+
+    def detections(self, score: float | None = None) -> list[Targets]:
+        found = [self.found[i] for i in self.view.ids]
+        return [t if score is None else t[t.scores > score] for t in found]
+
+
+def flipped_views() -> tuple[list[View], dict]:
+    """Each image at 1.5 times its size and mirrored, with the true boxes there."""
+    views, found = [], {}
+    for image, row in zip(TRUTH["images"], TRUTH["annotations"]):
+        matrix = torch.tensor([[-1.5, 0, 1.5 * image["width"]], [0, 1.5, 0], [0, 0, 1.0]])
+        x, y, w, h = row["bbox"]
+        box = boxes.warp(torch.tensor([[x, y, x + w, y + h]]), matrix)
+        label = torch.tensor([[3, 90].index(row["category_id"])])
+        found[image["id"]] = Targets(box, label, torch.tensor([0.8]))
+        size = torch.tensor([[1.5 * image["height"], 1.5 * image["width"]]]).long()
+        views.append(View(torch.zeros(1, 3, 8, 8), size, matrix[None], torch.zeros(1).long(), [image["id"]]))
+    return views, found
+
+
+def test_boxes_and_ids_find_their_way_back() -> None:
+    views, found = flipped_views()
+    result = evaluate(Oracle(found), views, TRUTH, device="cpu")
+    assert result["AP"] == pytest.approx(1)
+    assert evaluate(Oracle(found), views, TRUTH, device="cpu", score=0.9)["AP"] == 0
+    assert evaluate(Oracle(found), views, TRUTH, device="cpu", metrics=voc_metrics)["AP50"] == pytest.approx(1)
+
+
+def test_boxes_are_clipped_to_the_original_image() -> None:
+    """The view is twice as large; a box that leaves it at every side comes back as the whole image."""
+    found = {7: Targets(torch.tensor([[-9.0, -9, 300, 300]]), torch.tensor([1]), torch.tensor([0.8]))}
+    seen = []
+    view = View(torch.zeros(1, 3, 8, 8), torch.tensor([[120, 200]]), torch.diag(torch.tensor([2.0, 2, 1]))[None],
+                torch.zeros(1).long(), [7])  # fmt: skip
+    evaluate(Oracle(found), [view], TRUTH, device="cpu", metrics=lambda t, d: seen.extend(d) or {"AP": 0.0})
+    assert seen[0] == {"image_id": 7, "category_id": 90, "bbox": [0, 0, 100, 60], "score": pytest.approx(0.8)}
+
+
+def test_an_evaluation_hears_that_it_should_stop() -> None:
+    views, found = flipped_views()
+
+    def interrupted():
+        yield views[0]
+        listening.code = 75
+        yield views[1]
+
+    with signals.Signals() as listening, pytest.raises(signals.Stopped):
+        evaluate(Oracle(found), interrupted(), TRUTH, device="cpu")

@@ -1,0 +1,268 @@
+"""`ssod init`: a config that loads, from whatever format the data has, or one line that says what was not found."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssod.commands import init_text
+from ssod.commands.init import write_config
+from ssod.config import load
+from ssod.data import datasets
+from ssod.detectors.build import build
+from ssod.methods.registry import names
+from ssod.utils import recipes
+from ssod.utils.errors import Exit, SsodError
+from tests.small_sets import coco, pictures, voc, yolo
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one set of each kind, and the current one."""
+    five = [f"{i}.jpg" for i in range(5)]
+    coco(tmp_path / "coco/annotations/instances_train2017.json", tmp_path / "coco/train2017", five)
+    coco(tmp_path / "coco/annotations/instances_val2017.json", tmp_path / "coco/val2017", five[:2])
+    voc(tmp_path / "voc", {"trainval": 9, "test": 3})
+    yolo(tmp_path / "yolo", {"train": 6, "valid": 2})
+    pictures(tmp_path / "free", [f"u{i}.png" for i in range(4)])
+    (tmp_path / "list.txt").write_text("free/u0.png\nfree/u2.png\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(out: str, *args: str | None, code: Exit = Exit.USAGE, **kwargs: Any) -> str:
+    with pytest.raises(SsodError) as caught:
+        write_config(out, *args, **kwargs)
+    assert caught.value.code == code
+    assert not Path(out).exists()
+    return caught.value.line()
+
+
+KINDS = {
+    "coco": ("coco/annotations/instances_train2017.json", "coco/annotations/instances_val2017.json", 5, 2),
+    "voc": ("voc", "voc", 9, 3),
+    "yolo": ("yolo", "yolo/data.yaml", 6, 2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("unlabeled", "count"), [("free", 4), ("free/*.png", 4), ("list.txt", 2)])
+def test_the_config_loads_and_names_the_data(here: Path, kind: str, unlabeled: str, count: int) -> None:
+    labeled, val, n, m = KINDS[kind]
+    said = write_config("my.yaml", labeled, unlabeled, val)
+    cfg = load("my.yaml")
+    data = datasets.load(cfg.data)
+    assert (len(data.labeled), len(data.unlabeled), len(data.val)) == (n, count, m)
+    assert data.classes.names == ("cat", "dog")
+    assert cfg.data.labeled.format == kind
+    assert f"{n} images" in said
+    assert "ssod train my.yaml" in said
+
+
+def test_the_config_works_from_anywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_config("my.yaml", "voc", "free", "voc")
+    monkeypatch.setenv("SSOD_DATASETS", "/nowhere")
+    monkeypatch.chdir("/")
+    cfg = load(here / "my.yaml")
+    assert cfg.data.root == str(here)
+    assert len(datasets.load(cfg.data).labeled) == 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_percentage_hides_labels_of_the_labelled_set(here: Path, kind: str) -> None:
+    labeled, val, n, m = KINDS[kind]
+    said = write_config("my.yaml", labeled, None, val, percent=40)
+    cfg = load("my.yaml")
+    assert cfg.data.unlabeled is None
+    assert cfg.data.split.model_dump() == {
+        "percent": 40,
+        "fold": 1,
+        "family": "without_replacement",
+        "file": None,
+    }
+    assert (
+        "split: {percent: 40, fold: 1, family: without_replacement} # the other images" in Path("my.yaml").read_text()
+    )
+    data = datasets.load(cfg.data)
+    keeps = int(0.4 * n)
+    assert (len(data.labeled), len(data.unlabeled), len(data.val)) == (keeps, n - keeps, m)
+    assert data.classes.names == ("cat", "dog")  # those of the whole set, whichever images keep their labels
+    assert f"labelled   {keeps} images" in said
+    assert "40 %" in said
+    assert f"unlabelled {n - keeps} images (the others of the labelled set)" in said
+
+
+def test_the_numbers_follow_from_the_images_that_keep_their_labels(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voc(here / "big", {"trainval": 60, "test": 2}, size=(32, 32))
+    write_config("tenth.yaml", "big", None, "big", percent=5)
+    cfg = load("tenth.yaml")
+    assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled) == (2, 8)
+    assert cfg.train.lr == pytest.approx(0.0025)
+    seen = []
+    monkeypatch.setattr(init_text, "numbers", lambda data, _: seen.append(len(data.labeled)) or NUMBERS)
+    write_config("again.yaml", "big", None, "big", percent=12.5)
+    assert seen == [7]
+    assert load("again.yaml").data.split.percent == 12.5
+
+
+NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01, short=224)
+
+
+def test_a_percentage_and_other_unlabelled_images(here: Path) -> None:
+    said = write_config("my.yaml", "voc", "free", "voc", percent=50)
+    data = datasets.load(load("my.yaml").data)
+    assert (len(data.labeled), len(data.unlabeled)) == (4, 4)
+    assert data.hidden is None
+    assert "the labelled set's other images are left out" in said
+
+
+def test_a_percentage_or_unlabelled_images_are_needed(here: Path) -> None:
+    line = refused("my.yaml", "voc", None, "voc")
+    assert line.startswith("command line: --unlabeled: missing; ")
+    assert "--percent 10" in line
+    assert "drop --unlabeled and give --percent 10" in refused("my.yaml", "voc", "voc", "voc")
+
+
+@pytest.mark.parametrize("percent", [0, -1, 100, 101, float("nan")])
+def test_a_percentage_is_between_0_and_100(here: Path, percent: float) -> None:
+    assert "command line: --percent: " in refused("my.yaml", "voc", None, "voc", percent=percent)
+
+
+def test_a_percentage_that_keeps_nothing(here: Path) -> None:
+    line = refused("my.yaml", "voc", None, "voc", percent=0.01, code=Exit.DATA)
+    assert line == "command line: --percent: 0.01 % of 9 = 0 images; use ≥ 12"
+
+
+def test_letters_stay_letters(here: Path) -> None:
+    (here / "voc").rename(here / "Jérôme 猫")
+    write_config("my.yaml", "Jérôme 猫", "free", "Jérôme 猫")
+    assert "root: Jérôme 猫, split" in Path("my.yaml").read_text("utf-8")
+
+
+def test_unlabelled_images_may_have_labels(here: Path) -> None:
+    write_config("a.yaml", "voc", "coco/annotations/instances_train2017.json", "voc")
+    write_config("b.yaml", "voc", "yolo", "voc")
+    assert load("a.yaml").data.unlabeled.format == "coco"
+    assert load("b.yaml").data.unlabeled.model_dump()["split"] == "train"
+
+
+def test_a_list_named_unlabeled_is_taken(here: Path) -> None:
+    voc(here / "mine", {"train": 4, "unlabeled": 5, "val": 2})
+    write_config("my.yaml", "mine", "mine", "mine")
+    cfg = load("my.yaml").data
+    assert (cfg.labeled.split, cfg.unlabeled.split, cfg.val.split) == ("train", "unlabeled", "val")
+
+
+def test_measuring_on_val_does_not_train_on_trainval(here: Path) -> None:
+    voc(here / "mine", {"train": 4, "val": 2, "trainval": 6})
+    write_config("my.yaml", "mine", "free", "mine")
+    assert load("my.yaml").data.labeled.split == "train"
+
+
+def test_the_image_folder_of_a_coco_file(here: Path) -> None:
+    coco(here / "odd.json", here / "somewhere/else", ["a.jpg", "b.jpg"])
+    line = refused("my.yaml", "odd.json", "free", "voc")
+    assert line == (
+        "command line: --images: cannot find 'a.jpg' of odd.json; name the folder that its file names are relative to"
+    )
+    write_config("my.yaml", "odd.json", "free", KINDS["coco"][1], images="somewhere/else")
+    assert load("my.yaml").data.labeled.images == "somewhere/else"
+    assert load("my.yaml").data.val.images == "coco/val2017"
+
+
+def test_every_detector(here: Path) -> None:
+    for detector in (name for name in recipes.names("detector") if not name.startswith("d2_")):
+        write_config(f"{detector}.yaml", "voc", "free", "voc", detector=detector, method="supervised")
+        cfg = load(f"{detector}.yaml")
+        assert detector.startswith(cfg.detector.name)
+        with torch.device("meta"):
+            build(cfg.detector, 2, pretrained=False)
+
+
+def test_every_method(here: Path) -> None:
+    for method in names():
+        write_config(f"{method}.yaml", "voc", "free", "voc", method=method)
+        cfg = load(f"{method}.yaml")
+        assert cfg.method.name == method
+        assert getattr(cfg.method, "burn_in", cfg.train.steps // 2) == cfg.train.steps // 2
+        twin = load(f"{method}.yaml", ["method.name=supervised"])
+        # From the end of burn-in on, and over all of a twin's steps, the one average is the other.
+        assert (cfg.method.ema.decay, cfg.method.ema.warm_up) == (twin.method.ema.decay, twin.method.ema.warm_up)
+        assert twin.method.ema.warm_up, "else its average would begin with the weights before training"
+
+
+def test_the_numbers_follow_the_rule(here: Path) -> None:
+    voc(here / "big", {"trainval": 40, "test": 2}, size=(500, 400))
+    write_config("my.yaml", "big", "free", "big")
+    cfg = load("my.yaml")
+    assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled) == (8, 4)
+    assert cfg.train.steps == 3000
+    assert cfg.train.lr == pytest.approx(0.01)
+    assert cfg.views.val.model_dump(mode="json") == [{"resize": {"short": [384, 384], "long": 640}}]
+    data = datasets.load(cfg.data)
+    many = [init_text.numbers(_Sized(data, n), "resnet50").steps for n in (3, 1000, 100_000)]
+    assert many == [3000, 12_500, 30_000]
+
+
+class _Sized:
+    """A data set that claims to have so many labelled images."""
+
+    def __init__(self, data: datasets.DataSets, n: int) -> None:
+        self.labeled = data.labeled.subset([i % len(data.labeled) for i in range(n)])
+        self.unlabeled = data.unlabeled
+
+
+def test_strange_names_survive(here: Path) -> None:
+    voc(here / "my set: #1", {"trainval": 3, "test": 2})
+    write_config("a b.yaml", "my set: #1", "free", "my set: #1")
+    assert len(datasets.load(load("a b.yaml").data).labeled) == 3
+
+
+def test_nothing_is_overwritten(here: Path) -> None:
+    Path("my.yaml").write_text("mine")
+    with pytest.raises(SsodError, match="exists"):
+        write_config("my.yaml", "voc", "free", "voc")
+    assert Path("my.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("vco", "free", "voc"), "--labeled: 'vco' not found; nearest match 'voc'"),
+        (("voc", "fere", "voc"), "--unlabeled: 'fere' not found; nearest match 'free'"),
+        (("voc", "free", "free"), "--val: 'free' has neither ImageSets/Main (VOC) nor data.yaml (YOLO)"),
+        (("coco", "free", "voc"), "it holds annotations/instances_train2017.json: name that file"),
+        (("list.txt", "free", "voc"), "--labeled: 'list.txt' is a file, but no COCO JSON"),
+        (("voc", "free/u0.png", "voc"), "--unlabeled: 'free/u0.png' is neither a COCO JSON nor a .txt list"),
+        (("voc", "voc", "voc"), "--unlabeled: 'voc' holds the labelled images themselves"),
+        (("coco/annotations/instances_train2017.json",) * 3, "--val"),
+    ],
+)
+def test_what_is_not_recognised_is_named(here: Path, args: tuple[str, str, str], says: str) -> None:
+    line = refused("my.yaml", *args)
+    assert line.startswith("command line: --")
+    assert says in line
+
+
+def test_a_json_that_is_no_coco_file(here: Path) -> None:
+    Path("results.json").write_text('{"images": []}')
+    assert "has no list 'annotations'" in refused("my.yaml", "results.json", "free", "voc")
+    Path("broken.json").write_text('{"images": [')
+    assert "broken.json" in refused("my.yaml", "broken.json", "free", "voc", code=Exit.DATA)
+
+
+def test_names_that_do_not_exist(here: Path) -> None:
+    line = refused("my.yaml", "voc", "free", "voc", detector="retinanet_r5_fpn")
+    assert "--detector: 'retinanet_r5_fpn' unknown; did you mean 'retinanet_r50_fpn'?" in line
+    assert "did you mean 'mean_teacher'?" in refused("my.yaml", "voc", "free", "voc", method="meen_teacher")
+
+
+def test_a_split_that_is_not_there(here: Path) -> None:
+    voc(here / "mine", {"a": 2, "b": 2})
+    assert "has none of the parts trainval, train; it has a, b" in refused("my.yaml", "mine", "free", "voc")
+
+
+def test_an_error_in_the_data_stops_it(here: Path) -> None:
+    (here / "voc/Annotations/trainval0.xml").write_text("<annotation>")
+    refused("my.yaml", "voc", "free", "voc", code=Exit.DATA)
