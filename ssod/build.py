@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssod import labelers
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataSets
@@ -29,6 +28,7 @@ from ssod.engine.trainer import Trainer
 from ssod.evaluation.coco import coco_metrics
 from ssod.evaluation.coco import evaluate as measure
 from ssod.evaluation.voc import voc_metrics
+from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.methods.registry import find
 from ssod.structures import Batch, Detector, LabelStatistics

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from ssod import build, labelers, run
+from ssod import build, run
 from ssod.config import Config, load
 from ssod.data.datasets import DataSets
 from ssod.data.datasets import load as load_data
 from ssod.data.formats.coco import to_coco
 from ssod.data.stored import AMBIGUOUS, places
 from ssod.engine.checkpointing import checkpoint
+from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.methods.teachers import FileOutput, FromFile
 from ssod.structures import Batch, Pseudo, Targets, View, move_targets

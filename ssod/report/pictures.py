@@ -13,7 +13,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from ssod import build as root
-from ssod import labelers
 from ssod.config import Config, load
 from ssod.data.datasets import DataSets
 from ssod.data.formats.records import Labeled
@@ -24,6 +23,7 @@ from ssod.diagnostics.pseudo_quality import fixed_set, same_views, untouched
 from ssod.engine.checkpointing import checkpoint
 from ssod.evaluation.matching import Matches
 from ssod.experiments.runs import Run
+from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
 from ssod.structures import Targets, View, move_targets

@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"detectors/d2"},
     {"detectors/build"},
     {"config", "inference"},
-    {"diagnostics", "experiments/sweep"},
+    {"diagnostics", "experiments/sweep", "labelers"},
     {"build"},
     {"report"},
     {"commands"},
