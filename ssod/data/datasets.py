@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -19,10 +19,12 @@ from ssod.data.formats.image import MAX_PIXELS
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.formats.registry import LabeledSource, Source, VocSource, read_images, read_labeled
-from ssod.data.loading.reader import Reader
 from ssod.data.splits import SplitConfig
 from ssod.data.stored import Stored
 from ssod.utils.schema import Section
+
+if TYPE_CHECKING:
+    from ssod.data.loading.reader import Reader
 
 
 class DataConfig(Section):
@@ -57,6 +59,8 @@ class DataConfig(Section):
 
     def reader(self) -> Reader:
         """Return what opens an image."""
+        from ssod.data.loading.reader import Reader  # brings torch, which reading a list does not need
+
         return Reader(self.max_pixels, self.allow_symlinks)
 
     @field_validator("classes")

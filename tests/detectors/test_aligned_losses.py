@@ -77,9 +77,9 @@ def test_assignment_losses_and_gradients_are_the_released_ones(case: dict) -> No
     torch.testing.assert_close(a.box_weight.double(), torch.cat(levels(case, "quality"), 1).flatten(), **NEAR)
     wanted = torch.cat(levels(case, "box_target"), 1).flatten(0, 1)
     torch.testing.assert_close(a.box[a.fg].double(), wanted[a.fg], **NEAR)
-    assert float(a.norm) == pytest.approx(float(golden(case, "normaliser")), rel=1e-4)
+    assert float(a.normalizer["cls"]) == pytest.approx(float(golden(case, "normaliser")), rel=1e-4)
 
-    losses = model.reduce(out, assigned)
+    losses = model.reduce(assigned)
     for name, loss in losses.items():
         torch.testing.assert_close(loss.double(), golden(case, f"loss_{name}"), **NEAR)
     sum(losses.values()).backward()
@@ -100,6 +100,7 @@ def test_given_the_same_weights_the_losses_agree_in_float64(case: dict) -> None:
     out = DenseOutput({"dense": p}, [], model.decode)
     ((_, a),) = model.assign(out, targets).values()
     quality = torch.cat(levels(case, "quality"), 1).flatten()
-    losses = model.reduce(out, {"dense": (p, replace(a, box_weight=quality, norm=golden(case, "normaliser")))})
+    norm = dict.fromkeys(("cls", "box"), golden(case, "normaliser"))
+    losses = model.reduce({"dense": (p, replace(a, box_weight=quality, normalizer=norm))})
     for name, loss in losses.items():
         torch.testing.assert_close(loss, golden(case, f"loss_{name}"), rtol=1e-6, atol=1e-8)

@@ -1,6 +1,7 @@
 """What every detector must do, whatever is in the images."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -205,18 +206,19 @@ def test_reduce_takes_other_rows_and_a_norm(name: str) -> None:
     model = detector(name)
     out = model.predict(view(images()))
     assigned = model.assign(out, targets())
-    own = model.reduce(out, assigned)
+    own = model.reduce(assigned)
     rows = {key: (lambda loss: lambda p, a: 2 * loss(p, a))(model.rows[key]) for key in LOSSES[name]}
-    twice = model.reduce(out, assigned, rows)
+    twice = model.reduce(assigned, rows)
     for key, loss in own.items():
         torch.testing.assert_close(twice[key], 2 * loss)
-    only = model.reduce(out, assigned, {"cls": rows["cls"]})
+    only = model.reduce(assigned, {"cls": rows["cls"]})
     torch.testing.assert_close(only["box"], own["box"])
 
-    one = {s: (p, replace(a, norm=torch.tensor(1.0))) for s, (p, a) in assigned.items()}
-    each = {s: (p, replace(a, norm=torch.full((len(p),), 4.0))) for s, (p, a) in assigned.items()}
-    for key, loss in model.reduce(out, one).items():
-        torch.testing.assert_close(model.reduce(out, each)[key], loss / 4)
+    all_by = partial(dict.fromkeys, ("cls", "box", "quality"))
+    one = {s: (p, replace(a, normalizer=all_by(torch.tensor(1.0)))) for s, (p, a) in assigned.items()}
+    each = {s: (p, replace(a, normalizer=all_by(torch.full((len(p),), 4.0)))) for s, (p, a) in assigned.items()}
+    for key, loss in model.reduce(one).items():
+        torch.testing.assert_close(model.reduce(each)[key], loss / 4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,7 +227,7 @@ def test_weight_of_a_loss(name: str) -> None:
     two = detector(name, loss={"box": {"name": "giou", "weight": 2}})
     same = detector(name, loss={"box": "giou"})
     out = one.predict(view(images()))
-    got, expected = two.reduce(out, one.assign(out, targets())), same.reduce(out, one.assign(out, targets()))
+    got, expected = two.reduce(one.assign(out, targets())), same.reduce(one.assign(out, targets()))
     torch.testing.assert_close(got["box"], 2 * expected["box"])
     torch.testing.assert_close(got["cls"], expected["cls"])
 
@@ -412,10 +414,10 @@ def test_divisors_by_hand() -> None:
     box = p.priors + 1
     a = Assignment(cls, torch.ones(len(p)), box, (cls < K).float())
     ones = {"cls": lambda p, a: (a.cls < K).float(), "box": lambda p, a: a.box_weight[a.fg]}
-    assert {k: float(v) for k, v in image.reduce(out, {"dense": (p, a)}, ones).items()} == pytest.approx(
+    assert {k: float(v) for k, v in image.reduce({"dense": (p, a)}, ones).items()} == pytest.approx(
         {"cls": 2 / 3, "box": 2 / 3}
     )
-    assert {k: float(v) for k, v in batch.reduce(out, {"dense": (p, a)}, ones).items()} == {"cls": 1, "box": 1}
+    assert {k: float(v) for k, v in batch.reduce({"dense": (p, a)}, ones).items()} == {"cls": 1, "box": 1}
 
 
 @pytest.mark.parametrize("name", NAMES)
