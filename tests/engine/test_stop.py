@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -102,4 +103,5 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     assert record.codes == [0]
     toy.run(tmp_path / "whole", **options)
     assert difference(final_state(tmp_path / "whole"), final_state(tmp_path / "run")) == []
-    assert record.steps == sorted(set(record.steps)), "each start got further than the one before"
+    # Each start gets further than the one before; one that was killed in an evaluation, to the end of the evaluation.
+    assert all(a < b or (a == b and b % 10 == 0) for a, b in pairwise(record.steps)), record.steps
