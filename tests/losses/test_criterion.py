@@ -167,6 +167,10 @@ def test_losses_on_pseudo_labels_are_chosen_or_refused(name: str) -> None:
         with pytest.raises(ValidationError, match="unsup"):
             taught("fcos", loss, name)
         return
+    if plain.cfg.loss_weights.get("box") == 0:  # a loss that is left out of the sum is not to be chosen, either
+        with pytest.raises(ValidationError, match=r"loss_weights.box"):
+            taught("fcos", loss, name)
+        del loss["unsup"]["box"]
     before, chosen = losses_of(plain), losses_of(taught("fcos", loss, name))
     assert any(chosen[key] != before[key] for key in before if key.startswith("unsup/"))
     assert all(torch.equal(chosen[key], before[key]) for key in before if key.startswith("sup/"))
