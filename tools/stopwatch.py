@@ -73,7 +73,8 @@ def watched(stepper: Stepper, clock: Clock) -> Stopwatch:
         watch.wrap(labeler, "predict", "teacher forward", "label")
         for detector in (m for m in labeler.children() if hasattr(m, "roi_rows")):
             watch.wrap(detector, "roi_rows", "teacher forward", "label")
-        watch.wrap(learner, "mix", "label", "student forward")
+        if learner.uses_unlabeled:
+            watch.wrap(learner, "mix", "label", "student forward")
     watch.wrap(stepper.scaler, "unscale_", "clip", "clip")
     watch.wrap(stepper.guard, "verdict", "guard", "guard")
     watch.wrap(stepper.scaler, "step", "optimiser", "other")
