@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,16 @@ from ssod.data.datasets import load as load_data
 from ssod.data.formats.coco import to_coco
 from ssod.data.stored import AMBIGUOUS, places
 from ssod.engine.checkpointing import checkpoint
+from ssod.experiments.runs import read_run
 from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.methods.teachers import FileOutput, FromFile
+from ssod.report import pictures
 from ssod.structures import Batch, Pseudo, Targets, View, move_targets
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 from tests.test_methods import DETECTORS, batch, detector, method, some_targets, view
+from tools import bench_step
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +124,7 @@ def test_boxes_of_other_images_are_left_out_and_images_without_an_entry_are_told
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("labels")]
     assert line == (
         f"labels: {len(rows) - 1} boxes for {entries} of {len(data.unlabeled)} unlabelled images in "
-        f"{tmp_path / 'boxes.json'}; the other {lost} have no label"
+        f"{tmp_path / 'boxes.json'}; {lost} without an entry, and so without a label"
     )
 
 
@@ -413,3 +417,21 @@ def test_a_run_goes_on_with_the_same_bits_and_not_with_other_boxes(
     looks = [row for row in rows if row["kind"] == "eval"]
     assert looks[0]["pseudo/precision"] == 1  # at step 4 the truth labels
     assert looks[-1]["pseudo/precision"] < 1  # at step 12 the average does
+    kept = pictured(tmp_path / "whole", cfg)
+    assert 0 < kept[8] <= len(results(data)) < kept[12]
+
+
+def pictured(folder: Path, cfg: Config) -> dict[int, int]:
+    """The boxes that a report shows as kept at two steps of a run."""
+    data = build.load_data(cfg)
+    method, step = pictures.trained_method(read_run(folder), cfg, data)
+    assert step == 12
+    blocks = {n: "".join(pictures.gallery(cfg, data, method, n).blocks) for n in (8, step)}
+    return {n: sum(map(int, re.findall(r"weak: (\d+) kept", text))) for n, text in blocks.items()}
+
+
+def test_the_benchmark_of_a_step_looks_at_the_file(config: Path, data: DataSets, tmp_path: Path) -> None:
+    teacher = f"method.teacher={{name: file, results: {written(tmp_path, truth(data))}}}"
+    found = bench_step.main(["--config", str(config), "--steps", "1", "--device", "cpu", teacher])
+    assert found.boxes > 0
+    assert found.phases["teacher forward"] > 0

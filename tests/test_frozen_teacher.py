@@ -221,3 +221,14 @@ def test_a_run_goes_on_with_the_same_bits_without_the_file(
     exported, _ = model_file.read(tmp_path / "whole/best.safetensors")
     assert exported.keys() == given.keys()
     assert any(not torch.equal(exported[name], value) for name, value in given.items())
+
+
+def test_a_run_does_not_go_on_with_another_teacher(config: Path, trained: Path, tmp_path: Path) -> None:
+    """The checkpoint has the weights of the first one; who names another would be given that one without a word."""
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    changes = ["method.burn_in=2", "train.steps=4"]
+    run.train(load(config, [*changes, f"method.teacher={trained}"]), out=tmp_path / "run")
+    with pytest.raises(SsodError, match=r"method\.teacher\.weights") as caught:
+        run.train(load(config, ["method.burn_in=2", "train.steps=6", f"method.teacher={other}"]), out=tmp_path / "run")
+    assert caught.value.code == Exit.CHECKPOINT

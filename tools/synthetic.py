@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssod.detectors.decode import rank
 from ssod.methods.base import Method
+from ssod.methods.teachers import FromFile
 from ssod.pseudo_labels.threshold import FixedThreshold
 from ssod.structures import Batch, Targets, View
 from ssod.structures.boxes import LtrbCoder
@@ -87,7 +88,7 @@ def calibrate_one(method: Method, batches: list[Batch], candidates: int, boxes: 
             score = kth(torch.cat(scores), candidates * images)
             detector.decode = detector.decode.model_copy(update={"score": score})
     method.student.decode = method.teacher.model.decode
-    if "score" in type(method.cfg).model_fields:
+    if "score" in type(method.cfg).model_fields and not isinstance(labeler, FromFile):
         found = [t.scores for b in batches for t in labeler.predict(b.weak).detections()]
         score = kth(torch.cat(found), round(boxes * images))
         method.cfg = method.cfg.model_copy(update={"score": score})

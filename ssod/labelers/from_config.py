@@ -78,4 +78,4 @@ def first_line(cfg: Config, data: DataSets) -> str:
     lost = len(data.unlabeled) - len(stored)
     said = f"labels{until}: {len(stored.boxes)} boxes for {len(stored)} of {len(data.unlabeled)} unlabelled images in "
     said += stored.file
-    return f"{said}; the other {lost} have no label" if lost else said
+    return f"{said}; {lost} without an entry, and so without a label" if lost else said

@@ -380,7 +380,9 @@ def test_every_key_of_a_checkpoint_s_identity_exists() -> None:
     would say nothing."""
     found: set[str] = set()
     for detector in ("retinanet", "fcos", "faster_rcnn"):
-        queue = [("", load_recipe(method="mean_teacher", detector=f"{detector}_r50_fpn", data="coco").dump())]
+        changes = ["method.teacher={name: file, results: x.json, until: 10}"]  # a null that is the default is not said
+        recipe = {"method": "mean_teacher", "detector": f"{detector}_r50_fpn", "data": "coco"}
+        queue = [("", load_recipe(**recipe, overrides=changes).dump())]
         while queue:
             prefix, branch = queue.pop()
             found |= {f"{prefix}{key}" for key in branch}

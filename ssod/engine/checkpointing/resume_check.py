@@ -19,6 +19,8 @@ KINDS: dict[str, Kind] = {
     "detector.loss": "schedule",
     "method": "schedule",
     "method.name": "identity",
+    "method.teacher": "identity",
+    "method.teacher.until": "schedule",
     "views": "schedule",
     "views.val": "cosmetic",
     "train": "schedule",
