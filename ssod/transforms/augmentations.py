@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
 from ssod.transforms import erasing, geometry, photometric
-from ssod.transforms.geometry import Act, Op, Size, chain
+from ssod.transforms.geometry import Op, Size, Transform, chain
 from ssod.transforms.presets import PRESETS
 from ssod.utils.schema import Section
 
@@ -78,7 +78,7 @@ class OneOf(Section):
     groups: Groups
     "Operations or lists of operations."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``geometry.Op.draw``."""
         return chain(self.groups[int(rng.integers(len(self.groups)))], rng, size)
 
@@ -89,7 +89,7 @@ class Shuffle(Section):
     groups: Groups
     "Operations or lists of operations."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``geometry.Op.draw``."""
         return chain([op for i in rng.permutation(len(self.groups)) for op in self.groups[i]], rng, size)
 
@@ -102,7 +102,7 @@ class Maybe(Section):
     p: float = Field(0.5, ge=0, le=1)
     "Probability."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``geometry.Op.draw``."""
         return chain(self.ops if rng.random() < self.p else (), rng, size)
 

@@ -139,8 +139,8 @@ def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bo
         ends: dict[str, tuple[tuple[int, int], np.ndarray]] = {}
         for name in order(pipelines):
             start, matrix = (size, np.eye(3)) if (p := pipelines[name]).start is None else ends[p.start]
-            act = chain(p.ops, seeding.generator(draw, name), start)
-            ends[name] = act.size, act.matrix @ matrix
+            transform = chain(p.ops, seeding.generator(draw, name), start)
+            ends[name] = transform.size, transform.matrix @ matrix
         if ends[first][0] != ends[second][0] or not np.array_equal(ends[first][1], ends[second][1]):
             return True
     return False
@@ -165,8 +165,8 @@ def look(
     for name in order(pipelines):
         pipeline = pipelines[name]
         picture, matrix = (image, np.eye(3)) if pipeline.start is None else made[pipeline.start]
-        act = chain(pipeline.ops, seeding.generator(*draw, name), picture.size)
-        made[name] = act.apply(picture), act.matrix @ matrix
+        transform = chain(pipeline.ops, seeding.generator(*draw, name), picture.size)
+        made[name] = transform.apply(picture), transform.matrix @ matrix
     return {
         name: Sample(*made[name], seeding.key(*draw, name), _carried(targets, *made[name]))
         for name, pipeline in pipelines.items()

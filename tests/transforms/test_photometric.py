@@ -38,10 +38,10 @@ def test_pixels_only(name):
     image = picture(61, 47)
     before, changed = image.tobytes(), 0
     for seed in range(30):
-        act = draw(name, seed, image.size)
-        once, twice = act.apply(image), act.apply(image)
-        assert np.array_equal(act.matrix, np.eye(3))
-        assert once.size == act.size == image.size
+        transform = draw(name, seed, image.size)
+        once, twice = transform.apply(image), transform.apply(image)
+        assert np.array_equal(transform.matrix, np.eye(3))
+        assert once.size == transform.size == image.size
         assert once.mode == "RGB"
         assert once.tobytes() == twice.tobytes()  # all chance is in the draw
         assert image.tobytes() == before
@@ -60,9 +60,9 @@ def test_color_op_draws_all_nine_at_all_levels(monkeypatch):
 
 
 def test_color_op_on_its_own_choice():
-    act = draw({"color_op": {"ops": ["solarize"], "level": 5}}, 0, (4, 4))
+    transform = draw({"color_op": {"ops": ["solarize"], "level": 5}}, 0, (4, 4))
     image = Image.new("RGB", (4, 4), (127, 128, 255))
-    assert act.apply(image).getpixel((0, 0)) == (127, 127, 0)
+    assert transform.apply(image).getpixel((0, 0)) == (127, 127, 0)
 
 
 def share_changed(spec, n=400, size=(60, 40)):
@@ -95,8 +95,8 @@ def test_cutout_patches():
 def test_cutout_squares_are_whole_or_absent():
     size, present = (300, 100), []
     for seed in range(300):
-        act = draw({"cutout_squares": {"squares": 1}}, seed, size)
-        painted = np.asarray(act.apply(Image.new("RGB", size)))[..., 0] > 0
+        transform = draw({"cutout_squares": {"squares": 1}}, seed, size)
+        painted = np.asarray(transform.apply(Image.new("RGB", size)))[..., 0] > 0
         assert painted.sum() in (0, 400)
         present.append(painted.any())
     assert np.mean(present) == pytest.approx(0.5, abs=0.1)
@@ -106,8 +106,8 @@ def test_erase_obeys_area_and_ratio():
     size = (120, 100)
     image = Image.new("RGB", size, (7, 7, 7))
     for seed in range(200):
-        act = draw({"erase": {"p": 1, "area": [0.05, 0.2], "ratio": [0.3, 3.3]}}, seed, size)
-        hit = (np.asarray(act.apply(image)) != 7).any(-1)
+        transform = draw({"erase": {"p": 1, "area": [0.05, 0.2], "ratio": [0.3, 3.3]}}, seed, size)
+        hit = (np.asarray(transform.apply(image)) != 7).any(-1)
         height, width = hit.any(1).sum(), hit.any(0).sum()
         assert 0.045 < height * width / 12000 < 0.21
         assert 0.27 < height / width < 3.6
