@@ -52,7 +52,7 @@ class Cutout(Section):
         return share
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Op.draw``."""
+        """See ``geometry.Augmentation.draw``."""
         rects: list[Rect] = []
         for _ in range(int(rng.integers(self.patches[0], self.patches[1] + 1))):
             share = rng.uniform(*self.share)
@@ -78,7 +78,7 @@ class CutoutSquares(Section):
         return sides
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Op.draw``."""
+        """See ``geometry.Augmentation.draw``."""
         rects: list[Rect] = []
         for _ in range(int(rng.integers(self.squares[0], self.squares[1] + 1))):
             side = int(self.sides[int(rng.integers(len(self.sides)))] * min(size))
@@ -97,7 +97,7 @@ class Holes(Section):
     "Grey level."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Op.draw``."""
+        """See ``geometry.Augmentation.draw``."""
         side = min(self.side, *size)
         rects = [rect for _ in range(self.count) for rect in place(rng, size, side, side)]
         return painted(size, rects, self.fill)
@@ -125,7 +125,7 @@ class Erase(Section):
         return value
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Op.draw``."""
+        """See ``geometry.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
         for _ in range(10):

@@ -1,7 +1,7 @@
 """Operations that move pixels: what is drawn at random apart from what is then done.
 
-An operation is a frozen config section with ``draw(rng, size) -> Transform``. A ``Transform`` is deterministic: it
-turns one picture into another and states the 3x3 matrix that takes old pixels to new ones.
+An ``Augmentation`` is a frozen config section with ``draw(rng, size) -> Transform``. A ``Transform`` is deterministic:
+it turns one picture into another and states the 3x3 matrix that takes old pixels to new ones.
 
 Coordinates are those of boxes: pixel ``(i, j)`` covers ``[i, i + 1] x [j, j + 1]``, so a flip is ``x' = W - x``. Pillow
 samples in the same frame, hence pixels and boxes agree to the last fraction. The matrices are those that Soft Teacher
@@ -41,7 +41,7 @@ class Transform:
     apply: Callable[[Image.Image], Image.Image]
 
 
-class Op(Protocol):
+class Augmentation(Protocol):
     """Something a view is made with."""
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
@@ -74,11 +74,11 @@ def nothing(size: Size) -> Transform:
     return pixels(size, lambda image: image)
 
 
-def chain(ops: Sequence[Op], rng: np.random.Generator, size: Size) -> Transform:
-    """Draw ``ops`` one after another and return the transform that does all of them in order."""
+def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size: Size) -> Transform:
+    """Draw ``augmentations`` one after another and return the transform that does all of them in order."""
     transforms, matrix = [], np.eye(3)
-    for op in ops:
-        transform = op.draw(rng, size)
+    for augmentation in augmentations:
+        transform = augmentation.draw(rng, size)
         transforms.append(transform)
         matrix, size = transform.matrix @ matrix, transform.size
 
@@ -173,7 +173,7 @@ class Resize(Section):
         return self
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``. The new sides are rounded half up and at least 1."""
+        """See ``Augmentation.draw``. The new sides are rounded half up and at least 1."""
         scales = [] if self.long is None else [self.long / max(size)]
         if self.short is not None:
             low, high = self.short
@@ -191,7 +191,7 @@ class Stretch(Section):
     "Pixels."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return resized(size, (self.width, self.height))
 
 
@@ -202,7 +202,7 @@ class Flip(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return mirrored(size) if rng.random() < self.p else nothing(size)
 
 
@@ -213,7 +213,7 @@ class FlipVertical(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return upended(size) if rng.random() < self.p else nothing(size)
 
 
@@ -236,7 +236,7 @@ class Crop(Section):
         return self
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         limit = (self.width or size[0], self.height or size[1])
         width, height = (min(n, most, max(1, int(n * rng.uniform(*self.share) + 0.5))) for n, most in zip(size, limit))
         left, top = int(rng.integers(size[0] - width + 1)), int(rng.integers(size[1] - height + 1))
@@ -250,7 +250,7 @@ class TranslateX(Section):
     "Largest move, as a share of the width; drawn uniformly from minus to plus this."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return warped(size, shift_matrix(rng.uniform(-self.share, self.share) * size[0], 0))
 
 
@@ -261,7 +261,7 @@ class TranslateY(Section):
     "Largest move, as a share of the height; drawn uniformly from minus to plus this."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return warped(size, shift_matrix(0, rng.uniform(-self.share, self.share) * size[1]))
 
 
@@ -272,7 +272,7 @@ class Rotate(Section):
     "Largest angle; drawn uniformly from minus to plus this."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return warped(size, rotation_matrix(size, rng.uniform(-self.degrees, self.degrees)))
 
 
@@ -283,7 +283,7 @@ class ShearX(Section):
     "Largest angle; the factor is its tanh in radians."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return warped(size, shear_matrix(rng.uniform(-self.degrees, self.degrees), 0))
 
 
@@ -294,5 +294,5 @@ class ShearY(Section):
     "Largest angle; the factor is its tanh in radians."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Op.draw``."""
+        """See ``Augmentation.draw``."""
         return warped(size, shear_matrix(0, rng.uniform(-self.degrees, self.degrees)))

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from ssod.structures import Targets, move_targets
-from ssod.transforms.augmentations import Ops, dump_list, nearest
+from ssod.transforms.augmentations import Augmentations, dump_list, nearest
 from ssod.transforms.geometry import chain
 from ssod.utils import seeding
 from ssod.utils.schema import Section
@@ -30,7 +30,7 @@ MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as P
 class Pipeline(Section):
     """Operations in order; a plain list is short for ``{ops: list}``."""
 
-    ops: Ops = Field((), validate_default=True)
+    ops: Augmentations = Field((), validate_default=True)
     "Names, {name: {parameter: value}}, one_of, shuffle, presets."
     start: str | None = None
     "Name of another view of the same image to continue from; None = the image as it is in the file."

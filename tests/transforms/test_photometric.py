@@ -5,13 +5,13 @@ import pytest
 from PIL import Image
 
 from ssod.transforms import erasing, photometric
-from ssod.transforms.augmentations import OPS, parse_list
+from ssod.transforms.augmentations import AUGMENTATIONS, parse_list
 from ssod.transforms.geometry import chain
 from ssod.transforms.presets import PRESETS
 from tests.paths import golden_path
 from tests.transforms.common import picture
 
-PHOTOMETRIC = [name for name, kind in OPS.items() if kind.__module__.endswith(("photometric", "erasing"))]
+PHOTOMETRIC = [name for name, kind in AUGMENTATIONS.items() if kind.__module__.endswith(("photometric", "erasing"))]
 ALIGNED = ["unbiased_strong", "unbiased_color", "instant_strong", "humble_strong", "soft_teacher_labeled"]
 
 
@@ -126,9 +126,9 @@ def test_jitter_reaches_its_range_and_keeps_it():
 
 def test_every_preset_is_used_by_name():
     for name in PRESETS:
-        ops = parse_list([name])
-        assert ops
+        augmentations = parse_list([name])
+        assert augmentations
         image = picture(80, 60)
-        small = [op for op in ops if type(op).__name__ != "Resize"]
+        small = [op for op in augmentations if type(op).__name__ != "Resize"]
         for seed in range(20):
             assert chain(small, np.random.default_rng(seed), image.size).apply(image).size == (80, 60)

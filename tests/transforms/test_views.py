@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ssod.structures import Targets
-from ssod.transforms.augmentations import OPS
+from ssod.transforms.augmentations import AUGMENTATIONS
 from ssod.transforms.presets import PRESETS
 from ssod.transforms.views import Pipeline, ViewsConfig, look, order, to_tensor
 from tests.transforms.common import picture
@@ -46,7 +46,7 @@ def test_round_trip_through_plain_values():
     assert plain["val"] == [{"resize": {"short": [60, 60], "long": 100}}]
     assert plain["unlabeled"]["base"] == {"ops": ["flip"], "hidden": True}
     everything = [
-        *(name for name in OPS if name not in ("resize", "stretch", "crop", "one_of", "shuffle", "maybe")),
+        *(name for name in AUGMENTATIONS if name not in ("resize", "stretch", "crop", "one_of", "shuffle", "maybe")),
         *PRESETS,
         {"one_of": ["flip", ["rotate", "blur"]]},
         {"shuffle": [["rotate", "blur"], {"maybe": {"p": 0.3, "ops": ["flip"]}}]},
