@@ -40,7 +40,7 @@ from ssod.losses.weighting.uncertainty import judge
 from ssod.methods.base import Method
 from ssod.methods.registry import find
 from ssod.structures import Assignment, Predictions
-from ssod.transforms.views import Sample, look
+from ssod.transforms.views import Sample, make_views
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 from tools.loss_curves import SEEN, panels
@@ -115,7 +115,7 @@ def looks(folder: Path, images: int) -> Iterator[Look]:
     branch = method.criterion.branch
     torch.manual_seed(0)
     for i in np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int).tolist():
-        sample = look(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]
+        sample = make_views(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]
         view = collate([sample], [source.images.ids[i]], DIVISOR)
         out = student.predict(view)
         assigned = student.assign(out, view.targets)

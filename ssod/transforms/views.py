@@ -146,7 +146,7 @@ def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bo
     return False
 
 
-def look(
+def make_views(
     image: Image.Image, targets: Targets | None, pipelines: Mapping[str, Pipeline], *draw: int | str
 ) -> dict[str, Sample]:
     """Make the views of one image.

@@ -20,7 +20,7 @@ from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
 from ssod.structures import Batch, View
-from ssod.transforms.views import Pipeline, Sample, ViewsConfig, look, to_tensor
+from ssod.transforms.views import Pipeline, Sample, ViewsConfig, make_views, to_tensor
 from ssod.utils.errors import SsodError
 
 
@@ -160,7 +160,9 @@ class _Steps(Dataset):
         for position, i in self._mine(self.labeled_stream, self.sampling.labeled, step, micro):
             image = self.read(self.labeled.images, i)
             check_stated_size(self.labeled.images, i, image)
-            seen = look(image, self.labeled.targets(i), self.views.labeled, self.sampling.seed, "labeled", i, position)
+            seen = make_views(
+                image, self.labeled.targets(i), self.views.labeled, self.sampling.seed, "labeled", i, position
+            )
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
         return collate(samples, ids, self.divisor)
@@ -170,7 +172,7 @@ class _Steps(Dataset):
         ids: list[Any] = []
         for position, wanted in self._mine(self.unlabeled_stream, self.sampling.unlabeled, step, micro):
             i, image = self.read.or_next(self.unlabeled, wanted, bad)
-            seen = look(image, None, self.views.unlabeled, self.sampling.seed, "unlabeled", i, position)
+            seen = make_views(image, None, self.views.unlabeled, self.sampling.seed, "unlabeled", i, position)
             for name, sample in seen.items():
                 samples[name].append(sample)
             ids.append(self.unlabeled.ids[i])
@@ -193,7 +195,7 @@ class _Chunks(Dataset):
             for i in self.chunks[k]:
                 image = self.read(self.images, i)
                 check_stated_size(self.images, i, image)
-                samples.append(look(image, None, {"val": self.pipeline}, 0, "val", i, 0)["val"])
+                samples.append(make_views(image, None, {"val": self.pipeline}, 0, "val", i, 0)["val"])
         except SsodError as error:
             return error
         ids = [self.images.ids[i] for i in self.chunks[k]]
