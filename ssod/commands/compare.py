@@ -107,7 +107,7 @@ def _html(found: Comparison) -> str:
 
 WRITERS = {
     ".html": _html,
-    ".csv": lambda found: comma_separated(found.boards, found.rows, found.refusals),
+    ".csv": lambda found: comma_separated(found.groups, found.rows, found.refusals),
     ".md": lambda found: tables.markdown(found.sheets, found.refusals),
     ".tex": lambda found: tables.latex(found.sheets, found.refusals),
 }

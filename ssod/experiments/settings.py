@@ -11,7 +11,7 @@ from typing import Any
 
 from ssod.experiments.runs import Run
 
-# What every run of a row, and of a board, shares, as the reasons name it.
+# What every run of a row, and of a group, shares, as the reasons name it.
 ALIKE = ("val set", "classes", "metric", "score threshold")
 MOST_TOLD = 6  # keys that a note names
 

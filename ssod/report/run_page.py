@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ssod.engine.checkpointing.resume_check import flat
 from ssod.experiments.cost import hours, seen
-from ssod.experiments.groups import boards_of
+from ssod.experiments.groups import groups_of
 from ssod.experiments.runs import Run, read_run
 from ssod.experiments.settings import rows_of
 from ssod.experiments.tables import interval
@@ -106,8 +106,8 @@ def _gain(run: Run, twin: Run) -> list[Markup]:
             text(f"{100 * (own - theirs):+.1f} AP over the supervised twin", "big"),
             text(f"no interval: {why}. {named}", "sub"),
         ]
-    boards, _ = boards_of(rows_of([run, twin]))
-    (gain,) = [gain for board in boards for gain in board.gains.values()]
+    groups, _ = groups_of(rows_of([run, twin]))
+    (gain,) = [gain for group in groups for gain in group.gains.values()]
     figure = charts.intervals([gain_row(run.method, gain)], "Gain, 95 % interval over val images", "AP points")
     return [
         text(f"{interval(gain)} AP over the supervised twin", "big"),

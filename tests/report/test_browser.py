@@ -29,7 +29,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, Path]:
-    """A comparison with a board that is refused, and reports of a trained run and of one without weights or data."""
+    """A comparison with a group that is refused, and reports of a trained run and of one without weights or data."""
     folder = tmp_path_factory.mktemp("pages")
     runs = [
         fake_run(folder / "runs" / f"{method}-{fold}", method, fold, ap=ap)
