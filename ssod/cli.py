@@ -33,7 +33,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer or more steps than the demo's config says.")] = None,
 ) -> None:
-    """The main job on a generated data set, on the CPU: a supervised twin and Mean Teacher, side by side."""
+    """The main job on a generated data set, on the CPU: a supervised baseline and Mean Teacher, side by side."""
     from ssod.commands.demo import demo
 
     demo(out, seeds=seeds, steps=steps)
@@ -222,7 +222,7 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=10, help="Draws of the val images behind an interval.")] = 1000,
 ) -> None:
-    """Several runs side by side: AP over folds and seeds, gain over the supervised twin, cost; refuses unlike ones."""
+    """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""
     from ssod.commands.compare import compare
 
     compare(runs or [], sweep=sweep, out=out or [], resamples=resamples)
@@ -232,14 +232,14 @@ def compare(
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default report.html in it.")] = None,
-    twin: Annotated[
-        Path | None, typer.Option(help="Run folder of the supervised twin; default: the one beside.")
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", "--twin", help="The supervised run to compare with.")
     ] = None,
 ) -> None:
     """One offline HTML page about a run: curves, pseudo-labels, pictures, alarms."""
     from ssod.report.run_page import report
 
-    report(run, out=out, twin=twin)
+    report(run, out=out, baseline=baseline)
 
 
 @app.command("config")

@@ -3,7 +3,7 @@
 A file may name a ``recipe`` (data set, detector and method, each a file of ``configs``) and one ``base``, which are
 merged under it, key by key. One rule replaces deletion: **when a section's
 ``name`` (or ``format``) changes, the section starts afresh.** Overrides ``a.b=c`` come last; the bare
-``method.name=supervised`` leaves the ``method.ema`` that was written, for by it a teacher and its twin are measured.
+``method.name=supervised`` leaves the ``method.ema`` that was written: a method and its baseline are measured by it.
 Where each value came from is kept, so that ``ssod config`` and every message can say it.
 """
 

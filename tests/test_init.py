@@ -186,10 +186,13 @@ def test_every_method(here: Path) -> None:
         cfg = load(f"{method}.yaml")
         assert cfg.method.name == method
         assert getattr(cfg.method, "burn_in", cfg.train.steps // 2) == cfg.train.steps // 2
-        twin = load(f"{method}.yaml", ["method.name=supervised"])
-        # From the end of burn-in on, and over all of a twin's steps, the one average is the other.
-        assert (cfg.method.ema.decay, cfg.method.ema.warm_up) == (twin.method.ema.decay, twin.method.ema.warm_up)
-        assert twin.method.ema.warm_up, "else its average would begin with the weights before training"
+        baseline = load(f"{method}.yaml", ["method.name=supervised"])
+        # From the end of burn-in on, and over all of a baseline's steps, the one average is the other.
+        assert (cfg.method.ema.decay, cfg.method.ema.warm_up) == (
+            baseline.method.ema.decay,
+            baseline.method.ema.warm_up,
+        )
+        assert baseline.method.ema.warm_up, "else its average would begin with the weights before training"
 
 
 def test_the_numbers_follow_the_rule(here: Path) -> None:

@@ -1,7 +1,8 @@
-"""How much better than its supervised twin, and how sure of it: a paired bootstrap over val images.
+"""How much better than its supervised baseline, and how sure of it: a paired bootstrap over val images.
 
 A *unit* is a pair of run groups that learnt from the same labels: one fold (its seeds are averaged), or, where there is
-one fold only, one seed. The gain of unit u is ``g_u = AP(method) - AP(twin)``; what is reported is the mean over units.
+one fold only, one seed. The gain of unit u is ``g_u = AP(method) - AP(baseline)``; what is reported is the mean over
+units.
 
 Two things make it uncertain, and there is an interval for the first alone and one for both:
 
@@ -36,11 +37,11 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Unit:
-    """Runs of a method and of its twin on one fold (or one seed); all were measured on the same images."""
+    """Runs of a method and of its baseline on one fold (or one seed); all were measured on the same images."""
 
     name: str
     method: Sequence[Matches]
-    twin: Sequence[Matches]
+    baseline: Sequence[Matches]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Gain:
         kind: what a unit is, ``fold`` or ``seed``.
         by_images: standard error that the val images cause.
         by_units: standard error that folds (or seeds) cause beyond that; None with one unit.
-        runs: how many runs of the method, and of its twin, it is made of.
+        runs: how many runs of the method, and of its baseline, it is made of.
     """
 
     value: float
@@ -127,7 +128,7 @@ def gain(units: Sequence[Unit], *, kind: str = "fold", draws: Draws | None = Non
         SsodError: code 3, tables of different images, or images without a box.
     """
     draws = draws or Draws()
-    tables = [table for unit in units for table in (*unit.method, *unit.twin)]
+    tables = [table for unit in units for table in (*unit.method, *unit.baseline)]
     if any(table.ids != tables[0].ids for table in tables):
         problem, fix = "runs were measured on different images", "compare runs with one val set"
         raise SsodError("compare", "val", problem, fix, code=Exit.DATA)
@@ -135,12 +136,12 @@ def gain(units: Sequence[Unit], *, kind: str = "fold", draws: Draws | None = Non
     def mean(group: Sequence[Matches]) -> np.ndarray:
         return np.mean([draws.ap(table) for table in group], 0)
 
-    values = np.array([mean(unit.method) - mean(unit.twin) for unit in units])  # [U, 1 + B]
+    values = np.array([mean(unit.method) - mean(unit.baseline) for unit in units])  # [U, 1 + B]
     if np.isnan(values[:, 0]).any():
         raise SsodError("compare", "val", "has no box to find", "give data.val labels", code=Exit.DATA)
     exact, drawn = values[:, 0], values[:, 1:][:, ~np.isnan(values[:, 1:]).any(0)]
     found = combine({unit.name: value for unit, value in zip(units, exact.tolist())}, drawn, kind)
-    return replace(found, runs=(sum(len(u.method) for u in units), sum(len(u.twin) for u in units)))
+    return replace(found, runs=(sum(len(u.method) for u in units), sum(len(u.baseline) for u in units)))
 
 
 def combine(units: dict[str, float], drawn: np.ndarray, kind: str = "fold") -> Gain:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ssod.experiments.baselines import paired, twin_differences, twin_of
+from ssod.experiments.baselines import baseline_differences, baseline_of, paired
 from ssod.experiments.bootstrap import Draws, Gain
 from ssod.experiments.settings import ALIKE, Row, shortened
 
@@ -24,9 +24,9 @@ class Group:
         protocol: what all runs share; see ``ALIKE``.
         ranked: rows with runs on every split of the group, best first; only runs on these splits are in them.
         others: (row, why it has no rank); they have some of the splits.
-        gains: gain over the supervised twin, by the row's name, where it can be had with an interval.
+        gains: gain over the supervised baseline, by the row's name, where it can be had with an interval.
         differences: the gain where it cannot, a fraction.
-        twins: name of the twin's row, by the row's name.
+        baselines: name of the baseline's row, by the row's name.
         notes: sentences for people.
     """
 
@@ -35,7 +35,7 @@ class Group:
     others: list[tuple[Row, str]] = field(default_factory=list)
     gains: dict[str, Gain] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
-    twins: dict[str, str] = field(default_factory=dict)
+    baselines: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -184,30 +184,30 @@ def _short(text: str) -> str:
 
 
 def _measure(group: Group, row: Row, alike: Sequence[Row], draws: Draws) -> None:
-    """Find the row's supervised twin and measure the gain over it.
+    """Find the row's supervised baseline and measure the gain over it.
 
-    The twin of a ranked row is ranked beside it, if there is one. Else it is any row that was measured alike and has a
-    split of the row's, with all of its runs; so is that of a row without a rank.
+    The baseline of a ranked row is ranked beside it, if there is one. Else it is any row that was measured alike and
+    has a split of the row's, with all of its runs; so is that of a row without a rank.
     """
     if row.first.method == "supervised":
         return
-    twin = twin_of(row, group.ranked) if row in group.ranked else None
-    if twin is None:
+    baseline = baseline_of(row, group.ranked) if row in group.ranked else None
+    if baseline is None:
         row = next(whole for whole in alike if whole.name == row.name)
-        twin = twin_of(row, alike)
-    if twin is None:
+        baseline = baseline_of(row, alike)
+    if baseline is None:
         return
-    group.twins[row.name] = twin.name
-    differing = twin_differences(row, twin)
+    group.baselines[row.name] = baseline.name
+    differing = baseline_differences(row, baseline)
     if differing:
-        group.notes.append(f"{row.name} and its twin differ in {shortened(differing)}")
-    pairs = paired(row, twin)
-    left_out = pairs.left_out(row, twin)
+        group.notes.append(f"{row.name} and its baseline differ in {shortened(differing)}")
+    pairs = paired(row, baseline)
+    left_out = pairs.left_out(row, baseline)
     if left_out:
         group.notes.append(left_out)
     gain = pairs.gain(draws)
     if gain is None:
         group.differences[row.name] = pairs.difference
-        group.notes.append(f"{row.name}: no interval, a run or its twin saved no eval/step_*.npz")
+        group.notes.append(f"{row.name}: no interval, a run or its baseline saved no eval/step_*.npz")
     else:
         group.gains[row.name] = gain

@@ -88,7 +88,7 @@ def _metrics(row: Row) -> dict[str, float | None]:
 def _gain(group: Group, row: Row) -> dict[str, Any]:
     """Return the gain and its intervals, where it can be had with them."""
     gain = group.gains.get(row.name)
-    name = group.twins.get(row.name)
+    name = group.baselines.get(row.name)
     if gain is None:
         return {"twin": name, "gain": _percent(group.differences.get(row.name))}
     low, high = gain.whole or (None, None)

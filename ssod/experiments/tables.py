@@ -62,7 +62,7 @@ def sheets(groups: Sequence[Group]) -> list[Sheet]:
 
 
 def ranking(group: Group, name: str = "") -> Sheet:
-    """Return the main table: AP over folds and seeds, gain over the twin, what was spent."""
+    """Return the main table: AP over folds and seeds, gain over the baseline, what was spent."""
     rank = {row.name: str(i) for i, row in enumerate(group.ranked, 1)} if len(group.ranked) > 1 else {}
     rows = []
     for row in group.rows:
@@ -81,7 +81,7 @@ def ranking(group: Group, name: str = "") -> Sheet:
                 f"{mean(hours(run, run.last['step']) for run in row.runs):.2f}",
             ]
         )
-    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over twin [95 %, val images]"]
+    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over baseline [95 %, val images]"]
     columns += ["[95 %, and folds]", "labelled seen", "unlabelled seen", "hours"]
     notes = [f"{row.name} has no rank: it {reason}" for row, reason in group.others]
     notes += [
@@ -140,12 +140,12 @@ def published_sheet(group: Group, name: str = "") -> Sheet | None:
 
 
 def gain_text(group: Group, row: Row) -> str:
-    """Return ``+4.1 [3.0, 5.2]``; ``twin`` in the row that others are measured against."""
+    """Return ``+4.1 [3.0, 5.2]``; ``baseline`` in the row that others are measured against."""
     if row.name in group.gains:
         return interval(group.gains[row.name])
     if row.name in group.differences:
         return f"{100 * group.differences[row.name]:+.1f} [no interval]"
-    return "twin" if row.name in group.twins.values() else "-"
+    return "baseline" if row.name in group.baselines.values() else "-"
 
 
 def interval(gain: Gain) -> str:

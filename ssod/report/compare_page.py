@@ -18,7 +18,7 @@ from ssod.report.charts import Series
 from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 
 METHOD = (
-    "The gain is AP of a method minus AP of its supervised twin, which learnt from the same labels; the mean over "
+    "The gain is AP of a method minus AP of its supervised baseline, which learnt from the same labels; the mean over "
     "folds. The first interval (thick) comes from a paired bootstrap: val images are drawn again with replacement, and "
     "every run is measured on the same draw. It says what other val images would have shown of these very models. The "
     "second (thin) adds in quadrature what folds, or seeds, vary beyond that, with Student's quantile: what other "
@@ -58,10 +58,10 @@ def _runs(rows: Sequence[Row]) -> Markup:
 
 def _group(group: Group, prefix: str, name: str) -> list[Section]:
     gains = sorted((gain_row(row, gain) for row, gain in group.gains.items()), key=lambda row: -row[1])
-    forest = charts.intervals(gains, "Gain over the supervised twin, 95 % interval", "AP points")
+    forest = charts.intervals(gains, "Gain over the supervised baseline, 95 % interval", "AP points")
     table = ranking(group)
     sections = [
-        Section(f"{prefix}gain", f"{name}Gain over the twin", [grid([forest], wide=True)] if gains else []),
+        Section(f"{prefix}gain", f"{name}Gain over the baseline", [grid([forest], wide=True)] if gains else []),
         Section(f"{prefix}table", f"{name}Ranking", [_sheet(table), notes(table.notes)]),
         Section(f"{prefix}curves", f"{name}Learning curves at equal cost", [grid(_curves(group))]),
     ]

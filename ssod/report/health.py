@@ -36,7 +36,7 @@ def burn_in(run: Run) -> list[tuple[float, str]]:
     return [*marks, (start, "learns from pseudo-labels")] if start > end else marks
 
 
-def curves(run: Run, twin: Run | None) -> Section:
+def curves(run: Run, baseline: Run | None) -> Section:
     """Losses, AP of teacher and student, learning rate, time."""
     marks = burn_in(run)
     losses = [Series(label, *column(run.train, f"loss/{label}")) for label in ("sup", "unsup")]
@@ -47,8 +47,8 @@ def curves(run: Run, twin: Run | None) -> Section:
         Series("teacher AP50", *column(run.evals, "teacher/AP50", 100)),
         Series("student", *column(run.evals, "student/AP", 100), dash=True),
     ]
-    if twin is not None:
-        ap.append(Series("supervised twin", *column(twin.evals, "teacher/AP", 100), dash=True))
+    if baseline is not None:
+        ap.append(Series("supervised baseline", *column(baseline.evals, "teacher/AP", 100), dash=True))
     figures = [
         charts.lines(ap, "AP on val", "step", "AP", marks=marks),
         charts.lines(losses, "Losses, summed", "step", "loss", marks=marks),

@@ -42,10 +42,10 @@ def hardness(images: int, runs: int, rng: np.random.Generator) -> np.ndarray:
     return 0.7 * rng.random(images) + 0.3 * rng.random((runs, images))
 
 
-def pair(images: int, method: float, twin: float, rng: np.random.Generator) -> tuple[Matches, Matches]:
+def pair(images: int, method: float, baseline: float, rng: np.random.Generator) -> tuple[Matches, Matches]:
     """Return the tables of two detectors that find a box with these chances; hard images are hard for both."""
     noise = rng.poisson(0.5, images)
-    return tuple(table(row < cut, noise, rng) for row, cut in zip(hardness(images, 2, rng), cuts([method, twin])))
+    return tuple(table(row < cut, noise, rng) for row, cut in zip(hardness(images, 2, rng), cuts([method, baseline])))
 
 
 @functools.cache
@@ -129,8 +129,8 @@ def covered(ends: tuple[float, float], truth: float) -> bool:
 def test_coverage_of_one_fold_is_95_percent() -> None:
     """The truth is the gain on very many images; each trial draws 120 of them."""
     rng = np.random.default_rng(5)
-    method, twin = pair(60_000, 0.65, 0.5, rng)
-    truth = mean_ap(method)[0] - mean_ap(twin)[0]
+    method, baseline = pair(60_000, 0.65, 0.5, rng)
+    truth = mean_ap(method)[0] - mean_ap(baseline)[0]
     hits = []
     for _ in range(400):
         unit = Unit("1", *([t] for t in pair(120, 0.65, 0.5, rng)))

@@ -44,7 +44,7 @@ def test_rows_are_repetitions_and_the_best_comes_first(four: list[Path]) -> None
     values = [run.ap() for run in best.runs]
     assert best.mean() == pytest.approx(mean(values))
     assert best.sd() == pytest.approx(stdev(values))
-    assert group.twins == {"mean_teacher": "supervised"}
+    assert group.baselines == {"mean_teacher": "supervised"}
     gain = group.gains["mean_teacher"]
     assert gain.value == pytest.approx(best.mean() - group.ranked[1].mean())
     assert list(gain.units) == ["fold 1", "fold 2"]
@@ -174,14 +174,14 @@ def test_rows_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     }
 
 
-def test_a_twin_that_differs_is_told(tmp_path: Path) -> None:
+def test_a_baseline_that_differs_is_told(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a", "supervised", changes={"train.lr": 0.5}), fake_run(tmp_path / "b")]
     (group,), _ = groups(*runs)
-    assert group.notes == ["mean_teacher and its twin differ in train.lr"]
+    assert group.notes == ["mean_teacher and its baseline differ in train.lr"]
     better = fake_run(tmp_path / "c", "supervised", ap=0.3)
     (group,), _ = groups(*runs, better)
     assert group.notes == []
-    assert "lr=0.001" in group.twins["mean_teacher"]
+    assert "lr=0.001" in group.baselines["mean_teacher"]
 
 
 def test_without_saved_matches_there_is_no_interval(tmp_path: Path) -> None:
@@ -195,21 +195,21 @@ def test_without_saved_matches_there_is_no_interval(tmp_path: Path) -> None:
 
 
 def test_images_and_hours_that_were_spent(tmp_path: Path) -> None:
-    run, twin = read_run(fake_run(tmp_path / "a")), read_run(fake_run(tmp_path / "b", "supervised"))
+    run, baseline = read_run(fake_run(tmp_path / "a")), read_run(fake_run(tmp_path / "b", "supervised"))
     assert seen(run, 24) == (48, 36)  # burn-in of 6 steps
     assert seen(run, 4) == (8, 0)
-    assert seen(twin, 24) == (48, 0)
+    assert seen(baseline, 24) == (48, 0)
     assert hours(run, 24) == pytest.approx(24 * 0.5 / 3600)
     assert hours(run, 6) == pytest.approx(6 * 0.5 / 3600)
 
 
 def test_equal_cost_by_hand(tmp_path: Path) -> None:
-    run, twin = read_run(fake_run(tmp_path / "a", ap=0.8)), read_run(fake_run(tmp_path / "b", "supervised"))
-    budget, values = equal({"m": [run], "s": [twin]}, "images")
-    assert budget == 48  # what the twin spent; the method had spent 24 + 12 = 36 at step 12 and 84 at step 24
+    run, baseline = read_run(fake_run(tmp_path / "a", ap=0.8)), read_run(fake_run(tmp_path / "b", "supervised"))
+    budget, values = equal({"m": [run], "s": [baseline]}, "images")
+    assert budget == 48  # what the baseline spent; the method had spent 24 + 12 = 36 at step 12 and 84 at step 24
     first, last = curve(run)
     assert values["m"] == pytest.approx(first.ap + (48 - 36) / (84 - 36) * (last.ap - first.ap))
-    assert values["s"] == pytest.approx(twin.ap())
+    assert values["s"] == pytest.approx(baseline.ap())
     assert at(curve(run), 20, "images") is None  # before the first evaluation nothing is known
 
 
@@ -330,14 +330,14 @@ def voc_like(folder: Path, method: str, **changes: object) -> Path:
     return fake_run(folder, method, saved=False, split=split, changes={"data.split": None, **parts, **changes})
 
 
-def test_a_supervised_twin_follows_the_protocol_of_its_labels(tmp_path: Path) -> None:
+def test_a_supervised_baseline_follows_the_protocol_of_its_labels(tmp_path: Path) -> None:
     """Its config names no unlabelled images (the recipe of `supervised` on `voc`); the references stay."""
     extra = {"format": "voc", "root": "voc/VOCdevkit/VOC2012", "split": "trainval"}
-    twin = read_run(voc_like(tmp_path / "s", "supervised", **{"data.unlabeled": None}))
+    baseline = read_run(voc_like(tmp_path / "s", "supervised", **{"data.unlabeled": None}))
     run = read_run(voc_like(tmp_path / "m", "mean_teacher", **{"data.unlabeled": extra}))
     alone = read_run(voc_like(tmp_path / "a", "mean_teacher", **{"data.unlabeled": None}))
-    assert [protocol_of(r) for r in (twin, run, alone)] == ["VOC 07+12", "VOC 07+12", None]
-    assert references([twin, run])
+    assert [protocol_of(r) for r in (baseline, run, alone)] == ["VOC 07+12", "VOC 07+12", None]
+    assert references([baseline, run])
     whole = {"format": "coco", "ann": "coco/annotations/instances_train2017.json", "images": "coco/train2017"}
     coco = {"data.split": None, "data.labeled": whole, "data.unlabeled": None}
     kinds = [read_run(coco_like(tmp_path / m, None, m, **coco)) for m in ("supervised", "mean_teacher")]

@@ -1,4 +1,4 @@
-"""Which runs make a row, which of them count, and what the gain over the twin is made of."""
+"""Which runs make a row, which of them count, and what the gain over the baseline is made of."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def test_a_folder_named_twice_is_one_run(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_fold_and_seed_count_once(tmp_path: Path) -> None:
-    old, twin = fake_run(tmp_path / "a", ap=0.6), fake_run(tmp_path / "s", "supervised")
+    old, baseline = fake_run(tmp_path / "a", ap=0.6), fake_run(tmp_path / "s", "supervised")
     copied = shutil.copytree(old, tmp_path / "a-2")
-    (group,), _ = groups(old, twin, copied)
+    (group,), _ = groups(old, baseline, copied)
     assert tables.ranking(group).rows[0][2:4] == ["1 x 1", f"{100 * read_run(old).ap():.1f}"]
     assert f"mean_teacher: {copied} is not counted: it repeats fold 1, seed 0 of {old}" in group.notes
     new = fake_run(tmp_path / "a-0", ap=0.8)
     for run, time in ((old, "2026-01-01T09:00:00+0000"), (new, "2026-01-01T09:00:00-0100"), (copied, None)):
         (run / "exit.json").write_text(json.dumps({"code": 0, "time": time}))
-    found = compare([old, twin, copied, new], out=[tmp_path / "c.csv", tmp_path / "c.html"], resamples=20)
+    found = compare([old, baseline, copied, new], out=[tmp_path / "c.csv", tmp_path / "c.html"], resamples=20)
     row = found.rows[0]
     assert [run.path for run in row.runs] == [new]  # the one that finished last
     assert [run.path for run in row.repeated] == [old, copied]
@@ -115,8 +115,8 @@ def test_rows_are_ranked_on_the_folds_they_share(tmp_path: Path) -> None:
     assert group.notes[1].endswith(f"AP over all 2: {whole.spread()}")
 
 
-def test_a_twin_is_found_in_another_group(tmp_path: Path) -> None:
-    """Three rows make a group on fold 1; the only twin has fold 2, as one of them has."""
+def test_a_baseline_is_found_in_another_group(tmp_path: Path) -> None:
+    """Three rows make a group on fold 1; the only baseline has fold 2, as one of them has."""
     runs = [fake_run(tmp_path / f"m{fold}", "mean_teacher", fold, ap=0.6) for fold in (1, 2)]
     runs += [fake_run(tmp_path / name, name, 1) for name in ("unbiased_teacher", "humble_teacher")]
     runs.append(fake_run(tmp_path / "s", "supervised", 2))
@@ -125,7 +125,7 @@ def test_a_twin_is_found_in_another_group(tmp_path: Path) -> None:
     assert len(group.ranked) == 3
     assert group.gains.keys() == {"mean_teacher"}
     assert list(group.gains["mean_teacher"].units) == ["fold 2"]
-    assert "gain of mean_teacher: on what both have, fold 2: 1 of its 2 runs, 1 of the twin's 1" in group.notes
+    assert "gain of mean_teacher: on what both have, fold 2: 1 of its 2 runs, 1 of the baseline's 1" in group.notes
 
 
 # ---- what the gain is made of --------------------------------------------------------------------------------------
@@ -133,12 +133,12 @@ def test_a_twin_is_found_in_another_group(tmp_path: Path) -> None:
 
 def test_a_gain_of_some_seeds_says_so(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / f"m{seed}", seed=seed, ap=0.3 + 0.2 * seed) for seed in (0, 1, 2)]
-    twins = [fake_run(tmp_path / f"s{seed}", "supervised", seed=seed, ap=0.4) for seed in (0, 1)]
-    (group,), _ = groups(*runs, *twins)
+    baselines = [fake_run(tmp_path / f"s{seed}", "supervised", seed=seed, ap=0.4) for seed in (0, 1)]
+    (group,), _ = groups(*runs, *baselines)
     assert group.gains["mean_teacher"].scope == "2 seeds of one fold"
     assert group.notes == [
-        "gain of mean_teacher: on what both have, seed 0, seed 1: 2 of its 3 runs, 2 of the twin's 2"]  # fmt: skip
-    expected = sum(read_run(run).ap() for run in runs[:2]) / 2 - sum(read_run(run).ap() for run in twins) / 2
+        "gain of mean_teacher: on what both have, seed 0, seed 1: 2 of its 3 runs, 2 of the baseline's 2"]  # fmt: skip
+    expected = sum(read_run(run).ap() for run in runs[:2]) / 2 - sum(read_run(run).ap() for run in baselines) / 2
     assert group.gains["mean_teacher"].value == pytest.approx(expected)
 
 

@@ -283,7 +283,7 @@ def test_the_fake_runs_are_like_real_ones(tmp_path: Path) -> None:
 
 
 def test_the_sweep_of_the_docs_is_sound() -> None:
-    """Every cell validates, and each method is a twin's equal but for what it does with unlabelled images."""
+    """Every cell validates, and each method is a baseline's equal but for what it does with unlabelled images."""
     cells = read_sweep(Path(__file__).resolve().parents[2] / "docs" / "sweep_shapes.yaml").cells
     assert len(cells) == 4 * 2
     trees = [cell.load() for cell in cells]

@@ -69,9 +69,9 @@ def test_the_report_has_what_a_reader_looks_for(trained: Path) -> None:
     headings = ["summary", "alarms", "curves", "classes", "pseudo", "gallery", "hardest", "config", "origin"]
     assert [i for i in page.ids if i in headings] == headings
     for words in (
-        "AP over the supervised twin", "student", "unsup", "Precision against recall", "Boxes per image",
+        "AP over the supervised baseline", "student", "unsup", "Precision against recall", "Boxes per image",
         "against the hidden truth", "inconsistency", "churn", "Score thresholds", "Confidence against IoU",
-        "kept", "rejected", "moved", "set in the config", "differences to the supervised twin", "torchvision",
+        "kept", "rejected", "moved", "set in the config", "differences to the supervised baseline", "torchvision",
         read_run(trained / "mean_teacher").hash[:12], "labelled images seen",
     ):  # fmt: skip
         assert words in page.text, words
@@ -83,7 +83,7 @@ def test_a_method_that_chooses_no_box_is_shown(trained: Path) -> None:
     assert "This method chooses no box" in page.text
     assert "Confidence against IoU" in page.text
     assert "above 0.3" in page.text
-    assert "AP over the supervised twin" in page.text
+    assert "AP over the supervised baseline" in page.text
 
 
 def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_comparison_page(tmp_path: Path) -> None:
         file.write('{"kind": "alarm", "step": 24, "text": "collapse: it fell"}\n')
     compare(folders, out=[tmp_path / "c.html"], resamples=50)
     page = check((tmp_path / "c.html").read_text("utf-8"))
-    words = ("not ranked together", "Gain over the supervised twin", "at equal cost", "hours", "paired bootstrap")
+    words = ("not ranked together", "Gain over the supervised baseline", "at equal cost", "hours", "paired bootstrap")
     assert all(word in page.text for word in words)
     assert "mean_teacher, fold 1 seed 0, step 24: collapse: it fell" in page.text
     assert page.ids.index("b1-gain") < page.ids.index("b1-table") < page.ids.index("b1-curves")
