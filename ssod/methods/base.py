@@ -18,7 +18,7 @@ from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
 from ssod.pseudo_labels.background_damping import damping
-from ssod.pseudo_labels.label_mass import hardened
+from ssod.pseudo_labels.label_mass import harden_labels
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 from ssod.structures.ragged import select
 from ssod.transforms.mix import Mixer
@@ -90,7 +90,7 @@ class Method(Supervised):
         By default of none; but of mixed images the proposal network learns whole objects, not the shares that their
         pictures have: those are for the classes, where what is missing to 1 is background.
         """
-        return hardened(a, p.num_classes) if self.cfg.mixes and stage == "rpn" else a
+        return harden_labels(a, p.num_classes) if self.cfg.mixes and stage == "rpn" else a
 
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's maps with the teacher's; needed, and asked, where ``taught_by`` is ``distances``."""
