@@ -213,8 +213,8 @@ def take(cost: Tensor, iou: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     k = iou.topk(most, 1).values.sum(1).int().clamp(min=1)  # [M]
     value, row = cost.topk(most, 1, largest=False)
     taken = (torch.arange(most, device=cost.device) < k[:, None]) & value.isfinite()
-    claims = torch.zeros_like(cost, dtype=torch.bool).scatter_(1, row, taken)
-    count = claims.sum(0)
-    box = torch.where(count > 1, cost.argmin(0), claims.byte().argmax(0))
+    chosen = torch.zeros_like(cost, dtype=torch.bool).scatter_(1, row, taken)
+    count = chosen.sum(0)
+    box = torch.where(count > 1, cost.argmin(0), chosen.byte().argmax(0))
     quality = iou.gather(0, box[None])[0]
     return torch.where(count > 0, box, BACKGROUND), torch.where(count > 0, quality, 0)

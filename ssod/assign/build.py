@@ -13,8 +13,6 @@ from ssod.utils.schema import named
 
 Assigner = Callable[[Predictions, list[Targets]], Assignment]
 
-_ASSIGNERS = {"iou": IoUAssigner, "centre": CentreAssigner, "adaptive": AdaptiveAssigner}
-
 
 def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:
     """Write the two assigners that had no options once as they were written then: older checkpoints compare equal."""
@@ -31,4 +29,8 @@ AssignerConfig = Annotated[
 
 def pick_assigner(cfg: IoUConfig | CentreConfig | AdaptiveConfig) -> Assigner:
     """Return the assigner that ``cfg`` names."""
-    return _ASSIGNERS[cfg.name](**cfg.model_dump(exclude={"name"}))
+    if isinstance(cfg, IoUConfig):
+        return IoUAssigner(cfg.high, cfg.low, cfg.claim, cfg.divisor)
+    if isinstance(cfg, CentreConfig):
+        return CentreAssigner(cfg.radius)
+    return AdaptiveAssigner(**cfg.model_dump(exclude={"name"}))

@@ -111,8 +111,8 @@ class Rcnn(Detector):
         self.rule = rule
         self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
         self.rpn_coder, self.roi_coder = DeltaCoder(), roi_coder
-        self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, claim=True)
-        self.roi_assigner = IoUAssigner(roi.iou, roi.iou, claim=False)
+        self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, allow_low_quality=True)
+        self.roi_assigner = IoUAssigner(roi.iou, roi.iou, allow_low_quality=False)
 
     def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return logits [N, A, h, w] and deltas [N, 4 A, h, w] of each level, A anchors a cell."""

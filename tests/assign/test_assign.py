@@ -20,28 +20,28 @@ def random_boxes(n: int, seed: int, size: float = 60) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("claim", [True, False])
-def test_iou_rule_is_torchvisions(seed: int, claim: bool) -> None:
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_iou_rule_is_torchvisions(seed: int, low_quality: bool) -> None:
     priors, boxes = random_boxes(400, seed).round(), random_boxes(7, seed + 100).round()
     priors[200:] = priors[:200]  # ties
-    wanted = Matcher(0.5, 0.4, allow_low_quality_matches=claim)(box_iou(boxes, priors))
-    assert torch.equal(IoUAssigner(0.5, 0.4, claim).match(priors, boxes), wanted)
+    wanted = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality)(box_iou(boxes, priors))
+    assert torch.equal(IoUAssigner(0.5, 0.4, low_quality).match(priors, boxes), wanted)
 
 
-def test_a_box_that_meets_no_prior_claims_none() -> None:
+def test_a_box_that_meets_no_prior_takes_none() -> None:
     priors = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [500, 500, 510, 510]])
     assert IoUAssigner(0.5, 0.4).match(priors, boxes).tolist() == [0, -1]
 
 
-def test_every_box_claims_its_best_priors_however_poor() -> None:
+def test_every_box_takes_its_best_priors_however_poor() -> None:
     priors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     assert IoUAssigner(0.7, 0.3).match(priors, torch.tensor([[0.0, 0, 10, 2]])).tolist() == [0, 0, -1]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_priors_beyond_the_padded_image_are_as_if_they_were_not(seed: int) -> None:
-    """Also where one of them would be the best of some box, which then claims the best that is left."""
+    """Also where one of them would be the best of some box, which then takes the best that is left."""
     p = replace(points(((16, 16), (8, 8)), (8, 16), n=2), sizes=torch.tensor([[60, 97], [128, 128]]))
     targets = [Targets(random_boxes(6, seed + i), torch.zeros(6, dtype=torch.long)) for i in range(2)]
     centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2

@@ -145,7 +145,7 @@ def iou_assigner(matcher: Any) -> IoUAssigner:
     low, *rest = [t for t in matcher.thresholds if abs(t) != float("inf")]
     if matcher.labels not in ([0, -1, 1], [0, 1]) or len(rest) != len(matcher.labels) - 2:
         raise SsodError("config", FIELD, f"IOU_LABELS {matcher.labels}", "use [0, -1, 1] or [0, 1]")
-    return IoUAssigner(rest[0] if rest else low, low, claim=matcher.allow_low_quality_matches)
+    return IoUAssigner(rest[0] if rest else low, low, allow_low_quality=matcher.allow_low_quality_matches)
 
 
 def ltrb_coder(transform: Any) -> Coder:
