@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ssod.assign.centre import in_padded_image, per_row
+from ssod.assign.center import in_padded_image, per_row
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.structures import Assignment, Predictions, Targets
 from ssod.structures.boxes import area

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, WrapSerializer
 
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig
-from ssod.assign.centre import CentreAssigner, CentreConfig
+from ssod.assign.center import CentreAssigner, CentreConfig
 from ssod.assign.iou import IoUAssigner, IoUConfig
 from ssod.structures import Assignment, Predictions, Targets
 from ssod.utils.schema import named

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ssod.assign.centre import in_padded_image
+from ssod.assign.center import in_padded_image
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.structures import Assignment, Predictions, Targets
 from ssod.structures.boxes import iou

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
 from ssod.assign.build import AssignerConfig, pick_assigner
-from ssod.assign.centre import CentreConfig
+from ssod.assign.center import CentreConfig
 from ssod.assign.quality import Quality
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm

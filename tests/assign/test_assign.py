@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from ssod.assign.centre import CentreAssigner
+from ssod.assign.center import CentreAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import from_matches
 from ssod.assign.quality import with_centerness

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssod.assign.build import Assigner, pick_assigner
-from ssod.assign.centre import CentreAssigner
+from ssod.assign.center import CentreAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import D2Model, build_model
