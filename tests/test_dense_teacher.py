@@ -156,8 +156,8 @@ def test_rows_of_the_padding_take_part(net: str) -> None:
     for images in data.views.values():
         images.sizes = torch.tensor([[SIDE, SIDE], [SIDE // 3, SIDE // 3]])
     p, a = asked_for(m, data)["dense"]
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
-    padding = (centre > p.sizes.flip(1)[p.image]).any(1)
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    padding = (center > p.sizes.flip(1)[p.image]).any(1)
     assert (a.cls_weight[padding] == 1).all()
     assert (a.fg & padding).any()
     assert (a.fg & ~padding).any()
@@ -290,7 +290,7 @@ def fcos(quality: str) -> torch.nn.Module:
 
 def test_quality_is_the_iou_of_a_row_s_box_with_its_own() -> None:
     deltas = torch.tensor([[2.0, 2, 2, 2], [1.0, 2, 3, 4], [2.0, 2, 2, 2]])[:, None].requires_grad_()
-    p = replace(rows(torch.zeros(3, K), 1), deltas=deltas)  # centres at 4, strides of 8
+    p = replace(rows(torch.zeros(3, K), 1), deltas=deltas)  # centers at 4, strides of 8
     wanted = torch.tensor([[-12.0, -12, 20, 20], [-12.0, -12, 20, 4], [0.0, 0, 9, 9]])
     a = Assignment(torch.zeros(3, dtype=torch.long), torch.ones(3), wanted, torch.tensor([1.0, 1, 0]))
     got = with_iou(p, a).quality

@@ -6,7 +6,7 @@ of class c
 
     class_weight * sum_k focal(p_k, [k = c]) - iou_weight * ln(IoU(b, B) + 1e-7) + distance_weight * 10**d
 
-where d is the distance of the two centres in strides of the row's level. Box B takes the k rows that cost it least,
+where d is the distance of the two centers in strides of the row's level. Box B takes the k rows that cost it least,
 k = the sum of its ``topk`` largest IoUs, cut to an integer, at least 1. A row that several boxes take goes to the box
 that it costs least, of all boxes. Every other row is background; there is no band of ignored overlaps.
 
@@ -46,12 +46,12 @@ class AdaptiveConfig(Section):
     iou_weight: float = Field(2.0, ge=0)
     "Factor of the box cost, -ln IoU; published: 2 for parts of COCO and for VOC, 3 for all of COCO."
     distance_weight: float = Field(0.001, ge=0)
-    "Factor of the distance cost, 10 to the power of the distance between centres in strides; 0 switches it off."
+    "Factor of the distance cost, 10 to the power of the distance between centers in strides; 0 switches it off."
     inside: Literal["any", "matched"] = "any"
-    """Rows that may be taken: with their centre inside any box, as released, so that a box too small to hold a centre
+    """Rows that may be taken: with their center inside any box, as released, so that a box too small to hold a center
     takes a row of another box; or inside the very box that takes them."""
     divisor: int = Field(32, ge=1)
-    "Rows whose centre lies beyond their image, padded to a multiple of this, learn nothing."
+    "Rows whose center lies beyond their image, padded to a multiple of this, learn nothing."
 
 
 class AdaptiveAssigner:
@@ -78,7 +78,7 @@ class AdaptiveAssigner:
         stride = per_row(p, p.strides)
         points = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
         pairs = zip(points, in_padded_image(p, self.divisor), targets)
-        matches, candidates = zip(*(self.candidates(centre, exists, t) for centre, exists, t in pairs))
+        matches, candidates = zip(*(self.candidates(center, exists, t) for center, exists, t in pairs))
         # Only these rows are decoded and compared: a box seldom covers the image. All images wait for the device once.
         candidates = torch.stack(candidates)
         rows = candidates.flatten().nonzero().squeeze(1)
@@ -121,7 +121,7 @@ class AdaptiveAssigner:
         """Match V candidate rows to M boxes, in the type of ``logits``.
 
         Args:
-            points: [V, 2] centres.
+            points: [V, 2] centers.
             stride: [V] pixels per cell.
             logits: [V, K].
             decoded: [V, 4] predicted boxes.
@@ -186,14 +186,14 @@ def _negative(logits: Tensor) -> Tensor:
 
 
 def distance_cost(points: Tensor, stride: Tensor, boxes: Tensor) -> Tensor:
-    """Return ``10**d`` for the distance d between points [V, 2] and the centres of boxes [M, 4] in strides [V], [M, V].
+    """Return ``10**d`` for the distance d between points [V, 2] and the centers of boxes [M, 4] in strides [V], [M, V].
 
     Beyond 10**35 (in float32; the type's largest power less three) it goes on linearly, with the distance over that
     of 35 strides as the factor: it stays finite for thousands of strides and keeps its order.
     """
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
     x, y = points.unbind(1)
-    d = torch.hypot(x - centre[:, :1], y - centre[:, 1:]) / stride
+    d = torch.hypot(x - center[:, :1], y - center[:, 1:]) / stride
     reach = math.floor(math.log10(torch.finfo(d.dtype).max)) - 3.0
     return (d.clamp(max=reach) * math.log(10)).exp_() * (d / reach).clamp_(min=1)
 

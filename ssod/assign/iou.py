@@ -27,7 +27,7 @@ class IoUConfig(Section):
     claim: bool = True
     "Every box also gets the rows that overlap it best, however little that is."
     divisor: int | None = Field(None, ge=1)
-    """Rows whose anchor has its centre beyond their image, padded to a multiple of this, learn nothing and are taken
+    """Rows whose anchor has its center beyond their image, padded to a multiple of this, learn nothing and are taken
     by no box: 32 in mmdetection. By default they are background like others (torchvision, detectron2)."""
 
     @model_validator(mode="after")

@@ -62,7 +62,7 @@ class DenseOutput:
         """Answer for any boxes, N tensors [M_i, 4], by the row whose decoded box overlaps each of them most.
 
         A dense head has no answer for boxes that it was not asked about, so this is an approximation: the row decodes
-        to a box near the one given, not to it. A box that no row overlaps gets the row with the nearest centre.
+        to a box near the one given, not to it. A box that no row overlaps gets the row with the nearest center.
         """
         p = self.stages["dense"]
         with torch.no_grad():

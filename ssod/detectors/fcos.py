@@ -1,4 +1,4 @@
-"""FCOS with centre sampling, GIoU and normalised distances (Tian et al. 2019), from torchvision's parts."""
+"""FCOS with center sampling, GIoU and normalised distances (Tian et al. 2019), from torchvision's parts."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
 from ssod.assign.build import AssignerConfig, pick_assigner
-from ssod.assign.center import CentreConfig
+from ssod.assign.center import CenterConfig
 from ssod.assign.quality import Quality
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
@@ -40,8 +40,8 @@ class FcosConfig(BackboneConfig):
     "Group normalisation in the head's towers; `group` is torchvision's head."
     level_scale: bool = False
     "Multiply the distances of each level by a learnt number."
-    assigner: AssignerConfig = CentreConfig()
-    """Which rows learn which box: FCOS's `centre` rule, overlap with the cell's square (`iou`), or the rows that
+    assigner: AssignerConfig = CenterConfig()
+    """Which rows learn which box: FCOS's `center` rule, overlap with the cell's square (`iou`), or the rows that
     predict it best already (`adaptive`); a name, or a name with its options."""
     quality: Quality = "centerness"
     """What the quality branch predicts, by which scores are multiplied: `centerness`, or the `iou` of a row's box with

@@ -46,9 +46,9 @@ def giou(p: Predictions, a: Assignment) -> Tensor:
 
 
 def diou(p: Predictions, a: Assignment) -> Tensor:
-    """``1 - IoU + squared centre distance / squared diagonal of the hull`` (Zheng et al. 2020, eq. 7).
+    """``1 - IoU + squared center distance / squared diagonal of the hull`` (Zheng et al. 2020, eq. 7).
 
-    In [0, 2]. Boxes that do not meet are drawn together by their centres, the less the farther apart (as one over the
+    In [0, 2]. Boxes that do not meet are drawn together by their centers, the less the farther apart (as one over the
     squared distance); near a perfect box the slope is that of IoU, which does not fade.
     """
     return diou_pairs(*decoded(p, a))

@@ -266,7 +266,7 @@ class TranslateY(Section):
 
 
 class Rotate(Section):
-    """Turn about the centre; boxes grow to the hull of their turned corners."""
+    """Turn about the center; boxes grow to the hull of their turned corners."""
 
     degrees: float = Field(30.0, ge=0, le=180)
     "Largest angle; drawn uniformly from minus to plus this."

@@ -68,10 +68,10 @@ def head(
     g, rows, levels = torch.Generator().manual_seed(seed), [], []
     for s in (8, 16):
         y, x = torch.meshgrid(*[torch.arange(0, side, s)] * 2, indexing="ij")
-        centre = torch.stack([x, y], -1).view(-1, 1, 2).expand(-1, per_cell, -1).reshape(-1, 2).float()
-        half = torch.linspace(3, 4, per_cell).repeat(len(centre) // per_cell)[:, None] * s
-        rows.append(torch.cat([centre - half, centre + half], 1))
-        levels.append(len(centre))
+        center = torch.stack([x, y], -1).view(-1, 1, 2).expand(-1, per_cell, -1).reshape(-1, 2).float()
+        half = torch.linspace(3, 4, per_cell).repeat(len(center) // per_cell)[:, None] * s
+        rows.append(torch.cat([center - half, center + half], 1))
+        levels.append(len(center))
     priors = torch.cat(rows).repeat(n, 1)
     deltas = priors + 6 * torch.randn(priors.shape, generator=g)
     logits = torch.randn(len(priors), k, generator=g) - 2
@@ -126,7 +126,7 @@ def test_the_distance_cost_is_finite_and_keeps_its_order() -> None:
 
 
 def test_inside_any_or_inside_the_very_box() -> None:
-    """A box too small to hold a centre takes a row of another box, or none."""
+    """A box too small to hold a center takes a row of another box, or none."""
     p = head()
     boxes = torch.cat([BOXES[:1], torch.tensor([[57.0, 66, 59, 69], [15, 67, 15, 67]])])
     targets = [Targets(boxes, torch.tensor([0, 1, 2]))]
@@ -135,9 +135,9 @@ def test_inside_any_or_inside_the_very_box() -> None:
     assert (any_box.matched == 1).sum() == (any_box.matched == 2).sum() == 1
     assert set(own_box.matched.tolist()) == {-1, 0}
     a = AdaptiveAssigner(inside="matched")(p, [truth()])
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     fg = a.matched >= 0
-    assert strictly_inside(centre, BOXES)[a.matched[fg], fg.nonzero().squeeze(1)].all()
+    assert strictly_inside(center, BOXES)[a.matched[fg], fg.nonzero().squeeze(1)].all()
     assert set(a.matched[fg].tolist()) == {0, 1, 2}
 
 
@@ -162,9 +162,9 @@ def test_one_class() -> None:
 
 def test_an_ignore_region_takes_nothing_and_its_rows_teach_nothing() -> None:
     p = head()
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     a = AdaptiveAssigner()(p, [truth(weight=torch.tensor([1.0, 0, 1]))])
-    region = strictly_inside(centre, BOXES[1:2])[0]
+    region = strictly_inside(center, BOXES[1:2])[0]
     assert not (a.matched == 1).any()
     assert set(a.matched[region].tolist()) <= {-2, 0, 2}
     assert (a.cls_weight[region & (a.matched == -2)] == 0).all()
@@ -188,9 +188,9 @@ def test_trust_scales_and_does_not_choose() -> None:
 
 def test_rows_beyond_the_padded_image_learn_nothing() -> None:
     p = replace(head(), sizes=torch.tensor([[60, 97]]))
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     a = AdaptiveAssigner()(p, [Targets(BOXES[:1], torch.tensor([0]))])
-    beyond = (centre[:, 1] >= 64) | (centre[:, 0] >= 128)
+    beyond = (center[:, 1] >= 64) | (center[:, 0] >= 128)
     assert torch.equal(a.matched == -2, beyond)
     assert torch.equal(a.cls_weight == 0, beyond)
 

@@ -327,7 +327,7 @@ def test_options_of_the_dense_heads(name: str) -> None:
         assert has == (norm == "group")
         gradients(model, losses_of(model, model.predict(view(images())), targets()))
         assert model.level_scale.grad.abs().sum() > 0
-    other = {"retinanet": "centre", "fcos": "iou"}[name]
+    other = {"retinanet": "center", "fcos": "iou"}[name]
     model = detector(name, assigner=other)
     gradients(model, losses_of(model, model.predict(view(images())), targets()))
 

@@ -304,8 +304,8 @@ def grid(logits: torch.Tensor, n: int) -> Predictions:
     priors = []
     for stride in (8, 16):
         y, x = torch.meshgrid(torch.arange(0, 64, stride), torch.arange(0, 64, stride), indexing="ij")
-        centre = torch.stack([x, y], -1).flatten(0, 1).float() + stride / 2
-        priors += [torch.cat([c - h, c + h]) for c in centre for h in (stride, 2 * stride)]
+        center = torch.stack([x, y], -1).flatten(0, 1).float() + stride / 2
+        priors += [torch.cat([c - h, c + h]) for c in center for h in (stride, 2 * stride)]
     priors = torch.stack(priors).repeat(n, 1)
     image = torch.arange(n).repeat_interleave(len(priors) // n)
     sizes = torch.full((n, 2), 64)

@@ -110,7 +110,7 @@ def test_pixels_boxes_and_soft_labels_of_a_mixed_image(case: dict) -> None:
         share=torch.ones(1, dtype=torch.float64) if mosaic else v["lam"][None],
         across=torch.tensor([case.get("split") == "left_right"]),
         cut=torch.tensor([case.get("cut", 0)]),
-        centre=torch.zeros(1, 2, dtype=torch.long),
+        center=torch.zeros(1, 2, dtype=torch.long),
         turn=torch.zeros(1, dtype=torch.long),
     )
     labeled = whole_view(v["image_labeled"][None], [Targets(v["boxes_labeled"], v["labels_labeled"])])

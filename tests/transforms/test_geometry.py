@@ -53,11 +53,11 @@ def test_pixels_follow_the_matrix(name, size, seed):
     box = (2 * w // 5, 2 * h // 5, 3 * w // 5, 3 * h // 5)
     transform = chain(parse_list([OPS[name]]), np.random.default_rng(seed), size)
     mass = moved(transform, size, box)
-    centre = transform.matrix @ [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, 1]
+    center = transform.matrix @ [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, 1]
     ys, xs = np.mgrid[: transform.size[1], : transform.size[0]] + 0.5
     # Centroid to a tenth of a pixel (Pillow's 8-bit enlarging is good for .07): half a pixel off in a frame fails.
-    assert (mass * xs).sum() / mass.sum() == pytest.approx(centre[0], abs=0.1)
-    assert (mass * ys).sum() / mass.sum() == pytest.approx(centre[1], abs=0.1)
+    assert (mass * xs).sum() / mass.sum() == pytest.approx(center[0], abs=0.1)
+    assert (mass * ys).sum() / mass.sum() == pytest.approx(center[1], abs=0.1)
     area = (box[2] - box[0]) * (box[3] - box[1]) * abs(np.linalg.det(transform.matrix))
     assert mass.sum() == pytest.approx(area, rel=0.02)
     # The hull of what arrives is the warped box, up to the pixels that a corner covers in part.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssod.assign.build import Assigner, pick_assigner
-from ssod.assign.center import CentreAssigner
+from ssod.assign.center import CenterAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import D2Model, build_model
@@ -132,7 +132,7 @@ class D2Dense(Dense):
 def own_assigner(model: D2Model) -> Assigner:
     """Return detectron2's rule as one of our assigners."""
     if type(model).__name__ == "FCOS":
-        return CentreAssigner(model.center_sampling_radius)
+        return CenterAssigner(model.center_sampling_radius)
     return iou_assigner(model.anchor_matcher)
 
 

@@ -63,9 +63,9 @@ def dense_rows(p: Predictions, theirs: Predictions, here: View, there: View) -> 
     """
     n, each = p.num_images, len(theirs) // p.num_images
     mine = warp(p.priors, transfer(here, there)[p.image]).view(n, -1, 4)
-    centre = (mine[..., :2] + mine[..., 2:]) / 2
+    center = (mine[..., :2] + mine[..., 2:]) / 2
     index, start = [], 0
-    for part, rows, stride, (high, wide) in zip(centre.split(p.levels, 1), theirs.levels, theirs.strides, theirs.grids):
+    for part, rows, stride, (high, wide) in zip(center.split(p.levels, 1), theirs.levels, theirs.strides, theirs.grids):
         first = (theirs.priors[start, :2] + theirs.priors[start, 2:]) / 2
         cell = ((part - first) / stride).round()
         column, row = cell[..., 0].clamp(0, wide - 1), cell[..., 1].clamp(0, high - 1)
