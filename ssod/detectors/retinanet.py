@@ -11,8 +11,8 @@ from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch, count_per_image
+from ssod.detectors.heads.box_std import Spread, SpreadHead
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
-from ssod.detectors.heads.spread import Spread, SpreadHead
 from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.utils.errors import SsodError
