@@ -86,7 +86,7 @@ class Dense(Detector):
     Args:
         backbone: images to a pyramid.
         head: torchvision's head: list of levels to ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``
-            and ``bbox_spread``.
+            and ``bbox_std``.
         anchors: the priors.
         coder: the meaning of the head's deltas.
         num_classes: K.
@@ -156,7 +156,7 @@ class Dense(Detector):
         coder = self.coder
         if self.align is not None:
             deltas, coder = self.aligned(self.align, heads["towers"], deltas, priors, grids), IdentityCoder()
-        quality, spread = heads.get("bbox_ctrness"), heads.get("bbox_spread")
+        quality, box_std = heads.get("bbox_ctrness"), heads.get("bbox_std")
         return Predictions(
             logits=heads["cls_logits"].flatten(0, 1),
             deltas=deltas.flatten(0, 1)[:, None],
@@ -168,7 +168,7 @@ class Dense(Detector):
             levels=levels,
             strides=self.strides,
             grids=tuple(grids),
-            spread=None if spread is None else spread.flatten(0, 1),
+            box_std=None if box_std is None else box_std.flatten(0, 1),
         )
 
     def heads(self, features: list[Tensor]) -> dict[str, Any]:
@@ -229,8 +229,8 @@ class Dense(Detector):
         }
         if p.quality is not None:
             losses["quality"] = (a.weighed_quality(rows["quality"](p, a)) / norm["quality"][fg]).sum()
-        if p.spread is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one
-            losses["box"] = losses["box"] + 0 * p.spread.sum()
+        if p.box_std is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one
+            losses["box"] = losses["box"] + 0 * p.box_std.sum()
         return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:

@@ -13,7 +13,7 @@ from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, count_in_batch
-from ssod.detectors.heads.box_std import Spread, each, spread_layer
+from ssod.detectors.heads.box_std import BoxStd, box_std_layer, each
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import LtrbCoder
@@ -48,7 +48,7 @@ class FcosConfig(BackboneConfig):
     its object (Dense Teacher)."""
     points: Literal["middle"] | None = None
     "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
-    spread: Spread = None
+    spread: BoxStd = None
     "`true`: predict how uncertain each distance is, which the box loss `nll` learns; detections do not depend on it."
     loss: FcosLoss = FcosLoss()
     "Losses."
@@ -59,16 +59,18 @@ class FcosConfig(BackboneConfig):
 
 
 class Head(nn.Module):
-    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps a spread."""
+    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps box_std."""
 
-    def __init__(self, channels: int, num_classes: int, norm: NormLayer, *, spread: bool = False) -> None:
+    def __init__(self, channels: int, num_classes: int, norm: NormLayer, *, box_std: bool = False) -> None:
         super().__init__()
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
-        self.spread = spread_layer(channels, 1) if spread else None
+        # Weights on disk have the name ``spread``.
+        self.spread = box_std_layer(channels, 1) if box_std else None
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Return class logits, distances (at least 0, in strides), centerness logits and perhaps the distances' spread.
+        """Return class logits, distances (at least 0, in strides), centerness logits and perhaps the distances'
+        box_std.
 
         Each is [N, rows, K | 4 | 1 | 4].
         """
@@ -79,17 +81,17 @@ class Head(nn.Module):
             "bbox_regression": each(branch.bbox_reg, towers, 4).relu(),
             "bbox_ctrness": each(branch.bbox_ctrness, towers, 1),
         }
-        return out if self.spread is None else out | {"bbox_spread": each(self.spread, towers, 4)}
+        return out if self.spread is None else out | {"bbox_std": each(self.spread, towers, 4)}
 
 
 def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
     """Return an FCOS with random weights."""
     strides = strides_of(cfg)
     norm = group_norm if cfg.head_norm == "group" else _no_norm
-    kind: Kind = "spread" if cfg.spread else "box"
+    kind: Kind = "box_std" if cfg.spread else "box"
     return Dense(
         build_backbone(cfg),
-        Head(cfg.channels, num_classes, norm, spread=bool(cfg.spread)),
+        Head(cfg.channels, num_classes, norm, box_std=bool(cfg.spread)),
         points_of(cfg, strides),
         LtrbCoder(),
         num_classes=num_classes,

@@ -107,7 +107,7 @@ def test_every_loss_of_its_kind_trains(net: str) -> None:
             {"unsup": {"rpn_cls": "equalization"}},
             ["method.loss.unsup.rpn_cls", "class frequencies", "those that fit: anchor, balanced_bce, bce, focal,"],
         ),
-        ("fcos", {"sup": {"box": "nll"}}, ["method.loss.sup.box", "'nll' is a box-with-spread loss"]),
+        ("fcos", {"sup": {"box": "nll"}}, ["method.loss.sup.box", "'nll' is a box-with-std loss"]),
         ("fcos", {"sup": {"cls": {"name": "focal", "gama": 1}}}, ["method.loss.sup.cls.gama", "alpha, gamma"]),
         ("fcos", {"sup": {"weighting": "carll"}}, ["did you mean 'carl'", "those that fit: ohem, isr_p, carl"]),
         ("fcos", {"sup": {"weighting": "score"}}, ["method.loss.sup.weighting", "labelled rows", "those that fit"]),
