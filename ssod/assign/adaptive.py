@@ -90,8 +90,10 @@ class AdaptiveAssigner:
                 matches[i][own] = torch.where(index >= 0, index, matches[i][own])
         a = from_matches(list(matches), targets, p.num_classes)
         quality = qualities.flatten()
-        norm = mean_over_ranks(quality.sum()).clamp(min=1)
-        return replace(a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), norm))
+        normalizer = mean_over_ranks(quality.sum()).clamp(min=1)
+        return replace(
+            a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), normalizer)
+        )
 
     @staticmethod
     def candidates(points: Tensor, exists: Tensor, t: Targets) -> tuple[Tensor, Tensor]:

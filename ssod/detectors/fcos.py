@@ -12,7 +12,7 @@ from ssod.assign.quality import Quality
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
-from ssod.detectors.dense import Dense, count_in_batch
+from ssod.detectors.dense import Dense, normalizer_of_batch
 from ssod.detectors.heads.box_std import BoxStd, box_std_layer, each
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.build import Kind, Loss, LossSpec, pick
@@ -103,7 +103,7 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
             "quality": pick(cfg.loss.quality, "quality", "detector.loss.quality"),
         },
         weights={name: getattr(cfg.loss, name).weight for name in ("cls", "box", "quality")},
-        normalizer=count_in_batch,
+        normalizer=normalizer_of_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
         box_kind=kind,

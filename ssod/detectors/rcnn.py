@@ -177,10 +177,10 @@ class Rcnn(Detector):
         boxes, roi = self.assign_roi(out, cls)
         if box is not None:
             more, regressed = self.assign_roi(out, box)
-            counted = self.count("roi", p, (regressed.cls_weight > 0) | regressed.fg)
+            normalizer = self.normalizer_of("roi", p, (regressed.cls_weight > 0) | regressed.fg)
             boxes = [torch.cat(pair) for pair in zip(boxes, more)]
             roi = classes_beside_boxes(roi, regressed, len(boxes), sum(map(len, cls)), self.num_classes)
-            roi = replace(roi, normalizer={"box": counted})
+            roi = replace(roi, normalizer={"box": normalizer})
         return {"rpn": (p, self.assign_rpn(p, out.keys, cls)), "roi": (out.score(boxes), roi)}
 
     @torch.no_grad()
@@ -236,10 +236,10 @@ class Rcnn(Detector):
         losses = {}
         for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
             p, a = assigned[stage]
-            norm = {name: norm.expand(len(p)) for name, norm in self.normalizers(stage, p, a).items()}
+            normalizer = {name: n.expand(len(p)) for name, n in self.normalizers(stage, p, a).items()}
             fg = a.fg_rows
-            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm["cls"]).sum()
-            losses[f"{prefix}box"] = (a.weighed_box(rows[f"{prefix}box"](p, a)) / norm["box"][fg]).sum()
+            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / normalizer["cls"]).sum()
+            losses[f"{prefix}box"] = (a.weighed_box(rows[f"{prefix}box"](p, a)) / normalizer["box"][fg]).sum()
         return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
@@ -253,10 +253,10 @@ class Rcnn(Detector):
         counted = a.cls_weight > 0
         if "box" not in a.normalizer:  # else boxes have rows of their own
             counted = counted | a.fg
-        return dict.fromkeys(("cls", "box"), self.count(stage, p, counted)) | a.normalizer
+        return dict.fromkeys(("cls", "box"), self.normalizer_of(stage, p, counted)) | a.normalizer
 
-    def count(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
-        """Return how many rows of ``stage`` count, [R] bool, over ranks and at least 1; []."""
+    def normalizer_of(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
+        """Return what the losses of ``stage`` are divided by: rows ``counted`` [R] bool, over ranks, at least 1; []."""
         return mean_over_ranks(counted.sum().float()).clamp(min=1)
 
 

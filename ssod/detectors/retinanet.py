@@ -10,7 +10,7 @@ from ssod.assign.iou import IoUConfig
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
-from ssod.detectors.dense import Dense, count_in_batch, count_per_image
+from ssod.detectors.dense import Dense, normalizer_of_batch, normalizer_per_image
 from ssod.detectors.heads.box_std import BoxStd, BoxStdHead
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
 from ssod.losses.build import Kind, Loss, LossSpec, pick
@@ -84,7 +84,7 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
             "box": pick(cfg.loss.box, kind, "detector.loss.box"),
         },
         weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
-        normalizer=count_per_image if cfg.normalizer == "image" else count_in_batch,
+        normalizer=normalizer_per_image if cfg.normalizer == "image" else normalizer_of_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
         box_kind=kind,

@@ -94,7 +94,7 @@ def teach(t: Predictions, ratio: float) -> Assignment:
     probs = t.probs()
     best = probs.amax(1)
     chosen = best.topk(max(1, int(ratio * len(best)))).indices
-    count = torch.full((), float(len(chosen)), device=best.device)
+    selected = torch.full((), float(len(chosen)), device=best.device)
     weight = torch.zeros_like(best).index_fill(0, chosen, 1.0)
     return Assignment(
         cls=probs * weight[:, None],
@@ -102,7 +102,7 @@ def teach(t: Predictions, ratio: float) -> Assignment:
         box=t.boxes(),
         box_weight=weight,
         quality=None if t.quality is None else t.quality.float().sigmoid(),
-        normalizer={"cls": best[chosen].sum(), "box": count, "quality": count},
+        normalizer={"cls": best[chosen].sum(), "box": selected, "quality": selected},
     )
 
 

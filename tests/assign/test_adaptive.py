@@ -90,7 +90,7 @@ def truth(**changes: Tensor) -> Targets:
 
 
 @pytest.mark.parametrize("per_cell", [1, 9])
-def test_class_targets_are_hard_box_weights_are_overlaps_and_they_are_the_divisor(per_cell: int) -> None:
+def test_class_targets_are_hard_box_weights_are_overlaps_and_they_are_the_normalizer(per_cell: int) -> None:
     p = head(2, per_cell=per_cell)
     a = AdaptiveAssigner()(p, [truth(), Targets.empty(BOXES)])
     fg = a.matched >= 0
@@ -248,7 +248,7 @@ def test_half_precision_predictions_give_the_same_assignment() -> None:
     assert a.box_weight.dtype == a.normalizer["cls"].dtype == torch.float32
 
 
-def test_ranks_share_one_divisor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_share_one_normalizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rank divides by the mean of the ranks' sums, also the rank that has no box."""
     sums: list[Tensor] = []
     monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sums.append(value) or value)

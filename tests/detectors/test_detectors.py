@@ -202,7 +202,7 @@ def test_soft_labels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reduce_takes_other_rows_and_a_norm(name: str) -> None:
+def test_reduce_takes_other_rows_and_a_normalizer(name: str) -> None:
     model = detector(name)
     out = model.predict(view(images()))
     assigned = model.assign(out, targets())
@@ -403,7 +403,7 @@ def test_ranks_together_are_one_process(name: str, monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(total[key], loss, rtol=1e-4, atol=1e-6)
 
 
-def test_divisors_by_hand() -> None:
+def test_normalizers_by_hand() -> None:
     """Three images with 2, 0 and 1 positives: torchvision's mean of means, and the batch's count."""
     image, batch = detector("retinanet"), detector("retinanet", normalizer="batch")
     out = image.predict(view(images()))

@@ -331,7 +331,7 @@ def test_the_ensemble_of_a_mirror_image_is_the_mirrored_ensemble(net: str) -> No
 
 @pytest.mark.parametrize("net", DETECTORS)
 def test_switches_change_what_is_learned(net: str) -> None:
-    """Ensemble, hard labels, the divisor and the square each reach the losses."""
+    """Ensemble, hard labels, the normalizer and the square each reach the losses."""
     m = soft("humble_teacher", net)
     plain, plain_cfg = m(same_pixels(), 50), m.cfg
     for change in ({"ensemble": False}, {"labels": "hard"}, {"norm": "foreground"}, {"squared": True}):

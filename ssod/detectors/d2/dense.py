@@ -16,7 +16,7 @@ from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import D2Model, build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig, clip_last
-from ssod.detectors.dense import Dense, DenseOutput, count_in_batch, positives
+from ssod.detectors.dense import Dense, DenseOutput, normalizer_of_batch, positives
 from ssod.detectors.heads.fam3d import to_rows
 from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
 from ssod.structures.boxes import Coder, LtrbCoder
@@ -24,8 +24,8 @@ from ssod.utils.collective import mean_over_ranks
 from ssod.utils.errors import SsodError
 
 
-class RunningCount(nn.Module):
-    """detectron2's divisor: a running mean of the positives of a batch, in a buffer, so that it resumes.
+class RunningNormalizer(nn.Module):
+    """detectron2's normalizer: a running mean of the positives of a batch, in a buffer, so that it resumes.
 
     Args:
         start: its value before the first batch.
@@ -39,10 +39,10 @@ class RunningCount(nn.Module):
 
     @torch.no_grad()
     def forward(self, positive: Tensor) -> Tensor:
-        """Take in a batch's positives [R] bool, under ``train()`` only; return the divisor, []."""
+        """Take in a batch's positives [R] bool, under ``train()`` only; return the normalizer, []."""
         if self.training:
-            count = mean_over_ranks(positive.sum().float()).clamp(min=1)
-            self.value.lerp_(count, 1 - self.momentum)
+            now = mean_over_ranks(positive.sum().float()).clamp(min=1)
+            self.value.lerp_(now, 1 - self.momentum)
         return self.value.clone()
 
 
@@ -81,7 +81,7 @@ class D2Dense(Dense):
             assigner=assigner or own_assigner(model),
             rows=rows,
             weights=dict.fromkeys(rows, 1.0),
-            normalizer=count_in_batch,
+            normalizer=normalizer_of_batch,
             decode=DecodeConfig(
                 score=model.test_score_thresh,
                 nms=model.test_nms_thresh,
@@ -92,7 +92,7 @@ class D2Dense(Dense):
             rule=clip_last,
             normalise=Pixels(model, bgr=getattr(model, "input_format", "BGR") == "BGR"),
         )
-        self.normalizer = RunningCount(300.0 if fcos else 100.0) if normalizer == "running" else None
+        self.normalizer = RunningNormalizer(300.0 if fcos else 100.0) if normalizer == "running" else None
 
     @property
     def body(self) -> nn.Module:

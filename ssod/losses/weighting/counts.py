@@ -36,12 +36,12 @@ class Frequency(nn.Module):
 
 
 class RunningObjects(nn.Module):
-    """A running mean of the objects' rows of a batch, the divisor of a loss that is summed over all rows.
+    """A running mean of the objects' rows of a batch, the normalizer of a loss that is summed over all rows.
 
     Divided by its own few objects, or by 1, a batch without any would cost many times what others cost: the sum over
     background rows hardly depends on how many objects there are. detectron2's RetinaNet divides its losses by such a
     mean for the same reason (``loss_normalizer``, momentum 0.9, from a constant on). This one starts at the first count
-    that is not 0, is averaged over ranks, and the divisor is at least the number of images.
+    that is not 0, is averaged over ranks, and the normalizer is at least the number of images.
 
     Args:
         momentum: share of the old value that stays.
@@ -54,8 +54,8 @@ class RunningObjects(nn.Module):
 
     @torch.no_grad()
     def forward(self, objects: Tensor, images: int) -> Tensor:
-        """Take in a batch's objects [R] bool, under ``train()`` only; return the divisor, []."""
+        """Take in a batch's objects [R] bool, under ``train()`` only; return the normalizer, []."""
         if self.training:
-            count = mean_over_ranks(objects.sum().float())
-            self.value.copy_(torch.where(self.value > 0, self.value.lerp(count, 1 - self.momentum), count))
+            now = mean_over_ranks(objects.sum().float())
+            self.value.copy_(torch.where(self.value > 0, self.value.lerp(now, 1 - self.momentum), now))
         return self.value.clamp(min=images)

@@ -98,7 +98,7 @@ def weighted(stage: str, p: Predictions, a: Assignment, ctx: Context, rows: Tens
     """Multiply the class weights of ``rows`` [M] by ``weight`` [M], scaled so that their summed loss stays as it is.
 
     The sum is that of the detector's class loss, where a row counts for less the more positives its image has if the
-    divisor is the image's.
+    normalizer is the image's.
     """
     with torch.no_grad():
         share = a.cls_weight / ctx.normalizer(stage, p, a)
