@@ -220,7 +220,7 @@ def compare(
         list[Path] | None,
         typer.Option("-o", "--out", help="File to write: .html, .csv, .md or .tex; may be repeated."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=10, help="Draws of the val images behind an interval.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=10, help="Resamples of the val images behind an interval.")] = 1000,
 ) -> None:
     """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""
     from ssod.commands.compare import compare

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from ssod.experiments.bootstrap import Draws, Gain, Unit, gain
+from ssod.experiments.bootstrap import Gain, Resamples, Unit, gain
 from ssod.experiments.runs import UNLABELED, Run
 from ssod.experiments.settings import Row, by_fold
 
@@ -37,12 +37,12 @@ class Paired:
         """Mean over pairs of the difference in AP, a fraction."""
         return mean(mean(r.ap() for r in p.ours) - mean(r.ap() for r in p.theirs) for p in self.pairs)
 
-    def gain(self, draws: Draws) -> Gain | None:
+    def gain(self, resamples: Resamples) -> Gain | None:
         """Return the gain with its intervals; None where a run saved no matches."""
         if any(run.table is None for pair in self.pairs for run in (*pair.ours, *pair.theirs)):
             return None
         units = [Unit(p.name, [r.table for r in p.ours], [r.table for r in p.theirs]) for p in self.pairs]
-        return gain(units, kind=self.kind, draws=draws)
+        return gain(units, kind=self.kind, resamples=resamples)
 
     def left_out(self, row: Row, baseline: Row) -> str | None:
         """Say which runs the gain is made of, where these are not all; None where they are."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ssod.experiments.baselines import baseline_differences, baseline_of, paired
-from ssod.experiments.bootstrap import Draws, Gain
+from ssod.experiments.bootstrap import Gain, Resamples
 from ssod.experiments.settings import ALIKE, Row, shortened
 
 
@@ -54,13 +54,13 @@ def groups_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Group], 
 
     Args:
         rows: from ``rows_of``.
-        resamples: draws of the val images for each interval.
+        resamples: of the val images for each interval.
 
     Returns:
-        Boards, the one with most runs first, and one line for each pair that is refused a common rank.
+        Groups, the one with most runs first, and one line for each pair that is refused a common rank.
     """
     groups: list[Group] = []
-    draws = Draws(resamples)
+    shared = Resamples(resamples)
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.runs:
@@ -70,7 +70,7 @@ def groups_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Group], 
         for group in found:
             group.ranked.sort(key=lambda row: -row.mean())
             for row in group.rows:
-                _measure(group, row, measured_alike, draws)
+                _measure(group, row, measured_alike, shared)
                 group.notes += row.notes
         groups += found
     groups.sort(key=lambda group: (-sum(len(row.runs) for row in group.rows), group.rows[0].name))
@@ -183,7 +183,7 @@ def _short(text: str) -> str:
 # ---- gains ---------------------------------------------------------------------------------------------------------
 
 
-def _measure(group: Group, row: Row, alike: Sequence[Row], draws: Draws) -> None:
+def _measure(group: Group, row: Row, alike: Sequence[Row], resamples: Resamples) -> None:
     """Find the row's supervised baseline and measure the gain over it.
 
     The baseline of a ranked row is ranked beside it, if there is one. Else it is any row that was measured alike and
@@ -205,7 +205,7 @@ def _measure(group: Group, row: Row, alike: Sequence[Row], draws: Draws) -> None
     left_out = pairs.left_out(row, baseline)
     if left_out:
         group.notes.append(left_out)
-    gain = pairs.gain(draws)
+    gain = pairs.gain(resamples)
     if gain is None:
         group.differences[row.name] = pairs.difference
         group.notes.append(f"{row.name}: no interval, a run or its baseline saved no eval/step_*.npz")
