@@ -53,7 +53,7 @@ def flat(case: dict, name: str) -> Tensor:
     return torch.cat([part.flatten(2).transpose(1, 2) for part in maps], 1).flatten(0, 1)
 
 
-def said(case: dict, who: str) -> Predictions:
+def predicted(case: dict, who: str) -> Predictions:
     logits, distances, quality = (flat(case, f"{who}_{name}") for name in ("logits", "ltrb", "quality"))
     levels, n = tuple(h * w for h, w in case["sizes"]), case["batch"]
     pixel = torch.tensor([[-0.5, -0.5, 0.5, 0.5]]).repeat(len(logits), 1)  # so that distances are pixels
@@ -76,7 +76,7 @@ def number(case: dict, name: str) -> float:
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_distillation_golden(case: dict) -> None:
     """Through the method's own way to a loss: assign, reduce, its factors."""
-    teacher, student = said(case, "teacher"), said(case, "student")
+    teacher, student = predicted(case, "teacher"), predicted(case, "student")
     leaves = [x.requires_grad_() for x in (student.logits, student.deltas, student.quality)]
     m = method("dense_teacher", detector("fcos", classes=case["num_classes"]), ratio=case["ratio"])
     ctx = context(
@@ -102,7 +102,7 @@ def test_distillation_golden(case: dict) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_the_chosen_rows_golden(case: dict) -> None:
-    a, chosen = teach(said(case, "teacher"), case["ratio"]), FILE[f"{case['id']}.selected_sorted"]
+    a, chosen = teach(predicted(case, "teacher"), case["ratio"]), FILE[f"{case['id']}.selected_sorted"]
     assert a.fg_rows.tolist() == chosen.tolist()
     assert len(chosen) == FILE[f"{case['id']}.n_selected"] == int(case["ratio"] * len(a.cls))
     assert len(a.cls) == FILE[f"{case['id']}.n_locations"]

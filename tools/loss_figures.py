@@ -188,8 +188,8 @@ def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
         raise SsodError(folder, "method.loss", problem, "train with weighting: uncertainty, or conv_bayes")
     what = "sampled anchors" if found[0].stage == "rpn" else "rows"
     judged = [(seen, *judge(seen.guess, seen.p, seen.a)) for seen in found]
-    said = torch.cat([uncertain[seen.a.cls_weight > 0] for seen, uncertain, _, _ in judged])
-    scale = {"vmin": float(said.min()), "vmax": float(said.max())}  # U of a narrow kernel hardly leaves 1/2
+    values = torch.cat([uncertain[seen.a.cls_weight > 0] for seen, uncertain, _, _ in judged])
+    scale = {"vmin": float(values.min()), "vmax": float(values.max())}  # U of a narrow kernel hardly leaves 1/2
     figure, grid = plt.subplots(len(found), 3, figsize=(10, 3 * len(found)), squeeze=False, layout="constrained")
     means: dict[str, list[Tensor]] = {"correct": [], "wrong": []}
     for line, (seen, uncertain, _, correct) in zip(grid, judged):

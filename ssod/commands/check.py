@@ -1,4 +1,4 @@
-"""Everything that can be said about the data of a config before the first step: ``ssod check``."""
+"""Everything that can be found out about the data of a config before the first step: ``ssod check``."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def _context(cfg: DataConfig, part: str) -> Context:
 
 def _collect(report: Report, ctx: Context, error: SsodError | None = None) -> None:
     """Move a part's findings to the report, and ``error`` unless a finding says it already."""
-    said = [f.error().line() for f in ctx.findings]
-    if error is not None and error.line() not in said:
+    messages = [f.error().line() for f in ctx.findings]
+    if error is not None and error.line() not in messages:
         ctx.findings.error("D00", error.file, error.field, error.problem, error.fix, code=error.code)
     report.findings.extend(ctx.findings)
 
@@ -112,7 +112,7 @@ def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool,
 def _count_anyway(cfg: DataConfig, part: str, report: Report) -> None:
     """Count a part that could not be read with the declared classes, if it can be with its own."""
     if cfg.classes is not None:
-        with suppress(SsodError):  # what is wrong has been said
+        with suppress(SsodError):  # what is wrong is in the list
             report.counts[part] = count(datasets.read_labeled(getattr(cfg, part), _context(cfg, part)))
 
 

@@ -84,11 +84,13 @@ def draw(shown: Shown) -> np.ndarray:
     weak = _drawn(shown.weak, {"truth": shown.truth, "rejected": rejected, "kept": shown.kept})
     strong = _drawn(shown.strong, {"kept": shown.moved})
     font = ImageFont.load_default(13)
-    said = f"{shown.id}: {len(shown.kept)} kept (blue), {len(shown.rejected)} rejected (red), {len(shown.moved)} moved"
-    said += ", truth (yellow)" if len(shown.truth) else ""
+    caption = (
+        f"{shown.id}: {len(shown.kept)} kept (blue), {len(shown.rejected)} rejected (red), {len(shown.moved)} moved"
+    )
+    caption += ", truth (yellow)" if len(shown.truth) else ""
     size = weak.width + strong.width + 4, max(weak.height, strong.height) + 20
     sheet = Image.new("RGB", size, "white")
-    ImageDraw.Draw(sheet).text((3, 2), said, fill="black", font=font)
+    ImageDraw.Draw(sheet).text((3, 2), caption, fill="black", font=font)
     sheet.paste(weak, (0, 20))
     sheet.paste(strong, (weak.width + 4, 20))
     return np.array(sheet)

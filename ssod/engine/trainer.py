@@ -67,7 +67,7 @@ class Trainer:
         cfg, parts = self.cfg, self.parts
         self.resume()
         if self.step >= cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
-            log.tell_finished(self.folder, self.step, self.record.results())
+            log.log_finished(self.folder, self.step, self.record.results())
             return self.record.last
         self.log = log.Log(
             self.folder,

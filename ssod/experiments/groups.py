@@ -2,7 +2,7 @@
 
 Two runs are ranked together only when they agree in the val images and boxes, the classes and their order, the metric,
 the lowest score of a detection (it moves AP by a point), and the sets of labelled images (the split hashes). What
-disagrees is said in one line, and shown in a group of its own.
+disagrees is reported in one line, and shown in a group of its own.
 """
 
 from __future__ import annotations

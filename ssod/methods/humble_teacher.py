@@ -117,13 +117,13 @@ def soft_targets_of_both(p: Predictions, mirrored: Predictions) -> SoftTargets:
 @torch.no_grad()
 def soft_targets_for(boxes: list[Tensor], sizes: Tensor, teacher: Output, mirrored: Output | None) -> SoftTargets:
     """Ask the second stage about boxes, N tensors [P_i, 4], and that of the mirrored view about their mirror images."""
-    said = teacher.score(boxes)
+    answer = teacher.score(boxes)
     if mirrored is None:
-        return SoftTargets.of(said)
+        return SoftTargets.of(answer)
     width = sizes[:, 1]
     other = SoftTargets.of(mirrored.score([mirror(b, w) for b, w in zip(boxes, width)]))
-    other.deltas = said.coder.mirror(other.deltas, width[said.image])
-    return SoftTargets.of(said).mean(other)
+    other.deltas = answer.coder.mirror(other.deltas, width[answer.image])
+    return SoftTargets.of(answer).mean(other)
 
 
 METHOD = HumbleTeacher

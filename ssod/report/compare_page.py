@@ -35,12 +35,12 @@ def compare_page(found: Comparison) -> str:
     for number, group in enumerate(found.groups, 1):
         name = f"Group {number}: " if several else ""
         sections += _group(group, f"b{number}-", name)
-    told = [
+    messages = [
         f"{run.method}, fold {run.fold} seed {run.seed}, step {row['step']}: {row['text']}"
         for run in found.runs
         for row in run.alarms
     ]
-    sections.append(Section("alarms", "Alarms during training", [alarms(told)] if told else []))
+    sections.append(Section("alarms", "Alarms during training", [alarms(messages)] if messages else []))
     sections.append(Section("how", "How the interval is made", [text(METHOD)]))
     sections.append(Section("runs", "Runs", [_runs(found.rows)]))
     return page("Comparison of runs", f"{len(found.runs)} runs in {len(found.rows)} rows", sections)

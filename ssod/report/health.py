@@ -66,8 +66,8 @@ def classes(run: Run) -> Section:
     """AP of each class and precision against recall, from the saved matches."""
     table = run.table
     if table is None:
-        said = "This run saved no eval/step_*.npz: an older version trained it, or it was not evaluated yet."
-        return Section("classes", "Classes", [text(said)])
+        message = "This run saved no eval/step_*.npz: an older version trained it, or it was not evaluated yet."
+        return Section("classes", "Classes", [text(message)])
     values = average_precision(table)[0]  # [K, T]
     labels = np.bincount(table.label, minlength=len(table.classes))
     wanted = table.wanted.sum(0)
@@ -119,11 +119,11 @@ def _health(run: Run) -> list[Markup]:
         look, damaged = None, [text(f"Left out: {error.line()}")]
     chooses = any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals))
     if not chooses and look is not None:
-        said = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
-        return [text(said), grid(_scores(run, look))]
+        message = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
+        return [text(message), grid(_scores(run, look))]
     if not chooses:
-        said = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
-        return [*damaged, text(said)]
+        message = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
+        return [*damaged, text(message)]
     marks = burn_in(run)
     labeled = Series("labelled images", *column(run.train, "labeled/boxes_per_image"))
     boxes = [Series("pseudo boxes, in training", *column(run.train, "pseudo/boxes_per_image")), labeled]

@@ -58,10 +58,10 @@ def run_page(run: Run, baseline: Run | None) -> str:
     percent = "" if run.percent is None else f", {run.percent:g} % of the labels"
     title = f"{run.method}, {run.detector}{percent}"
     subtitle = f"{run.path} · split {run.hash[:12]}, fold {run.fold}, seed {run.seed} · {run.state}"
-    told = [f"step {row['step']}: {row['text']}" for row in run.alarms]
+    messages = [f"step {row['step']}: {row['text']}" for row in run.alarms]
     sections = [
         summary(run, baseline),
-        Section("alarms", "Alarms", [alarms(told)] if told else [text("None was raised.")]),
+        Section("alarms", "Alarms", [alarms(messages)] if messages else [text("None was raised.")]),
         curves(run, baseline),
         classes(run),
         health(run),

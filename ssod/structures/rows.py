@@ -164,7 +164,7 @@ class Assignment:
 Rank = Callable[[Predictions], Tensor]
 
 
-# {stage: (what was said, what should have been said)}; stages are "dense", or "rpn" and "roi".
+# {stage: (what was predicted, what should have been)}; stages are "dense", or "rpn" and "roi".
 Assigned = dict[str, tuple[Predictions, Assignment]]
 
 # (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg].

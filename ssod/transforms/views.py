@@ -42,7 +42,7 @@ class Pipeline(Section):
     def _from_list(cls, value: Any) -> Any:
         if isinstance(value, Mapping | Pipeline):
             return value
-        return {"ops": value}  # what is no list is told so there
+        return {"ops": value}  # what is no list is refused there
 
     @model_serializer
     def _to_plain(self) -> Any:

@@ -134,7 +134,7 @@ def test_yolo_images_that_share_a_text_file_are_refused(tmp_path: Path) -> None:
     ("make", "fix"),
     [(voc, "remove their lines from ImageSets/Main/train.txt"), (yolo, "move them out of the images of 'train'")],
 )
-def test_images_that_are_labelled_and_unlabelled_are_told_of_the_unlabelled_set(
+def test_images_that_are_labelled_and_unlabelled_are_reported_of_the_unlabelled_set(
     make: Callable[[Path], dict[str, Any]], fix: str, tmp_path: Path
 ) -> None:
     source = make(tmp_path)

@@ -277,16 +277,16 @@ def test_unreadable_unlabeled_image_is_replaced_and_counted(tmp_path, workers):
     clean = list(batches(tmp_path, unlabeled_from=0, unlabeled_batch=6))
     unlabeled = spoil(make_images(tmp_path / "u", 9, name="un"), 2, 5)
     (tmp_path / "u" / "un5.png").unlink()
-    told = []
+    errors = []
     kw = {"unlabeled": unlabeled, "unlabeled_from": 0, "unlabeled_batch": 6}
-    got = list(batches(tmp_path, workers=workers, on_bad=told.append, **kw))
+    got = list(batches(tmp_path, workers=workers, on_bad=errors.append, **kw))
     same_batches(got, batches(tmp_path, **kw))
     for before, after in zip(clean, got):
         assert [{"un2": "un3", "un5": "un6"}.get(i, i) for i in before.weak.ids] == after.weak.ids
         assert after.weak.ids == after.strong.ids
-    assert len(told) == 2
-    (gone,) = [error.line() for error in told if "not found" in error.problem]
-    (broken,) = [error.line() for error in told if "not an image" in error.problem]
+    assert len(errors) == 2
+    (gone,) = [error.line() for error in errors if "not found" in error.problem]
+    (broken,) = [error.line() for error in errors if "not an image" in error.problem]
     assert "un5.png" in gone
     assert "un2.png" in broken
 
@@ -327,11 +327,13 @@ def test_an_image_of_another_size_than_stated_is_an_error(tmp_path):
     labeled = make_labeled(tmp_path / "l", 7)
     path = tmp_path / "l" / "im2.png"
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
-    said = r"l/im2\.png: size: the annotations say 78x68, the upright image is 68x78; if EXIF turns it, set data\.exif"
-    with pytest.raises(SsodError, match=said):
+    message = (
+        r"l/im2\.png: size: the annotations say 78x68, the upright image is 68x78; if EXIF turns it, set data\.exif"
+    )
+    with pytest.raises(SsodError, match=message):
         list(batches(tmp_path, labeled=labeled))
     pipeline = ViewsConfig.model_validate(VIEWS).val
-    with pytest.raises(SsodError, match=said):
+    with pytest.raises(SsodError, match=message):
         list(viewed(labeled.images, pipeline, batch=4))
     Image.open(path).resize((30, 30)).save(path)
     with pytest.raises(SsodError, match="the upright image is 30x30; mend the annotations or use the image"):

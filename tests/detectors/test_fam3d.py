@@ -317,7 +317,7 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
         ({**DISTANCES, "anchors": {**ONE, "ratios": [2]}}, "detector.anchors: .*square.*ratios: "),
     ],
 )
-def test_what_makes_no_sense_is_told(changes: dict, words: str) -> None:
+def test_what_makes_no_sense_is_reported(changes: dict, words: str) -> None:
     with pytest.raises(SsodError, match=words):
         build(config("retinanet", **{**HEAD, "align": "3d", **changes}), 5)
 

@@ -174,7 +174,7 @@ def test_rows_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     }
 
 
-def test_a_baseline_that_differs_is_told(tmp_path: Path) -> None:
+def test_a_baseline_that_differs_is_reported(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a", "supervised", changes={"train.lr": 0.5}), fake_run(tmp_path / "b")]
     (group,), _ = groups(*runs)
     assert group.notes == ["mean_teacher and its baseline differ in train.lr"]
@@ -266,7 +266,7 @@ def test_folders_of_runs_are_found(four: list[Path], tmp_path: Path) -> None:
         find([])
 
 
-def test_bad_arguments_are_told(tmp_path: Path, four: list[Path]) -> None:
+def test_bad_arguments_are_reported(tmp_path: Path, four: list[Path]) -> None:
     with pytest.raises(SsodError, match="no known ending"):
         compare(four, out=[tmp_path / "c.pdf"])
     (tmp_path / "empty").mkdir()

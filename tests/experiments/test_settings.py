@@ -35,7 +35,7 @@ def test_a_row_has_one_val_set(tmp_path: Path, images: int) -> None:
     assert list(one.gains["mean_teacher (val set=vvvvvvvvvvvv)"].units) == ["fold 1"]
 
 
-def test_val_sets_are_told_apart_by_name_where_nothing_else_is_known(tmp_path: Path) -> None:
+def test_val_sets_are_reported_apart_by_name_where_nothing_else_is_known(tmp_path: Path) -> None:
     other = {"data.val": {"format": "coco", "ann": "other.json", "images": "x"}}
     runs = [fake_run(tmp_path / "a", fold=1, saved=False), fake_run(tmp_path / "b", fold=2, saved=False, changes=other)]
     found, (line,) = groups(*runs)
@@ -152,7 +152,7 @@ def test_a_gain_without_shared_seeds_counts_the_runs(tmp_path: Path) -> None:
     assert group.gains["mean_teacher"].scope == "2 folds, 4 runs against 2"
 
 
-def test_folds_with_unlike_numbers_of_seeds_are_told(tmp_path: Path) -> None:
+def test_folds_with_unlike_numbers_of_seeds_are_reported(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / f"{f}-{s}", fold=f, seed=s) for f, s in ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2))]
     assert tables.ranking(groups(*runs)[0][0]).rows[0][2] == "2 folds, 5 runs"
     assert tables.ranking(groups(*runs[:4])[0][0]).rows[0][2] == "2 x 2"

@@ -104,18 +104,18 @@ def test_a_baseline_may_be_named_before_the_first_evaluation(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("own", "baselines", "said"),
+    ("own", "baselines", "message"),
     [
         ({"saved": False}, {}, "no interval: this run saved no eval/step_24.npz"),
         ({}, {"saved": False}, "no interval: the baseline saved no eval/step_24.npz"),
         ({"code": None}, {}, "no interval: this run is at step 24 of 24, no exit.json: running or killed"),
     ],
 )
-def test_why_there_is_no_interval(tmp_path: Path, own: dict[str, Any], baselines: dict[str, Any], said: str) -> None:
+def test_why_there_is_no_interval(tmp_path: Path, own: dict[str, Any], baselines: dict[str, Any], message: str) -> None:
     run = fake_run(tmp_path / "run", changes={"train.steps": 24}, **own)
     baseline = fake_run(tmp_path / "far" / "baseline", "supervised", changes={"train.steps": 24}, **baselines)
     page = check(report(run, baseline=baseline).read_text("utf-8"))
-    assert said in " ".join(page.text.split())
+    assert message in " ".join(page.text.split())
     assert "AP over the supervised baseline" in page.text
 
 

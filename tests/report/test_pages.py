@@ -90,9 +90,9 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     """Where a run logged them: U, D and the share of wrong rows, of labelled and of pseudo-labelled images."""
     words = ("Uncertainty U", "Difficulty D", "Rows on which the student is wrong")
     page = check(report(trained / "weighted").read_text("utf-8"))
-    for said in (*words, "wrong, labelled", "correct, pseudo-labelled", "BALD", "Boxes per image"):
-        assert said in page.text, said
-    assert not any(said in report(trained / "mean_teacher").read_text("utf-8") for said in words)
+    for word in (*words, "wrong, labelled", "correct, pseudo-labelled", "BALD", "Boxes per image"):
+        assert word in page.text, word
+    assert not any(word in report(trained / "mean_teacher").read_text("utf-8") for word in words)
     row = '{"kind": "train", "step": 8, "time/step": 0.5, "weighting/sup/U_wrong": 0.0, '
     row += '"weighting/sup/U_correct": 0.625, "weighting/sup/D_wrong": 0.0, '
     row += '"weighting/sup/D_correct": 0.3125, "weighting/sup/wrong": 0.0}\n'
@@ -100,7 +100,7 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     with open(run / "metrics.jsonl", "a") as file:
         file.write(row)
     page = check(report(run, out=tmp_path / "r.html").read_text("utf-8"))
-    assert all(said in page.text for said in (*words, "correct, labelled", "0.625"))
+    assert all(word in page.text for word in (*words, "correct, labelled", "0.625"))
     assert "wrong, labelled" not in page.text  # no row was wrong so far: no line at 0
     assert "pseudo-labelled" not in page.text
 

@@ -111,8 +111,8 @@ def test_when_a_rank_dies_the_other_does_not_wait(tmp_path: Path, act: str, code
     assert one == codes[0], other
     assert zero in codes[1], error
     assert (error + other).count("Traceback") == 0
-    told = json.loads((tmp_path / "run/exit.json").read_text())
-    assert told["code"] == (Exit.DATA if act == "fail" else Exit.DISTRIBUTED)
+    message = json.loads((tmp_path / "run/exit.json").read_text())
+    assert message["code"] == (Exit.DATA if act == "fail" else Exit.DISTRIBUTED)
 
 
 def test_a_rank_that_fails_does_not_wait_for_the_others_to_leave(

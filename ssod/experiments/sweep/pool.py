@@ -52,7 +52,7 @@ class Job:
 def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> dict[str, str]:
     """Run every cell that is not finished.
 
-    A run that another process works on, for another sweep or by itself, is waited for. A run that fails is told and
+    A run that another process works on, for another sweep or by itself, is waited for. A run that fails is reported and
     left; the others go on.
 
     Args:
@@ -89,7 +89,7 @@ class _Pool:
         self.done = self.total - len(self.waiting)
         self.running: list[Job] = []
         self.failures: dict[str, str] = {}
-        self.told: set[str] = set()
+        self.messages: set[str] = set()
         self.gpus = _gpus() if any(cell.load().train.device != "cpu" for cell in self.waiting) else []
         self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {jobs} at a time")
 
@@ -208,9 +208,9 @@ class _Pool:
         self._say(f"[{self.done}/{self.total}] {text}")
 
     def _say_once(self, text: str) -> None:
-        if text not in self.told:
+        if text not in self.messages:
             self._say(text)
-        self.told.add(text)
+        self.messages.add(text)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
