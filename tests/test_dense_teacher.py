@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ssod import config
@@ -316,3 +316,12 @@ def test_the_quality_of_fcos_changes_its_target_and_its_loss_and_nothing_else() 
     assert not torch.allclose(losses[0]["quality"], bce)
     none = losses_of(fits, fits.predict(data), [Targets.empty(torch.zeros(1))] * 2)
     assert none["quality"] == none["box"] == 0
+
+
+def test_a_factor_of_0_for_its_own_loss_is_refused_under_the_key_that_was_written() -> None:
+    with pytest.raises(ValidationError) as own:
+        Config(name="dense_teacher", loss_weights={"cls": 0})
+    with pytest.raises(ValidationError) as named:
+        Config(name="dense_teacher", loss={"unsup": {"cls": "bce"}}, loss_weights={"cls": 0})
+    assert [e["loc"] for e in own.value.errors()] == [("loss_weights", "cls")]
+    assert [e["loc"] for e in named.value.errors()] == [("loss", "unsup", "cls")]

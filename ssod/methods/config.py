@@ -156,10 +156,15 @@ class Config(Common):
     @model_validator(mode="after")
     def _no_loss_is_named_and_left_out(self) -> Config:
         unsup = SideLoss() if self.loss is None else self.loss.unsup
+        own = type(self).model_fields["loss"].default
         for name, factor in self.loss_weights.items():
-            if factor == 0 and getattr(unsup, name, None) is not None:
-                text = f"'loss_weights.{name}' is 0 and leaves this loss out; remove it"
-                raise refusal(self, ("loss", "unsup", name), f"{text}, or set method.loss_weights.{name}=1")
+            if factor != 0 or getattr(unsup, name, None) is None:
+                continue
+            if own is not None and getattr(own.unsup, name) == getattr(unsup, name):  # no config named it
+                problem = f"0 leaves out a loss that '{self.name}' learns from"
+                raise refusal(self, ("loss_weights", name), f"{problem}; give it more than 0")
+            text = f"'loss_weights.{name}' is 0 and leaves this loss out; remove it"
+            raise refusal(self, ("loss", "unsup", name), f"{text}, or set method.loss_weights.{name}=1")
         return self
 
     @model_validator(mode="after")
