@@ -6,9 +6,10 @@ import itertools
 import os
 import pickle
 import signal
+import threading
 import time
 from dataclasses import replace
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_sharer
 
 import numpy as np
 import pytest
@@ -429,6 +430,28 @@ def test_workers_that_hang_are_not_waited_for_one_by_one(tmp_path, monkeypatch):
     iterator.close()
     assert time.monotonic() - begin < 90
     assert set(torch.multiprocessing.active_children()) <= before
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError, FileNotFoundError, EOFError])
+def test_a_worker_that_dies_while_its_tensor_is_fetched_is_one_error(tmp_path, monkeypatch, error):
+    """Pixels come over a connection of their own, of which torch says nothing; here it breaks each time."""
+    before = set(torch.multiprocessing.active_children())
+
+    def broken(self):
+        for child in set(torch.multiprocessing.active_children()) - before if dies else ():
+            threading.Timer(0.2, child.kill).start()  # when torch has seen it alive
+        raise error
+
+    monkeypatch.setattr(resource_sharer.DupFd, "detach", broken)
+    monkeypatch.setattr(team, "DYING", 60)
+    dies = True
+    with pytest.raises(SsodError, match=r"DataLoader worker \(pid") as caught:
+        list(batches(tmp_path, workers=2))
+    assert caught.value.code == Exit.IO
+    monkeypatch.setattr(team, "DYING", 0.01)
+    dies = False
+    with pytest.raises(error):
+        list(batches(tmp_path, workers=2))
 
 
 def test_a_worker_that_cannot_be_started_is_one_error_and_the_others_end(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ssod.utils.errors import Exit, SsodError
 
 PATIENCE = 5.0  # seconds that all workers together have for an orderly end
+DYING = 1.0  # seconds that a process may need from closing its connections to its end
 _BEFORE_OTHERS = 100  # multiprocessing's own finalizers have up to 10, and it waits for its children after all of them
 _WHOLE_JOB = (signal.SIGINT, signal.SIGTERM)
 
@@ -57,13 +58,24 @@ class Team:
         """Return the next item, or the ``SsodError`` for a worker that died or hangs while ``doing`` something."""
         try:
             return next(self._items)
-        except RuntimeError as error:
-            failure = worker_failure(error, doing())
+        except (RuntimeError, OSError, EOFError) as error:
+            failure = worker_failure(self._of_a_death(error), doing())
             if failure is None:
                 raise
         # The error is gone by here: its traceback would hold torch's iterator, which ``end`` is to drop.
         _kill(self._processes)  # others may hang, too
         return failure
+
+    def _of_a_death(self, error: Exception) -> Exception:
+        """Return torch's own error where ``error`` is that of a connection to a worker that has died meanwhile."""
+        if not isinstance(error, ConnectionError | FileNotFoundError | EOFError):
+            return error
+        with _deaths_expected():
+            for process in self._processes:  # its connections are closed a moment before it has ended
+                process.join(DYING / len(self._processes))
+                if process.exitcode:
+                    return RuntimeError(f"DataLoader worker (pid {process.pid}) ended with code {process.exitcode}")
+        return error
 
     def end(self) -> None:
         """End the workers: in order where that takes no longer than ``PATIENCE``, else by force."""

@@ -53,12 +53,13 @@ def run(
     )
     team = Team()
     try:
-        team.start(loader)
-        for k in numbers:
-            item = team.next(lambda k=k: describe(k))
-            if isinstance(item, SsodError):
-                raise item
-            yield _unpack(item)
+        with worker_deaths():  # of a second worker, while the end of the first is dealt with
+            team.start(loader)
+            for k in numbers:
+                item = team.next(lambda k=k: describe(k))
+                if isinstance(item, SsodError):
+                    raise item
+                yield _unpack(item)
     finally:
         team.end()
 
