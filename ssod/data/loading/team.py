@@ -15,6 +15,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.parent import end_with_parent
 
 PATIENCE = 5.0  # seconds that all workers together have for an orderly end
 DYING = 1.0  # seconds that a process may need from closing its connections to its end
@@ -28,7 +29,7 @@ class Team:
     They ignore the signals that stop a whole job, because the main process needs them until it has saved. So it must
     see to their end: by ``end``, when the loader is closed, and for a loader that a traceback keeps open by a finalizer
     at the exit of this process. It comes before multiprocessing's own exit handler, which would send SIGTERM, which
-    they ignore, and wait for ever. When the main process is killed, they notice within seconds and end by themselves.
+    they ignore, and wait for ever. When the main process is killed, the kernel ends them with it.
     """
 
     def __init__(self) -> None:
@@ -102,6 +103,7 @@ def prepare(_: int) -> None:
 
     Ctrl-C and a cluster's SIGTERM reach every process, and the main one needs its workers until it has saved.
     """
+    end_with_parent(signal.SIGKILL)
     for number in _WHOLE_JOB:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WHOLE_JOB)  # what had come until now is dropped
