@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from ssod.data.formats.findings import Findings
 from ssod.data.formats.records import Labeled
 from ssod.data.loading.loader import Loading, eval_views, train_batches
 from ssod.data.loading.sampling import Place, Sampling
-from ssod.data.loading.workers import worker_failure
+from ssod.data.loading.team import worker_deaths
+from ssod.data.loading.workers import reading
 from ssod.detectors.build import build as build_detector
 from ssod.diagnostics.pseudo_quality import Diagnose
 from ssod.engine.checkpointing import checkpoint
@@ -46,14 +48,8 @@ def opened(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] 
     device = distributed.pick_device(cfg.train.device)
     with Signals(), distributed.job(device):
         data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
-        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
-            try:
-                yield build(cfg, data, folder, allow_change=allow_change)
-            except RuntimeError as error:  # torch reports a dead worker from a signal handler, in whatever line runs
-                failure = worker_failure(error)
-                if failure is None:
-                    raise
-                raise failure from None
+        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
+            yield build(cfg, data, folder, allow_change=allow_change)
 
 
 def read_data(cfg: Config) -> DataSets:
@@ -124,7 +120,7 @@ class Parts:
             f"run folder: {folder.path}",
         ]
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Generator[Batch, None, None]:
         """Return the training batches from step ``start`` on."""
         return batches(self.cfg, self.data, start)
 
@@ -193,8 +189,8 @@ def label_statistics(labeled: Labeled) -> LabelStatistics:
     )
 
 
-def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
-    """Return the training batches from step ``start`` on."""
+def batches(cfg: Config, data: DataSets, start: int) -> Generator[Batch, None, None]:
+    """Return the training batches from step ``start`` on, to be closed as ``train_batches`` says."""
     train, unlabeled = cfg.train, find(cfg.method.name).uses_unlabeled
     sampling = Sampling(
         labeled=train.batch.labeled,
@@ -212,7 +208,7 @@ def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
         range(start, train.steps),
         Loading(train.workers, cfg.data.reader()),
         Place.here(),
-        on_bad=lambda error: print(f"left out, another image takes its place: {error}", flush=True),
+        on_bad=lambda error: logging.getLogger("ssod").warning(f"left out, another image takes its place: {error}"),
     )
 
 
@@ -245,10 +241,9 @@ def evaluator(
     def run(detector: Detector) -> dict[str, float]:
         loading = Loading(cfg.train.workers, cfg.data.reader())
         views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
-        device = next(detector.parameters()).device
-        return measure(
-            detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=measured
-        )
+        device, precision = next(detector.parameters()).device, cfg.train.precision
+        with reading(views):
+            return measure(detector, views, table, device=device, precision=precision, score=score, metrics=measured)
 
     return run
 

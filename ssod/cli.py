@@ -5,7 +5,6 @@ Nothing heavy is imported here; ``ssod --help`` must answer at once, so torch is
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +12,8 @@ from typing import Annotated
 import typer
 
 from ssod.commands import listing
+from ssod.commands.ending import told
 from ssod.commands.options import Fold, Percent, RecipeData, RecipeDetector, RecipeMethod, Weights, Words
-from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
 
 app = typer.Typer(
@@ -282,19 +281,5 @@ def _root(
 def main() -> None:
     """Run the command line; turns errors a user can mend into one line and an exit code."""
     words = [word for word in sys.argv[1:] if word != "--debug"]
-    debug = len(words) < len(sys.argv[1:])
-    try:
+    with told(debug=len(words) < len(sys.argv[1:])):
         app(words)
-    except SsodError as error:
-        if debug:
-            raise
-        print(f"ssod: error: {error.line()}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.exit(int(error.code))
-    except SystemExit as end:
-        if end.code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C
-            print("ssod: interrupted", file=sys.stderr)
-        raise
-    except BrokenPipeError:  # `ssod ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(int(Exit.OK))

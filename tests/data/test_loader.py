@@ -1,13 +1,15 @@
 """Batches: the same images at the same step, however they are read."""
 
 import contextlib
+import errno
 import itertools
 import os
 import pickle
 import signal
+import threading
 import time
 from dataclasses import replace
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_sharer
 
 import numpy as np
 import pytest
@@ -15,8 +17,8 @@ import torch
 from PIL import Image
 
 from ssod.data.formats import image as image_module
-from ssod.data.loading import reader
-from ssod.data.loading.workers import worker_failure
+from ssod.data.loading import reader, team, workers
+from ssod.data.loading.team import worker_failure
 from ssod.structures import View
 from ssod.transforms.views import ViewsConfig
 from ssod.utils.errors import Exit, SsodError
@@ -395,10 +397,8 @@ def test_workers_outlive_a_signal_to_the_whole_job(tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path, monkeypatch, number):
-    import ssod.data.loading.workers as workers
-
-    ready = workers._ignore_signals
-    monkeypatch.setattr(workers, "_ignore_signals", lambda n: (os.kill(os.getpid(), number), ready(n)))
+    ready = workers.prepare
+    monkeypatch.setattr(workers, "prepare", lambda n: (os.kill(os.getpid(), number), ready(n)))
     same_batches(list(batches(tmp_path, steps=4)), list(batches(tmp_path, steps=4, workers=2)))
 
 
@@ -418,6 +418,75 @@ def test_stopping_early_leaves_no_process(tmp_path):
     assert len(children) == 2
     iterator.close()
     assert not [child for child in children if child.is_alive()]
+
+
+def test_workers_that_hang_are_not_waited_for_one_by_one(tmp_path, monkeypatch):
+    misbehave(monkeypatch, "im3.png", lambda: time.sleep(3600))
+    monkeypatch.setattr(team, "PATIENCE", 0.2)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 100)  # torch waits as long for each
+    before = set(torch.multiprocessing.active_children())
+    iterator = batches(tmp_path, workers=2, steps=50)
+    next(iterator)
+    time.sleep(0.5)  # until they have come to the image
+    begin = time.monotonic()
+    iterator.close()
+    assert time.monotonic() - begin < 90
+    assert set(torch.multiprocessing.active_children()) <= before
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError, FileNotFoundError, EOFError])
+def test_a_worker_that_dies_while_its_tensor_is_fetched_is_one_error(tmp_path, monkeypatch, error):
+    """Pixels come over a connection of their own, of which torch says nothing; here it breaks each time."""
+    before = set(torch.multiprocessing.active_children())
+
+    def broken(self):
+        for child in set(torch.multiprocessing.active_children()) - before if dies else ():
+            threading.Timer(0.2, child.kill).start()  # when torch has seen it alive
+        raise error
+
+    monkeypatch.setattr(resource_sharer.DupFd, "detach", broken)
+    monkeypatch.setattr(team, "DYING", 60)
+    dies = True
+    with pytest.raises(SsodError, match=r"DataLoader worker \(pid") as caught:
+        list(batches(tmp_path, workers=2))
+    assert caught.value.code == Exit.IO
+    monkeypatch.setattr(team, "DYING", 0.01)
+    dies = False
+    with pytest.raises(error):
+        list(batches(tmp_path, workers=2))
+
+
+def test_a_worker_that_cannot_be_started_is_one_error_and_the_others_end(tmp_path, monkeypatch):
+    real, forks = os.fork, []
+
+    def fork():
+        forks.append(1)
+        if len(forks) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = set(torch.multiprocessing.active_children())
+    with pytest.raises(SsodError, match="a data worker cannot be started: Resource") as caught:
+        next(batches(tmp_path, workers=2))
+    assert caught.value.code == Exit.IO
+    assert len(forks) == 2
+    assert set(torch.multiprocessing.active_children()) <= before
+
+
+def test_a_worker_that_dies_while_its_batch_is_used_is_one_error(tmp_path):
+    before = set(torch.multiprocessing.active_children())
+
+    def use():
+        with workers.reading(batches(tmp_path, workers=2)) as iterator:
+            next(iterator)
+            os.kill((set(torch.multiprocessing.active_children()) - before).pop().pid, signal.SIGKILL)
+            time.sleep(60)  # ended by torch's signal handler
+
+    with pytest.raises(SsodError, match="killed by signal") as caught:
+        use()
+    assert caught.value.code == Exit.IO
+    assert set(torch.multiprocessing.active_children()) <= before
 
 
 def test_the_data_set_pickles_for_spawned_workers(tmp_path, monkeypatch):

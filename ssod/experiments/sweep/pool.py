@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -21,11 +21,11 @@ from ssod.experiments.sweep.memory import Stated, free_memory
 from ssod.experiments.sweep.sweep import Cell, finished
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.parent import end_with_parent
 from ssod.utils.signals import Signals
 
 POLL = 0.5  # seconds between two looks at the processes
 SPARE = 1.3  # another run starts when so many times its memory is free
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -198,7 +198,7 @@ class _Pool:
             stderr=subprocess.STDOUT,
             env=env,
             start_new_session=True,  # Ctrl-C is ours alone; the runs are asked once, by stop()
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),  # for when this process cannot ask it to save
         )
         self._say(f"{cell.name} starts")
         return Job(cell, process, log, slot, memory)
@@ -244,8 +244,3 @@ def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return [name for name in visible.split(",") if name][:count] if visible else [str(i) for i in range(count)]
-
-
-def _end_with_parent() -> None:
-    """Let the run be told to save its state when this process is killed without a chance to tell it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
