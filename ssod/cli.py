@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ssod.commands import listing
-from ssod.commands.ending import told
+from ssod.commands.ending import one_line_errors
 from ssod.commands.options import Fold, Percent, RecipeData, RecipeDetector, RecipeMethod, Weights, Words
 from ssod.version import __version__
 
@@ -281,5 +281,5 @@ def _root(
 def main() -> None:
     """Run the command line; turns errors a user can mend into one line and an exit code."""
     words = [word for word in sys.argv[1:] if word != "--debug"]
-    with told(debug=len(words) < len(sys.argv[1:])):
+    with one_line_errors(debug=len(words) < len(sys.argv[1:])):
         app(words)

@@ -1,4 +1,4 @@
-"""How a command ends: what it tells of an error, and with which code."""
+"""How a command ends: the line that it prints of an error, and its code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssod.utils.errors import Exit, SsodError
 
 
 @contextmanager
-def told(*, debug: bool) -> Iterator[None]:
+def one_line_errors(*, debug: bool) -> Iterator[None]:
     """Turn an error that a user can mend into one line and an exit code.
 
     Args:
