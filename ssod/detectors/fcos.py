@@ -14,6 +14,7 @@ from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, normalizer_of_batch
 from ssod.detectors.heads.box_std import BoxStd, box_std_layer, each
+from ssod.detectors.heads.fam3d import bias_of
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import LtrbCoder
@@ -59,12 +60,17 @@ class FcosConfig(BackboneConfig):
 
 
 class Head(nn.Module):
-    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps box_std."""
+    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps box_std.
+
+    Distances start at one stride, as with the paper's exponential, and not at 0 as torchvision's: there the ReLU has no
+    slope, and a detector that learns from scratch was seen to end with boxes without area for good.
+    """
 
     def __init__(self, channels: int, num_classes: int, norm: NormLayer, *, box_std: bool = False) -> None:
         super().__init__()
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
+        nn.init.ones_(bias_of(self.regression_head.bbox_reg))
         # Weights on disk have the name ``spread``.
         self.spread = box_std_layer(channels, 1) if box_std else None
 
