@@ -100,17 +100,18 @@ def voc(root: Path, images: int = 6) -> dict[str, Any]:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for i in range(images):
         picture(root / "JPEGImages" / f"{i:03d}.jpg", 300 + i)
-        (root / "Annotations" / f"{i:03d}.xml").write_text(xml(objects=voc_object() + voc_object("van")))
+        objects = voc_object() + voc_object("van")
+        (root / "Annotations" / f"{i:03d}.xml").write_text(xml(objects=objects, name=f"{i:03d}.jpg"))
     (root / "ImageSets" / "Main" / "train.txt").write_text("".join(f"{i:03d}\n" for i in range(images)))
     return {"format": "voc", "root": str(root), "split": "train"}
 
 
 def yolo(root: Path, images: int = 5) -> dict[str, Any]:
-    """Write a YOLO folder with ``images`` images, one box each but the last, which has no label file."""
+    """Write a YOLO folder with ``images`` images, one box each but the last, whose label file is empty."""
     (root / "labels" / "train").mkdir(parents=True)
     for i in range(images):
         picture(root / "images" / "train" / f"{i}.png", 400 + i)
-        if i < images - 1:
-            (root / "labels" / "train" / f"{i}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+        line = "1 0.5 0.5 0.25 0.5\n" if i < images - 1 else ""
+        (root / "labels" / "train" / f"{i}.txt").write_text(line)
     (root / "data.yaml").write_text("names: [car, van]\n")
     return {"format": "yolo", "root": str(root), "split": "train"}
