@@ -81,10 +81,11 @@ class Nano:
         return DataConfig.model_validate(self.section)
 
 
-def xml(size: tuple[int, int] | None = (WIDTH, HEIGHT), objects: str = "", name: str = "x.jpg") -> str:
-    """Return a VOC annotation."""
+def xml(size: tuple[int, int] | None = (WIDTH, HEIGHT), objects: str = "", name: str | None = None) -> str:
+    """Return a VOC annotation, without ``<filename>`` unless there is a name."""
     stated = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
-    return f"<annotation><filename>{name}</filename>{stated}{objects}</annotation>"
+    named = "" if name is None else f"<filename>{name}</filename>"
+    return f"<annotation>{named}{stated}{objects}</annotation>"
 
 
 def voc_object(name: str = "car", box: tuple[Any, Any, Any, Any] = (5, 6, 25, 30), difficult: str | None = "0") -> str:

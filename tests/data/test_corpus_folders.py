@@ -35,6 +35,7 @@ VOC_CASES = [
     ("V02", rewrite(f"<annotation><{'x' * 5000}>"), "line 1", "mend it", 3),
     ("V02", rewrite("car 1 2 3 4"), "line 1", "not XML", 3),
     ("V02", rewrite("<a>" * 1000), "line 1", "nested deeper", 3),
+    ("V02", rewrite(f"<annotations>{xml(objects=voc_object())}</annotations>"), "001", "is <annotations>, so no", 3),
     (
         "V04",
         rewrite(xml(objects=voc_object() + voc_object(box=(90, 5, 10, 9)))),

@@ -41,7 +41,9 @@ LEFT_OUT: dict[str, Left] = {
     "L11": Left("warning", "images with more objects than are looked for", "detections after these never count"),
     "L12": Left("warning", "boxes that repeat another of their class", "remove all but one of each"),
     "L13": Left("warning", "<filename>s that name no image", "images are found by their annotations' names; mend them"),
-    "L14": Left("warning", "images that share their name up to the ending", "name one in <filename>"),
+    "L14": Left(
+        "warning", "<filename>s that name another image than their own", "taken as they say; mend or remove them"
+    ),
     "L15": Left("repaired", "paths that lie elsewhere than they say", "mend them in the file"),
 }
 
