@@ -10,7 +10,7 @@ import numpy as np
 
 from ssod.data import datasets, splits
 from ssod.data.checks.images import check_images
-from ssod.data.checks.leakage import Blame, blame_source, same_content, same_paths
+from ssod.data.checks.leakage import Blame, blame_source, check_pair
 from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Context, Findings
 from ssod.data.formats.presence import check_files
@@ -184,8 +184,7 @@ def _leakage(
             blame = Blame(file, "remove them from one", ctx)
             if pair != "train-val":
                 blame = blame_source(cfg.unlabeled, datasets.name_of(cfg.unlabeled, ctx), ctx)
-            if not same_paths(first, second, pair, blame):
-                same_content(first, second, pair, blame, limit)
+            check_pair(first, second, pair, blame, limit)
             _collect(report, ctx)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import glob
 import os
+from dataclasses import replace
 
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.jsonfile import nearest, read_text
 from ssod.data.formats.leftout import tell
 from ssod.data.formats.listing import glob_names, image_names, is_image, warn_of_hidden
 from ssod.data.formats.paths import IMAGE_SUFFIXES, plain_name, refuse_unsafe, unsafe_names
+from ssod.data.formats.presence import as_spelled
 from ssod.data.formats.records import Images
 
 
@@ -50,7 +52,10 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
         fix = f"put images there ({', '.join(IMAGE_SUFFIXES)}) or fix the path"
         ctx.findings.error("D39", where, ctx.section, "0 images", fix)
     ctx.findings.raise_first()
-    return Images(root, names, names)
+    found = Images(root, names, names)
+    if not pattern and not os.path.isdir(where):
+        found = as_spelled(found, where, ctx)
+    return replace(found, ids=found.paths)
 
 
 def before_wildcard(path: str) -> tuple[str, str]:

@@ -45,6 +45,7 @@ LEFT_OUT: dict[str, Left] = {
         "warning", "<filename>s that name another image than their own", "taken as they say; mend or remove them"
     ),
     "L15": Left("repaired", "paths that lie elsewhere than they say", "mend them in the file"),
+    "L16": Left("repaired", "names in another Unicode form than the disk's", "files of the same letters are taken"),
 }
 
 

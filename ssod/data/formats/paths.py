@@ -123,7 +123,8 @@ def absent(root: str, name: str) -> tuple[str, str]:
     """Say that a file is not there, and name one that differs only in case."""
     folder, _, base = name.rpartition("/")
     try:
-        twins = [other for other in os.listdir(os.path.join(root, folder)) if other.lower() == base.lower()]
+        same = same_text(base).casefold()
+        twins = [other for other in os.listdir(os.path.join(root, folder)) if same_text(other).casefold() == same]
     except OSError:
         twins = []
     if twins:

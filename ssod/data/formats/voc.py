@@ -16,10 +16,11 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ssod.data.formats.boxrules import check_classes, check_counts, settle
+from ssod.data.formats.boxrules import check_classes, check_counts, report_twins, settle
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.header import fill_sizes
 from ssod.data.formats.paths import safe_join
+from ssod.data.formats.presence import spelled
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.formats.vocnames import IMAGES, Chooser, Folder, read_list
 from ssod.data.formats.xmlfile import XmlProblem, parse_xml
@@ -107,7 +108,7 @@ def _listed(split: str) -> str:
 
 def _open(base: str, stem: str, listed: str, ctx: Context) -> Element | None:
     """Return the tree of one annotation file, or None after recording why not."""
-    name = f"Annotations/{stem}.xml"
+    name = spelled(base, f"Annotations/{stem}.xml")
     path = os.path.join(base, name)
     if not os.path.lexists(path):
         ctx.findings.error("V01", path, stem, f"not found ({listed})", "add it or drop the line")
@@ -193,12 +194,14 @@ def _labeled(images: Images, objects: list[_Box], classes: Classes, base: str, c
     boxes, keep = settle(boxes, image, images.sizes, place, base, ctx)
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
     check_counts(starts, lambda i: f"Annotations/{images.ids[i]}.xml", base, ctx)
+    labels, kept = np.array([label[o.name] for o in objects], dtype=np.int64)[keep], np.flatnonzero(keep)
+    report_twins(image[keep], labels, boxes[keep], lambda i: place(int(kept[i])), base, ctx)
     ctx.findings.raise_first()
     return Labeled(
         images=images,
         classes=classes,
         boxes=boxes[keep],
-        labels=np.array([label[o.name] for o in objects], dtype=np.int64)[keep],
+        labels=labels,
         crowd=np.zeros(int(keep.sum()), dtype=bool),
         difficult=np.array([o.difficult for o in objects], dtype=bool)[keep],
         starts=starts,

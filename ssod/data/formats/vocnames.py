@@ -41,9 +41,10 @@ class Folder:
         self.root = root
         self._stems: dict[str, dict[str, list[str]]] = {}
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return name in self.of_stem(os.path.splitext(name)[0])
+    def spelled(self, name: str) -> str | None:
+        """Return a file's name as the disk has it, in whatever Unicode form; None if it is not there."""
+        same = [other for other in self.of_stem(os.path.splitext(name)[0]) if same_text(other) == same_text(name)]
+        return name if name in same else next(iter(same), None)
 
     def of_stem(self, stem: str) -> list[str]:
         """Return the images that are called ``stem``, whatever their endings."""
@@ -130,7 +131,8 @@ class Chooser:
             line: the line.
             filename: what the annotation says; None = nothing, or it is not read.
         """
-        own = [line.file] if line.file is not None else self.images.of_stem(line.stem)
+        exact = None if line.file is None else self.images.spelled(line.file) or line.file
+        own = self.images.of_stem(line.stem) if exact is None else [exact]
         said = self._said(line, filename)
         if line.file is None and said:
             if own and said[0] not in own:
@@ -138,7 +140,7 @@ class Chooser:
             own = said
         elif filename and not said:
             self.lost.append(f"{line.stem}.xml: {filename}")
-        elif line.file is not None and said and line.file not in said:
+        elif exact is not None and said and exact not in said:
             self._error(line, f"<filename> is {short(said[0])}, line {line.number} of the list says {short(line.file)}")
         if len(own) > 1:
             self._error(line, f"{short(own[0])} and {short(own[1])} are there", "write the ending in the list")
@@ -155,7 +157,8 @@ class Chooser:
         folder, base = line.stem.rpartition("/")[0], filename.replace("\\", "/").rpartition("/")[2]
         name = f"{folder}/{base}" if folder else base
         if is_image(name):
-            return [name] if self.images.has(name) else []
+            there = self.images.spelled(name)
+            return [] if there is None else [there]
         return self.images.of_stem(name)
 
     def _error(self, line: Line, problem: str, fix: str = "mend <filename>") -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssod.data.formats.boxrules import check_classes, check_counts, settle
+from ssod.data.formats.boxrules import check_classes, check_counts, report_twins, settle
 from ssod.data.formats.coco import in_order
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.header import fill_sizes
@@ -142,6 +142,8 @@ def _labeled(
     boxes, keep = settle(boxes, image, images.sizes, place, labels, ctx)
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
     check_counts(starts, lambda i: images.paths[i], labels, ctx)
+    kept = np.flatnonzero(keep)
+    report_twins(image[keep], label[keep], boxes[keep], lambda i: place(int(kept[i])), labels, ctx)
     ctx.findings.raise_first()
     none = np.zeros(int(keep.sum()), dtype=bool)
     in_place = np.argsort(classes.ids)  # the file's numbers -> labels

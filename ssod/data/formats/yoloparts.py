@@ -17,6 +17,7 @@ from ssod.data.formats.jsonfile import nearest
 from ssod.data.formats.leftout import tell
 from ssod.data.formats.listing import hidden, image_names, is_image, warn_of_hidden
 from ssod.data.formats.paths import plain_name, refuse_unsafe
+from ssod.data.formats.presence import as_spelled
 from ssod.data.formats.records import Images
 from ssod.data.formats.yolofile import PARTS, DataYaml, check_base, place_of
 
@@ -68,8 +69,10 @@ def find_part(data: DataYaml, split: str, ctx: Context) -> Part:
     if lists:
         warn_of_hidden(names, lists[0], ctx)
     ctx.findings.raise_first()
-    ids = [os.path.splitext(name)[0] for name in names]
-    return Part(Images(root, names, ids), data.base, folders if not lists else [])
+    images = Images(root, names, names)
+    images = as_spelled(images, lists[0], ctx) if lists else images
+    ids = [os.path.splitext(name)[0] for name in images.paths]
+    return Part(replace(images, ids=ids), data.base, folders if not lists else [])
 
 
 def _usual(data: DataYaml, split: str, ctx: Context) -> list[str]:
