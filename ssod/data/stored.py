@@ -95,7 +95,9 @@ def read_stored(path: str, images: Images, classes: Classes, ctx: Context) -> St
         raise ctx.findings.fatal("D06", file, ctx.section, problem, "give one of these")
     boxes, scores, crowd = _boxes(rows, image, images, ctx), _scores(rows), rows.flags("iscrowd")
     ctx.findings.raise_first()
-    stored = _by_image(file, images, entries, (image, boxes, label, scores, crowd), ctx)
+    outside = np.flatnonzero(image < 0)
+    tell("L09", [rows.place(int(row), "bbox") for row in outside[:1]], file, ctx, count=len(outside))
+    stored = _by_image(file, images, entries, (image, boxes, label, scores, crowd))
     _check_counts(stored, ctx)
     return stored
 
@@ -233,12 +235,10 @@ def _scores(rows: Rows) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def _by_image(file: str, images: Images, entries: np.ndarray, columns: tuple[np.ndarray, ...], ctx: Context) -> Stored:
+def _by_image(file: str, images: Images, entries: np.ndarray, columns: tuple[np.ndarray, ...]) -> Stored:
     """Put the rows of images with an entry in the order of the images, the best first."""
     image, _, _, scores, _ = columns
     order = np.lexsort((-scores, image))
-    outside = len(order) - int((image >= 0).sum())
-    tell("L09", [short(file)] * bool(outside), file, ctx, count=outside)
     order = order[image[order] >= 0]
     image, boxes, labels, scores, crowd = (column[order] for column in columns)
     counts = np.bincount(image, minlength=len(images))[entries]

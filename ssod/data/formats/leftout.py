@@ -34,7 +34,6 @@ LEFT_OUT: dict[str, Left] = {
     "L04": Left("skipped", "lines that begin with # and name an image", "write ./# where a file's name begins so"),
     "L05": Left("warning", "label files without an image", "give them the names of their images"),
     "L06": Left("warning", "images without a label file", "taken as images without objects; label them, or move them"),
-    "L07": Left("warning", "files that the lists name, of a kind that nothing here reads", "convert them"),
     "L08": Left("skipped", "images without an object", "in neither part of an index file's split"),
     "L09": Left("skipped", "boxes of images outside the unlabelled set", "give the file of these images"),
     "L10": Left("warning", "boxes of at most a pixel once their images are resized", "raise the size in views"),

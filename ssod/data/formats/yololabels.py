@@ -68,11 +68,12 @@ def home(folder: str) -> str:
 
 
 def _text_files(folder: str) -> dict[str, str]:
-    """Return {stem: name} of the text files in a folder; that of a class list is none."""
+    """Return {stem: name} of the text files in a folder; one with its ending in capitals is nobody's: {name: name}."""
     if not os.path.isdir(folder):
         return {}
-    names = [name for name in sorted(os.listdir(folder)) if not hidden(name) and name.endswith(".txt")]
-    return {same_text(name[:-4]): name for name in names if name.casefold() not in NO_LABELS}
+    names = [name for name in sorted(os.listdir(folder)) if not hidden(name) and name.lower().endswith(".txt")]
+    names = [name for name in names if name.casefold() not in NO_LABELS]
+    return {same_text(name[:-4]) if name.endswith(".txt") else name: name for name in names}
 
 
 def _report_orphans(
@@ -86,7 +87,7 @@ def _report_orphans(
     beside = [os.path.join(f, name) for f, place in homes.items() if f != place for name in _text_files(f).values()]
     for folder in part.folders:
         top = home(folder)
-        texts = (os.path.join(top, name) for name in files_below(top) if name.endswith(".txt"))
+        texts = (os.path.join(top, name) for name in files_below(top) if name.lower().endswith(".txt"))
         lost |= {path for path in texts if os.path.dirname(path) not in stems and not _no_label(path)}
     count, used = len(lost) + len(beside), sum(path is not None for path in paths)
     if not count:
