@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from ssod.data.formats.findings import Context
 from ssod.data.formats.infer import labeled_source
-from ssod.data.formats.registry import FolderSource, VocSource, YoloSource, read_images, read_labeled
+from ssod.data.formats.registry import CocoSource, FolderSource, VocSource, YoloSource, read_images, read_labeled
 from ssod.inference.predict import find_images
 from tests.data.nano import picture, voc, yolo
 
@@ -108,7 +109,11 @@ def test_a_set_may_lie_in_a_hidden_folder_and_be_named_by_a_pattern_or_a_list(tm
     (tmp_path / "list.txt").write_text(".cache/set/a.jpg\n")
     found = read_images(FolderSource(format="folder", path=str(tmp_path / "list.txt")), ctx)
     assert found.paths == [".cache/set/a.jpg"]
-    assert [(f.level, f.id, f.count) for f in ctx.findings] == [("warning", "L01", 1)]
+    coco = {"images": [{"id": 1, "file_name": ".cache/set/a.jpg"}, {"id": 2, "file_name": "@eaDir/b.jpg"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    found = read_images(CocoSource(format="coco", ann=str(tmp_path / "coco.json"), images=str(tmp_path)), ctx)
+    assert found.paths == [".cache/set/a.jpg", "@eaDir/b.jpg"]
+    assert [(f.level, f.id, f.count) for f in ctx.findings] == [("warning", "L01", 1), ("warning", "L01", 2)]
 
 
 def test_hidden_folders_and_files_are_no_parts_of_a_set(tmp_path: Path) -> None:

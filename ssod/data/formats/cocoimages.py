@@ -8,6 +8,7 @@ import numpy as np
 
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, short
+from ssod.data.formats.listing import warn_of_hidden
 from ssod.data.formats.paths import plain_name, refuse_unsafe
 from ssod.data.formats.presence import as_spelled
 from ssod.data.formats.records import Images
@@ -40,6 +41,7 @@ def read_image_table(table: Rows, root: str, ctx: Context, *, needed: bool) -> I
         table.findings.error("D14", table.file, "images", problem, "ids must be unique")
     found = Images(root, names, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None)
     found = as_spelled(found, table.file, ctx)
+    warn_of_hidden(found.paths, table.file, ctx)
     _report_twice(found, table, needed)
     return found
 

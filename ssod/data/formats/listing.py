@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.leftout import tell
@@ -123,7 +123,7 @@ def maybe_image(path: str) -> bool:
         return False
 
 
-def warn_of_hidden(names: list[str], file: str, ctx: Context) -> None:
+def warn_of_hidden(names: Sequence[str], file: str, ctx: Context) -> None:
     """Record that a file names images in hidden places: it says so, so they stay."""
     odd = [name for name in names if hidden_path(name)]
     if odd:

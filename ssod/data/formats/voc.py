@@ -172,8 +172,10 @@ def _objects(tree: Element, row: int, file: str, ctx: Context) -> list[_Box]:
                 ctx.findings.error("V04", file, f"{place}.bndbox", problem, "swap them?")
                 break
         else:
-            difficult = _number(item.findtext("difficult")) == 1
-            found.append(_Box(row, file, number, name, corners, difficult))
+            difficult = (item.findtext("difficult") or "0").strip() or "0"
+            if difficult not in ("0", "1"):
+                ctx.findings.error("D32", file, f"{place}.difficult", f"{short(difficult)}, expected 0 or 1", "mend it")
+            found.append(_Box(row, file, number, name, corners, difficult == "1"))
     return found
 
 
