@@ -39,6 +39,7 @@ KNOWN = {
     "formats/cocoimages.py:_report_twice": "D36",
     "formats/cocoimages.py:read_image_table": TEXT,
     "formats/cocoimages.py:repeated": "the first 1000 of the ids that are an error, D14",
+    "formats/darknet.py:read_obj_data": SEARCH,
     "formats/findings.py:Finding.line": TEXT,
     "formats/findings.py:Findings.errors": SEARCH,
     "formats/findings.py:Findings.kinds": "a kind that was said; each is said once, with its count",

@@ -186,6 +186,49 @@ def test_nc_and_the_classes_of_the_config_agree(weld: Path) -> None:
         read_labeled(source, classes=["disc", "bar"])
 
 
+def test_what_stands_in_the_place_of_data_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Darknet's obj.data with lists, and a class list beside images and labels that have no parts."""
+    monkeypatch.chdir(tmp_path)
+    picture(Path("pool/p.png"), 1)
+    fill(tmp_path / "dark", "obj_train_data", ["a", "b", "c"], labels="obj_train_data")
+    (tmp_path / "dark/obj.names").write_text("disc\nbar\n")
+    (tmp_path / "dark/train.txt").write_text("data/obj_train_data/b.png\ndata/obj_train_data/a.png\n")
+    (tmp_path / "dark/valid.txt").write_text("data/obj_train_data/c.png\n")
+    text = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"
+    (tmp_path / "dark/obj.data").write_text(text)
+    fill(tmp_path / "flat", "images", ["d", "e"])
+    (tmp_path / "flat/classes.txt").write_text("bar\ndisc\n")
+    (tmp_path / "flat/notes.json").write_text("{}")
+    assert part(tmp_path / "dark", "train") == ["b", "a"]
+    assert part(tmp_path / "dark", "val") == ["c"]
+    assert part(tmp_path / "flat", ".") == ["d", "e"]
+    write_config("my.yaml", "dark", "pool", "flat")
+    data = datasets.load(load("my.yaml").data)
+    assert (len(data.labeled), len(data.val)) == (2, 2)
+    assert data.labeled.classes.names == data.val.classes.names == ("disc", "bar")
+    assert (data.labeled.labels.tolist(), data.val.labels.tolist()) == ([0, 0], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("classes = 3\nnames = obj.names\ntrain = train.txt\n", r"obj\.data: nc: 3, but names lists 2"),
+        ("names = gone.names\ntrain = train.txt\n", r"obj\.data: names: 'gone\.names' not found"),
+        ("names = obj.names\ntrain = gone.txt\n", r"obj\.data: train: 'gone\.txt' not found"),
+        ("names: obj.names\n", r"obj\.data: line 1: 'names: obj\.names', expected key = value"),
+        ("names = blank.names\ntrain = train.txt\n", r"blank\.names: line 2: no name"),
+    ],
+)
+def test_what_obj_data_names_and_is_not_so_is_one_line(text: str, words: str, tmp_path: Path) -> None:
+    fill(tmp_path, "obj_train_data", ["a"], labels="obj_train_data")
+    (tmp_path / "obj.names").write_text("disc\nbar")
+    (tmp_path / "blank.names").write_text("disc\n\nbar\n")
+    (tmp_path / "train.txt").write_text("obj_train_data/a.png\n")
+    (tmp_path / "obj.data").write_text(text)
+    with pytest.raises(SsodError, match=words):
+        part(tmp_path, "train")
+
+
 def test_init_takes_what_the_file_names_and_never_test_for_val(weld: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weld.parent)
     picture(Path("pool/p.png"), 1)

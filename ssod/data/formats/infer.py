@@ -15,7 +15,7 @@ from ssod.data.formats.folder import before_wildcard
 from ssod.data.formats.header import read_header
 from ssod.data.formats.jsonfile import read_json
 from ssod.data.formats.listing import hidden
-from ssod.data.formats.yolofile import NAME, VAL, is_yaml, read_data_yaml
+from ssod.data.formats.yolofile import NAME, VAL, is_yaml, read_data_yaml, which
 from ssod.data.formats.yoloparts import named_parts
 from ssod.utils.errors import SsodError
 
@@ -44,7 +44,7 @@ def labeled_source(
     where = Path(os.path.abspath(os.path.expanduser(path)))
     if not where.exists():
         raise _unknown(option, path, f"not found{_nearest(where)}")
-    if is_yaml(str(where)) or (where / NAME).is_file():
+    if is_yaml(str(where)) or which(str(where)):
         return _yolo(where, option, splits)
     if where.is_file():
         if where.suffix.lower() != ".json":
@@ -75,7 +75,7 @@ def unlabeled_source(path: str, option: str, labeled: Source, also: str | None =
         if glob.has_magic(path):
             return {"format": "folder", "path": str(where)}
         raise _unknown(option, path, f"not found{_nearest(where)}")
-    if is_yaml(str(where)) or (where / NAME).is_file():
+    if is_yaml(str(where)) or which(str(where)):
         source = _yolo(where, option, (*_UNLABELED, "train"))
     elif where.is_file() and where.suffix.lower() == ".json":
         source = _coco(where, option, ("images",), None, also)

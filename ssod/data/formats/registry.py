@@ -50,7 +50,8 @@ class YoloSource(Section):
     root: str
     "The folder that holds data.yaml, or such a file of another name."
     split: str
-    "Which part: train, val or test of data.yaml; one that it does not name is images/<part> or <part>/images."
+    """Which part: train, val or test of data.yaml; one that it does not name is images/<part> or <part>/images, and "."
+    is images itself."""
 
 
 class FolderSource(Section):

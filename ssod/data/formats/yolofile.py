@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ssod.data.formats.darknet import CLASSES, OBJ_DATA, read_names, read_obj_data
 from ssod.data.formats.findings import Context, default_root, short
 from ssod.data.formats.jsonfile import kind, nearest, read_text
 from ssod.data.formats.leftout import tell
@@ -49,17 +50,28 @@ def is_yaml(path: str) -> bool:
     return path.lower().endswith((".yaml", ".yml")) and not os.path.isdir(path)
 
 
+def which(folder: str) -> str | None:
+    """Return the name of the file that says what set lies in a folder; None if it is no YOLO folder."""
+    for name in (NAME, OBJ_DATA):
+        if os.path.lexists(os.path.join(folder, name)):
+            return name
+    flat = os.path.isfile(os.path.join(folder, CLASSES)) and os.path.isdir(os.path.join(folder, "images"))
+    return CLASSES if flat else None
+
+
 def read_data_yaml(root: str, ctx: Context, *, needed: bool) -> DataYaml:
-    """Read the ``data.yaml`` of ``root``, its folder or the file itself.
+    """Read the ``data.yaml`` of ``root``, its folder or the file itself, or what stands in its place (``darknet``).
 
     Raises:
         SsodError: it is no plain YAML, or names a ``path`` or parts that are no names; if ``needed``, it is absent.
     """
-    file = root if is_yaml(root) else os.path.join(root, NAME)
-    folder = os.path.dirname(file)
+    file = root if is_yaml(root) else os.path.join(root, which(root) or NAME)
+    folder, name = os.path.dirname(file), os.path.basename(file)
     if not needed and not is_yaml(root) and not os.path.lexists(file):
         return DataYaml(file, folder)
-    tree = _parse(file, ctx)
+    if name == CLASSES:
+        return DataYaml(file, folder, {"names": read_names(file, ctx)})
+    tree = read_obj_data(file, ctx) if name == OBJ_DATA else _parse(file, ctx)
     where = tree.get("path")
     if where is None or where == "":
         where = "."
@@ -158,9 +170,10 @@ def place_of(data: DataYaml, part: str, name: str, ctx: Context) -> str:
     place = os.path.normpath(os.path.join(data.base, name))
     if os.path.exists(place):
         return place
-    bare = os.path.normpath(os.path.join(data.base, name.removeprefix("../")))
-    if name.startswith("../") and os.path.exists(bare):  # as exports have it, whose file was meant to lie one deeper
-        tell("L15", [name], data.file, ctx, f"{part} is read as {short(os.path.relpath(bare, data.base))}")
-        return bare
+    for cut in ("../", "data/"):  # as exports have it, whose files were meant to lie elsewhere
+        bare = os.path.normpath(os.path.join(data.base, name.removeprefix(cut)))
+        if name.startswith(cut) and os.path.exists(bare):
+            tell("L15", [name], data.file, ctx, f"{part} is read as {short(os.path.relpath(bare, data.base))}")
+            return bare
     problem = f"{short(name)} not found below {short(data.base)}{nearest(place)}"
     raise ctx.findings.fatal("Y01", data.file, part, problem, "mend the line, or put the images there")

@@ -77,7 +77,7 @@ def find_part(data: DataYaml, split: str, ctx: Context) -> Part:
 
 def _usual(data: DataYaml, split: str, ctx: Context) -> list[str]:
     for names in (("images", split), (split, "images")):
-        folder = os.path.join(data.base, *names)
+        folder = os.path.normpath(os.path.join(data.base, *names))
         if os.path.isdir(folder):
             return [folder]
     problem = f"neither images/{split} nor {split}/images is there"
@@ -116,12 +116,18 @@ def _relative_to(lines: Sequence[str], bases: Sequence[str]) -> tuple[str, str]:
 
 
 def named_parts(data: DataYaml, folder: str) -> list[str]:
-    """Return the parts of a set: those that data.yaml names, or else the folders that are there."""
+    """Return the parts of a set: those that data.yaml names, or else the folders that are there.
+
+    Where the images lie in ``images`` itself, they are the part ".".
+    """
     if data.parts:
         return [name for name in PARTS if name in data.parts]
     found = _folders(os.path.join(folder, "images"))
     found += [name for name in _folders(folder) if os.path.isdir(os.path.join(folder, name, "images"))]
-    return sorted(set(found))
+    if found:
+        return sorted(set(found))
+    top = os.path.join(folder, "images")
+    return ["."] if os.path.isdir(top) and any(map(is_image, os.listdir(top))) else []
 
 
 def _folders(folder: str) -> list[str]:
