@@ -121,6 +121,20 @@ def test_a_part_is_what_the_file_names(way: str, weld: Path) -> None:
     assert part(weld, "val") == ["l0", "l1"]
 
 
+def test_a_path_below_the_data_root_and_a_relative_root(weld: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files that travel with a set have it: the set's name below the folder where all sets lie."""
+    monkeypatch.setenv("SSOD_DATASETS", str(weld.parent))
+    said(weld, "path: weld\ntrain: images/reviewed\n")
+    assert part(weld, "train") == NEW
+    monkeypatch.chdir(weld.parent)
+    for root in (".", str(weld.parent)):
+        monkeypatch.setenv("SSOD_DATASETS", root)
+        for text in ("train: images/reviewed\n", f"train: [{weld}/images/reviewed, some.txt]\n"):
+            (weld / "some.txt").write_text("images/line2/l0.png\n")
+            said(weld, text)
+            assert part(Path("weld"), "train") == NEW + ["l0"] * ("some" in text)
+
+
 @pytest.mark.parametrize("key", ["val", "valid", "validation"])
 @pytest.mark.parametrize("split", ["val", "valid"])
 def test_val_has_three_names(key: str, split: str, weld: Path) -> None:
