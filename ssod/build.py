@@ -14,6 +14,7 @@ import torch
 
 from ssod.config import Config
 from ssod.data import datasets
+from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataSets
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.findings import Findings
@@ -23,12 +24,14 @@ from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.loading.team import worker_deaths
 from ssod.data.loading.workers import reading
 from ssod.detectors.build import build as build_detector
+from ssod.detectors.d2.config import D2Config
 from ssod.diagnostics.pseudo_quality import Diagnose
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import Trainer
 from ssod.evaluation.coco import coco_metrics
 from ssod.evaluation.coco import evaluate as measure
+from ssod.evaluation.matching import MOST
 from ssod.evaluation.voc import voc_metrics
 from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
@@ -38,8 +41,6 @@ from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals
 from ssod.version import __version__
-
-MAX_TOLD = 20  # repairs and warnings about the data that a training run prints
 
 
 @contextlib.contextmanager
@@ -53,7 +54,7 @@ def opened(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] 
 
 
 def read_data(cfg: Config) -> DataSets:
-    """Read the data of a config and print what was repaired in it.
+    """Read the data of a config and print each kind of thing that was repaired or left out in it.
 
     Raises:
         SsodError: what is wrong with the data, or a batch that it cannot fill.
@@ -61,10 +62,20 @@ def read_data(cfg: Config) -> DataSets:
     findings = Findings()
     data = load_data(cfg, findings)
     check_batch(cfg, data)
+    for part, images in (("labeled", data.labeled), ("val", data.val)):
+        if images is not None:
+            ctx = datasets.context(cfg.data, findings)(part)
+            visible(cfg).check(part, images, datasets.name_of(getattr(cfg.data, part), ctx), ctx)
     if collective.rank() == 0:
-        for line in findings.lines()[:MAX_TOLD]:
+        for line in findings.kinds():
             print(line)
     return data
+
+
+def visible(cfg: Config) -> Visible:
+    """Return what objects the views and the detector of a config can show and find."""
+    most = MOST if isinstance(cfg.detector, D2Config) else cfg.detector.decode.detections  # what detectron2 keeps
+    return Visible(cfg.views, min(most, MOST) if cfg.eval.metric == "coco" else most)
 
 
 def load_data(cfg: Config, findings: Findings | None = None) -> DataSets:

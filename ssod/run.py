@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssod.build import opened
+from ssod.build import opened, visible
 from ssod.commands.check import check as check_data
 from ssod.config import Config
 from ssod.data.checks.summary import summary
@@ -28,6 +28,6 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
 
 def check(cfg: Config) -> int:
     """Print counts and every finding about a config's data; return the exit code."""
-    report = check_data(cfg.data)
+    report = check_data(cfg.data, visible=visible(cfg))
     print("\n".join([*summary(report.counts, report.split), *(report.lines() or ["no findings"])]))
     return int(report.code)

@@ -10,7 +10,8 @@ import numpy as np
 
 from ssod.data import datasets, splits
 from ssod.data.checks.images import check_images
-from ssod.data.checks.leakage import Blame, blame_source, same_content, same_paths
+from ssod.data.checks.leakage import Blame, blame_source, check_pair
+from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Context, Findings
 from ssod.data.formats.presence import check_files
@@ -45,7 +46,7 @@ class Report:
         return self.findings.lines()
 
 
-def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) -> Report:
+def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None, visible: Visible | None = None) -> Report:
     """Look for everything that is wrong, instead of stopping at the first thing.
 
     Args:
@@ -53,6 +54,7 @@ def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) ->
         decode: decode every image, which finds truncated ones; otherwise only headers are read.
         limit: open at most this many images of each set, and compare at most this many of each pair of sets by
             content; None = all.
+        visible: what the views and the detector of the config can show and find; None = it is not asked.
     """
     report = Report()
     labeled = _labeled(cfg, report, decode, limit)
@@ -60,6 +62,12 @@ def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) ->
     unlabeled = _unlabeled(cfg, report, decode, limit)
     if labeled is not None:
         part = _split(cfg, labeled, report)
+        if visible is not None:
+            for name, data in (("labeled", part), ("val", val)):
+                if data is not None:
+                    ctx = _context(cfg, name)
+                    visible.check(name, data, datasets.name_of(getattr(cfg, name), ctx), ctx)
+                    _collect(report, ctx)
         _leakage(cfg, labeled, part, val, unlabeled, report, limit)
     return report
 
@@ -184,8 +192,7 @@ def _leakage(
             blame = Blame(file, "remove them from one", ctx)
             if pair != "train-val":
                 blame = blame_source(cfg.unlabeled, datasets.name_of(cfg.unlabeled, ctx), ctx)
-            if not same_paths(first, second, pair, blame):
-                same_content(first, second, pair, blame, limit)
+            check_pair(first, second, pair, blame, limit)
             _collect(report, ctx)
 
 

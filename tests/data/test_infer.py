@@ -37,7 +37,8 @@ def renumbered(folder: Path, first: int, count: int, size: tuple[int, int] = (64
     ann = folder.parent / f"{folder.name}.json"
     coco(ann, folder, names, size)
     for name in names:
-        Image.new("RGB", size, f"#{zlib.crc32(folder.name.encode()):08x}"[:7]).save(folder / name)
+        colour = zlib.crc32(f"{folder.name}/{name}".encode())  # as is each picture: no two are the same file
+        Image.new("RGB", size, f"#{colour:08x}"[:7]).save(folder / name)
     return ann
 
 

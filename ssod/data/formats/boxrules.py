@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ssod.data.formats.findings import Context
+from ssod.data.formats.leftout import tell
 
 # Boxes that stick out by less than this many pixels are rounding, clipped without a word.
 ROUNDING = 0.01
 # Beyond this many pixels a number is no coordinate of any image.
 ABSURD = 1e7
+_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)  # factors of a hash
 # Below this many boxes a majority says nothing about the file's format.
 ENOUGH = 4
 
@@ -113,6 +115,35 @@ def check_counts(starts: np.ndarray, name: Callable[[int], str], file: str, ctx:
     if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none
         problem = "no boxes at all; is this an unlabelled set?"
         ctx.findings.error("D35", file, ctx.section, problem, "give it as data.unlabeled")
+
+
+def report_twins(
+    image: np.ndarray, label: np.ndarray, boxes: np.ndarray, place: Callable[[int], str], file: str, ctx: Context
+) -> None:
+    """Record boxes that are there more than once: in one image, of one class, with the same corners.
+
+    Args:
+        image: [A] the image of each box.
+        label: [A] its class.
+        boxes: [A, 4] float32.
+        place: names box ``row`` in a message.
+        file: where they come from.
+        ctx: section and findings; where there are errors, they are mended first.
+    """
+    if ctx.findings.errors():
+        return
+    corners = np.ascontiguousarray(boxes, dtype=np.float32).view(np.uint64).reshape(-1, 2)
+    owner = image.astype(np.uint64) * np.uint64(1 << 20) + label.astype(np.uint64)
+    mixed = (owner * _ODD[0]) ^ (corners[:, 0] * _ODD[1]) ^ (corners[:, 1] * _ODD[2])  # equal rows are equal, at least
+    _, which, counts = np.unique(mixed, return_inverse=True, return_counts=True)
+    seen: set[tuple[float, ...]] = set()
+    twins = []
+    for row in np.flatnonzero(counts[which] > 1).tolist():
+        exact = (int(image[row]), int(label[row]), *boxes[row].tolist())
+        if exact in seen:
+            twins.append(row)
+        seen.add(exact)
+    tell("L12", [place(row) for row in twins[:1]], file, ctx, count=len(twins))
 
 
 def check_classes(
