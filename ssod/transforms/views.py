@@ -108,7 +108,7 @@ class ViewsConfig(Section):
     val: Annotated[Pipeline, AfterValidator(_alone)]
     "The one view of evaluation, prediction and export; keep it free of chance."
     group_by_aspect: bool = False
-    "Batches of either wide images or the others, to waste less on padding. Needs image sizes."
+    "Batches of either wide images or the others, to waste less on padding; unstated sizes come from headers."
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from multiprocessing import active_children, resource_sharer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ import torch
 from PIL import Image
 
 from ssod.data.formats import image as image_module
+from ssod.data.formats.header import read_header
 from ssod.data.loading import reader, team, workers
+from ssod.data.loading.reader import Reader
 from ssod.data.loading.team import worker_failure
 from ssod.structures import View
 from ssod.transforms.views import ViewsConfig
@@ -205,10 +208,59 @@ def test_aspect_groups(tmp_path):
             assert len(wide) == 1
             shapes |= wide
     assert shapes == {True, False}
-    unsized = make_images(tmp_path / "u", 9, name="un", sizes=False)
-    with pytest.raises(SsodError, match="group_by_aspect") as caught:
-        batches(tmp_path, unlabeled=unsized, group_by_aspect=True)
-    assert caught.value.code == Exit.USAGE
+
+
+def opened_headers(monkeypatch):
+    """Return the list that gets the name of every file whose header is read, and forget what was read before."""
+    seen = []
+
+    def read(path):
+        seen.append(Path(path).name)
+        return read_header(path)
+
+    monkeypatch.setattr(reader, "read_header", read)
+    reader._header_sizes.cache_clear()
+    return seen
+
+
+def test_aspect_groups_of_images_without_stated_sizes_are_those_of_their_headers(tmp_path, monkeypatch):
+    """A folder states no size: the headers do, the upright one; they are read when asked for, and once."""
+    stated, seen = make_images(tmp_path / "u", 9, name="un"), opened_headers(monkeypatch)
+    ids = [[b.weak.ids for b in batches(tmp_path, unlabeled=stated, group_by_aspect=True, steps=8, unlabeled_from=0)]]
+    silent = replace(stated, sizes=None)
+    next(batches(tmp_path, unlabeled=silent, unlabeled_from=0))
+    assert not seen
+    for _ in range(2):  # the second time as after a resume
+        found = batches(tmp_path, unlabeled=silent, group_by_aspect=True, steps=8, unlabeled_from=0)
+        ids.append([b.weak.ids for b in found])
+    assert ids[0] == ids[1] == ids[2]
+    assert sorted(seen) == sorted(Path(path).name for path in stated.paths)
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_the_size_of_a_header_is_that_of_the_upright_image(tmp_path, turn):
+    images = make_images(tmp_path / "u", 2, name="un", sizes=False)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for path in images.paths:
+        Image.new("RGB", (40, 24)).save(Path(images.root) / path, exif=exif)
+    reader._header_sizes.cache_clear()
+    found = [tuple(row) for row in Reader().sizes(images).tolist()]
+    assert found == [Reader()(images, i).size[::-1] for i in range(2)]
+    assert found == [(24, 40) if turn < 5 else (40, 24)] * 2
+
+
+def test_headers_that_cannot_be_read_are_borne_like_images(tmp_path):
+    images = make_images(tmp_path / "u", 9, name="un", sizes=False)
+    for bad, path in enumerate(images.paths[:4], start=1):
+        (Path(images.root) / path).write_bytes(b"no image")
+        reader._header_sizes.cache_clear()
+        if bad <= 3:
+            assert (Reader().sizes(images).all(1).tolist()) == [False] * bad + [True] * (9 - bad)
+            next(batches(tmp_path, unlabeled=images, group_by_aspect=True, unlabeled_from=0))
+    with pytest.raises(SsodError, match="4 of 9 unlabelled images cannot be read") as caught:
+        batches(tmp_path, unlabeled=images, group_by_aspect=True, unlabeled_from=0)
+    assert caught.value.code == Exit.DATA
 
 
 def test_padding_is_zero_and_the_matrix_is_right(tmp_path):

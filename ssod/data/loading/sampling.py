@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from ssod.data.formats.records import Images
 from ssod.data.loading.sampler import Grouped, Shuffled
@@ -44,7 +47,7 @@ class Sampling:
         seed: the run's seed.
         unlabeled_from: before this step no unlabelled image is drawn.
         accumulate: micro-batches of one step.
-        group_by_aspect: batches of either wide images or the others, to waste less on padding. Needs sizes.
+        group_by_aspect: batches of either wide images or the others, to waste less on padding.
     """
 
     labeled: int
@@ -72,20 +75,22 @@ class Sampling:
         if self.labeled < 1:
             raise SsodError("config", "train.batch.labeled", f"{self.labeled} is below 1", "use at least 1")
 
-    def stream(self, images: Images, name: str) -> Stream:
+    def stream(self, images: Images, name: str, sizes: Callable[[Images], np.ndarray]) -> Stream:
         """Return the order in which ``images`` come; streams of different names are independent.
 
+        Args:
+            images: what is drawn from.
+            name: of the stream.
+            sizes: gives [N, 2] (height, width) of images; asked only where they are grouped by it.
+
         Raises:
-            SsodError: there is no image (code 3), or no sizes to group by (code 2).
+            SsodError: there is no image, or too many whose size cannot be read (code 3).
         """
         if len(images) == 0:
             raise SsodError("config", f"data.{name}", "0 images", "check the path and the split", code=Exit.DATA)
         if not self.group_by_aspect:
             return Shuffled(len(images), self.seed, name)
-        if images.sizes is None:
-            problem = "grouping by aspect ratio needs image sizes, which this source does not state"
-            raise SsodError("config", f"data.{name}", problem, "set views.group_by_aspect to false")
-        return Grouped.from_sizes(images.sizes, self.seed, name)
+        return Grouped.from_sizes(sizes(images), self.seed, name)
 
     def share(self, stream: Stream, size: int, step: int, micro: int, place: Place) -> list[tuple[int, int]]:
         """Return (position, image) of one process's share of a micro-batch.
