@@ -25,7 +25,7 @@ COMBINATIONS = [
     for method, detector, data, percent in combinations()
     if percent in (None, 10) and detector in OURS
 ]
-PAPER = ("coco", "coco_additional", "voc")
+PAPER = ("coco", "coco_additional", "voc", "voc_coco20")
 R50 = ("retinanet_r50_fpn", "fcos_r50_fpn", "faster_rcnn_r50_fpn")
 
 
@@ -89,7 +89,8 @@ def test_what_is_asked_for_is_what_is_resolved(combination: tuple[str, str, str]
     assert cfg.method.name == method.removesuffix("_consistency")
     assert detector.startswith(cfg.detector.name)
     assert cfg.detector.backbone == ("tiny" if "tiny" in detector else "resnet50")
-    folder = {"coco_additional": "coco/", "coco": "coco/", "voc": "voc/", "neu_det": "neu-det", "bccd": "bccd"}
+    folder = {"coco_additional": "coco/", "coco": "coco/", "neu_det": "neu-det", "bccd": "bccd"}
+    folder |= {"voc": "voc/", "voc_coco20": "voc/"}
     assert folder.get(data, "annotations/") in str(cfg.data.labeled)
     share = {"coco": 10, "neu_det": 10, "bccd": 10, "shapes": 9.1}.get(data)
     assert (cfg.data.split.percent if cfg.data.split else None) == share
@@ -130,7 +131,7 @@ def test_every_detector_builds(detector: str) -> None:
 @pytest.mark.parametrize("factor", recipes.FACTORS)
 def test_a_file_is_short_begins_with_what_it_is_and_keeps_to_its_sections(factor: str) -> None:
     own = {
-        "data": {"protocol", "data", "views", "train", "eval"},
+        "data": {"base", "protocol", "data", "views", "train", "eval"},
         "detector": {"base", "detector", "train"},
         "method": {"method", "views", "train"},
     }

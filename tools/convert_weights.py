@@ -1,8 +1,8 @@
 """detectron2's weights as a model file of ours, and ours as a file for detectron2; both find the same, or none is made.
 
-    python tools/convert_weights.py ours my.yaml -o retinanet.safetensors detector.weights=model_final_bfca0b.pkl
-    python tools/convert_weights.py keep my.yaml -o kept.safetensors detector.weights=model_final_bfca0b.pkl
-    python tools/convert_weights.py detectron2 best.safetensors -o model.pth --config my.yaml
+    python -m tools.convert_weights ours my.yaml -o retinanet.safetensors detector.weights=model_final_bfca0b.pkl
+    python -m tools.convert_weights keep my.yaml -o kept.safetensors detector.weights=model_final_bfca0b.pkl
+    python -m tools.convert_weights detectron2 best.safetensors -o model.pth --config my.yaml
 
 ``my.yaml`` is a config of this project whose detector is ``d2_retinanet``, ``d2_fcos`` or ``d2_faster_rcnn``.
 

@@ -4,7 +4,8 @@
 
 ``--source`` holds ``train2017``, ``val2017``, ``annotations`` and, for the "full" protocol, ``unlabeled2017``, as they
 come out of the archives of cocodataset.org. Nothing is copied or changed there: the target gets links to image folders
-and annotation files, and new files beside them. The command can be repeated.
+and annotation files, and new files beside them. Where VOC2012 lies beside the target, the list of unlabelled images of
+VOC 07+12+COCO20 is one of them. The command can be repeated.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ssod.data.formats.findings import Context, default_root
 from ssod.data.formats.jsonfile import read_json
 from ssod.data.formats.presence import check_files
 from ssod.data.splits import write_splits
+from ssod.data.voc_in_coco import write_list
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 
@@ -64,6 +66,7 @@ def prepare(args: argparse.Namespace, source: Path, target: Path) -> None:
         write_unlabeled(target, categories, args.subset)
     else:
         print("unlabeled2017: not there, which only the full protocol needs")
+    print(write_list(target, ("train2017", "val2017")))
     index = check_index_file(target) if args.family == "index_file" else None
     folds = range(1, args.folds + 1)
     out = annotations / "semi_supervised" / ("" if args.family == "without_replacement" else args.family)

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from ssod.data.voc_in_coco import LIST
 from ssod.experiments.runs import Run
 
 COCO_CLASSES, COCO_VAL = 80, 5000
 COCO_PERCENTS = (1.0, 2.0, 5.0, 10.0)
+VOC, VOC_COCO20 = "VOC 07+12", "VOC 07+12+COCO20"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def protocol_of(run: Run) -> str | None:
     """Return which published protocol a run followed; None = none of them.
 
     COCO is recognised by its 80 classes and the name and size of val2017; VOC by its 20 classes, VOC 2007 as labelled
-    and test set, and VOC 2012 as unlabelled images. A supervised run needs no unlabelled images to follow a protocol.
+    and test set, and VOC 2012, alone or in the list with COCO's images, as unlabelled images. A supervised run needs no
+    unlabelled images to follow a protocol.
     """
     data = run.config["data"]
     supervised = run.method == "supervised"
@@ -75,16 +78,21 @@ def protocol_of(run: Run) -> str | None:
         additional = whole and ("unlabeled2017" in str(extra) or (supervised and extra is None))
         return "COCO additional" if additional else None
     if len(run.classes) == 20 and {"aeroplane", "tvmonitor"} <= set(run.classes):
-        wanted = {"labeled": "VOC2007", "val": "VOC2007"} | ({} if supervised else {"unlabeled": "VOC2012"})
-        tests = val.get("split") == "test" and data.get("split") is None
-        if tests and all(year in str((data.get(part) or {}).get("root", "")) for part, year in wanted.items()):
-            return "VOC 07+12"
+        roots = [str((data.get(part) or {}).get("root", "")) for part in ("labeled", "val")]
+        if val.get("split") != "test" or data.get("split") is not None or not all("VOC2007" in root for root in roots):
+            return None
+        extra = data.get("unlabeled") or {}
+        if str(extra.get("path", "")).endswith(LIST):
+            return VOC_COCO20
+        return VOC if supervised or "VOC2012" in str(extra.get("root", "")) else None
     return None
 
 
 def references(runs: Sequence[Run]) -> list[Published]:
     """Return the published numbers of the one protocol that all ``runs`` followed, the highest AP last."""
     protocols = {protocol_of(run) for run in runs}
+    if VOC_COCO20 in protocols and all(run.method == "supervised" for run in runs if protocol_of(run) == VOC):
+        protocols -= {VOC}  # baselines, which see the same labels and neither's unlabelled images
     if len(protocols) != 1 or None in protocols:
         return []
     (protocol,) = protocols

@@ -338,6 +338,11 @@ def test_a_supervised_baseline_follows_the_protocol_of_its_labels(tmp_path: Path
     alone = read_run(voc_like(tmp_path / "a", "mean_teacher", **{"data.unlabeled": None}))
     assert [protocol_of(r) for r in (baseline, run, alone)] == ["VOC 07+12", "VOC 07+12", None]
     assert references([baseline, run])
+    more = {"format": "folder", "path": "coco/annotations/voc12_coco20.txt", "images": "."}
+    both = read_run(voc_like(tmp_path / "c", "mean_teacher", **{"data.unlabeled": more}))
+    assert protocol_of(both) == "VOC 07+12+COCO20"
+    assert {row.protocol for row in references([baseline, both])} == {"VOC 07+12+COCO20"}
+    assert references([run, both]) == []
     whole = {"format": "coco", "ann": "coco/annotations/instances_train2017.json", "images": "coco/train2017"}
     coco = {"data.split": None, "data.labeled": whole, "data.unlabeled": None}
     kinds = [read_run(coco_like(tmp_path / m, None, m, **coco)) for m in ("supervised", "mean_teacher")]

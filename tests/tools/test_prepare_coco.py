@@ -9,9 +9,12 @@ from types import ModuleType
 
 import pytest
 
+from ssod.config import load_recipe
 from ssod.data.datasets import DataConfig, load
+from ssod.data.loading.reader import Reader
 from ssod.data.splits import draw
-from tests.data.nano import coco, picture
+from ssod.data.voc_in_coco import COCO_NAME, LIST
+from tests.data.nano import HEIGHT, WIDTH, coco, picture, voc_object, xml
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "prepare_coco.py"
 
@@ -77,6 +80,66 @@ def test_layout_splits_and_unlabelled_set(download: Path, tmp_path: Path, capsys
     made = json.loads((target / "annotations/instances_unlabeled2017.json").read_text())
     assert made["annotations"] == []
     assert made["categories"] == coco("a", 1, 1)["categories"]
+
+
+# ---- VOC 07+12+COCO20 ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_voc(download: Path, tmp_path: Path) -> Path:
+    """VOC beside COCO, which shows a sofa in a0, a crowd of tv in v1, and nothing of VOC's else."""
+    sets = tmp_path / "sets"
+    for year, split, first in (("2007", "trainval", 0), ("2007", "test", 50), ("2012", "trainval", 90)):
+        base = sets / f"voc/VOCdevkit/VOC{year}"
+        for folder in ("Annotations", "ImageSets/Main"):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        stems = [f"{year}_{first + i:03d}" for i in range(4)]
+        for i, stem in enumerate(stems):
+            picture(base / f"JPEGImages/{stem}.jpg", 5000 + first + i)
+            (base / f"Annotations/{stem}.xml").write_text(xml(objects=voc_object("sofa"), name=f"{stem}.jpg"))
+        (base / f"ImageSets/Main/{split}.txt").write_text("\n".join(stems))
+    for part, image, name, crowd in (("train2017", "a0", "couch", 0), ("val2017", "v1", "tv", 1)):
+        path = download / f"annotations/instances_{part}.json"
+        data = json.loads(path.read_text())
+        data["categories"] = [{"id": 1, "name": "banana"}, {"id": 2, "name": name}, {"id": 3, "name": "sofa bed"}]
+        id = next(row["id"] for row in data["images"] if row["file_name"] == f"{image}.jpg")
+        for row in data["annotations"]:
+            row |= {"category_id": 2, "iscrowd": crowd} if row["image_id"] == id else {"category_id": 1}
+        path.write_text(json.dumps(data))
+    return sets
+
+
+def test_the_images_of_voc_s_classes_are_listed_and_the_recipe_reads_them(
+    download: Path, with_voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(download, with_voc / "coco", "--subset") == 0
+    assert "VOC2012: 4 images, COCO with one of VOC's classes: 2; wrote" in capsys.readouterr().out
+    recipe = {"method": "mean_teacher", "detector": "fcos_r50_fpn", "data": "voc_coco20"}
+    data = load(load_recipe(**recipe, overrides=[f"data.root={with_voc}"]).data)
+    voc = [f"voc/VOCdevkit/VOC2012/JPEGImages/2012_{i:03d}.jpg" for i in range(90, 94)]
+    assert list(data.unlabeled.paths) == [*voc, "coco/train2017/a0.jpg", "coco/val2017/v1.jpg"]
+    assert [Reader(allow_symlinks=True)(data.unlabeled, i).size for i in (0, 4, 5)] == [(WIDTH, HEIGHT)] * 3
+    assert (len(data.labeled), len(data.val)) == (4, 4)
+
+
+def test_without_a_class_of_voc_s_or_with_a_damaged_voc_nothing_is_listed(
+    download: Path, with_voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = download / "annotations/instances_val2017.json"
+    path.write_text(path.read_text().replace('"tv"', '"kite"'))
+    assert run(download, with_voc / "coco", "--subset") == 3
+    assert "instances_val2017.json: categories: no image has one of VOC's 20 classes" in capsys.readouterr().err
+    (with_voc / "voc/VOCdevkit/VOC2012/JPEGImages/2012_091.jpg").unlink()
+    assert run(download, with_voc / "coco", "--subset") == 3
+    assert not (with_voc / "coco" / LIST).exists()
+
+
+def test_each_class_of_voc_s_has_one_of_coco_s() -> None:
+    classes = load_recipe(method="supervised", detector="fcos_r50_fpn", data="voc").data.classes
+    assert list(COCO_NAME) == classes
+    assert len(set(COCO_NAME.values())) == 20
+    same = {"aeroplane", "diningtable", "motorbike", "pottedplant", "sofa", "tvmonitor"}
+    assert {name for name, other in COCO_NAME.items() if name != other} == same
 
 
 def test_a_partial_download_is_refused(download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
