@@ -1,0 +1,171 @@
+"""Every recipe starts: two steps, an evaluation and a resume, on a miniature of its data and with few channels.
+
+Which recipes: those of ``chosen``, some 90 of the product of methods, detectors and data. A recipe says what it says in
+the page of one factor, or under ``for`` where conditions on others hold, and breaks on a value that does not fit one of
+another factor. So each pair of a method, a detector and a data set is in a run, each entry of ``for`` is in force in
+one, and each recipe that has a published figure is run itself. What is left out: three factors of which any two fit.
+``SSOD_ALL_RECIPES=1`` runs the whole product, all percentages of COCO included.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from itertools import combinations as subsets
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ssod.build import opened
+from ssod.config import load_recipe
+from ssod.engine.checkpointing import checkpoint
+from ssod.experiments.published import published
+from ssod.methods.registry import find
+from ssod.structures import Batch
+from ssod.utils import recipes
+from tests.mini import STEPS, shrunk, write_data
+from tests.recipes_resolved import DETECTORS, FAMILIES, combinations
+
+FAMILY = {"RetinaNet R50-FPN": "retinanet", "FCOS R50-FPN": "fcos", "Faster R-CNN R50-FPN": "faster_rcnn"}
+PROTOCOL = {
+    "coco": "COCO 10 %",
+    "coco_additional": "COCO additional",
+    "voc": "VOC 07+12",
+    "voc_coco20": "VOC 07+12+COCO20",
+}
+BACKBONES = {name: recipes.compose(recipes.Recipe(detector=name))[0]["detector"].get("backbone") for name in DETECTORS}
+
+
+USUAL = (None, 10)
+
+
+class Named(NamedTuple):
+    """A recipe by its names."""
+
+    method: str
+    detector: str
+    data: str
+    percent: int | None
+
+    def __str__(self) -> str:
+        return "-".join(str(part) for part in self if part is not None)
+
+
+def product() -> list[Named]:
+    """Return every recipe whose detector can be built here, first those that have no percentage or the usual one."""
+    d2 = find_spec("detectron2") is not None
+    found = [Named(*names) for names in combinations() if d2 or not FAMILIES[names[1]].startswith("d2_")]
+    return sorted(found, key=lambda names: names.percent not in USUAL)
+
+
+# ---- which of them -------------------------------------------------------------------------------------------------
+
+
+@cache
+def figures() -> set[tuple[str, str, str]]:
+    """Return (method, family, protocol) of what is published."""
+    rows = [row for row in published() if row.detector in FAMILY]
+    return {(row.method.partition(" (")[0], FAMILY[row.detector], row.protocol) for row in rows}
+
+
+def claims(names: Named) -> set[Any]:
+    """Return what a run of this recipe shows: pairs of factors, entries of ``for``, a published recipe."""
+    found: set[Any] = set(subsets(names[:3], 2))
+    facts = {"family": FAMILIES[names.detector], "backbone": BACKBONES[names.detector], "percent": names.percent}
+    facts |= {"data": names.data, "detector": names.detector, "protocol": None}
+    for factor in recipes.FACTORS:
+        for page in recipes.pages(factor, getattr(names, factor)):
+            facts["protocol"] = page.protocol or facts["protocol"]
+            found |= {(page.file, i) for i, entry in enumerate(page.entries) if entry.holds(facts)}
+    figure = (names.method, FAMILIES[names.detector], PROTOCOL.get(names.data))
+    if figure in figures() and "_r50_" in names.detector and names.percent in USUAL:
+        found.add(names)
+    return found
+
+
+def chosen(everything: list[Named]) -> list[Named]:
+    """Return a few recipes that have all claims: always the first of those that add the most."""
+    has = {names: claims(names) for names in everything}
+    left, found = set().union(*has.values()), []
+    while left:
+        best = max(has, key=lambda names: len(has[names] & left))
+        found.append(best)
+        left -= has[best]
+    return found
+
+
+ALL = product()
+RUNS = ALL if os.environ.get("SSOD_ALL_RECIPES") else chosen(ALL)
+
+
+def test_the_chosen_ones_have_every_pair_and_every_entry() -> None:
+    few = chosen(ALL)
+    assert set().union(*map(claims, few)) == set().union(*map(claims, ALL))
+    for pair in subsets(range(3), 2):
+        assert {tuple(names[i] for i in pair) for names in few} == {tuple(names[i] for i in pair) for names in ALL}
+    assert len(few) < len(ALL) / 4
+
+
+# ---- the runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from the name of a data set to the folder of its miniature."""
+
+    @cache
+    def written(data: str) -> Path:
+        folder = tmp_path_factory.mktemp(data)
+        write_data(load_recipe(method="mean_teacher", detector="fcos_tiny_fpn", data=data).dump()["data"], folder)
+        return folder
+
+    return written
+
+
+class Cut(Exception):
+    """Stands for a process that dies."""
+
+
+def cut_after_a_step(batches: Callable[[int], Iterator[Batch]]) -> Callable[[int], Iterator[Batch]]:
+    def cut(start: int) -> Iterator[Batch]:
+        yield next(batches(start))
+        raise Cut
+
+    return cut
+
+
+@pytest.mark.parametrize("names", RUNS, ids=str)
+def test_two_steps_an_evaluation_and_a_resume(
+    names: Named, root: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg, out = shrunk(*names, root(names.data)), tmp_path / "run"
+    with opened(cfg, out=out) as trainer:
+        trainer.parts.batches = cut_after_a_step(trainer.parts.batches)
+        with pytest.raises(Cut):
+            trainer.fit()
+    with opened(cfg, out=out) as trainer:
+        metrics = trainer.fit()
+    assert f"resuming after step 1 of {STEPS}" in capsys.readouterr().out
+    assert checkpoint.load(out / "checkpoints/last.pt")["step"] == STEPS
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, STEPS]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [STEPS]
+    assert 0 <= metrics["AP"] <= 1
+    check_losses(names, [row for row in rows if row["kind"] == "train"])
+
+
+def check_losses(names: Named, rows: list[dict[str, Any]]) -> None:
+    """Losses are numbers; in the second step unlabelled images have theirs, and boxes where a score lets them pass."""
+    cfg = load_recipe(**names._asdict())
+    for row in rows:
+        assert all(math.isfinite(value) for key, value in row.items() if key.startswith(("sup/", "unsup/")))
+        assert any(key.startswith("sup/") for key in row)
+    last = rows[-1]
+    assert any(key.startswith("unsup/") for key in last) == find(cfg.method.name).uses_unlabeled
+    if "pseudo/boxes_per_image" in last and hasattr(cfg.method, "score"):
+        assert last["pseudo/boxes_per_image"] > 0
