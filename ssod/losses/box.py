@@ -64,14 +64,14 @@ def ciou(p: Predictions, a: Assignment) -> Tensor:
 
 
 def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
-    """``IoU sum(e^2 / (2 s^2) + log s)`` plus a constant, of a normal with a predicted deviation (after Liu et al. 2022).
+    """``IoU sum(e^2 / (2 s^2) + log s)`` plus a constant, of a normal with a predicted deviation, after Liu et al. 2022.
 
     Unbiased Teacher v2's are ``s = sigmoid(box_std)``, one for each of the four encoded numbers, and the constant
     ``2 log 2 pi``; ``e`` are the errors of these numbers. Ours are: the IoU is the plain one of predicted and true box,
     without gradient (the released FCOS adds 1 to intersection and union, in strides; the released Faster R-CNN's has a
     gradient); the numbers are our heads' deltas; it takes the place of the box loss (theirs is added to GIoU, times
-    0.0025, or to L1, times 0.05); and ``s`` is held above ``floor``, where the slope in ``box_std`` ends. The slope in a
-    delta is ``IoU e / s^2``.
+    0.0025, or to L1, times 0.05); and ``s`` is held above ``floor``, where the slope in ``box_std`` ends. The slope in
+    a delta is ``IoU e / s^2``.
     """
     deltas, target = encoded(p, a)
     box_std = given(p.box_std, "this head predicts no deviation of its boxes")

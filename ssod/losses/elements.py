@@ -69,9 +69,10 @@ def focal_ratio_elements(
 ) -> Tensor:
     """``-alpha_t min(((1 - p_t) / p_t)^gamma, max_factor) log p_t``: "focal loss*" of Zheng and Li.
 
-    Their "Modification of Focal Loss in Object Detection" is a course project, and no paper. The factor is ``exp(-gamma x_t)``: below 1 where the row is right, above where it is wrong. It grows without bound
-    with the error, so it is held at ``max_factor`` (our choice); from there on the slope is ``-alpha_t max_factor``.
-    Towards easy rows it is 0 like ``exp(-(gamma + 1) x_t)``. Not the FL* of Lin et al., which is ``focal_star``.
+    Their "Modification of Focal Loss in Object Detection" is a course project, and no paper. The factor is
+    ``exp(-gamma x_t)``: below 1 where the row is right, above where it is wrong. It grows without bound with the error,
+    so it is held at ``max_factor`` (our choice); from there on the slope is ``-alpha_t max_factor``. Towards easy rows
+    it is 0 like ``exp(-(gamma + 1) x_t)``. Not the FL* of Lin et al., which is ``focal_star``.
     """
     logits = upcast(logits)
     target = target.to(logits)
