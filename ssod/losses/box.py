@@ -64,7 +64,7 @@ def ciou(p: Predictions, a: Assignment) -> Tensor:
 
 
 def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
-    """``IoU sum(e^2 / (2 s^2) + log s)`` plus a constant, of a normal with a predicted deviation, after Liu et al. 2022.
+    """``IoU sum(e^2 / (2 s^2) + log s)`` plus a constant: a normal with a predicted deviation, after Liu et al. 2022.
 
     Unbiased Teacher v2's are ``s = sigmoid(box_std)``, one for each of the four encoded numbers, and the constant
     ``2 log 2 pi``; ``e`` are the errors of these numbers. Ours are: the IoU is the plain one of predicted and true box,
