@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from ssod.data.voc_in_coco import LIST
 from ssod.experiments.runs import Run
 
 COCO_CLASSES, COCO_VAL = 80, 5000
 COCO_PERCENTS = (1.0, 2.0, 5.0, 10.0)
 VOC, VOC_COCO20 = "VOC 07+12", "VOC 07+12+COCO20"
+VOC_COCO20_LIST = "voc12_coco20.txt"  # as configs/data/voc_coco20.yaml names it
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def protocol_of(run: Run) -> str | None:
         if val.get("split") != "test" or data.get("split") is not None or not all("VOC2007" in root for root in roots):
             return None
         extra = data.get("unlabeled") or {}
-        if str(extra.get("path", "")).endswith(LIST):
+        if str(extra.get("path", "")).endswith(VOC_COCO20_LIST):
             return VOC_COCO20
         return VOC if supervised or "VOC2012" in str(extra.get("root", "")) else None
     return None

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ssod.commands.compare import compare, find
+from ssod.config import load_recipe
 from ssod.experiments import tables
 from ssod.experiments.cost import at, curve, equal, hours, seen
 from ssod.experiments.groups import Group, groups_of
@@ -338,7 +339,8 @@ def test_a_supervised_baseline_follows_the_protocol_of_its_labels(tmp_path: Path
     alone = read_run(voc_like(tmp_path / "a", "mean_teacher", **{"data.unlabeled": None}))
     assert [protocol_of(r) for r in (baseline, run, alone)] == ["VOC 07+12", "VOC 07+12", None]
     assert references([baseline, run])
-    more = {"format": "folder", "path": "coco/annotations/voc12_coco20.txt", "images": "."}
+    recipe = load_recipe(method="mean_teacher", detector="fcos_r50_fpn", data="voc_coco20")
+    more = recipe.dump()["data"]["unlabeled"]
     both = read_run(voc_like(tmp_path / "c", "mean_teacher", **{"data.unlabeled": more}))
     assert protocol_of(both) == "VOC 07+12+COCO20"
     assert {row.protocol for row in references([baseline, both])} == {"VOC 07+12+COCO20"}
