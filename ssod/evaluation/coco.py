@@ -131,11 +131,13 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
     # Both want numbers for images; scores that tie are ordered as the ids are.
     ids = sorted((image["id"] for image in truth["images"]), key=lambda i: (isinstance(i, str), i))
     number = {image: n for n, image in enumerate(ids, 1)}
+    # Both sort the ids of categories, too: by their places the results come in the order of the list.
+    place = {category["id"]: k for k, category in enumerate(truth["categories"], 1)}
     with contextlib.redirect_stdout(io.StringIO()):  # both print their progress
-        wanted = _index(tool, truth, number, truth["annotations"])
-        run = evaluator(wanted, _index(tool, truth, number, detections), iouType="bbox")
+        wanted = _index(tool, truth, number, place, truth["annotations"])
+        run = evaluator(wanted, _index(tool, truth, number, place, detections), iouType="bbox")
         run.params.imgIds = list(number.values())
-        run.params.catIds = [category["id"] for category in truth["categories"]]
+        run.params.catIds = list(place.values())
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -165,18 +167,27 @@ def _backend() -> tuple[type, type]:
     return tool.COCO, tool.COCOeval_faster
 
 
-def _index(tool: type, truth: Truth, number: dict[Any, int], rows: list[dict]) -> Any:
-    """Return ``rows`` (annotations or results) as the evaluator's own table; works for no rows at all."""
+def _index(tool: type, truth: Truth, number: dict[Any, int], place: dict[int, int], rows: list[dict]) -> Any:
+    """Return ``rows`` (annotations or results) as the evaluator's own table; works for no rows at all.
+
+    Args:
+        tool: the class of the table.
+        truth: COCO layout.
+        number: of each image's id.
+        place: of each category's id; rows of another category are left out.
+        rows: with the ids of ``truth``.
+    """
     annotations = []
-    for i, row in enumerate(rows, 1):
+    for i, row in enumerate((row for row in rows if row["category_id"] in place), 1):
         x, y, w, h = row["bbox"]
         known = {"id": i, "image_id": number[row["image_id"]], "bbox": [x, y, w, h]}
+        known["category_id"] = place[row["category_id"]]
         annotations.append({"iscrowd": 0, "area": w * h, **row, **known})
     table = tool()
     table.dataset = {
         "info": {},
         "images": [{**image, "id": number[image["id"]]} for image in truth["images"]],
-        "categories": truth["categories"],
+        "categories": [{**category, "id": place[category["id"]]} for category in truth["categories"]],
         "annotations": annotations,
     }
     table.createIndex()

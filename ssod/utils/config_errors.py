@@ -148,7 +148,6 @@ def _at(kind: Any, loc: tuple) -> Any:
     for part in loc:
         found = [m.model_fields[part].annotation for m in _open(here) if part in m.model_fields]
         if found:
-
             here = Union[tuple(found)]  # type: ignore  # noqa: UP007
     return here
 
