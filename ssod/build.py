@@ -65,6 +65,8 @@ def read_data(cfg: Config) -> DataSets:
     findings = Findings()
     data = load_data(cfg, findings)
     check_batch(cfg, data)
+    if data.val is not None:
+        check_measurable(cfg, data.val)
     if collective.rank() == 0:
         for line in findings.lines()[:MAX_TOLD]:
             print(line)
@@ -251,6 +253,19 @@ def evaluator(
         )
 
     return run
+
+
+def check_measurable(cfg: Config, val: Labeled) -> None:
+    """Refuse images to measure on in which the config's metric finds no object: there is no AP of them.
+
+    Raises:
+        SsodError: code 3.
+    """
+    ignored = val.crowd if cfg.eval.metric == "coco" else val.crowd | val.difficult
+    if ignored.all():
+        problem = f"no object to measure on: eval.metric={cfg.eval.metric} ignores all {len(ignored)} boxes"
+        fix = "name images with objects; VOC's metrics ignore difficult ones, coco does not"
+        raise SsodError("config", "data.val", problem, fix, code=Exit.DATA)
 
 
 def check_batch(cfg: Config, data: DataSets) -> None:

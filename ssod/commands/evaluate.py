@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ssod.build import evaluator
+from ssod.build import check_measurable, evaluator
 from ssod.config import load
 from ssod.data import datasets
 from ssod.detectors.build import build as build_detector
@@ -15,7 +15,7 @@ from ssod.inference.model import check_score
 from ssod.inference.model import load as load_model
 from ssod.utils import distributed
 from ssod.utils.errors import SsodError
-from ssod.utils.printing import console
+from ssod.utils.printing import console, percent
 
 # What a change on the command line can mean for weights that are trained already, and what of that it cannot.
 COUNTS = ("data", "eval", "detector.decode", "views.val", "train.device", "train.workers", "train.precision")
@@ -37,7 +37,7 @@ def evaluate(
             model's own.
 
     Returns:
-        The metrics, fractions in 0..1.
+        The metrics, fractions in 0..1; NaN where there is nothing to find.
 
     Raises:
         SsodError: no config or no validation set, an override without effect, classes that are not the model's.
@@ -51,6 +51,7 @@ def evaluate(
     val = datasets.load_measured(cfg.data, model.classes)
     if val is None:
         raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
+    check_measurable(cfg, val)
     detector = model.detector
     if any(_below(key, ("detector",)) for key in changes):
         detector = build_detector(cfg.detector, len(model.classes), pretrained=False)
@@ -91,5 +92,5 @@ def _show(found: dict[str, float], title: str) -> None:
     table.add_column("metric")
     table.add_column("%", justify="right")
     for name, value in found.items():
-        table.add_row(name, f"{100 * value:.1f}" if value >= 0 else "-")
+        table.add_row(name, percent(value))
     console().print(table)

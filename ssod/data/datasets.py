@@ -244,8 +244,8 @@ def _check_parts(
 
 def check_split(labeled: Labeled, unlabeled: int | None, file: str, ctx: Context) -> None:
     """Check what a split left over: record an error if it is nothing, and warn of classes without a labelled box."""
-    if not len(labeled.boxes):
-        problem = f"the {len(labeled)} images that the split labels have no boxes"
+    if labeled.crowd.all():
+        problem = f"the {len(labeled)} images that the split labels have no object"
         ctx.findings.error("D35", file, "data.split", problem, "use another fold or a larger percent")
     if unlabeled == 0:
         ctx.findings.error("D39", file, "data.unlabeled", "0 images", "lower data.split.percent or name a folder")

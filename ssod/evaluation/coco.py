@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -41,7 +42,7 @@ def evaluate(
         metrics: what to compute; ``coco_metrics`` unless given.
 
     Returns:
-        Fractions in 0..1, the same on every rank; -1 = undefined, because nothing to find.
+        Fractions in 0..1, the same on every rank; NaN = undefined, because nothing to find.
 
     Raises:
         signals.Stopped: on every rank, when any was asked to stop before it was done.
@@ -125,7 +126,7 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
 
     Returns:
         ``AP`` (.50:.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR1``, ``AR10``, ``AR100``, ``ARs``,
-        ``ARm``, ``ARl``, and ``AP/<class>``, ``AP50/<class>``, all fractions; -1 where there is nothing to find.
+        ``ARm``, ``ARl``, and ``AP/<class>``, ``AP50/<class>``, all fractions; NaN where there is nothing to find.
     """
     tool, evaluator = _backend()
     # Both want numbers for images; scores that tie are ordered as the ids are.
@@ -141,7 +142,7 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
         run.evaluate()
         run.accumulate()
         run.summarize()
-    result = dict(zip(NAMES, (float(x) for x in run.stats[:12])))
+    result = dict(zip(NAMES, (float(x) if x > -1 else math.nan for x in run.stats[:12])))
     # [T, R, K, A, M]: thresholds, recalls, classes, areas ("all" first), most detections (100 last).
     precision = np.asarray(run.eval["precision"])[:, :, :, 0, -1]
     for k, category in enumerate(truth["categories"]):
@@ -152,7 +153,7 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
 
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
-    return float(values.mean()) if values.size else -1.0
+    return float(values.mean()) if values.size else math.nan
 
 
 def _backend() -> tuple[type, type]:

@@ -100,8 +100,18 @@ def _report_flat(rows: np.ndarray, place: Callable[[int], str], file: str, ctx: 
         ctx.findings.repaired("D23", file, first, f"dropped {problem}, first {first}", count=len(rows))
 
 
-def check_counts(starts: np.ndarray, name: Callable[[int], str], file: str, ctx: Context) -> None:
-    """Record an error for images with too many boxes, and for a labelled set that has none at all."""
+def check_counts(
+    starts: np.ndarray, name: Callable[[int], str], file: str, ctx: Context, crowd: np.ndarray | None = None
+) -> None:
+    """Record an error for images with too many boxes, and for a labelled set that has no object at all.
+
+    Args:
+        starts: [N + 1], as in ``Labeled``.
+        name: names image ``row`` in a message.
+        file: where the boxes come from.
+        ctx: rules and findings.
+        crowd: [A] bool, which boxes are regions to ignore; None = none.
+    """
     counts = np.diff(starts)
     most = ctx.rules.max_boxes_per_image
 
@@ -113,6 +123,10 @@ def check_counts(starts: np.ndarray, name: Callable[[int], str], file: str, ctx:
     if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none
         problem = "no boxes at all; is this an unlabelled set?"
         ctx.findings.error("D35", file, ctx.section, problem, "give it as data.unlabeled")
+    elif crowd is not None and len(crowd) and crowd.all():
+        use = "measure on" if ctx.section == "data.val" else "learn from"
+        problem = f"no object to {use}: all {len(crowd)} boxes are crowds, regions that are ignored"
+        ctx.findings.error("D35", file, ctx.section, problem, 'write "iscrowd": 0 for what is an object')
 
 
 def check_classes(

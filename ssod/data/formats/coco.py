@@ -164,7 +164,7 @@ def _annotations(table: Rows, images: Images, classes: Classes, box_format: str,
     keep = np.flatnonzero(keep)
     keep = keep[np.argsort(image[keep], kind="stable")]
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
-    check_counts(starts, lambda i: f"images[{i}]", file, ctx)
+    check_counts(starts, lambda i: f"images[{i}]", file, ctx, crowd[keep])
     _report_crowd_only(crowd[keep], image[keep], len(images), file, ctx)
     findings.raise_first()
     return Labeled(
