@@ -174,7 +174,7 @@ RESULTS = [
     (
         lambda rows: [r | {"bbox": [40, 40, 60, 60]} for r in rows],
         "results[].bbox",
-        "looks like xyxy, expected xywh; write [x, y, width, height] in pixels",
+        "have room as xyxy: up to 36 px; write [x, y, width, height] in pixels",
     ),
     (lambda rows: [3], "results[0]", "integer, expected an object"),
     (lambda rows: 3, "method.teacher.results", "top level is integer, expected COCO results or a COCO file"),

@@ -50,12 +50,21 @@ class DataConfig(Section):
     "An image with more pixels is refused before it is decoded."
     exif: Literal["apply", "ignore"] = "apply"
     "What boxes refer to in images with an EXIF rotation: `apply`: the upright image; `ignore`: the stored pixels."
+    max_clip: float = Field(0.1, ge=0)
+    "Share of an image's width or height by which a box may reach beyond it and is cut off; by more is an error."
     allow_symlinks: bool = False
     "Let symbolic links below an image folder lead out of it."
 
     def rules(self) -> Rules:
         """Return what the readers need to know."""
-        return Rules(self.strict, self.max_boxes_per_image, self.max_pixels, self.exif, self.allow_symlinks)
+        return Rules(
+            strict=self.strict,
+            max_boxes_per_image=self.max_boxes_per_image,
+            max_pixels=self.max_pixels,
+            exif=self.exif,
+            allow_symlinks=self.allow_symlinks,
+            max_clip=self.max_clip,
+        )
 
     def reader(self) -> Reader:
         """Return what opens an image."""

@@ -19,16 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from ssod.data.formats.boxrules import ABSURD, check_format
+from ssod.data.formats.boxrules import ABSURD
 from ssod.data.formats.coco import differences, look_up, read_categories, read_table
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.jsonfile import kind, read_any_json
 from ssod.data.formats.paths import refuse_unsafe
+from ssod.data.formats.readings import check_format
 from ssod.data.formats.records import Classes, Images
 
 UNKNOWN, AMBIGUOUS = -1, -2  # places of an image that is not in the set, and of a name that several have
 _ANY_SIZE = 1 << 30
+ENOUGH = 4  # boxes that say something about how they are written: a detector may find a few that are large
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _boxes(rows: Rows, image: np.ndarray, images: Images, ctx: Context) -> np.nd
     of = np.flatnonzero(sound & (image >= 0))
     sizes = np.full((len(images), 2), _ANY_SIZE) if images.sizes is None else images.sizes
     seen = Context(ctx.root, ctx.section, ctx.rules, Findings())
-    if not check_format(raw[of], "xywh", image[of], sizes, rows.file, seen):
+    if not check_format(raw[of], None if len(of) >= ENOUGH else "xywh", image[of], sizes, rows.file, seen):
         problem = seen.findings.errors()[0].problem
         fix = "write [x, y, width, height] in pixels of the unlabelled image"
         ctx.findings.error("D25", rows.file, f"{rows.name}[].bbox", problem, fix)

@@ -80,7 +80,7 @@ def _compare_size(
         return
     if says == stored:
         problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]} (EXIF orientation {turn})"
-        fix = "set data.exif=ignore if boxes refer to the stored pixels"
+        fix = "set data.exif=ignore if boxes refer to the stored pixels; if not, leave width and height out"
         if ctx.rules.exif == "ignore":
             fix = "set data.exif=apply if boxes refer to the upright image"
     else:

@@ -157,6 +157,7 @@ class Rules:
     max_pixels: int = 89_000_000
     exif: Literal["apply", "ignore"] = "apply"
     allow_symlinks: bool = False
+    max_clip: float = 0.1
 
 
 def default_root() -> str:
