@@ -101,6 +101,7 @@ class Parts:
             "detector": resolved["detector"],
             "classes": classes,
             "val_view": resolved["views"]["val"],
+            "pixels": {"levels": cfg.data.levels, "alpha": cfg.data.alpha},
             "method": cfg.method.name,
             "split_hash": data.split.get("hash"),
             "version": __version__,

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ssod.commands import listing
-from ssod.commands.options import Fold, Percent, RecipeData, RecipeDetector, RecipeMethod, Weights, Words
+from ssod.commands.options import Alpha, Fold, Levels, Percent, RecipeData, RecipeDetector, RecipeMethod, Weights, Words
 from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
 
@@ -179,11 +179,13 @@ def predict(
     images: Annotated[str, typer.Argument(help="Image, folder, glob or .txt list.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for pictures and results.json.")],
     score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
+    levels: Levels = None,
+    alpha: Alpha = None,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
     from ssod.inference.predict import predict_files
 
-    predict_files(weights, images, out, score=score)
+    predict_files(weights, images, out, score=score, levels=levels, alpha=alpha)
 
 
 @app.command()
@@ -193,11 +195,13 @@ def label(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the labels go.")],
     format: Annotated[str, typer.Option(help="coco, yolo or voc.")] = "coco",
     score: Annotated[float, typer.Option(help="Keep boxes above this score.")] = 0.5,
+    levels: Levels = None,
+    alpha: Alpha = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
     from ssod.inference.predict import label_files
 
-    label_files(weights, images, out, format=format, score=score)
+    label_files(weights, images, out, format=format, score=score, levels=levels, alpha=alpha)
 
 
 @app.command()

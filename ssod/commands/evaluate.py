@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
@@ -10,8 +11,9 @@ from rich.table import Table
 from ssod.build import check_measurable, evaluator
 from ssod.config import load
 from ssod.data import datasets
+from ssod.data.datasets import DataConfig
 from ssod.detectors.build import build as build_detector
-from ssod.inference.model import check_score
+from ssod.inference.model import Model, check_score
 from ssod.inference.model import load as load_model
 from ssod.utils import distributed
 from ssod.utils.errors import SsodError
@@ -48,6 +50,7 @@ def evaluate(
     model = load_model(weights)
     source = _config_of(weights, data)
     cfg = load(source, overrides, replaced={"detector": model.card["detector"], "views.val": model.card["val_view"]})
+    cfg = replace(cfg, data=_read_alike(cfg.data, model))
     val = datasets.load_measured(cfg.data, model.classes)
     if val is None:
         raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
@@ -60,6 +63,12 @@ def evaluate(
     found = evaluator(cfg, val, score=score)(detector)
     _show(found, f"{weights}, {len(val)} images, scores above {detector.decode.score if score is None else score:g}")
     return found
+
+
+def _read_alike(data: DataConfig, model: Model) -> DataConfig:
+    """Return the section with the model's own way to read pixels where it says none."""
+    own = {"levels": model.pixels.levels, "alpha": model.pixels.alpha}
+    return data.model_copy(update={key: value for key, value in own.items() if getattr(data, key) is None})
 
 
 def _effective(overrides: Sequence[str]) -> list[str]:

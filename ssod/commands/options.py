@@ -17,4 +17,16 @@ RecipeDetector = Annotated[str | None, typer.Option("--detector", help="Its dete
 RecipeData = Annotated[str | None, typer.Option("--data", help="Its data set: a file of configs/data.")]
 Percent = Annotated[float | None, typer.Option("--percent", help="Its share of the labels, in per cent.")]
 Fold = Annotated[int | None, typer.Option("--fold", help="Its draw of the labels.")]
+Levels = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--levels",
+        metavar="BLACK WHITE",
+        help="Values that are black and white in grey images of more than 8 bits; default: as in training.",
+    ),
+]
+Alpha = Annotated[
+    str | None,
+    typer.Option("--alpha", help="What an alpha channel means, blend or ignore; default: as in training."),
+]
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]

@@ -15,8 +15,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ssod.data.formats.findings import Context
+from ssod.data.checks.pixels import census, check_pixels
+from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.folder import read_folder
+from ssod.data.formats.image import Alpha, Pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.loading.reader import Reader, allowed_bad
 from ssod.inference import label_writers as writers
@@ -34,7 +36,13 @@ _READERS = 4
 
 
 def predict_files(
-    weights: str | os.PathLike, images: str | os.PathLike, out: str | os.PathLike, score: float = 0.3
+    weights: str | os.PathLike,
+    images: str | os.PathLike,
+    out: str | os.PathLike,
+    score: float = 0.3,
+    *,
+    levels: tuple[float, float] | None = None,
+    alpha: Alpha | None = None,
 ) -> list[dict[str, Any]]:
     """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
@@ -49,6 +57,8 @@ def predict_files(
         images: an image, a folder (searched recursively), a glob or a .txt list.
         out: a new or empty folder, outside of the one that is searched.
         score: draw boxes above this score, 0..1.
+        levels, alpha: how pixels of more than 8-bit RGB are read, as in ``data.levels`` and ``data.alpha``; None = as
+            in training.
 
     Returns:
         What ``results.json`` holds.
@@ -63,7 +73,7 @@ def predict_files(
     output_dir.refuse_inside(out, images)
     output_dir.refuse_taken(out)
     output_dir.refuse_shared(found, _picture_name, "picture", "rename one")
-    model = load(weights, pick_device("auto"))
+    model = _model(weights, found, levels, alpha)
     ids, shown, rows = _image_ids(found.paths), 0, []
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
@@ -84,6 +94,9 @@ def label_files(
     out: str | os.PathLike,
     format: str = "coco",
     score: float = 0.5,
+    *,
+    levels: tuple[float, float] | None = None,
+    alpha: Alpha | None = None,
 ) -> Labeled:
     """Write the detections above ``score`` as labels, in a form that can be trained on; print one line.
 
@@ -97,6 +110,7 @@ def label_files(
         out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
         format: ``coco``, ``yolo`` or ``voc``; see ``ssod.inference.label_writers``.
         score: keep boxes above this score, 0..1.
+        levels, alpha: as in ``predict_files``.
 
     Returns:
         What was written.
@@ -108,7 +122,7 @@ def label_files(
     check_score(score)
     found = find_images(images)
     target = writers.prepare(format, Path(out), images, found)
-    model = load(weights, pick_device("auto"))
+    model = _model(weights, found, levels, alpha)
     bad: list[SsodError] = []
     with writers.staged(target) as stage:
         data, scores, doubts = _look_for_labels(model, found, score, bad)
@@ -143,6 +157,27 @@ def _look_for_labels(
     return data, torch.cat([t.scores for t in parts]).numpy(), doubts
 
 
+def _model(weights: str | os.PathLike, found: Images, levels: tuple[float, float] | None, alpha: str | None) -> Model:
+    """Load a model that reads the images that were found as it was taught to, or as somebody says; say how that is.
+
+    Raises:
+        SsodError: code 3, pixels of more than 8 bits, or an alpha channel, whose meaning nobody told.
+    """
+    if levels is not None and not levels[0] < levels[1]:
+        problem = f"{levels[0]:g} is not below {levels[1]:g}"
+        raise SsodError("command line", "--levels", problem, "give the value that is black, then that of white")
+    if alpha not in (None, "blend", "ignore"):
+        raise SsodError("command line", "--alpha", f"'{alpha}' is unknown", "use blend or ignore")
+    model = load(weights, pick_device("auto"))
+    model.pixels = Pixels(levels or model.pixels.levels, alpha or model.pixels.alpha)
+    ctx = Context(section="data" if levels else "images", rules=Rules(pixels=model.pixels, allow_symlinks=True))
+    check_pixels({"images": census(found, ctx)}, {"images": found.root}, model.pixels, ctx)
+    ctx.findings.raise_first()
+    for line in ctx.findings.lines():
+        print(line)
+    return model
+
+
 def find_images(images: str | os.PathLike) -> Images:
     """Return the images that a command's argument names: one file, a folder, a glob or a .txt list.
 
@@ -166,7 +201,7 @@ def look_through(
     Unreadable files among many are noted in ``bad``; when they are as many as training would not bear, or the only
     one, the first is raised. Links may lead out of the folder: it was named on the command line.
     """
-    read = Reader(allow_symlinks=True)
+    read = Reader(allow_symlinks=True, pixels=model.pixels)
 
     def prepare(i: int) -> tuple[Image.Image, Sample] | SsodError:
         try:

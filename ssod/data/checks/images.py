@@ -66,7 +66,7 @@ def _open(path: str, ctx: Context, decode: bool) -> tuple[int, int, int]:
     """Return what ``read_header`` does, and raise whatever opening the image for training would."""
     height, width, turn = read_header(path)
     if decode or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
-        open_image(path, max_pixels=ctx.rules.max_pixels)
+        open_image(path, max_pixels=ctx.rules.max_pixels, pixels=ctx.rules.pixels)
     return height, width, turn
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from ssod.data.formats.image import AS_THEY_ARE, Pixels
 from ssod.utils.errors import Exit, SsodError
 
 Level = Literal["error", "repaired", "skipped", "warning"]
@@ -158,6 +159,7 @@ class Rules:
     exif: Literal["apply", "ignore"] = "apply"
     allow_symlinks: bool = False
     max_clip: float = 0.1
+    pixels: Pixels = AS_THEY_ARE
 
 
 def default_root() -> str:

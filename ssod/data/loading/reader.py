@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ssod.data.formats.image import MAX_PIXELS, open_image
+from ssod.data.formats.image import AS_THEY_ARE, MAX_PIXELS, Pixels, open_image
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.records import Images
 from ssod.structures import Batch
@@ -24,10 +24,11 @@ class Reader:
 
     max_pixels: int = MAX_PIXELS
     allow_symlinks: bool = False
+    pixels: Pixels = AS_THEY_ARE
 
     def __call__(self, images: Images, i: int) -> Image.Image:
         """Return image ``i``, upright RGB; raise what is wrong with it."""
-        return open_image(self._path(images, i), max_pixels=self.max_pixels)
+        return open_image(self._path(images, i), max_pixels=self.max_pixels, pixels=self.pixels)
 
     def _path(self, images: Images, i: int) -> str:
         return safe_join(images.root, images.paths[i], allow_symlinks=self.allow_symlinks)
@@ -48,7 +49,7 @@ class Reader:
                 failed.append(error)
                 continue
             try:
-                image = open_image(path, max_pixels=self.max_pixels)
+                image = open_image(path, max_pixels=self.max_pixels, pixels=self.pixels)
             except SsodError as error:
                 failed.append(error)
                 continue
