@@ -29,4 +29,28 @@ Alpha = Annotated[
     str | None,
     typer.Option("--alpha", help="What an alpha channel means, blend or ignore; default: as in training."),
 ]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
+Percents = Annotated[
+    float | None,
+    typer.Option(
+        "--percent",
+        help="Keep the labels of so many per cent of --labeled. The others are the unlabelled images, unless "
+        "--unlabeled names some: then the others are left out. One of the two options is needed.",
+    ),
+]
+ImageFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        help="Image folder of --labeled, where that is a COCO JSON and no usual folder. The images of the other JSONs "
+        "are looked for there, too.",
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Keys of the config that is written: data.labeled.box_format=xyxy, train.steps=5000 ...",
+    ),
+]
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]

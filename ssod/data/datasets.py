@@ -213,7 +213,9 @@ def check_split(labeled: Labeled, unlabeled: int | None, file: str, ctx: Context
         problem = f"the {len(labeled)} images that the split labels have no object"
         ctx.findings.error("D35", file, "data.split", problem, "use another fold or a larger percent")
     if unlabeled == 0:
-        ctx.findings.error("D39", file, "data.unlabeled", "0 images", "lower data.split.percent or name a folder")
+        ctx.findings.error(
+            "D39", file, "data.unlabeled", "0 images", "lower data.split.percent, or name a folder as data.unlabeled"
+        )
     for name, boxes in splits.coverage(labeled).items():
         if not boxes:
             ctx.findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")

@@ -248,7 +248,7 @@ def _check_counts(stored: Stored, ctx: Context) -> None:
 
     def describe(row: int) -> tuple[str, str, str]:
         problem = f"{counts[row]:,} boxes of {short(stored.ids[row])} > max_boxes_per_image {most}"
-        return ctx.section, problem, "raise data.max_boxes_per_image, or keep the best"
+        return ctx.section, problem, f"set data.max_boxes_per_image={counts.max()}, or keep the best"
 
     ctx.findings.rows("D42", stored.file, np.flatnonzero(counts > most), describe)
     ctx.findings.raise_first()

@@ -18,7 +18,7 @@ from rich.progress import track
 from ssod.data.checks.pixels import census, check_pixels
 from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.folder import read_folder
-from ssod.data.formats.image import Alpha, Pixels
+from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.loading.reader import Reader, allowed_bad
 from ssod.inference import label_writers as writers
@@ -43,6 +43,7 @@ def predict_files(
     *,
     levels: tuple[float, float] | None = None,
     alpha: Alpha | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[dict[str, Any]]:
     """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
@@ -59,6 +60,7 @@ def predict_files(
         score: draw boxes above this score, 0..1.
         levels, alpha: how pixels of more than 8-bit RGB are read, as in ``data.levels`` and ``data.alpha``; None = as
             in training.
+        max_pixels: an image with more is refused before it is decoded.
 
     Returns:
         What ``results.json`` holds.
@@ -78,7 +80,7 @@ def predict_files(
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
     with output_dir.staged(out) as stage:
-        for i, picture, detected in look_through(model, found, lowest, bad):
+        for i, picture, detected in look_through(model, found, lowest, bad, max_pixels):
             visible = detected[detected.scores > score]
             shown += len(visible)
             _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
@@ -97,6 +99,7 @@ def label_files(
     *,
     levels: tuple[float, float] | None = None,
     alpha: Alpha | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Labeled:
     """Write the detections above ``score`` as labels, in a form that can be trained on; print one line.
 
@@ -110,7 +113,7 @@ def label_files(
         out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
         format: ``coco``, ``yolo`` or ``voc``; see ``ssod.inference.label_writers``.
         score: keep boxes above this score, 0..1.
-        levels, alpha: as in ``predict_files``.
+        levels, alpha, max_pixels: as in ``predict_files``.
 
     Returns:
         What was written.
@@ -125,7 +128,7 @@ def label_files(
     model = _model(weights, found, levels, alpha)
     bad: list[SsodError] = []
     with writers.staged(target) as stage:
-        data, scores, doubts = _look_for_labels(model, found, score, bad)
+        data, scores, doubts = _look_for_labels(model, found, score, bad, max_pixels)
         writers.write(format, stage, data, scores, doubts)
     told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {review_queue.place(target)}"
     print(f"{told}; {writers.source(format, target, data.images)}")
@@ -133,12 +136,12 @@ def label_files(
 
 
 def _look_for_labels(
-    model: Model, found: Images, score: float, bad: list[SsodError]
+    model: Model, found: Images, score: float, bad: list[SsodError], max_pixels: int
 ) -> tuple[Labeled, np.ndarray, list[review_queue.Doubt]]:
     """Return the detections above ``score`` as labels, their scores [A], and how unsure those of each image are."""
     ids = _image_ids(found.paths)
     kept, sizes, parts, doubts = [], [], [], []
-    for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad):
+    for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad, max_pixels):
         doubts.append(review_queue.doubt(found.paths[i], detected.scores.numpy(), score))
         detected = detected[detected.scores > score]
         side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
@@ -194,20 +197,20 @@ def find_images(images: str | os.PathLike) -> Images:
 
 
 def look_through(
-    model: Model, images: Images, score: float | None, bad: list[SsodError]
+    model: Model, images: Images, score: float | None, bad: list[SsodError], max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[int, Image.Image, Detected]]:
     """Yield (number, picture, detections) of every readable image, in order; reading goes on while the device works.
 
     Unreadable files among many are noted in ``bad``; when they are as many as training would not bear, or the only
     one, the first is raised. Links may lead out of the folder: it was named on the command line.
     """
-    read = Reader(allow_symlinks=True, pixels=model.pixels)
+    read = Reader(max_pixels, allow_symlinks=True, pixels=model.pixels)
 
     def prepare(i: int) -> tuple[Image.Image, Sample] | SsodError:
         try:
             picture = read(images, i)
         except SsodError as error:
-            return error
+            return _as_options(error)
         return picture, model.view(picture)
 
     chunks = [range(i, min(i + BATCH, len(images))) for i in range(0, len(images), BATCH)]
@@ -222,6 +225,13 @@ def look_through(
             good = [(i, item) for i, item in zip(chunk, ready) if not isinstance(item, SsodError)]
             detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
             yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
+
+
+def _as_options(error: SsodError) -> SsodError:
+    """Return an error about an image with the options of a command in the place of a config's keys."""
+    fix = error.fix.replace("data.levels=[low,high]", "--levels LOW HIGH")
+    fix = fix.replace("data.max_pixels=", "--max-pixels ")
+    return SsodError(error.file, error.field, error.problem, fix, code=error.code)
 
 
 def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:

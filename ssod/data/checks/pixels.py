@@ -172,14 +172,14 @@ def _shallow_colors(odd: list[Census]) -> tuple[str, str] | None:
     return problem, "convert the images to 8 bits, stretched by the bits of the camera"
 
 
-def _alpha(odd: Mapping[str, Census], pixels: Pixels, key: str) -> tuple[str, str] | None:
+def _alpha(odd: Mapping[str, Census], pixels: Pixels, name: str) -> tuple[str, str] | None:
     """Return problem and fix of an alpha channel that may be no transparency."""
     count = sum(found.alphas for found in odd.values())
     if pixels.alpha is not None or not count:
         return None
-    assign = " " if key.startswith("--") else "="
+    assign = " " if name.startswith("--") else "="
     problem = f"{count} of the images looked at have an alpha channel that is not opaque: transparency, or data"
     return (
         problem,
-        f"set {key}{assign}blend to lay transparent pixels over white, or {key}{assign}ignore for the colours",
+        f"set {name}{assign}blend to lay transparent pixels over white, or {name}{assign}ignore for the colours",
     )

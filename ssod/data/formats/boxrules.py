@@ -116,7 +116,7 @@ def check_counts(
 
     def describe(row: int) -> tuple[str, str, str]:
         problem = f"{counts[row]:,} boxes > max_boxes_per_image {most}"
-        return name(row), problem, "raise data.max_boxes_per_image or fix the file"
+        return name(row), problem, f"set data.max_boxes_per_image={counts.max()}, or fix the file"
 
     ctx.findings.rows("D42", file, np.flatnonzero(counts > most), describe)
     if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none

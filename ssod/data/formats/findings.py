@@ -160,6 +160,7 @@ class Rules:
     allow_symlinks: bool = False
     max_clip: float = 0.1
     pixels: Pixels = AS_THEY_ARE
+    judge_boxes: bool = True  # False where only the number of boxes matters
 
 
 def default_root() -> str:

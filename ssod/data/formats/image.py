@@ -185,7 +185,7 @@ def _check_file(path: str) -> None:
 def _check_size(path: str, image: Image.Image, max_pixels: int, min_side: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise _too_large(path, f"{width}x{height}, {width * height / 1e6:.0f} Mpx", max_pixels)
+        raise _too_large(path, f"{width}x{height}, {width * height / 1e6:.0f} Mpx", max_pixels, width * height)
     if min(width, height) < min_side:
         raise _bad(path, f"{width}x{height} px, a side is below {min_side}", "remove the image")
 
@@ -210,9 +210,9 @@ def _unknown(path: str) -> SsodError:
     return _bad(path, f"format {kind} not in {{{', '.join(FORMATS)}}}; refused", "convert it", Exit.UNSAFE)
 
 
-def _too_large(path: str, size: str, max_pixels: int) -> SsodError:
+def _too_large(path: str, size: str, max_pixels: int, pixels: int = _BOMB) -> SsodError:
     problem = f"{size} > max_pixels {max_pixels / 1e6:.0f} M; refused"
-    return _bad(path, problem, "shrink the image or raise max_pixels", Exit.UNSAFE)
+    return _bad(path, problem, f"shrink or tile the image, or set data.max_pixels={pixels}", Exit.UNSAFE)
 
 
 def _bad(path: str, problem: str, fix: str, code: Exit = Exit.DATA) -> SsodError:

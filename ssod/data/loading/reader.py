@@ -80,7 +80,7 @@ def check_stated_size(images: Images, i: int, image: Image.Image) -> None:
     problem = f"the annotations say {width}x{height}, the upright image is {found[0]}x{found[1]}"
     fix = "mend the annotations or use the image they were made for"
     if (height, width) == found:
-        fix = f"if EXIF turns it, set data.exif to what boxes refer to; else {fix}"
+        fix = f"if EXIF turns it, set data.exif=ignore or =apply by what boxes refer to; else {fix}"
     raise SsodError(os.path.join(images.root, images.paths[i]), "size", problem, fix, code=Exit.DATA)
 
 

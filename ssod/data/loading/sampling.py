@@ -84,7 +84,7 @@ class Sampling:
             return Shuffled(len(images), self.seed, name)
         if images.sizes is None:
             problem = "grouping by aspect ratio needs image sizes, which this source does not state"
-            raise SsodError("config", f"data.{name}", problem, "set views.group_by_aspect to false")
+            raise SsodError("config", f"data.{name}", problem, "set views.group_by_aspect=false")
         return Grouped.from_sizes(images.sizes, self.seed, name)
 
     def share(self, stream: Stream, size: int, step: int, micro: int, place: Place) -> list[tuple[int, int]]:
