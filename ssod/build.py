@@ -20,13 +20,16 @@ from ssod.data.formats.records import Labeled
 from ssod.data.loading.loader import Loading, eval_views, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.loading.workers import worker_failure
+from ssod.data.objects import check_measurable, crowded, most_objects
 from ssod.detectors.build import build as build_detector
+from ssod.detectors.d2.config import D2Config
 from ssod.diagnostics.pseudo_quality import Diagnose
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import Trainer
 from ssod.evaluation.coco import coco_metrics
 from ssod.evaluation.coco import evaluate as measure
+from ssod.evaluation.matching import MOST
 from ssod.evaluation.voc import voc_metrics
 from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
@@ -66,11 +69,17 @@ def read_data(cfg: Config) -> DataSets:
     data = load_data(cfg, findings)
     check_batch(cfg, data)
     if data.val is not None:
-        check_measurable(cfg, data.val)
+        check_measurable(cfg.eval.metric, data.val)
     if collective.rank() == 0:
-        for line in findings.lines()[:MAX_TOLD]:
+        most = {part: most_objects(of) for part, of in (("labeled", data.labeled), ("val", data.val)) if of is not None}
+        for line in (*findings.lines()[:MAX_TOLD], *crowded(detections(cfg), most)):
             print(line)
     return data
+
+
+def detections(cfg: Config) -> int | None:
+    """Return how many objects are detected in an image at most; None where a file of detectron2's says it."""
+    return None if isinstance(cfg.detector, D2Config) else cfg.detector.decode.detections
 
 
 def load_data(cfg: Config, findings: Findings | None = None) -> DataSets:
@@ -240,33 +249,19 @@ def evaluator(
         "voc07": partial(voc_metrics, eleven_points=True),
     }[cfg.eval.metric]
 
-    def measured(truth: dict, found: list[dict]) -> dict[str, float]:
+    def measured(truth: dict, found: list[dict], most: int) -> dict[str, float]:
         if keep is not None:
             keep(truth, found)
-        return metrics(truth, found)
+        return metrics(truth, found, most) if cfg.eval.metric == "coco" else metrics(truth, found)
 
     def run(detector: Detector) -> dict[str, float]:
+        count = partial(measured, most=max(MOST, detector.decode.detections))
         loading = Loading(cfg.train.workers, cfg.data.reader())
         views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
         device = next(detector.parameters()).device
-        return measure(
-            detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=measured
-        )
+        return measure(detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=count)
 
     return run
-
-
-def check_measurable(cfg: Config, val: Labeled) -> None:
-    """Refuse images to measure on in which the config's metric finds no object: there is no AP of them.
-
-    Raises:
-        SsodError: code 3.
-    """
-    ignored = val.crowd if cfg.eval.metric == "coco" else val.crowd | val.difficult
-    if ignored.all():
-        problem = f"no object to measure on: eval.metric={cfg.eval.metric} ignores all {len(ignored)} boxes"
-        fix = "name images with objects; VOC's metrics ignore difficult ones, coco does not"
-        raise SsodError("config", "data.val", problem, fix, code=Exit.DATA)
 
 
 def check_batch(cfg: Config, data: DataSets) -> None:

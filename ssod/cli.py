@@ -164,17 +164,18 @@ def evaluate(
 @app.command()
 def predict(
     weights: option.Weights,
-    images: Annotated[str, typer.Argument(help="Image, folder, glob or .txt list.")],
+    images: Annotated[str, typer.Argument(help="Image, folder, glob, .txt list or COCO JSON.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for pictures and results.json.")],
     score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
     levels: option.Levels = None,
     alpha: option.Alpha = None,
     max_pixels: option.MaxPixels = None,
+    ids: option.Ids = None,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
     from ssod.inference.predict import predict_files
 
-    predict_files(weights, images, out, score=score, **_given(levels=levels, alpha=alpha, max_pixels=max_pixels))
+    predict_files(weights, images, out, score, **_given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.formats.registry import read_images
 from ssod.data.loading.reader import allowed_bad
+from ssod.data.objects import most_objects
 from ssod.utils.errors import Exit, SsodError
 
 
@@ -27,11 +28,13 @@ class Report:
     Attributes:
         findings: errors, repairs and warnings, of every part of the section.
         counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
+        most: per labelled part: objects of its fullest image.
         split: what ``DataSets.split`` will be; empty if it could not be drawn.
     """
 
     findings: Findings = field(default_factory=Findings)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,7 +94,7 @@ def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -
         _count_anyway(cfg, "labeled", report)
         return None
     _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, needed=True)
-    report.counts["labeled"] = count(data)
+    report.counts["labeled"], report.most["labeled"] = count(data), most_objects(data)
     _collect(report, ctx)
     return data
 
@@ -109,7 +112,7 @@ def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool,
         _count_anyway(cfg, "val", report)
         return None
     _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, needed=True)
-    report.counts["val"] = count(data)
+    report.counts["val"], report.most["val"] = count(data), most_objects(data)
     _collect(report, ctx)
     return data
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ssod.build import check_measurable, evaluator
+from ssod.build import detections, evaluator
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
+from ssod.data.objects import check_measurable, crowded, most_objects
 from ssod.detectors.build import build as build_detector
 from ssod.inference.model import Model, check_score
 from ssod.inference.model import load as load_model
@@ -54,7 +55,9 @@ def evaluate(
     val = datasets.load_measured(cfg.data, model.classes)
     if val is None:
         raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
-    check_measurable(cfg, val)
+    check_measurable(cfg.eval.metric, val)
+    for line in crowded(detections(cfg), {"val": most_objects(val)}):
+        print(line)
     detector = model.detector
     if any(_below(key, ("detector",)) for key in changes):
         detector = build_detector(cfg.detector, len(model.classes), pretrained=False)

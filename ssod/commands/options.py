@@ -30,6 +30,10 @@ Alpha = Annotated[
     typer.Option("--alpha", help="What an alpha channel means, blend or ignore; default: as in training."),
 ]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
+Ids = Annotated[
+    Path | None,
+    typer.Option("--ids", help="COCO JSON that lists the images; results carry its ids of images and classes."),
+]
 Percents = Annotated[
     float | None,
     typer.Option(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssod.evaluation.matching import MOST
 from ssod.structures import Detector, Targets, View, boxes
 from ssod.utils import collective, distributed, signals
 from ssod.utils.device import Precision, autocast
@@ -115,7 +116,7 @@ def _rows(image: Any, targets: Targets, categories: list[int]) -> list[dict]:
     ]
 
 
-def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
+def coco_metrics(truth: Truth, detections: list[dict], most: int = MOST) -> Metrics:
     """Return COCO's twelve numbers, and AP and AP50 of each class.
 
     The evaluation is faster-coco-eval's where it is installed, pycocotools' otherwise; their results are the same.
@@ -123,10 +124,13 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
     Args:
         truth: COCO layout; ``iscrowd`` and ``area`` default to 0 and the box's area.
         detections: COCO results.
+        most: detections of an image and class that count, the best ones: COCO's 100, or more where images have more
+            objects.
 
     Returns:
-        ``AP`` (.50:.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR1``, ``AR10``, ``AR100``, ``ARs``,
-        ``ARm``, ``ARl``, and ``AP/<class>``, ``AP50/<class>``, all fractions; NaN where there is nothing to find.
+        ``AP`` (.50:.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR1``, ``AR10``, ``AR100`` (of ``most``),
+        ``ARs``, ``ARm``, ``ARl``, and ``AP/<class>``, ``AP50/<class>``, all fractions; NaN where nothing is to be
+        found.
     """
     tool, evaluator = _backend()
     # Both want numbers for images; scores that tie are ordered as the ids are.
@@ -139,16 +143,28 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
         run = evaluator(wanted, _index(tool, truth, number, place, detections), iouType="bbox")
         run.params.imgIds = list(number.values())
         run.params.catIds = list(place.values())
+        run.params.maxDets = [1, 10, most]
         run.evaluate()
         run.accumulate()
-        run.summarize()
-    result = dict(zip(NAMES, (float(x) if x > -1 else math.nan for x in run.stats[:12])))
-    # [T, R, K, A, M]: thresholds, recalls, classes, areas ("all" first), most detections (100 last).
+    result = _numbers(np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"]))
     precision = np.asarray(run.eval["precision"])[:, :, :, 0, -1]
     for k, category in enumerate(truth["categories"]):
         result[f"AP/{category['name']}"] = _mean(precision[:, :, k])
         result[f"AP50/{category['name']}"] = _mean(precision[0, :, k])
     return result
+
+
+def _numbers(precision: np.ndarray, recall: np.ndarray) -> Metrics:
+    """Return COCO's twelve numbers.
+
+    Args:
+        precision: [T, R, K, A, M]: thresholds, recalls, classes, areas (all, small, medium, large), most detections.
+        recall: [T, K, A, M].
+    """
+    ap = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
+    ap += [precision[..., area, -1] for area in (1, 2, 3)]
+    ar = [recall[..., 0, m] for m in range(3)] + [recall[..., area, -1] for area in (1, 2, 3)]
+    return dict(zip(NAMES, map(_mean, (*ap, *ar))))
 
 
 def _mean(values: np.ndarray) -> float:

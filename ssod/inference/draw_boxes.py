@@ -14,6 +14,7 @@ from torch import Tensor
 from ssod.data.formats.image import AS_THEY_ARE, Pixels, open_image, to_rgb
 from ssod.structures import Targets
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.lettering import lettering
 
 Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
@@ -88,11 +89,13 @@ def draw(image: Image.Image, found: Targets, names: Sequence[str]) -> Image.Imag
     canvas = ImageDraw.Draw(image)
     short = min(image.size)
     width = max(1, round(short / 250))
-    font = ImageFont.load_default(max(10, round(short / 40)))
+    letters = lettering(names)
+    font = letters.font(max(10, round(short / 40)))
     boxes, labels = found.boxes.tolist(), found.labels.tolist()
     scores = [None] * len(found) if found.scores is None else found.scores.tolist()
     for box, label, score in reversed(list(zip(boxes, labels, scores))):
-        text = names[label] if score is None else f"{names[label]} {score:.2f}"
+        name = letters.text(names[label])
+        text = name if score is None else f"{name} {score:.2f}"
         canvas.rectangle(box, outline=color(label), width=width)
         _tag(canvas, text, box, color(label), font, image.size)
     return image
@@ -103,7 +106,7 @@ def _tag(
     text: str,
     box: Sequence[float],
     fill: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
     """Write ``text`` on a plate above the box, or inside it where there is no room above."""

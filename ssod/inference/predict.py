@@ -22,7 +22,7 @@ from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.loading.reader import Reader, allowed_bad
 from ssod.inference import label_writers as writers
-from ssod.inference import output_dir, review_queue
+from ssod.inference import output_dir, result_ids, review_queue
 from ssod.inference.draw_boxes import draw
 from ssod.inference.model import BATCH, Detected, Model, check_score, load
 from ssod.transforms.views import MIN_SIDE, Sample
@@ -44,23 +44,26 @@ def predict_files(
     levels: tuple[float, float] | None = None,
     alpha: Alpha | None = None,
     max_pixels: int = MAX_PIXELS,
+    ids: str | os.PathLike | None = None,
 ) -> list[dict[str, Any]]:
     """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
     ``results.json`` is a COCO results list of everything the detector found, above its own score threshold or
-    ``score``, whichever is lower; pictures show boxes above ``score``. Category ids are those of the training data's
-    file. ``image_id`` is the number that the file is named by where every file is named by another number (COCO's
-    are), else 1, 2, ... in the order of the names; ``file_name`` says which file it is. Nothing is written over, and
-    ``out`` is whole or not there.
+    ``score``, whichever is lower; pictures show boxes above ``score``. Where ``images`` or ``ids`` is a COCO JSON,
+    image and category ids are that file's, found by file name and by class name. Otherwise category ids are those of
+    the training data's file, and ``image_id`` is the file's name, which nobody takes for the number of an image; of
+    files with COCO's own names of twelve digits it is their number. ``file_name`` says which file it is. Nothing is written
+    over, and ``out`` is whole or not there.
 
     Args:
         weights: model file or run folder.
-        images: an image, a folder (searched recursively), a glob or a .txt list.
+        images: an image, a folder (searched recursively), a glob, a .txt list, or a COCO JSON beside its images.
         out: a new or empty folder, outside of the one that is searched.
         score: draw boxes above this score, 0..1.
         levels, alpha: how pixels of more than 8-bit RGB are read, as in ``data.levels`` and ``data.alpha``; None = as
             in training.
         max_pixels: an image with more is refused before it is decoded.
+        ids: a COCO JSON that lists these images, whose ids the results are to carry.
 
     Returns:
         What ``results.json`` holds.
@@ -72,11 +75,13 @@ def predict_files(
     out = Path(out)
     check_score(score)
     found = find_images(images)
+    named = result_ids.of_file(images if result_ids.is_coco(images) else ids, found)
     output_dir.refuse_inside(out, images)
     output_dir.refuse_taken(out)
     output_dir.refuse_shared(found, _picture_name, "picture", "rename one")
     model = _model(weights, found, levels, alpha)
-    ids, shown, rows = _image_ids(found.paths), 0, []
+    numbers, classes, said = named.with_classes(model.classes)
+    shown, rows = 0, []
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
     with output_dir.staged(out) as stage:
@@ -84,9 +89,9 @@ def predict_files(
             visible = detected[detected.scores > score]
             shown += len(visible)
             _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
-            rows += _rows(detected, ids[i], found.paths[i], model.classes)
+            rows += _rows(detected, numbers[i], found.paths[i], classes)
         atomic.write_text(stage / "results.json", json.dumps(rows))
-    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_told(bad)}")
+    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_told(bad)}; {said}")
     return rows
 
 
@@ -139,7 +144,7 @@ def _look_for_labels(
     model: Model, found: Images, score: float, bad: list[SsodError], max_pixels: int
 ) -> tuple[Labeled, np.ndarray, list[review_queue.Doubt]]:
     """Return the detections above ``score`` as labels, their scores [A], and how unsure those of each image are."""
-    ids = _image_ids(found.paths)
+    ids = range(1, len(found) + 1)  # the file that is written lists the images beside them
     kept, sizes, parts, doubts = [], [], [], []
     for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad, max_pixels):
         doubts.append(review_queue.doubt(found.paths[i], detected.scores.numpy(), score))
@@ -182,11 +187,13 @@ def _model(weights: str | os.PathLike, found: Images, levels: tuple[float, float
 
 
 def find_images(images: str | os.PathLike) -> Images:
-    """Return the images that a command's argument names: one file, a folder, a glob or a .txt list.
+    """Return the images that a command's argument names: one file, a folder, a glob, a .txt list or a COCO JSON.
 
     Prints which files are left out because their names are never opened, and which lines are repeated.
     """
     path = Path(images)
+    if result_ids.is_coco(path):
+        return result_ids.images_of(path)
     if path.is_file() and path.suffix.lower() != ".txt":
         return Images(str(path.parent), [path.name], [path.name])
     ctx = Context(section="images")
@@ -244,16 +251,6 @@ def _progress(items: list[Any]) -> Iterator[Any]:
     yield from track(items, "images", console=console, transient=True, disable=not console.is_terminal)
 
 
-def _image_ids(paths: Sequence[str]) -> list[int]:
-    """Return COCO image ids; see ``predict_files``."""
-    stems = [Path(path).stem for path in paths]
-    if all(stem.isascii() and stem.isdecimal() for stem in stems):
-        numbers = list(map(int, stems))
-        if len(set(numbers)) == len(numbers) and max(numbers) < 1 << 63:  # what COCO readers take
-            return numbers
-    return list(range(1, len(paths) + 1))
-
-
 def _picture_name(path: str) -> str:
     return path if path.lower().endswith((".jpg", ".jpeg", ".png")) else f"{path}.png"
 
@@ -263,7 +260,7 @@ def _save(picture: Image.Image, target: Path) -> None:
     picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
 
 
-def _rows(found: Detected, image: int, path: str, classes: Classes) -> list[dict[str, Any]]:
+def _rows(found: Detected, image: int | str, path: str, classes: Classes) -> list[dict[str, Any]]:
     """Return COCO results of one image."""
     sides = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
     return [
