@@ -52,8 +52,8 @@ def predict_files(
     ``score``, whichever is lower; pictures show boxes above ``score``. Where ``images`` or ``ids`` is a COCO JSON,
     image and category ids are that file's, found by file name and by class name. Otherwise category ids are those of
     the training data's file, and ``image_id`` is the file's name, which nobody takes for the number of an image; of
-    files with COCO's own names of twelve digits it is their number. ``file_name`` says which file it is. Nothing is written
-    over, and ``out`` is whole or not there.
+    files with COCO's own names of twelve digits it is their number. ``file_name`` says which file it is. Nothing is
+    written over, and ``out`` is whole or not there.
 
     Args:
         weights: model file or run folder.
