@@ -51,7 +51,7 @@ def _lettering(letters: frozenset[str]) -> Lettering:
     path, had = max(((path, _has(path) & letters) for path in _likely(letters)), key=lambda found: len(found[1]))
     lacking = {letter: _plain(letter) for letter in sorted(letters - had)}
     coded = [letter for letter, text in lacking.items() if text.startswith("<")]
-    if coded and not _told.intersection(coded):
+    if coded and not _told:  # once: the fix is the same for all
         _told.update(coded)
         fix = "install one, such as the package fonts-noto-cjk for Chinese, Japanese and Korean"
         text = "no installed font has %s and %d more letters of the names; they are drawn as codes: %s"

@@ -346,7 +346,9 @@ CASES = [
     Case("D39", section(split={"percent": 100}, unlabeled=None), "data.unlabeled", ("0 images",)),
     Case("D40", lambda nano: nano.val["categories"][1].update(name="lorry"), "categories", ("only in val: 'lorry'",)),
     Case("D40", section(classes=["car", "van", "tram"]), "categories", ("only in file: 'bus'",), everywhere=True),
-    Case("D42", many_boxes, "images[2]", ("1,002 boxes > max_boxes_per_image 1000", "raise")),
+    Case(
+        "D42", many_boxes, "images[2]", ("1,002 boxes > max_boxes_per_image 1000", "set data.max_boxes_per_image=1002")
+    ),
     Case("D43", put("images", 2, "file_name", to=""), "images[2].file_name", ("empty",)),
     Case("D43", drop("images", 2, "file_name"), "images[2].file_name", ("missing",)),
     Case("D43", put("images", 2, "file_name", to=5), "images[2].file_name", ("integer 5, expected string",)),
