@@ -432,5 +432,15 @@ def test_losses_wait_for_the_device_as_often_whatever_the_batch(name: str) -> No
         assert waits.masks == (7 if name == "faster_rcnn" else 1)
 
 
+@pytest.mark.parametrize("head_norm", ["group", "none"])
+def test_every_box_of_a_new_fcos_has_an_area_and_a_slope(head_norm: str) -> None:
+    """Distances end in a ReLU. Where one starts at 0 or below, nothing moves it."""
+    model = detector("fcos", head_norm=head_norm)
+    p = model.predict(view(images())).stages["dense"]
+    torch.testing.assert_close(p.deltas, torch.ones_like(p.deltas), rtol=0, atol=0.5)
+    bias = model.head.regression_head.bbox_reg.bias
+    assert torch.autograd.grad(p.deltas.sum(), bias)[0].tolist() == [len(p)] * 4
+
+
 def test_describe_names_all() -> None:
     assert [name for name, _ in describe()] == [*NAMES, *(f"d2_{name}" for name in NAMES)]
