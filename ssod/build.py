@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import torch
 
 from ssod.config import Config
 from ssod.data import datasets
+from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataSets
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.findings import Findings
 from ssod.data.formats.records import Labeled
 from ssod.data.loading.loader import Loading, eval_views, train_batches
 from ssod.data.loading.sampling import Place, Sampling
-from ssod.data.loading.workers import worker_failure
-from ssod.data.objects import check_measurable, crowded, most_objects
+from ssod.data.loading.team import worker_deaths
+from ssod.data.loading.workers import reading
+from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
 from ssod.detectors.d2.config import D2Config
 from ssod.diagnostics.pseudo_quality import Diagnose
@@ -40,8 +43,6 @@ from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals
 from ssod.version import __version__
 
-MAX_TOLD = 20  # repairs and warnings about the data that a training run prints
-
 
 @contextlib.contextmanager
 def opened(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> Iterator[Trainer]:
@@ -49,18 +50,12 @@ def opened(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] 
     device = distributed.pick_device(cfg.train.device)
     with Signals(), distributed.job(device):
         data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
-        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder:
-            try:
-                yield build(cfg, data, folder, allow_change=allow_change)
-            except RuntimeError as error:  # torch reports a dead worker from a signal handler, in whatever line runs
-                failure = worker_failure(error)
-                if failure is None:
-                    raise
-                raise failure from None
+        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
+            yield build(cfg, data, folder, allow_change=allow_change)
 
 
 def read_data(cfg: Config) -> DataSets:
-    """Read the data of a config and print what was repaired in it.
+    """Read the data of a config and print each kind of thing that was repaired or left out in it.
 
     Raises:
         SsodError: what is wrong with the data, or a batch that it cannot fill.
@@ -70,16 +65,19 @@ def read_data(cfg: Config) -> DataSets:
     check_batch(cfg, data)
     if data.val is not None:
         check_measurable(cfg.eval.metric, data.val)
+    for part, images in (("labeled", data.labeled), ("val", data.val)):
+        if images is not None:
+            ctx = datasets.context(cfg.data, findings)(part)
+            visible(cfg).check(part, images, datasets.name_of(getattr(cfg.data, part), ctx), ctx)
     if collective.rank() == 0:
-        most = {part: most_objects(of) for part, of in (("labeled", data.labeled), ("val", data.val)) if of is not None}
-        for line in (*findings.lines()[:MAX_TOLD], *crowded(detections(cfg), most)):
+        for line in findings.kinds():
             print(line)
     return data
 
 
-def detections(cfg: Config) -> int | None:
-    """Return how many objects are detected in an image at most; None where a file of detectron2's says it."""
-    return None if isinstance(cfg.detector, D2Config) else cfg.detector.decode.detections
+def visible(cfg: Config) -> Visible:
+    """Return what objects the views and the detector of a config can show and find."""
+    return Visible(cfg.views, MOST if isinstance(cfg.detector, D2Config) else cfg.detector.decode.detections)
 
 
 def load_data(cfg: Config, findings: Findings | None = None) -> DataSets:
@@ -136,7 +134,7 @@ class Parts:
             f"run folder: {folder.path}",
         ]
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int) -> Generator[Batch, None, None]:
         """Return the training batches from step ``start`` on."""
         return batches(self.cfg, self.data, start)
 
@@ -205,8 +203,8 @@ def label_statistics(labeled: Labeled) -> LabelStatistics:
     )
 
 
-def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
-    """Return the training batches from step ``start`` on."""
+def batches(cfg: Config, data: DataSets, start: int) -> Generator[Batch, None, None]:
+    """Return the training batches from step ``start`` on, to be closed as ``train_batches`` says."""
     train, unlabeled = cfg.train, find(cfg.method.name).uses_unlabeled
     sampling = Sampling(
         labeled=train.batch.labeled,
@@ -224,7 +222,7 @@ def batches(cfg: Config, data: DataSets, start: int) -> Iterator[Batch]:
         range(start, train.steps),
         Loading(train.workers, cfg.data.reader()),
         Place.here(),
-        on_bad=lambda error: print(f"left out, another image takes its place: {error}", flush=True),
+        on_bad=lambda error: logging.getLogger("ssod").warning(f"left out, another image takes its place: {error}"),
     )
 
 
@@ -258,8 +256,9 @@ def evaluator(
         count = partial(measured, most=max(MOST, detector.decode.detections))
         loading = Loading(cfg.train.workers, cfg.data.reader())
         views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
-        device = next(detector.parameters()).device
-        return measure(detector, views, table, device=device, precision=cfg.train.precision, score=score, metrics=count)
+        device, precision = next(detector.parameters()).device, cfg.train.precision
+        with reading(views):
+            return measure(detector, views, table, device=device, precision=precision, score=score, metrics=count)
 
     return run
 

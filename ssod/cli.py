@@ -5,7 +5,6 @@ Nothing heavy is imported here; ``ssod --help`` must answer at once, so torch is
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import typer
 
 from ssod.commands import listing
 from ssod.commands import options as option
-from ssod.utils.errors import Exit, SsodError
+from ssod.commands.ending import one_line_errors
 from ssod.version import __version__
 
 app = typer.Typer(
@@ -33,7 +32,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer or more steps than the demo's config says.")] = None,
 ) -> None:
-    """The main job on a generated data set, on the CPU: a supervised twin and Mean Teacher, side by side."""
+    """The main job on a generated data set, on the CPU: a supervised baseline and Mean Teacher, side by side."""
     from ssod.commands.demo import demo
 
     demo(out, seeds=seeds, steps=steps)
@@ -216,9 +215,9 @@ def compare(
         list[Path] | None,
         typer.Option("-o", "--out", help="File to write: .html, .csv, .md or .tex; may be repeated."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=10, help="Draws of the val images behind an interval.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=10, help="Resamples of the val images behind an interval.")] = 1000,
 ) -> None:
-    """Several runs side by side: AP over folds and seeds, gain over the supervised twin, cost; refuses unlike ones."""
+    """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""
     from ssod.commands.compare import compare
 
     compare(runs or [], sweep=sweep, out=out or [], resamples=resamples)
@@ -228,14 +227,14 @@ def compare(
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default report.html in it.")] = None,
-    twin: Annotated[
-        Path | None, typer.Option(help="Run folder of the supervised twin; default: the one beside.")
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", "--twin", help="The supervised run to compare with.")
     ] = None,
 ) -> None:
     """One offline HTML page about a run: curves, pseudo-labels, pictures, alarms."""
     from ssod.report.run_page import report
 
-    report(run, out=out, twin=twin)
+    report(run, out=out, baseline=baseline)
 
 
 @app.command("config")
@@ -282,19 +281,5 @@ def _root(
 def main() -> None:
     """Run the command line; turns errors a user can mend into one line and an exit code."""
     words = [word for word in sys.argv[1:] if word != "--debug"]
-    debug = len(words) < len(sys.argv[1:])
-    try:
+    with one_line_errors(debug=len(words) < len(sys.argv[1:])):
         app(words)
-    except SsodError as error:
-        if debug:
-            raise
-        print(f"ssod: error: {error.line()}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.exit(int(error.code))
-    except SystemExit as end:
-        if end.code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C
-            print("ssod: interrupted", file=sys.stderr)
-        raise
-    except BrokenPipeError:  # `ssod ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(int(Exit.OK))

@@ -1,9 +1,9 @@
-"""From a YAML file to a validated, frozen config, with every mistake told in one line before anything is built.
+"""From a YAML file to a validated, frozen config, with every mistake reported in one line before anything is built.
 
 A file may name a ``recipe`` (data set, detector and method, each a file of ``configs``) and one ``base``, which are
 merged under it, key by key. One rule replaces deletion: **when a section's
 ``name`` (or ``format``) changes, the section starts afresh.** Overrides ``a.b=c`` come last; the bare
-``method.name=supervised`` leaves the ``method.ema`` that was written, for by it a teacher and its twin are measured.
+``method.name=supervised`` leaves the ``method.ema`` that was written: a method and its baseline are measured by it.
 Where each value came from is kept, so that ``ssod config`` and every message can say it.
 """
 
@@ -49,19 +49,19 @@ class Config:
     def dump(self) -> dict[str, Any]:
         """Return the resolved config as plain values, defaults included, ready for YAML."""
         sections = {name: getattr(self, name) for name in SECTIONS}
-        return {name: _said(section, section.model_dump(mode="json")) for name, section in sections.items()}
+        return {name: _written(section, section.model_dump(mode="json")) for name, section in sections.items()}
 
 
-def _said(value: Any, plain: Any) -> Any:
-    """Leave out of ``plain``, which is ``value`` for YAML, every null that is the default; another one must be said."""
+def _written(value: Any, plain: Any) -> Any:
+    """Leave out of ``plain``, which is ``value`` for YAML, every null that is the default; others are written."""
     if isinstance(value, Section) and isinstance(plain, dict):
         fields = type(value).model_fields
         silent = {key for key in plain if plain[key] is None and key in fields and fields[key].default is None}
-        return {key: _said(getattr(value, key, None), plain[key]) for key in plain if key not in silent}
+        return {key: _written(getattr(value, key, None), plain[key]) for key in plain if key not in silent}
     if isinstance(value, Mapping) and isinstance(plain, dict):
-        return {key: _said(inner, plain[key]) for key, inner in value.items()}
+        return {key: _written(inner, plain[key]) for key, inner in value.items()}
     if isinstance(value, (list, tuple)) and isinstance(plain, list):
-        return [_said(inner, item) for inner, item in zip(value, plain, strict=True)]
+        return [_written(inner, item) for inner, item in zip(value, plain, strict=True)]
     return plain
 
 

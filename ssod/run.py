@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssod.build import detections, opened
+from ssod.build import opened, visible
 from ssod.commands.check import check as check_data
 from ssod.config import Config
 from ssod.data.checks.summary import summary
-from ssod.data.objects import crowded
 
 
 def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> dict[str, float]:
@@ -29,7 +28,6 @@ def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] =
 
 def check(cfg: Config) -> int:
     """Print counts and every finding about a config's data; return the exit code."""
-    report = check_data(cfg.data)
-    lines = [*report.lines(), *crowded(detections(cfg), report.most)]
-    print("\n".join([*summary(report.counts, report.split), *(lines or ["no findings"])]))
+    report = check_data(cfg.data, visible=visible(cfg))
+    print("\n".join([*summary(report.counts, report.split), *(report.lines() or ["no findings"])]))
     return int(report.code)

@@ -3,23 +3,30 @@
 import os
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from tests.rounding import Rounding
+from tests.rounding import played
 
 # One thread: parallel kernels inside tiny models cost more than they gain on two cores, and tests run in processes.
 THREADS = int(os.environ.get("SSOD_TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start
 
-if "SSOD_TEST_ROUNDING" in os.environ:
 
-    @pytest.fixture(autouse=True)
-    def _rounding() -> Iterator[None]:
-        with Rounding(int(os.environ["SSOD_TEST_ROUNDING"])):
-            yield
+@pytest.fixture(autouse=True)
+def _rounding(request: pytest.FixtureRequest) -> Iterator[None]:
+    with nullcontext() if request.node.get_closest_marker("counts_calls") else played():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> Iterator[None]:
+    """Play in what several tests share, too: it is made before the fixture above is entered."""
+    with nullcontext() if fixturedef.scope == "function" else played():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

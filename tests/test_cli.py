@@ -14,7 +14,7 @@ import yaml
 from ssod import build as build_module
 from ssod import cli
 from ssod.methods.registry import names
-from ssod.utils.errors import Exit, SsodError
+from ssod.utils.errors import Exit
 from tests.data.nano import Nano
 from tests.data.test_corpus import CASES, Case
 from tests.small import small_config
@@ -203,10 +203,16 @@ def test_help_answers_without_torch() -> None:
 
 
 @pytest.mark.parametrize("words", [["--debug", "config", "absent.yaml"], ["config", "absent.yaml", "--debug"]])
-def test_debug_shows_tracebacks_wherever_it_stands(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_tracebacks_wherever_it_stands(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(sys, "argv", ["ssod", *words])
-    with pytest.raises(SsodError, match=r"absent\.yaml"):
+    with pytest.raises(SystemExit) as ended:
         cli.main()
+    assert ended.value.code == Exit.USAGE
+    *before, last = capsys.readouterr().err.splitlines()
+    assert before[0].startswith("Traceback")
+    assert last.startswith("ssod: error: absent.yaml")
     monkeypatch.setattr(sys, "argv", ["ssod", *words, "--debugg"])
     with pytest.raises(SystemExit):
         cli.main()

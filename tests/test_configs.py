@@ -389,7 +389,7 @@ def test_mixing_is_one_override(method: str) -> None:
 
 
 @pytest.mark.parametrize("combination", [c for c in COMBINATIONS if c[0] == "supervised"], ids=ids)
-def test_the_supervised_twin_sees_no_unlabelled_image(combination: tuple[str, str, str]) -> None:
+def test_the_supervised_baseline_sees_no_unlabelled_image(combination: tuple[str, str, str]) -> None:
     cfg = config(*combination)
     assert not find(cfg.method.name).uses_unlabeled
     first = "flip" if combination[2] == "shapes" else "resize"
@@ -397,13 +397,17 @@ def test_the_supervised_twin_sees_no_unlabelled_image(combination: tuple[str, st
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=ids)
-def test_twins_share_data_and_detector(combination: tuple[str, str, str]) -> None:
-    """What differs between a method and its supervised twin is the method, its views and its schedule."""
-    cfg, twin = config(*combination), config("supervised", *combination[1:])
-    assert cfg.data.split == twin.data.split
-    assert (cfg.data.labeled, cfg.data.val, cfg.data.classes) == (twin.data.labeled, twin.data.val, twin.data.classes)
-    assert cfg.detector.decode == twin.detector.decode
-    assert cfg.views.val == twin.views.val
+def test_baselines_share_data_and_detector(combination: tuple[str, str, str]) -> None:
+    """What differs between a method and its supervised baseline is the method, its views and its schedule."""
+    cfg, baseline = config(*combination), config("supervised", *combination[1:])
+    assert cfg.data.split == baseline.data.split
+    assert (cfg.data.labeled, cfg.data.val, cfg.data.classes) == (
+        baseline.data.labeled,
+        baseline.data.val,
+        baseline.data.classes,
+    )
+    assert cfg.detector.decode == baseline.detector.decode
+    assert cfg.views.val == baseline.views.val
 
 
 def test_voc_has_its_twenty_classes() -> None:

@@ -51,26 +51,26 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the evaluator was given, and found."""
     from ssod.commands import evaluate as measure
 
-    told: dict[str, object] = {}
+    passed: dict[str, object] = {}
     make = measure.evaluator
 
     def evaluator(cfg, val, *, score=None):
         def keep(truth: dict, rows: list[dict]) -> None:
-            told["rows"] = rows
+            passed["rows"] = rows
 
-        told["view"] = cfg.views.val.model_dump(mode="json")
+        passed["view"] = cfg.views.val.model_dump(mode="json")
         return make(cfg, val, score=score, keep=keep)
 
     monkeypatch.setattr(measure, "evaluator", evaluator)
-    return told
+    return passed
 
 
 def test_detector_and_view_are_the_model_s_unless_an_override_changes_them(config: Path, seen: dict) -> None:
     path = weights(config)
     own = {"detector.channels": 64, "views.val": [{"resize": {"short": 32, "long": 32}}]}
     other = small_config(config.parent / "other", detector__channels=64, views__val=own["views.val"])
-    for told in (config, other):
-        evaluate(path, data=told)
+    for passed in (config, other):
+        evaluate(path, data=passed)
         assert seen["view"] == []
         assert len(seen["rows"]) == 6 * 7, "seven detections in each image, as the card says"
     evaluate(path, data=other, overrides=["detector.decode.detections=3"])

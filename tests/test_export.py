@@ -147,10 +147,10 @@ def test_export_writes_beside_the_weights_and_says_how_near_it_is(
     model_file(tmp_path / "best.safetensors", "fcos")
     file = export(tmp_path, format="pt2")
     assert file == tmp_path / "best.pt2"
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 2
-    assert "above 0.2" in told[0]
-    assert "largest difference" in told[1]
+    messages = capsys.readouterr().out.splitlines()
+    assert len(messages) == 2
+    assert "above 0.2" in messages[0]
+    assert "largest difference" in messages[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt2", "best.safetensors"]
     extra = {"card": ""}
     torch.export.load(file, extra_files=extra)
@@ -309,7 +309,9 @@ def test_fifty_images_of_four_sizes(name: str) -> None:
     assert found.parity.boxes > 2000
 
 
-def test_what_is_no_model_is_said_before_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_model_is_reported_before_what_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SsodError) as caught:

@@ -112,7 +112,7 @@ def test_results_go_by_id_or_name(config: Path, data: DataSets, tmp_path: Path, 
         assert (np.diff(read.stored.scores[a:b]) <= 0).all()  # the best first
 
 
-def test_boxes_of_other_images_are_left_out_and_images_without_an_entry_are_told(
+def test_boxes_of_other_images_are_left_out_and_images_without_an_entry_are_reported(
     config: Path, data: DataSets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = results(data)[0]["image_id"]
@@ -128,7 +128,7 @@ def test_boxes_of_other_images_are_left_out_and_images_without_an_entry_are_told
     )
 
 
-def test_the_boxes_are_data_that_a_run_is_told_by(config: Path, data: DataSets, tmp_path: Path) -> None:
+def test_the_boxes_are_data_that_a_run_is_reported_by(config: Path, data: DataSets, tmp_path: Path) -> None:
     first = build.load_data(taught(config, written(tmp_path, results(data)))).fingerprint
     assert first == build.load_data(taught(config, written(tmp_path, results(data)))).fingerprint
     assert first not in (data.fingerprint, build.load_data(taught(config, written(tmp_path, truth(data)))).fingerprint)
@@ -277,7 +277,7 @@ def teacher_of(targets: list[Targets], until: int | None = None, ids: tuple = (0
     return FromFile(ids, table, starts, until)
 
 
-def test_boxes_are_told_in_the_pixels_of_the_view_and_clipped_to_it() -> None:
+def test_boxes_are_reported_in_the_pixels_of_the_view_and_clipped_to_it() -> None:
     edge = Targets(torch.tensor([[-5.0, 10, 20, 30], [95.5, 0, 200, 50], [2, 2, 2.5, 60]]), torch.tensor([0, 1, 2]))
     inside = some_targets()[1]
     out = teacher_of([edge, inside]).predict(view(0, flip=True))

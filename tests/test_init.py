@@ -50,14 +50,14 @@ KINDS = {
 @pytest.mark.parametrize(("unlabeled", "count"), [("free", 4), ("free/*.png", 4), ("list.txt", 2)])
 def test_the_config_loads_and_names_the_data(here: Path, kind: str, unlabeled: str, count: int) -> None:
     labeled, val, n, m = KINDS[kind]
-    said = write_config("my.yaml", labeled, unlabeled, val)
+    message = write_config("my.yaml", labeled, unlabeled, val)
     cfg = load("my.yaml")
     data = datasets.load(cfg.data)
     assert (len(data.labeled), len(data.unlabeled), len(data.val)) == (n, count, m)
     assert data.classes.names == ("cat", "dog")
     assert cfg.data.labeled.format == kind
-    assert f"{n} images" in said
-    assert "ssod train my.yaml" in said
+    assert f"{n} images" in message
+    assert "ssod train my.yaml" in message
 
 
 def test_the_config_works_from_anywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_the_config_works_from_anywhere(here: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_percentage_hides_labels_of_the_labelled_set(here: Path, kind: str) -> None:
     labeled, val, n, m = KINDS[kind]
-    said = write_config("my.yaml", labeled, None, val, percent=40)
+    message = write_config("my.yaml", labeled, None, val, percent=40)
     cfg = load("my.yaml")
     assert cfg.data.unlabeled is None
     assert cfg.data.split.model_dump() == {
@@ -88,9 +88,9 @@ def test_a_percentage_hides_labels_of_the_labelled_set(here: Path, kind: str) ->
     keeps = int(0.4 * n)
     assert (len(data.labeled), len(data.unlabeled), len(data.val)) == (keeps, n - keeps, m)
     assert data.classes.names == ("cat", "dog")  # those of the whole set, whichever images keep their labels
-    assert f"labelled   {keeps} images" in said
-    assert "40 %" in said
-    assert f"unlabelled {n - keeps} images (the others of the labelled set)" in said
+    assert f"labelled   {keeps} images" in message
+    assert "40 %" in message
+    assert f"unlabelled {n - keeps} images (the others of the labelled set)" in message
 
 
 def test_the_numbers_follow_from_the_images_that_keep_their_labels(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,11 +110,11 @@ NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01, short=2
 
 
 def test_a_percentage_and_other_unlabelled_images(here: Path) -> None:
-    said = write_config("my.yaml", "voc", "free", "voc", percent=50)
+    message = write_config("my.yaml", "voc", "free", "voc", percent=50)
     data = datasets.load(load("my.yaml").data)
     assert (len(data.labeled), len(data.unlabeled)) == (4, 4)
     assert data.hidden is None
-    assert "the labelled set's other images are left out" in said
+    assert "the labelled set's other images are left out" in message
 
 
 def test_a_percentage_or_unlabelled_images_are_needed(here: Path) -> None:
@@ -186,10 +186,13 @@ def test_every_method(here: Path) -> None:
         cfg = load(f"{method}.yaml")
         assert cfg.method.name == method
         assert getattr(cfg.method, "burn_in", cfg.train.steps // 2) == cfg.train.steps // 2
-        twin = load(f"{method}.yaml", ["method.name=supervised"])
-        # From the end of burn-in on, and over all of a twin's steps, the one average is the other.
-        assert (cfg.method.ema.decay, cfg.method.ema.warm_up) == (twin.method.ema.decay, twin.method.ema.warm_up)
-        assert twin.method.ema.warm_up, "else its average would begin with the weights before training"
+        baseline = load(f"{method}.yaml", ["method.name=supervised"])
+        # From the end of burn-in on, and over all of a baseline's steps, the one average is the other.
+        assert (cfg.method.ema.decay, cfg.method.ema.warm_up) == (
+            baseline.method.ema.decay,
+            baseline.method.ema.warm_up,
+        )
+        assert baseline.method.ema.warm_up, "else its average would begin with the weights before training"
 
 
 def test_the_numbers_follow_the_rule(here: Path) -> None:

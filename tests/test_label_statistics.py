@@ -51,12 +51,12 @@ def test_a_set_without_a_box() -> None:
 
 
 class Asks(base.Method):
-    """Keeps boxes per image, and remembers how often it was told."""
+    """Keeps boxes per image, and remembers how often it was asked."""
 
-    told = 0
+    calls = 0
 
     def see_labels(self, statistics: LabelStatistics) -> None:
-        self.told += 1
+        self.calls += 1
         self.register_buffer("expected", statistics.boxes_per_image)
 
 
@@ -68,16 +68,16 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return small_config(tmp_path, method={"name": module.__name__, "burn_in": 1})
 
 
-def test_a_method_that_asks_is_told_once_before_training(config: Path) -> None:
+def test_a_method_that_asks_is_reported_once_before_training(config: Path) -> None:
     cfg = load(config)
     data = build.load_data(cfg)
     method = build.build_method(cfg, data)
-    assert method.told == 1
+    assert method.calls == 1
     boxes = np.bincount(data.labeled.labels, minlength=len(data.classes))
     assert torch.equal(method.expected, torch.from_numpy(boxes) / len(data.labeled))
 
 
-def test_a_run_that_goes_on_is_told_before_its_state_is_loaded(config: Path, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_is_reported_before_its_state_is_loaded(config: Path, tmp_path: Path) -> None:
     for steps in (2, 4):
         run.train(load(config, [f"train.steps={steps}", "train.eval_every=0"]), out=tmp_path / "parts")
     run.train(load(config, ["train.steps=4", "train.eval_every=0"]), out=tmp_path / "whole")

@@ -18,7 +18,7 @@ def matrix(*args: str, tmp: Path) -> tuple[int, list[list[str]]]:
     return done.returncode, [line.split() for line in done.stdout.splitlines()]
 
 
-def test_a_failure_in_one_variant_is_told_and_is_the_exit_code(tmp_path: Path) -> None:
+def test_a_failure_in_one_variant_is_reported_and_is_the_exit_code(tmp_path: Path) -> None:
     (tmp_path / "test_seen.py").write_text(SEEN)
     code, lines = matrix("--only", "own,rounding-2", "-n", "0", str(tmp_path / "test_seen.py"), tmp=tmp_path)
     assert code == 1

@@ -64,12 +64,12 @@ def test_every_place_that_a_page_names_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_the_figures_of_a_page_are_those_of_the_readme(name: str) -> None:
-    told = page(name).split(PARTS[2])[1].replace("1.2 million", "")
+    section = page(name).split(PARTS[2])[1].replace("1.2 million", "")
     known = [(ROOT / path).read_text("utf-8") for path in ("README.md", "docs/results.md")]
-    figures = FIGURE.findall(told)
-    assert bool(figures) != ("Not run yet." in told)
+    figures = FIGURE.findall(section)
+    assert bool(figures) != ("Not run yet." in section)
     for figure in figures:
         assert any(figure in text for text in known), figure
     rows = [line for text in known for line in text.splitlines() if line.startswith(f"| `{name}`")]
-    for first, second in re.findall(r"AP (\d+\.\d(?: ± \d+\.\d)?), AP50 (\d+\.\d(?: ± \d+\.\d)?)", told):
+    for first, second in re.findall(r"AP (\d+\.\d(?: ± \d+\.\d)?), AP50 (\d+\.\d(?: ± \d+\.\d)?)", section):
         assert any(first in row and second in row for row in rows), (first, second)

@@ -310,7 +310,7 @@ def test_labelled_boxes_of_a_mixed_image_do_not_lift_the_damping() -> None:
     assert bare["unsup/box"] > 0  # of the labelled boxes
 
 
-def test_a_method_of_ones_own_can_be_told_to_mix() -> None:
+def test_a_method_of_ones_own_can_be_reported_to_mix() -> None:
     m = Method(detector("fcos"), Config(name="x", mix={"tiles": 4}))
     assert m.mixer.tiles == 4
     assert Method(detector("fcos"), Config(name="x")).mixer is None
@@ -376,10 +376,10 @@ def test_the_table_of_slots_is_true() -> None:
     lines = (Path(ssod.methods.__file__).parent / "README.md").read_text().splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("| method |"))
     slots = [cell.strip() for cell in lines[head].strip("|").split("|")][1:]
-    told = {}
+    stated = {}
     for line in lines[head + 2 :]:
         if not line.startswith("|"):
             break
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        told[name] = [cell == "own" for cell in cells]
-    assert told == {name: [slot in vars(find(name)) for slot in slots] for name in names()}
+        stated[name] = [cell == "own" for cell in cells]
+    assert stated == {name: [slot in vars(find(name)) for slot in slots] for name in names()}

@@ -98,7 +98,7 @@ def test_a_config_s_name_is_printed_as_it_is(capsys: pytest.CaptureFixture[str])
     assert all(text in printed for text in ("my[/b] [red]", "[/x] :car:", "warning: [/y]"))
 
 
-def test_what_is_not_timed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_timed_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     plans.show(Plan([], [], [Phase("ssod", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 (computing 1, then reading 2)" in printed
@@ -166,7 +166,7 @@ def test_a_rehearsed_step_is_a_whole_step_that_learns_nothing(config_file: Path)
 
 
 @pytest.mark.parametrize(("cpus", "advice"), [(8, "raise train.workers"), (1, "it takes more CPUs")])
-def test_slow_reading_is_told(config_file: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, advice: str) -> None:
+def test_slow_reading_is_reported(config_file: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, advice: str) -> None:
     monkeypatch.setattr(plans, "time_phase", lambda stepper, batches, phase: replace(phase, compute=1.0, load=2.0))
     monkeypatch.setattr(plans, "usable_cpus", lambda: cpus)
     cfg = load(config_file, ["train.workers=1", "data.val=null"])

@@ -214,9 +214,9 @@ def test_predict_files(folder: Path, model: Model, tmp_path: Path, capsys: pytes
         drawn, plain = pixels(tmp_path / "out" / name), pixels(folder / "images" / name)
         assert drawn.shape == plain.shape
         assert torch.equal(drawn, plain) == (not (found.scores > 0.35).any())
-    told = capsys.readouterr().out
-    assert told.count("\n") == 1
-    assert f"5 images, {sum(r['score'] > 0.35 for r in rows)} boxes above 0.35" in told
+    message = capsys.readouterr().out
+    assert message.count("\n") == 1
+    assert f"5 images, {sum(r['score'] > 0.35 for r in rows)} boxes above 0.35" in message
 
 
 def test_image_ids_are_the_numbers_in_the_names(folder: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_image_ids_are_the_numbers_in_the_names(folder: Path, tmp_path: Path) ->
     assert predict_files(folder, tmp_path / "in" / "000000000285.jpg", tmp_path / "one", 0.0)[0]["image_id"] == 285
 
 
-def test_an_unreadable_image_among_many_is_left_out_and_told(
+def test_an_unreadable_image_among_many_is_left_out_and_reported(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos(tmp_path / "in", ["a.png", "c.bmp"])
@@ -274,15 +274,15 @@ def test_labels_read_back_as_they_were(
 ) -> None:
     out = tmp_path / "labels"
     written = label_files(folder, folder / "images", out, format=format, score=SCORE)
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     root = str(out.resolve())
     source = {
         "coco": CocoSource(format="coco", ann=f"{root}/instances.json", images=str(folder / "images")),
         "yolo": YoloSource(format="yolo", root=root, split="train"),
         "voc": VocSource(format="voc", root=root, split="train"),
     }[format]
-    assert told.count("\n") == 1
-    assert root in told
+    assert message.count("\n") == 1
+    assert root in message
     ctx = Context()
     read = read_labeled(source, ctx, classes=["cat", "dog", "bird"])
     assert not [f for f in ctx.findings if f.level == "error"]

@@ -153,7 +153,7 @@ def test_a_combination_that_is_not_offered_says_why(shelf: Path) -> None:
     assert composed(method="m", detector="small", data="whole")[0]["train"]["lr"] == 1
 
 
-def test_an_unknown_condition_is_told(shelf: Path) -> None:
+def test_an_unknown_condition_is_reported(shelf: Path) -> None:
     (shelf / "methods" / "odd.yaml").write_text("for: [{when: {familly: fcos}, then: {}}]\n")
     with pytest.raises(SsodError, match="no condition 'familly'; did you mean 'family'"):
         composed(method="odd")
@@ -258,7 +258,7 @@ def test_mistakes_in_the_options(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_of_before_is_told_as_its_recipe(name: str, options: str) -> None:
+def test_a_file_of_before_is_reported_as_its_recipe(name: str, options: str) -> None:
     line = refused(f"configs/x/{name}.yaml")
     assert line.endswith(f"not found; each method has one file now; give --method {options}")
     assert "check the path" in refused(f"configs/x/my_{name[:-1]}.yaml")

@@ -30,12 +30,12 @@ def with_a_broken_image(folder: Path) -> Path:
     return config
 
 
-def test_an_unreadable_unlabelled_image_is_told_once(tmp_path, capsys):
+def test_an_unreadable_unlabelled_image_is_reported_once(tmp_path, capsys):
     cfg = load(with_a_broken_image(tmp_path), ["train.eval_every=0"])
     ssod.run.train(cfg, out=tmp_path / "run")
-    told = [line for line in capsys.readouterr().out.splitlines() if "another image takes its place" in line]
-    assert len(told) == 1
-    assert "broken.jpg" in told[0]
+    messages = [line for line in capsys.readouterr().out.splitlines() if "another image takes its place" in line]
+    assert len(messages) == 1
+    assert "broken.jpg" in messages[0]
 
 
 def test_a_dead_worker_is_named_wherever_torch_reports_it(tmp_path, monkeypatch):

@@ -100,13 +100,13 @@ def test_weighted_classification_golden(case: dict) -> None:
     views = Batch(teacher, {"weak": teacher, "strong": student})
     b = m.reweight("roi", p, a, context(teacher=answers, view=student, batch=views))
     close(torch.cat(answers.asked), array(case, "rois_in_teacher_view"), atol=2e-3)  # inverses of float32 matrices
-    weights, divisor = array(case, "weights"), m.student.normalizers("roi", p, b)
-    close(b.cls_weight / divisor["cls"], weights / weights.sum().clamp(min=1))
-    loss = (cross_entropy(p, b) * b.cls_weight / divisor["cls"]).sum()
+    weights, normalizers = array(case, "weights"), m.student.normalizers("roi", p, b)
+    close(b.cls_weight / normalizers["cls"], weights / weights.sum().clamp(min=1))
+    loss = (cross_entropy(p, b) * b.cls_weight / normalizers["cls"]).sum()
     close(loss, array(case, "loss_cls"))
     loss.backward()
     close(logits.grad, array(case, "grad_student_logits"), rtol=1e-3)
-    close(b.weighed_box(l1(p, b)).sum() / divisor["box"], array(case, "loss_box_all"))
+    close(b.weighed_box(l1(p, b)).sum() / normalizers["box"], array(case, "loss_box_all"))
 
 
 # ---- how steady a box is -------------------------------------------------------------------------------------------

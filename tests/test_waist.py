@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssod.detectors.dense import with_boxes_of
-from ssod.losses.box import BOX, SPREAD
+from ssod.losses.box import BOX, BOX_STD
 from ssod.losses.build import TABLES
 from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
@@ -156,7 +156,7 @@ def sides(weight: Tensor) -> tuple[Predictions, Assignment]:
     g = torch.Generator().manual_seed(0)
     low = 20 * torch.rand(4, 2, generator=g)
     boxes = torch.cat([low, low + 5 + 10 * torch.rand(4, 2, generator=g)], 1)
-    p = predictions(torch.zeros(4, K), (boxes + torch.randn(4, 4, generator=g))[:, None], spread=torch.randn(4, 4))
+    p = predictions(torch.zeros(4, K), (boxes + torch.randn(4, 4, generator=g))[:, None], box_std=torch.randn(4, 4))
     return p, Assignment(torch.zeros(4, dtype=torch.long), torch.ones(4), boxes, weight)
 
 
@@ -164,7 +164,7 @@ def sides(weight: Tensor) -> tuple[Predictions, Assignment]:
 def test_a_box_is_the_sum_of_its_sides(name: str) -> None:
     p, whole = sides(torch.ones(4))
     _, each = sides(torch.ones(4, 4))
-    loss = SPREAD[name]
+    loss = BOX_STD[name]
     torch.testing.assert_close(each.weighed_box(loss(p, each)), whole.weighed_box(loss(p, whole)))
     parts = []
     for side in range(4):

@@ -36,7 +36,7 @@ PAGES = {
         "ssod.detectors.heads.fam3d",
         "ssod.detectors.decode",
         "ssod.assign.iou",
-        "ssod.assign.centre",
+        "ssod.assign.center",
         "ssod.assign.adaptive",
     ),
     "pseudo_labels": ("ssod.pseudo_labels.threshold", "ssod.transforms.mix"),

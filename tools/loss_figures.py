@@ -39,7 +39,7 @@ from ssod.losses.weighting.uncertainty import judge
 from ssod.methods.base import Method
 from ssod.methods.registry import find
 from ssod.structures import Assignment, Predictions
-from ssod.transforms.views import Sample, look
+from ssod.transforms.views import Sample, make_views
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 from tools.loss_curves import SEEN, panels
@@ -114,7 +114,7 @@ def looks(folder: Path, images: int) -> Iterator[Look]:
     branch = method.criterion.branch
     torch.manual_seed(0)
     for i in np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int).tolist():
-        sample = look(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]
+        sample = make_views(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]
         view = collate([sample], [source.images.ids[i]], DIVISOR)
         out = student.predict(view)
         assigned = student.assign(out, view.targets)
@@ -187,8 +187,8 @@ def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
         raise SsodError(folder, "method.loss", problem, "train with weighting: uncertainty, or conv_bayes")
     what = "sampled anchors" if found[0].stage == "rpn" else "rows"
     judged = [(seen, *judge(seen.guess, seen.p, seen.a)) for seen in found]
-    said = torch.cat([uncertain[seen.a.cls_weight > 0] for seen, uncertain, _, _ in judged])
-    scale = {"vmin": float(said.min()), "vmax": float(said.max())}  # U of a narrow kernel hardly leaves 1/2
+    values = torch.cat([uncertain[seen.a.cls_weight > 0] for seen, uncertain, _, _ in judged])
+    scale = {"vmin": float(values.min()), "vmax": float(values.max())}  # U of a narrow kernel hardly leaves 1/2
     figure, grid = plt.subplots(len(found), 3, figsize=(10, 3 * len(found)), squeeze=False, layout="constrained")
     means: dict[str, list[Tensor]] = {"correct": [], "wrong": []}
     for line, (seen, uncertain, _, correct) in zip(grid, judged):

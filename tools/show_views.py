@@ -34,7 +34,7 @@ from ssod.data.loading.loader import collate
 from ssod.data.loading.reader import Reader
 from ssod.structures import Pseudo, Targets
 from ssod.transforms.mix import DIVISOR, MixConfig, Mixer
-from ssod.transforms.views import Sample, ViewsConfig, look
+from ssod.transforms.views import Sample, ViewsConfig, make_views
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 from ssod.utils.yaml_io import read_yaml
@@ -62,14 +62,14 @@ def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: i
     for i in range(min(images, n)):
         for draw in range(draws):
             picture, targets = read(data.labeled.images, i), data.labeled.targets(i)
-            seen = look(picture, targets, views.labeled, seed, "labeled", i, i + draw * n)
+            seen = make_views(picture, targets, views.labeled, seed, "labeled", i, i + draw * n)
             yield f"labelled {data.labeled.images.ids[i]}", seen
     if data.unlabeled is None or not views.unlabeled:
         return
     n = len(data.unlabeled)
     for i in range(min(images, n)):
         for draw in range(draws):
-            seen = look(read(data.unlabeled, i), None, views.unlabeled, seed, "unlabeled", i, i + draw * n)
+            seen = make_views(read(data.unlabeled, i), None, views.unlabeled, seed, "unlabeled", i, i + draw * n)
             yield f"unlabelled {data.unlabeled.ids[i]}", seen
 
 

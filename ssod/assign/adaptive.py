@@ -6,12 +6,12 @@ of class c
 
     class_weight * sum_k focal(p_k, [k = c]) - iou_weight * ln(IoU(b, B) + 1e-7) + distance_weight * 10**d
 
-where d is the distance of the two centres in strides of the row's level. Box B takes the k rows that cost it least,
+where d is the distance of the two centers in strides of the row's level. Box B takes the k rows that cost it least,
 k = the sum of its ``topk`` largest IoUs, cut to an integer, at least 1. A row that several boxes take goes to the box
 that it costs least, of all boxes. Every other row is background; there is no band of ignored overlaps.
 
 Class targets stay hard. The IoU of a positive row with its box, q, is the weight of its box loss, and every loss is
-divided by the sum of q (its mean over ranks, at least 1).
+divided by the sum of q over all ranks, at least 1.
 
 What differs from the released code: it computes ``10**d`` in float32, which is infinite beyond 38 strides and makes the
 choice there arbitrary; here the term grows linearly beyond 35 strides, so that nearer stays cheaper.
@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ssod.assign.centre import in_padded_image, per_row
+from ssod.assign.center import in_padded_image, per_row
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.structures import Assignment, Predictions, Targets
 from ssod.structures.boxes import area
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
 
 
@@ -46,12 +46,12 @@ class AdaptiveConfig(Section):
     iou_weight: float = Field(2.0, ge=0)
     "Factor of the box cost, -ln IoU; published: 2 for parts of COCO and for VOC, 3 for all of COCO."
     distance_weight: float = Field(0.001, ge=0)
-    "Factor of the distance cost, 10 to the power of the distance between centres in strides; 0 switches it off."
+    "Factor of the distance cost, 10 to the power of the distance between centers in strides; 0 switches it off."
     inside: Literal["any", "matched"] = "any"
-    """Rows that may be taken: with their centre inside any box, as released, so that a box too small to hold a centre
+    """Rows that may be taken: with their center inside any box, as released, so that a box too small to hold a center
     takes a row of another box; or inside the very box that takes them."""
     divisor: int = Field(32, ge=1)
-    "Rows whose centre lies beyond their image, padded to a multiple of this, learn nothing."
+    "Rows whose center lies beyond their image, padded to a multiple of this, learn nothing."
 
 
 class AdaptiveAssigner:
@@ -78,7 +78,7 @@ class AdaptiveAssigner:
         stride = per_row(p, p.strides)
         points = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
         pairs = zip(points, in_padded_image(p, self.divisor), targets)
-        matches, candidates = zip(*(self.candidates(centre, exists, t) for centre, exists, t in pairs))
+        matches, candidates = zip(*(self.candidates(center, exists, t) for center, exists, t in pairs))
         # Only these rows are decoded and compared: a box seldom covers the image. All images wait for the device once.
         candidates = torch.stack(candidates)
         rows = candidates.flatten().nonzero().squeeze(1)
@@ -90,8 +90,10 @@ class AdaptiveAssigner:
                 matches[i][own] = torch.where(index >= 0, index, matches[i][own])
         a = from_matches(list(matches), targets, p.num_classes)
         quality = qualities.flatten()
-        norm = mean_over_ranks(quality.sum()).clamp(min=1)
-        return replace(a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), norm))
+        normalizer = mean_count(quality.sum())
+        return replace(
+            a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), normalizer)
+        )
 
     @staticmethod
     def candidates(points: Tensor, exists: Tensor, t: Targets) -> tuple[Tensor, Tensor]:
@@ -121,7 +123,7 @@ class AdaptiveAssigner:
         """Match V candidate rows to M boxes, in the type of ``logits``.
 
         Args:
-            points: [V, 2] centres.
+            points: [V, 2] centers.
             stride: [V] pixels per cell.
             logits: [V, K].
             decoded: [V, 4] predicted boxes.
@@ -186,14 +188,14 @@ def _negative(logits: Tensor) -> Tensor:
 
 
 def distance_cost(points: Tensor, stride: Tensor, boxes: Tensor) -> Tensor:
-    """Return ``10**d`` for the distance d between points [V, 2] and the centres of boxes [M, 4] in strides [V], [M, V].
+    """Return ``10**d`` for the distance d between points [V, 2] and the centers of boxes [M, 4] in strides [V], [M, V].
 
     Beyond 10**35 (in float32; the type's largest power less three) it goes on linearly, with the distance over that
     of 35 strides as the factor: it stays finite for thousands of strides and keeps its order.
     """
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
     x, y = points.unbind(1)
-    d = torch.hypot(x - centre[:, :1], y - centre[:, 1:]) / stride
+    d = torch.hypot(x - center[:, :1], y - center[:, 1:]) / stride
     reach = math.floor(math.log10(torch.finfo(d.dtype).max)) - 3.0
     return (d.clamp(max=reach) * math.log(10)).exp_() * (d / reach).clamp_(min=1)
 
@@ -213,8 +215,8 @@ def take(cost: Tensor, iou: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     k = iou.topk(most, 1).values.sum(1).int().clamp(min=1)  # [M]
     value, row = cost.topk(most, 1, largest=False)
     taken = (torch.arange(most, device=cost.device) < k[:, None]) & value.isfinite()
-    claims = torch.zeros_like(cost, dtype=torch.bool).scatter_(1, row, taken)
-    count = claims.sum(0)
-    box = torch.where(count > 1, cost.argmin(0), claims.byte().argmax(0))
+    chosen = torch.zeros_like(cost, dtype=torch.bool).scatter_(1, row, taken)
+    count = chosen.sum(0)
+    box = torch.where(count > 1, cost.argmin(0), chosen.byte().argmax(0))
     quality = iou.gather(0, box[None])[0]
     return torch.where(count > 0, box, BACKGROUND), torch.where(count > 0, quality, 0)

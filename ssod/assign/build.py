@@ -6,29 +6,31 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, WrapSerializer
 
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig
-from ssod.assign.centre import CentreAssigner, CentreConfig
+from ssod.assign.center import CenterAssigner, CenterConfig
 from ssod.assign.iou import IoUAssigner, IoUConfig
 from ssod.structures import Assignment, Predictions, Targets
 from ssod.utils.schema import named
 
 Assigner = Callable[[Predictions, list[Targets]], Assignment]
 
-_ASSIGNERS = {"iou": IoUAssigner, "centre": CentreAssigner, "adaptive": AdaptiveAssigner}
-
 
 def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:
     """Write the two assigners that had no options once as they were written then: older checkpoints compare equal."""
-    return value.name if value in (IoUConfig(), CentreConfig()) else write(value)
+    return value.name if value in (IoUConfig(), CenterConfig()) else write(value)
 
 
 # ``iou`` is short for ``{name: iou}``.
 AssignerConfig = Annotated[
-    Annotated[IoUConfig | CentreConfig | AdaptiveConfig, Field(discriminator="name")],
+    Annotated[IoUConfig | CenterConfig | AdaptiveConfig, Field(discriminator="name")],
     BeforeValidator(named),
     WrapSerializer(_short),
 ]
 
 
-def pick_assigner(cfg: IoUConfig | CentreConfig | AdaptiveConfig) -> Assigner:
+def pick_assigner(cfg: IoUConfig | CenterConfig | AdaptiveConfig) -> Assigner:
     """Return the assigner that ``cfg`` names."""
-    return _ASSIGNERS[cfg.name](**cfg.model_dump(exclude={"name"}))
+    if isinstance(cfg, IoUConfig):
+        return IoUAssigner(cfg.high, cfg.low, cfg.claim, cfg.divisor)
+    if isinstance(cfg, CenterConfig):
+        return CenterAssigner(cfg.radius)
+    return AdaptiveAssigner(**cfg.model_dump(exclude={"name"}))

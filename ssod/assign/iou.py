@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ssod.assign.centre import in_padded_image
+from ssod.assign.center import in_padded_image
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.structures import Assignment, Predictions, Targets
 from ssod.structures.boxes import iou
@@ -27,7 +27,7 @@ class IoUConfig(Section):
     claim: bool = True
     "Every box also gets the rows that overlap it best, however little that is."
     divisor: int | None = Field(None, ge=1)
-    """Rows whose anchor has its centre beyond their image, padded to a multiple of this, learn nothing and are claimed
+    """Rows whose anchor has its center beyond their image, padded to a multiple of this, learn nothing and are taken
     by no box: 32 in mmdetection. By default they are background like others (torchvision, detectron2)."""
 
     @model_validator(mode="after")
@@ -43,12 +43,15 @@ class IoUAssigner:
     Args:
         high: overlap from which a prior is foreground.
         low: overlap below which it is background; between the two it is ignored.
-        claim: let every box claim the priors that overlap it best, ties included, however little that is.
+        allow_low_quality: let every box take the priors that overlap it best, ties included, however little that is;
+            the config's key is ``claim``.
         divisor: see ``IoUConfig``.
     """
 
-    def __init__(self, high: float = 0.5, low: float = 0.4, claim: bool = True, divisor: int | None = None) -> None:
-        self.high, self.low, self.claim, self.divisor = high, low, claim, divisor
+    def __init__(
+        self, high: float = 0.5, low: float = 0.4, allow_low_quality: bool = True, divisor: int | None = None
+    ) -> None:
+        self.high, self.low, self.allow_low_quality, self.divisor = high, low, allow_low_quality, divisor
 
     @torch.no_grad()
     def __call__(self, p: Predictions, targets: list[Targets]) -> Assignment:
@@ -66,7 +69,7 @@ class IoUAssigner:
             [P] int64, the box's index, -1 background, -2 ignored.
         """
         if exists is not None:
-            # A prior without size overlaps nothing, so that no box claims it.
+            # A prior without size overlaps nothing, so that no box takes it.
             match = self.match(torch.where(exists[:, None], priors, 0.0), boxes)
             return torch.where(exists, match, IGNORED)
         if not len(boxes):
@@ -74,9 +77,9 @@ class IoUAssigner:
         overlap = iou(boxes.float(), priors.float())
         best, index = overlap.max(0)
         match = torch.where(best >= self.high, index, torch.where(best < self.low, BACKGROUND, IGNORED))
-        if not self.claim:
+        if not self.allow_low_quality:
             return match
         top = overlap.amax(1, keepdim=True)
-        # A box that meets no prior claims none; otherwise it would "tie" with every prior at 0.
-        claimed = ((overlap == top) & (top > 0)).any(0)
-        return torch.where(claimed, index, match)
+        # A box that meets no prior takes none; otherwise it would "tie" with every prior at 0.
+        best_of_some = ((overlap == top) & (top > 0)).any(0)
+        return torch.where(best_of_some, index, match)

@@ -1,4 +1,4 @@
-"""What the quality branch of a dense head is asked for: how near a row is to a box's centre, or how well it fits."""
+"""What the quality branch of a dense head is asked for: how near a row is to a box's center, or how well it fits."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +15,8 @@ Quality = Literal["centerness", "iou"]
 @torch.no_grad()
 def with_centerness(p: Predictions, a: Assignment) -> Assignment:
     """Ask the quality branch for ``sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))`` (FCOS, eq. 3)."""
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
-    before, after = centre - a.box[:, :2], a.box[:, 2:] - centre
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    before, after = center - a.box[:, :2], a.box[:, 2:] - center
     ratio = torch.minimum(before, after).clamp(min=0) / torch.maximum(before, after).clamp(min=1e-7)
     return replace(a, quality=ratio.prod(1).sqrt())
 

@@ -1,4 +1,4 @@
-"""Everything that can be said about the data of a config before the first step: ``ssod check``."""
+"""Everything that can be found out about the data of a config before the first step: ``ssod check``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from ssod.data import datasets, splits
 from ssod.data.checks.images import check_images
-from ssod.data.checks.leakage import Blame, blame_source, same_content, same_paths
+from ssod.data.checks.leakage import Blame, blame_source, check_pair
+from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Context, Findings
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.formats.registry import read_images
 from ssod.data.loading.reader import allowed_bad
-from ssod.data.objects import most_objects
 from ssod.utils.errors import Exit, SsodError
 
 
@@ -28,13 +28,11 @@ class Report:
     Attributes:
         findings: errors, repairs and warnings, of every part of the section.
         counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
-        most: per labelled part: objects of its fullest image.
         split: what ``DataSets.split`` will be; empty if it could not be drawn.
     """
 
     findings: Findings = field(default_factory=Findings)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    most: dict[str, int] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,7 +46,7 @@ class Report:
         return self.findings.lines()
 
 
-def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) -> Report:
+def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None, visible: Visible | None = None) -> Report:
     """Look for everything that is wrong, instead of stopping at the first thing.
 
     Args:
@@ -56,6 +54,7 @@ def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) ->
         decode: decode every image, which finds truncated ones; otherwise only headers are read.
         limit: open at most this many images of each set, and compare at most this many of each pair of sets by
             content; None = all.
+        visible: what the views and the detector of the config can show and find; None = it is not asked.
     """
     report = Report()
     labeled = _labeled(cfg, report, decode, limit)
@@ -68,6 +67,12 @@ def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None) ->
     _collect(report, ctx)
     if labeled is not None:
         part = _split(cfg, labeled, report)
+        if visible is not None:
+            for name, data in (("labeled", part), ("val", val)):
+                if data is not None:
+                    ctx = _context(cfg, name)
+                    visible.check(name, data, datasets.name_of(getattr(cfg, name), ctx), ctx)
+                    _collect(report, ctx)
         _leakage(cfg, labeled, part, val, unlabeled, report, limit)
     return report
 
@@ -79,8 +84,8 @@ def _context(cfg: DataConfig, part: str) -> Context:
 
 def _collect(report: Report, ctx: Context, error: SsodError | None = None) -> None:
     """Move a part's findings to the report, and ``error`` unless a finding says it already."""
-    said = [f.error().line() for f in ctx.findings]
-    if error is not None and error.line() not in said:
+    messages = [f.error().line() for f in ctx.findings]
+    if error is not None and error.line() not in messages:
         ctx.findings.error("D00", error.file, error.field, error.problem, error.fix, code=error.code)
     report.findings.extend(ctx.findings)
 
@@ -94,7 +99,7 @@ def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -
         _count_anyway(cfg, "labeled", report)
         return None
     _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, needed=True)
-    report.counts["labeled"], report.most["labeled"] = count(data), most_objects(data)
+    report.counts["labeled"] = count(data)
     _collect(report, ctx)
     return data
 
@@ -112,7 +117,7 @@ def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool,
         _count_anyway(cfg, "val", report)
         return None
     _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, needed=True)
-    report.counts["val"], report.most["val"] = count(data), most_objects(data)
+    report.counts["val"] = count(data)
     _collect(report, ctx)
     return data
 
@@ -120,7 +125,7 @@ def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool,
 def _count_anyway(cfg: DataConfig, part: str, report: Report) -> None:
     """Count a part that could not be read with the declared classes, if it can be with its own."""
     if cfg.classes is not None:
-        with suppress(SsodError):  # what is wrong has been said
+        with suppress(SsodError):  # what is wrong is in the list
             report.counts[part] = count(datasets.read_labeled(getattr(cfg, part), _context(cfg, part)))
 
 
@@ -192,8 +197,7 @@ def _leakage(
             blame = Blame(file, "remove them from one", ctx)
             if pair != "train-val":
                 blame = blame_source(cfg.unlabeled, datasets.name_of(cfg.unlabeled, ctx), ctx)
-            if not same_paths(first, second, pair, blame):
-                same_content(first, second, pair, blame, limit)
+            check_pair(first, second, pair, blame, limit)
             _collect(report, ctx)
 
 

@@ -32,7 +32,7 @@ def compare(
         sweep: a sweep file; its runs that are not finished are run first.
         out: files to write, by their ending: ``.html``, ``.csv``, ``.md`` or ``.tex``. With a sweep and without
             ``out``: ``compare.html`` in the sweep's folder.
-        resamples: draws of the val images behind each interval.
+        resamples: of the val images, behind each interval.
 
     Raises:
         SsodError: code 2 for an unknown ending or a mistake in the sweep, 3 for what is no run folder, 6 when the disk
@@ -107,7 +107,7 @@ def _html(found: Comparison) -> str:
 
 WRITERS = {
     ".html": _html,
-    ".csv": lambda found: comma_separated(found.boards, found.rows, found.refusals),
+    ".csv": lambda found: comma_separated(found.groups, found.rows, found.refusals),
     ".md": lambda found: tables.markdown(found.sheets, found.refusals),
     ".tex": lambda found: tables.latex(found.sheets, found.refusals),
 }

@@ -1,4 +1,4 @@
-"""The main job on a generated data set, small enough for two CPU cores: is the method ahead of its supervised twin?"""
+"""The main job on a generated data set, small enough for two CPU cores: is the method ahead of its baseline?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLL = 0.2  # seconds between two looks at the trainings
 
 
 def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[str, float]]:
-    """Train Mean Teacher and its supervised twin on ``shapes`` and print both.
+    """Train Mean Teacher and its supervised baseline on ``shapes`` and print both.
 
     Both see the same labelled images in the same order for the same number of steps, and both are measured by the
     moving average of their weights; the method sees unlabelled images besides. The two run at the same time, one

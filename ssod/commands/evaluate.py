@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ssod.build import detections, evaluator
+from ssod.build import evaluator, visible
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
-from ssod.data.objects import check_measurable, crowded, most_objects
+from ssod.data.formats.findings import Findings
+from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
 from ssod.inference.model import Model, check_score
 from ssod.inference.model import load as load_model
@@ -56,7 +57,10 @@ def evaluate(
     if val is None:
         raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
     check_measurable(cfg.eval.metric, val)
-    for line in crowded(detections(cfg), {"val": most_objects(val)}):
+    findings = Findings()
+    ctx = datasets.context(cfg.data, findings)("val")
+    visible(cfg).check("val", val, datasets.name_of(cfg.data.val, ctx), ctx)
+    for line in findings.kinds():
         print(line)
     detector = model.detector
     if any(_below(key, ("detector",)) for key in changes):

@@ -76,7 +76,7 @@ def write_config(
             raise SsodError("command line", option, "missing", "name your data, or one of configs/data with --data")
     if fold is not None and percent is None:
         raise SsodError("command line", "--fold", "nothing is drawn", "give --percent, too, or leave it out")
-    recipe = own_recipe(method, detector)  # an unknown name is told before the data is read
+    recipe = own_recipe(method, detector)  # an unknown name is refused before the data is read
     section = data_section(labeled, unlabeled, val, percent, images, val_images, fold=1 if fold is None else fold)
     changes = changed(overrides)
     merge(section, changes.pop("data", {}), {}, "command line")

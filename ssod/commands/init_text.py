@@ -68,7 +68,7 @@ def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) 
 #   ssod check {file}    what is wrong with the data
 #   ssod plan {file}     how long this will take here
 #   ssod train {file}
-#   ssod train {file} method.name=supervised    the twin: the same labels alone, measured by the same `ema`
+#   ssod train {file} method.name=supervised    the baseline: the same labels alone, measured by the same `ema`
 # Every key can be changed here or on the command line: ssod train {file} train.lr=0.005
 # All keys with their values, and where each comes from: ssod config {file}
 
@@ -148,7 +148,7 @@ _REMARKS = {
 def _method(section: dict[str, Any]) -> str:
     """Return what nearly everyone changes of the method's section, at the recipe's values for data of one's own."""
     lines = [f"  {key}: {section[key]} # {remark}" for key, remark in _REMARKS.items() if key in section]
-    # Also where a method starts its average after burn-in, and none is needed: the twin's starts at once.
+    # Also where a method starts its average after burn-in, and none is needed: the baseline's starts at once.
     ema = {"decay": section["ema"]["decay"], "warm_up": section["ema"].get("warm_up", True)}
     lines += [f"  ema: {flow(ema)} # half of the teacher is newer than 700 steps"]
     return "\n".join(["method:", *lines])

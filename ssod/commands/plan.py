@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
@@ -16,7 +16,7 @@ from ssod import build
 from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
 from ssod.data.datasets import DataSets
-from ssod.data.loading.workers import usable_cpus
+from ssod.data.loading.workers import reading, usable_cpus
 from ssod.engine.logging import log
 from ssod.engine.schedule import lr_at
 from ssod.engine.stepper import Stepper
@@ -197,10 +197,10 @@ def measure(cfg: Config, data: DataSets) -> Plan:
     )
 
 
-def time_phase(stepper: Stepper, batches: Iterator[Batch], phase: Phase) -> Phase:
+def time_phase(stepper: Stepper, batches: Generator[Batch, None, None], phase: Phase) -> Phase:
     """Measure how long the data workers and the device need for one step of ``phase``; ``batches`` are its own."""
-    kept, load = time_loading(batches, stepper.cfg.accumulate, stepper.cfg.workers)
-    batches.close()
+    with reading(batches):
+        kept, load = time_loading(batches, stepper.cfg.accumulate, stepper.cfg.workers)
     stream, seconds = itertools.cycle(kept), []
     for _ in range(WARM + TIMED):
         start = now(stepper.device)

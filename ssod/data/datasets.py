@@ -11,7 +11,7 @@ import numpy as np
 
 from ssod.data import splits
 from ssod.data.checks.images import check_images
-from ssod.data.checks.leakage import Blame, blame_source, same_paths
+from ssod.data.checks.leakage import Blame, blame_source, check_pair
 from ssod.data.checks.pixels import Census, census, check_pixels
 from ssod.data.data_config import DataConfig
 from ssod.data.formats.coco import differences
@@ -198,12 +198,12 @@ def _check_parts(
     findings, file = ctx("labeled").findings, name_of(cfg.labeled, ctx("labeled"))
     check_split(labeled, None if unlabeled is None else len(unlabeled), file, ctx("split"))
     if val is not None:
-        same_paths(everything.images, val.images, "train-val", Blame(file, "remove them from one", ctx("val")))
+        check_pair(everything.images, val.images, "train-val", Blame(file, "remove them from one", ctx("val")))
     if unlabeled is not None and cfg.unlabeled is not None:
         blame = blame_source(cfg.unlabeled, name_of(cfg.unlabeled, ctx("unlabeled")), ctx("unlabeled"))
-        same_paths(labeled.images, unlabeled, "labeled-unlabeled", blame)
+        check_pair(labeled.images, unlabeled, "labeled-unlabeled", blame)
         if val is not None:
-            same_paths(unlabeled, val.images, "unlabeled-val", blame)
+            check_pair(unlabeled, val.images, "unlabeled-val", blame)
     findings.raise_first()
 
 

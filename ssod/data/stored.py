@@ -24,7 +24,8 @@ from ssod.data.formats.coco import differences, look_up, read_categories, read_t
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.jsonfile import kind, read_any_json
-from ssod.data.formats.paths import refuse_unsafe
+from ssod.data.formats.leftout import tell
+from ssod.data.formats.paths import plain_name, refuse_unsafe, same_text
 from ssod.data.formats.readings import check_format
 from ssod.data.formats.records import Classes, Images
 
@@ -96,6 +97,8 @@ def read_stored(path: str, images: Images, classes: Classes, ctx: Context) -> St
         raise ctx.findings.fatal("D06", file, ctx.section, problem, "give one of these")
     boxes, scores, crowd = _boxes(rows, image, images, ctx), _scores(rows), rows.flags("iscrowd")
     ctx.findings.raise_first()
+    outside = np.flatnonzero(image < 0)
+    tell("L09", [rows.place(int(row), "bbox") for row in outside[:1]], file, ctx, count=len(outside))
     stored = _by_image(file, images, entries, (image, boxes, label, scores, crowd))
     _check_counts(stored, ctx)
     return stored
@@ -104,7 +107,7 @@ def read_stored(path: str, images: Images, classes: Classes, ctx: Context) -> St
 def places(images: Images) -> dict[Hashable, int]:
     """Return the place of each image by its id, its path, its name, and both without ending, in this order.
 
-    What several images are called is ``AMBIGUOUS``.
+    Names are in the form of ``_key``. What several images are called is ``AMBIGUOUS``.
     """
     names = [os.path.basename(path) for path in images.paths]
     kinds: list[Iterable[Hashable]] = [images.ids, images.paths, names]
@@ -112,10 +115,15 @@ def places(images: Images) -> dict[Hashable, int]:
     found: dict[Hashable, int] = {}
     for called in kinds:
         mine: dict[Hashable, int] = {}
-        for place, name in enumerate(called):
+        for place, name in enumerate(map(_key, called)):
             mine[name] = place if mine.get(name, place) == place else AMBIGUOUS
         found = mine | found
     return found
+
+
+def _key(name: Hashable) -> Hashable:
+    """Return a name in the one form in which names are compared: no ``./``, one Unicode form."""
+    return same_text(plain_name(name)) if isinstance(name, str) else name
 
 
 # ---- which image -------------------------------------------------------------------------------------------------
@@ -152,7 +160,7 @@ def _of_annotations(
 def _located(rows: Rows, key: str, values: list[Any], images: Images, ctx: Context) -> np.ndarray:
     """Return the place of each row's image; record an error where that is not one image, or none of all."""
     known = places(images)
-    place = np.array([known.get(value, UNKNOWN) for value in values], dtype=np.int64)
+    place = np.array([known.get(_key(value), UNKNOWN) for value in values], dtype=np.int64)
 
     def describe(row: int) -> tuple[str, str, str]:
         return rows.place(row, key), f"{short(values[row])} is the name of several images", "write their paths"

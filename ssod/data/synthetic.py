@@ -181,15 +181,15 @@ def _figure(rng: np.random.Generator, name: str) -> tuple[np.ndarray, list[np.nd
 def _placed(
     rng: np.random.Generator, name: str, side: int, extent: tuple[float, float]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Turn, squeeze, scale and place a figure; its centre lies inside the picture."""
+    """Turn, squeeze, scale and place a figure; its center lies inside the picture."""
     outline, holes = _figure(rng, name)
     diameter = side * extent[0] * (extent[1] / extent[0]) ** rng.random()
     squeeze = np.exp(rng.uniform(-0.2, 0.2, 2))
     turn, lean = rng.normal(0, 0.35), rng.uniform(-0.15, 0.15)
     c, s = math.cos(turn), math.sin(turn)
     matrix = np.diag(squeeze) @ np.array([[1, lean], [0, 1]]) @ np.array([[c, -s], [s, c]]) * diameter / 2
-    centre = rng.uniform(0.08 * side, 0.92 * side, 2)
-    return outline @ matrix.T + centre, [hole @ matrix.T + centre for hole in holes]
+    center = rng.uniform(0.08 * side, 0.92 * side, 2)
+    return outline @ matrix.T + center, [hole @ matrix.T + center for hole in holes]
 
 
 def _mask(side: int, outline: np.ndarray, holes: list[np.ndarray]) -> Image.Image:

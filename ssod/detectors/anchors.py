@@ -98,7 +98,7 @@ def grid_of(features: Tensor) -> tuple[int, int]:
 
 
 def unrounded(sizes: tuple[float, ...], ratios: tuple[float, ...]) -> Tensor:
-    """Return the boxes of a cell as torchvision orders them, ratio by ratio, [ratios * sizes, 4], centred at 0."""
+    """Return the boxes of a cell as torchvision orders them, ratio by ratio, [ratios * sizes, 4], centered at 0."""
     height = torch.tensor(ratios, dtype=torch.float64).sqrt()[:, None]
     side = torch.tensor(sizes, dtype=torch.float64)
     w, h = (side / height).flatten() / 2, (side * height).flatten() / 2

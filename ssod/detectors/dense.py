@@ -19,7 +19,7 @@ from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, Rank, RowLoss, Targets, View
 from ssod.structures.boxes import Coder, IdentityCoder, iou
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 
 PART, CPU_PART = 2**23, 2**20  # pairs of boxes that are compared at once; a CPU is fast while its cache holds them
 
@@ -62,7 +62,7 @@ class DenseOutput:
         """Answer for any boxes, N tensors [M_i, 4], by the row whose decoded box overlaps each of them most.
 
         A dense head has no answer for boxes that it was not asked about, so this is an approximation: the row decodes
-        to a box near the one given, not to it. A box that no row overlaps gets the row with the nearest centre.
+        to a box near the one given, not to it. A box that no row overlaps gets the row with the nearest center.
         """
         p = self.stages["dense"]
         with torch.no_grad():
@@ -86,7 +86,7 @@ class Dense(Detector):
     Args:
         backbone: images to a pyramid.
         head: torchvision's head: list of levels to ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``
-            and ``bbox_spread``.
+            and ``bbox_std``.
         anchors: the priors.
         coder: the meaning of the head's deltas.
         num_classes: K.
@@ -94,7 +94,7 @@ class Dense(Detector):
         assigner: (predictions, targets) -> assignment.
         rows: row loss by name.
         weights: factor of each loss by name.
-        normalizer: (predictions, [R] bool) -> [] or [R]: ``count_per_image`` or ``count_in_batch``.
+        normalizer: (predictions, [R] bool) -> [] or [R]: ``normalizer_per_image`` or ``normalizer_of_batch``.
         decode: thresholds and sizes of detection.
         rule: how rows become detections.
         box_kind: what the box loss must be made for.
@@ -132,7 +132,7 @@ class Dense(Detector):
         self.backbone, self.head, self.anchors = backbone, head, anchors
         self.coder, self.num_classes, self.strides = coder, num_classes, strides
         self.assigner, self.rows, self.weights, self.decode = assigner, rows, weights, decode
-        self.count, self.rule, self.box_kind = normalizer, rule, box_kind
+        self.normalizer_of, self.rule, self.box_kind = normalizer, rule, box_kind
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
         self.align = align
         self.with_quality = QUALITIES[quality]
@@ -156,7 +156,7 @@ class Dense(Detector):
         coder = self.coder
         if self.align is not None:
             deltas, coder = self.aligned(self.align, heads["towers"], deltas, priors, grids), IdentityCoder()
-        quality, spread = heads.get("bbox_ctrness"), heads.get("bbox_spread")
+        quality, box_std = heads.get("bbox_ctrness"), heads.get("bbox_std")
         return Predictions(
             logits=heads["cls_logits"].flatten(0, 1),
             deltas=deltas.flatten(0, 1)[:, None],
@@ -168,7 +168,7 @@ class Dense(Detector):
             levels=levels,
             strides=self.strides,
             grids=tuple(grids),
-            spread=None if spread is None else spread.flatten(0, 1),
+            box_std=None if box_std is None else box_std.flatten(0, 1),
         )
 
     def heads(self, features: list[Tensor]) -> dict[str, Any]:
@@ -222,28 +222,28 @@ class Dense(Detector):
         if p.quality is not None and a.quality is None:
             a = self.with_quality(p, a)
         fg = a.fg_rows
-        norm = {name: norm.expand(len(p)) for name, norm in self.normalizers(p, a).items()}
+        normalizer = {name: n.expand(len(p)) for name, n in self.normalizers(p, a).items()}
         losses = {
-            "cls": (rows["cls"](p, a) * a.cls_weight / norm["cls"]).sum(),
-            "box": (a.weighed_box(rows["box"](p, a)) / norm["box"][fg]).sum(),
+            "cls": (rows["cls"](p, a) * a.cls_weight / normalizer["cls"]).sum(),
+            "box": (a.weighed_box(rows["box"](p, a)) / normalizer["box"][fg]).sum(),
         }
         if p.quality is not None:
-            losses["quality"] = (a.weighed_quality(rows["quality"](p, a)) / norm["quality"][fg]).sum()
-        if p.spread is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one
-            losses["box"] = losses["box"] + 0 * p.spread.sum()
+            losses["quality"] = (a.weighed_quality(rows["quality"](p, a)) / normalizer["quality"][fg]).sum()
+        if p.box_std is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one
+            losses["box"] = losses["box"] + 0 * p.box_std.sum()
         return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """See ``structures.Detector``; changes nothing, unlike the ``normalizers`` of a subclass that remembers."""
         given = a.normalizer.get("cls")
-        return self.count(p, positives(a, p.num_classes)) if given is None else given
+        return self.normalizer_of(p, positives(a, p.num_classes)) if given is None else given
 
     def normalizers(self, p: Predictions, a: Assignment) -> dict[str, Tensor]:
         """Return what each loss is divided by, [] or [R]."""
         if a.normalizer.keys() >= {"cls", "box", "quality"}:
             return a.normalizer
-        box = self.count(p, a.fg)
-        return {"cls": self.count(p, positives(a, p.num_classes)), "box": box, "quality": box} | a.normalizer
+        box = self.normalizer_of(p, a.fg)
+        return {"cls": self.normalizer_of(p, positives(a, p.num_classes)), "box": box, "quality": box} | a.normalizer
 
 
 def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
@@ -253,8 +253,8 @@ def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
     how well a row fits its object.
     """
     own = torch.where(box.fg[:, None], box.box, cls.box)
-    norm = cls.normalizer | {name: box.normalizer[name] for name in ("box", "quality") if name in box.normalizer}
-    return replace(cls, box=own, box_weight=box.box_weight, quality=box.quality, normalizer=norm)
+    normalizer = cls.normalizer | {name: box.normalizer[name] for name in ("box", "quality") if name in box.normalizer}
+    return replace(cls, box=own, box_weight=box.box_weight, quality=box.quality, normalizer=normalizer)
 
 
 def positives(a: Assignment, num_classes: int) -> Tensor:
@@ -263,12 +263,12 @@ def positives(a: Assignment, num_classes: int) -> Tensor:
     return some & (a.cls_weight > 0)
 
 
-def count_per_image(p: Predictions, positive: Tensor) -> Tensor:
-    """RetinaNet's divisor (torchvision): positives of the row's own image, at least 1, times the number of images."""
+def normalizer_per_image(p: Predictions, positive: Tensor) -> Tensor:
+    """RetinaNet's normalizer (torchvision): positives of the row's own image, at least 1, times the images."""
     counts = positive.view(p.num_images, -1).sum(1).float()  # a dense head has as many rows in every image
-    return counts.clamp(min=1)[p.image] * p.num_images  # of this rank, and all ranks have as many
+    return counts.clamp(min=1)[p.image] * p.num_images  # of this part, and all parts have as many
 
 
-def count_in_batch(p: Predictions, positive: Tensor) -> Tensor:
-    """FCOS's divisor: positives of the whole batch, over ranks, at least 1."""
-    return mean_over_ranks(positive.sum().float()).clamp(min=1)
+def normalizer_of_batch(p: Predictions, positive: Tensor) -> Tensor:
+    """FCOS's normalizer: positives of the whole batch, at least 1, as each rank's share of them."""
+    return mean_count(positive.sum().float())

@@ -1,4 +1,4 @@
-"""FCOS with centre sampling, GIoU and normalised distances (Tian et al. 2019), from torchvision's parts."""
+"""FCOS with center sampling, GIoU and normalised distances (Tian et al. 2019), from torchvision's parts."""
 
 from typing import Literal
 
@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
 from ssod.assign.build import AssignerConfig, pick_assigner
-from ssod.assign.centre import CentreConfig
+from ssod.assign.center import CenterConfig
 from ssod.assign.quality import Quality
 from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
-from ssod.detectors.dense import Dense, count_in_batch
-from ssod.detectors.heads.spread import Spread, each, spread_layer
+from ssod.detectors.dense import Dense, normalizer_of_batch
+from ssod.detectors.heads.box_std import BoxStd, box_std_layer, each
+from ssod.detectors.heads.fam3d import bias_of
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import LtrbCoder
@@ -40,15 +41,15 @@ class FcosConfig(BackboneConfig):
     "Group normalisation in the head's towers; `group` is torchvision's head."
     level_scale: bool = False
     "Multiply the distances of each level by a learnt number."
-    assigner: AssignerConfig = CentreConfig()
-    """Which rows learn which box: FCOS's `centre` rule, overlap with the cell's square (`iou`), or the rows that
+    assigner: AssignerConfig = CenterConfig()
+    """Which rows learn which box: FCOS's `center` rule, overlap with the cell's square (`iou`), or the rows that
     predict it best already (`adaptive`); a name, or a name with its options."""
     quality: Quality = "centerness"
     """What the quality branch predicts, by which scores are multiplied: `centerness`, or the `iou` of a row's box with
     its object (Dense Teacher)."""
     points: Literal["middle"] | None = None
     "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
-    spread: Spread = None
+    spread: BoxStd = None
     "`true`: predict how uncertain each distance is, which the box loss `nll` learns; detections do not depend on it."
     loss: FcosLoss = FcosLoss()
     "Losses."
@@ -59,16 +60,23 @@ class FcosConfig(BackboneConfig):
 
 
 class Head(nn.Module):
-    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps a spread."""
+    """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps box_std.
 
-    def __init__(self, channels: int, num_classes: int, norm: NormLayer, *, spread: bool = False) -> None:
+    Distances start at one stride, as with the paper's exponential, and not at 0 as torchvision's: there the ReLU has no
+    slope, and a detector that learns from scratch was seen to end with boxes without area for good.
+    """
+
+    def __init__(self, channels: int, num_classes: int, norm: NormLayer, *, box_std: bool = False) -> None:
         super().__init__()
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
-        self.spread = spread_layer(channels, 1) if spread else None
+        nn.init.ones_(bias_of(self.regression_head.bbox_reg))
+        # Weights on disk have the name ``spread``.
+        self.spread = box_std_layer(channels, 1) if box_std else None
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Return class logits, distances (at least 0, in strides), centerness logits and perhaps the distances' spread.
+        """Return class logits, distances (at least 0, in strides), centerness logits and perhaps the distances'
+        box_std.
 
         Each is [N, rows, K | 4 | 1 | 4].
         """
@@ -79,17 +87,17 @@ class Head(nn.Module):
             "bbox_regression": each(branch.bbox_reg, towers, 4).relu(),
             "bbox_ctrness": each(branch.bbox_ctrness, towers, 1),
         }
-        return out if self.spread is None else out | {"bbox_spread": each(self.spread, towers, 4)}
+        return out if self.spread is None else out | {"bbox_std": each(self.spread, towers, 4)}
 
 
 def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
     """Return an FCOS with random weights."""
     strides = strides_of(cfg)
     norm = group_norm if cfg.head_norm == "group" else _no_norm
-    kind: Kind = "spread" if cfg.spread else "box"
+    kind: Kind = "box_std" if cfg.spread else "box"
     return Dense(
         build_backbone(cfg),
-        Head(cfg.channels, num_classes, norm, spread=bool(cfg.spread)),
+        Head(cfg.channels, num_classes, norm, box_std=bool(cfg.spread)),
         points_of(cfg, strides),
         LtrbCoder(),
         num_classes=num_classes,
@@ -101,7 +109,7 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
             "quality": pick(cfg.loss.quality, "quality", "detector.loss.quality"),
         },
         weights={name: getattr(cfg.loss, name).weight for name in ("cls", "box", "quality")},
-        normalizer=count_in_batch,
+        normalizer=normalizer_of_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
         box_kind=kind,

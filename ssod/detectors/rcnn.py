@@ -23,7 +23,7 @@ from ssod.detectors.two_stage import TwoStageOutput, propose
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View
 from ssod.structures.boxes import DeltaCoder
 from ssod.utils import seeding
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
 
 # The row losses of this detector by name, and what each must be made for.
@@ -111,8 +111,8 @@ class Rcnn(Detector):
         self.rule = rule
         self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
         self.rpn_coder, self.roi_coder = DeltaCoder(), roi_coder
-        self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, claim=True)
-        self.roi_assigner = IoUAssigner(roi.iou, roi.iou, claim=False)
+        self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, allow_low_quality=True)
+        self.roi_assigner = IoUAssigner(roi.iou, roi.iou, allow_low_quality=False)
 
     def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return logits [N, A, h, w] and deltas [N, 4 A, h, w] of each level, A anchors a cell."""
@@ -177,10 +177,10 @@ class Rcnn(Detector):
         boxes, roi = self.assign_roi(out, cls)
         if box is not None:
             more, regressed = self.assign_roi(out, box)
-            counted = self.count("roi", p, (regressed.cls_weight > 0) | regressed.fg)
+            normalizer = self.normalizer_of("roi", p, (regressed.cls_weight > 0) | regressed.fg)
             boxes = [torch.cat(pair) for pair in zip(boxes, more)]
             roi = classes_beside_boxes(roi, regressed, len(boxes), sum(map(len, cls)), self.num_classes)
-            roi = replace(roi, normalizer={"box": counted})
+            roi = replace(roi, normalizer={"box": normalizer})
         return {"rpn": (p, self.assign_rpn(p, out.keys, cls)), "roi": (out.score(boxes), roi)}
 
     @torch.no_grad()
@@ -236,10 +236,10 @@ class Rcnn(Detector):
         losses = {}
         for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
             p, a = assigned[stage]
-            norm = {name: norm.expand(len(p)) for name, norm in self.normalizers(stage, p, a).items()}
+            normalizer = {name: n.expand(len(p)) for name, n in self.normalizers(stage, p, a).items()}
             fg = a.fg_rows
-            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / norm["cls"]).sum()
-            losses[f"{prefix}box"] = (a.weighed_box(rows[f"{prefix}box"](p, a)) / norm["box"][fg]).sum()
+            losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / normalizer["cls"]).sum()
+            losses[f"{prefix}box"] = (a.weighed_box(rows[f"{prefix}box"](p, a)) / normalizer["box"][fg]).sum()
         return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
@@ -253,11 +253,11 @@ class Rcnn(Detector):
         counted = a.cls_weight > 0
         if "box" not in a.normalizer:  # else boxes have rows of their own
             counted = counted | a.fg
-        return dict.fromkeys(("cls", "box"), self.count(stage, p, counted)) | a.normalizer
+        return dict.fromkeys(("cls", "box"), self.normalizer_of(stage, p, counted)) | a.normalizer
 
-    def count(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
-        """Return how many rows of ``stage`` count, [R] bool, over ranks and at least 1; []."""
-        return mean_over_ranks(counted.sum().float()).clamp(min=1)
+    def normalizer_of(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
+        """Return what losses of ``stage`` are divided by: this rank's share of all ``counted`` rows, [R] bool; []."""
+        return mean_count(counted.sum().float())
 
 
 def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: int, num_classes: int) -> Assignment:

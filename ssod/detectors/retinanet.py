@@ -10,9 +10,9 @@ from ssod.assign.iou import IoUConfig
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
-from ssod.detectors.dense import Dense, count_in_batch, count_per_image
+from ssod.detectors.dense import Dense, normalizer_of_batch, normalizer_per_image
+from ssod.detectors.heads.box_std import BoxStd, BoxStdHead
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
-from ssod.detectors.heads.spread import Spread, SpreadHead
 from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.utils.errors import SsodError
@@ -47,11 +47,11 @@ class RetinaNetConfig(BackboneConfig):
     """Take each box from the cells (`2d`), or cells and levels (`3d`, Consistent-Teacher's FAM-3D), that its features
     point to; `none` takes it from its own cell. Needs one anchor per cell and a loss on boxes such as giou."""
     assigner: AssignerConfig = IoUConfig()
-    """Which rows learn which box: best overlap (`iou`), FCOS's `centre` rule, or the rows that predict it best already
+    """Which rows learn which box: best overlap (`iou`), FCOS's `center` rule, or the rows that predict it best already
     (`adaptive`); a name, or a name with its options."""
     normalizer: Literal["image", "batch"] = "image"
     "Divide losses by the positives of each image (torchvision), or of the batch (detectron2, mmdetection)."
-    spread: Spread = None
+    spread: BoxStd = None
     "`true`: predict how uncertain each box output is, which the box loss `nll` learns; detections do not depend on it."
     loss: RetinaNetLoss = RetinaNetLoss()
     "Losses."
@@ -69,7 +69,7 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
     anchors = cfg.anchors.build(strides)
     refuse_impossible_alignment(cfg, anchors.per_cell)
     backbone = build_backbone(cfg)
-    kind: Kind = "aligned" if cfg.align else "spread" if cfg.spread else "box"
+    kind: Kind = "aligned" if cfg.align else "box_std" if cfg.spread else "box"
     head = build_head(cfg, kind, anchors.per_cell, num_classes)
     return Dense(
         backbone,
@@ -84,7 +84,7 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
             "box": pick(cfg.loss.box, kind, "detector.loss.box"),
         },
         weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
-        normalizer=count_per_image if cfg.normalizer == "image" else count_in_batch,
+        normalizer=normalizer_per_image if cfg.normalizer == "image" else normalizer_of_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
         box_kind=kind,
@@ -100,7 +100,7 @@ def build_head(cfg: RetinaNetConfig, kind: Kind, per_cell: int, num_classes: int
     if cfg.align is not None:
         distances = cfg.align.decode == "distances"
         return TowerHead(cfg.channels, per_cell, num_classes, norm_layer=norm, distances=distances)
-    head = SpreadHead if kind == "spread" else RetinaNetHead
+    head = BoxStdHead if kind == "box_std" else RetinaNetHead
     return head(cfg.channels, per_cell, num_classes, norm_layer=norm)
 
 
@@ -124,7 +124,7 @@ def refuse_impossible_alignment(cfg: RetinaNetConfig, per_cell: int) -> None:
     if cfg.align is None:
         return
     if cfg.spread:
-        problem = "a spread is that of what the head encodes, and aligned boxes are not"
+        problem = "it is the deviation of what the head encodes, and aligned boxes are not encoded"
         raise SsodError("config", "detector.spread", problem, "remove it, or detector.align")
     if per_cell > 1:
         problem = f"{cfg.align.name} moves one box per cell, and there are {per_cell} anchors"

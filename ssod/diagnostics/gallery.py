@@ -84,12 +84,14 @@ def draw(shown: Shown) -> np.ndarray:
     rejected = shown.rejected[:MOST_REJECTED]
     weak = _drawn(shown.weak, {"truth": shown.truth, "rejected": rejected, "kept": shown.kept})
     strong = _drawn(shown.strong, {"kept": shown.moved})
-    said = f"{shown.id}: {len(shown.kept)} kept (blue), {len(shown.rejected)} rejected (red), {len(shown.moved)} moved"
-    said += ", truth (yellow)" if len(shown.truth) else ""
-    letters = lettering([said])
+    caption = (
+        f"{shown.id}: {len(shown.kept)} kept (blue), {len(shown.rejected)} rejected (red), {len(shown.moved)} moved"
+    )
+    caption += ", truth (yellow)" if len(shown.truth) else ""
+    letters = lettering([caption])
     size = weak.width + strong.width + 4, max(weak.height, strong.height) + 20
     sheet = Image.new("RGB", size, "white")
-    ImageDraw.Draw(sheet).text((3, 2), letters.text(said), fill="black", font=letters.font(13))
+    ImageDraw.Draw(sheet).text((3, 2), letters.text(caption), fill="black", font=letters.font(13))
     sheet.paste(weak, (0, 20))
     sheet.paste(strong, (weak.width + 4, 20))
     return np.array(sheet)

@@ -22,7 +22,7 @@ def charts(table: Matches | None, look: Pseudo | None) -> dict[str, Figure]:
 
     Args:
         table: the teacher's detections on val.
-        look: what the teacher said about the fixed unlabelled images.
+        look: the teacher's output on the fixed unlabelled images.
     """
     found = {}
     if table is not None:

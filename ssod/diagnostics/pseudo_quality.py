@@ -43,7 +43,7 @@ from ssod.utils.seeding import seed_step
 
 @dataclass
 class _Seen:
-    """What the teacher said about the fixed set: COCO results, and the rows that its assigner would train.
+    """The teacher's output on the fixed set: COCO results, and the rows that its assigner would train.
 
     ``chooses`` is False for a method that makes no pseudo-boxes; ``shown`` are some of the images, for trackers.
     """

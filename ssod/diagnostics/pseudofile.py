@@ -1,4 +1,4 @@
-"""``eval/step_N.pseudo.npz``: what a teacher said about the fixed set of unlabelled images."""
+"""``eval/step_N.pseudo.npz``: a teacher's output on the fixed set of unlabelled images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a run is made of besides its method: all that the loop is given, in the order in which it asks for it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,8 +34,8 @@ class RunParts(Protocol):
         Called before the first step of this process, when nothing stands in its way any more.
         """
 
-    def batches(self, start: int) -> Iterator[Batch]:
-        """Yield ``train.accumulate`` micro-batches for step ``start`` and for every later one."""
+    def batches(self, start: int) -> Generator[Batch, None, None]:
+        """Yield ``train.accumulate`` micro-batches for step ``start`` and for every later one; the loop closes it."""
 
     def phase(self, step: int) -> str:
         """Name what a step does, for the log: ``burn-in 336/2000``, ``ssod``."""

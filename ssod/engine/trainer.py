@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ssod.engine.parts import RunParts
 from ssod.engine.record import Record
 from ssod.engine.stepper import Step, Stepper
 from ssod.engine.train_config import TrainConfig
+from ssod.structures import Batch
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals, Stopped
@@ -67,7 +70,7 @@ class Trainer:
         cfg, parts = self.cfg, self.parts
         self.resume()
         if self.step >= cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
-            log.tell_finished(self.folder, self.step, self.record.results())
+            log.log_finished(self.folder, self.step, self.record.results())
             return self.record.last
         self.log = log.Log(
             self.folder,
@@ -83,25 +86,29 @@ class Trainer:
                 self.log.say(line)
             if self.pending:
                 self.finish_evaluation()
-            batches = self.clock.timed(parts.batches(self.step))
-            while self.step < cfg.steps:
-                with self.clock:
-                    stop = self.take(self.stepper.train_step(batches, self.step))
-                if self.due(cfg.log_every):
-                    self.write_line()
-                self.pending = parts.evaluates and self.due(cfg.eval_every)
-                save = self.due(cfg.save_every) or (self.pending and self.rolls_back)
-                if self.pending and not stop:
-                    self.save()  # whatever ends the process in an evaluation costs no step
-                    stop = self.run_evaluation()
-                if stop or save:
-                    self.save()
-                if stop:
-                    raise self.stopped(stop)
+            with contextlib.closing(parts.batches(self.step)) as batches:  # or a traceback would keep its workers alive
+                self.make_steps(self.clock.timed(batches))
             if not parts.evaluates:
                 self.record.write(self.method.teacher.model, self.step)
             self.log.end(self.step, self.record.results())
         return self.record.last
+
+    def make_steps(self, batches: Iterator[Batch]) -> None:
+        """Make the steps that are left, with what belongs to some of them: lines, evaluations, checkpoints."""
+        while self.step < self.cfg.steps:
+            with self.clock:
+                stop = self.take(self.stepper.train_step(batches, self.step))
+            if self.due(self.cfg.log_every):
+                self.write_line()
+            self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)
+            save = self.due(self.cfg.save_every) or (self.pending and self.rolls_back)
+            if self.pending and not stop:
+                self.save()  # whatever ends the process in an evaluation costs no step
+                stop = self.run_evaluation()
+            if stop or save:
+                self.save()
+            if stop:
+                raise self.stopped(stop)
 
     def take(self, done: Step) -> int:
         """Count a step; return the exit code of a stop that was asked for, 0 for none."""

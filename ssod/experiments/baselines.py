@@ -1,4 +1,4 @@
-"""The supervised twin of a row, and which of their runs the gain is made of."""
+"""The supervised baseline of a row, and which of their runs the gain is made of."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from ssod.experiments.bootstrap import Draws, Gain, Unit, gain
+from ssod.experiments.bootstrap import Gain, Resamples, Unit, gain
 from ssod.experiments.runs import UNLABELED, Run
 from ssod.experiments.settings import Row, by_fold
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Runs of a row and of its twin that learnt from the same labels."""
+    """Runs of a row and of its baseline that learnt from the same labels."""
 
     name: str
     ours: list[Run]
@@ -22,7 +22,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Paired:
-    """A row against its twin.
+    """A row against its baseline.
 
     Attributes:
         kind: what a pair is, ``fold`` or ``seed``.
@@ -37,33 +37,33 @@ class Paired:
         """Mean over pairs of the difference in AP, a fraction."""
         return mean(mean(r.ap() for r in p.ours) - mean(r.ap() for r in p.theirs) for p in self.pairs)
 
-    def gain(self, draws: Draws) -> Gain | None:
+    def gain(self, resamples: Resamples) -> Gain | None:
         """Return the gain with its intervals; None where a run saved no matches."""
         if any(run.table is None for pair in self.pairs for run in (*pair.ours, *pair.theirs)):
             return None
         units = [Unit(p.name, [r.table for r in p.ours], [r.table for r in p.theirs]) for p in self.pairs]
-        return gain(units, kind=self.kind, draws=draws)
+        return gain(units, kind=self.kind, resamples=resamples)
 
-    def left_out(self, row: Row, twin: Row) -> str | None:
+    def left_out(self, row: Row, baseline: Row) -> str | None:
         """Say which runs the gain is made of, where these are not all; None where they are."""
         ours, theirs = (
             sum(len(group) for group in groups) for groups in zip(*((p.ours, p.theirs) for p in self.pairs))
         )
-        if (ours, theirs) == (len(row.runs), len(twin.runs)):
+        if (ours, theirs) == (len(row.runs), len(baseline.runs)):
             return None
         names = ", ".join(pair.name for pair in self.pairs)
-        counts = f"{ours} of its {len(row.runs)} runs, {theirs} of the twin's {len(twin.runs)}"
+        counts = f"{ours} of its {len(row.runs)} runs, {theirs} of the baseline's {len(baseline.runs)}"
         return f"gain of {row.name}: on what both have, {names}: {counts}"
 
 
-def paired(row: Row, twin: Row) -> Paired:
+def paired(row: Row, baseline: Row) -> Paired:
     """Pair the folds that both have, or the seeds of the only fold, where they share several.
 
     Args:
         row: of a method.
-        twin: has a split of ``row``.
+        baseline: has a split of ``row``.
     """
-    ours, theirs = by_fold(row.runs), by_fold(twin.runs)
+    ours, theirs = by_fold(row.runs), by_fold(baseline.runs)
     folds = [fold for fold in ours if fold in theirs]
     if len(folds) == 1:
         mine, other = ({run.seed: run for run in groups[folds[0]]} for groups in (ours, theirs))
@@ -76,7 +76,7 @@ def paired(row: Row, twin: Row) -> Paired:
     return Paired("fold", [Pair(name, ours[fold], theirs[fold]) for name, fold in zip(names, folds)])
 
 
-def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
+def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     """Return the supervised row with the same detector on the same labels whose other settings differ least."""
     likely = [
         other
@@ -85,12 +85,12 @@ def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
         and other.first.config["detector"]["name"] == row.first.config["detector"]["name"]
         and other.hashes & row.hashes
     ]
-    return min(likely, key=lambda other: len(twin_differences(row, other)), default=None)
+    return min(likely, key=lambda other: len(baseline_differences(row, other)), default=None)
 
 
-def twin_differences(row: Row, twin: Row) -> list[str]:
-    """Return the keys in which a twin differs and should not: all that does not concern unlabelled images."""
-    a, b = row.first.setting, twin.first.setting
+def baseline_differences(row: Row, baseline: Row) -> list[str]:
+    """Return the keys in which a baseline differs and should not: all that does not concern unlabelled images."""
+    a, b = row.first.setting, baseline.first.setting
     free = ("method.", *UNLABELED)
     keys = [key for key in sorted(a.keys() | b.keys()) if not key.startswith(free) or key.startswith("method.ema")]
     return [key for key in keys if a.get(key) != b.get(key)]

@@ -1,17 +1,18 @@
-"""How much better than its supervised twin, and how sure of it: a paired bootstrap over val images.
+"""How much better than its supervised baseline, and how sure of it: a paired bootstrap over val images.
 
 A *unit* is a pair of run groups that learnt from the same labels: one fold (its seeds are averaged), or, where there is
-one fold only, one seed. The gain of unit u is ``g_u = AP(method) - AP(twin)``; what is reported is the mean over units.
+one fold only, one seed. The gain of unit u is ``g_u = AP(method) - AP(baseline)``; what is reported is the mean over
+units.
 
 Two things make it uncertain, and there is an interval for the first alone and one for both:
 
-- *The val images.* They are drawn anew with replacement, n out of n, ``RESAMPLES`` times. In each draw **every** run is
-  measured on the same images, so that what is hard for all cancels (paired), and folds that share a val set share their
-  luck. ``V`` is the variance of the mean gain over the draws; ``images`` = mean ± 1.96 sqrt(V). It says what other val
-  images would have shown of these very models.
+- *The val images.* They are drawn anew with replacement, n out of n, ``RESAMPLES`` times. In each resample **every**
+  run is measured on the same images, so that what is hard for all cancels (paired), and folds that share a val set
+  share their luck. ``V`` is the variance of the mean gain over the resamples; ``images`` = mean ± 1.96 sqrt(V). It says
+  what other val images would have shown of these very models.
 - *The labels drawn and the training's chance.* The variance between units, less what the val images alone would cause:
   ``tau^2 = max(0, s^2 - d)`` with ``s^2`` the variance of ``g_u`` and ``d`` the mean variance between units of the
-  draws' deviations. The second interval, ``whole``, adds both in quadrature, each with its own quantile:
+  resamples' deviations. The second interval, ``whole``, adds both in quadrature, each with its own quantile:
   ``h^2 = 1.96^2 V + t^2 tau^2 / U``, t = Student's 97.5 % quantile with U - 1 degrees of freedom. It says what other
   labels would have given too. With one unit there is none, and with two it is wide (t = 12.7): take more folds.
 
@@ -36,11 +37,11 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Unit:
-    """Runs of a method and of its twin on one fold (or one seed); all were measured on the same images."""
+    """Runs of a method and of its baseline on one fold (or one seed); all were measured on the same images."""
 
     name: str
     method: Sequence[Matches]
-    twin: Sequence[Matches]
+    baseline: Sequence[Matches]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Gain:
         kind: what a unit is, ``fold`` or ``seed``.
         by_images: standard error that the val images cause.
         by_units: standard error that folds (or seeds) cause beyond that; None with one unit.
-        runs: how many runs of the method, and of its twin, it is made of.
+        runs: how many runs of the method, and of its baseline, it is made of.
     """
 
     value: float
@@ -88,12 +89,12 @@ class Gain:
         return f"{number} {self.kind}s" + (" of one fold" if self.kind == "seed" else "") + runs
 
 
-class Draws:
-    """AP of tables in the same draws of their images; what was measured once is not measured again.
+class Resamples:
+    """AP of tables in the same resamples of their images; what was measured once is not measured again.
 
     Args:
-        number: draws, with replacement, as many images as there are.
-        seed: of the draws.
+        number: resamples: images drawn with replacement, as many as there are.
+        seed: of the resamples.
     """
 
     def __init__(self, number: int = RESAMPLES, seed: int = 0) -> None:
@@ -102,7 +103,7 @@ class Draws:
         self._known: dict[int, tuple[Matches, np.ndarray]] = {}  # by the table's id; the table is kept, and so its id
 
     def ap(self, table: Matches) -> np.ndarray:
-        """Return [1 + B] AP of ``table``: of all images as they are, then of each draw; NaN without a box to find."""
+        """Return [1 + B] AP of ``table``: of all images, then of each resample; NaN without a box to find."""
         if id(table) not in self._known:
             self._known[id(table)] = table, mean_ap(table, self._drawn(len(table)))
         return self._known[id(table)][1]
@@ -110,41 +111,41 @@ class Draws:
     def _drawn(self, images: int) -> np.ndarray:
         if images not in self._weights:
             rng = np.random.default_rng(self.seed)
-            draws = rng.multinomial(images, np.full(images, 1 / images), size=self.number)
-            self._weights[images] = np.concatenate([np.ones((1, images), draws.dtype), draws])
+            counts = rng.multinomial(images, np.full(images, 1 / images), size=self.number)
+            self._weights[images] = np.concatenate([np.ones((1, images), counts.dtype), counts])
         return self._weights[images]
 
 
-def gain(units: Sequence[Unit], *, kind: str = "fold", draws: Draws | None = None) -> Gain:
+def gain(units: Sequence[Unit], *, kind: str = "fold", resamples: Resamples | None = None) -> Gain:
     """Return the mean gain over ``units`` with its interval; see the module's docstring.
 
     Args:
         units: at least one; every table has the same images in the same order.
         kind: what a unit is, ``fold`` or ``seed``.
-        draws: of the val images; gains that share them measure a run that they share once. None = new ones.
+        resamples: of the val images; gains that share them measure a run that they share once. None = new ones.
 
     Raises:
         SsodError: code 3, tables of different images, or images without a box.
     """
-    draws = draws or Draws()
-    tables = [table for unit in units for table in (*unit.method, *unit.twin)]
+    resamples = resamples or Resamples()
+    tables = [table for unit in units for table in (*unit.method, *unit.baseline)]
     if any(table.ids != tables[0].ids for table in tables):
         problem, fix = "runs were measured on different images", "compare runs with one val set"
         raise SsodError("compare", "val", problem, fix, code=Exit.DATA)
 
     def mean(group: Sequence[Matches]) -> np.ndarray:
-        return np.mean([draws.ap(table) for table in group], 0)
+        return np.mean([resamples.ap(table) for table in group], 0)
 
-    values = np.array([mean(unit.method) - mean(unit.twin) for unit in units])  # [U, 1 + B]
+    values = np.array([mean(unit.method) - mean(unit.baseline) for unit in units])  # [U, 1 + B]
     if np.isnan(values[:, 0]).any():
         raise SsodError("compare", "val", "has no box to find", "give data.val labels", code=Exit.DATA)
     exact, drawn = values[:, 0], values[:, 1:][:, ~np.isnan(values[:, 1:]).any(0)]
     found = combine({unit.name: value for unit, value in zip(units, exact.tolist())}, drawn, kind)
-    return replace(found, runs=(sum(len(u.method) for u in units), sum(len(u.twin) for u in units)))
+    return replace(found, runs=(sum(len(u.method) for u in units), sum(len(u.baseline) for u in units)))
 
 
 def combine(units: dict[str, float], drawn: np.ndarray, kind: str = "fold") -> Gain:
-    """Return the mean and its errors from the gain of each unit and ``drawn`` [U, B], the same in each draw."""
+    """Return the mean and its errors from the gain of each unit and ``drawn`` [U, B], the same in each resample."""
     exact = np.array(list(units.values()))
     between = None
     if len(exact) > 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ssod.experiments import tables
 from ssod.experiments.bootstrap import RESAMPLES
-from ssod.experiments.groups import Board, boards_of
+from ssod.experiments.groups import Group, groups_of
 from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, rows_of
 from ssod.experiments.tables import Sheet
@@ -20,14 +20,14 @@ class Comparison:
     Attributes:
         runs: all that were read.
         rows: their settings, with a finished run or without.
-        boards: rows that may be ranked together, best first.
-        refusals: one line for each board that is not ranked with the first, and each row without a finished run.
+        groups: rows that may be ranked together, best first.
+        refusals: one line for each group that is not ranked with the first, and each row without a finished run.
         sheets: the same as tables.
     """
 
     runs: list[Run]
     rows: list[Row]
-    boards: list[Board]
+    groups: list[Group]
     refusals: list[str]
     sheets: list[Sheet]
 
@@ -35,5 +35,5 @@ class Comparison:
 def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
     """Compare runs that were read."""
     rows = rows_of(runs)
-    boards, refusals = boards_of(rows, resamples)
-    return Comparison(list(runs), rows, boards, refusals, tables.sheets(boards))
+    groups, refusals = groups_of(rows, resamples)
+    return Comparison(list(runs), rows, groups, refusals, tables.sheets(groups))

@@ -1,8 +1,8 @@
-"""Who may be ranked with whom: boards are rows measured alike on the same labels.
+"""Who may be ranked with whom: groups are rows measured alike on the same labels.
 
 Two runs are ranked together only when they agree in the val images and boxes, the classes and their order, the metric,
 the lowest score of a detection (it moves AP by a point), and the sets of labelled images (the split hashes). What
-disagrees is said in one line, and shown on a board of its own.
+disagrees is reported in one line, and shown in a group of its own.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ssod.experiments.baselines import paired, twin_differences, twin_of
-from ssod.experiments.bootstrap import Draws, Gain
+from ssod.experiments.baselines import baseline_differences, baseline_of, paired
+from ssod.experiments.bootstrap import Gain, Resamples
 from ssod.experiments.settings import ALIKE, Row, shortened
 
 
 @dataclass
-class Board:
+class Group:
     """Rows that may be compared, best first.
 
     Attributes:
         protocol: what all runs share; see ``ALIKE``.
-        ranked: rows with runs on every split of the board, best first; only runs on these splits are in them.
+        ranked: rows with runs on every split of the group, best first; only runs on these splits are in them.
         others: (row, why it has no rank); they have some of the splits.
-        gains: gain over the supervised twin, by the row's name, where it can be had with an interval.
+        gains: gain over the supervised baseline, by the row's name, where it can be had with an interval.
         differences: the gain where it cannot, a fraction.
-        twins: name of the twin's row, by the row's name.
+        baselines: name of the baseline's row, by the row's name.
         notes: sentences for people.
     """
 
@@ -35,7 +35,7 @@ class Board:
     others: list[tuple[Row, str]] = field(default_factory=list)
     gains: dict[str, Gain] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
-    twins: dict[str, str] = field(default_factory=dict)
+    baselines: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -45,54 +45,54 @@ class Board:
 
     @property
     def hashes(self) -> frozenset[str]:
-        """The splits of the board."""
+        """The splits of the group."""
         return self.ranked[0].hashes
 
 
-def boards_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Board], list[str]]:
-    """Sort rows into boards, rank them, and measure gains.
+def groups_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Group], list[str]]:
+    """Sort rows into groups, rank them, and measure gains.
 
     Args:
         rows: from ``rows_of``.
-        resamples: draws of the val images for each interval.
+        resamples: of the val images for each interval.
 
     Returns:
-        Boards, the one with most runs first, and one line for each pair that is refused a common rank.
+        Groups, the one with most runs first, and one line for each pair that is refused a common rank.
     """
-    boards: list[Board] = []
-    draws = Draws(resamples)
+    groups: list[Group] = []
+    shared = Resamples(resamples)
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.runs:
             alike.setdefault(tuple(row.protocol.values()), []).append(row)
-    for group in alike.values():
-        found = _boards(group)
-        for board in found:
-            board.ranked.sort(key=lambda row: -row.mean())
-            for row in board.rows:
-                _measure(board, row, group, draws)
-                board.notes += row.notes
-        boards += found
-    boards.sort(key=lambda board: (-sum(len(row.runs) for row in board.rows), board.rows[0].name))
-    lines = [_refusal(boards[0], other) for other in boards[1:] if not _overlap(boards[0], other)]
+    for measured_alike in alike.values():
+        found = _groups(measured_alike)
+        for group in found:
+            group.ranked.sort(key=lambda row: -row.mean())
+            for row in group.rows:
+                _measure(group, row, measured_alike, shared)
+                group.notes += row.notes
+        groups += found
+    groups.sort(key=lambda group: (-sum(len(row.runs) for row in group.rows), group.rows[0].name))
+    lines = [_refusal(groups[0], other) for other in groups[1:] if not _overlap(groups[0], other)]
     lines += [f"{row.name}: no finished run ({row.unfinished[0].state})" for row in rows if not row.runs]
-    return boards, lines
+    return groups, lines
 
 
-# ---- who is on which board -----------------------------------------------------------------------------------------
+# ---- who is in which group -----------------------------------------------------------------------------------------
 
 
-def _boards(rows: Sequence[Row]) -> list[Board]:
-    """Return the boards of rows that were measured alike: each has the rows that have some of its splits."""
-    boards: list[Board] = []
+def _groups(rows: Sequence[Row]) -> list[Group]:
+    """Return the groups of rows that were measured alike: each has the rows that have some of its splits."""
+    groups: list[Group] = []
     left = list(rows)
     while left:
         hashes = _best(_shared(left) or {row.hashes for row in left}, left)
         here = [row for row in left if row.hashes & hashes]
         left = [row for row in left if not row.hashes & hashes]
-        board = _board(hashes, here)
-        boards += [board, *_narrower(board, here), *_wider(board, here)]
-    return boards
+        group = _group(hashes, here)
+        groups += [group, *_narrower(group, here), *_wider(group, here)]
+    return groups
 
 
 def _shared(rows: Iterable[Row]) -> set[frozenset[str]]:
@@ -109,19 +109,19 @@ def _best(candidates: Iterable[frozenset[str]], rows: Sequence[Row]) -> frozense
     return max(candidates, key=worth)
 
 
-def _board(hashes: frozenset[str], rows: Sequence[Row]) -> Board:
-    """Return a board on the splits ``hashes``; a row that has more of them is ranked on these."""
-    board = Board(rows[0].protocol)
+def _group(hashes: frozenset[str], rows: Sequence[Row]) -> Group:
+    """Return a group on the splits ``hashes``; a row that has more of them is ranked on these."""
+    group = Group(rows[0].protocol)
     for row in rows:
         more = len(row.hashes - hashes)
         if not row.hashes >= hashes:
-            board.others.append((row, f"has {len(row.hashes & hashes)} of the board's {len(hashes)} splits"))
+            group.others.append((row, f"has {len(row.hashes & hashes)} of the group's {len(hashes)} splits"))
             continue
-        board.ranked.append(_only(row, hashes))
+        group.ranked.append(_only(row, hashes))
         if more:
             left = f"{more} split{'s' if more > 1 else ''} that other rows lack left out"
-            board.notes.append(f"{row.name}: {left}; AP over all {len(row.hashes)}: {row.spread('AP')}")
-    return board
+            group.notes.append(f"{row.name}: {left}; AP over all {len(row.hashes)}: {row.spread('AP')}")
+    return group
 
 
 def _only(row: Row, hashes: frozenset[str]) -> Row:
@@ -129,50 +129,50 @@ def _only(row: Row, hashes: frozenset[str]) -> Row:
     return replace(row, runs=[run for run in row.runs if run.hash in hashes])
 
 
-def _narrower(board: Board, rows: Sequence[Row]) -> list[Board]:
-    """Return a further board for all ``rows``, on the splits that all have, where some of ``board`` lack splits of it.
+def _narrower(group: Group, rows: Sequence[Row]) -> list[Group]:
+    """Return a further group for all ``rows``, on the splits that all have, where some of ``group`` lack splits of it.
 
-    What has no rank among five folds has one on the fold that all have; the other board goes without it.
+    What has no rank among five folds has one on the fold that all have; the other group goes without it.
     """
     common = frozenset.intersection(*(row.hashes for row in rows))
-    if not board.others or not common:
+    if not group.others or not common:
         return []
-    for row, reason in board.others:
-        board.notes.append(f"{row.name} {reason}: it is ranked on {len(common)}, on another board")
-    board.others.clear()
-    return [Board(board.protocol, ranked=[_only(row, common) for row in rows])]
+    for row, reason in group.others:
+        group.notes.append(f"{row.name} {reason}: it is ranked on {len(common)}, in another group")
+    group.others.clear()
+    return [Group(group.protocol, ranked=[_only(row, common) for row in rows])]
 
 
-def _wider(board: Board, rows: Sequence[Row]) -> list[Board]:
-    """Return a further board for rows that share more splits than the others of ``board`` have; often there is none.
+def _wider(group: Group, rows: Sequence[Row]) -> list[Group]:
+    """Return a further group for rows that share more splits than the others of ``group`` have; often there is none.
 
     What several rows were measured on is ranked, also when one more row has a single fold.
     """
-    more = [row for row in rows if row.hashes > board.hashes]
-    found = {hashes for hashes in _shared(more) if hashes > board.hashes}
+    more = [row for row in rows if row.hashes > group.hashes]
+    found = {hashes for hashes in _shared(more) if hashes > group.hashes}
     if not found:
         return []
     hashes = _best(found, more)
-    return [Board(board.protocol, ranked=[_only(row, hashes) for row in more if row.hashes >= hashes])]
+    return [Group(group.protocol, ranked=[_only(row, hashes) for row in more if row.hashes >= hashes])]
 
 
-def _overlap(a: Board, b: Board) -> bool:
-    """Whether one of the boards has rows of the other, on more splits."""
+def _overlap(a: Group, b: Group) -> bool:
+    """Whether one of the groups has rows of the other, on more splits."""
     return a.protocol == b.protocol and (a.hashes < b.hashes or b.hashes < a.hashes)
 
 
-def _refusal(a: Board, b: Board) -> str:
-    """Say in one line why two boards are not one."""
+def _refusal(a: Group, b: Group) -> str:
+    """Say in one line why two groups are not one."""
     reasons = [f"{what} {_short(a.protocol[what])} and {_short(b.protocol[what])}" for what in ALIKE if
                a.protocol[what] != b.protocol[what]]  # fmt: skip
     if a.hashes != b.hashes:
-        ours, theirs = (", ".join(sorted(h[:8] for h in board.hashes)) for board in (a, b))
+        ours, theirs = (", ".join(sorted(h[:8] for h in group.hashes)) for group in (a, b))
         reasons.append(f"labelled split {_short(ours)} and {_short(theirs)}")
     return f"not ranked together: {_who(a)} | {_who(b)}: different {'; '.join(reasons)}"
 
 
-def _who(board: Board) -> str:
-    names = [row.name for row in board.rows]
+def _who(group: Group) -> str:
+    names = [row.name for row in group.rows]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -183,31 +183,31 @@ def _short(text: str) -> str:
 # ---- gains ---------------------------------------------------------------------------------------------------------
 
 
-def _measure(board: Board, row: Row, alike: Sequence[Row], draws: Draws) -> None:
-    """Find the row's supervised twin and measure the gain over it.
+def _measure(group: Group, row: Row, alike: Sequence[Row], resamples: Resamples) -> None:
+    """Find the row's supervised baseline and measure the gain over it.
 
-    The twin of a ranked row is ranked beside it, if there is one. Else it is any row that was measured alike and has a
-    split of the row's, with all of its runs; so is that of a row without a rank.
+    The baseline of a ranked row is ranked beside it, if there is one. Else it is any row that was measured alike and
+    has a split of the row's, with all of its runs; so is that of a row without a rank.
     """
     if row.first.method == "supervised":
         return
-    twin = twin_of(row, board.ranked) if row in board.ranked else None
-    if twin is None:
+    baseline = baseline_of(row, group.ranked) if row in group.ranked else None
+    if baseline is None:
         row = next(whole for whole in alike if whole.name == row.name)
-        twin = twin_of(row, alike)
-    if twin is None:
+        baseline = baseline_of(row, alike)
+    if baseline is None:
         return
-    board.twins[row.name] = twin.name
-    differing = twin_differences(row, twin)
+    group.baselines[row.name] = baseline.name
+    differing = baseline_differences(row, baseline)
     if differing:
-        board.notes.append(f"{row.name} and its twin differ in {shortened(differing)}")
-    pairs = paired(row, twin)
-    left_out = pairs.left_out(row, twin)
+        group.notes.append(f"{row.name} and its baseline differ in {shortened(differing)}")
+    pairs = paired(row, baseline)
+    left_out = pairs.left_out(row, baseline)
     if left_out:
-        board.notes.append(left_out)
-    gain = pairs.gain(draws)
+        group.notes.append(left_out)
+    gain = pairs.gain(resamples)
     if gain is None:
-        board.differences[row.name] = pairs.difference
-        board.notes.append(f"{row.name}: no interval, a run or its twin saved no eval/step_*.npz")
+        group.differences[row.name] = pairs.difference
+        group.notes.append(f"{row.name}: no interval, a run or its baseline saved no eval/step_*.npz")
     else:
-        board.gains[row.name] = gain
+        group.gains[row.name] = gain

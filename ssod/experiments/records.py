@@ -1,6 +1,6 @@
 """A comparison as CSV for programs: one record a line, every number in a column of its own, per cent, unrounded.
 
-``kind`` says what a line is: a ``row`` (a setting), a ``run``, a ``published`` figure, a ``note``, or why boards were
+``kind`` says what a line is: a ``row`` (a setting), a ``run``, a ``published`` figure, a ``note``, or why groups were
 ``refused`` a common rank. Cells that a kind has no use for are empty.
 """
 
@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from ssod.experiments.cost import CURRENCIES, equal, hours, seen
-from ssod.experiments.groups import Board
+from ssod.experiments.groups import Group
 from ssod.experiments.published import references
 from ssod.experiments.runs import METRICS, Run
 from ssod.experiments.settings import Row
@@ -28,13 +28,13 @@ COLUMNS = (
 )
 
 
-def comma_separated(boards: Sequence[Board], rows: Sequence[Row], refusals: Sequence[str] = ()) -> str:
-    """Return the CSV of a comparison, ``COLUMNS`` as its first line; ``rows`` are all, also those without a board."""
+def comma_separated(groups: Sequence[Group], rows: Sequence[Row], refusals: Sequence[str] = ()) -> str:
+    """Return the CSV of a comparison, ``COLUMNS`` as its first line; ``rows`` are all, also those without a group."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for number, board in enumerate(boards, 1):
-        writer.writerows({"board": number, **record} for record in _board(board))
+    for number, group in enumerate(groups, 1):
+        writer.writerows({"board": number, **record} for record in _group(group))
     for row in rows:
         for run, state in row.members:
             writer.writerow({"kind": "run", "row": row.name, **_setting(run), **_repetition(run), "state": state})
@@ -42,12 +42,12 @@ def comma_separated(boards: Sequence[Board], rows: Sequence[Row], refusals: Sequ
     return buffer.getvalue()
 
 
-def _board(board: Board) -> Iterator[dict[str, Any]]:
-    rank = {row.name: i for i, row in enumerate(board.ranked, 1)}
-    reasons = {row.name: f"has no rank: it {reason}" for row, reason in board.others}
-    budgets = {currency: equal({row.name: row.runs for row in board.ranked}, currency) for currency in CURRENCIES}
-    shared = {"metric": board.protocol["metric"], "score_threshold": board.protocol["score threshold"]}
-    for row in board.rows:
+def _group(group: Group) -> Iterator[dict[str, Any]]:
+    rank = {row.name: i for i, row in enumerate(group.ranked, 1)}
+    reasons = {row.name: f"has no rank: it {reason}" for row, reason in group.others}
+    budgets = {currency: equal({row.name: row.runs for row in group.ranked}, currency) for currency in CURRENCIES}
+    shared = {"metric": group.protocol["metric"], "score_threshold": group.protocol["score threshold"]}
+    for row in group.rows:
         cost = {}
         for currency, (budget, values) in budgets.items():
             cost |= {f"budget_{currency}": budget, f"AP_at_{currency}": _percent(values.get(row.name))}
@@ -57,17 +57,17 @@ def _board(board: Board) -> Iterator[dict[str, Any]]:
             **shared,
             **_setting(row.first),
             **_metrics(row),
-            **_gain(board, row),
+            **_gain(group, row),
             **_spent(row.runs),
             **cost,
         }
-    for figure in references([run for row in board.rows for run in row.runs]):
+    for figure in references([run for row in group.rows for run in row.runs]):
         yield {
             **{"kind": "published", "row": figure.method, "method": figure.method, "detector": figure.detector},
             **{figure.metric: figure.value, f"{figure.metric}_sd": figure.sd, "text": figure.protocol},
             **{"source": figure.source, "known_from": figure.kind},
         }
-    for note in board.notes:
+    for note in group.notes:
         yield {"kind": "note", "text": note}
 
 
@@ -85,12 +85,12 @@ def _metrics(row: Row) -> dict[str, float | None]:
     return found | {f"{name}_sd": _percent(row.sd(name)) for name in METRICS}
 
 
-def _gain(board: Board, row: Row) -> dict[str, Any]:
+def _gain(group: Group, row: Row) -> dict[str, Any]:
     """Return the gain and its intervals, where it can be had with them."""
-    gain = board.gains.get(row.name)
-    name = board.twins.get(row.name)
+    gain = group.gains.get(row.name)
+    name = group.baselines.get(row.name)
     if gain is None:
-        return {"twin": name, "gain": _percent(board.differences.get(row.name))}
+        return {"twin": name, "gain": _percent(group.differences.get(row.name))}
     low, high = gain.whole or (None, None)
     ends = {"gain_low": gain.images[0], "gain_high": gain.images[1], "gain_folds_low": low, "gain_folds_high": high}
     return {"twin": name, "gain": _percent(gain.value), **{key: _percent(end) for key, end in ends.items()}}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssod.experiments.runs import Run
 
-# What every run of a row, and of a board, shares, as the reasons name it.
+# What every run of a row, and of a group, shares, as the reasons name it.
 ALIKE = ("val set", "classes", "metric", "score threshold")
 MOST_TOLD = 6  # keys that a note names
 
@@ -44,9 +44,9 @@ class Row:
     @property
     def members(self) -> list[tuple[Run, str]]:
         """All runs, each with its state in a few words, by fold and seed."""
-        told = [(run, run.state) for run in (*self.runs, *self.unfinished)]
-        told += [(run, "finished, not counted: fold and seed repeated") for run in self.repeated]
-        return sorted(told, key=lambda pair: (pair[0].fold, pair[0].seed, str(pair[0].path)))
+        states = [(run, run.state) for run in (*self.runs, *self.unfinished)]
+        states += [(run, "finished, not counted: fold and seed repeated") for run in self.repeated]
+        return sorted(states, key=lambda pair: (pair[0].fold, pair[0].seed, str(pair[0].path)))
 
     @property
     def hashes(self) -> frozenset[str]:

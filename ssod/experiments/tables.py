@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ssod.experiments.bootstrap import Gain
 from ssod.experiments.cost import CURRENCIES, equal, hours, seen
-from ssod.experiments.groups import Board
+from ssod.experiments.groups import Group
 from ssod.experiments.published import references
 from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, by_fold
@@ -48,25 +48,25 @@ class Sheet:
 # ---- what the tables say -------------------------------------------------------------------------------------------
 
 
-def sheets(boards: Sequence[Board]) -> list[Sheet]:
-    """Return three sheets a board at most: the ranking, the view at equal cost, the published figures."""
+def sheets(groups: Sequence[Group]) -> list[Sheet]:
+    """Return three sheets a group at most: the ranking, the view at equal cost, the published figures."""
     found = []
-    for number, board in enumerate(boards, 1):
-        name = f"board {number}: " if len(boards) > 1 else ""
-        found.append(ranking(board, name))
-        if len(board.ranked) > 1:
-            found.append(at_equal_cost(board, name))
-        reference = published_sheet(board, name)
+    for number, group in enumerate(groups, 1):
+        name = f"group {number}: " if len(groups) > 1 else ""
+        found.append(ranking(group, name))
+        if len(group.ranked) > 1:
+            found.append(at_equal_cost(group, name))
+        reference = published_sheet(group, name)
         if reference is not None:
             found.append(reference)
     return found
 
 
-def ranking(board: Board, name: str = "") -> Sheet:
-    """Return the main table: AP over folds and seeds, gain over the twin, what was spent."""
-    rank = {row.name: str(i) for i, row in enumerate(board.ranked, 1)} if len(board.ranked) > 1 else {}
+def ranking(group: Group, name: str = "") -> Sheet:
+    """Return the main table: AP over folds and seeds, gain over the baseline, what was spent."""
+    rank = {row.name: str(i) for i, row in enumerate(group.ranked, 1)} if len(group.ranked) > 1 else {}
     rows = []
-    for row in board.rows:
+    for row in group.rows:
         labeled, unlabeled = (mean(values) for values in zip(*(seen(run, run.last["step"]) for run in row.runs)))
         rows.append(
             [
@@ -75,33 +75,33 @@ def ranking(board: Board, name: str = "") -> Sheet:
                 _counted(row),
                 row.spread("AP"),
                 *(f"{100 * row.mean(metric):.1f}" for metric in ("AP50", "AP75")),
-                gain_text(board, row),
-                bounds(board.gains[row.name].whole) if row.name in board.gains else "-",
+                gain_text(group, row),
+                bounds(group.gains[row.name].whole) if row.name in group.gains else "-",
                 f"{labeled:,.0f}".replace(",", " "),
                 f"{unlabeled:,.0f}".replace(",", " "),
                 f"{mean(hours(run, run.last['step']) for run in row.runs):.2f}",
             ]
         )
-    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over twin [95 %, val images]"]
+    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over baseline [95 %, val images]"]
     columns += ["[95 %, and folds]", "labelled seen", "unlabelled seen", "hours"]
-    notes = [f"{row.name} has no rank: it {reason}" for row, reason in board.others]
+    notes = [f"{row.name} has no rank: it {reason}" for row, reason in group.others]
     notes += [
-        f"{row.name}: {run.path.name} is not counted: {run.state}" for row in board.rows for run in row.unfinished
+        f"{row.name}: {run.path.name} is not counted: {run.state}" for row in group.rows for run in row.unfinished
     ]
-    notes += board.notes
-    for scope in dict.fromkeys(gain.scope for gain in board.gains.values()):
-        names = [row.name for row in board.rows if row.name in board.gains and board.gains[row.name].scope == scope]
+    notes += group.notes
+    for scope in dict.fromkeys(gain.scope for gain in group.gains.values()):
+        names = [row.name for row in group.rows if row.name in group.gains and group.gains[row.name].scope == scope]
         notes.append(f"second interval of {', '.join(names)}: {scope}")
-    folds = len(board.hashes)
-    p = board.protocol
+    folds = len(group.hashes)
+    p = group.protocol
     title = f"{name}teacher after the last step, {folds} split{'s' if folds > 1 else ''}, metric {p['metric']}, "
     title += f"scores above {p['score threshold']}, AP mean ± sd over folds and seeds"
     return Sheet(title, columns, rows, notes, texts=3, spare=("AP75", "labelled seen", "unlabelled seen", "hours"))
 
 
-def at_equal_cost(board: Board, name: str = "") -> Sheet:
+def at_equal_cost(group: Group, name: str = "") -> Sheet:
     """Return the AP of each ranked row at the largest number of images, and of hours, that all of them spent."""
-    runs = {row.name: row.runs for row in board.ranked}
+    runs = {row.name: row.runs for row in group.ranked}
     found = {currency: equal(runs, currency) for currency in CURRENCIES}
     columns = ["method"]
     for currency, (budget, _) in found.items():
@@ -109,7 +109,7 @@ def at_equal_cost(board: Board, name: str = "") -> Sheet:
         columns.append(f"AP at {amount} {CURRENCIES[currency]}")
     rows = [[row] + [percent(values[row]) for _, values in found.values()] for row in runs]
     notes = ["between two evaluations AP is interpolated; - = a run has no evaluation that early"]
-    machines = {machine(run) for row in board.ranked for run in row.runs}
+    machines = {machine(run) for row in group.ranked for run in row.runs}
     if len(machines) > 1:
         notes.append(f"hours do not compare: the runs were made on {' | '.join(sorted(machines))}")
     return Sheet(f"{name}at equal cost", columns, rows, notes)
@@ -122,16 +122,16 @@ def machine(run: Run) -> str:
     return f"{', '.join(devices)}, {run.env.get('world_size', 1)} process(es)"
 
 
-def published_sheet(board: Board, name: str = "") -> Sheet | None:
-    """Return the published figures of the board's protocol, own rows among them; None where there are none."""
-    rows = references([run for row in board.rows for run in row.runs])
+def published_sheet(group: Group, name: str = "") -> Sheet | None:
+    """Return the published figures of the group's protocol, own rows among them; None where there are none."""
+    rows = references([run for row in group.rows for run in row.runs])
     if not rows:
         return None
     cells = [
         [p.method, p.detector, p.metric, f"{p.value:.2f}" + (f" ± {p.sd:.2f}" if p.sd else ""), p.source, p.kind]
         for p in rows
     ]
-    for row in board.rows:
+    for row in group.rows:
         for metric in ("AP", "AP50"):
             if any(p.metric == metric for p in rows):
                 cells.append([f"{row.name} (ours)", row.first.detector, metric, row.spread(metric), "this run", "-"])
@@ -140,13 +140,13 @@ def published_sheet(board: Board, name: str = "") -> Sheet | None:
     return Sheet(f"{name}published, {rows[0].protocol}", columns, cells, [note], texts=3)
 
 
-def gain_text(board: Board, row: Row) -> str:
-    """Return ``+4.1 [3.0, 5.2]``; ``twin`` in the row that others are measured against."""
-    if row.name in board.gains:
-        return interval(board.gains[row.name])
-    if row.name in board.differences:
-        return f"{100 * board.differences[row.name]:+.1f} [no interval]"
-    return "twin" if row.name in board.twins.values() else "-"
+def gain_text(group: Group, row: Row) -> str:
+    """Return ``+4.1 [3.0, 5.2]``; ``baseline`` in the row that others are measured against."""
+    if row.name in group.gains:
+        return interval(group.gains[row.name])
+    if row.name in group.differences:
+        return f"{100 * group.differences[row.name]:+.1f} [no interval]"
+    return "baseline" if row.name in group.baselines.values() else "-"
 
 
 def interval(gain: Gain) -> str:

@@ -20,7 +20,7 @@ from ssod.detectors.build import DetectorConfig, build
 from ssod.evaluation.coco import to_original
 from ssod.inference.draw_boxes import Picture, as_picture
 from ssod.structures import Detector, Targets
-from ssod.transforms.views import Pipeline, Sample, look
+from ssod.transforms.views import Pipeline, Sample, make_views
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 
@@ -97,7 +97,7 @@ class Model:
 
     def view(self, picture: Image.Image) -> Sample:
         """Return what the detector gets to see of a picture, without padding."""
-        return look(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"]
+        return make_views(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"]
 
     @torch.no_grad()
     def detect(

@@ -91,7 +91,7 @@ def predict_files(
             _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
             rows += _rows(detected, numbers[i], found.paths[i], classes)
         atomic.write_text(stage / "results.json", json.dumps(rows))
-    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_told(bad)}; {said}")
+    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_unreadable(bad)}; {said}")
     return rows
 
 
@@ -135,8 +135,10 @@ def label_files(
     with writers.staged(target) as stage:
         data, scores, doubts = _look_for_labels(model, found, score, bad, max_pixels)
         writers.write(format, stage, data, scores, doubts)
-    told = f"{writers.summary(data)} above {score:g}{_told(bad)}; to look at first: {review_queue.place(target)}"
-    print(f"{told}; {writers.source(format, target, data.images)}")
+    message = (
+        f"{writers.summary(data)} above {score:g}{_unreadable(bad)}; to look at first: {review_queue.place(target)}"
+    )
+    print(f"{message}; {writers.source(format, target, data.images)}")
     return data
 
 
@@ -275,5 +277,5 @@ def _rows(found: Detected, image: int | str, path: str, classes: Classes) -> lis
     ]
 
 
-def _told(bad: Sequence[SsodError]) -> str:
+def _unreadable(bad: Sequence[SsodError]) -> str:
     return f"; {len(bad)} unreadable left out, first {bad[0].line()}" if bad else ""

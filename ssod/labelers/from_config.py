@@ -76,6 +76,8 @@ def first_line(cfg: Config, data: DataSets) -> str:
         return f"labels: a detector that never changes, {teacher.weights}"
     until = "" if teacher.until is None else f" until step {teacher.until}"
     lost = len(data.unlabeled) - len(stored)
-    said = f"labels{until}: {len(stored.boxes)} boxes for {len(stored)} of {len(data.unlabeled)} unlabelled images in "
-    said += stored.file
-    return f"{said}; {lost} without an entry, and so without a label" if lost else said
+    message = (
+        f"labels{until}: {len(stored.boxes)} boxes for {len(stored)} of {len(data.unlabeled)} unlabelled images in "
+    )
+    message += stored.file
+    return f"{message}; {lost} without an entry, and so without a label" if lost else message

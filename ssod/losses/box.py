@@ -46,9 +46,9 @@ def giou(p: Predictions, a: Assignment) -> Tensor:
 
 
 def diou(p: Predictions, a: Assignment) -> Tensor:
-    """``1 - IoU + squared centre distance / squared diagonal of the hull`` (Zheng et al. 2020, eq. 7).
+    """``1 - IoU + squared center distance / squared diagonal of the hull`` (Zheng et al. 2020, eq. 7).
 
-    In [0, 2]. Boxes that do not meet are drawn together by their centres, the less the farther apart (as one over the
+    In [0, 2]. Boxes that do not meet are drawn together by their centers, the less the farther apart (as one over the
     squared distance); near a perfect box the slope is that of IoU, which does not fade.
     """
     return diou_pairs(*decoded(p, a))
@@ -66,13 +66,13 @@ def ciou(p: Predictions, a: Assignment) -> Tensor:
 def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
     """``IoU sum(e^2 / (2 s^2) + log s)`` plus a constant, of a normal with a predicted deviation (Liu et al. 2022).
 
-    Unbiased Teacher v2's box loss: ``s = sigmoid(spread)`` for each of the four encoded numbers, ``e`` their errors,
+    Unbiased Teacher v2's box loss: ``s = sigmoid(box_std)`` for each of the four encoded numbers, ``e`` their errors,
     the IoU of the predicted box without gradient; the constant is theirs, ``2 log 2 pi``. ``s`` is held above ``floor``
-    (our choice), where the slope in the spread ends; the slope in a delta is ``IoU e / s^2``.
+    (our choice), where the slope in ``box_std`` ends; the slope in a delta is ``IoU e / s^2``.
     """
     deltas, target = encoded(p, a)
-    spread = given(p.spread, "this head predicts no spread")
-    log_s = F.logsigmoid(upcast(spread[a.fg_rows])).clamp(min=math.log(floor)).to(deltas)
+    box_std = given(p.box_std, "this head predicts no deviation of its boxes")
+    log_s = F.logsigmoid(upcast(box_std[a.fg_rows])).clamp(min=math.log(floor)).to(deltas)
     terms = (deltas - target) ** 2 * (-2 * log_s).exp() / 2 + log_s
     with torch.no_grad():
         overlap = paired_iou(*decoded(p, a))
@@ -81,9 +81,9 @@ def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
     return overlap * (terms.sum(-1) + 2 * math.log(2 * math.pi))
 
 
-# What a config may name; the second table for heads that predict a spread.
+# What a config may name; the second table for heads that predict a deviation.
 BOX: dict[str, Formula] = {"l1": l1, "smooth_l1": smooth_l1, "iou": iou, "giou": giou, "diou": diou, "ciou": ciou}
-SPREAD: dict[str, Formula] = BOX | {"nll": nll}
+BOX_STD: dict[str, Formula] = BOX | {"nll": nll}
 # ... and for heads whose rows are boxes in pixels: what is encoded is nothing that they predict.
 ALIGNED: dict[str, Formula] = {name: loss for name, loss in BOX.items() if name not in ("l1", "smooth_l1")}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ssod.losses.box import ALIGNED, BOX, SPREAD
+from ssod.losses.box import ALIGNED, BOX, BOX_STD
 from ssod.losses.sigmoid import QUALITY, SIGMOID, SOFTMAX
 from ssod.structures import Formula, Kind
 from ssod.utils.errors import SsodError
@@ -18,12 +18,12 @@ TABLES: dict[Kind, dict[str, Formula]] = {
     "sigmoid": SIGMOID,
     "softmax": SOFTMAX,
     "box": BOX,
-    "spread": SPREAD,
+    "box_std": BOX_STD,
     "aligned": ALIGNED,
     "quality": QUALITY,
 }
 # What a head needs, for messages.
-_HEADS: dict[Kind, str] = {"spread": "box-with-spread", "aligned": "decoded-box"}
+_HEADS: dict[Kind, str] = {"box_std": "box-with-std", "aligned": "decoded-box"}
 
 
 class LossSpec(Section):
@@ -109,8 +109,8 @@ def settable(function: Callable, skip: int) -> dict[str, inspect.Parameter]:
 
 def describe() -> list[tuple[str, str]]:
     """Return each loss's name and one line about it: for what head, and its parameters."""
-    own = {kind: table for kind, table in TABLES.items() if kind not in ("spread", "aligned")}
-    more: dict[Kind, dict[str, Formula]] = {"spread": {n: loss for n, loss in SPREAD.items() if n not in BOX}}
+    own = {kind: table for kind, table in TABLES.items() if kind not in ("box_std", "aligned")}
+    more: dict[Kind, dict[str, Formula]] = {"box_std": {n: loss for n, loss in BOX_STD.items() if n not in BOX}}
     return [
         (name, f"{_HEADS.get(kind, kind)}: {first_line(loss)}{defaults(loss, 2)}")
         for kind, table in (own | more).items()

@@ -1,8 +1,8 @@
-"""How far a student is from what its teacher believes, row by row: ``(predictions, belief) -> [R]``, unreduced.
+"""How far a student is from what its teacher believes, row by row: ``(predictions, targets) -> [R]``, unreduced.
 
 Unlike the losses of ``classify`` and ``box``, which compare with boxes, these compare with another model's output for
 the same rows, soft as it is. Everything computes in float32 or better and from the student's logits, so that values and
-gradients are finite for |logit| up to 1e4. A belief has no gradient.
+gradients are finite for |logit| up to 1e4. Soft targets have no gradient.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ssod.losses.elements import upcast
 from ssod.losses.sigmoid import PART
 from ssod.structures import Predictions
 from ssod.structures.boxes import IdentityCoder
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 from ssod.utils.given import given
 
-Norm = Literal["rows", "foreground"]
+Normalizer = Literal["rows", "foreground"]
 
 
 @dataclass
-class Belief:
+class SoftTargets:
     """What a teacher believes about R rows.
 
     Attributes:
@@ -45,30 +45,30 @@ class Belief:
 
     @staticmethod
     @torch.no_grad()
-    def of(p: Predictions) -> Belief:
+    def of(p: Predictions) -> SoftTargets:
         """Take predictions as they are."""
         quality = None if p.quality is None else upcast(p.quality).sigmoid()
-        return Belief(distribution(upcast(p.logits), p.softmax), upcast(p.deltas), quality, p.softmax)
+        return SoftTargets(distribution(upcast(p.logits), p.softmax), upcast(p.deltas), quality, p.softmax)
 
-    def mean(self, other: Belief) -> Belief:
-        """Average with another belief about the same rows."""
+    def mean(self, other: SoftTargets) -> SoftTargets:
+        """Average with other soft targets of the same rows."""
         quality = None if self.quality is None else (self.quality + other.known_quality()) / 2
-        return Belief((self.probs + other.probs) / 2, (self.deltas + other.deltas) / 2, quality, self.softmax)
+        return SoftTargets((self.probs + other.probs) / 2, (self.deltas + other.deltas) / 2, quality, self.softmax)
 
-    def where(self, keep: Tensor, other: Belief) -> Belief:
+    def where(self, keep: Tensor, other: SoftTargets) -> SoftTargets:
         """Take the rows ``keep`` [R] from here and the rest from ``other``."""
         quality = None if self.quality is None else torch.where(keep, self.quality, other.known_quality())
         probs = torch.where(keep[:, None], self.probs, other.probs)
         deltas = torch.where(keep[:, None, None], self.deltas, other.deltas)
-        return Belief(probs, deltas, quality, self.softmax)
+        return SoftTargets(probs, deltas, quality, self.softmax)
 
-    def hard(self) -> Belief:
+    def hard(self) -> SoftTargets:
         """Make the classes certain: the likeliest one of a softmax head, those above 0.5 of a sigmoid head."""
         if self.softmax:
             probs = F.one_hot(self.probs.argmax(-1), self.probs.shape[1]).to(self.probs)
         else:
             probs = (self.probs > 0.5).to(self.probs)
-        return Belief(probs, self.deltas, self.quality, self.softmax)
+        return SoftTargets(probs, self.deltas, self.quality, self.softmax)
 
     def known_quality(self) -> Tensor:
         """Return ``quality``.
@@ -76,7 +76,7 @@ class Belief:
         Raises:
             TypeError: there is none.
         """
-        return given(self.quality, "the head of one belief has a quality branch, the other's has none")
+        return given(self.quality, "one of two heads has a quality branch, the other has none")
 
     def foreground(self) -> Tensor:
         """Return [R], the probability of the likeliest class."""
@@ -85,25 +85,25 @@ class Belief:
 
 # ---- classes -------------------------------------------------------------------------------------------------------
 
-ClassDistance = Callable[[Predictions, Belief], Tensor]
+ClassDistance = Callable[[Predictions, SoftTargets], Tensor]
 
 
-def mse(p: Predictions, b: Belief) -> Tensor:
+def mse(p: Predictions, t: SoftTargets) -> Tensor:
     """Squared distance of the probabilities, summed over a row's classes (Mean Teacher, arXiv:1703.01780)."""
-    return _by_parts(partial(mse_elements, softmax=p.softmax), p, b)
+    return _by_parts(partial(mse_elements, softmax=p.softmax), p, t)
 
 
-def kl(p: Predictions, b: Belief) -> Tensor:
+def kl(p: Predictions, t: SoftTargets) -> Tensor:
     """Kullback-Leibler divergence KL(teacher || student) (Humble Teacher, arXiv:2106.10456, Sec. 3).
 
     Over K classes and background for a softmax head; for a sigmoid head of a Bernoulli variable per class, summed.
     """
-    return _by_parts(kl_softmax_elements if p.softmax else kl_elements, p, b)
+    return _by_parts(kl_softmax_elements if p.softmax else kl_elements, p, t)
 
 
-def js(p: Predictions, b: Belief) -> Tensor:
+def js(p: Predictions, t: SoftTargets) -> Tensor:
     """Jensen-Shannon divergence, at most ln 2 per distribution; a row of a sigmoid head sums K of them."""
-    return _by_parts(js_softmax_elements if p.softmax else js_elements, p, b)
+    return _by_parts(js_softmax_elements if p.softmax else js_elements, p, t)
 
 
 # What a config may name.
@@ -113,46 +113,46 @@ DISTANCES: dict[str, ClassDistance] = {"mse": mse, "kl": kl, "js": js}
 # ---- boxes and quality ---------------------------------------------------------------------------------------------
 
 
-def l2(p: Predictions, b: Belief, squared: bool = False) -> Tensor:
+def l2(p: Predictions, t: SoftTargets, squared: bool = False) -> Tensor:
     """Euclidean distance of all C * 4 encoded outputs of a row; its gradient is 0 where they agree.
 
     A head that answers with boxes in pixels is compared in sides of its priors.
     """
-    error = upcast(p.deltas) - b.deltas
+    error = upcast(p.deltas) - t.deltas
     if isinstance(p.coder, IdentityCoder):
         error = error / (p.priors[:, 2:] - p.priors[:, :2]).repeat(1, 2)[:, None]
     error = error.flatten(1)
     return error.square().sum(-1) if squared else torch.linalg.vector_norm(error, dim=-1)
 
 
-def quality_kl(p: Predictions, b: Belief) -> Tensor:
+def quality_kl(p: Predictions, t: SoftTargets) -> Tensor:
     """Bernoulli divergence of the quality branch (centerness or IoU)."""
-    return kl_elements(upcast(given(p.quality, "this head has no quality branch")), b.known_quality())
+    return kl_elements(upcast(given(p.quality, "this head has no quality branch")), t.known_quality())
 
 
 # ---- from rows to losses -------------------------------------------------------------------------------------------
 
 
-def imitate(
-    stage: str, p: Predictions, b: Belief, distance: ClassDistance, *, squared: bool, norm: Norm
+def distill(
+    stage: str, p: Predictions, t: SoftTargets, distance: ClassDistance, *, squared: bool, normalizer: Normalizer
 ) -> dict[str, Tensor]:
     """Return the losses ``cls``, ``box`` and, with a quality branch, ``quality`` of one stage; ``rpn_cls`` and so on.
 
     Args:
         stage: ``dense``, ``rpn`` or ``roi``.
         p: the student's rows.
-        b: what the teacher believes about them.
+        t: what the teacher believes about them.
         distance: of the classes.
         squared: of the boxes: square the L2 distance.
-        norm: ``rows`` averages over all rows, background and all. ``foreground`` weighs a row's box and quality with
-            the teacher's probability of its likeliest class and divides all losses by the sum of these weights, at
+        normalizer: ``rows`` averages over all rows, background and all. ``foreground`` weighs a row's box and quality
+            with the teacher's probability of its likeliest class and divides all losses by the sum of these weights, at
             least 1: of 20 000 dense rows a few dozen mean an object, and an average over all of them is nearly 0.
     """
-    weight = b.foreground() if norm == "foreground" else torch.ones_like(b.probs[:, 0])
-    total = mean_over_ranks(weight.sum()).clamp(min=1)
-    losses = {"cls": distance(p, b).sum() / total, "box": (l2(p, b, squared) * weight).sum() / total}
+    weight = t.foreground() if normalizer == "foreground" else torch.ones_like(t.probs[:, 0])
+    total = mean_count(weight.sum())
+    losses = {"cls": distance(p, t).sum() / total, "box": (l2(p, t, squared) * weight).sum() / total}
     if p.quality is not None:
-        losses["quality"] = (quality_kl(p, b) * weight).sum() / total
+        losses["quality"] = (quality_kl(p, t) * weight).sum() / total
     return {f"rpn_{name}": loss for name, loss in losses.items()} if stage == "rpn" else losses
 
 
@@ -198,7 +198,7 @@ def _js_terms(a: Tensor, b: Tensor) -> Tensor:
     return (a * (a.log() - log_mean) + b * (b.log() - log_mean)) / 2
 
 
-def _by_parts(elements: Callable[[Tensor, Tensor], Tensor], p: Predictions, b: Belief) -> Tensor:
+def _by_parts(elements: Callable[[Tensor, Tensor], Tensor], p: Predictions, t: SoftTargets) -> Tensor:
     """Apply a formula and sum over the columns, [R]; many rows go through it in parts, computed anew for the gradient.
 
     A dense head has some 200 000 rows an image, and a formula keeps several arrays of its logits' size.
@@ -209,6 +209,6 @@ def _by_parts(elements: Callable[[Tensor, Tensor], Tensor], p: Predictions, b: B
 
     size = max(1, PART // p.logits.shape[1])
     if len(p) <= size:
-        return rows(p.logits, b.probs)
-    parts = zip(p.logits.split(size), b.probs.split(size))
+        return rows(p.logits, t.probs)
+    parts = zip(p.logits.split(size), t.probs.split(size))
     return torch.cat([checkpoint(rows, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

@@ -19,7 +19,7 @@ Paper and released code differ; the published figures are the code's. ``as_relea
   the density of the positive Gaussian alone.
 
 What is not as released, whatever the switch: a box that leaves the student's view is dropped (there it stays, without
-area, and still claims a row); ranks share their banks and the count of images without a label.
+area, and still takes a row); ranks share their banks and the count of images without a label.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssod.losses.consistency import Belief, Norm, imitate, kl
+from ssod.losses.consistency import Normalizer, SoftTargets, distill, kl
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses
 from ssod.methods.config import Teaching
@@ -56,8 +56,8 @@ class Config(base.Config):
     "Best proposals of the teacher that both second stages are asked about."
     squared: bool = False
     "Square the L2 distance between encoded boxes."
-    norm: Norm = "rows"
-    "Average over all anchors or dense rows; or `foreground`: weighed by the teacher's class probability, see imitate."
+    norm: Normalizer = "rows"
+    "Average over all anchors or dense rows; or `foreground`: weighed by the teacher's class probability, see distill."
     ema: EmaConfig = EmaConfig(decay=0.999, warm_up=False, start=None)
     "How the teacher follows the student after burn-in."
 
@@ -81,49 +81,49 @@ class HumbleTeacher(base.Method):
         for stage, rows in ctx.student.stages.items():
             own = teacher.stages[stage]
             if stage == "dense" and mirrored is not None:
-                belief = self.soften(believe_both(own, mirrored.stages[stage]))
+                soft = self.soften(soft_targets_of_both(own, mirrored.stages[stage]))
             else:
-                belief = self.soften(Belief.of(own))
-            self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / len(batch.weak)
-            losses |= imitate(stage, rows, belief, kl, squared=cfg.squared, norm=cfg.norm)
+                soft = self.soften(SoftTargets.of(own))
+            self.stats["pseudo/foreground_per_image"] = soft.foreground().sum() / len(batch.weak)
+            losses |= distill(stage, rows, soft, kl, squared=cfg.squared, normalizer=cfg.norm)
         if teacher.proposals is not None:
             boxes = [b[: cfg.proposals] for b in teacher.proposals]
-            belief = self.soften(believe_about(boxes, batch.weak.sizes, teacher, mirrored))
-            losses |= imitate("roi", ctx.student.score(boxes), belief, kl, squared=cfg.squared, norm="rows")
+            soft = self.soften(soft_targets_for(boxes, batch.weak.sizes, teacher, mirrored))
+            losses |= distill("roi", ctx.student.score(boxes), soft, kl, squared=cfg.squared, normalizer="rows")
         ratio = len(batch.weak) / len(batch.labeled) if cfg.per_labeled else 1.0
         return {name: loss * ratio for name, loss in losses.items()}
 
     @torch.no_grad()
     def mirrored(self, batch: Batch, step: int) -> Output | None:
         """Let the teacher see the mirror image of the weak view; None without an ensemble."""
-        return self.labeler(step).predict(batch.weak.flipped()) if self.cfg.ensemble else None
+        return self.ask(batch.weak.flipped(), step) if self.cfg.ensemble else None
 
-    def soften(self, belief: Belief) -> Belief:
-        """Keep a belief as it is, or make it certain, as the config says."""
-        return belief if self.cfg.labels == "soft" else belief.hard()
+    def soften(self, soft: SoftTargets) -> SoftTargets:
+        """Keep soft targets as they are, or make them certain, as the config says."""
+        return soft if self.cfg.labels == "soft" else soft.hard()
 
 
 @torch.no_grad()
-def believe_both(p: Predictions, mirrored: Predictions) -> Belief:
+def soft_targets_of_both(p: Predictions, mirrored: Predictions) -> SoftTargets:
     """Average dense predictions with those for the mirror image, where these have an answer for the row."""
-    own, other = Belief.of(p), Belief.of(mirrored)
+    own, other = SoftTargets.of(p), SoftTargets.of(mirrored)
     deltas = p.coder.mirror(other.deltas, p.sizes[:, 1][p.image])
     maps = [other.probs, deltas] + ([] if other.quality is None else [other.quality])
     maps, known = read_mirrored(p, maps)
-    both = own.mean(Belief(maps[0], maps[1], maps[2] if len(maps) > 2 else None, own.softmax))
+    both = own.mean(SoftTargets(maps[0], maps[1], maps[2] if len(maps) > 2 else None, own.softmax))
     return both.where(known, own)
 
 
 @torch.no_grad()
-def believe_about(boxes: list[Tensor], sizes: Tensor, teacher: Output, mirrored: Output | None) -> Belief:
+def soft_targets_for(boxes: list[Tensor], sizes: Tensor, teacher: Output, mirrored: Output | None) -> SoftTargets:
     """Ask the second stage about boxes, N tensors [P_i, 4], and that of the mirrored view about their mirror images."""
-    said = teacher.score(boxes)
+    answer = teacher.score(boxes)
     if mirrored is None:
-        return Belief.of(said)
+        return SoftTargets.of(answer)
     width = sizes[:, 1]
-    other = Belief.of(mirrored.score([mirror(b, w) for b, w in zip(boxes, width)]))
-    other.deltas = said.coder.mirror(other.deltas, width[said.image])
-    return Belief.of(said).mean(other)
+    other = SoftTargets.of(mirrored.score([mirror(b, w) for b, w in zip(boxes, width)]))
+    other.deltas = answer.coder.mirror(other.deltas, width[answer.image])
+    return SoftTargets.of(answer).mean(other)
 
 
 METHOD = HumbleTeacher

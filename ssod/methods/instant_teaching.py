@@ -35,7 +35,7 @@ from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig
-from ssod.pseudo_labels.label_mass import hardened
+from ssod.pseudo_labels.label_mass import harden_labels
 from ssod.pseudo_labels.nms_once import confidence, confident, rows_of
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
 from ssod.transforms.mix import MixConfig
@@ -89,7 +89,7 @@ class InstantTeaching(base.Method):
     def reweight(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """Read soft labels as the released code does; the proposal network's are always whole."""
         a = super().reweight(stage, p, a, ctx)
-        return hardened(a, p.num_classes, by_mass=True) if self.cfg.as_released else a
+        return harden_labels(a, p.num_classes, by_mass=True) if self.cfg.as_released else a
 
 
 def best_scores(p: Predictions) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ssod.losses.consistency import DISTANCES, Belief, Norm, imitate
+from ssod.losses.consistency import DISTANCES, Normalizer, SoftTargets, distill
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses, quantiles, tag
 from ssod.methods.config import Teaching
@@ -44,7 +44,7 @@ class Config(base.Config):
     "Consistency form: between the class probabilities, see ssod/losses/consistency.py."
     squared: bool = True
     "Consistency form: square the L2 distance between the encoded boxes, as `mse` does for classes."
-    norm: Norm = "foreground"
+    norm: Normalizer = "foreground"
     "Consistency form: `foreground` weighs boxes by the teacher's class probability and divides by its sum; or `rows`."
     proposals: int = Field(640, ge=1)
     "Consistency form, two stages: best proposals of the teacher that both second stages are asked about."
@@ -85,15 +85,15 @@ class MeanTeacher(base.Method):
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage."""
         cfg, teacher = self.cfg, ctx.teacher
-        how = {"distance": DISTANCES[cfg.distance], "squared": cfg.squared, "norm": cfg.norm}
+        how = {"distance": DISTANCES[cfg.distance], "squared": cfg.squared, "normalizer": cfg.norm}
         losses = {}
         for stage, rows in ctx.student.stages.items():
-            belief = Belief.of(teacher.stages[stage])
-            self.stats["pseudo/foreground_per_image"] = belief.foreground().sum() / len(ctx.view)
-            losses |= imitate(stage, rows, belief, **how)
+            soft = SoftTargets.of(teacher.stages[stage])
+            self.stats["pseudo/foreground_per_image"] = soft.foreground().sum() / len(ctx.view)
+            losses |= distill(stage, rows, soft, **how)
         if teacher.proposals is not None:
             boxes = [b[: cfg.proposals] for b in teacher.proposals]
-            losses |= imitate("roi", ctx.student.score(boxes), Belief.of(teacher.score(boxes)), **how)
+            losses |= distill("roi", ctx.student.score(boxes), SoftTargets.of(teacher.score(boxes)), **how)
         return losses
 
 

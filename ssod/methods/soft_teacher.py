@@ -8,10 +8,8 @@ size (``ssod.pseudo_labels.jitter``). In the second stage a background row count
 background at its box, and the class loss is divided by the sum of these weights and of 1 for each object's row
 (``background_reliability``).
 
-Constants and formulas are the released code's. The paper's differ in three places: it draws a jittered side evenly
-within 6 % of the box's size (here normal, with that deviation); it divides deviations by half of width + height of the
-candidate (here x by the width, y by the height, of the mean refined box); and it averages the class losses of objects
-and of background apart (here one weighted mean).
+Constants and formulas are the released code's. The paper divides a side's deviation by half of width + height; the
+code, and this file, by the width for x and by the height for y, of the mean refined box.
 
 What is not as released: a process divides by the mean of what all of them count (there each by its own); the teacher
 proposes as in evaluation, from 1000 boxes a level before suppression (there 2000); a box that leaves the student's view

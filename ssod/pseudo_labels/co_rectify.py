@@ -19,7 +19,7 @@ from ssod.structures import Output, Predictions, Targets
 from ssod.structures.boxes import clip
 from ssod.structures.ragged import image_index
 
-Belief = tuple[list[Tensor], list[Tensor]]  # boxes [M_i, 4] and scores [M_i, K + 1] of N images, background last
+SoftBoxes = tuple[list[Tensor], list[Tensor]]  # boxes [M_i, 4] and scores [M_i, K + 1] of N images, background last
 
 
 def co_rectify(
@@ -37,7 +37,7 @@ def co_rectify(
         The labels for ``a``, corrected last by ``b``, and those for ``b``, corrected last by ``a``; N Targets each,
         with scores that the caller has yet to test.
     """
-    union = join(believed(found_a, num_classes), believed(found_b, num_classes))
+    union = join(soft_boxes(found_a, num_classes), soft_boxes(found_b, num_classes))
     everything = join(join(first_round(a, union), first_round(b, union)), union)
     return second_round(b, everything, overlap), second_round(a, everything, overlap)
 
@@ -65,7 +65,7 @@ def rectify_once(found: list[Targets], peer: Output) -> list[Targets]:
     return [replace(t, boxes=b, scores=s) for t, b, s in parts]
 
 
-def first_round(model: Output, union: Belief) -> Belief:
+def first_round(model: Output, union: SoftBoxes) -> SoftBoxes:
     """Average with the model's opinion: each box weighs as much as its own best score, then the scores."""
     probs, refined = opinion(model, union[0])
     boxes, scores = torch.cat(union[0]), torch.cat(union[1])
@@ -73,7 +73,7 @@ def first_round(model: Output, union: Belief) -> Belief:
     return split_like(union, better, (probs + scores) / 2)
 
 
-def second_round(model: Output, union: Belief, overlap: float) -> list[Targets]:
+def second_round(model: Output, union: SoftBoxes, overlap: float) -> list[Targets]:
     """Average once more; here scores come first, and it is the averaged one that weighs the refined box."""
     probs, refined = opinion(model, union[0])
     boxes, before = torch.cat(union[0]), torch.cat(union[1])
@@ -103,19 +103,19 @@ def weighted(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor) -> Tensor
     return torch.lerp(a, b, share[:, None])
 
 
-def believed(targets: list[Targets], num_classes: int) -> Belief:
+def soft_boxes(targets: list[Targets], num_classes: int) -> SoftBoxes:
     """Return detections as boxes and score vectors: the score at the label, 0 elsewhere."""
     hot = [F.one_hot(t.labels, num_classes + 1) * t.confidence()[:, None] for t in targets]
     return [t.boxes for t in targets], hot
 
 
-def join(a: Belief, b: Belief) -> Belief:
+def join(a: SoftBoxes, b: SoftBoxes) -> SoftBoxes:
     """Return what both believe, image by image."""
     boxes, scores = ([torch.cat(pair) for pair in zip(x, y)] for x, y in zip(a, b))
     return boxes, scores
 
 
-def split_like(belief: Belief, boxes: Tensor, scores: Tensor) -> Belief:
-    """Divide rows of all images as those of ``belief`` are divided."""
-    counts = [len(b) for b in belief[0]]
+def split_like(like: SoftBoxes, boxes: Tensor, scores: Tensor) -> SoftBoxes:
+    """Divide rows of all images as those of ``like`` are divided."""
+    counts = [len(b) for b in like[0]]
     return list(boxes.split(counts)), list(scores.split(counts))

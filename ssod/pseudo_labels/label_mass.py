@@ -7,7 +7,7 @@ import torch
 from ssod.structures import Assignment
 
 
-def hardened(a: Assignment, num_classes: int, *, by_mass: bool = False) -> Assignment:
+def harden_labels(a: Assignment, num_classes: int, *, by_mass: bool = False) -> Assignment:
     """Give each row that is matched to a box its likeliest class as a hard label, and all other rows the background.
 
     Args:

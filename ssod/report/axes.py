@@ -72,14 +72,14 @@ class Frame:
                 f'<text class="tick end" x="{self.left - 4}" y="{at + 3.5:.1f}">{short(tick)}</text>'
             )
         for tick in self.xticks:
-            said, at = short(tick), self.x(tick)
-            half = len(said) * DIGIT / 2
+            label, at = short(tick), self.x(tick)
+            half = len(label) * DIGIT / 2
             where = f'"tick mid" x="{at:.1f}"'
             if at + half > WIDTH - 1:
                 where = f'"tick end" x="{WIDTH - 1}"'
             elif at < half + 1:
                 where = '"tick" x="1"'
-            parts.append(f'<text class={where} y="{floor + 13}">{said}</text>')
+            parts.append(f'<text class={where} y="{floor + 13}">{label}</text>')
         parts.append(f'<text class="name end" x="{WIDTH - RIGHT}" y="{self.height - 5}">{escape(x)}</text>')
         if y:
             parts.append(f'<text class="name" x="2" y="{self.height - 5}">↑ {escape(y)}</text>')

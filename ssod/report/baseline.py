@@ -1,11 +1,11 @@
-"""The supervised twin of a run: the same detector on the same labels, measured alike, without the unlabelled images."""
+"""The supervised baseline of a run: same detector, same labels, measured alike, without the unlabelled images."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from ssod.experiments.baselines import twin_differences
+from ssod.experiments.baselines import baseline_differences
 from ssod.experiments.runs import Run, read_run
 from ssod.experiments.settings import Row, protocols
 from ssod.utils.errors import SsodError
@@ -15,7 +15,7 @@ MOST_SAID = 40  # letters of a value in a message
 
 
 def unlike(run: Run, other: Run) -> list[str]:
-    """Return why ``other`` is not the supervised twin of ``run``; nothing where it is."""
+    """Return why ``other`` is not the supervised baseline of ``run``; nothing where it is."""
     ours, theirs = (
         {"detector": r.config["detector"]["name"], "labelled split": r.hash[:12], **measured}
         for r, measured in zip((run, other), protocols([run, other]))
@@ -25,26 +25,26 @@ def unlike(run: Run, other: Run) -> list[str]:
     return reasons + [f"{what} {_short(theirs[what])}, not {_short(ours[what])}" for what in differ]
 
 
-def named_twin(run: Run, folder: Path) -> Run:
-    """Return the run that somebody names as the supervised twin of ``run``.
+def named_baseline(run: Run, folder: Path) -> Run:
+    """Return the run that somebody names as the supervised baseline of ``run``.
 
     Raises:
-        SsodError: code 2, it is no twin; names what differs. Code 3 for what is no run folder.
+        SsodError: code 2, it is no baseline; names what differs. Code 3 for what is no run folder.
     """
     other = read_run(folder)
     if run.method == "supervised":
         raise SsodError(
-            run.path, "method", "supervised: it has no twin", "set such runs side by side with ssod compare"
+            run.path, "method", "supervised: it has no baseline", "set such runs side by side with ssod compare"
         )
     reasons = unlike(run, other)
     if reasons:
-        problem = f"is no supervised twin of {run.path}: {'; '.join(reasons)}"
+        problem = f"is no supervised baseline of {run.path}: {'; '.join(reasons)}"
         raise SsodError(folder, "", problem, "name a supervised run on the same labels, measured alike")
     return other
 
 
-def find_twin(run: Run) -> Run | None:
-    """Return the likeliest supervised twin among the runs that are filed with ``run``."""
+def find_baseline(run: Run) -> Run | None:
+    """Return the likeliest supervised baseline among the runs that are filed with ``run``."""
     if run.method == "supervised":
         return None
     found = []
@@ -54,9 +54,11 @@ def find_twin(run: Run) -> Run | None:
             if other.finished and not unlike(run, other):
                 found.append(other)
         except SsodError:
-            continue  # whatever it is, it is no twin
+            continue  # whatever it is, it is no baseline
     ours = Row("", [run], [])
-    return min(found, key=lambda o: (len(twin_differences(ours, Row("", [o], []))), o.seed != run.seed), default=None)
+    return min(
+        found, key=lambda o: (len(baseline_differences(ours, Row("", [o], []))), o.seed != run.seed), default=None
+    )
 
 
 def filed_with(path: Path) -> list[Path]:

@@ -180,9 +180,9 @@ def intervals(
         at = TOP + 40 * i + 28
         zero = f'x1="{frame.x(0):.1f}" x2="{frame.x(0):.1f}" y1="{at - 8}" y2="{at + 10}"'
         parts.append(f'<line class="zero" {zero}/>')
-        said = f"{name}: {value:+.1f} [{inner[0]:.1f}, {inner[1]:.1f}]"
-        said += f", [{outer[0]:.1f}, {outer[1]:.1f}]" if outer else ""
-        parts.append(f'<text class="label" x="{RIGHT}" y="{at - 12}">{escape(said)}</text>')
+        label = f"{name}: {value:+.1f} [{inner[0]:.1f}, {inner[1]:.1f}]"
+        label += f", [{outer[0]:.1f}, {outer[1]:.1f}]" if outer else ""
+        parts.append(f'<text class="label" x="{RIGHT}" y="{at - 12}">{escape(label)}</text>')
         for (low, high), wide in ((outer or inner, 1.2), (inner, 5)):
             left, right = (frame.x(min(max(v, marks[0]), marks[-1])) for v in (low, high))
             style = f"stroke:var(--c0);stroke-width:{wide}"

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from ssod.experiments.bootstrap import Gain
 from ssod.experiments.comparison import Comparison
 from ssod.experiments.cost import CURRENCIES, curve
-from ssod.experiments.groups import Board
+from ssod.experiments.groups import Group
 from ssod.experiments.settings import Row
 from ssod.experiments.tables import Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
@@ -19,7 +19,7 @@ from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 from ssod.utils.printing import percent
 
 METHOD = (
-    "The gain is AP of a method minus AP of its supervised twin, which learnt from the same labels; the mean over "
+    "The gain is AP of a method minus AP of its supervised baseline, which learnt from the same labels; the mean over "
     "folds. The first interval (thick) comes from a paired bootstrap: val images are drawn again with replacement, and "
     "every run is measured on the same draw. It says what other val images would have shown of these very models. The "
     "second (thin) adds in quadrature what folds, or seeds, vary beyond that, with Student's quantile: what other "
@@ -30,18 +30,18 @@ METHOD = (
 def compare_page(found: Comparison) -> str:
     """Return the page of a comparison."""
     sections = []
-    several = len(found.boards) > 1
+    several = len(found.groups) > 1
     if found.refusals:
         sections.append(Section("refused", "Not ranked together", [alarms(found.refusals)]))
-    for number, board in enumerate(found.boards, 1):
-        name = f"Board {number}: " if several else ""
-        sections += _board(board, f"b{number}-", name)
-    told = [
+    for number, group in enumerate(found.groups, 1):
+        name = f"Group {number}: " if several else ""
+        sections += _group(group, f"b{number}-", name)
+    messages = [
         f"{run.method}, fold {run.fold} seed {run.seed}, step {row['step']}: {row['text']}"
         for run in found.runs
         for row in run.alarms
     ]
-    sections.append(Section("alarms", "Alarms during training", [alarms(told)] if told else []))
+    sections.append(Section("alarms", "Alarms during training", [alarms(messages)] if messages else []))
     sections.append(Section("how", "How the interval is made", [text(METHOD)]))
     sections.append(Section("runs", "Runs", [_runs(found.rows)]))
     return page("Comparison of runs", f"{len(found.runs)} runs in {len(found.rows)} rows", sections)
@@ -57,19 +57,19 @@ def _runs(rows: Sequence[Row]) -> Markup:
     return sheet("every run, AP of its last evaluation", columns, cells, texts=6)
 
 
-def _board(board: Board, prefix: str, name: str) -> list[Section]:
-    gains = sorted((gain_row(row, gain) for row, gain in board.gains.items()), key=lambda row: -row[1])
-    forest = charts.intervals(gains, "Gain over the supervised twin, 95 % interval", "AP points")
-    table = ranking(board)
+def _group(group: Group, prefix: str, name: str) -> list[Section]:
+    gains = sorted((gain_row(row, gain) for row, gain in group.gains.items()), key=lambda row: -row[1])
+    forest = charts.intervals(gains, "Gain over the supervised baseline, 95 % interval", "AP points")
+    table = ranking(group)
     sections = [
-        Section(f"{prefix}gain", f"{name}Gain over the twin", [grid([forest], wide=True)] if gains else []),
+        Section(f"{prefix}gain", f"{name}Gain over the baseline", [grid([forest], wide=True)] if gains else []),
         Section(f"{prefix}table", f"{name}Ranking", [_sheet(table), notes(table.notes)]),
-        Section(f"{prefix}curves", f"{name}Learning curves at equal cost", [grid(_curves(board))]),
+        Section(f"{prefix}curves", f"{name}Learning curves at equal cost", [grid(_curves(group))]),
     ]
-    if len(board.ranked) > 1:
-        equal = at_equal_cost(board)
+    if len(group.ranked) > 1:
+        equal = at_equal_cost(group)
         sections[-1].blocks += [_sheet(equal), notes(equal.notes)]
-    reference = published_sheet(board)
+    reference = published_sheet(group)
     if reference is not None:
         blocks = [_sheet(reference), notes(reference.notes)]
         sections.append(Section(f"{prefix}published", f"{name}Published figures", blocks))
@@ -91,12 +91,12 @@ def _sheet(table: Sheet) -> Markup:
     return sheet(table.title, table.columns, table.rows, table.texts)
 
 
-def _curves(board: Board) -> list[Markup]:
+def _curves(group: Group) -> list[Markup]:
     """Return a chart for each currency: AP of every run, one colour a row; the ninth row on is dashed."""
     found = []
     for currency, label in CURRENCIES.items():
         series = []
-        for color, row in enumerate(board.rows):
+        for color, row in enumerate(group.rows):
             for run in row.runs:
                 points = curve(run)
                 name = row.name if len(row.runs) == 1 else f"{row.name}, fold {run.fold} seed {run.seed}"

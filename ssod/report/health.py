@@ -36,7 +36,7 @@ def burn_in(run: Run) -> list[tuple[float, str]]:
     return [*marks, (start, "learns from pseudo-labels")] if start > end else marks
 
 
-def curves(run: Run, twin: Run | None) -> Section:
+def curves(run: Run, baseline: Run | None) -> Section:
     """Losses, AP of teacher and student, learning rate, time."""
     marks = burn_in(run)
     losses = [Series(label, *column(run.train, f"loss/{label}")) for label in ("sup", "unsup")]
@@ -47,8 +47,8 @@ def curves(run: Run, twin: Run | None) -> Section:
         Series("teacher AP50", *column(run.evals, "teacher/AP50", 100)),
         Series("student", *column(run.evals, "student/AP", 100), dash=True),
     ]
-    if twin is not None:
-        ap.append(Series("supervised twin", *column(twin.evals, "teacher/AP", 100), dash=True))
+    if baseline is not None:
+        ap.append(Series("supervised baseline", *column(baseline.evals, "teacher/AP", 100), dash=True))
     figures = [
         charts.lines(ap, "AP on val", "step", "AP", marks=marks),
         charts.lines(losses, "Losses, summed", "step", "loss", marks=marks),
@@ -66,8 +66,8 @@ def classes(run: Run) -> Section:
     """AP of each class and precision against recall, from the saved matches."""
     table = run.table
     if table is None:
-        said = "This run saved no eval/step_*.npz: an older version trained it, or it was not evaluated yet."
-        return Section("classes", "Classes", [text(said)])
+        message = "This run saved no eval/step_*.npz: an older version trained it, or it was not evaluated yet."
+        return Section("classes", "Classes", [text(message)])
     values = average_precision(table)[0]  # [K, T]
     labels = np.bincount(table.label, minlength=len(table.classes))
     wanted = table.wanted.sum(0)
@@ -119,11 +119,11 @@ def _health(run: Run) -> list[Markup]:
         look, damaged = None, [text(f"Left out: {error.line()}")]
     chooses = any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals))
     if not chooses and look is not None:
-        said = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
-        return [text(said), grid(_scores(run, look))]
+        message = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
+        return [text(message), grid(_scores(run, look))]
     if not chooses:
-        said = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
-        return [*damaged, text(said)]
+        message = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
+        return [*damaged, text(message)]
     marks = burn_in(run)
     labeled = Series("labelled images", *column(run.train, "labeled/boxes_per_image"))
     boxes = [Series("pseudo boxes, in training", *column(run.train, "pseudo/boxes_per_image")), labeled]

@@ -80,9 +80,9 @@ def trained_method(run: Run, cfg: Config, data: DataSets) -> tuple[Method, int]:
 def _differences(learnt: Sequence[str], classes: Sequence[str]) -> str:
     """Say how the classes that a run learnt differ from those that its data have now."""
     gone, new = [n for n in learnt if n not in classes], [n for n in classes if n not in learnt]
-    said = [f"has no {', '.join(gone[:MOST_NAMED])} any more, which the run learnt"] if gone else []
-    said += [f"now has {', '.join(new[:MOST_NAMED])}, which the run did not learn"] if new else []
-    return "; ".join(said) or "now has its classes in another order"
+    message = [f"has no {', '.join(gone[:MOST_NAMED])} any more, which the run learnt"] if gone else []
+    message += [f"now has {', '.join(new[:MOST_NAMED])}, which the run did not learn"] if new else []
+    return "; ".join(message) or "now has its classes in another order"
 
 
 # ---- unlabelled images ---------------------------------------------------------------------------------------------
@@ -120,17 +120,17 @@ def _pair(shown: Shown, names: tuple[str, ...], word: str) -> Markup:
     rejected = shown.rejected[:MOST_REJECTED]
     left = [*_boxes("truth", shown.truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
     lost = len(kept) - len(moved)
-    said = f"{len(kept)} {word}{_listed(kept, names)}, {len(shown.rejected)} rejected"
-    told = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
+    weak = f"{len(kept)} {word}{_listed(kept, names)}, {len(shown.rejected)} rejected"
+    strong = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
     return Markup(
         '<figure><figcaption>{}</figcaption><div class="pair"><div>{}<p>weak: {}</p></div>'
         "<div>{}<p>strong: {}</p></div></div></figure>"
     ).format(
         str(shown.id),
-        _shot(shown.weak, left, f"weak view of {shown.id}: {said}"),
-        said,
-        _shot(shown.strong, _boxes("kept", moved, names), f"strong view of {shown.id}: {told}"),
-        told,
+        _shot(shown.weak, left, f"weak view of {shown.id}: {weak}"),
+        weak,
+        _shot(shown.strong, _boxes("kept", moved, names), f"strong view of {shown.id}: {strong}"),
+        strong,
     )
 
 
@@ -150,8 +150,8 @@ def _listed(targets: Targets, names: tuple[str, ...]) -> str:
 def hardest(run: Run, cfg: Config, data: DataSets, method: Method) -> Section:
     """Show the val images with the most missed and wrong boxes."""
     if run.table is None or data.val is None:
-        said = "The run saved no eval/step_*.npz to find them by."
-        return Section("hardest", "Hardest val images", [text(said)])
+        message = "The run saved no eval/step_*.npz to find them by."
+        return Section("hardest", "Hardest val images", [text(message)])
     cost = difficulty(run.table)
     number = {image: i for i, image in enumerate(data.val.images.ids)}
     order = [i for i in np.argsort(-cost, kind="stable") if run.table.ids[i] in number][:SHOWN]
@@ -180,9 +180,9 @@ def _hard(view: View, val: Labeled, i: int, method: Method, cost: float) -> Mark
     truth = move_targets([val.targets(i)], view.matrix, view.sizes)[0]
     names = val.classes.names
     boxes = [*_boxes("truth", truth, names), *_boxes("kept", found, names)]
-    said = f"{len(truth)} true boxes, {len(found)} detected, {cost:.0f} missed or wrong"
+    caption = f"{len(truth)} true boxes, {len(found)} detected, {cost:.0f} missed or wrong"
     return Markup("<figure><figcaption>{}</figcaption>{}<p class='small'>{}</p></figure>").format(
-        str(view.ids[0]), _shot(pixels(view, 0), boxes, f"{view.ids[0]}: {said}"), said
+        str(view.ids[0]), _shot(pixels(view, 0), boxes, f"{view.ids[0]}: {caption}"), caption
     )
 
 

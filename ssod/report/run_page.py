@@ -11,12 +11,12 @@ from markupsafe import Markup
 
 from ssod.engine.checkpointing.resume_check import flat
 from ssod.experiments.cost import hours, seen
-from ssod.experiments.groups import boards_of
+from ssod.experiments.groups import groups_of
 from ssod.experiments.runs import Run, read_run
 from ssod.experiments.settings import rows_of
 from ssod.experiments.tables import interval
 from ssod.report import charts
-from ssod.report.baseline import find_twin, named_twin
+from ssod.report.baseline import find_baseline, named_baseline
 from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health
 from ssod.report.json_files import saved
@@ -26,23 +26,24 @@ from ssod.utils import atomic
 from ssod.utils.printing import percent
 
 
-def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str | None = None) -> Path:
+def report(run: Path | str, *, out: Path | str | None = None, baseline: Path | str | None = None) -> Path:
     """Write the page of a run.
 
     Args:
         run: its folder; one that is still being written will do.
         out: the file; by default ``report.html`` in the folder.
-        twin: folder of the supervised twin: a supervised run of the same detector with the same labelled images,
-            measured alike; by default looked for beside the run, or in its sweep.
+        baseline: folder of the supervised baseline: a supervised run of the same detector with the same labelled
+            images, measured alike; by default looked for beside the run, or in its sweep.
 
     Returns:
         The file.
 
     Raises:
-        SsodError: code 2 when ``twin`` is no twin of the run, 3 for what is no run folder, 6 when the disk refuses.
+        SsodError: code 2 when ``baseline`` is no baseline of the run, 3 for what is no run folder, 6 when the disk
+            refuses.
     """
     own = read_run(Path(run))
-    other = named_twin(own, Path(twin)) if twin else find_twin(own)
+    other = named_baseline(own, Path(baseline)) if baseline else find_baseline(own)
     target = Path(out) if out else own.path / "report.html"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,34 +54,36 @@ def report(run: Path | str, *, out: Path | str | None = None, twin: Path | str |
     return target
 
 
-def run_page(run: Run, twin: Run | None) -> str:
+def run_page(run: Run, baseline: Run | None) -> str:
     """Return the page."""
     labels = "" if run.percent is None else f", {run.percent:g} % of the labels"
     title = f"{run.method}, {run.detector}{labels}"
     subtitle = f"{run.path} · split {run.hash[:12]}, fold {run.fold}, seed {run.seed} · {run.state}"
-    told = [f"step {row['step']}: {row['text']}" for row in run.alarms]
+    messages = [f"step {row['step']}: {row['text']}" for row in run.alarms]
     sections = [
-        summary(run, twin),
-        Section("alarms", "Alarms", [alarms(told)] if told else [text("None was raised.")]),
-        curves(run, twin),
+        summary(run, baseline),
+        Section("alarms", "Alarms", [alarms(messages)] if messages else [text("None was raised.")]),
+        curves(run, baseline),
         classes(run),
         health(run),
         *pictures(run),
-        settings(run, twin),
+        settings(run, baseline),
         origin(run),
     ]
     return page(title, subtitle, sections)
 
 
-def summary(run: Run, twin: Run | None) -> Section:
-    """Return the gain over the twin first, then AP and what it cost."""
+def summary(run: Run, baseline: Run | None) -> Section:
+    """Return the gain over the baseline first, then AP and what it cost."""
     blocks: list[Markup] = []
     if run.last is None:
         return Section("summary", "Summary", [text("No evaluation yet.")])
-    if twin is not None:
-        blocks += _gain(run, twin)
+    if baseline is not None:
+        blocks += _gain(run, baseline)
     elif run.method != "supervised":
-        blocks.append(text("No supervised twin was found beside this run; name one with --twin to see the gain."))
+        blocks.append(
+            text("No supervised baseline was found beside this run; name one with --baseline to see the gain.")
+        )
     labeled, unlabeled = seen(run, run.last["step"])
     rows = [
         ["AP, last step", percent(metric(run.last))],
@@ -95,23 +98,23 @@ def summary(run: Run, twin: Run | None) -> Section:
     return Section("summary", "Summary", blocks)
 
 
-def _gain(run: Run, twin: Run) -> list[Markup]:
+def _gain(run: Run, baseline: Run) -> list[Markup]:
     """Return the gain, with its interval where both runs are finished and saved what it needs."""
-    named = f"Twin: {os.path.relpath(twin.path)}"
-    own, theirs = metric(run.last), metric(twin.last)
+    named = f"Baseline: {os.path.relpath(baseline.path)}"
+    own, theirs = metric(run.last), metric(baseline.last)
     if own is None or theirs is None:
-        return [text(f"No gain: {'this run' if own is None else 'the twin'} has no AP yet. {named}")]
-    why = _no_interval(run, "this run") or _no_interval(twin, "the twin")
+        return [text(f"No gain: {'this run' if own is None else 'the baseline'} has no AP yet. {named}")]
+    why = _no_interval(run, "this run") or _no_interval(baseline, "the baseline")
     if why:
         return [
-            text(f"{100 * (own - theirs):+.1f} AP over the supervised twin", "big"),
+            text(f"{100 * (own - theirs):+.1f} AP over the supervised baseline", "big"),
             text(f"no interval: {why}. {named}", "sub"),
         ]
-    boards, _ = boards_of(rows_of([run, twin]))
-    (gain,) = [gain for board in boards for gain in board.gains.values()]
+    groups, _ = groups_of(rows_of([run, baseline]))
+    (gain,) = [gain for group in groups for gain in group.gains.values()]
     figure = charts.intervals([gain_row(run.method, gain)], "Gain, 95 % interval over val images", "AP points")
     return [
-        text(f"{interval(gain)} AP over the supervised twin", "big"),
+        text(f"{interval(gain)} AP over the supervised baseline", "big"),
         text(f"95 % interval over val images. {gain.scope.capitalize()}. {named}", "sub"),
         grid([figure], wide=True),
     ]
@@ -141,8 +144,8 @@ def _seen(count: int, size: int | None) -> str:
     return f"{count}; split.json does not say of how many" if size is None else f"{count}, of a set of {size}"
 
 
-def settings(run: Run, twin: Run | None) -> Section:
-    """Return what the config sets over its base, and where it differs from the twin's."""
+def settings(run: Run, baseline: Run | None) -> Section:
+    """Return what the config sets over its base, and where it differs from the baseline's."""
     own = flat(run.config)
     origins, blocks = saved(run.path / "origins.json")
     if "keys" in origins:
@@ -154,11 +157,11 @@ def settings(run: Run, twin: Run | None) -> Section:
         ]
         title = f"set over the base {base}" if base else "set in the config; it has no base"
         blocks.append(sheet(title, ["key", "value", "set by"], rows, texts=3))
-    if twin is not None:
-        theirs = flat(twin.config)
+    if baseline is not None:
+        theirs = flat(baseline.config)
         keys = [key for key in sorted(own.keys() | theirs.keys()) if own.get(key) != theirs.get(key)]
         rows = [[key, _value(own.get(key)), _value(theirs.get(key))] for key in keys]
-        blocks.append(sheet("differences to the supervised twin", ["key", "this run", "twin"], rows, texts=3))
+        blocks.append(sheet("differences to the supervised baseline", ["key", "this run", "baseline"], rows, texts=3))
     everything = [[key, _value(value)] for key, value in own.items()]
     whole = sheet("resolved config", ["key", "value"], everything, texts=2)
     blocks.append(Markup("<details><summary>All settings</summary>{}</details>").format(whole))

@@ -28,7 +28,7 @@ class Coder(Protocol):
 
 
 class DeltaCoder:
-    """Centre shift over prior size, log of size ratio (R-CNN, RetinaNet). Equals torchvision's ``BoxCoder``.
+    """Center shift over prior size, log of size ratio (R-CNN, RetinaNet). Equals torchvision's ``BoxCoder``.
 
     As in torchvision and detectron2, dw and dh are held from above alone. mmdetection, and with it the released
     Mean-Teacher and Consistent-Teacher, holds them from below as well: a side of a box there is no less than 1/62.5 of
@@ -52,9 +52,9 @@ class DeltaCoder:
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         """See ``Coder.decode``."""
         size = priors[..., 2:] - priors[..., :2]
-        centre = (priors[..., :2] + priors[..., 2:]) / 2 + deltas[..., :2] / self.shift * size
+        center = (priors[..., :2] + priors[..., 2:]) / 2 + deltas[..., :2] / self.shift * size
         half = (deltas[..., 2:] / self.size).clamp(max=self.clip).exp() * size / 2
-        return torch.cat([centre - half, centre + half], -1)
+        return torch.cat([center - half, center + half], -1)
 
     def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
         """See ``Coder.mirror``: dx changes its sign."""
@@ -62,7 +62,7 @@ class DeltaCoder:
 
 
 class LtrbCoder:
-    """Distances from the prior's centre to the four sides, in strides (FCOS).
+    """Distances from the prior's center to the four sides, in strides (FCOS).
 
     Equals torchvision's ``BoxLinearCoder(normalize_by_size=True)`` where a prior is a square whose side is its stride.
 
@@ -74,22 +74,22 @@ class LtrbCoder:
         self.strides = strides
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
-        """See ``Coder.encode``; a side that the centre lies beyond comes out negative."""
-        centre, unit = self._centre_and_unit(priors)
-        return torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], -1) / unit
+        """See ``Coder.encode``; a side that the center lies beyond comes out negative."""
+        center, unit = self._center_and_unit(priors)
+        return torch.cat([center - boxes[..., :2], boxes[..., 2:] - center], -1) / unit
 
     def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
         """See ``Coder.decode``."""
-        centre, unit = self._centre_and_unit(priors)
+        center, unit = self._center_and_unit(priors)
         deltas = deltas * unit
-        return torch.cat([centre - deltas[..., :2], centre + deltas[..., 2:]], -1)
+        return torch.cat([center - deltas[..., :2], center + deltas[..., 2:]], -1)
 
     def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
         """See ``Coder.mirror``: left and right change places."""
         left, top, right, bottom = deltas.unbind(-1)
         return torch.stack([right, top, left, bottom], -1)
 
-    def _centre_and_unit(self, priors: Tensor) -> tuple[Tensor, Tensor]:
+    def _center_and_unit(self, priors: Tensor) -> tuple[Tensor, Tensor]:
         size = (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
         return (priors[..., :2] + priors[..., 2:]) / 2, size / self.strides
 

@@ -35,7 +35,7 @@ class Predictions:
         levels: rows per pyramid level of one image, for heads with a fixed number of rows per image.
         strides: pixels per cell of each level, parallel to ``levels``.
         grids: cells (height, width) of each level, parallel to ``levels``.
-        spread: [R, 4] logit of the uncertainty of each side, for heads that predict one.
+        box_std: [R, 4] logit of the deviation of each side, for heads that predict one.
     """
 
     logits: Tensor
@@ -49,7 +49,7 @@ class Predictions:
     levels: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
-    spread: Tensor | None = None
+    box_std: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.priors)
@@ -84,7 +84,7 @@ class Predictions:
 
     def __getitem__(self, keep: Tensor) -> Predictions:
         """Select rows; the fixed row count per level is lost."""
-        rows = ("logits", "deltas", "priors", "image", "quality", "spread")
+        rows = ("logits", "deltas", "priors", "image", "quality", "box_std")
         picked = {n: getattr(self, n)[keep] for n in rows if getattr(self, n) is not None}
         return replace(self, **picked, levels=(), strides=(), grids=())
 
@@ -164,7 +164,7 @@ class Assignment:
 Rank = Callable[[Predictions], Tensor]
 
 
-# {stage: (what was said, what should have been said)}; stages are "dense", or "rpn" and "roi".
+# {stage: (what was predicted, what should have been)}; stages are "dense", or "rpn" and "roi".
 Assigned = dict[str, tuple[Predictions, Assignment]]
 
 # (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg].
@@ -173,4 +173,4 @@ RowLoss = Callable[[Predictions, Assignment], Tensor]
 Formula = Callable[..., Tensor]
 
 # What a head has, by which row losses fit it or do not.
-Kind = Literal["sigmoid", "softmax", "box", "spread", "aligned", "quality"]
+Kind = Literal["sigmoid", "softmax", "box", "box_std", "aligned", "quality"]

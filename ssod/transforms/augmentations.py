@@ -3,7 +3,8 @@
 An item of a list is a name (``flip``), ``{name: {parameter: value}}``, ``{one_of: [a, b, [c, d]]}``,
 ``{shuffle: [a, b]}``, ``{maybe: {p: 0.2, ops: [a]}}``, or the name of a preset, which stands for a list of items.
 
-A new operation is a section with a ``draw`` in ``geometry``, ``photometric`` or ``erasing``, and one line in ``OPS``.
+A new operation is a section with a ``draw`` in ``geometry``, ``photometric`` or ``erasing``, and one line in
+``AUGMENTATIONS``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
 from ssod.transforms import erasing, geometry, photometric
-from ssod.transforms.geometry import Act, Op, Size, chain
+from ssod.transforms.geometry import Augmentation, Size, Transform, chain
 from ssod.transforms.presets import PRESETS
 from ssod.utils.schema import Section
 
 
-def parse_list(value: object) -> tuple[Op, ...]:
+def parse_list(value: object) -> tuple[Augmentation, ...]:
     """Read a list of operations, presets unfolded.
 
     Raises:
@@ -29,38 +30,38 @@ def parse_list(value: object) -> tuple[Op, ...]:
     """
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a list of operations, got {type(value).__name__}; write [resize, flip]")
-    ops: list[Op] = []
+    augmentations: list[Augmentation] = []
     for item in value:
         if isinstance(item, str) and item in PRESETS:
-            ops.extend(parse_list(PRESETS[item]))
+            augmentations.extend(parse_list(PRESETS[item]))
         else:
-            ops.append(_parse(item))
-    return tuple(ops)
+            augmentations.append(_parse(item))
+    return tuple(augmentations)
 
 
-def dump_list(ops: Sequence[Op]) -> list[Any]:
-    """Return the plain form of ``ops``; ``parse_list`` reads it back."""
-    return [_dump(op) for op in ops]
+def dump_list(augmentations: Sequence[Augmentation]) -> list[Any]:
+    """Return the plain form of ``augmentations``; ``parse_list`` reads it back."""
+    return [_dump(augmentation) for augmentation in augmentations]
 
 
-Ops = Annotated[
+Augmentations = Annotated[
     tuple[Any, ...],
     PlainValidator(parse_list, json_schema_input_type=list[str | dict[str, Any]]),
     PlainSerializer(dump_list, return_type=list[Any]),
 ]
 
 
-def _group(value: object) -> tuple[Op, ...]:
+def _group(value: object) -> tuple[Augmentation, ...]:
     return parse_list(value if isinstance(value, list | tuple) else [value])
 
 
-def _groups(value: object) -> tuple[tuple[Op, ...], ...]:
+def _groups(value: object) -> tuple[tuple[Augmentation, ...], ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError("expected a list of operations or of lists of them")
     return tuple(_group(item) for item in value)
 
 
-def _dump_groups(groups: Sequence[Sequence[Op]]) -> list[Any]:
+def _dump_groups(groups: Sequence[Sequence[Augmentation]]) -> list[Any]:
     lists = [dump_list(group) for group in groups]
     return [items[0] if len(items) == 1 else items for items in lists]
 
@@ -78,8 +79,8 @@ class OneOf(Section):
     groups: Groups
     "Operations or lists of operations."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         return chain(self.groups[int(rng.integers(len(self.groups)))], rng, size)
 
 
@@ -89,25 +90,27 @@ class Shuffle(Section):
     groups: Groups
     "Operations or lists of operations."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
-        return chain([op for i in rng.permutation(len(self.groups)) for op in self.groups[i]], rng, size)
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
+        return chain(
+            [augmentation for i in rng.permutation(len(self.groups)) for augmentation in self.groups[i]], rng, size
+        )
 
 
 class Maybe(Section):
     """All the operations, or none."""
 
-    ops: Ops
+    ops: Augmentations
     "A list of operations."
     p: float = Field(0.5, ge=0, le=1)
     "Probability."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         return chain(self.ops if rng.random() < self.p else (), rng, size)
 
 
-OPS: dict[str, type[Section]] = {
+AUGMENTATIONS: dict[str, type[Section]] = {
     "resize": geometry.Resize,
     "stretch": geometry.Stretch,
     "flip": geometry.Flip,
@@ -137,10 +140,10 @@ OPS: dict[str, type[Section]] = {
     "shuffle": Shuffle,
     "maybe": Maybe,
 }
-_NAMES = {kind: name for name, kind in OPS.items()}
+_NAMES = {kind: name for name, kind in AUGMENTATIONS.items()}
 
 
-def _parse(item: object) -> Op:
+def _parse(item: object) -> Augmentation:
     if isinstance(item, tuple(_NAMES)):
         return item
     if isinstance(item, str):
@@ -151,9 +154,9 @@ def _parse(item: object) -> Op:
         raise ValueError(f"{item!r} is no operation; write a name, or {{name: {{parameter: value}}}}")
     if name in PRESETS:
         raise ValueError(f"'{name}' is a preset and takes no parameters; write its operations out to change them")
-    if name not in OPS:
-        raise ValueError(f"unknown operation '{name}'; {nearest(str(name), [*OPS, *PRESETS])}")
-    kind = OPS[name]
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"unknown operation '{name}'; {nearest(str(name), [*AUGMENTATIONS, *PRESETS])}")
+    kind = AUGMENTATIONS[name]
     if kind in (OneOf, Shuffle):
         params = {"groups": params}
     elif not isinstance(params, Mapping | None):
@@ -179,9 +182,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
 
 
-def _dump(op: Op) -> Any:
-    name = _NAMES[type(op)]
-    params = op.model_dump(mode="json", exclude_unset=True)
-    if isinstance(op, OneOf | Shuffle):
+def _dump(augmentation: Augmentation) -> Any:
+    name = _NAMES[type(augmentation)]
+    params = augmentation.model_dump(mode="json", exclude_unset=True)
+    if isinstance(augmentation, OneOf | Shuffle):
         return {name: params["groups"]}
     return {name: params} if params else name

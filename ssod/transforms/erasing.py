@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
-from ssod.transforms.geometry import FILL, Act, IntSpan, Size, Span, nothing, pixels
+from ssod.transforms.geometry import FILL, IntSpan, Size, Span, Transform, nothing, pixels
 from ssod.utils.schema import Section
 
 Rect = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def painted(size: Size, rects: list[Rect], fill: int) -> Act:
-    """Return the act that fills rectangles with one grey level."""
+def painted(size: Size, rects: list[Rect], fill: int) -> Transform:
+    """Return the transform that fills rectangles with one grey level."""
 
     def apply(image: Image.Image) -> Image.Image:
         image = image.copy()
@@ -51,8 +51,8 @@ class Cutout(Section):
             raise ValueError(f"shares lie in [0, 1], got {list(share)}")
         return share
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         rects: list[Rect] = []
         for _ in range(int(rng.integers(self.patches[0], self.patches[1] + 1))):
             share = rng.uniform(*self.share)
@@ -77,8 +77,8 @@ class CutoutSquares(Section):
             raise ValueError(f"sides lie in [0, 1], got {list(sides)}")
         return sides
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         rects: list[Rect] = []
         for _ in range(int(rng.integers(self.squares[0], self.squares[1] + 1))):
             side = int(self.sides[int(rng.integers(len(self.sides)))] * min(size))
@@ -96,8 +96,8 @@ class Holes(Section):
     fill: int = Field(0, ge=0, le=255)
     "Grey level."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         side = min(self.side, *size)
         rects = [rect for _ in range(self.count) for rect in place(rng, size, side, side)]
         return painted(size, rects, self.fill)
@@ -124,8 +124,8 @@ class Erase(Section):
             raise ValueError(f"must be above 0, got {list(value)}")
         return value
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
         for _ in range(10):
@@ -138,8 +138,8 @@ class Erase(Section):
         return nothing(size)
 
 
-def noisy(size: Size, rect: Rect, seed: int) -> Act:
-    """Return the act that fills a rectangle with uniform noise made from ``seed``."""
+def noisy(size: Size, rect: Rect, seed: int) -> Transform:
+    """Return the transform that fills a rectangle with uniform noise made from ``seed``."""
 
     def apply(image: Image.Image) -> Image.Image:
         shape = rect[3] - rect[1], rect[2] - rect[0], 3

@@ -1,7 +1,7 @@
 """Operations that move pixels: what is drawn at random apart from what is then done.
 
-An operation is a frozen config section with ``draw(rng, size) -> Act``. An ``Act`` is deterministic: it turns one
-picture into another and states the 3x3 matrix that takes old pixels to new ones.
+An ``Augmentation`` is a frozen config section with ``draw(rng, size) -> Transform``. A ``Transform`` is deterministic:
+it turns one picture into another and states the 3x3 matrix that takes old pixels to new ones.
 
 Coordinates are those of boxes: pixel ``(i, j)`` covers ``[i, i + 1] x [j, j + 1]``, so a flip is ``x' = W - x``. Pillow
 samples in the same frame, hence pixels and boxes agree to the last fraction. The matrices are those that Soft Teacher
@@ -27,7 +27,7 @@ FILL = 125
 
 
 @dataclass(frozen=True)
-class Act:
+class Transform:
     """What a draw decided.
 
     Attributes:
@@ -41,10 +41,10 @@ class Act:
     apply: Callable[[Image.Image], Image.Image]
 
 
-class Op(Protocol):
+class Augmentation(Protocol):
     """Something a view is made with."""
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """Decide what to do with a picture of ``size`` (width, height)."""
         ...
 
@@ -64,62 +64,62 @@ Span = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_or
 IntSpan = Annotated[tuple[int, int], BeforeValidator(_pair), AfterValidator(_ordered)]
 
 
-def pixels(size: Size, apply: Callable[[Image.Image], Image.Image]) -> Act:
-    """Return an act that changes colours and moves nothing."""
-    return Act(size, np.eye(3), apply)
+def pixels(size: Size, apply: Callable[[Image.Image], Image.Image]) -> Transform:
+    """Return a transform that changes colours and moves nothing."""
+    return Transform(size, np.eye(3), apply)
 
 
-def nothing(size: Size) -> Act:
-    """Return the act that leaves the picture as it is."""
+def nothing(size: Size) -> Transform:
+    """Return the transform that leaves the picture as it is."""
     return pixels(size, lambda image: image)
 
 
-def chain(ops: Sequence[Op], rng: np.random.Generator, size: Size) -> Act:
-    """Draw ``ops`` one after another and return the act that does all of them in order."""
-    acts, matrix = [], np.eye(3)
-    for op in ops:
-        act = op.draw(rng, size)
-        acts.append(act)
-        matrix, size = act.matrix @ matrix, act.size
+def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size: Size) -> Transform:
+    """Draw ``augmentations`` one after another and return the transform that does all of them in order."""
+    transforms, matrix = [], np.eye(3)
+    for augmentation in augmentations:
+        transform = augmentation.draw(rng, size)
+        transforms.append(transform)
+        matrix, size = transform.matrix @ matrix, transform.size
 
     def apply(image: Image.Image) -> Image.Image:
-        for act in acts:
-            image = act.apply(image)
+        for transform in transforms:
+            image = transform.apply(image)
         return image
 
-    return Act(size, matrix, apply)
+    return Transform(size, matrix, apply)
 
 
-# ---- deterministic acts ------------------------------------------------------------------------------------------
+# ---- deterministic transforms ----------------------------------------------------------------------------------------
 
 
-def resized(size: Size, to: Size) -> Act:
+def resized(size: Size, to: Size) -> Transform:
     """Scale a picture of ``size`` to ``to``, bilinear with antialiasing."""
     matrix = np.diag([to[0] / size[0], to[1] / size[1], 1.0])
     if to == size:
         return nothing(size)
-    return Act(to, matrix, lambda image: image.resize(to, Image.Resampling.BILINEAR))
+    return Transform(to, matrix, lambda image: image.resize(to, Image.Resampling.BILINEAR))
 
 
-def mirrored(size: Size) -> Act:
+def mirrored(size: Size) -> Transform:
     """Swap left and right."""
     matrix = np.array([[-1.0, 0, size[0]], [0, 1, 0], [0, 0, 1]])
-    return Act(size, matrix, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    return Transform(size, matrix, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
-def upended(size: Size) -> Act:
+def upended(size: Size) -> Transform:
     """Swap top and bottom."""
     matrix = np.array([[1.0, 0, 0], [0, -1, size[1]], [0, 0, 1]])
-    return Act(size, matrix, lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+    return Transform(size, matrix, lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
 
 
-def cropped(left: int, top: int, to: Size) -> Act:
+def cropped(left: int, top: int, to: Size) -> Transform:
     """Cut out ``to`` pixels from (left, top) on."""
     matrix = np.array([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
-    return Act(to, matrix, lambda image: image.crop((left, top, left + to[0], top + to[1])))
+    return Transform(to, matrix, lambda image: image.crop((left, top, left + to[0], top + to[1])))
 
 
-def warped(size: Size, matrix: np.ndarray, fill: int = FILL) -> Act:
+def warped(size: Size, matrix: np.ndarray, fill: int = FILL) -> Transform:
     """Apply an affine matrix on a canvas that keeps its size, bilinear."""
     inverse = np.linalg.inv(matrix)[:2].ravel().tolist()
 
@@ -127,7 +127,7 @@ def warped(size: Size, matrix: np.ndarray, fill: int = FILL) -> Act:
         how = Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
         return image.transform(size, *how, fillcolor=(fill,) * 3)
 
-    return Act(size, matrix, apply)
+    return Transform(size, matrix, apply)
 
 
 def shift_matrix(dx: float, dy: float) -> np.ndarray:
@@ -172,8 +172,8 @@ class Resize(Section):
             raise ValueError("lengths and ratios must be positive")
         return self
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``. The new sides are rounded half up and at least 1."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``. The new sides are rounded half up and at least 1."""
         scales = [] if self.long is None else [self.long / max(size)]
         if self.short is not None:
             low, high = self.short
@@ -190,8 +190,8 @@ class Stretch(Section):
     width: int = Field(gt=0)
     "Pixels."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return resized(size, (self.width, self.height))
 
 
@@ -201,8 +201,8 @@ class Flip(Section):
     p: float = Field(0.5, ge=0, le=1)
     "Probability."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return mirrored(size) if rng.random() < self.p else nothing(size)
 
 
@@ -212,8 +212,8 @@ class FlipVertical(Section):
     p: float = Field(0.5, ge=0, le=1)
     "Probability."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return upended(size) if rng.random() < self.p else nothing(size)
 
 
@@ -235,8 +235,8 @@ class Crop(Section):
             raise ValueError("'share' must lie in (0, 1]")
         return self
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         limit = (self.width or size[0], self.height or size[1])
         width, height = (min(n, most, max(1, int(n * rng.uniform(*self.share) + 0.5))) for n, most in zip(size, limit))
         left, top = int(rng.integers(size[0] - width + 1)), int(rng.integers(size[1] - height + 1))
@@ -249,8 +249,8 @@ class TranslateX(Section):
     share: float = Field(0.1, ge=0, le=1)
     "Largest move, as a share of the width; drawn uniformly from minus to plus this."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return warped(size, shift_matrix(rng.uniform(-self.share, self.share) * size[0], 0))
 
 
@@ -260,19 +260,19 @@ class TranslateY(Section):
     share: float = Field(0.1, ge=0, le=1)
     "Largest move, as a share of the height; drawn uniformly from minus to plus this."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return warped(size, shift_matrix(0, rng.uniform(-self.share, self.share) * size[1]))
 
 
 class Rotate(Section):
-    """Turn about the centre; boxes grow to the hull of their turned corners."""
+    """Turn about the center; boxes grow to the hull of their turned corners."""
 
     degrees: float = Field(30.0, ge=0, le=180)
     "Largest angle; drawn uniformly from minus to plus this."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return warped(size, rotation_matrix(size, rng.uniform(-self.degrees, self.degrees)))
 
 
@@ -282,8 +282,8 @@ class ShearX(Section):
     degrees: float = Field(30.0, ge=0, lt=90)
     "Largest angle; the factor is its tanh in radians."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return warped(size, shear_matrix(rng.uniform(-self.degrees, self.degrees), 0))
 
 
@@ -293,6 +293,6 @@ class ShearY(Section):
     degrees: float = Field(30.0, ge=0, lt=90)
     "Largest angle; the factor is its tanh in radians."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``Augmentation.draw``."""
         return warped(size, shear_matrix(0, rng.uniform(-self.degrees, self.degrees)))

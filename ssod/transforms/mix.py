@@ -3,8 +3,8 @@
 Partners. Unlabelled image ``i`` of n meets labelled image ``i * m // n`` of m: the same pair whatever the number of
 ranks, and with as many labelled images as unlabelled ones each labelled image once, as in the released code, which has
 one of each on a GPU. Who is in a batch is drawn for both kinds apart; there it is not (``methods/instant_teaching``).
-The second and third partner of a mosaic of 4 are the next two of the labelled images that one process has in one
-micro-batch, and after the last of these the first: they do depend on the number of ranks and of micro-batches.
+The second and third partner of a mosaic of 4 are the next two labelled images of the process's micro-batch, and after
+its last one the first: they depend on the number of ranks times that of micro-batches, not on either alone.
 
 Pixels. The released code mixes normalised, padded tensors, in which padding is 0. Here pixels in 0..1 are mixed and
 padding has the normalisation's mean colour, which normalises to 0: normalising is affine, so both give the same
@@ -45,7 +45,7 @@ class MixConfig(Section):
     "The share of the unlabelled image in a mixup is drawn from Beta(alpha, alpha); 1 = uniform."
     tiles: Literal[2, 4] = 2
     """Images of a mosaic: 2 halves as released, or 4 tiles around a point, three of them labelled. Which two join the
-    first labelled one of 4 depends on the number of processes and on `train.accumulate`; 2 do not."""
+    first labelled one of 4 depends on the number of processes times `train.accumulate`; 2 do not."""
 
     @model_validator(mode="after")
     def _is_a_distribution(self) -> Self:
@@ -68,7 +68,7 @@ class Recipe:
         share: [N] share of the unlabelled image in a mixup.
         across: [N] bool, a mosaic of 2 is cut into left and right, else into top and bottom.
         cut: [N] int64, the first column (or row) of the labelled half.
-        centre: [N, 2] int64, x and y of the point where 4 tiles meet.
+        center: [N, 2] int64, x and y of the point where 4 tiles meet.
         turn: [N] int64 in 0..3, the tile of the unlabelled image: top left, top right, bottom left, bottom right.
     """
 
@@ -77,7 +77,7 @@ class Recipe:
     share: Tensor
     across: Tensor
     cut: Tensor
-    centre: Tensor
+    center: Tensor
     turn: Tensor
 
 
@@ -140,14 +140,14 @@ class Mixer(nn.Module):
         size = torch.maximum(view.sizes, partner_sizes)
         side = torch.where(across, size[:, 1], size[:, 0])
         quarter = (side + DIVISOR - 1) // DIVISOR * DIVISOR // 4
-        centre = _integer(torch.stack([x, y], 1), size.flip(1) + 1)
+        center = _integer(torch.stack([x, y], 1), size.flip(1) + 1)
         return Recipe(
             mixup=what < self.mixup,
             mosaic=(what >= self.mixup) & (what < self.mixup + self.mosaic),
             share=self.beta(share),
             across=across,
             cut=quarter + _integer(cut, 2 * quarter),
-            centre=centre,
+            center=center,
             turn=_integer(turn, torch.full_like(quarter, 4)),
         )
 
@@ -213,11 +213,11 @@ def halves(recipe: Recipe) -> list[Part]:
 def tiles(recipe: Recipe, size: Tensor, own: Tensor, labeled: Tensor, partners: list[list[int]]) -> list[Part]:
     """Return the parts of four images that meet at a point, each with a corner in it and cropped by the picture.
 
-    This is the common mosaic: a canvas of twice the size with its centre drawn from the middle half of each side, of
+    This is the common mosaic: a canvas of twice the size with its center drawn from the middle half of each side, of
     which the middle is kept (its random affine map is left to the views). What no tile covers has the mean colour.
     Mixup and images that stay alone have the parts of ``halves``, with the first partner.
     """
-    mosaic, x, y = recipe.mosaic, recipe.centre[:, 0], recipe.centre[:, 1]
+    mosaic, x, y = recipe.mosaic, recipe.center[:, 0], recipe.center[:, 1]
     plain = halves(replace(recipe, mosaic=torch.zeros_like(mosaic)))
     parts = []
     for k, theirs in enumerate([own] + [_pick(labeled, index) for index in partners]):

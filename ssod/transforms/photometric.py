@@ -1,7 +1,7 @@
 """Operations that change colours and move nothing. Pillow pictures in and out, RGB.
 
-Each is a frozen config section with ``draw(rng, size) -> Act`` (see ``ssod.transforms.geometry``): all chance is in
-``draw``.
+Each is a frozen config section with ``draw(rng, size) -> Transform`` (see ``ssod.transforms.geometry``): all chance is
+in ``draw``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from pydantic import Field, field_validator
 from torchvision.transforms.v2 import functional as F
 
-from ssod.transforms.geometry import Act, IntSpan, Size, Span, nothing, pixels
+from ssod.transforms.geometry import IntSpan, Size, Span, Transform, nothing, pixels
 from ssod.utils.schema import Section
 
 Paint = Callable[[Image.Image], Image.Image]
@@ -78,8 +78,8 @@ class ColorOp(Section):
             raise ValueError(f"levels run from 1 to 9, got {list(level)}")
         return level
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         op = COLOR_OPS[self.ops[int(rng.integers(len(self.ops)))]]
         level = int(rng.integers(self.level[0], self.level[1] + 1))
         return pixels(size, lambda image: op(image, level))
@@ -99,8 +99,8 @@ class ColorJitter(Section):
     p: float = Field(0.8, ge=0, le=1)
     "Probability that anything happens."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
 
@@ -129,8 +129,8 @@ class Grayscale(Section):
     p: float = Field(0.2, ge=0, le=1)
     "Probability."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         return (
             pixels(size, partial(F.rgb_to_grayscale, num_output_channels=3)) if rng.random() < self.p else nothing(size)
         )
@@ -144,8 +144,8 @@ class Blur(Section):
     p: float = Field(0.5, ge=0, le=1)
     "Probability."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
         filter = ImageFilter.GaussianBlur(rng.uniform(*self.sigma))
@@ -158,8 +158,8 @@ class Smooth(Section):
     kind: Literal["mean", "median"] = "mean"
     "Which of the two."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         filter = ImageFilter.BoxBlur(1) if self.kind == "mean" else ImageFilter.MedianFilter(3)
         return pixels(size, lambda image: image.filter(filter))
 
@@ -172,8 +172,8 @@ class BrightnessContrast(Section):
     contrast: Span = (0.1, 0.3)
     "Gain above 1."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         gain, shift = 1 + rng.uniform(*self.contrast), 255 * rng.uniform(*self.brightness)
         table = _table(np.arange(256) * gain + shift)
         return pixels(size, lambda image: image.point(table * 3))
@@ -185,8 +185,8 @@ class RgbShift(Section):
     limit: float = Field(10.0, ge=0)
     "Largest amount, in grey levels."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         tables = [_table(np.arange(256) + rng.uniform(-self.limit, self.limit)) for _ in range(3)]
         return pixels(size, lambda image: image.point([level for table in tables for level in table]))
 
@@ -201,8 +201,8 @@ class HsvShift(Section):
     value: float = Field(20.0, ge=0)
     "Largest amount, of 255."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         turn = round(rng.uniform(-self.hue, self.hue) * 256 / 360)
         hue = [(level + turn) % 256 for level in range(256)]
         rest = [_table(np.arange(256) + rng.uniform(-most, most)) for most in (self.saturation, self.value)]
@@ -213,8 +213,8 @@ class HsvShift(Section):
 class ChannelShuffle(Section):
     """Put the channels into a random order."""
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         order = rng.permutation(3)
 
         def apply(image: Image.Image) -> Image.Image:
@@ -230,8 +230,8 @@ class Jpeg(Section):
     quality: IntSpan = (85, 95)
     "JPEG quality, an integer from [lowest, highest]."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         quality = int(rng.integers(self.quality[0], self.quality[1] + 1))
 
         def apply(image: Image.Image) -> Image.Image:
@@ -248,8 +248,8 @@ class Noise(Section):
     std: Span = (0.0, 12.75)
     "Standard deviation in grey levels."
 
-    def draw(self, rng: np.random.Generator, size: Size) -> Act:
-        """See ``geometry.Op.draw``."""
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """See ``geometry.Augmentation.draw``."""
         std, seed = rng.uniform(*self.std), int(rng.integers(1 << 63))
 
         def apply(image: Image.Image) -> Image.Image:

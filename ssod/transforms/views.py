@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from ssod.structures import Targets, move_targets
-from ssod.transforms.augmentations import Ops, dump_list, nearest
+from ssod.transforms.augmentations import Augmentations, dump_list, nearest
 from ssod.transforms.geometry import chain
 from ssod.utils import seeding
 from ssod.utils.schema import Section
@@ -30,7 +30,7 @@ MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as P
 class Pipeline(Section):
     """Operations in order; a plain list is short for ``{ops: list}``."""
 
-    ops: Ops = Field((), validate_default=True)
+    ops: Augmentations = Field((), validate_default=True)
     "Names, {name: {parameter: value}}, one_of, shuffle, presets."
     start: str | None = None
     "Name of another view of the same image to continue from; None = the image as it is in the file."
@@ -42,7 +42,7 @@ class Pipeline(Section):
     def _from_list(cls, value: Any) -> Any:
         if isinstance(value, Mapping | Pipeline):
             return value
-        return {"ops": value}  # what is no list is told so there
+        return {"ops": value}  # what is no list is refused there
 
     @model_serializer
     def _to_plain(self) -> Any:
@@ -139,14 +139,14 @@ def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bo
         ends: dict[str, tuple[tuple[int, int], np.ndarray]] = {}
         for name in order(pipelines):
             start, matrix = (size, np.eye(3)) if (p := pipelines[name]).start is None else ends[p.start]
-            act = chain(p.ops, seeding.generator(draw, name), start)
-            ends[name] = act.size, act.matrix @ matrix
+            transform = chain(p.ops, seeding.generator(draw, name), start)
+            ends[name] = transform.size, transform.matrix @ matrix
         if ends[first][0] != ends[second][0] or not np.array_equal(ends[first][1], ends[second][1]):
             return True
     return False
 
 
-def look(
+def make_views(
     image: Image.Image, targets: Targets | None, pipelines: Mapping[str, Pipeline], *draw: int | str
 ) -> dict[str, Sample]:
     """Make the views of one image.
@@ -165,8 +165,8 @@ def look(
     for name in order(pipelines):
         pipeline = pipelines[name]
         picture, matrix = (image, np.eye(3)) if pipeline.start is None else made[pipeline.start]
-        act = chain(pipeline.ops, seeding.generator(*draw, name), picture.size)
-        made[name] = act.apply(picture), act.matrix @ matrix
+        transform = chain(pipeline.ops, seeding.generator(*draw, name), picture.size)
+        made[name] = transform.apply(picture), transform.matrix @ matrix
     return {
         name: Sample(*made[name], seeding.key(*draw, name), _carried(targets, *made[name]))
         for name, pipeline in pipelines.items()

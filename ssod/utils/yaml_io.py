@@ -1,4 +1,4 @@
-"""Reading YAML that a stranger may have written: plain values only, every mistake told with its line; and writing it.
+"""Reading YAML that a stranger may have written: plain values, every mistake reported with its line; and writing it.
 
 Words and numbers are those of YAML 1.2: ``no``, ``on``, ``010`` and ``2024-01-01`` are what they look like and not
 False, True, 8 and a date, and ``1e-3`` is a number.

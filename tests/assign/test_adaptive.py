@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
 from ssod.assign.build import pick_assigner
 from ssod.assign.quality import with_centerness
 from ssod.losses.sigmoid import focal_elements
 from ssod.structures import Predictions, Targets
 from ssod.structures.boxes import IdentityCoder
+from tests.parts import together
 from tests.paths import golden_path
 
 GOLDEN = np.load(golden_path("consistent_teacher_assigner.npz"), allow_pickle=False)
@@ -68,10 +69,10 @@ def head(
     g, rows, levels = torch.Generator().manual_seed(seed), [], []
     for s in (8, 16):
         y, x = torch.meshgrid(*[torch.arange(0, side, s)] * 2, indexing="ij")
-        centre = torch.stack([x, y], -1).view(-1, 1, 2).expand(-1, per_cell, -1).reshape(-1, 2).float()
-        half = torch.linspace(3, 4, per_cell).repeat(len(centre) // per_cell)[:, None] * s
-        rows.append(torch.cat([centre - half, centre + half], 1))
-        levels.append(len(centre))
+        center = torch.stack([x, y], -1).view(-1, 1, 2).expand(-1, per_cell, -1).reshape(-1, 2).float()
+        half = torch.linspace(3, 4, per_cell).repeat(len(center) // per_cell)[:, None] * s
+        rows.append(torch.cat([center - half, center + half], 1))
+        levels.append(len(center))
     priors = torch.cat(rows).repeat(n, 1)
     deltas = priors + 6 * torch.randn(priors.shape, generator=g)
     logits = torch.randn(len(priors), k, generator=g) - 2
@@ -90,7 +91,7 @@ def truth(**changes: Tensor) -> Targets:
 
 
 @pytest.mark.parametrize("per_cell", [1, 9])
-def test_class_targets_are_hard_box_weights_are_overlaps_and_they_are_the_divisor(per_cell: int) -> None:
+def test_class_targets_are_hard_box_weights_are_overlaps_and_they_are_the_normalizer(per_cell: int) -> None:
     p = head(2, per_cell=per_cell)
     a = AdaptiveAssigner()(p, [truth(), Targets.empty(BOXES)])
     fg = a.matched >= 0
@@ -126,7 +127,7 @@ def test_the_distance_cost_is_finite_and_keeps_its_order() -> None:
 
 
 def test_inside_any_or_inside_the_very_box() -> None:
-    """A box too small to hold a centre takes a row of another box, or none."""
+    """A box too small to hold a center takes a row of another box, or none."""
     p = head()
     boxes = torch.cat([BOXES[:1], torch.tensor([[57.0, 66, 59, 69], [15, 67, 15, 67]])])
     targets = [Targets(boxes, torch.tensor([0, 1, 2]))]
@@ -135,9 +136,9 @@ def test_inside_any_or_inside_the_very_box() -> None:
     assert (any_box.matched == 1).sum() == (any_box.matched == 2).sum() == 1
     assert set(own_box.matched.tolist()) == {-1, 0}
     a = AdaptiveAssigner(inside="matched")(p, [truth()])
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     fg = a.matched >= 0
-    assert strictly_inside(centre, BOXES)[a.matched[fg], fg.nonzero().squeeze(1)].all()
+    assert strictly_inside(center, BOXES)[a.matched[fg], fg.nonzero().squeeze(1)].all()
     assert set(a.matched[fg].tolist()) == {0, 1, 2}
 
 
@@ -162,9 +163,9 @@ def test_one_class() -> None:
 
 def test_an_ignore_region_takes_nothing_and_its_rows_teach_nothing() -> None:
     p = head()
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     a = AdaptiveAssigner()(p, [truth(weight=torch.tensor([1.0, 0, 1]))])
-    region = strictly_inside(centre, BOXES[1:2])[0]
+    region = strictly_inside(center, BOXES[1:2])[0]
     assert not (a.matched == 1).any()
     assert set(a.matched[region].tolist()) <= {-2, 0, 2}
     assert (a.cls_weight[region & (a.matched == -2)] == 0).all()
@@ -188,9 +189,9 @@ def test_trust_scales_and_does_not_choose() -> None:
 
 def test_rows_beyond_the_padded_image_learn_nothing() -> None:
     p = replace(head(), sizes=torch.tensor([[60, 97]]))
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     a = AdaptiveAssigner()(p, [Targets(BOXES[:1], torch.tensor([0]))])
-    beyond = (centre[:, 1] >= 64) | (centre[:, 0] >= 128)
+    beyond = (center[:, 1] >= 64) | (center[:, 0] >= 128)
     assert torch.equal(a.matched == -2, beyond)
     assert torch.equal(a.cls_weight == 0, beyond)
 
@@ -248,17 +249,17 @@ def test_half_precision_predictions_give_the_same_assignment() -> None:
     assert a.box_weight.dtype == a.normalizer["cls"].dtype == torch.float32
 
 
-def test_ranks_share_one_divisor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each rank divides by the mean of the ranks' sums, also the rank that has no box."""
-    sums: list[Tensor] = []
-    monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sums.append(value) or value)
-    parts = [[truth()], [Targets.empty(BOXES)]]
-    for targets in parts:
-        AdaptiveAssigner()(head(), targets)
-    assert sums[0] > 2
-    assert sums[1] == 0
-    monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sum(sums) / 2)
-    assert [float(AdaptiveAssigner()(head(), t).normalizer["cls"]) for t in parts] == [float(sum(sums) / 2)] * 2
+def test_ranks_share_one_normalizer() -> None:
+    """Each rank divides by the mean of the ranks' sums, also the rank that has no box; their sum is at least 1."""
+
+    def normalizers(*targets: Targets) -> list[float]:
+        assigned, _ = together([partial(AdaptiveAssigner(), head(), [t]) for t in targets])
+        return [float(a.normalizer["cls"]) for a in assigned]
+
+    alone = AdaptiveAssigner()(head(), [truth()]).normalizer["cls"]
+    assert alone > 2
+    assert normalizers(truth(), Targets.empty(BOXES)) == [float(alone) / 2] * 2
+    assert normalizers(*[Targets.empty(BOXES)] * 4) == [0.25] * 4
 
 
 def test_options_do_what_they_say() -> None:

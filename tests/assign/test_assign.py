@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from ssod.assign.centre import CentreAssigner
+from ssod.assign.build import AssignerConfig, pick_assigner
+from ssod.assign.center import CenterAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import from_matches
 from ssod.assign.quality import with_centerness
@@ -20,32 +22,32 @@ def random_boxes(n: int, seed: int, size: float = 60) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("claim", [True, False])
-def test_iou_rule_is_torchvisions(seed: int, claim: bool) -> None:
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_iou_rule_is_torchvisions(seed: int, low_quality: bool) -> None:
     priors, boxes = random_boxes(400, seed).round(), random_boxes(7, seed + 100).round()
     priors[200:] = priors[:200]  # ties
-    wanted = Matcher(0.5, 0.4, allow_low_quality_matches=claim)(box_iou(boxes, priors))
-    assert torch.equal(IoUAssigner(0.5, 0.4, claim).match(priors, boxes), wanted)
+    wanted = Matcher(0.5, 0.4, allow_low_quality_matches=low_quality)(box_iou(boxes, priors))
+    assert torch.equal(IoUAssigner(0.5, 0.4, low_quality).match(priors, boxes), wanted)
 
 
-def test_a_box_that_meets_no_prior_claims_none() -> None:
+def test_a_box_that_meets_no_prior_takes_none() -> None:
     priors = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [500, 500, 510, 510]])
     assert IoUAssigner(0.5, 0.4).match(priors, boxes).tolist() == [0, -1]
 
 
-def test_every_box_claims_its_best_priors_however_poor() -> None:
+def test_every_box_takes_its_best_priors_however_poor() -> None:
     priors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     assert IoUAssigner(0.7, 0.3).match(priors, torch.tensor([[0.0, 0, 10, 2]])).tolist() == [0, 0, -1]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_priors_beyond_the_padded_image_are_as_if_they_were_not(seed: int) -> None:
-    """Also where one of them would be the best of some box, which then claims the best that is left."""
+    """Also where one of them would be the best of some box, which then takes the best that is left."""
     p = replace(points(((16, 16), (8, 8)), (8, 16), n=2), sizes=torch.tensor([[60, 97], [128, 128]]))
     targets = [Targets(random_boxes(6, seed + i), torch.zeros(6, dtype=torch.long)) for i in range(2)]
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
-    beyond = (p.image == 0) & ((centre[:, 1] >= 64) | (centre[:, 0] >= 128))
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    beyond = (p.image == 0) & ((center[:, 1] >= 64) | (center[:, 0] >= 128))
     assert beyond.any()
     exact, plain = IoUAssigner(divisor=32)(p, targets), IoUAssigner()(p, targets)
     assert (exact.matched[beyond] == -2).all()
@@ -64,8 +66,8 @@ def points(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], n: int 
     rows = []
     for (h, w), s in zip(sizes, strides):
         y, x = torch.meshgrid(torch.arange(h) * s, torch.arange(w) * s, indexing="ij")
-        centre = torch.stack([x, y], -1).view(-1, 2).float()
-        rows.append(torch.cat([centre - s / 2, centre + s / 2], 1))
+        center = torch.stack([x, y], -1).view(-1, 2).float()
+        rows.append(torch.cat([center - s / 2, center + s / 2], 1))
     priors = torch.cat(rows).repeat(n, 1)
     levels = tuple(len(r) for r in rows)
     image = torch.arange(n).repeat_interleave(sum(levels))
@@ -83,36 +85,47 @@ def points(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], n: int 
     )
 
 
-def test_centre_rule_by_hand() -> None:
+@pytest.mark.parametrize("spelling", ["center", "centre"])
+def test_both_spellings_of_the_center_rule_are_one_config(spelling: str) -> None:
+    """What is written, in checkpoints, too, is the spelling that old ones have."""
+    kind = TypeAdapter(AssignerConfig)
+    for value in (spelling, {"name": spelling}, {"name": spelling, "radius": 1.5}):
+        assert kind.dump_python(kind.validate_python(value)) == "centre"
+    wider = kind.validate_python({"name": spelling, "radius": 2})
+    assert kind.dump_python(wider) == {"name": "centre", "radius": 2.0}
+    assert isinstance(pick_assigner(wider), CenterAssigner)
+
+
+def test_center_rule_by_hand() -> None:
     p = points(((8, 8), (4, 4)), (8, 16))
-    a = CentreAssigner()(p, [Targets(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]))])
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    a = CenterAssigner()(p, [Targets(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]))])
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     # Level 1 takes points within 12 pixels of (24, 24), inside the box; their farthest side is below 64.
-    assert sorted(map(tuple, centre[a.fg].tolist())) == sorted((x, y) for x in (16.0, 24, 32) for y in (16.0, 24, 32))
+    assert sorted(map(tuple, center[a.fg].tolist())) == sorted((x, y) for x in (16.0, 24, 32) for y in (16.0, 24, 32))
     assert (a.cls[a.fg] == 1).all()
     assert (a.cls[~a.fg] == 2).all()
     a = with_centerness(p, a)
-    best = a.quality[(centre == 24).all(1) & a.fg]
+    best = a.quality[(center == 24).all(1) & a.fg]
     assert best.tolist() == [1.0]
-    corner = a.quality[(centre == 16).all(1) & a.fg]
+    corner = a.quality[(center == 16).all(1) & a.fg]
     assert corner.item() == pytest.approx(8 / 24)
 
 
 def test_the_smallest_box_wins_a_point_and_the_level_fits_the_size() -> None:
     p = points(((16, 16), (8, 8)), (8, 16))
     boxes = torch.tensor([[0.0, 0, 100, 100], [40, 40, 56, 56], [0, 0, 126, 126]])
-    a = CentreAssigner()(p, [Targets(boxes, torch.tensor([0, 1, 0]))])
+    a = CenterAssigner()(p, [Targets(boxes, torch.tensor([0, 1, 0]))])
     second = torch.arange(len(p)) >= p.levels[0]
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
-    shared = (centre == 48).all(1) & ~second
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    shared = (center == 48).all(1) & ~second
     assert a.matched[shared].tolist() == [1]
     assert set(a.matched[a.fg & ~second].tolist()) == {0, 1}
-    assert a.matched[(centre == 48).all(1) & second].tolist() == [2]
-    reach = torch.maximum(centre - 0, 126 - centre).amax(1)
+    assert a.matched[(center == 48).all(1) & second].tolist() == [2]
+    reach = torch.maximum(center - 0, 126 - center).amax(1)
     assert (reach[a.matched == 2] > 64).all()
 
 
-@pytest.mark.parametrize("assigner", [IoUAssigner(), CentreAssigner()])
+@pytest.mark.parametrize("assigner", [IoUAssigner(), CenterAssigner()])
 def test_no_boxes_anywhere(assigner) -> None:
     p = points(((4, 4), (2, 2)), (16, 32), n=2)
     a = assigner(p, [Targets.empty(torch.zeros(1))] * 2)

@@ -89,7 +89,7 @@ def test_another_method_by_name_is_measured_by_the_same_average(child: Path) -> 
     assert load(child, ["method.name=unbiased_teacher", "method.burn_in=5"]).method.ema.decay == 0.9996
 
 
-def test_an_average_that_a_method_cannot_have_is_told(child: Path) -> None:
+def test_an_average_that_a_method_cannot_have_is_reported(child: Path) -> None:
     child.write_text(CHILD.replace("burn_in: 25%", "burn_in: 25%, ema: {rule: never}"))
     assert "'rule: never' holds after burn-in, which this method has not" in refused(child, "method.name=supervised")
 
@@ -155,7 +155,7 @@ def test_what_an_alias_repeats_is_merged_into_once(child: Path) -> None:
     assert len(cfg.views.unlabeled["weak"].ops) == 1
 
 
-def test_a_null_that_is_not_the_default_is_said(child: Path) -> None:
+def test_a_null_that_is_not_the_default_is_reported(child: Path) -> None:
     """``ema.start`` is 0 where it is not given; null is another moment."""
     cfg = load(child, ["method.ema.start=null", "data.classes=['08', '1e3']"])
     assert cfg.method.ema.start is None
@@ -321,7 +321,7 @@ def test_the_line_names_the_file_that_is_wrong(child: Path) -> None:
     assert refused(child).startswith(f"{child}: train.batch.labeled: 0")
 
 
-def test_a_wrong_number_of_steps_is_told_before_the_shares_of_it(child: Path) -> None:
+def test_a_wrong_number_of_steps_is_reported_before_the_shares_of_it(child: Path) -> None:
     child.write_text(CHILD.replace("train: {", "train: {steps: many, "))
     assert refused(child).startswith(f"{child}: train.steps: 'many'")
     child.with_name("base.yaml").write_text(BASE.replace("  steps: 1000\n", ""))

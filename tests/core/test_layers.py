@@ -165,8 +165,8 @@ def test_no_file_outgrows_one_idea() -> None:
 
 def test_every_folder_says_what_lives_there() -> None:
     assert unexplained(ROOT) == set()
-    said = [path.read_text("utf-8").split('"""')[1] for path in ROOT.glob("*/**/__init__.py")]
-    assert len(said) == len(set(said))
+    docs = [path.read_text("utf-8").split('"""')[1] for path in ROOT.glob("*/**/__init__.py")]
+    assert len(docs) == len(set(docs))
 
 
 # ---- each rule can fail ------------------------------------------------------------------------------------------

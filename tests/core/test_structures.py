@@ -217,7 +217,7 @@ def test_a_copy_to_the_cpu_is_done_when_it_is_returned(
         (lambda: context().teacher, "labelled"),
     ],
 )
-def test_what_is_absent_and_needed_is_told_in_a_sentence(ask: Callable[[], object], reason: str) -> None:
+def test_what_is_absent_and_needed_is_reported_in_a_sentence(ask: Callable[[], object], reason: str) -> None:
     with pytest.raises(TypeError, match=reason):
         ask()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,11 @@ class Nano:
         return DataConfig.model_validate(self.section)
 
 
-def xml(size: tuple[int, int] | None = (WIDTH, HEIGHT), objects: str = "", name: str = "x.jpg") -> str:
-    """Return a VOC annotation."""
+def xml(size: tuple[int, int] | None = (WIDTH, HEIGHT), objects: str = "", name: str | None = None) -> str:
+    """Return a VOC annotation, without ``<filename>`` unless there is a name."""
     stated = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
-    return f"<annotation><filename>{name}</filename>{stated}{objects}</annotation>"
+    named = "" if name is None else f"<filename>{name}</filename>"
+    return f"<annotation>{named}{stated}{objects}</annotation>"
 
 
 def voc_object(name: str = "car", box: tuple[Any, Any, Any, Any] = (5, 6, 25, 30), difficult: str | None = "0") -> str:
@@ -94,23 +96,29 @@ def voc_object(name: str = "car", box: tuple[Any, Any, Any, Any] = (5, 6, 25, 30
     return f"<object><name>{name}</name>{flag}<bndbox>{corners}</bndbox></object>"
 
 
+def _first(root: Path) -> int:
+    """Return a number of the folder: sets that lie in two folders have no picture in common."""
+    return 1000 * (zlib.crc32(root.name.encode()) % 1000)
+
+
 def voc(root: Path, images: int = 6) -> dict[str, Any]:
     """Write a VOC folder with ``images`` images, one car and one van each; return its source section."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for i in range(images):
-        picture(root / "JPEGImages" / f"{i:03d}.jpg", 300 + i)
-        (root / "Annotations" / f"{i:03d}.xml").write_text(xml(objects=voc_object() + voc_object("van")))
+        picture(root / "JPEGImages" / f"{i:03d}.jpg", 300 + i + _first(root))
+        objects = voc_object() + voc_object("van")
+        (root / "Annotations" / f"{i:03d}.xml").write_text(xml(objects=objects, name=f"{i:03d}.jpg"))
     (root / "ImageSets" / "Main" / "train.txt").write_text("".join(f"{i:03d}\n" for i in range(images)))
     return {"format": "voc", "root": str(root), "split": "train"}
 
 
 def yolo(root: Path, images: int = 5) -> dict[str, Any]:
-    """Write a YOLO folder with ``images`` images, one box each but the last, which has no label file."""
+    """Write a YOLO folder with ``images`` images, one box each but the last, whose label file is empty."""
     (root / "labels" / "train").mkdir(parents=True)
     for i in range(images):
-        picture(root / "images" / "train" / f"{i}.png", 400 + i)
-        if i < images - 1:
-            (root / "labels" / "train" / f"{i}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+        picture(root / "images" / "train" / f"{i}.png", 400 + i + _first(root))
+        line = "1 0.5 0.5 0.25 0.5\n" if i < images - 1 else ""
+        (root / "labels" / "train" / f"{i}.txt").write_text(line)
     (root / "data.yaml").write_text("names: [car, van]\n")
     return {"format": "yolo", "root": str(root), "split": "train"}

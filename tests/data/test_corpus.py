@@ -294,15 +294,8 @@ CASES = [
         "data.unlabeled",
         ("/more: ", "1 images are labelled and unlabelled", "u9.jpg", "move them elsewhere, or list the others"),
         level="warning",
-        only_check=True,
     ),
-    Case(
-        "D36",
-        both(copy_into("more", "u9.jpg"), section(strict=True)),
-        "data.unlabeled",
-        ("1 images are",),
-        only_check=True,
-    ),
+    Case("D36", both(copy_into("more", "u9.jpg"), section(strict=True)), "data.unlabeled", ("1 images are",)),
     Case(
         "D36",
         section(unlabeled={"format": "folder", "path": "train"}),
@@ -332,7 +325,7 @@ CASES = [
         level="warning",
     ),
     Case("D36", twice("file_name", "images", 3, 9), "images", ("1 files are named by more than one",), level="warning"),
-    Case("D37", copy_into("val", "v0.jpg"), "data.val", ("1 images are in train and val", "v0.jpg"), only_check=True),
+    Case("D37", copy_into("val", "v0.jpg"), "data.val", ("1 images are in train and val", "v0.jpg")),
     Case(
         "D37",
         section(val={"format": "coco", "ann": "train.json", "images": "train"}),

@@ -35,6 +35,7 @@ VOC_CASES = [
     ("V02", rewrite(f"<annotation><{'x' * 5000}>"), "line 1", "mend it", 3),
     ("V02", rewrite("car 1 2 3 4"), "line 1", "not XML", 3),
     ("V02", rewrite("<a>" * 1000), "line 1", "nested deeper", 3),
+    ("V02", rewrite(f"<annotations>{xml(objects=voc_object())}</annotations>"), "001", "is <annotations>, so no", 3),
     (
         "V04",
         rewrite(xml(objects=voc_object() + voc_object(box=(90, 5, 10, 9)))),
@@ -52,6 +53,7 @@ VOC_CASES = [
         3,
     ),
     ("D22", rewrite(xml(objects=voc_object(box=("x", 5, 10, 9)))), "object[0].bndbox.xmin", "expected a number", 3),
+    ("D32", rewrite(xml(objects=voc_object(difficult="true"))), "object[0].difficult", "'true', expected 0 or 1", 3),
     ("D28", rewrite(xml(objects=voc_object(box=(90, 5, 99, 9)))), "object[0].bndbox", "outside image 64×48", 3),
     ("D14", lambda root: (root / "ImageSets/Main/train.txt").write_text("001\n001\n") and None, "split", "repeated", 3),
     ("D01", lambda root: (root / "ImageSets/Main/train.txt").unlink(), "data.labeled.split", "not found", 3),
@@ -134,7 +136,7 @@ def test_yolo_images_that_share_a_text_file_are_refused(tmp_path: Path) -> None:
     ("make", "fix"),
     [(voc, "remove their lines from ImageSets/Main/train.txt"), (yolo, "move them out of the images of 'train'")],
 )
-def test_images_that_are_labelled_and_unlabelled_are_told_of_the_unlabelled_set(
+def test_images_that_are_labelled_and_unlabelled_are_reported_of_the_unlabelled_set(
     make: Callable[[Path], dict[str, Any]], fix: str, tmp_path: Path
 ) -> None:
     source = make(tmp_path)

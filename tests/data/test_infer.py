@@ -37,7 +37,8 @@ def renumbered(folder: Path, first: int, count: int, size: tuple[int, int] = (64
     ann = folder.parent / f"{folder.name}.json"
     coco(ann, folder, names, size)
     for name in names:
-        Image.new("RGB", size, f"#{zlib.crc32(folder.name.encode()):08x}"[:7]).save(folder / name)
+        colour = zlib.crc32(f"{folder.name}/{name}".encode())  # as is each picture: no two are the same file
+        Image.new("RGB", size, f"#{colour:08x}"[:7]).save(folder / name)
     return ann
 
 
@@ -52,10 +53,10 @@ def test_images_of_the_labelled_set_are_not_taken_for_those_of_val(here: Path) -
         "val.json; name the folder that its file names are relative to"
     )
     for chosen in ("valset", "photos"):
-        said = write_config(f"{chosen}.yaml", *args, percent=50, images="photos", val_images=chosen)
+        message = write_config(f"{chosen}.yaml", *args, percent=50, images="photos", val_images=chosen)
         data = load(f"{chosen}.yaml").data
         assert (data.labeled.images, data.val.images) == ("photos", chosen)
-        assert f"images in {chosen})" in said
+        assert f"images in {chosen})" in message
     with pytest.raises(SsodError, match=r"--val-images: '000000\.png' of val\.json is not there"):
         write_config("none.yaml", *args, percent=50, images="photos", val_images="free")
     line = refused("voc", str(own), "voc", images="photos")

@@ -1,13 +1,15 @@
 """Batches: the same images at the same step, however they are read."""
 
 import contextlib
+import errno
 import itertools
 import os
 import pickle
 import signal
+import threading
 import time
 from dataclasses import replace
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_sharer
 
 import numpy as np
 import pytest
@@ -15,8 +17,8 @@ import torch
 from PIL import Image
 
 from ssod.data.formats import image as image_module
-from ssod.data.loading import reader
-from ssod.data.loading.workers import worker_failure
+from ssod.data.loading import reader, team, workers
+from ssod.data.loading.team import worker_failure
 from ssod.structures import View
 from ssod.transforms.views import ViewsConfig
 from ssod.utils.errors import Exit, SsodError
@@ -132,14 +134,16 @@ def rows(view: View, keep) -> list:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_rank_slices_are_the_whole_batch(tmp_path, accumulate):
-    kw = {"accumulate": accumulate, "steps": 4, "unlabeled_from": 0}
+def test_a_micro_batch_of_a_rank_is_what_a_rank_of_its_own_would_see(tmp_path, accumulate):
+    """Part j of rank r is number r * accumulate + j of the parts of the whole batch."""
+    kw = {"steps": 4, "unlabeled_from": 0}
     whole = list(batches(tmp_path, **kw))
-    assert len(whole) == 4 * accumulate
-    ranks = [list(batches(tmp_path, rank=r, world=2, **kw)) for r in range(2)]
-    for k, batch in enumerate(whole):
+    assert len(whole) == 4
+    ranks = [list(batches(tmp_path, rank=r, world=2, accumulate=accumulate, **kw)) for r in range(2)]
+    for step, batch in enumerate(whole):
+        parts = [part for r in ranks for part in r[step * accumulate : (step + 1) * accumulate]]
         for pick in (lambda b: b.labeled, lambda b: b.weak, lambda b: b.strong):
-            joined = [row for r in ranks for row in rows(pick(r[k]), lambda i: True)]
+            joined = [row for part in parts for row in rows(pick(part), lambda i: True)]
             assert joined == rows(pick(batch), lambda i: True)
 
 
@@ -277,16 +281,16 @@ def test_unreadable_unlabeled_image_is_replaced_and_counted(tmp_path, workers):
     clean = list(batches(tmp_path, unlabeled_from=0, unlabeled_batch=6))
     unlabeled = spoil(make_images(tmp_path / "u", 9, name="un"), 2, 5)
     (tmp_path / "u" / "un5.png").unlink()
-    told = []
+    errors = []
     kw = {"unlabeled": unlabeled, "unlabeled_from": 0, "unlabeled_batch": 6}
-    got = list(batches(tmp_path, workers=workers, on_bad=told.append, **kw))
+    got = list(batches(tmp_path, workers=workers, on_bad=errors.append, **kw))
     same_batches(got, batches(tmp_path, **kw))
     for before, after in zip(clean, got):
         assert [{"un2": "un3", "un5": "un6"}.get(i, i) for i in before.weak.ids] == after.weak.ids
         assert after.weak.ids == after.strong.ids
-    assert len(told) == 2
-    (gone,) = [error.line() for error in told if "not found" in error.problem]
-    (broken,) = [error.line() for error in told if "not an image" in error.problem]
+    assert len(errors) == 2
+    (gone,) = [error.line() for error in errors if "not found" in error.problem]
+    (broken,) = [error.line() for error in errors if "not an image" in error.problem]
     assert "un5.png" in gone
     assert "un2.png" in broken
 
@@ -327,11 +331,13 @@ def test_an_image_of_another_size_than_stated_is_an_error(tmp_path):
     labeled = make_labeled(tmp_path / "l", 7)
     path = tmp_path / "l" / "im2.png"
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
-    said = r"l/im2\.png: size: the annotations say 78x68, the upright image is 68x78; if EXIF turns it, set data\.exif"
-    with pytest.raises(SsodError, match=said):
+    message = (
+        r"l/im2\.png: size: the annotations say 78x68, the upright image is 68x78; if EXIF turns it, set data\.exif"
+    )
+    with pytest.raises(SsodError, match=message):
         list(batches(tmp_path, labeled=labeled))
     pipeline = ViewsConfig.model_validate(VIEWS).val
-    with pytest.raises(SsodError, match=said):
+    with pytest.raises(SsodError, match=message):
         list(viewed(labeled.images, pipeline, batch=4))
     Image.open(path).resize((30, 30)).save(path)
     with pytest.raises(SsodError, match="the upright image is 30x30; mend the annotations or use the image"):
@@ -393,10 +399,8 @@ def test_workers_outlive_a_signal_to_the_whole_job(tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_a_worker_is_ready_does_not_end_it(tmp_path, monkeypatch, number):
-    import ssod.data.loading.workers as workers
-
-    ready = workers._ignore_signals
-    monkeypatch.setattr(workers, "_ignore_signals", lambda n: (os.kill(os.getpid(), number), ready(n)))
+    ready = workers.prepare
+    monkeypatch.setattr(workers, "prepare", lambda n: (os.kill(os.getpid(), number), ready(n)))
     same_batches(list(batches(tmp_path, steps=4)), list(batches(tmp_path, steps=4, workers=2)))
 
 
@@ -416,6 +420,75 @@ def test_stopping_early_leaves_no_process(tmp_path):
     assert len(children) == 2
     iterator.close()
     assert not [child for child in children if child.is_alive()]
+
+
+def test_workers_that_hang_are_not_waited_for_one_by_one(tmp_path, monkeypatch):
+    misbehave(monkeypatch, "im3.png", lambda: time.sleep(3600))
+    monkeypatch.setattr(team, "PATIENCE", 0.2)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 100)  # torch waits as long for each
+    before = set(torch.multiprocessing.active_children())
+    iterator = batches(tmp_path, workers=2, steps=50)
+    next(iterator)
+    time.sleep(0.5)  # until they have come to the image
+    begin = time.monotonic()
+    iterator.close()
+    assert time.monotonic() - begin < 90
+    assert set(torch.multiprocessing.active_children()) <= before
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError, FileNotFoundError, EOFError])
+def test_a_worker_that_dies_while_its_tensor_is_fetched_is_one_error(tmp_path, monkeypatch, error):
+    """Pixels come over a connection of their own, of which torch says nothing; here it breaks each time."""
+    before = set(torch.multiprocessing.active_children())
+
+    def broken(self):
+        for child in set(torch.multiprocessing.active_children()) - before if dies else ():
+            threading.Timer(0.2, child.kill).start()  # when torch has seen it alive
+        raise error
+
+    monkeypatch.setattr(resource_sharer.DupFd, "detach", broken)
+    monkeypatch.setattr(team, "DYING", 60)
+    dies = True
+    with pytest.raises(SsodError, match=r"DataLoader worker \(pid") as caught:
+        list(batches(tmp_path, workers=2))
+    assert caught.value.code == Exit.IO
+    monkeypatch.setattr(team, "DYING", 0.01)
+    dies = False
+    with pytest.raises(error):
+        list(batches(tmp_path, workers=2))
+
+
+def test_a_worker_that_cannot_be_started_is_one_error_and_the_others_end(tmp_path, monkeypatch):
+    real, forks = os.fork, []
+
+    def fork():
+        forks.append(1)
+        if len(forks) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = set(torch.multiprocessing.active_children())
+    with pytest.raises(SsodError, match="a data worker cannot be started: Resource") as caught:
+        next(batches(tmp_path, workers=2))
+    assert caught.value.code == Exit.IO
+    assert len(forks) == 2
+    assert set(torch.multiprocessing.active_children()) <= before
+
+
+def test_a_worker_that_dies_while_its_batch_is_used_is_one_error(tmp_path):
+    before = set(torch.multiprocessing.active_children())
+
+    def use():
+        with workers.reading(batches(tmp_path, workers=2)) as iterator:
+            next(iterator)
+            os.kill((set(torch.multiprocessing.active_children()) - before).pop().pid, signal.SIGKILL)
+            time.sleep(60)  # ended by torch's signal handler
+
+    with pytest.raises(SsodError, match="killed by signal") as caught:
+        use()
+    assert caught.value.code == Exit.IO
+    assert set(torch.multiprocessing.active_children()) <= before
 
 
 def test_the_data_set_pickles_for_spawned_workers(tmp_path, monkeypatch):

@@ -96,9 +96,12 @@ def test_coco_mini_comes_back_as_it_was(split: str) -> None:
     )
 
 
-def test_check_of_neu_det_finds_nothing_wrong() -> None:
+def test_check_of_neu_det_finds_repeated_boxes_and_nothing_else() -> None:
     report = check(config(labeled=voc("neu-det", "trainval"), val=voc("neu-det", "test")))
-    assert report.lines() == []
+    assert {(f.level, f.id, f.field) for f in report.findings} == {
+        ("warning", "L12", "data.labeled"),
+        ("warning", "L12", "data.val"),
+    }, report.lines()
     assert report.counts["labeled"]["images"] == 1349
     assert report.counts["val"]["boxes"] == 1086
     assert report.counts["labeled"]["difficult"] + report.counts["val"]["difficult"] == 81

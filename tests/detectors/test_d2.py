@@ -60,7 +60,7 @@ def test_losses(name: str) -> None:
     theirs.train()
     ours.train()
     wanted = targets()
-    for step in range(2):  # the divisor of the one-stage detectors moves
+    for step in range(2):  # the normalizer of the one-stage detectors moves
         pictures = images(seed=step)
         for model in (theirs, ours):
             model.zero_grad()
@@ -137,7 +137,7 @@ def test_regions_keep_their_place_under_autocast() -> None:
     torch.testing.assert_close(got.float(), exact, rtol=1 / 128, atol=1e-3)  # two pixels would be 0.5 of a cell
 
 
-def test_the_running_divisor_is_kept_with_the_weights() -> None:
+def test_the_running_normalizer_is_kept_with_the_weights() -> None:
     _, ours = pair("d2_retinanet")
     losses_of(ours.train(), ours.predict(view(images())), targets())
     value = ours.state_dict()["normalizer.value"]
@@ -148,7 +148,7 @@ def test_the_running_divisor_is_kept_with_the_weights() -> None:
 
 
 @pytest.mark.parametrize("some", [True, False])
-def test_pseudo_labels_are_divided_by_the_running_divisor_and_leave_it_alone(some: bool) -> None:
+def test_pseudo_labels_are_divided_by_the_running_normalizer_and_leave_it_alone(some: bool) -> None:
     """A teacher that finds nothing would halve it, and so double what labelled images weigh."""
     _, ours = pair("d2_retinanet")
     wanted = targets() if some else [Targets.empty(torch.zeros(1)) for _ in range(3)]

@@ -89,7 +89,7 @@ def test_pooling_with_as_many_samples_as_a_cell_has_pixels() -> None:
 def test_boxes_cut_after_suppression() -> None:
     """The second box overlaps the first by 0.24 as it was decoded, and wholly inside the image."""
     size = torch.tensor([[32, 32]])
-    priors = torch.tensor([[0.0, 0, 32, 32]]).expand(3, 4)  # centres at 16, 16
+    priors = torch.tensor([[0.0, 0, 32, 32]]).expand(3, 4)  # centers at 16, 16
     sides = torch.tensor([[16.0, 16, 16, 16], [16, 16, 116, 16], [-20.0, 16, 24, 16]]) / 32  # the last lies outside
     logits = torch.tensor([[2.0], [1.0], [0.0]])
     p = Predictions(logits, sides[:, None], priors, torch.zeros(3, dtype=torch.long), size, LtrbCoder())

@@ -13,10 +13,10 @@ from ssod.structures.boxes import IdentityCoder, LtrbCoder
 def cloud(n: int, c: int, k: int, extent: float = 1300, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Clusters of overlapping boxes, scores and groups of N images."""
     g = torch.Generator().manual_seed(seed)
-    centre = (torch.rand(n, c // 8, 1, 2, generator=g) * extent).expand(-1, -1, 8, -1).reshape(n, c, 2)
-    centre = centre + torch.randn(n, c, 2, generator=g) * 4
+    center = (torch.rand(n, c // 8, 1, 2, generator=g) * extent).expand(-1, -1, 8, -1).reshape(n, c, 2)
+    center = center + torch.randn(n, c, 2, generator=g) * 4
     half = 8 + torch.rand(n, c, 2, generator=g) * 12
-    boxes = torch.cat([centre - half, centre + half], -1).clamp(0, extent + 40)
+    boxes = torch.cat([center - half, center + half], -1).clamp(0, extent + 40)
     return boxes, torch.rand(n, c, generator=g), torch.randint(0, k, (n, c), generator=g)
 
 

@@ -237,10 +237,10 @@ def test_distances_are_those_of_the_point_in_strides() -> None:
     with torch.no_grad():
         p = model.predict(view(images())).stages["dense"]
     stride = torch.cat([torch.full((n,), float(s)) for n, s in zip(p.levels, p.strides)]).repeat(3)[:, None]
-    centre = (p.priors[:, :2] + p.priors[:, 2:]) / 2
+    center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     inner = ((p.priors[:, 2:] - p.priors[:, :2]) == 4 * stride).all()
     assert inner
-    torch.testing.assert_close(p.boxes(), torch.cat([centre - stride, centre + stride], 1), rtol=0, atol=1e-3)
+    torch.testing.assert_close(p.boxes(), torch.cat([center - stride, center + stride], 1), rtol=0, atol=1e-3)
 
 
 def test_distances_stay_finite_whatever_the_output() -> None:
@@ -317,7 +317,7 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
         ({**DISTANCES, "anchors": {**ONE, "ratios": [2]}}, "detector.anchors: .*square.*ratios: "),
     ],
 )
-def test_what_makes_no_sense_is_told(changes: dict, words: str) -> None:
+def test_what_makes_no_sense_is_reported(changes: dict, words: str) -> None:
     with pytest.raises(SsodError, match=words):
         build(config("retinanet", **{**HEAD, "align": "3d", **changes}), 5)
 
@@ -345,7 +345,7 @@ def test_anchors_on_whole_strides() -> None:
     for spacing, step in ((None, 61), ("stride", 64)):
         anchors = config("retinanet", anchors={**ONE, "spacing": spacing}).anchors.build((64,))
         boxes = anchors((800, 832), [(13, 13)]).view(13, 13, 4)
-        centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-        assert centre[:3, 0, 1].tolist() == [0, step, 2 * step]
-        assert centre[0, :3, 0].tolist() == [0, 64, 128]
+        center = (boxes[..., :2] + boxes[..., 2:]) / 2
+        assert center[:3, 0, 1].tolist() == [0, step, 2 * step]
+        assert center[0, :3, 0].tolist() == [0, 64, 128]
         assert (boxes[..., 2:] - boxes[..., :2] == 512).all()

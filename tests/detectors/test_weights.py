@@ -74,7 +74,7 @@ def test_dense_heads_trained_with_a_column_for_background(name: str, tmp_path: P
         assert len(theirs_ & mine) > 0.9 * len(theirs_) > 0
 
 
-def told(detector: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def answers(detector: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """What a detector says of one box: its logits by class, and its deltas, of a two-stage one by class."""
     with torch.no_grad():
         p = detector.eval().predict(view(images(((64, 96),)))).score([torch.tensor([[4.0, 4, 60, 50]])])
@@ -98,7 +98,7 @@ def test_classes_of_our_own_models_are_found_by_name(name: str, tmp_path: Path, 
     cfg = config(name, backbone="tiny", channels=32, weights=str(tmp_path / "best.safetensors"))
     other = build(cfg, 3, classes=["owl", "cat", "dog"])
     assert not caplog.records
-    (logits, deltas), (moved, moved_deltas) = told(trained), told(other)
+    (logits, deltas), (moved, moved_deltas) = answers(trained), answers(other)
     assert logits[:3].std() > 0.1
     order = [2, 0, 1, *range(3, len(logits))]  # a two-stage head says background last
     torch.testing.assert_close(moved, logits[order])
@@ -116,7 +116,7 @@ def test_a_class_of_another_name_starts_afresh(name: str, tmp_path: Path, caplog
     torch.manual_seed(7)
     other = build(cfg, 4, classes=["cow", "dog", "elk", "cat"])
     assert "start afresh: cow, elk" in caplog.text
-    logits, moved = told(trained)[0], told(other)[0]
+    logits, moved = answers(trained)[0], answers(other)[0]
     torch.testing.assert_close(moved[[3, 1, *range(4, len(moved))]], logits[[0, 1, *range(3, len(logits))]])
     last = "head.classification_head.cls_logits.weight"
     if name == "faster_rcnn":
@@ -128,7 +128,7 @@ def test_a_class_of_another_name_starts_afresh(name: str, tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_other_classes_start_afresh_and_that_is_said(name: str, saved: dict[str, Path], caplog) -> None:
+def test_other_classes_start_afresh_and_that_is_reported(name: str, saved: dict[str, Path], caplog) -> None:
     cfg = section(name, saved[name])
     detector = build(cfg, 20, pretrained=False)
     before = {k: v.clone() for k, v in detector.state_dict().items()}

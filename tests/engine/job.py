@@ -16,6 +16,7 @@ import torch
 from ssod.utils import collective, distributed, signals
 from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
+from tests.rounding import played
 
 
 def slow(pace: float, only: int, at: int, act: str) -> toy.Any:
@@ -72,4 +73,5 @@ def main(path: str, options: str = "{}") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    with played():  # a process that is forked has it from the one that runs the tests
+        sys.exit(main(*sys.argv[1:]))

@@ -249,6 +249,7 @@ def test_in_fp16_a_gradient_that_is_never_finite_ends_the_run(tmp_path: Path) ->
     assert trainer.stepper.scaler.get_scale() == 1
 
 
+@pytest.mark.counts_calls
 def test_the_device_is_read_once_per_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every way from a tensor to a Python number, counted over one step of a trainer that logs nothing."""
     reads = []

@@ -1,4 +1,4 @@
-"""What a run says: the right numbers, a line with every field, and no harm when it cannot be said."""
+"""What a run says: the right numbers, a line with every field, and no harm when it cannot be written."""
 
 import io
 import json
@@ -158,7 +158,7 @@ NOTHING = {"pseudo/boxes_per_image": 0.0, "labeled/boxes_per_image": 7.0, "loss/
 FINE = {**NOTHING, "pseudo/boxes_per_image": 3.0}
 
 
-def test_no_pseudo_box_for_long_is_told_once_with_the_reason() -> None:
+def test_no_pseudo_box_for_long_is_reported_once_with_the_reason() -> None:
     watch = Watch(patience=200)
     low = {**NOTHING, "pseudo/score_quantiles": [0.01, 0.05, 0.31], "pseudo/score_max": 0.31}
     assert [watch.look(low, 50) for _ in range(3)] == [[], [], []]
@@ -168,10 +168,10 @@ def test_no_pseudo_box_for_long_is_told_once_with_the_reason() -> None:
     )
     assert watch.look(low, 50) == []
     assert watch.look(FINE, 50) == []
-    assert [len(watch.look(NOTHING, 100)) for _ in range(3)] == [0, 1, 0], "a new episode is told again"
+    assert [len(watch.look(NOTHING, 100)) for _ in range(3)] == [0, 1, 0], "a new episode is reported again"
 
 
-def test_too_many_boxes_and_a_loud_loss_are_told() -> None:
+def test_too_many_boxes_and_a_loud_loss_are_reported() -> None:
     watch = Watch(patience=100)
     many = watch.look({**FINE, "pseudo/boxes_per_image": 90.0}, 100)
     assert [t.split(":")[0] for t in many] == ["90 pseudo boxes per image against 7.0 labelled ones"]
@@ -180,7 +180,7 @@ def test_too_many_boxes_and_a_loud_loss_are_told() -> None:
 
 
 @pytest.mark.parametrize("patience", [0, 100])
-def test_what_is_fine_is_not_told(patience: int) -> None:
+def test_what_is_fine_is_not_reported(patience: int) -> None:
     watch = Watch(patience)
     rows = [FINE, {"loss/sup": 1.0}] if patience else [NOTHING]
     assert [watch.look(row, 100) for row in rows * 5] == [[]] * 5 * len(rows)
@@ -221,7 +221,7 @@ def test_an_evaluation_is_not_counted_as_steps(tmp_path: Path) -> None:
     assert 4 * row["time/step"] < seconds - 2 * 1.0  # no second is counted as both
 
 
-def test_the_wait_for_data_is_told_apart(tmp_path: Path) -> None:
+def test_the_wait_for_data_is_reported_apart(tmp_path: Path) -> None:
     toy.run(tmp_path / "run", wrap=slow)
     rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     for row in rows:
@@ -238,7 +238,7 @@ def test_an_evaluation_tells_what_is_wrong_once_per_episode() -> None:
     assert watch.judge({"teacher/AP": 0.11}) == {}
     assert watch.judge({"teacher/AP": 0.31, "student/AP": 0.315}) == {}
     assert "method.ema.decay" in watch.judge({"teacher/AP": 0.31, "student/AP": 0.35})["behind"]
-    assert list(watch.judge({"teacher/AP": 0.1})) == ["collapse"], "a new episode is told again"
+    assert list(watch.judge({"teacher/AP": 0.1})) == ["collapse"], "a new episode is reported again"
     assert Watch(patience=0).judge({"teacher/AP": 0.1, "student/AP": 0.5}) == {}
     assert Watch(patience=1).judge({"teacher/AP": 0.0}) == {}, "what was never learnt cannot collapse"
 
@@ -253,7 +253,7 @@ def test_a_class_without_pseudo_labels_is_named_when_teaching_has_begun() -> Non
     assert watch.judge(found) == {}
 
 
-def test_few_boxes_are_told() -> None:
+def test_few_boxes_are_reported() -> None:
     (text,) = Watch(patience=100).look({**FINE, "pseudo/boxes_per_image": 0.3}, 100)
     assert "0.30 pseudo boxes per image against 7.0" in text
 
@@ -306,11 +306,11 @@ def test_words_that_the_output_cannot_show_stop_nothing(
     out = Ascii(terminal)
     monkeypatch.setattr(log.sys, "stdout", out)
     run = RunFolder(tmp_path)
-    with log.Log(run, steps=2, step=0) as said:
-        said.alarm(1, "no pseudo-label of Käfer")
-        said.line(1, {"phase": "begin"})
-        said.line(2, {"phase": "Glühwürmchen"})
-        log.tell_finished(RunFolder(Path("Käfer")), 2, {})
+    with log.Log(run, steps=2, step=0) as writer:
+        writer.alarm(1, "no pseudo-label of Käfer")
+        writer.line(1, {"phase": "begin"})
+        writer.line(2, {"phase": "Glühwürmchen"})
+        log.log_finished(RunFolder(Path("Käfer")), 2, {})
     out.flush()
     shown = out.buffer.getvalue().decode("ascii")
     for text in ("no pseudo-label of K\\xe4fer", "Gl\\xfchw\\xfcrmchen", "step 2/2", "K\\xe4fer: already finished"):
@@ -353,7 +353,7 @@ def test_files_are_utf8_whatever_the_machine_is_set_to(tmp_path: Path) -> None:
 def test_an_output_that_is_closed_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Ascii()
     monkeypatch.setattr(log.sys, "stdout", out)
-    said = log.Log(RunFolder(tmp_path), steps=2, step=0)
+    writer = log.Log(RunFolder(tmp_path), steps=2, step=0)
     out.close()
-    said.say("hello")
+    writer.say("hello")
     assert "hello" in (tmp_path / "train.log").read_text()

@@ -125,7 +125,7 @@ def test_a_tracker_that_is_not_installed_costs_a_finished_run_nothing(
     assert files_of(tmp_path / "run") == before
 
 
-def test_start_resumption_and_end_are_told_on_the_screen_and_in_the_log(
+def test_start_resumption_and_end_are_reported_on_the_screen_and_in_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     run = tmp_path / "my run"
@@ -175,7 +175,7 @@ def test_what_an_evaluation_meets_costs_no_step(tmp_path: Path, reference: Path)
     assert difference(final_state(reference), final_state(tmp_path / "run")) == []
 
 
-def test_an_optimizer_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_an_optimizer_that_does_not_fit_is_reported(tmp_path: Path) -> None:
     """Its state is made in the first good step, after the batch itself has found room."""
     with toy.RunFolder(tmp_path / "run") as folder:
         trainer = toy.trainer(folder)

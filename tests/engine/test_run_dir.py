@@ -42,7 +42,7 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_told_and_used(
+def test_a_file_system_without_locks_is_reported_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def flock(handle: int, operation: int) -> None:
@@ -113,8 +113,8 @@ def end_of(path: Path, error: BaseException | None) -> dict:
     ],
 )
 def test_how_the_run_ended_is_written_down(tmp_path: Path, error: BaseException | None, code: int, name: str) -> None:
-    told = end_of(tmp_path / "run", error)
-    assert (told["code"], told["name"]) == (code, name)
+    message = end_of(tmp_path / "run", error)
+    assert (message["code"], message["name"]) == (code, name)
     with RunFolder(tmp_path / "run") as folder:
         assert not folder.exit.exists(), "a running run has not ended"
 

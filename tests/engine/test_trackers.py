@@ -63,10 +63,10 @@ class Recorder:
         self.ended += 1
 
 
-def install(monkeypatch: pytest.MonkeyPatch, name: str, told: Recorder, *functions: str) -> None:
+def install(monkeypatch: pytest.MonkeyPatch, name: str, logged: Recorder, *functions: str) -> None:
     module = ModuleType(name)
     for function in functions:
-        setattr(module, function, getattr(told, function))
+        setattr(module, function, getattr(logged, function))
     monkeypatch.setitem(sys.modules, name, module)
 
 
@@ -75,22 +75,22 @@ EVERYTHING = ("init", "Image", "start_run", "log_metrics", "log_image", "end_run
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_tracker_gets_the_same_numbers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Recorder()
-    install(monkeypatch, name, told, *EVERYTHING)
+    logged = Recorder()
+    install(monkeypatch, name, logged, *EVERYTHING)
     toy.run(tmp_path / "run", **{name: True})
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [step for step, _ in told.rows] == [row["step"] for row in rows]
-    assert told.ended == 1
-    for (_, values), row in zip(told.rows, rows):
+    assert [step for step, _ in logged.rows] == [row["step"] for row in rows]
+    assert logged.ended == 1
+    for (_, values), row in zip(logged.rows, rows):
         wanted = numbers(row, ["a", "b"])
         if name == "mlflow":  # its file store has no file and folder of one name
             wanted = {re.sub(r"(?<=/)(\w+)/", r"\1.", key): value for key, value in wanted.items()}
             assert all(key.count("/") < 2 for key in values)
         assert wanted.items() <= values.items()
     of_class = {"wandb": "teacher/AP/a", "mlflow": "teacher/AP.a"}[name]
-    assert all(values[of_class] == 0.5 for (_, values), row in zip(told.rows, rows) if row["kind"] == "eval")
+    assert all(values[of_class] == 0.5 for (_, values), row in zip(logged.rows, rows) if row["kind"] == "eval")
     toy.run(tmp_path / "run", **{name: True}, steps=16)
-    first, second = told.started
+    first, second = logged.started
     assert second["id"] == (first["id"] if name == "wandb" else "abc")  # a resumed run goes on with its own
 
 
@@ -98,8 +98,8 @@ def test_a_tracker_gets_the_same_numbers(name: str, tmp_path: Path, monkeypatch:
 def test_a_tracker_that_fails_never_stops_a_run(
     point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = Recorder()
-    install(monkeypatch, "mlflow", told, "start_run", "log_metrics", "end_run")
+    logged = Recorder()
+    install(monkeypatch, "mlflow", logged, "start_run", "log_metrics", "end_run")
 
     def broken(*args: object, **kwargs: object) -> None:
         raise ConnectionError("the server\nis gone")
@@ -109,11 +109,11 @@ def test_a_tracker_that_fails_never_stops_a_run(
     assert (tmp_path / "run/best.safetensors").exists()
     assert [m for m in caplog.messages if "mlflow failed (the server is gone)" in m] == caplog.messages
     assert len(caplog.messages) == 1
-    assert told.ended == (point == "log_metrics"), "what is left out is closed: this process may start another run"
+    assert logged.ended == (point == "log_metrics"), "what is left out is closed: this process may start another run"
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_one_that_is_not_installed_is_told_before_the_first_step(
+def test_one_that_is_not_installed_is_reported_before_the_first_step(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
@@ -148,11 +148,11 @@ def picture(step: int) -> dict[str, np.ndarray]:
 def test_a_tracker_gets_the_pictures_of_each_evaluation(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = Recorder()
-    install(monkeypatch, name, told, *EVERYTHING)
+    logged = Recorder()
+    install(monkeypatch, name, logged, *EVERYTHING)
     toy.run(tmp_path / "run", pictures=picture, **{name: True})
-    assert [(step, key) for step, key, _ in told.images] == [(step, "figures/dot") for step in (4, 8, 12)]
-    assert all(np.array_equal(image, picture(step)["figures/dot"]) for step, _, image in told.images)
+    assert [(step, key) for step, key, _ in logged.images] == [(step, "figures/dot") for step in (4, 8, 12)]
+    assert all(np.array_equal(image, picture(step)["figures/dot"]) for step, _, image in logged.images)
 
 
 def test_tensorboard_keeps_numbers_and_pictures(tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ def test_without_a_tracker_nothing_is_drawn(tmp_path: Path) -> None:
 def test_a_tracker_that_takes_no_pictures_gets_numbers_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = Recorder()
-    install(monkeypatch, "mlflow", told, *EVERYTHING)
+    logged = Recorder()
+    install(monkeypatch, "mlflow", logged, *EVERYTHING)
 
     def broken(*args: object, **kwargs: object) -> None:
         raise ConnectionError("no room for artifacts")
@@ -191,16 +191,16 @@ def test_a_tracker_that_takes_no_pictures_gets_numbers_all_the_same(
     toy.run(tmp_path / "run", mlflow=True, pictures=picture)
     assert len([m for m in caplog.messages if "pictures to mlflow failed (no room for artifacts)" in m]) == 1
     assert len(caplog.messages) == 1
-    assert told.rows[-1][0] == 12
-    assert told.ended == 1
+    assert logged.rows[-1][0] == 12
+    assert logged.ended == 1
 
 
 def test_a_picture_that_cannot_be_drawn_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = Recorder()
-    install(monkeypatch, "mlflow", told, *EVERYTHING)
-    install(monkeypatch, "wandb", told, *EVERYTHING)
+    logged = Recorder()
+    install(monkeypatch, "mlflow", logged, *EVERYTHING)
+    install(monkeypatch, "wandb", logged, *EVERYTHING)
     drawn: list[int] = []
 
     def broken(step: int) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from ssod.utils import collective, seeding
 
 
 class Output:
-    """One box per image: centre and size from four numbers."""
+    """One box per image: center and size from four numbers."""
 
     stages: dict = {}
 

@@ -51,12 +51,12 @@ def test_a_warning_names_the_key_and_the_key_helps(tmp_path: Path, capsys: pytes
     table["annotations"] += extra + crowd
     path.write_text(json.dumps(table))
     assert check(load(config)) == 0
-    told = re.search(r"warning\[D44\] data\.val: .* set (detector\.decode\.detections=1\d\d)", capsys.readouterr().out)
+    told = re.search(r"warning\[L11\] .*val.json: .* \(1\d\d in one; 100 .*raise detector", capsys.readouterr().out)
     assert told
     ssod.train(load(config), out=tmp_path / "run")
-    assert "warning[D44] data.val" in capsys.readouterr().out
+    assert "warning[L11]" in capsys.readouterr().out
     check(load(config, ["detector.decode.detections=180"]))
-    assert "D44" not in capsys.readouterr().out
+    assert "L11" not in capsys.readouterr().out
 
 
 def test_labels_of_yolo_are_a_data_set_that_ultralytics_opens(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
         m.read(tmp_path / "eval" / "step_4.npz")
 
 
-def test_any_damage_is_told_in_one_line(tmp_path: Path) -> None:
-    """A wrong byte anywhere, or an end that is missing: the file is read right, or its name is told."""
+def test_any_damage_is_reported_in_one_line(tmp_path: Path) -> None:
+    """A wrong byte anywhere, or an end that is missing: the file is read right, or its name is reported."""
     whole, pseudo = tmp_path / "whole.npz", tmp_path / "whole.pseudo.npz"
     table = m.match(*coco_case(COCO["cases"][0]), "coco", 0.05)
     m.save(whole, table)
@@ -88,7 +88,7 @@ def test_any_damage_is_told_in_one_line(tmp_path: Path) -> None:
     save_pseudo(pseudo, Pseudo([7], ["a"], True, [box], np.zeros((0, 2)), none, none, none > 0, none > 0))
     broken = tmp_path / "broken.npz"
     for file, read in ((whole, m.read), (pseudo, read_pseudo)):
-        content, told = file.read_bytes(), 0
+        content, named = file.read_bytes(), 0
         damaged = [content[:n] for n in range(0, len(content), 97)]
         for i in range(0, len(content), 7):
             damaged.append(content[:i] + bytes([content[i] ^ 255]) + content[i + 1 :])
@@ -97,8 +97,8 @@ def test_any_damage_is_told_in_one_line(tmp_path: Path) -> None:
             try:
                 read(broken)
             except SsodError as error:
-                told += (error.file, error.code) == (str(broken), Exit.DATA)
-        assert told > len(damaged) / 2
+                named += (error.file, error.code) == (str(broken), Exit.DATA)
+        assert named > len(damaged) / 2
 
 
 @pytest.mark.parametrize(("name", "read"), [("points", m.read), ("known", read_pseudo)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssod.evaluation.matching import Matches, mean_ap
-from ssod.experiments.bootstrap import Draws, Unit, combine, gain
+from ssod.experiments.bootstrap import Resamples, Unit, combine, gain
 from ssod.utils.errors import Exit, SsodError
 
 
@@ -42,10 +42,10 @@ def hardness(images: int, runs: int, rng: np.random.Generator) -> np.ndarray:
     return 0.7 * rng.random(images) + 0.3 * rng.random((runs, images))
 
 
-def pair(images: int, method: float, twin: float, rng: np.random.Generator) -> tuple[Matches, Matches]:
+def pair(images: int, method: float, baseline: float, rng: np.random.Generator) -> tuple[Matches, Matches]:
     """Return the tables of two detectors that find a box with these chances; hard images are hard for both."""
     noise = rng.poisson(0.5, images)
-    return tuple(table(row < cut, noise, rng) for row, cut in zip(hardness(images, 2, rng), cuts([method, twin])))
+    return tuple(table(row < cut, noise, rng) for row, cut in zip(hardness(images, 2, rng), cuts([method, baseline])))
 
 
 @functools.cache
@@ -60,11 +60,11 @@ def cuts(chances: list[float] | np.ndarray) -> np.ndarray:
 
 def test_a_run_against_itself_gains_nothing() -> None:
     run = pair(80, 0.6, 0.5, np.random.default_rng(0))[0]
-    one = gain([Unit("1", [run], [run])], draws=Draws(200))
+    one = gain([Unit("1", [run], [run])], resamples=Resamples(200))
     assert one.value == 0
     assert one.images[0] <= 0 <= one.images[1]
     assert one.whole is None
-    two = gain([Unit("1", [run], [run]), Unit("2", [run], [run])], draws=Draws(200))
+    two = gain([Unit("1", [run], [run]), Unit("2", [run], [run])], resamples=Resamples(200))
     assert (two.value, two.images, two.whole) == (0, (0, 0), (0, 0))
     assert "not known" in one.scope
     assert two.scope == "2 folds"
@@ -73,7 +73,7 @@ def test_a_run_against_itself_gains_nothing() -> None:
 def test_the_same_ability_in_other_runs_gains_nothing() -> None:
     """Two trainings alike: the gain is not 0, but its interval has it."""
     rng = np.random.default_rng(7)
-    found = gain([Unit("1", [pair(200, 0.6, 0.5, rng)[0]], [pair(200, 0.6, 0.5, rng)[0]])], draws=Draws(200))
+    found = gain([Unit("1", [pair(200, 0.6, 0.5, rng)[0]], [pair(200, 0.6, 0.5, rng)[0]])], resamples=Resamples(200))
     assert found.value != 0
     assert found.images[0] < 0 < found.images[1]
 
@@ -81,7 +81,7 @@ def test_the_same_ability_in_other_runs_gains_nothing() -> None:
 def test_the_value_is_the_mean_of_the_units() -> None:
     rng = np.random.default_rng(1)
     (a, b), (c, d) = pair(60, 0.7, 0.5, rng), pair(60, 0.6, 0.5, rng)
-    found = gain([Unit("1", [a], [b]), Unit("2", [c, a], [d])], draws=Draws(50))
+    found = gain([Unit("1", [a], [b]), Unit("2", [c, a], [d])], resamples=Resamples(50))
     ap = {id(t): mean_ap(t)[0] for t in (a, b, c, d)}
     first = ap[id(a)] - ap[id(b)]
     second = (ap[id(c)] + ap[id(a)]) / 2 - ap[id(d)]
@@ -97,7 +97,7 @@ def test_the_variance_of_the_images_is_the_known_one() -> None:
     n = 400
     a, b = rng.random(n) < 0.6, rng.random(n) < 0.4
     none = np.zeros(n, int)
-    found = gain([Unit("1", [table(a, none, rng)], [table(b, none, rng)])], draws=Draws(2000))
+    found = gain([Unit("1", [table(a, none, rng)], [table(b, none, rng)])], resamples=Resamples(2000))
     assert found.value == pytest.approx(a.mean() - b.mean(), abs=0.01)  # AP is on a grid of 101 points
     assert found.by_images == pytest.approx((a.astype(float) - b).std() / np.sqrt(n), rel=0.06)
 
@@ -129,12 +129,12 @@ def covered(ends: tuple[float, float], truth: float) -> bool:
 def test_coverage_of_one_fold_is_95_percent() -> None:
     """The truth is the gain on very many images; each trial draws 120 of them."""
     rng = np.random.default_rng(5)
-    method, twin = pair(60_000, 0.65, 0.5, rng)
-    truth = mean_ap(method)[0] - mean_ap(twin)[0]
+    method, baseline = pair(60_000, 0.65, 0.5, rng)
+    truth = mean_ap(method)[0] - mean_ap(baseline)[0]
     hits = []
     for _ in range(400):
         unit = Unit("1", *([t] for t in pair(120, 0.65, 0.5, rng)))
-        hits.append(covered(gain([unit], draws=Draws(100)).images, truth))
+        hits.append(covered(gain([unit], resamples=Resamples(100)).images, truth))
     assert 0.92 <= np.mean(hits) <= 0.98
 
 
@@ -169,5 +169,5 @@ def test_coverage_of_the_whole_way_is_95_percent() -> None:
         noise = rng.poisson(0.5, 120)
         runs = [table(row < cut, noise, rng) for row, cut in zip(hardness(120, 6, rng), found)]
         units = [Unit(str(f), [runs[f]], [runs[3 + f]]) for f in range(3)]
-        hits.append(covered(gain(units, draws=Draws(60)).whole, truth))
+        hits.append(covered(gain(units, resamples=Resamples(60)).whole, truth))
     assert 0.92 <= np.mean(hits) <= 0.98

@@ -15,7 +15,7 @@ import yaml
 from ssod.commands.compare import compare, find
 from ssod.experiments import tables
 from ssod.experiments.cost import at, curve, equal, hours, seen
-from ssod.experiments.groups import Board, boards_of
+from ssod.experiments.groups import Group, groups_of
 from ssod.experiments.published import protocol_of, published, references
 from ssod.experiments.runs import read_run
 from ssod.experiments.settings import rows_of
@@ -23,8 +23,8 @@ from ssod.utils.errors import Exit, SsodError
 from tests.experiments.fake import fake_run
 
 
-def boards(*folders: Path) -> tuple[list[Board], list[str]]:
-    return boards_of(rows_of([read_run(folder) for folder in folders]), resamples=100)
+def groups(*folders: Path) -> tuple[list[Group], list[str]]:
+    return groups_of(rows_of([read_run(folder) for folder in folders]), resamples=100)
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def four(tmp_path: Path) -> list[Path]:
 
 
 def test_rows_are_repetitions_and_the_best_comes_first(four: list[Path]) -> None:
-    (board,), refusals = boards(*four)
+    (group,), refusals = groups(*four)
     assert refusals == []
-    assert [row.name for row in board.ranked] == ["mean_teacher", "supervised"]
-    best = board.ranked[0]
+    assert [row.name for row in group.ranked] == ["mean_teacher", "supervised"]
+    best = group.ranked[0]
     values = [run.ap() for run in best.runs]
     assert best.mean() == pytest.approx(mean(values))
     assert best.sd() == pytest.approx(stdev(values))
-    assert board.twins == {"mean_teacher": "supervised"}
-    gain = board.gains["mean_teacher"]
-    assert gain.value == pytest.approx(best.mean() - board.ranked[1].mean())
+    assert group.baselines == {"mean_teacher": "supervised"}
+    gain = group.gains["mean_teacher"]
+    assert gain.value == pytest.approx(best.mean() - group.ranked[1].mean())
     assert list(gain.units) == ["fold 1", "fold 2"]
     assert gain.images[0] < gain.value < gain.images[1]
 
@@ -54,9 +54,9 @@ def test_rows_are_repetitions_and_the_best_comes_first(four: list[Path]) -> None
 def test_seeds_weigh_as_their_fold(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a", fold=1, ap=0.2), fake_run(tmp_path / "b", fold=2, seed=0, ap=0.6)]
     runs.append(fake_run(tmp_path / "c", fold=2, seed=1, ap=0.6))
-    (board,), _ = boards(*runs)
+    (group,), _ = groups(*runs)
     a, b, c = (read_run(run).ap() for run in runs)
-    assert board.ranked[0].mean() == pytest.approx((a + (b + c) / 2) / 2)
+    assert group.ranked[0].mean() == pytest.approx((a + (b + c) / 2) / 2)
 
 
 def test_one_fold_with_seeds_is_paired_by_seed(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_one_fold_with_seeds_is_paired_by_seed(tmp_path: Path) -> None:
         for method, ap in (("supervised", 0.4), ("mean_teacher", 0.6))
         for seed in (0, 1, 2)
     ]
-    (board,), _ = boards(*runs)
-    gain = board.gains["mean_teacher"]
+    (group,), _ = groups(*runs)
+    gain = group.gains["mean_teacher"]
     assert list(gain.units) == ["seed 0", "seed 1", "seed 2"]
     assert gain.scope == "3 seeds of one fold"
 
@@ -82,14 +82,14 @@ def test_one_fold_with_seeds_is_paired_by_seed(tmp_path: Path) -> None:
     ],
 )
 def test_unlike_runs_are_refused_in_one_line(tmp_path: Path, other: dict, words: str) -> None:
-    found, refusals = boards(fake_run(tmp_path / "a", "supervised"), fake_run(tmp_path / "b", **other))
+    found, refusals = groups(fake_run(tmp_path / "a", "supervised"), fake_run(tmp_path / "b", **other))
     assert len(found) == 2
-    assert all(len(board.ranked) == 1 for board in found)
+    assert all(len(group.ranked) == 1 for group in found)
     (line,) = refusals
     assert line.startswith("not ranked together: ")
     assert words in line
     assert "\n" not in line
-    assert not any(board.gains for board in found)
+    assert not any(group.gains for group in found)
 
 
 def test_two_runs_with_different_splits_by_the_command(
@@ -104,10 +104,10 @@ def test_two_runs_with_different_splits_by_the_command(
 
 
 def test_a_row_that_lacks_folds_is_ranked_on_those_that_all_have(four: list[Path], tmp_path: Path) -> None:
-    (two, one), refusals = boards(*four, fake_run(tmp_path / "x", "unbiased_teacher", 1, ap=0.9))
+    (two, one), refusals = groups(*four, fake_run(tmp_path / "x", "unbiased_teacher", 1, ap=0.9))
     assert refusals == []
     assert [(row.name, len(row.runs)) for row in two.ranked] == [("mean_teacher", 2), ("supervised", 2)]
-    assert two.notes == ["unbiased_teacher has 1 of the board's 2 splits: it is ranked on 1, on another board"]
+    assert two.notes == ["unbiased_teacher has 1 of the group's 2 splits: it is ranked on 1, in another group"]
     assert [row.name for row in one.ranked] == ["unbiased_teacher", "mean_teacher", "supervised"]
     assert [[run.fold for run in row.runs] for row in one.ranked] == [["1"]] * 3
     assert list(one.gains["unbiased_teacher"].units) == ["fold 1"]
@@ -117,30 +117,30 @@ def test_a_row_that_lacks_folds_is_ranked_on_those_that_all_have(four: list[Path
 
 def test_rows_with_no_split_in_common_have_no_rank(four: list[Path], tmp_path: Path) -> None:
     extra = [fake_run(tmp_path / "x", "unbiased_teacher", 1), fake_run(tmp_path / "y", "humble_teacher", 2)]
-    (board,), _ = boards(*four, *extra)
-    assert [row.name for row in board.ranked] == ["mean_teacher", "supervised"]
-    reason = "has 1 of the board's 2 splits"
-    assert {(row.name, why) for row, why in board.others} == {("unbiased_teacher", reason), ("humble_teacher", reason)}
-    assert list(board.gains["unbiased_teacher"].units) == ["fold 1"]  # over the fold that both have
-    assert {row[0] for row in tables.at_equal_cost(board).rows} == {"mean_teacher", "supervised"}
+    (group,), _ = groups(*four, *extra)
+    assert [row.name for row in group.ranked] == ["mean_teacher", "supervised"]
+    reason = "has 1 of the group's 2 splits"
+    assert {(row.name, why) for row, why in group.others} == {("unbiased_teacher", reason), ("humble_teacher", reason)}
+    assert list(group.gains["unbiased_teacher"].units) == ["fold 1"]  # over the fold that both have
+    assert {row[0] for row in tables.at_equal_cost(group).rows} == {"mean_teacher", "supervised"}
 
 
 def test_a_row_with_more_folds_is_ranked_on_those_of_the_others(four: list[Path], tmp_path: Path) -> None:
     runs = [*four, fake_run(tmp_path / "x", "mean_teacher", 3, ap=0.1)]
-    (board,), refusals = boards(*runs)
+    (group,), refusals = groups(*runs)
     assert refusals == []
     _, whole = rows_of([read_run(run) for run in runs])
     assert len(whole.runs) == 3
-    assert [(row.name, len(row.runs)) for row in board.ranked] == [("mean_teacher", 2), ("supervised", 2)]
-    assert board.notes == [f"mean_teacher: 1 split that other rows lack left out; AP over all 3: {whole.spread()}"]
+    assert [(row.name, len(row.runs)) for row in group.ranked] == [("mean_teacher", 2), ("supervised", 2)]
+    assert group.notes == [f"mean_teacher: 1 split that other rows lack left out; AP over all 3: {whole.spread()}"]
 
 
 def test_rows_that_share_more_folds_are_ranked_on_these_too(four: list[Path], tmp_path: Path) -> None:
     """Several rows with a single fold take nothing from what two others have."""
     names = ("instant_teaching", "humble_teacher", "unbiased_teacher", "instant_teaching_rectify")
-    (one, two), refusals = boards(*four, *(fake_run(tmp_path / name, name, 1) for name in names))
+    (one, two), refusals = groups(*four, *(fake_run(tmp_path / name, name, 1) for name in names))
     assert refusals == []
-    assert [len(board.ranked) for board in (one, two)] == [6, 2]
+    assert [len(group.ranked) for group in (one, two)] == [6, 2]
     assert all(len(row.hashes) == 1 for row in one.ranked)
     assert list(two.gains["mean_teacher"].units) == ["fold 1", "fold 2"]
 
@@ -154,11 +154,11 @@ def test_what_a_supervised_run_never_reads_tells_no_rows_apart(tmp_path: Path) -
 
 @pytest.mark.parametrize(("code", "words"), [(None, "running or killed"), (75, "code 75"), (5, "code 5")])
 def test_what_did_not_finish_is_not_counted(four: list[Path], tmp_path: Path, code: int | None, words: str) -> None:
-    (board,), _ = boards(*four, fake_run(tmp_path / "x", seed=7, ap=0.99, code=code))
-    assert max(len(row.runs) for row in board.rows) == 2
-    sheet = tables.ranking(board)
+    (group,), _ = groups(*four, fake_run(tmp_path / "x", seed=7, ap=0.99, code=code))
+    assert max(len(row.runs) for row in group.rows) == 2
+    sheet = tables.ranking(group)
     assert any(words in note for note in sheet.notes)
-    _, refusals = boards(four[0], fake_run(tmp_path / "y", "unbiased_teacher", code=code))
+    _, refusals = groups(four[0], fake_run(tmp_path / "y", "unbiased_teacher", code=code))
     assert words in refusals[0]
 
 
@@ -174,42 +174,42 @@ def test_rows_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     }
 
 
-def test_a_twin_that_differs_is_told(tmp_path: Path) -> None:
+def test_a_baseline_that_differs_is_reported(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a", "supervised", changes={"train.lr": 0.5}), fake_run(tmp_path / "b")]
-    (board,), _ = boards(*runs)
-    assert board.notes == ["mean_teacher and its twin differ in train.lr"]
+    (group,), _ = groups(*runs)
+    assert group.notes == ["mean_teacher and its baseline differ in train.lr"]
     better = fake_run(tmp_path / "c", "supervised", ap=0.3)
-    (board,), _ = boards(*runs, better)
-    assert board.notes == []
-    assert "lr=0.001" in board.twins["mean_teacher"]
+    (group,), _ = groups(*runs, better)
+    assert group.notes == []
+    assert "lr=0.001" in group.baselines["mean_teacher"]
 
 
 def test_without_saved_matches_there_is_no_interval(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a", "supervised", saved=False), fake_run(tmp_path / "b", ap=0.8, saved=False)]
-    (board,), _ = boards(*runs)
-    assert board.gains == {}
-    assert "no interval" in tables.gain_text(board, board.ranked[0])
+    (group,), _ = groups(*runs)
+    assert group.gains == {}
+    assert "no interval" in tables.gain_text(group, group.ranked[0])
 
 
 # ---- cost ----------------------------------------------------------------------------------------------------------
 
 
 def test_images_and_hours_that_were_spent(tmp_path: Path) -> None:
-    run, twin = read_run(fake_run(tmp_path / "a")), read_run(fake_run(tmp_path / "b", "supervised"))
+    run, baseline = read_run(fake_run(tmp_path / "a")), read_run(fake_run(tmp_path / "b", "supervised"))
     assert seen(run, 24) == (48, 36)  # burn-in of 6 steps
     assert seen(run, 4) == (8, 0)
-    assert seen(twin, 24) == (48, 0)
+    assert seen(baseline, 24) == (48, 0)
     assert hours(run, 24) == pytest.approx(24 * 0.5 / 3600)
     assert hours(run, 6) == pytest.approx(6 * 0.5 / 3600)
 
 
 def test_equal_cost_by_hand(tmp_path: Path) -> None:
-    run, twin = read_run(fake_run(tmp_path / "a", ap=0.8)), read_run(fake_run(tmp_path / "b", "supervised"))
-    budget, values = equal({"m": [run], "s": [twin]}, "images")
-    assert budget == 48  # what the twin spent; the method had spent 24 + 12 = 36 at step 12 and 84 at step 24
+    run, baseline = read_run(fake_run(tmp_path / "a", ap=0.8)), read_run(fake_run(tmp_path / "b", "supervised"))
+    budget, values = equal({"m": [run], "s": [baseline]}, "images")
+    assert budget == 48  # what the baseline spent; the method had spent 24 + 12 = 36 at step 12 and 84 at step 24
     first, last = curve(run)
     assert values["m"] == pytest.approx(first.ap + (48 - 36) / (84 - 36) * (last.ap - first.ap))
-    assert values["s"] == pytest.approx(twin.ap())
+    assert values["s"] == pytest.approx(baseline.ap())
     assert at(curve(run), 20, "images") is None  # before the first evaluation nothing is known
 
 
@@ -220,8 +220,8 @@ def test_every_form_has_the_same_numbers(four: list[Path], tmp_path: Path) -> No
     out = [tmp_path / "out" / f"c.{end}" for end in ("csv", "md", "tex")]
     found = compare(four, out=out, resamples=50)
     texts = [path.read_text() for path in out]
-    board = found.boards[0]
-    number = f"{100 * board.ranked[0].mean():.1f}"
+    group = found.groups[0]
+    number = f"{100 * group.ranked[0].mean():.1f}"
     assert all(number in text and "mean" in text for text in texts[1:])
     assert texts[1].count("| mean_teacher |") == 2
     assert "mean\\_teacher" in texts[2]
@@ -233,8 +233,8 @@ def test_the_csv_has_every_number_by_itself(four: list[Path], tmp_path: Path) ->
     lost = fake_run(tmp_path / "lost", "supervised", 8)
     found = compare([*four, other, lost], out=[tmp_path / "c.csv"], resamples=50)
     lines = list(csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text())))
-    board = found.boards[0]
-    best, gain = board.ranked[0], board.gains["mean_teacher"]
+    group = found.groups[0]
+    best, gain = group.ranked[0], group.gains["mean_teacher"]
     first = lines[0]
     assert (first["kind"], first["board"], first["rank"], first["row"]) == ("row", "1", "1", "mean_teacher")
     assert float(first["AP"]) == pytest.approx(100 * best.mean())
@@ -242,14 +242,14 @@ def test_the_csv_has_every_number_by_itself(four: list[Path], tmp_path: Path) ->
     assert float(first["gain"]) == pytest.approx(100 * gain.value)
     assert [float(first[f"gain_{end}"]) / 100 for end in ("low", "high")] == pytest.approx(gain.images)
     assert [float(first[f"gain_folds_{end}"]) / 100 for end in ("low", "high")] == pytest.approx(gain.whole)
-    budget, values = equal({row.name: row.runs for row in board.rows}, "images")
+    budget, values = equal({row.name: row.runs for row in group.rows}, "images")
     assert float(first["budget_images"]) == budget
     assert float(first["AP_at_images"]) == pytest.approx(100 * values["mean_teacher"])
     runs = {line["path"]: line for line in lines if line["kind"] == "run"}
-    assert set(runs) == {str(path) for path in (*four, other, lost)}  # also those that no board counts
+    assert set(runs) == {str(path) for path in (*four, other, lost)}  # also those that no group counts
     assert runs[str(other)]["state"].startswith("step 24 of 24")
     assert runs[str(other)]["AP"] == ""
-    assert [line["text"] for line in lines if line["kind"] == "note"] == found.boards[0].notes
+    assert [line["text"] for line in lines if line["kind"] == "note"] == found.groups[0].notes
     assert float(runs[str(four[0])]["AP"]) == pytest.approx(100 * read_run(four[0]).ap())
     assert [line["text"] for line in lines if line["kind"] == "refused"] == found.refusals
 
@@ -266,7 +266,7 @@ def test_folders_of_runs_are_found(four: list[Path], tmp_path: Path) -> None:
         find([])
 
 
-def test_bad_arguments_are_told(tmp_path: Path, four: list[Path]) -> None:
+def test_bad_arguments_are_reported(tmp_path: Path, four: list[Path]) -> None:
     with pytest.raises(SsodError, match="no known ending"):
         compare(four, out=[tmp_path / "c.pdf"])
     (tmp_path / "empty").mkdir()
@@ -316,8 +316,8 @@ def test_references_come_for_the_same_protocol_only(tmp_path: Path) -> None:
     assert {p.protocol for p in references([ten])} == {"COCO 10 %"}
     assert references([ten, three]) == []
     assert references([read_run(fake_run(tmp_path / "shapes"))]) == []
-    (board,), _ = boards_of(rows_of([ten]), resamples=10)
-    sheet = tables.published_sheet(board)
+    (group,), _ = groups_of(rows_of([ten]), resamples=10)
+    sheet = tables.published_sheet(group)
     assert any("(ours)" in row[0] for row in sheet.rows)
     assert any(row[0] == "consistent_teacher" and row[3] == "40.00" for row in sheet.rows)
 
@@ -330,14 +330,14 @@ def voc_like(folder: Path, method: str, **changes: object) -> Path:
     return fake_run(folder, method, saved=False, split=split, changes={"data.split": None, **parts, **changes})
 
 
-def test_a_supervised_twin_follows_the_protocol_of_its_labels(tmp_path: Path) -> None:
+def test_a_supervised_baseline_follows_the_protocol_of_its_labels(tmp_path: Path) -> None:
     """Its config names no unlabelled images (the recipe of `supervised` on `voc`); the references stay."""
     extra = {"format": "voc", "root": "voc/VOCdevkit/VOC2012", "split": "trainval"}
-    twin = read_run(voc_like(tmp_path / "s", "supervised", **{"data.unlabeled": None}))
+    baseline = read_run(voc_like(tmp_path / "s", "supervised", **{"data.unlabeled": None}))
     run = read_run(voc_like(tmp_path / "m", "mean_teacher", **{"data.unlabeled": extra}))
     alone = read_run(voc_like(tmp_path / "a", "mean_teacher", **{"data.unlabeled": None}))
-    assert [protocol_of(r) for r in (twin, run, alone)] == ["VOC 07+12", "VOC 07+12", None]
-    assert references([twin, run])
+    assert [protocol_of(r) for r in (baseline, run, alone)] == ["VOC 07+12", "VOC 07+12", None]
+    assert references([baseline, run])
     whole = {"format": "coco", "ann": "coco/annotations/instances_train2017.json", "images": "coco/train2017"}
     coco = {"data.split": None, "data.labeled": whole, "data.unlabeled": None}
     kinds = [read_run(coco_like(tmp_path / m, None, m, **coco)) for m in ("supervised", "mean_teacher")]
@@ -398,15 +398,15 @@ def test_a_run_without_ap_is_not_counted(four: list[Path], name: str) -> None:
     found = compare(four, out=[four[0] / "c.html"], resamples=10)
     assert [len(row.runs) for row in found.rows] == [2, 1]
     words = "finished without an AP at its last evaluation"
-    assert any(words in note for board in found.boards for note in tables.ranking(board).notes)
+    assert any(words in note for group in found.groups for note in tables.ranking(group).notes)
 
 
 def test_a_detector_without_a_decode_section_is_compared(tmp_path: Path) -> None:
     """detectron2's have their lowest score in a config of its own; what was measured with tells it."""
     other = {"changes": {"detector": {"name": "d2_retinanet", "config": "x.yaml"}}}
     runs = [fake_run(tmp_path / "a", "supervised", **other), fake_run(tmp_path / "b", ap=0.8, **other)]
-    (board,), _ = boards(*runs)
-    assert board.protocol["score threshold"] == "0.05"
-    assert board.gains
-    (board,), _ = boards(fake_run(tmp_path / "c", saved=False, **other))
-    assert board.protocol["score threshold"] == "unknown"
+    (group,), _ = groups(*runs)
+    assert group.protocol["score threshold"] == "0.05"
+    assert group.gains
+    (group,), _ = groups(fake_run(tmp_path / "c", saved=False, **other))
+    assert group.protocol["score threshold"] == "unknown"

@@ -1,4 +1,4 @@
-"""Which runs make a row, which of them count, and what the gain over the twin is made of."""
+"""Which runs make a row, which of them count, and what the gain over the baseline is made of."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from ssod.commands.compare import compare, find
 from ssod.experiments import bootstrap, tables
-from ssod.experiments.groups import Board, boards_of
+from ssod.experiments.groups import Group, groups_of
 from ssod.experiments.runs import read_run
 from ssod.experiments.settings import rows_of
 from tests.experiments.fake import fake_run
 
 
-def boards(*folders: Path) -> tuple[list[Board], list[str]]:
-    return boards_of(rows_of([read_run(folder) for folder in folders]), resamples=20)
+def groups(*folders: Path) -> tuple[list[Group], list[str]]:
+    return groups_of(rows_of([read_run(folder) for folder in folders]), resamples=20)
 
 
 # ---- measured alike ------------------------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ def boards(*folders: Path) -> tuple[list[Board], list[str]]:
 def test_a_row_has_one_val_set(tmp_path: Path, images: int) -> None:
     runs = [fake_run(tmp_path / "a", fold=1, ap=0.6), fake_run(tmp_path / "s", "supervised", 1)]
     runs.append(fake_run(tmp_path / "b", fold=2, ap=0.2, about={"val": "w" * 64}, images=images))
-    (one, two), (line,) = boards(*runs)
+    (one, two), (line,) = groups(*runs)
     assert [(row.name, len(row.runs)) for row in one.ranked] == [("mean_teacher (val set=vvvvvvvvvvvv)", 1),
                                                                  ("supervised", 1)]  # fmt: skip
     assert [(row.name, len(row.runs)) for row in two.ranked] == [("mean_teacher (val set=wwwwwwwwwwww)", 1)]
@@ -35,22 +35,22 @@ def test_a_row_has_one_val_set(tmp_path: Path, images: int) -> None:
     assert list(one.gains["mean_teacher (val set=vvvvvvvvvvvv)"].units) == ["fold 1"]
 
 
-def test_val_sets_are_told_apart_by_name_where_nothing_else_is_known(tmp_path: Path) -> None:
+def test_val_sets_are_reported_apart_by_name_where_nothing_else_is_known(tmp_path: Path) -> None:
     other = {"data.val": {"format": "coco", "ann": "other.json", "images": "x"}}
     runs = [fake_run(tmp_path / "a", fold=1, saved=False), fake_run(tmp_path / "b", fold=2, saved=False, changes=other)]
-    found, (line,) = boards(*runs)
-    assert [len(row.runs) for board in found for row in board.ranked] == [1, 1]
+    found, (line,) = groups(*runs)
+    assert [len(row.runs) for group in found for row in group.ranked] == [1, 1]
     assert "other.json x" in line
 
 
 def test_a_run_that_saved_no_matches_is_ranked_by_the_name_of_its_val_set(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a", ap=0.8, saved=False), fake_run(tmp_path / "s", "supervised")]
-    (board,), refusals = boards(*runs)
+    (group,), refusals = groups(*runs)
     assert refusals == []
-    assert [row.name for row in board.ranked] == ["mean_teacher", "supervised"]
-    assert board.gains == {}
-    assert board.differences["mean_teacher"] == pytest.approx(board.ranked[0].mean() - board.ranked[1].mean())
-    assert "no interval" in tables.gain_text(board, board.ranked[0])
+    assert [row.name for row in group.ranked] == ["mean_teacher", "supervised"]
+    assert group.gains == {}
+    assert group.differences["mean_teacher"] == pytest.approx(group.ranked[0].mean() - group.ranked[1].mean())
+    assert "no interval" in tables.gain_text(group, group.ranked[0])
     more = fake_run(tmp_path / "b", fold=2, ap=0.8)
     (row, _) = rows_of([read_run(run) for run in (*runs, more)])
     assert len(row.runs) == 2  # a row has runs with and without
@@ -59,8 +59,8 @@ def test_a_run_that_saved_no_matches_is_ranked_by_the_name_of_its_val_set(tmp_pa
 def test_a_name_that_stands_for_two_val_sets_says_nothing(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a", saved=False), fake_run(tmp_path / "s", "supervised")]
     runs.append(fake_run(tmp_path / "t", "unbiased_teacher", about={"val": "w" * 64}))
-    found, _ = boards(*runs)
-    assert [[row.name for row in board.ranked] for board in found] == [
+    found, _ = groups(*runs)
+    assert [[row.name for row in group.ranked] for group in found] == [
         ["mean_teacher"], ["supervised"], ["unbiased_teacher"]]  # fmt: skip
 
 
@@ -75,15 +75,15 @@ def test_a_folder_named_twice_is_one_run(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_fold_and_seed_count_once(tmp_path: Path) -> None:
-    old, twin = fake_run(tmp_path / "a", ap=0.6), fake_run(tmp_path / "s", "supervised")
+    old, baseline = fake_run(tmp_path / "a", ap=0.6), fake_run(tmp_path / "s", "supervised")
     copied = shutil.copytree(old, tmp_path / "a-2")
-    (board,), _ = boards(old, twin, copied)
-    assert tables.ranking(board).rows[0][2:4] == ["1 x 1", f"{100 * read_run(old).ap():.1f}"]
-    assert f"mean_teacher: {copied} is not counted: it repeats fold 1, seed 0 of {old}" in board.notes
+    (group,), _ = groups(old, baseline, copied)
+    assert tables.ranking(group).rows[0][2:4] == ["1 x 1", f"{100 * read_run(old).ap():.1f}"]
+    assert f"mean_teacher: {copied} is not counted: it repeats fold 1, seed 0 of {old}" in group.notes
     new = fake_run(tmp_path / "a-0", ap=0.8)
     for run, time in ((old, "2026-01-01T09:00:00+0000"), (new, "2026-01-01T09:00:00-0100"), (copied, None)):
         (run / "exit.json").write_text(json.dumps({"code": 0, "time": time}))
-    found = compare([old, twin, copied, new], out=[tmp_path / "c.csv", tmp_path / "c.html"], resamples=20)
+    found = compare([old, baseline, copied, new], out=[tmp_path / "c.csv", tmp_path / "c.html"], resamples=20)
     row = found.rows[0]
     assert [run.path for run in row.runs] == [new]  # the one that finished last
     assert [run.path for run in row.repeated] == [old, copied]
@@ -105,27 +105,27 @@ def test_a_run_folder_has_a_config_and_a_split(tmp_path: Path) -> None:
 def test_rows_are_ranked_on_the_folds_they_share(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / f"s{fold}", "supervised", fold, ap=0.4) for fold in (1, 2)]
     runs += [fake_run(tmp_path / f"m{fold}", "mean_teacher", fold, ap=0.6) for fold in (2, 3)]
-    (board,), refusals = boards(*runs)
+    (group,), refusals = groups(*runs)
     assert refusals == []
-    assert [[run.fold for run in row.runs] for row in board.ranked] == [["2"], ["2"]]
-    assert list(board.gains["mean_teacher"].units) == ["fold 2"]
-    assert [note.split(";")[0] for note in board.notes] == [
+    assert [[run.fold for run in row.runs] for row in group.ranked] == [["2"], ["2"]]
+    assert list(group.gains["mean_teacher"].units) == ["fold 2"]
+    assert [note.split(";")[0] for note in group.notes] == [
         f"{name}: 1 split that other rows lack left out" for name in ("supervised", "mean_teacher")]  # fmt: skip
     whole = rows_of([read_run(run) for run in runs])[1]
-    assert board.notes[1].endswith(f"AP over all 2: {whole.spread()}")
+    assert group.notes[1].endswith(f"AP over all 2: {whole.spread()}")
 
 
-def test_a_twin_is_found_on_another_board(tmp_path: Path) -> None:
-    """Three rows make a board on fold 1; the only twin has fold 2, as one of them has."""
+def test_a_baseline_is_found_in_another_group(tmp_path: Path) -> None:
+    """Three rows make a group on fold 1; the only baseline has fold 2, as one of them has."""
     runs = [fake_run(tmp_path / f"m{fold}", "mean_teacher", fold, ap=0.6) for fold in (1, 2)]
     runs += [fake_run(tmp_path / name, name, 1) for name in ("unbiased_teacher", "humble_teacher")]
     runs.append(fake_run(tmp_path / "s", "supervised", 2))
-    (board, other), _ = boards(*runs)
+    (group, other), _ = groups(*runs)
     assert [row.name for row in other.ranked] == ["supervised"]
-    assert len(board.ranked) == 3
-    assert board.gains.keys() == {"mean_teacher"}
-    assert list(board.gains["mean_teacher"].units) == ["fold 2"]
-    assert "gain of mean_teacher: on what both have, fold 2: 1 of its 2 runs, 1 of the twin's 1" in board.notes
+    assert len(group.ranked) == 3
+    assert group.gains.keys() == {"mean_teacher"}
+    assert list(group.gains["mean_teacher"].units) == ["fold 2"]
+    assert "gain of mean_teacher: on what both have, fold 2: 1 of its 2 runs, 1 of the baseline's 1" in group.notes
 
 
 # ---- what the gain is made of --------------------------------------------------------------------------------------
@@ -133,29 +133,29 @@ def test_a_twin_is_found_on_another_board(tmp_path: Path) -> None:
 
 def test_a_gain_of_some_seeds_says_so(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / f"m{seed}", seed=seed, ap=0.3 + 0.2 * seed) for seed in (0, 1, 2)]
-    twins = [fake_run(tmp_path / f"s{seed}", "supervised", seed=seed, ap=0.4) for seed in (0, 1)]
-    (board,), _ = boards(*runs, *twins)
-    assert board.gains["mean_teacher"].scope == "2 seeds of one fold"
-    assert board.notes == [
-        "gain of mean_teacher: on what both have, seed 0, seed 1: 2 of its 3 runs, 2 of the twin's 2"]  # fmt: skip
-    expected = sum(read_run(run).ap() for run in runs[:2]) / 2 - sum(read_run(run).ap() for run in twins) / 2
-    assert board.gains["mean_teacher"].value == pytest.approx(expected)
+    baselines = [fake_run(tmp_path / f"s{seed}", "supervised", seed=seed, ap=0.4) for seed in (0, 1)]
+    (group,), _ = groups(*runs, *baselines)
+    assert group.gains["mean_teacher"].scope == "2 seeds of one fold"
+    assert group.notes == [
+        "gain of mean_teacher: on what both have, seed 0, seed 1: 2 of its 3 runs, 2 of the baseline's 2"]  # fmt: skip
+    expected = sum(read_run(run).ap() for run in runs[:2]) / 2 - sum(read_run(run).ap() for run in baselines) / 2
+    assert group.gains["mean_teacher"].value == pytest.approx(expected)
 
 
 def test_a_gain_without_shared_seeds_counts_the_runs(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / f"m{seed}", seed=seed) for seed in (0, 1, 2)]
-    (board,), _ = boards(*runs, fake_run(tmp_path / "s", "supervised", seed=7))
-    assert board.gains["mean_teacher"].scope.startswith("one fold, 3 runs against 1: ")
-    assert board.notes == []
+    (group,), _ = groups(*runs, fake_run(tmp_path / "s", "supervised", seed=7))
+    assert group.gains["mean_teacher"].scope.startswith("one fold, 3 runs against 1: ")
+    assert group.notes == []
     more = [fake_run(tmp_path / f"f{name}", name, 2) for name in ("supervised", "mean_teacher")]
-    (board,), _ = boards(*runs, *more, tmp_path / "s")
-    assert board.gains["mean_teacher"].scope == "2 folds, 4 runs against 2"
+    (group,), _ = groups(*runs, *more, tmp_path / "s")
+    assert group.gains["mean_teacher"].scope == "2 folds, 4 runs against 2"
 
 
-def test_folds_with_unlike_numbers_of_seeds_are_told(tmp_path: Path) -> None:
+def test_folds_with_unlike_numbers_of_seeds_are_reported(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / f"{f}-{s}", fold=f, seed=s) for f, s in ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2))]
-    assert tables.ranking(boards(*runs)[0][0]).rows[0][2] == "2 folds, 5 runs"
-    assert tables.ranking(boards(*runs[:4])[0][0]).rows[0][2] == "2 x 2"
+    assert tables.ranking(groups(*runs)[0][0]).rows[0][2] == "2 folds, 5 runs"
+    assert tables.ranking(groups(*runs[:4])[0][0]).rows[0][2] == "2 x 2"
 
 
 def test_a_run_is_resampled_once_for_all_its_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,9 +165,9 @@ def test_a_run_is_resampled_once_for_all_its_gains(tmp_path: Path, monkeypatch: 
     names = ("supervised", "mean_teacher", "humble_teacher")
     runs = [fake_run(tmp_path / f"{name}{fold}", name, fold) for name in names for fold in (1, 2)]
     runs.append(fake_run(tmp_path / "u", "unbiased_teacher", 1))
-    found, _ = boards(*runs)
+    found, _ = groups(*runs)
     assert len(found) == 2
-    assert sum(len(board.gains) for board in found) == 5
+    assert sum(len(group.gains) for group in found) == 5
     assert len(measured) == len(runs)
 
 
@@ -181,7 +181,7 @@ def test_rows_that_have_no_short_difference_are_named_by_their_folders(tmp_path:
     found = compare(runs, out=out, resamples=20)
     names = [row.name for row in found.rows]
     assert names == ["mean_teacher (setting 1)", "mean_teacher (setting 2)"]
-    notes = [note for board in found.boards for note in board.notes]
+    notes = [note for group in found.groups for note in group.notes]
     assert f"{names[0]} is {runs[0]}" in notes
     keys = "data.unlabeled.ann, data.unlabeled.images"
     assert f"{names[1]} is {runs[1]}; it differs from setting 1 in {keys}" in notes

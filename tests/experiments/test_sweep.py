@@ -109,7 +109,7 @@ def test_configs_by_pattern_and_with_changes(tmp_path: Path) -> None:
         ({"base": "small.yaml", "detectors": ["fcos", "fcos"]}, "detectors: two rows are called 'fcos'"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(tmp_path: Path, keys: dict, words: str) -> None:
+def test_mistakes_are_reported_before_anything_runs(tmp_path: Path, keys: dict, words: str) -> None:
     with pytest.raises(SsodError) as error:
         read_sweep(sweep_file(tmp_path, **keys))
     assert words in error.value.line()
@@ -152,7 +152,7 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert run_cells(cells, 2, tmp_path / "runs", Console(quiet=True)) == {}
 
 
-def test_a_failed_run_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = sweep_file(tmp_path, base="small.yaml", methods=METHODS)
     done, bad = read_sweep(file).cells
     as_cell(tmp_path, done)
@@ -283,7 +283,7 @@ def test_the_fake_runs_are_like_real_ones(tmp_path: Path) -> None:
 
 
 def test_the_sweep_of_the_docs_is_sound() -> None:
-    """Every cell validates, and each method is a twin's equal but for what it does with unlabelled images."""
+    """Every cell validates, and each method is a baseline's equal but for what it does with unlabelled images."""
     cells = read_sweep(Path(__file__).resolve().parents[2] / "docs" / "sweep_shapes.yaml").cells
     assert len(cells) == 4 * 2
     trees = [cell.load() for cell in cells]

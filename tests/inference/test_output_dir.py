@@ -36,9 +36,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def source_in(told: str) -> dict:
+def source_in(message: str) -> dict:
     """Return what the printed line says under ``data.labeled``, as a config would read it."""
-    return yaml.safe_load(told[told.index("data.labeled: ") :].split(" and data.")[0])["data.labeled"]
+    return yaml.safe_load(message[message.index("data.labeled: ") :].split(" and data.")[0])["data.labeled"]
 
 
 # ---- nothing is replaced -----------------------------------------------------------------------------------------
@@ -187,9 +187,9 @@ def test_a_real_interrupt(weights: Path, tmp_path: Path) -> None:
     while not list(tmp_path.glob("out/.tmp-*/*.jpg")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=LONG)[1]
+    message = process.communicate(timeout=LONG)[1]
     assert process.returncode == Exit.INTERRUPTED
-    assert told.splitlines() == [f"interrupted: nothing was written to {tmp_path / 'out'}", "ssod: interrupted"]
+    assert message.splitlines() == [f"interrupted: nothing was written to {tmp_path / 'out'}", "ssod: interrupted"]
     assert not (tmp_path / "out").exists()
 
 
@@ -208,13 +208,15 @@ def test_a_disk_that_refuses_is_one_line(weights: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [_predict, _label("coco")], ids=["predict", "label"])
-def test_files_whose_names_are_never_opened_are_told(weights: Path, tmp_path: Path, capsys, command: Callable) -> None:
+def test_files_whose_names_are_never_opened_are_reported(
+    weights: Path, tmp_path: Path, capsys, command: Callable
+) -> None:
     (path,) = photos(tmp_path / "in", ["a.jpg"])
     (tmp_path / "in" / "c\\d.jpg").write_bytes(path.read_bytes())
     command(weights, tmp_path / "in", tmp_path / "out")
-    told = capsys.readouterr().out
-    assert "c\\\\d.jpg" in told
-    assert "1 left out" in told
+    message = capsys.readouterr().out
+    assert "c\\\\d.jpg" in message
+    assert "1 left out" in message
 
 
 @pytest.mark.parametrize("score", [50, -0.1, float("nan")])
@@ -257,15 +259,15 @@ def test_links_are_named_with_the_key_that_allows_them(weights: Path, tmp_path: 
     label_files(weights, tmp_path / "real", tmp_path / "plain", score=SCORE)
     assert "allow_symlinks" not in capsys.readouterr().out
     label_files(weights, tmp_path / "links", tmp_path / "out", score=SCORE)
-    told = capsys.readouterr().out
-    assert "data.allow_symlinks: true" in told
+    message = capsys.readouterr().out
+    assert "data.allow_symlinks: true" in message
     table = json.loads((tmp_path / "out" / "instances.json").read_text())
     assert [image["file_name"] for image in table["images"]] == ["a.jpg", "b.jpg"]
     label_files(weights, tmp_path / "links", tmp_path / "yolo", format="yolo", score=SCORE)
     assert "allow_symlinks" not in capsys.readouterr().out  # there the images are files
 
 
-def test_too_many_unreadable_images_are_told_in_words_that_fit(weights: Path, tmp_path: Path) -> None:
+def test_too_many_unreadable_images_are_reported_in_words_that_fit(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in "abcdef":
         (tmp_path / "in" / f"{name}.png").write_bytes(b"no image")

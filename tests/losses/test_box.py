@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from ssod.losses import box as losses
-from ssod.losses.box import ALIGNED, BOX, SPREAD, ciou_pairs, diou_pairs, giou_pairs, l1, nll, smooth_l1
+from ssod.losses.box import ALIGNED, BOX, BOX_STD, ciou_pairs, diou_pairs, giou_pairs, l1, nll, smooth_l1
 from ssod.structures import Predictions
 from ssod.structures.boxes import DeltaCoder, LtrbCoder, paired_iou
 from tests.losses.rows import assignment, predictions
@@ -146,17 +146,17 @@ def test_the_table_holds_every_row_loss() -> None:
 # ---- likelihood ----------------------------------------------------------------------------------------------------
 
 
-def likely(deltas: torch.Tensor, spread: torch.Tensor, boxes: torch.Tensor, **params: float) -> torch.Tensor:
-    p = predictions(torch.zeros(len(deltas), 1), deltas[:, None], spread=spread)
+def likely(deltas: torch.Tensor, box_std: torch.Tensor, boxes: torch.Tensor, **params: float) -> torch.Tensor:
+    p = predictions(torch.zeros(len(deltas), 1), deltas[:, None], box_std=box_std)
     return nll(p, assignment(torch.zeros(len(deltas), dtype=torch.long), boxes), **params)
 
 
 def test_nll_is_the_normals_likelihood_weighted_by_iou() -> None:
     boxes = random_boxes(6)
     deltas = (boxes + 0.5).requires_grad_()
-    spread = torch.randn(6, 4, generator=RNG).requires_grad_()
-    loss = likely(deltas, spread, boxes)
-    sigma = spread.sigmoid()
+    box_std = torch.randn(6, 4, generator=RNG).requires_grad_()
+    loss = likely(deltas, box_std, boxes)
+    sigma = box_std.sigmoid()
     each = -torch.distributions.Normal(deltas, sigma).log_prob(boxes).sum(1)
     overlap = paired_iou(deltas, boxes).detach()
     torch.testing.assert_close(loss, overlap * each)
@@ -164,27 +164,27 @@ def test_nll_is_the_normals_likelihood_weighted_by_iou() -> None:
     torch.testing.assert_close(deltas.grad, (overlap[:, None] * (deltas - boxes) / sigma**2).detach())
 
 
-def test_nll_is_finite_at_the_ends_of_the_spread() -> None:
+def test_nll_is_finite_at_the_ends_of_box_std() -> None:
     boxes = random_boxes(4)
     for value in (-1e4, -100.0, 100.0, 1e4):
-        deltas, spread = (boxes + 3).requires_grad_(), torch.full((4, 4), value, requires_grad=True)
-        loss = likely(deltas, spread, boxes)
+        deltas, box_std = (boxes + 3).requires_grad_(), torch.full((4, 4), value, requires_grad=True)
+        loss = likely(deltas, box_std, boxes)
         loss.sum().backward()
         assert loss.isfinite().all()
         assert deltas.grad.isfinite().all()
-        assert spread.grad.isfinite().all()
+        assert box_std.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(SPREAD.keys() - {"ciou"}))  # its alpha has no gradient; see the golden file
+@pytest.mark.parametrize("name", sorted(BOX_STD.keys() - {"ciou"}))  # its alpha has no gradient; see the golden file
 def test_gradcheck(name: str) -> None:
     boxes = random_boxes(4).double()
     noise = torch.randn(4, 4, generator=RNG, dtype=torch.float64)
 
-    def loss(deltas: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
-        p = predictions(torch.zeros(4, 1).double(), deltas[:, None], spread=spread)
+    def loss(deltas: torch.Tensor, box_std: torch.Tensor) -> torch.Tensor:
+        p = predictions(torch.zeros(4, 1).double(), deltas[:, None], box_std=box_std)
         with torch.no_grad():
             frozen = paired_iou(p.deltas[:, 0], boxes)
-        rows = SPREAD[name](p, assignment(torch.zeros(4, dtype=torch.long), boxes))
+        rows = BOX_STD[name](p, assignment(torch.zeros(4, dtype=torch.long), boxes))
         # The IoU of nll is a constant by definition: what is left is differentiable.
         return rows / frozen if name == "nll" else rows
 

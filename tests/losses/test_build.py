@@ -30,7 +30,7 @@ def test_a_name_and_a_table_mean_the_same() -> None:
         ({"name": "focal", "gamma": True}, "sigmoid", ["True is not a number"]),
         ({"name": "focal", "gamma": -1}, "sigmoid", ["detector.loss.cls.gamma", "-1", "greater than or equal to 0"]),
         ({"name": "focal_star", "gamma": 0}, "sigmoid", ["detector.loss.cls.gamma", "greater than 0"]),
-        ("nll", "box", ["'nll' is a box-with-spread loss"]),
+        ("nll", "box", ["'nll' is a box-with-std loss"]),
         ("equalization", "sigmoid", ["class frequencies", "method.loss.sup.cls", "fit: anchor, balanced_bce, bce"]),
     ],
 )
@@ -57,7 +57,9 @@ def test_weight_is_no_parameter_of_the_loss_and_not_negative() -> None:
 
 
 def test_describe_lists_every_loss_once() -> None:
-    assert len(describe()) == sum(len(table) for kind, table in TABLES.items() if kind not in ("spread", "aligned")) + 1
+    assert (
+        len(describe()) == sum(len(table) for kind, table in TABLES.items() if kind not in ("box_std", "aligned")) + 1
+    )
     assert all(text.endswith((".", "]")) for _, text in describe())
 
 

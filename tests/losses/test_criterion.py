@@ -107,7 +107,7 @@ def test_every_loss_of_its_kind_trains(net: str) -> None:
             {"unsup": {"rpn_cls": "equalization"}},
             ["method.loss.unsup.rpn_cls", "class frequencies", "those that fit: anchor, balanced_bce, bce, focal,"],
         ),
-        ("fcos", {"sup": {"box": "nll"}}, ["method.loss.sup.box", "'nll' is a box-with-spread loss"]),
+        ("fcos", {"sup": {"box": "nll"}}, ["method.loss.sup.box", "'nll' is a box-with-std loss"]),
         ("fcos", {"sup": {"cls": {"name": "focal", "gama": 1}}}, ["method.loss.sup.cls.gama", "alpha, gamma"]),
         ("fcos", {"sup": {"weighting": "carll"}}, ["did you mean 'carl'", "those that fit: ohem, isr_p, carl"]),
         ("fcos", {"sup": {"weighting": "score"}}, ["method.loss.sup.weighting", "labelled rows", "those that fit"]),
@@ -264,20 +264,20 @@ def test_a_batch_without_objects_costs_the_branch_no_more_than_others(net: str) 
     assert m.criterion.objects["sup"].value != m.criterion.objects["unsup"].value
 
 
-def test_the_branchs_divisor_follows_the_objects_of_a_batch() -> None:
-    divisor = RunningObjects()
+def test_the_branchs_normalizer_follows_the_objects_of_a_batch() -> None:
+    normalizer = RunningObjects()
     rows = torch.arange(100)
-    assert divisor(rows < 0, 2) == 2  # nothing seen yet: the images
-    assert divisor(rows < 50, 2) == 50
-    assert divisor(rows < 0, 2) == 45
-    torch.testing.assert_close(divisor(rows < 10, 60), torch.tensor(60.0))
-    torch.testing.assert_close(divisor.value, torch.tensor(0.9 * 45 + 1))
-    divisor.eval()
-    divisor(rows < 100, 2)
-    torch.testing.assert_close(divisor.value, torch.tensor(0.9 * 45 + 1))
+    assert normalizer(rows < 0, 2) == 2  # nothing seen yet: the images
+    assert normalizer(rows < 50, 2) == 50
+    assert normalizer(rows < 0, 2) == 45
+    torch.testing.assert_close(normalizer(rows < 10, 60), torch.tensor(60.0))
+    torch.testing.assert_close(normalizer.value, torch.tensor(0.9 * 45 + 1))
+    normalizer.eval()
+    normalizer(rows < 100, 2)
+    torch.testing.assert_close(normalizer.value, torch.tensor(0.9 * 45 + 1))
     again = RunningObjects()
-    again.load_state_dict(divisor.state_dict())
-    assert torch.equal(again(rows < 7, 2), divisor.train()(rows < 7, 2))
+    again.load_state_dict(normalizer.state_dict())
+    assert torch.equal(again(rows < 7, 2), normalizer.train()(rows < 7, 2))
 
 
 def test_a_weighted_run_goes_on_with_the_same_bits() -> None:

@@ -15,7 +15,7 @@ from ssod.losses.weighting.pisa import isr_n, isr_p
 from ssod.losses.weighting.registry import cleanliness, iou_target, ohem
 from ssod.losses.weighting.sample_weighting import SampleWeighting
 from ssod.structures import Assignment, Batch, Predictions, Targets
-from tests.losses.test_weighting import K, R, look, rows, scene
+from tests.losses.test_weighting import K, R, context_of, look, rows
 from tests.rows import context
 
 MISSED = 0  # a foreground row of ``rows()``
@@ -45,12 +45,12 @@ def test_the_assigner_makes_such_rows() -> None:
 
 def test_its_target_is_its_overlap_which_is_none() -> None:
     p, a = missed()
-    assert not iou_target("dense", p, a, scene()).cls[MISSED].any()
+    assert not iou_target("dense", p, a, context_of()).cls[MISSED].any()
 
 
 def test_its_cleanliness_is_its_probability_alone() -> None:
     p, a = missed()
-    b = cleanliness("dense", p, a, scene(), alpha=0.75)
+    b = cleanliness("dense", p, a, context_of(), alpha=0.75)
     prob = own_probability(p, a, torch.tensor([MISSED]))[0]
     assert b.cls[MISSED, a.cls[MISSED]].item() == pytest.approx(0.25 * prob.item())
     assert b.box_weight[MISSED] == 0
@@ -61,18 +61,18 @@ def test_it_is_no_background() -> None:
     loss = focal(p, a)
     hardest = replace(p, logits=p.logits.index_fill(0, torch.tensor([MISSED]), -9.0))  # it would win a place
     for q in (p, hardest):
-        b = ohem("dense", q, a, scene(), ratio=0.5)
+        b = ohem("dense", q, a, context_of(), ratio=0.5)
         assert b.cls_weight[MISSED] == 1
         kept = (b.cls_weight > 0) & (a.cls == K)
         assert kept.sum() == sum(((p.image == i) & (a.cls < K)).sum() // 2 for i in range(2))
-    assert isr_n("roi", p, a, scene()).cls_weight[MISSED] == 1
+    assert isr_n("roi", p, a, context_of()).cls_weight[MISSED] == 1
     assert loss[MISSED] > 0
 
 
 def test_it_is_ranked_as_a_positive() -> None:
     """With the others of its object, as the last of them."""
     p, a = missed()
-    weight = isr_p("dense", p, a, scene()).cls_weight
+    weight = isr_p("dense", p, a, context_of()).cls_weight
     mates = (a.matched == a.matched[MISSED]).nonzero().squeeze(1)
     assert weight[mates].argmin() == 0
     assert mates[0] == MISSED
@@ -95,9 +95,9 @@ def test_a_weighting_network_sees_it_as_an_object() -> None:
     p, a = missed()
     net = SampleWeighting()
     torch.nn.init.ones_(net.net[-1].bias)
-    seen = net.read("dense", p, a, scene())
+    seen = net.read("dense", p, a, context_of())
     assert seen[MISSED, 1:3].tolist() == [0, 0]  # no box loss, no overlap
     torch.testing.assert_close(seen[MISSED, 3], own_probability(p, a, torch.tensor([MISSED]))[0])
-    b = net("dense", p, a, scene())
+    b = net("dense", p, a, context_of())
     assert b.cls_weight[MISSED] < 1
     assert torch.equal(b.cls_weight[a.cls == K], a.cls_weight[a.cls == K])

@@ -48,9 +48,9 @@ def weighed(net: str, *names: str) -> Iterator[tuple[str, list[Assignment]]]:
     student, out, assigned, targets, teacher, data = seen(net)
     torch.manual_seed(0)
     criterion = Criterion(student, LossConfig.model_validate({"unsup": {"weighting": list(names)}}))
-    for weigher in criterion.learning["unsup"]:
-        if hasattr(weigher, "net"):  # as it begins it weighs every row by 1
-            torch.nn.init.normal_(weigher.net[-1].weight)
+    for weighting in criterion.learning["unsup"]:
+        if hasattr(weighting, "net"):  # as it begins it weighs every row by 1
+            torch.nn.init.normal_(weighting.net[-1].weight)
     known = {"rows": student.rows, "teacher": teacher, "batch": data, "view": data.strong}
     for stage, (p, a) in assigned.items():
         ctx, chain = context(student=out, labels=Pseudo(targets), **known), [a]

@@ -47,7 +47,7 @@ def rows(seed: int = 0, softmax: bool = False, images: int = 2) -> tuple[Predict
     return p, Assignment(cls, (matched != -2).float(), wanted, fg.float(), matched=matched)
 
 
-def scene(softmax: bool = False, **more: object) -> Context:
+def context_of(softmax: bool = False, **more: object) -> Context:
     losses = {"cls": cross_entropy if softmax else focal, "box": giou, "rpn_cls": bce, "rpn_box": giou}
     return context(labels=Pseudo([Targets.empty(torch.zeros(1))] * 2), rows=losses, **more)
 
@@ -75,11 +75,11 @@ def test_hierarchical_ranks_by_hand() -> None:
 def test_prime_samples_leave_the_summed_loss(softmax: bool, bias: float) -> None:
     for seed in range(5):
         p, a = rows(seed, softmax)
-        b = isr_p("roi", p, a, scene(softmax), bias=bias)
+        b = isr_p("roi", p, a, context_of(softmax), bias=bias)
         assert total(p, b, softmax, a.fg) == pytest.approx(total(p, a, softmax, a.fg), rel=1e-6)
         assert torch.equal(b.cls_weight[~a.fg], a.cls_weight[~a.fg])
         assert not torch.allclose(b.cls_weight[a.fg], a.cls_weight[a.fg])
-        c = isr_n("roi", p, a, scene(softmax), bias=bias)
+        c = isr_n("roi", p, a, context_of(softmax), bias=bias)
         assert total(p, c, softmax, ~a.fg) == pytest.approx(total(p, a, softmax, ~a.fg), rel=1e-6)
         assert torch.equal(c.cls_weight[a.fg], a.cls_weight[a.fg])
         assert c.cls_weight[1] == 0
@@ -87,7 +87,7 @@ def test_prime_samples_leave_the_summed_loss(softmax: bool, bias: float) -> None
 
 def test_a_better_placed_row_of_an_object_counts_more() -> None:
     p, a = rows()
-    weight = isr_p("dense", p, a, scene()).cls_weight
+    weight = isr_p("dense", p, a, context_of()).cls_weight
     near = torch.zeros(R)
     fg = a.fg.nonzero().squeeze(1)
     near[fg] = overlap(p, a, fg)
@@ -109,7 +109,7 @@ def test_negatives_are_ranked_inside_their_clusters() -> None:
 def test_carl_keeps_the_mean_weight_and_teaches_scores() -> None:
     p, a = rows()
     p.logits.requires_grad_()
-    b = carl("dense", p, a, scene())
+    b = carl("dense", p, a, context_of())
     assert b.box_weight[a.fg].mean().item() == pytest.approx(1, rel=1e-6)
     assert torch.equal(b.fg, a.fg)
     loss = giou(p, b)
@@ -121,7 +121,7 @@ def test_carl_keeps_the_mean_weight_and_teaches_scores() -> None:
 
 def test_ohem_keeps_positives_and_the_hardest_background_of_each_image() -> None:
     p, a = rows()
-    b = ohem("dense", p, a, scene(), ratio=0.5)
+    b = ohem("dense", p, a, context_of(), ratio=0.5)
     loss = focal(p, a)
     assert torch.equal(b.cls_weight[a.fg], a.cls_weight[a.fg])
     for image in range(2):
@@ -130,12 +130,12 @@ def test_ohem_keeps_positives_and_the_hardest_background_of_each_image() -> None
         assert kept.sum() == ((p.image == image) & a.fg).sum() // 2
         assert loss[kept].min() >= loss[mine & ~kept].max()
     none = replace(a, cls=torch.full((R,), K), box_weight=torch.zeros(R))
-    assert (ohem("dense", p, none, scene(), ratio=3.0).cls_weight > 0).sum() == 3 * 2
+    assert (ohem("dense", p, none, context_of(), ratio=3.0).cls_weight > 0).sum() == 3 * 2
 
 
 def test_cleanliness_by_hand() -> None:
     p, a = rows()
-    b = cleanliness("dense", p, a, scene(), alpha=0.75, gamma=1.0, top=2)
+    b = cleanliness("dense", p, a, context_of(), alpha=0.75, gamma=1.0, top=2)
     fg = a.fg.nonzero().squeeze(1)
     near, prob = overlap(p, a, fg), p.logits[fg].sigmoid().gather(1, a.cls[fg, None])[:, 0]
     clean = b.cls[fg].gather(1, a.cls[fg, None])[:, 0]
@@ -152,7 +152,7 @@ def test_cleanliness_by_hand() -> None:
 
 def test_iou_targets() -> None:
     p, a = rows()
-    b = iou_target("dense", p, a, scene())
+    b = iou_target("dense", p, a, context_of())
     fg = a.fg.nonzero().squeeze(1)
     torch.testing.assert_close(b.cls[fg].sum(1), overlap(p, a, fg))
     torch.testing.assert_close(b.cls[fg].argmax(1), a.cls[fg])
@@ -178,9 +178,9 @@ def test_uncertainty_weights(normalise: bool, softmax: bool) -> None:
     g = torch.Generator().manual_seed(1)
     p, a = rows(softmax=softmax)
     guess = Guess(3 * torch.randn(R, generator=g), torch.rand(R, generator=g), torch.zeros(R))
-    s = scene(softmax, guesses={"dense": guess})
-    weigher = Uncertainty(normalise=normalise)
-    b = weigher("dense", p, a, s)
+    s = context_of(softmax, guesses={"dense": guess})
+    weighting = Uncertainty(normalise=normalise)
+    b = weighting("dense", p, a, s)
     counted = a.cls_weight > 0
     best, label = p.probs().max(1)
     correct = torch.where(best > 0.5, label, K) == a.cls
@@ -199,11 +199,11 @@ def test_uncertainty_weights(normalise: bool, softmax: bool) -> None:
 
 def test_the_logged_means_are_of_all_steps_and_fade() -> None:
     p, a = rows()
-    weigher = Uncertainty()
+    weighting = Uncertainty()
     sure, unsure = (Guess(torch.full((R,), 9.0), torch.full((R,), s), torch.zeros(R)) for s in (0.0, 20.0))
-    first, second = scene(guesses={"dense": sure}), scene(guesses={"dense": unsure})
-    weigher("dense", p, a, first)
-    weigher("dense", p, a, second)
+    first, second = context_of(guesses={"dense": sure}), context_of(guesses={"dense": unsure})
+    weighting("dense", p, a, first)
+    weighting("dense", p, a, second)
     assert first.stats["U_wrong"].item() == pytest.approx(0.5, abs=1e-3)
     assert first.stats["U_wrong"] < second.stats["U_wrong"]
 
@@ -216,12 +216,12 @@ def test_learnt_weights_begin_at_one_and_fall_where_losses_are_large(stage: str)
     # A weight of lam / L is best. With lam a bit below the loss of an ordinary row, 0.5 and 1.5, weights are apart from
     # their limits, where all are alike; the mean of hard rows is a third of that of the others, whatever the seed.
     net = SampleWeighting(lam=1.0 if softmax else 0.3)
-    assert torch.equal(net(stage, p, a, scene(softmax)).cls_weight, a.cls_weight)
+    assert torch.equal(net(stage, p, a, context_of(softmax)).cls_weight, a.cls_weight)
     loss = (cross_entropy if softmax else focal)(p, a)
     weighed = a.fg if stage == "dense" else a.cls_weight > 0
     optimizer = torch.optim.Adam(net.parameters(), 0.02)
     for _ in range(150):
-        s = scene(softmax)
+        s = context_of(softmax)
         b = net(stage, p, a, s)
         optimizer.zero_grad()
         ((loss * b.cls_weight)[weighed].mean() + s.losses["weighting"]).backward()
@@ -241,8 +241,8 @@ def test_learnt_weights_are_made_for_the_rows_that_have_them_and_learn_in_every_
     net = SampleWeighting()
     seen = []
     net.net.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    net("dense", p, a, scene())
-    s = scene()
+    net("dense", p, a, context_of())
+    s = context_of()
     net("dense", p, replace(a, box_weight=torch.zeros(R), matched=torch.full((R,), -1)), s)
     s.losses["weighting"].backward()
     assert seen == [int(a.fg.sum()), 0]
@@ -262,7 +262,7 @@ def test_no_foreground_and_no_rows(weigh) -> None:
     empty = Assignment(*(getattr(none, n)[nothing] for n in ("cls", "cls_weight", "box", "box_weight")))
     empty.matched = none.matched[nothing]
     for predictions, assignment in ((p, none), (p[nothing], empty)):
-        b = weigh("dense", predictions, assignment, scene())
+        b = weigh("dense", predictions, assignment, context_of())
         assert b.cls_weight.isfinite().all()
         assert b.box_weight.isfinite().all()
         assert not b.fg.any()
@@ -304,8 +304,8 @@ def grid(logits: torch.Tensor, n: int) -> Predictions:
     priors = []
     for stride in (8, 16):
         y, x = torch.meshgrid(torch.arange(0, 64, stride), torch.arange(0, 64, stride), indexing="ij")
-        centre = torch.stack([x, y], -1).flatten(0, 1).float() + stride / 2
-        priors += [torch.cat([c - h, c + h]) for c in centre for h in (stride, 2 * stride)]
+        center = torch.stack([x, y], -1).flatten(0, 1).float() + stride / 2
+        priors += [torch.cat([c - h, c + h]) for c in center for h in (stride, 2 * stride)]
     priors = torch.stack(priors).repeat(n, 1)
     image = torch.arange(n).repeat_interleave(len(priors) // n)
     sizes = torch.full((n, 2), 64)

@@ -50,8 +50,8 @@ def test_labels_pass_the_count_filter_then_the_threshold_of_their_class(net: str
     for mine, expected in zip(labels, kept):
         assert torch.equal(mine.boxes, expected.boxes)
         assert torch.equal(mine.labels, expected.labels)
-    told = [m.stats[f"pseudo/{name}_per_image"] * 2 for name in ("detected", "counted", "passed")]
-    assert told == [sum(map(len, part)) for part in (detections, counted, kept)]
+    logged = [m.stats[f"pseudo/{name}_per_image"] * 2 for name in ("detected", "counted", "passed")]
+    assert logged == [sum(map(len, part)) for part in (detections, counted, kept)]
     assert m.stats["pseudo/threshold"].shape == (3,)
     assert 0 < m.stats["pseudo/bank_fill"] < 1
 
@@ -148,8 +148,8 @@ def test_what_the_config_refuses(tmp_path: Path, changes: dict, words: str) -> N
 
 def test_the_log_says_that_labels_are_not_learned_from_yet(tmp_path: Path) -> None:
     cfg = load(small_config(tmp_path, method={"name": "consistent_teacher", "burn_in": 6, "start": 10}))
-    told = [phase(cfg, step) for step in (5, 6, 9, 10)]
-    assert told == ["burn-in 5/6", "labels only 6/10", "labels only 9/10", "ssod"]
+    logged = [phase(cfg, step) for step in (5, 6, 9, 10)]
+    assert logged == ["burn-in 5/6", "labels only 6/10", "labels only 9/10", "ssod"]
 
 
 def test_a_small_config_loads_and_survives_its_own_dump(tmp_path: Path) -> None:

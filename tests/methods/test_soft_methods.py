@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ssod import config
-from ssod.losses.consistency import Belief, kl
+from ssod.losses.consistency import SoftTargets, kl
 from ssod.methods import base
 from ssod.methods.base import Method
-from ssod.methods.humble_teacher import believe_about, believe_both
+from ssod.methods.humble_teacher import soft_targets_for, soft_targets_of_both
 from ssod.methods.registry import find
 from ssod.structures import Batch, Targets
 from ssod.structures.boxes import mirror
@@ -296,14 +296,14 @@ def test_proposals_are_asked_about_in_the_mirror_image() -> None:
     assert (data.weak.sizes[1] != SIDE).all()
     out, mirrored = m.teacher.predict(data.weak), m.mirrored(data, 50)
     boxes = [b[:5] for b in out.proposals]
-    both = believe_about(boxes, data.weak.sizes, out, mirrored)
+    both = soft_targets_for(boxes, data.weak.sizes, out, mirrored)
     own = out.score(boxes)
     sides = [mirror(b, torch.tensor(float(w))) for b, w in zip(boxes, data.weak.sizes[:, 1])]
     other = m.teacher.predict(data.weak.flipped()).score(sides)
     torch.testing.assert_close(both.probs, (own.logits.softmax(-1) + other.logits.softmax(-1)) / 2)
     sign = torch.tensor([-1.0, 1, 1, 1])
     torch.testing.assert_close(both.deltas, (own.deltas + other.deltas * sign) / 2)
-    assert torch.equal(believe_about(boxes, data.weak.sizes, out, None).probs, own.logits.softmax(-1))
+    assert torch.equal(soft_targets_for(boxes, data.weak.sizes, out, None).probs, own.logits.softmax(-1))
 
 
 @pytest.mark.parametrize("net", ["retinanet", "fcos"])
@@ -316,14 +316,14 @@ def test_the_ensemble_of_a_mirror_image_is_the_mirrored_ensemble(net: str) -> No
     weak.images[..., 32:64] = weak.images[..., :32].flip(-1)
     assert torch.equal(weak.flipped().images, weak.images)
     out = m.teacher.predict(weak).stages["dense"]
-    both = believe_both(out, m.teacher.predict(weak.flipped()).stages["dense"])
+    both = soft_targets_of_both(out, m.teacher.predict(weak.flipped()).stages["dense"])
     there = mirror(out.priors, torch.tensor(64.0))
     partner = (out.priors[None] == there[:, None]).all(-1)
     row, column = partner.nonzero().unbind(1)
     assert len(row) > 50
     torch.testing.assert_close(both.probs[row], both.probs[column])
     torch.testing.assert_close(out.coder.mirror(both.deltas[row], torch.tensor([64.0])), both.deltas[column])
-    own = Belief.of(out)
+    own = SoftTargets.of(out)
     assert not torch.allclose(own.probs[row], own.probs[column], atol=1e-4)
     alone = (out.priors[:, 0] + out.priors[:, 2]) / 2 > 64
     assert torch.equal(both.probs[alone], own.probs[alone])
@@ -331,7 +331,7 @@ def test_the_ensemble_of_a_mirror_image_is_the_mirrored_ensemble(net: str) -> No
 
 @pytest.mark.parametrize("net", DETECTORS)
 def test_switches_change_what_is_learned(net: str) -> None:
-    """Ensemble, hard labels, the divisor and the square each reach the losses."""
+    """Ensemble, hard labels, the normalizer and the square each reach the losses."""
     m = soft("humble_teacher", net)
     plain, plain_cfg = m(same_pixels(), 50), m.cfg
     for change in ({"ensemble": False}, {"labels": "hard"}, {"norm": "foreground"}, {"squared": True}):
@@ -350,7 +350,7 @@ def test_hard_labels_are_cross_entropy_with_the_likeliest_class() -> None:
     label = out.score(boxes).logits.argmax(-1)
     expected = nn.functional.cross_entropy(mine.logits, label)
     torch.testing.assert_close(losses["unsup/cls"], expected * 0.5)
-    soft_target = Belief.of(out.score(boxes))
+    soft_target = SoftTargets.of(out.score(boxes))
     assert not torch.isclose(kl(mine, soft_target).mean(), expected)
 
 

@@ -77,8 +77,8 @@ def test_boxes_come_back_exactly(coder: DeltaCoder | LtrbCoder, width: int) -> N
     """Every row of the mirror image points at the mirror image of one box; read back, every row points at the box."""
     p = grid([width])
     box = torch.tensor([[11.0, 3, 30, 29]]).expand(len(p.priors), -1)
-    twin = coder.encode(mirror(box, torch.tensor(float(width))), p.priors)[:, None]
-    (read,), known = read_mirrored(p, [coder.mirror(twin, p.sizes[p.image, 1])])
+    mirrored = coder.encode(mirror(box, torch.tensor(float(width))), p.priors)[:, None]
+    (read,), known = read_mirrored(p, [coder.mirror(mirrored, p.sizes[p.image, 1])])
     torch.testing.assert_close(coder.decode(read[:, 0], p.priors)[known], box[known], rtol=1e-5, atol=1e-4)
 
 

@@ -169,6 +169,7 @@ def test_the_likeliest_of_the_positive_component_is_near_its_mean() -> None:
     assert found[0] > gmm.thresholds(bank, all_rows(bank), policy="middle")[0]
 
 
+@pytest.mark.counts_calls
 def test_the_device_is_asked_once_in_several_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     """``nonzero`` waits for the device; the number of looks bounds how often."""
     looks: list[int] = []

@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms, nms
 from ssod.losses.sigmoid import cross_entropy
 from ssod.pseudo_labels import nms_once
 from ssod.pseudo_labels.co_rectify import co_rectify, rectify_once
-from ssod.pseudo_labels.label_mass import hardened
+from ssod.pseudo_labels.label_mass import harden_labels
 from ssod.pseudo_labels.nms_once import at_least, confident
 from ssod.structures import Assignment, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import IdentityCoder, clip, compose, warp
@@ -110,7 +110,7 @@ def test_pixels_boxes_and_soft_labels_of_a_mixed_image(case: dict) -> None:
         share=torch.ones(1, dtype=torch.float64) if mosaic else v["lam"][None],
         across=torch.tensor([case.get("split") == "left_right"]),
         cut=torch.tensor([case.get("cut", 0)]),
-        centre=torch.zeros(1, 2, dtype=torch.long),
+        center=torch.zeros(1, 2, dtype=torch.long),
         turn=torch.zeros(1, dtype=torch.long),
     )
     labeled = whole_view(v["image_labeled"][None], [Targets(v["boxes_labeled"], v["labels_labeled"])])
@@ -129,7 +129,7 @@ def test_mass_as_a_weight_is_the_released_class_loss(case: dict) -> None:
     logits = v["logits"].clone().requires_grad_()
     some = v["targets"][:, :k].sum(1) > 0
     a = Assignment(v["targets"][:, :k], torch.ones(len(some)), torch.zeros(len(some), 4), some.double())
-    a = hardened(replace(a, matched=some.long() - 1), k, by_mass=True)
+    a = harden_labels(replace(a, matched=some.long() - 1), k, by_mass=True)
     assert a.cls.ndim == 1
     p = Predictions(logits, logits.new_zeros(len(some), k, 4), a.box, torch.zeros(len(some)), None, None, softmax=True)
     loss = (cross_entropy(p, a) * a.cls_weight).sum() / len(some)
@@ -143,12 +143,12 @@ def test_a_box_without_box_weight_is_a_box() -> None:
     cls, weight = torch.tensor([[0.0, 0.3], [0.0, 0.3], [0.0, 0.0], [0.0, 0.0]]), torch.tensor([1.0, 1, 1, 0])
     matched = torch.tensor([0, 0, -1, -2])
     a = Assignment(cls, weight, torch.zeros(4, 4), torch.tensor([0.8, 0, 0, 0]), matched=matched)
-    by_mass = hardened(a, 2, by_mass=True)
+    by_mass = harden_labels(a, 2, by_mass=True)
     assert by_mass.cls.tolist() == [1, 1, 2, 2]
     torch.testing.assert_close(by_mass.cls_weight, torch.tensor([0.3, 0.3, 1, 0]))
-    assert hardened(a, 2).cls.tolist() == [1, 1, 2, 2]
-    assert hardened(a, 2).cls_weight is weight
-    assert hardened(by_mass, 2, by_mass=True) is by_mass
+    assert harden_labels(a, 2).cls.tolist() == [1, 1, 2, 2]
+    assert harden_labels(a, 2).cls_weight is weight
+    assert harden_labels(by_mass, 2, by_mass=True) is by_mass
 
 
 # ---- labels of the moment ------------------------------------------------------------------------------------------

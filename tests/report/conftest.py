@@ -24,7 +24,7 @@ CHANGES = ("train.steps=8", "train.eval_every=4", "train.log_every=2", "train.ev
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a method's run, its twin's, that of a weighted one and of a method that chooses no box."""
+    """Return the folder of a method's run, its baseline's, a weighted one's, one's that chooses no box."""
     folder = tmp_path_factory.mktemp("report")
     config = small_config(folder)
     for name, change in METHODS.items():

@@ -29,7 +29,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, Path]:
-    """A comparison with a board that is refused, and reports of a trained run and of one without weights or data."""
+    """A comparison with a group that is refused, and reports of a trained run and of one without weights or data."""
     folder = tmp_path_factory.mktemp("pages")
     runs = [
         fake_run(folder / "runs" / f"{method}-{fold}", method, fold, ap=ap)
@@ -69,12 +69,12 @@ SMALLEST = """() => Math.min(...[...document.querySelectorAll("figure svg text")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_is_whole_at_any_width(browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda r: messages.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
     page.goto(f"file://{pages[name]}")
-    assert said == []
+    assert messages == []
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert page.evaluate(OVERLAPS) == []
     assert page.evaluate(SMALLEST) >= 9.5  # pixels

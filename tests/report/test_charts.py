@@ -85,10 +85,10 @@ def test_marks_do_not_write_over_each_other() -> None:
 
 @pytest.mark.parametrize("at", [0, 3, 5, 7, 10])
 def test_what_a_mark_says_is_not_cut(at: float) -> None:
-    said = "learns from pseudo-labels"
-    figure = charts.lines([Series("a", [0, 10], [1, 2])], "t", "step", "y", marks=[(at, said)])
-    (text,) = [e for e in svg_of(figure).iter() if e.text == said]
-    x, wide = float(text.get("x")), 6.5 * len(said)
+    message = "learns from pseudo-labels"
+    figure = charts.lines([Series("a", [0, 10], [1, 2])], "t", "step", "y", marks=[(at, message)])
+    (text,) = [e for e in svg_of(figure).iter() if e.text == message]
+    x, wide = float(text.get("x")), 6.5 * len(message)
     left = x - wide if "end" in text.get("class").split() else x
     assert 0 <= left <= left + wide <= WIDTH
 
@@ -132,7 +132,7 @@ def test_bars_stack_and_intervals_have_an_origin() -> None:
     assert any(e.get("class") == "zero" for e in svg_of(figure).iter())
 
 
-def test_nothing_to_draw_is_said() -> None:
+def test_nothing_to_draw_is_reported() -> None:
     assert "nothing was logged" in charts.lines([Series("a", [], [])], "t", "x", "y")
     assert "nothing was logged" in charts.heat([[0, 0]], "t", "x", "y")
     assert "nothing was logged" in charts.bars([], [], "t", "x", "y")

@@ -107,7 +107,7 @@ def test_both_dark_themes_are_one() -> None:
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("sight", SIGHTS)
-def test_lines_of_a_chart_are_told_apart(theme: str, sight: str) -> None:
+def test_lines_of_a_chart_are_reported_apart(theme: str, sight: str) -> None:
     colors = palette(theme)
     seen = [lab(SIGHTS[sight] @ linear(colors[f"c{line}"])) for line in range(COLORS)]
     near = {(i, j): delta_e(seen[i], seen[j]) for i, j in combinations(range(COLORS), 2)}

@@ -69,9 +69,9 @@ def test_the_report_has_what_a_reader_looks_for(trained: Path) -> None:
     headings = ["summary", "alarms", "curves", "classes", "pseudo", "gallery", "hardest", "config", "origin"]
     assert [i for i in page.ids if i in headings] == headings
     for words in (
-        "AP over the supervised twin", "student", "unsup", "Precision against recall", "Boxes per image",
+        "AP over the supervised baseline", "student", "unsup", "Precision against recall", "Boxes per image",
         "against the hidden truth", "inconsistency", "churn", "Score thresholds", "Confidence against IoU",
-        "kept", "rejected", "moved", "set in the config", "differences to the supervised twin", "torchvision",
+        "kept", "rejected", "moved", "set in the config", "differences to the supervised baseline", "torchvision",
         read_run(trained / "mean_teacher").hash[:12], "labelled images seen",
     ):  # fmt: skip
         assert words in page.text, words
@@ -83,16 +83,16 @@ def test_a_method_that_chooses_no_box_is_shown(trained: Path) -> None:
     assert "This method chooses no box" in page.text
     assert "Confidence against IoU" in page.text
     assert "above 0.3" in page.text
-    assert "AP over the supervised twin" in page.text
+    assert "AP over the supervised baseline" in page.text
 
 
 def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: Path) -> None:
     """Where a run logged them: U, D and the share of wrong rows, of labelled and of pseudo-labelled images."""
     words = ("Uncertainty U", "Difficulty D", "Rows on which the student is wrong")
     page = check(report(trained / "weighted").read_text("utf-8"))
-    for said in (*words, "wrong, labelled", "correct, pseudo-labelled", "BALD", "Boxes per image"):
-        assert said in page.text, said
-    assert not any(said in report(trained / "mean_teacher").read_text("utf-8") for said in words)
+    for word in (*words, "wrong, labelled", "correct, pseudo-labelled", "BALD", "Boxes per image"):
+        assert word in page.text, word
+    assert not any(word in report(trained / "mean_teacher").read_text("utf-8") for word in words)
     row = '{"kind": "train", "step": 8, "time/step": 0.5, "weighting/sup/U_wrong": 0.0, '
     row += '"weighting/sup/U_correct": 0.625, "weighting/sup/D_wrong": 0.0, '
     row += '"weighting/sup/D_correct": 0.3125, "weighting/sup/wrong": 0.0}\n'
@@ -100,7 +100,7 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     with open(run / "metrics.jsonl", "a") as file:
         file.write(row)
     page = check(report(run, out=tmp_path / "r.html").read_text("utf-8"))
-    assert all(said in page.text for said in (*words, "correct, labelled", "0.625"))
+    assert all(word in page.text for word in (*words, "correct, labelled", "0.625"))
     assert "wrong, labelled" not in page.text  # no row was wrong so far: no line at 0
     assert "pseudo-labelled" not in page.text
 
@@ -154,7 +154,7 @@ def test_the_comparison_page(tmp_path: Path) -> None:
         file.write('{"kind": "alarm", "step": 24, "text": "collapse: it fell"}\n')
     compare(folders, out=[tmp_path / "c.html"], resamples=50)
     page = check((tmp_path / "c.html").read_text("utf-8"))
-    words = ("not ranked together", "Gain over the supervised twin", "at equal cost", "hours", "paired bootstrap")
+    words = ("not ranked together", "Gain over the supervised baseline", "at equal cost", "hours", "paired bootstrap")
     assert all(word in page.text for word in words)
     assert "mean_teacher, fold 1 seed 0, step 24: collapse: it fell" in page.text
     assert page.ids.index("b1-gain") < page.ids.index("b1-table") < page.ids.index("b1-curves")

@@ -34,12 +34,12 @@ def change(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
 
 @pytest.mark.parametrize("name", [f"eval/step_{STEPS}.json", "origins.json"])
 @pytest.mark.parametrize("content", ["", '{"teacher/AP": 0.', "[1, 2]", "\x00"])
-def test_a_damaged_file_is_told_and_left_out(tmp_path: Path, name: str, content: str) -> None:
+def test_a_damaged_file_is_reported_and_left_out(tmp_path: Path, name: str, content: str) -> None:
     run = fake_run(tmp_path / "run")
     (run / name).write_text(content)
-    said = words(run)
-    assert f"{Path(name).name} is damaged or half written" in said
-    assert "AP, last step" in said
+    message = words(run)
+    assert f"{Path(name).name} is damaged or half written" in message
+    assert "AP, last step" in message
 
 
 def test_origins_without_keys_say_nothing(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_origins_without_keys_say_nothing(tmp_path: Path) -> None:
     assert "set over the base" not in words(run)
 
 
-def test_damaged_pseudo_labels_are_told_and_left_out(tmp_path: Path) -> None:
+def test_damaged_pseudo_labels_are_reported_and_left_out(tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run")
     (run / "eval" / f"step_{STEPS}.pseudo.npz").write_bytes(b"PK")
     assert f"step_{STEPS}.pseudo.npz: cannot be read" in words(run)

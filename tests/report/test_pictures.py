@@ -45,17 +45,17 @@ def swap(found: Categories) -> None:
 
 @pytest.mark.parametrize("weights", ["last.pt", "best.safetensors"])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [(add, "now has heptagon, which the run did not learn"), (rename, "has no circle any more"), (swap, "other order")],
 )
-def test_data_with_other_classes(moved: Path, change: Callable[[Categories], None], said: str, weights: str) -> None:
+def test_data_with_other_classes(moved: Path, change: Callable[[Categories], None], message: str, weights: str) -> None:
     if weights != "last.pt":
         (moved / "checkpoints" / "last.pt").unlink()
     for file in (moved.parent / "data" / "annotations").glob("*.json"):
         tree = json.loads(file.read_text())
         change(tree["categories"])
         file.write_text(json.dumps(tree))
-    assert said in why(moved)
+    assert message in why(moved)
 
 
 @pytest.mark.parametrize("weights", ["last.pt", "best.safetensors"])

@@ -53,9 +53,9 @@ def test_layout_splits_and_unlabelled_set(download: Path, tmp_path: Path, capsys
     target = tmp_path / "sets/coco"
     assert run(download, target, "--subset") == 0
     assert run(download, target, "--subset") == 0  # again: nothing in its way
-    said = capsys.readouterr().out
-    assert "train2017: 20 images, 40 annotations, 40 of them usable, no file missing" in said
-    assert "unlabeled2017: 5 images" in said
+    message = capsys.readouterr().out
+    assert "train2017: 20 images, 40 annotations, 40 of them usable, no file missing" in message
+    assert "unlabeled2017: 5 images" in message
     written = sorted(path.name for path in (target / "annotations/semi_supervised").iterdir())
     assert written == sorted(
         f"instances_train2017.{fold}@{percent}{end}.json"

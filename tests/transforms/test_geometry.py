@@ -38,10 +38,10 @@ def bright(size, box):
     return image.convert("RGB")
 
 
-def moved(act, size, box):
+def moved(transform, size, box):
     """What of the rectangle arrives, in 0..1; exposed canvas cancels out."""
-    with_box, without = (act.apply(im) for im in (bright(size, box), Image.new("RGB", size)))
-    assert with_box.size == act.size
+    with_box, without = (transform.apply(im) for im in (bright(size, box), Image.new("RGB", size)))
+    assert with_box.size == transform.size
     return (np.asarray(with_box, float) - np.asarray(without, float))[..., 0] / 255
 
 
@@ -51,19 +51,19 @@ def moved(act, size, box):
 def test_pixels_follow_the_matrix(name, size, seed):
     w, h = size
     box = (2 * w // 5, 2 * h // 5, 3 * w // 5, 3 * h // 5)
-    act = chain(parse_list([OPS[name]]), np.random.default_rng(seed), size)
-    mass = moved(act, size, box)
-    centre = act.matrix @ [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, 1]
-    ys, xs = np.mgrid[: act.size[1], : act.size[0]] + 0.5
+    transform = chain(parse_list([OPS[name]]), np.random.default_rng(seed), size)
+    mass = moved(transform, size, box)
+    center = transform.matrix @ [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, 1]
+    ys, xs = np.mgrid[: transform.size[1], : transform.size[0]] + 0.5
     # Centroid to a tenth of a pixel (Pillow's 8-bit enlarging is good for .07): half a pixel off in a frame fails.
-    assert (mass * xs).sum() / mass.sum() == pytest.approx(centre[0], abs=0.1)
-    assert (mass * ys).sum() / mass.sum() == pytest.approx(centre[1], abs=0.1)
-    area = (box[2] - box[0]) * (box[3] - box[1]) * abs(np.linalg.det(act.matrix))
+    assert (mass * xs).sum() / mass.sum() == pytest.approx(center[0], abs=0.1)
+    assert (mass * ys).sum() / mass.sum() == pytest.approx(center[1], abs=0.1)
+    area = (box[2] - box[0]) * (box[3] - box[1]) * abs(np.linalg.det(transform.matrix))
     assert mass.sum() == pytest.approx(area, rel=0.02)
     # The hull of what arrives is the warped box, up to the pixels that a corner covers in part.
     rows, columns = np.flatnonzero(mass.max(1) > 0.2), np.flatnonzero(mass.max(0) > 0.2)
     hull = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    expected = warp(torch.tensor([box]).double(), torch.from_numpy(act.matrix))[0]
+    expected = warp(torch.tensor([box]).double(), torch.from_numpy(transform.matrix))[0]
     assert (hull - expected).abs().max() < 1.5
 
 
@@ -121,7 +121,7 @@ def test_draws_stay_in_range():
         assert -20 <= crop.matrix[1, 2] <= 0
 
 
-def _reference_act(op, size):
+def _reference_transform(op, size):
     kind, *value = op
     if kind == "resize":
         return g.resized(size, tuple(value))
@@ -140,8 +140,8 @@ def _reference_act(op, size):
 def _reference_matrix(ops, size):
     matrix = np.eye(3)
     for op in ops:
-        act = _reference_act(op, size)
-        matrix, size = act.matrix @ matrix, act.size
+        transform = _reference_transform(op, size)
+        matrix, size = transform.matrix @ matrix, transform.size
     return matrix, size
 
 

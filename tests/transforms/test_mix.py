@@ -40,7 +40,7 @@ def scored(t: Targets, score: float = 0.95) -> Targets:
 
 def recipe(n: int = 1, **changes: Tensor | float | int | bool) -> Recipe:
     """Nothing happens, but for what is named."""
-    plain = {"mixup": False, "mosaic": False, "share": 1.0, "across": False, "cut": 0, "centre": (0, 0), "turn": 0}
+    plain = {"mixup": False, "mosaic": False, "share": 1.0, "across": False, "cut": 0, "center": (0, 0), "turn": 0}
     return Recipe(**{k: torch.as_tensor(v).expand(n, *torch.as_tensor(v).shape) for k, v in (plain | changes).items()})
 
 
@@ -100,14 +100,14 @@ def test_an_image_that_stays_alone_is_untouched() -> None:
 
 
 @pytest.mark.parametrize("turn", range(4))
-@pytest.mark.parametrize("centre", [(0, 0), (20, 33), (50, 5), (50, 52)])
-def test_four_tiles_meet_at_the_centre(turn: int, centre: tuple[int, int]) -> None:
+@pytest.mark.parametrize("center", [(0, 0), (20, 33), (50, 5), (50, 52)])
+def test_four_tiles_meet_at_the_center(turn: int, center: tuple[int, int]) -> None:
     """Against tiles pasted one by one onto a canvas of twice the size, as the mosaic is usually told."""
     images = [(40, 50), (52, 31), (90, 20), (33, 65)]
     truth = [boxes((0, 0, w, h), (w / 4, h / 4, w / 2, h * 0.7)) for h, w in images]
     view, labeled = some_view(images[:1], 0), some_view(images[1:], 1, truth[1:])
-    (x, y), height, width = centre, max(40, 52), max(50, 31)
-    what = recipe(mosaic=True, centre=centre, turn=turn)
+    (x, y), height, width = center, max(40, 52), max(50, 31)
+    what = recipe(mosaic=True, center=center, turn=turn)
     mixed, labels = mix(view, Pseudo([scored(truth[0])]), labeled, [[0], [1], [2]], what, K)
 
     pixels = [p[:, :h, :w].float() / 255 for p, (h, w) in zip([*view.images, *labeled.images], images)]
@@ -186,8 +186,8 @@ def test_the_odds_are_those_of_the_config() -> None:
         assert share.float().mean().item() == pytest.approx(odds, abs=0.015)
     for side, cuts in ((160, r.cut[r.across]), (128, r.cut[~r.across])):  # of 130 and 120 pixels, padded
         assert sorted(set(cuts.tolist())) == list(range(side // 4, 3 * (side // 4)))
-    assert r.centre.min(0).values.tolist() == [0, 0]
-    assert r.centre.max(0).values.tolist() == [130, 120]
+    assert r.center.min(0).values.tolist() == [0, 0]
+    assert r.center.max(0).values.tolist() == [130, 120]
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 5.0])
@@ -201,7 +201,7 @@ def test_the_largest_draw_stays_below_the_bound(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("ssod.utils.seeding.uniform", lambda keys, rows: torch.full((len(keys), len(rows)), top))
     view = View(torch.zeros(1), torch.tensor([[1333, 1333]]), torch.zeros(1), torch.zeros(1, dtype=torch.long))
     r = mixer().draw(view, view.sizes)
-    assert (r.cut.item(), r.centre.tolist(), r.turn.item()) == (3 * 336 - 1, [[1333, 1333]], 3)
+    assert (r.cut.item(), r.center.tolist(), r.turn.item()) == (3 * 336 - 1, [[1333, 1333]], 3)
     assert r.share.item() == pytest.approx(1)
 
 

@@ -5,13 +5,13 @@ import pytest
 from PIL import Image
 
 from ssod.transforms import erasing, photometric
-from ssod.transforms.augmentations import OPS, parse_list
+from ssod.transforms.augmentations import AUGMENTATIONS, parse_list
 from ssod.transforms.geometry import chain
 from ssod.transforms.presets import PRESETS
 from tests.paths import golden_path
 from tests.transforms.common import picture
 
-PHOTOMETRIC = [name for name, kind in OPS.items() if kind.__module__.endswith(("photometric", "erasing"))]
+PHOTOMETRIC = [name for name, kind in AUGMENTATIONS.items() if kind.__module__.endswith(("photometric", "erasing"))]
 ALIGNED = ["unbiased_strong", "unbiased_color", "instant_strong", "humble_strong", "soft_teacher_labeled"]
 
 
@@ -38,10 +38,10 @@ def test_pixels_only(name):
     image = picture(61, 47)
     before, changed = image.tobytes(), 0
     for seed in range(30):
-        act = draw(name, seed, image.size)
-        once, twice = act.apply(image), act.apply(image)
-        assert np.array_equal(act.matrix, np.eye(3))
-        assert once.size == act.size == image.size
+        transform = draw(name, seed, image.size)
+        once, twice = transform.apply(image), transform.apply(image)
+        assert np.array_equal(transform.matrix, np.eye(3))
+        assert once.size == transform.size == image.size
         assert once.mode == "RGB"
         assert once.tobytes() == twice.tobytes()  # all chance is in the draw
         assert image.tobytes() == before
@@ -60,9 +60,9 @@ def test_color_op_draws_all_nine_at_all_levels(monkeypatch):
 
 
 def test_color_op_on_its_own_choice():
-    act = draw({"color_op": {"ops": ["solarize"], "level": 5}}, 0, (4, 4))
+    transform = draw({"color_op": {"ops": ["solarize"], "level": 5}}, 0, (4, 4))
     image = Image.new("RGB", (4, 4), (127, 128, 255))
-    assert act.apply(image).getpixel((0, 0)) == (127, 127, 0)
+    assert transform.apply(image).getpixel((0, 0)) == (127, 127, 0)
 
 
 def share_changed(spec, n=400, size=(60, 40)):
@@ -95,8 +95,8 @@ def test_cutout_patches():
 def test_cutout_squares_are_whole_or_absent():
     size, present = (300, 100), []
     for seed in range(300):
-        act = draw({"cutout_squares": {"squares": 1}}, seed, size)
-        painted = np.asarray(act.apply(Image.new("RGB", size)))[..., 0] > 0
+        transform = draw({"cutout_squares": {"squares": 1}}, seed, size)
+        painted = np.asarray(transform.apply(Image.new("RGB", size)))[..., 0] > 0
         assert painted.sum() in (0, 400)
         present.append(painted.any())
     assert np.mean(present) == pytest.approx(0.5, abs=0.1)
@@ -106,8 +106,8 @@ def test_erase_obeys_area_and_ratio():
     size = (120, 100)
     image = Image.new("RGB", size, (7, 7, 7))
     for seed in range(200):
-        act = draw({"erase": {"p": 1, "area": [0.05, 0.2], "ratio": [0.3, 3.3]}}, seed, size)
-        hit = (np.asarray(act.apply(image)) != 7).any(-1)
+        transform = draw({"erase": {"p": 1, "area": [0.05, 0.2], "ratio": [0.3, 3.3]}}, seed, size)
+        hit = (np.asarray(transform.apply(image)) != 7).any(-1)
         height, width = hit.any(1).sum(), hit.any(0).sum()
         assert 0.045 < height * width / 12000 < 0.21
         assert 0.27 < height / width < 3.6
@@ -126,9 +126,9 @@ def test_jitter_reaches_its_range_and_keeps_it():
 
 def test_every_preset_is_used_by_name():
     for name in PRESETS:
-        ops = parse_list([name])
-        assert ops
+        augmentations = parse_list([name])
+        assert augmentations
         image = picture(80, 60)
-        small = [op for op in ops if type(op).__name__ != "Resize"]
+        small = [op for op in augmentations if type(op).__name__ != "Resize"]
         for seed in range(20):
             assert chain(small, np.random.default_rng(seed), image.size).apply(image).size == (80, 60)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ssod.structures import Targets
-from ssod.transforms.augmentations import OPS
+from ssod.transforms.augmentations import AUGMENTATIONS
 from ssod.transforms.presets import PRESETS
-from ssod.transforms.views import Pipeline, ViewsConfig, look, order, to_tensor
+from ssod.transforms.views import Pipeline, ViewsConfig, make_views, order, to_tensor
 from tests.transforms.common import picture
 
 CONFIG = """
@@ -46,7 +46,7 @@ def test_round_trip_through_plain_values():
     assert plain["val"] == [{"resize": {"short": [60, 60], "long": 100}}]
     assert plain["unlabeled"]["base"] == {"ops": ["flip"], "hidden": True}
     everything = [
-        *(name for name in OPS if name not in ("resize", "stretch", "crop", "one_of", "shuffle", "maybe")),
+        *(name for name in AUGMENTATIONS if name not in ("resize", "stretch", "crop", "one_of", "shuffle", "maybe")),
         *PRESETS,
         {"one_of": ["flip", ["rotate", "blur"]]},
         {"shuffle": [["rotate", "blur"], {"maybe": {"p": 0.3, "ops": ["flip"]}}]},
@@ -113,14 +113,16 @@ def test_draws_depend_on_their_key_alone():
     image, views = picture(80, 60), config().unlabeled
 
     def seen(*draw, views=views):
-        return {n: (s.image.tobytes(), s.matrix.tobytes(), s.key) for n, s in look(image, None, views, *draw).items()}
+        return {
+            n: (s.image.tobytes(), s.matrix.tobytes(), s.key) for n, s in make_views(image, None, views, *draw).items()
+        }
 
     first = seen(0, "unlabeled", 4, 11)
     assert seen(0, "unlabeled", 4, 11) == first
     assert seen(0, "unlabeled", 4, 11, views=dict(reversed(views.items()))) == first
     for other in [(1, "unlabeled", 4, 11), (0, "labeled", 4, 11), (0, "unlabeled", 5, 11), (0, "unlabeled", 4, 12)]:
         assert all(seen(*other)[name][2] != first[name][2] for name in first)
-    sizes = {look(image, None, views, 0, "u", 4, p)["weak"].image.size for p in range(40)}
+    sizes = {make_views(image, None, views, 0, "u", 4, p)["weak"].image.size for p in range(40)}
     assert len(sizes) > 10
     assert len({s[2] for s in first.values()}) == len(first)
 
@@ -129,7 +131,7 @@ def test_aligned_views_share_their_matrix_and_independent_ones_do_not():
     views = config().unlabeled
     differ = 0
     for position in range(30):
-        seen = look(picture(80, 60), None, views, 0, "unlabeled", 1, position)
+        seen = make_views(picture(80, 60), None, views, 0, "unlabeled", 1, position)
         assert list(seen) == ["weak", "strong", "half", "other"]
         assert np.array_equal(seen["weak"].matrix, seen["strong"].matrix)
         assert seen["weak"].image.size == seen["strong"].image.size
@@ -154,7 +156,7 @@ def test_hidden_base_is_shared():
     ).unlabeled
     flips, scales = set(), set()
     for position in range(30):
-        seen = look(picture(80, 60), None, views, 0, "u", 1, position)
+        seen = make_views(picture(80, 60), None, views, 0, "u", 1, position)
         flips.add((seen["weak"].matrix[0, 0] < 0, seen["strong"].matrix[0, 0] < 0))
         scales.add(abs(seen["weak"].matrix[0, 0]) == abs(seen["strong"].matrix[0, 0]))
     assert flips == {(True, True), (False, False)}
@@ -166,7 +168,7 @@ def test_boxes_are_carried_clipped_and_dropped_with_their_rows():
     image = picture(80, 60)
     counts = set()
     for position in range(40):
-        sample = look(image, targets(), views, 0, "l", 0, position)["v"]
+        sample = make_views(image, targets(), views, 0, "l", 0, position)["v"]
         left = -sample.matrix[0, 2]
         expected = [
             ([max(x1 - left, 0), y1, min(x2 - left, 45), y2], label, weight)
@@ -182,9 +184,9 @@ def test_boxes_are_carried_clipped_and_dropped_with_their_rows():
 
 def test_no_boxes_stay_no_boxes():
     empty = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
-    seen = look(picture(80, 60), empty, config().labeled, 0, "l", 0, 0)
+    seen = make_views(picture(80, 60), empty, config().labeled, 0, "l", 0, 0)
     assert all(s.targets.boxes.shape == (0, 4) and s.targets.labels.shape == (0,) for s in seen.values())
-    assert all(s.targets is None for s in look(picture(80, 60), None, config().labeled, 0, "l", 0, 0).values())
+    assert all(s.targets is None for s in make_views(picture(80, 60), None, config().labeled, 0, "l", 0, 0).values())
 
 
 def test_tensor_is_uint8_channels_first():
@@ -226,7 +228,7 @@ def test_any_chain_keeps_boxes_inside_and_rows_together(ops, size, corners, posi
     before = Targets(
         torch.tensor(boxes).reshape(-1, 4), torch.arange(n), weight=torch.arange(n) / max(n, 1), scores=torch.rand(n)
     )
-    sample = look(picture(*size), before, {"v": Pipeline.model_validate(ops)}, 0, "l", 0, position)["v"]
+    sample = make_views(picture(*size), before, {"v": Pipeline.model_validate(ops)}, 0, "l", 0, position)["v"]
     after, (width, height) = sample.targets, sample.image.size
     assert len(after.boxes) == len(after.labels) == len(after.weight) == len(after.scores) <= n
     assert torch.equal(after.weight, before.weight[after.labels])

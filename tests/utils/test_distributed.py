@@ -39,6 +39,23 @@ def test_two_ranks_learn_what_one_process_does(tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_parts_of_one_process_learn_what_ranks_do(tmp_path: Path, parts: int) -> None:
+    """Dropout and live batch norm, too: part j of rank r is, and draws, what rank r * parts + j would be and draw."""
+    options = {"steps": 8, "log_every": 1, "eval_every": 0, "save_every": 0}
+    ended = Pair(tmp_path / "two", accumulate=parts, **options).wait()
+    assert [code for code, _ in ended] == [0, 0], ended
+    toy.run(tmp_path / "one", accumulate=2 * parts, **options)
+    assert len(losses(tmp_path / "one")) == 8
+    torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5, atol=1e-6)
+    one, two = (checkpoint.load(tmp_path / name / "checkpoints/last.pt") for name in ("one", "two"))
+    for name, value in one["method"].items():
+        torch.testing.assert_close(two["method"][name], value, rtol=1e-5, atol=1e-6)
+    for rank in two["ranks"]:
+        for name, value in rank["buffers"].items():
+            torch.testing.assert_close(value, one["method"][name], rtol=1e-5, atol=1e-6)
+
+
 def test_two_ranks_resume_bit_for_bit_with_live_batch_norm(tmp_path: Path) -> None:
     """A stop in the middle of a window and of a save interval."""
     options = {"steps": 14, "log_every": 5, "eval_every": 0, "save_every": 0, "accumulate": 2}
@@ -111,8 +128,8 @@ def test_when_a_rank_dies_the_other_does_not_wait(tmp_path: Path, act: str, code
     assert one == codes[0], other
     assert zero in codes[1], error
     assert (error + other).count("Traceback") == 0
-    told = json.loads((tmp_path / "run/exit.json").read_text())
-    assert told["code"] == (Exit.DATA if act == "fail" else Exit.DISTRIBUTED)
+    message = json.loads((tmp_path / "run/exit.json").read_text())
+    assert message["code"] == (Exit.DATA if act == "fail" else Exit.DISTRIBUTED)
 
 
 def test_a_rank_that_fails_does_not_wait_for_the_others_to_leave(

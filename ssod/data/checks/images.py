@@ -1,4 +1,4 @@
-"""Whether images can be read, and have the size that their annotations state; told by their headers."""
+"""Whether images can be read, and have the size that their annotations state; read from their headers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_images(
         try:
             path = path_of(images, row, ctx)
         except SsodError:
-            continue  # check_files has said it
+            continue  # check_files has reported it
         try:
             height, width, turn = _open(path, ctx, decode)
         except SsodError as error:

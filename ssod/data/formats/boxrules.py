@@ -9,12 +9,14 @@ import numpy as np
 
 from ssod.data.formats.findings import Context
 from ssod.data.formats.frames import check_frames
+from ssod.data.formats.leftout import tell
 from ssod.data.formats.records import Images
 
 # Boxes that stick out by less than this many pixels are rounding, clipped without a word.
 ROUNDING = 0.01
 # Beyond this many pixels a number is no coordinate of any image.
 ABSURD = 1e7
+_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)  # factors of a hash
 
 
 def settle(
@@ -126,6 +128,35 @@ def check_counts(
         use = "measure on" if ctx.section == "data.val" else "learn from"
         problem = f"no object to {use}: all {len(crowd)} boxes are crowds, regions that are ignored"
         ctx.findings.error("D35", file, ctx.section, problem, 'write "iscrowd": 0 for what is an object')
+
+
+def report_twins(
+    image: np.ndarray, label: np.ndarray, boxes: np.ndarray, place: Callable[[int], str], file: str, ctx: Context
+) -> None:
+    """Record boxes that are there more than once: in one image, of one class, with the same corners.
+
+    Args:
+        image: [A] the image of each box.
+        label: [A] its class.
+        boxes: [A, 4] float32.
+        place: names box ``row`` in a message.
+        file: where they come from.
+        ctx: section and findings; where there are errors, they are mended first.
+    """
+    if ctx.findings.errors():
+        return
+    corners = np.ascontiguousarray(boxes, dtype=np.float32).view(np.uint64).reshape(-1, 2)
+    owner = image.astype(np.uint64) * np.uint64(1 << 20) + label.astype(np.uint64)
+    mixed = (owner * _ODD[0]) ^ (corners[:, 0] * _ODD[1]) ^ (corners[:, 1] * _ODD[2])  # equal rows are equal, at least
+    _, which, counts = np.unique(mixed, return_inverse=True, return_counts=True)
+    seen: set[tuple[float, ...]] = set()
+    twins = []
+    for row in np.flatnonzero(counts[which] > 1).tolist():
+        exact = (int(image[row]), int(label[row]), *boxes[row].tolist())
+        if exact in seen:
+            twins.append(row)
+        seen.add(exact)
+    tell("L12", [place(row) for row in twins[:1]], file, ctx, count=len(twins))
 
 
 def check_classes(

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ssod.data.formats.areas import areas
-from ssod.data.formats.boxrules import check_counts, settle
+from ssod.data.formats.boxrules import check_counts, report_twins, settle
+from ssod.data.formats.cocoimages import read_image_table, repeated
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
 from ssod.data.formats.jsonfile import kind, read_json
-from ssod.data.formats.paths import refuse_unsafe
 from ssod.data.formats.readings import check_format, corners, in_pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 
@@ -45,7 +45,7 @@ def read_coco(
     data = read_json(file, ctx, f"{ctx.section}.ann")
     tables = {name: read_table(data, name, file, ctx) for name in ("images", "categories", "annotations")}
     known = read_categories(tables["categories"], ctx)
-    found = _images(tables["images"], ctx.path(images), ctx)
+    found = read_image_table(tables["images"], ctx.path(images), ctx, needed=True)
     ctx.findings.raise_first()  # what follows refers to ids
     order = in_order(known, classes, file, ctx)
     unknown = range(len(found)) if found.sizes is None else np.flatnonzero(~found.sizes.all(1)).tolist()
@@ -60,7 +60,7 @@ def read_coco_images(ann: str, images: str, ctx: Context) -> Images:
     """Read the images of a COCO JSON and nothing else: no box and no category leaves this function."""
     file = ctx.path(ann)
     data = read_json(file, ctx, f"{ctx.section}.ann")
-    found = _images(read_table(data, "images", file, ctx), ctx.path(images), ctx)
+    found = read_image_table(read_table(data, "images", file, ctx), ctx.path(images), ctx, needed=False)
     ctx.findings.raise_first()
     return found if found.sizes is None or found.sizes.all() else replace(found, sizes=None)
 
@@ -79,37 +79,12 @@ def read_table(data: dict[str, Any], name: str, file: str, ctx: Context) -> Rows
     return Rows(name, data[name], file, ctx.findings)
 
 
-def _images(table: Rows, root: str, ctx: Context) -> Images:
-    ids = table.integers("id")
-    names = table.strings("file_name", "D43")
-    sizes = table.sizes()
-    if names is not None:
-        refuse_unsafe(names, root, table.file, "images[{}].file_name", ctx)
-    if ids is None or names is None:
-        return Images(root, [], [])
-    for id, rows in _repeated(ids):
-        problem = f"id {id} used {len(rows)}× (rows {', '.join(map(str, rows[:5]))})"
-        table.findings.error("D14", table.file, "images", problem, "ids must be unique")
-    if len(set(names)) < len(names):
-        count = len(names) - len(set(names))
-        table.findings.warning(
-            "D36", table.file, "images", f"{count} files are named by more than one image", count=count
-        )
-    return Images(root, names, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None)
-
-
-def _repeated(ids: np.ndarray) -> list[tuple[int, list[int]]]:
-    """Return every value that occurs more than once, with its rows."""
-    values, counts = np.unique(ids, return_counts=True)
-    return [(int(v), np.flatnonzero(ids == v).tolist()) for v in values[counts > 1][:1000]]
-
-
 def read_categories(table: Rows, ctx: Context) -> tuple[list[str], list[int]] | None:
     """Return names and ids by ascending id."""
     ids, names = table.integers("id"), table.strings("name", "D16")
     if ids is None or names is None:
         return None
-    for id, rows in _repeated(ids):
+    for id, rows in repeated(ids):
         names_of = " and ".join(short(names[row]) for row in rows[:5])
         table.findings.error("D16", table.file, "categories", f"id {id} is {names_of}", "ids must be unique")
     by_name: dict[str, list[int]] = {}
@@ -172,6 +147,7 @@ def _annotations(table: Rows, images: Images, classes: Classes, box_format: str 
     area = areas(table, rows[keep], whole[keep], boxes[keep], ctx)
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
     check_counts(starts, lambda i: f"images[{i}]", file, ctx, crowd[keep])
+    report_twins(image[keep], label[keep], boxes[keep], lambda i: table.place(int(rows[keep[i]]), "bbox"), file, ctx)
     _report_crowd_only(crowd[keep], image[keep], len(images), file, ctx)
     findings.raise_first()
     return Labeled(

@@ -17,6 +17,8 @@ Level = Literal["error", "repaired", "skipped", "warning"]
 
 # How many findings of one kind are kept word by word; the rest are counted.
 KEPT = 20
+# Of how many places (see ``Findings``) a training run names each kind of finding.
+PLACES = 4
 
 
 def short(value: object, limit: int = 60) -> str:
@@ -132,6 +134,23 @@ class Findings:
         """
         for finding in self.errors():
             raise finding.error()
+
+    def kinds(self) -> list[str]:
+        """Return each kind once: the first finding, and how many more there are; of many places of a kind the first."""
+        places: Counter[tuple[str, str]] = Counter()
+        seen: set[tuple[str, str, str]] = set()
+        lines = []
+        for finding in self.kept:
+            kind = (finding.level, finding.id, _place(finding.file))
+            if kind in seen:
+                continue
+            seen.add(kind)
+            places[kind[:2]] += 1
+            if places[kind[:2]] <= PLACES:
+                more = self.totals[kind] - 1
+                lines.append(finding.line() + (f" ({more} more of this kind: ssod check lists them)" if more else ""))
+        far = {kind: count - PLACES for kind, count in places.items() if count > PLACES}
+        return lines + [f"{level}[{id}] in {count} other places, too" for (level, id), count in far.items()]
 
     def lines(self) -> list[str]:
         """Return one line per finding and one per kind for those beyond the first 20."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import glob
 import os
+from dataclasses import replace
 
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.jsonfile import nearest, read_text
-from ssod.data.formats.paths import IMAGE_SUFFIXES, refuse_unsafe, unsafe_names
+from ssod.data.formats.leftout import tell
+from ssod.data.formats.listing import glob_names, image_names, is_image, warn_of_hidden
+from ssod.data.formats.paths import IMAGE_SUFFIXES, plain_name, refuse_unsafe, unsafe_names
+from ssod.data.formats.presence import as_spelled
 from ssod.data.formats.records import Images
 
 
@@ -25,7 +29,7 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
 
     Returns:
         Images with sizes None, sorted by path; a list keeps its own order. Files of a folder or glob whose names are
-        never opened (not UTF-8, a backslash) are left out and recorded.
+        never opened (not UTF-8, a backslash) are left out and recorded, as are hidden ones.
 
     Raises:
         SsodError: the path is absent, holds no image, or a list names something outside its folder.
@@ -33,9 +37,9 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
     where = ctx.path(path)
     root, pattern = before_wildcard(where)
     if pattern:
-        names = _openable(_from_glob(root, pattern), root, ctx)
+        names = _openable(glob_names(root, pattern, ctx), root, ctx)
     elif os.path.isdir(where):
-        names = _openable(image_names(where), where, ctx)
+        names = _openable(image_names(where, ctx), where, ctx)
     elif where.lower().endswith(".txt"):
         root = ctx.path(images) if images else os.path.dirname(where)
         names = _from_list(where, root, ctx)
@@ -48,17 +52,10 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
         fix = f"put images there ({', '.join(IMAGE_SUFFIXES)}) or fix the path"
         ctx.findings.error("D39", where, ctx.section, "0 images", fix)
     ctx.findings.raise_first()
-    return Images(root, names, names)
-
-
-def image_names(root: str) -> list[str]:
-    """Return the paths of all image files below ``root``, sorted; links to folders are not followed."""
-    names = []
-    for folder, _, files in os.walk(root):
-        prefix = os.path.relpath(folder, root)
-        prefix = "" if prefix == "." else f"{prefix}/"
-        names += [prefix + name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
-    return sorted(names)
+    found = Images(root, names, names)
+    if not pattern and not os.path.isdir(where):
+        found = as_spelled(found, where, ctx)
+    return replace(found, ids=found.paths)
 
 
 def before_wildcard(path: str) -> tuple[str, str]:
@@ -69,11 +66,6 @@ def before_wildcard(path: str) -> tuple[str, str]:
             root = os.sep.join(parts[:i]) or (os.sep if os.path.isabs(path) else os.curdir)
             return root, os.sep.join(parts[i:])
     return path, ""
-
-
-def _from_glob(root: str, pattern: str) -> list[str]:
-    names = glob.glob(pattern, root_dir=root, recursive=True)
-    return sorted(name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _openable(names: list[str], root: str, ctx: Context) -> list[str]:
@@ -88,19 +80,26 @@ def _openable(names: list[str], root: str, ctx: Context) -> list[str]:
 
 def _from_list(path: str, root: str, ctx: Context) -> list[str]:
     """Lines of a list: blank ones and ``#`` comments left out, repeated ones once, absolute ones made relative."""
-    lines = [line.strip() for line in read_text(path, ctx, f"{ctx.section}.path").split("\n")]
-    prefix = os.path.join(root, "")
-    names = [line.removeprefix(prefix).removeprefix("./") for line in lines if line and line[0] != "#"]
+    names = [plain_name(name, root) for _, name in list_lines(path, f"{ctx.section}.path", ctx)]
     refuse_unsafe(names, root, path, "name {}", ctx)
-    once = dict.fromkeys(names)
-    if len(once) == len(names):
-        return names
-    ctx.findings.repaired(
-        "D36",
-        path,
-        ctx.section,
-        f"{len(names) - len(once)} repeated lines",
-        "each image once",
-        count=len(names) - len(once),
-    )
-    return list(once)
+    warn_of_hidden(names, path, ctx)
+    return once(names, path, ctx)
+
+
+def list_lines(path: str, field: str, ctx: Context) -> list[tuple[int, str]]:
+    """Return (line number, text) of the lines of a list, without blank ones and ``#`` comments.
+
+    Comments that read like an image's name are counted.
+    """
+    lines = [(i, line.strip()) for i, line in enumerate(read_text(path, ctx, field).split("\n"), start=1)]
+    tell("L04", [line for _, line in lines if line.startswith("#") and is_image(line)], path, ctx)
+    return [(i, line) for i, line in lines if line and not line.startswith("#")]
+
+
+def once(names: list[str], file: str, ctx: Context) -> list[str]:
+    """Return each name once, in order, and record how many are repeated."""
+    kept = list(dict.fromkeys(names))
+    again = len(names) - len(kept)
+    if again:
+        ctx.findings.repaired("D36", file, ctx.section, f"{again} repeated lines", "each image once", count=again)
+    return kept

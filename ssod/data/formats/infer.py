@@ -14,12 +14,16 @@ from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import before_wildcard
 from ssod.data.formats.header import read_header
 from ssod.data.formats.jsonfile import read_json
+from ssod.data.formats.listing import hidden
+from ssod.data.formats.yolofile import NAME, VAL, is_yaml, read_data_yaml, which
+from ssod.data.formats.yoloparts import named_parts
 from ssod.utils.errors import SsodError
 
 Source = dict[str, str]  # a source of the config's `data` section, with absolute paths
 
 _PATHS = ("ann", "images", "root", "path")
 _UNLABELED = ("unlabeled", "unlabelled")
+MEASURED = (*VAL, "test")  # what a run is measured on while it trains; the best model is chosen by it
 
 
 def labeled_source(
@@ -28,7 +32,7 @@ def labeled_source(
     """Say what annotated set is at ``path``.
 
     Args:
-        path: a COCO JSON, a VOC folder, or a YOLO folder or its data.yaml.
+        path: a COCO JSON, a VOC folder, or a YOLO folder or its data.yaml, whatever that is called.
         option: the command's option that the path came from, for messages.
         splits: names of a part of a VOC or YOLO folder, the likeliest first.
         images: image folder of a COCO JSON; None = look where they usually lie.
@@ -38,19 +42,18 @@ def labeled_source(
         SsodError: nothing there, or nothing that is known.
     """
     where = Path(os.path.abspath(os.path.expanduser(path)))
-    if where.name == "data.yaml":
-        where = where.parent
     if not where.exists():
         raise _unknown(option, path, f"not found{_nearest(where)}")
+    if is_yaml(str(where)) or which(str(where)):
+        return _yolo(where, option, splits)
     if where.is_file():
         if where.suffix.lower() != ".json":
             raise _unknown(option, path, "is a file, but no COCO JSON")
         return _coco(where, option, ("images", "annotations", "categories"), images, also)
     if (where / "ImageSets" / "Main").is_dir():
         return {"format": "voc", "root": str(where), "split": _voc_split(where, option, splits)}
-    if (where / "data.yaml").is_file():
-        return {"format": "yolo", "root": str(where), "split": _yolo_split(where, option, splits)}
     json = sorted(where.glob("*.json")) + sorted(where.glob("annotations/*.json"))
+    json = [file for file in json if not hidden(file.name)]
     hint = f"; it holds {json[0].relative_to(where)}: name that file" if json else ""
     raise _unknown(option, path, f"has neither ImageSets/Main (VOC) nor data.yaml (YOLO){hint}")
 
@@ -72,15 +75,15 @@ def unlabeled_source(path: str, option: str, labeled: Source, also: str | None =
         if glob.has_magic(path):
             return {"format": "folder", "path": str(where)}
         raise _unknown(option, path, f"not found{_nearest(where)}")
-    if where.is_file() and where.suffix.lower() == ".json":
+    if is_yaml(str(where)) or which(str(where)):
+        source = _yolo(where, option, (*_UNLABELED, "train"))
+    elif where.is_file() and where.suffix.lower() == ".json":
         source = _coco(where, option, ("images",), None, also)
     elif where.is_file() and where.suffix.lower() != ".txt":
         raise _unknown(option, path, "is neither a COCO JSON nor a .txt list")
     elif (where / "ImageSets" / "Main").is_dir():
         split = _voc_split(where, option, (*_UNLABELED, "trainval", "train"))
         source = {"format": "voc", "root": str(where), "split": split}
-    elif (where / "data.yaml").is_file():
-        source = {"format": "yolo", "root": str(where), "split": _yolo_split(where, option, (*_UNLABELED, "train"))}
     else:
         source = {"format": "folder", "path": str(where)}
     if source == labeled:
@@ -117,14 +120,18 @@ def _coco(ann: Path, option: str, needs: Sequence[str], images: str | None, also
 
 
 def _voc_split(root: Path, option: str, wanted: Sequence[str]) -> str:
-    lists = sorted(file.stem for file in (root / "ImageSets" / "Main").glob("*.txt"))
+    files = sorted((root / "ImageSets" / "Main").glob("*.txt"))
+    lists = [file.stem for file in files if not hidden(file.name)]
+    if wanted == MEASURED and "trainval" in lists:  # as published: trainval is learnt from, and val is part of it
+        wanted = ("test", *wanted)
     return _pick(lists, wanted, option, f"{root}/ImageSets/Main")
 
 
-def _yolo_split(root: Path, option: str, wanted: Sequence[str]) -> str:
-    found = {path.name for path in root.glob("images/*") if path.is_dir()}
-    found |= {path.parent.name for path in root.glob("*/images") if path.is_dir()}
-    return _pick(sorted(found), wanted, option, str(root))
+def _yolo(where: Path, option: str, wanted: Sequence[str]) -> Source:
+    data = read_data_yaml(str(where), Context(root="", section=option), needed=True)
+    root = where.parent if where.name == NAME else where
+    split = _pick(named_parts(data, data.base), wanted, option, str(where))
+    return {"format": "yolo", "root": str(root), "split": split}
 
 
 def _pick(found: Sequence[str], wanted: Sequence[str], option: str, where: str) -> str:
@@ -169,9 +176,9 @@ def data_section(
     if percent is not None and not 0 < percent < 100:
         fix = "give the share of the images that keep their labels, in per cent"
         raise SsodError("command line", "--percent", f"{percent:g} is not between 0 and 100", fix)
-    measured = labeled_source(val, "--val", ("test", "val", "valid"), val_images, also=images)
+    measured = labeled_source(val, "--val", MEASURED, val_images, also=images)
     # Where the labels end with `val`, trainval would hold the very images to measure on.
-    first = ("train", "trainval") if measured.get("split") in ("val", "valid") else ("trainval", "train")
+    first = ("train", "trainval") if measured.get("split") in VAL else ("trainval", "train")
     taught = labeled_source(labeled, "--labeled", first, images)
     if taught == measured:
         raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")

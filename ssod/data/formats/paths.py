@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Sequence
 
 from ssod.data.formats.findings import Context, short
@@ -39,6 +40,24 @@ def name_problem(name: str, root: str) -> tuple[str, str, str] | None:
     if ".." in name.split("/"):
         return "S01", f"leaves root {short(root)}; refused", "use paths below the image folder"
     return None
+
+
+def plain_name(name: str, root: str = "") -> str:
+    """Return a file's name as it is written everywhere here: relative to ``root`` where it lies below, without ``./``.
+
+    ``..`` stays: whoever opens the file refuses it.
+    """
+    if root and name.startswith("/"):
+        name = name.removeprefix(os.path.join(root, ""))
+    if "./" not in name and "//" not in name:
+        return name
+    parts = name.split("/")
+    return "/".join(part for i, part in enumerate(parts) if part not in ("", ".") or (i == 0 and part == ""))
+
+
+def same_text(text: str) -> str:
+    """Return a name in the one form in which Unicode's several spellings of the same letters are equal (NFC)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _encodable(text: str) -> bool:
@@ -104,7 +123,8 @@ def absent(root: str, name: str) -> tuple[str, str]:
     """Say that a file is not there, and name one that differs only in case."""
     folder, _, base = name.rpartition("/")
     try:
-        twins = [other for other in os.listdir(os.path.join(root, folder)) if other.lower() == base.lower()]
+        same = same_text(base).casefold()
+        twins = [other for other in os.listdir(os.path.join(root, folder)) if same_text(other).casefold() == same]
     except OSError:
         twins = []
     if twins:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from ssod.data.formats.findings import Context, short
-from ssod.data.formats.paths import absent, safe_join
+from ssod.data.formats.leftout import tell
+from ssod.data.formats.paths import absent, safe_join, same_text
 from ssod.data.formats.records import Images
 from ssod.utils.errors import Exit, SsodError
 
@@ -55,6 +57,46 @@ def check_files(images: Images, file: str, ctx: Context, *, needed: bool = True)
         record = ctx.findings.error if needed else ctx.findings.skipped
         record(id, file, place, f"{problem} ({len(missing)} missing)", fix, count=len(missing))
     return missing
+
+
+def as_spelled(images: Images, file: str, ctx: Context) -> Images:
+    """Return the images under the names that the disk has for them, where it spells letters in another Unicode form.
+
+    ``é`` is one code point or two (NFC, NFD): they look alike, archives and file systems change one into the other, and
+    some disks tell them apart. Only names outside ASCII are looked up.
+    """
+    paths = list(images.paths)
+    odd = [row for row, name in enumerate(paths) if not name.isascii()]
+    listed: dict[str, dict[str, str]] = {}
+    moved = []
+    for row in odd:
+        folder, _, base = paths[row].rpartition("/")
+        if folder not in listed:
+            listed[folder] = _spellings(os.path.join(images.root, folder))
+        there = listed[folder].get(same_text(base), base)
+        if there != base:
+            paths[row] = f"{folder}/{there}" if folder else there
+            moved.append(images.paths[row])
+    tell("L16", moved, file, ctx)
+    return replace(images, paths=paths) if moved else images
+
+
+def spelled(folder: str, name: str) -> str:
+    """Return the name that a folder has for ``name`` in whatever Unicode form; ``name`` itself if it has none."""
+    if name.isascii():
+        return name
+    base = os.path.basename(name)
+    there = _spellings(os.path.join(folder, os.path.dirname(name))).get(same_text(base), base)
+    return os.path.join(os.path.dirname(name), there)
+
+
+def _spellings(folder: str) -> dict[str, str]:
+    """Return {name in NFC: name as it is}; where both are there, each stays itself."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (OSError, ValueError):
+        return {}
+    return {same_text(name): name for name in names} | {name: name for name in names}
 
 
 def _list(images: Images, folder: str) -> dict[str, bool]:

@@ -46,13 +46,14 @@ class VocSource(Section):
 
 
 class YoloSource(Section):
-    """A YOLO folder: data.yaml, images and labels."""
+    """A YOLO set: data.yaml, which names the images of its parts, and a label file for each image."""
 
     format: Literal["yolo"]
     root: str
-    "The folder that holds data.yaml."
+    "The folder that holds data.yaml, or such a file of another name."
     split: str
-    "Which part: train, val or test."
+    """Which part: train, val or test of data.yaml; one that it does not name is images/<part> or <part>/images, and "."
+    is images itself."""
 
 
 class FolderSource(Section):

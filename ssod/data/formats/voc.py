@@ -2,7 +2,7 @@
 
 VOC counts pixels from 1 and includes the last one, so 1 is subtracted from xmin and ymin and nothing from xmax and
 ymax, as detectron2 does: a box from 1 to 200 is then 0..200, the whole of a 200-pixel image. ``difficult`` objects are
-kept and flagged. An image is found by its annotation's stem; ``<filename>`` is not believed.
+kept and flagged. Which image a line means is said in ``vocnames``.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ssod.data.formats.boxrules import check_classes, check_counts, settle
+from ssod.data.formats.boxrules import check_classes, check_counts, report_twins, settle
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
-from ssod.data.formats.jsonfile import nearest, read_text
-from ssod.data.formats.paths import IMAGE_SUFFIXES, refuse_unsafe, safe_join
+from ssod.data.formats.paths import safe_join
+from ssod.data.formats.presence import spelled
 from ssod.data.formats.readings import check_format
 from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.formats.vocnames import IMAGES, Chooser, Folder, read_list
 from ssod.data.formats.xmlfile import XmlProblem, parse_xml
 from ssod.utils.errors import Exit, SsodError
 
@@ -57,18 +57,22 @@ def read_voc(root: str, split: str, ctx: Context, *, classes: Sequence[str] | No
         SsodError: the first error found; all of them are in ``ctx.findings``.
     """
     base = ctx.path(root)
-    lines = _read_list(base, split, ctx)
-    images = _find_images(base, lines, ctx)
+    lines = read_list(base, split, ctx)
+    chooser = _chooser(base, split, ctx)
     objects: list[_Box] = []
-    sizes = np.zeros((len(images), 2), dtype=np.int32)
-    for row, (number, stem) in enumerate(lines):
-        tree = _open(base, stem, f"ImageSets/Main/{split}.txt line {number}", ctx)
+    paths: list[str] = []
+    sizes = np.zeros((len(lines), 2), dtype=np.int32)
+    for row, line in enumerate(lines):
+        tree = _open(base, line.stem, f"{_listed(split)} line {line.number}", ctx)
         if tree is not None:
             sizes[row] = _size(tree)
-            objects += _objects(tree, row, f"Annotations/{stem}.xml", ctx)
+            objects += _objects(tree, row, f"Annotations/{line.stem}.xml", ctx)
+            paths.append(chooser.choose(line, (tree.findtext("filename") or "").strip()))
+    chooser.report()
     ctx.findings.raise_first()
     unknown = np.flatnonzero((sizes <= 0).any(1)).tolist()
-    images = fill_sizes(replace(images, sizes=sizes), unknown, base, ctx, id="V03")
+    images = Images(os.path.join(base, IMAGES), paths, [line.stem for line in lines], sizes)
+    images = fill_sizes(images, unknown, base, ctx, id="V03")
     ctx.findings.raise_first()
     if ctx.rules.exif == "ignore":
         images = stored_sizes(images, base, ctx)
@@ -77,55 +81,38 @@ def read_voc(root: str, split: str, ctx: Context, *, classes: Sequence[str] | No
 
 
 def read_voc_images(root: str, split: str, ctx: Context) -> Images:
-    """Read the list of a split and nothing else: no annotation file is opened."""
+    """Read the list of a split and no label: an annotation is opened only for its ``<filename>``, and only where there
+    is no image with the annotation's name.
+    """
     base = ctx.path(root)
-    return _find_images(base, _read_list(base, split, ctx), ctx)
-
-
-def _read_list(base: str, split: str, ctx: Context) -> list[tuple[int, str]]:
-    """Return (line number, name) of every line that has a name."""
-    if not os.path.isdir(base):
-        raise ctx.findings.fatal("D01", base, f"{ctx.section}.root", f"not found{nearest(base)}", "fix the path")
-    file, field = os.path.join(base, "ImageSets", "Main", f"{split}.txt"), f"{ctx.section}.split"
-    text = read_text(file, ctx, field).split("\n")
-    lines = [(number, name) for number, line in enumerate(text, start=1) if (name := _name(line))]
-    names = [name for _, name in lines]
-    if not names:
-        raise ctx.findings.fatal("D08", file, field, "0 images", "check the list")
-    refuse_unsafe(names, os.path.join(base, "JPEGImages"), file, "name {}", ctx)
-    if len(set(names)) < len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        problem = f"{len(names) - len(set(names))} repeated lines, first {short(twice)}"
-        ctx.findings.error("D14", file, field, problem, "names must be unique")
+    lines = read_list(base, split, ctx)
+    chooser = _chooser(base, split, ctx)
+    paths = []
+    for line in lines:
+        file = None
+        if line.file is None and not chooser.images.of_stem(line.stem):
+            tree = _open(base, line.stem, f"{_listed(split)} line {line.number}", Context(rules=ctx.rules))
+            file = None if tree is None else (tree.findtext("filename") or "").strip()
+        paths.append(chooser.choose(line, file))
+    chooser.report()
     ctx.findings.raise_first()
-    return lines
+    return Images(chooser.images.root, paths, [line.stem for line in lines])
 
 
-def _name(line: str) -> str:
-    """Return the name of a line; the second column of VOC's per-class lists (1, 0 or -1) is left out."""
-    parts = line.split()
-    if len(parts) > 1 and parts[-1] in ("1", "0", "-1"):
-        return line.strip()[: -len(parts[-1])].strip()
-    return line.strip()
-
-
-def _find_images(base: str, lines: list[tuple[int, str]], ctx: Context) -> Images:
-    folder = os.path.join(base, "JPEGImages")
+def _chooser(base: str, split: str, ctx: Context) -> Chooser:
+    folder = os.path.join(base, IMAGES)
     if not os.path.isdir(folder):
         raise ctx.findings.fatal("D01", folder, f"{ctx.section}.root", "image folder not found", "fix the path")
-    present: dict[str, str] = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in IMAGE_SUFFIXES:
-            present.setdefault(stem, name)
-    stems = [stem for _, stem in lines]
-    paths = [present.get(stem, f"{stem}.jpg") for stem in stems]
-    return Images(folder, paths, stems)
+    return Chooser(Folder(folder), base, _listed(split), ctx)
+
+
+def _listed(split: str) -> str:
+    return f"ImageSets/Main/{split}.txt"
 
 
 def _open(base: str, stem: str, listed: str, ctx: Context) -> Element | None:
     """Return the tree of one annotation file, or None after recording why not."""
-    name = f"Annotations/{stem}.xml"
+    name = spelled(base, f"Annotations/{stem}.xml")
     path = os.path.join(base, name)
     if not os.path.lexists(path):
         ctx.findings.error("V01", path, stem, f"not found ({listed})", "add it or drop the line")
@@ -133,7 +120,11 @@ def _open(base: str, stem: str, listed: str, ctx: Context) -> Element | None:
     try:
         safe = safe_join(base, name, allow_symlinks=ctx.rules.allow_symlinks)
         with open(safe, "rb") as file:
-            return parse_xml(file.read())
+            tree = parse_xml(file.read())
+        if tree.tag == "annotation":
+            return tree
+        problem = f"the document is <{short(tree.tag)[1:-1]}>, so no object would be found"
+        ctx.findings.error("V02", path, stem, problem, "make <annotation> the outermost element")
     except SsodError as error:
         ctx.findings.error("S03", path, stem, error.problem, error.fix, code=error.code)
     except OSError as error:
@@ -185,8 +176,10 @@ def _objects(tree: Element, row: int, file: str, ctx: Context) -> list[_Box]:
                 ctx.findings.error("V04", file, f"{place}.bndbox", problem, "swap them?")
                 break
         else:
-            difficult = _number(item.findtext("difficult")) == 1
-            found.append(_Box(row, file, number, name, corners, difficult))
+            difficult = (item.findtext("difficult") or "0").strip() or "0"
+            if difficult not in ("0", "1"):
+                ctx.findings.error("D32", file, f"{place}.difficult", f"{short(difficult)}, expected 0 or 1", "mend it")
+            found.append(_Box(row, file, number, name, corners, difficult == "1"))
     return found
 
 
@@ -209,12 +202,14 @@ def _labeled(images: Images, objects: list[_Box], classes: Classes, base: str, c
     boxes, keep = settle(boxes, image, images, place, base, ctx)
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
     check_counts(starts, lambda i: f"Annotations/{images.ids[i]}.xml", base, ctx)
+    labels, kept = np.array([label[o.name] for o in objects], dtype=np.int64)[keep], np.flatnonzero(keep)
+    report_twins(image[keep], labels, boxes[keep], lambda i: place(int(kept[i])), base, ctx)
     ctx.findings.raise_first()
     return Labeled(
         images=images,
         classes=classes,
         boxes=boxes[keep],
-        labels=np.array([label[o.name] for o in objects], dtype=np.int64)[keep],
+        labels=labels,
         crowd=np.zeros(int(keep.sum()), dtype=bool),
         difficult=np.array([o.difficult for o in objects], dtype=bool)[keep],
         starts=starts,

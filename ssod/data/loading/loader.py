@@ -6,9 +6,9 @@ run started: every choice is a function of (seed, stream, position). There is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
 from ssod.structures import Batch, View
-from ssod.transforms.views import Pipeline, Sample, ViewsConfig, look, to_tensor
+from ssod.transforms.views import Pipeline, Sample, ViewsConfig, make_views, to_tensor
 from ssod.utils.errors import SsodError
 
 
@@ -50,7 +50,7 @@ def train_batches(
     loading: Loading,
     place: Place,
     on_bad: Callable[[SsodError], None] | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield ``sampling.accumulate`` micro-batches for each of ``steps``.
 
     Args:
@@ -65,7 +65,8 @@ def train_batches(
         on_bad: called in this process once for each unreadable unlabelled image, with what is wrong with it.
 
     Returns:
-        An iterator; ``batch.labeled`` holds each image once per labelled view, its views side by side.
+        A generator, to be closed (``workers.reading``); ``batch.labeled`` holds each image once per labelled view, its
+        views side by side.
 
     Raises:
         SsodError: settings that cannot work (code 2), at once; from the iterator, what is wrong with an image
@@ -93,7 +94,9 @@ def train_batches(
     return count_bad(batches, unlabeled, on_bad)
 
 
-def eval_views(images: Images, pipeline: Pipeline, batch: int, loading: Loading, place: Place) -> Iterator[View]:
+def eval_views(
+    images: Images, pipeline: Pipeline, batch: int, loading: Loading, place: Place
+) -> Generator[View, None, None]:
     """Yield every image once; the ranks' parts are the whole.
 
     Only images of one padded size share a view: with more padding than it needs, an image would look different to the
@@ -107,13 +110,19 @@ def eval_views(images: Images, pipeline: Pipeline, batch: int, loading: Loading,
         place: whose part of the images is yielded.
 
     Returns:
-        An iterator over views with ``ids`` and without targets; with ``batch=1`` in the order of ``images``.
+        A generator, to be closed (``workers.reading``), of views with ``ids`` and without targets; with ``batch=1`` in
+        the order of ``images``.
     """
     mine = place.part(len(images))
     chunks = [mine[i : i + batch] for i in range(0, len(mine), batch)]
     dataset = _Chunks(images, pipeline, chunks, loading.divisor, loading.read)
-    groups = run(dataset, range(len(chunks)), dataset.describe, loading.workers, loading.timeout)
-    return chain.from_iterable(groups)
+    return _one_by_one(run(dataset, range(len(chunks)), dataset.describe, loading.workers, loading.timeout))
+
+
+def _one_by_one(groups: Generator[Sequence[View], None, None]) -> Generator[View, None, None]:
+    with closing(groups):
+        for group in groups:
+            yield from group
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -160,7 +169,9 @@ class _Steps(Dataset):
         for position, i in self._mine(self.labeled_stream, self.sampling.labeled, step, micro):
             image = self.read(self.labeled.images, i)
             check_stated_size(self.labeled.images, i, image)
-            seen = look(image, self.labeled.targets(i), self.views.labeled, self.sampling.seed, "labeled", i, position)
+            seen = make_views(
+                image, self.labeled.targets(i), self.views.labeled, self.sampling.seed, "labeled", i, position
+            )
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
         return collate(samples, ids, self.divisor)
@@ -170,7 +181,7 @@ class _Steps(Dataset):
         ids: list[Any] = []
         for position, wanted in self._mine(self.unlabeled_stream, self.sampling.unlabeled, step, micro):
             i, image = self.read.or_next(self.unlabeled, wanted, bad)
-            seen = look(image, None, self.views.unlabeled, self.sampling.seed, "unlabeled", i, position)
+            seen = make_views(image, None, self.views.unlabeled, self.sampling.seed, "unlabeled", i, position)
             for name, sample in seen.items():
                 samples[name].append(sample)
             ids.append(self.unlabeled.ids[i])
@@ -193,7 +204,7 @@ class _Chunks(Dataset):
             for i in self.chunks[k]:
                 image = self.read(self.images, i)
                 check_stated_size(self.images, i, image)
-                samples.append(look(image, None, {"val": self.pipeline}, 0, "val", i, 0)["val"])
+                samples.append(make_views(image, None, {"val": self.pipeline}, 0, "val", i, 0)["val"])
         except SsodError as error:
             return error
         ids = [self.images.ids[i] for i in self.chunks[k]]

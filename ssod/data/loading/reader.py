@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from PIL import Image
@@ -85,16 +86,19 @@ def check_stated_size(images: Images, i: int, image: Image.Image) -> None:
 
 
 def count_bad(
-    items: Iterator[tuple[Batch, list[SsodError]]], unlabeled: Images | None, on_bad: Callable[[SsodError], None] | None
-) -> Iterator[Batch]:
-    """Unpack batches; report each unreadable image once and give up when there are too many."""
+    items: Generator[tuple[Batch, list[SsodError]], None, None],
+    unlabeled: Images | None,
+    on_bad: Callable[[SsodError], None] | None,
+) -> Generator[Batch, None, None]:
+    """Unpack batches; report each unreadable image once and give up when there are too many. It closes ``items``."""
     seen: dict[tuple[str, str], SsodError] = {}
-    for batch, bad in items:
-        for error in bad:
-            if (error.file, error.field) not in seen:
-                seen[error.file, error.field] = error
-                if on_bad is not None:
-                    on_bad(error)
-        if seen and len(seen) > allowed_bad(len(unlabeled)):
-            raise too_many(list(seen.values()), len(unlabeled))
-        yield batch
+    with closing(items):
+        for batch, bad in items:
+            for error in bad:
+                if (error.file, error.field) not in seen:
+                    seen[error.file, error.field] = error
+                    if on_bad is not None:
+                        on_bad(error)
+            if seen and len(seen) > allowed_bad(len(unlabeled)):
+                raise too_many(list(seen.values()), len(unlabeled))
+            yield batch

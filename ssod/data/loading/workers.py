@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from multiprocessing import active_children
-from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssod.data.loading.team import Team, prepare, worker_deaths
 from ssod.structures import Batch, Targets, View
-from ssod.utils.errors import Exit, SsodError
+from ssod.utils.errors import SsodError
+
+T = TypeVar("T")
 
 
 def run(
     dataset: Dataset, numbers: Sequence[int], describe: Callable[[int], str], workers: int, timeout: float
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield ``dataset[k]`` for each number, in order.
+
+    Whoever takes from it closes it (``reading``), or the workers live until the process ends: a traceback that holds
+    the frame of a loop holds what it loops over, too.
 
     Args:
         dataset: returns a ``View``, a tuple that starts with a ``Batch``, or an ``SsodError``. It *returns* errors
@@ -36,7 +38,7 @@ def run(
         timeout: seconds to wait for an item before a worker counts as hung.
 
     Raises:
-        SsodError: the one that was returned; or code 6 when a worker died or hung.
+        SsodError: the one that was returned; or code 6 when a worker died, hung, or could not be started.
     """
     workers = min(workers, usable_cpus())
     loader = DataLoader(
@@ -46,29 +48,31 @@ def run(
         num_workers=workers,
         timeout=timeout if workers else 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=prepare,
         generator=torch.Generator(),  # or it would draw from, and change, the global one
     )
-    before = active_children()
-    with _signals_held_back():
-        items = iter(loader)
-    processes = [process for process in active_children() if process not in before]
+    team = Team()
     try:
-        for k in numbers:
-            try:
-                item = next(items)
-            except Exception as error:
-                _kill(processes)  # torch would wait 5 s for each that hangs
-                failure = worker_failure(error, describe(k))
-                if failure is None:
-                    raise
-                raise failure from None
-            if isinstance(item, SsodError):
-                raise item
-            yield _unpack(item)
+        with worker_deaths():  # of a second worker, while the end of the first is dealt with
+            team.start(loader)
+            for k in numbers:
+                item = team.next(lambda k=k: describe(k))
+                if isinstance(item, SsodError):
+                    raise item
+                yield _unpack(item)
     finally:
-        items = None  # torch's own orderly end, unless a traceback still holds the iterator
-        _kill(processes)
+        team.end()
+
+
+@contextlib.contextmanager
+def reading(items: Generator[T, None, None]) -> Iterator[Generator[T, None, None]]:
+    """Give a loader's items until the block is left, however; then its workers have ended.
+
+    Raises:
+        SsodError: code 6, a worker died inside the block.
+    """
+    with worker_deaths(), contextlib.closing(items):
+        yield items
 
 
 def usable_cpus() -> int:
@@ -76,59 +80,6 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _kill(processes: Sequence[BaseProcess]) -> None:
-    """End what still runs, without torch's signal handler taking it for an accident."""
-    left = [process for process in processes if process.is_alive()]
-    if not left:
-        return
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
-    for process in left:
-        process.kill()
-    for process in left:
-        process.join(1)
-    if main:
-        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-
-
-def worker_failure(error: BaseException, doing: str = "") -> SsodError | None:
-    """Return the ``SsodError`` for what torch raises when a data worker dies or hangs, None for any other error.
-
-    torch notices a killed worker in a signal handler, so that its error can also surface in the training step: the
-    loop passes what it catches through here.
-
-    Args:
-        error: what was caught.
-        doing: what the worker was asked for.
-    """
-    text = str(error).partition("\n")[0]
-    if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker (pid", "DataLoader timed out")):
-        return None
-    hint = "look for out-of-memory kills, a full /dev/shm or a stalled disk; fewer workers need less memory"
-    problem = text.rstrip(". ") + (f" while making {doing}" if doing else "")
-    return SsodError("data", "worker", problem, hint, code=Exit.IO)
-
-
-_WHOLE_JOB = (signal.SIGINT, signal.SIGTERM)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Processes started inside inherit the mask: a signal that comes before they ignore it must not end them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WHOLE_JOB)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _ignore_signals(_: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach every process; the main one needs its workers until it has saved."""
-    for number in _WHOLE_JOB:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WHOLE_JOB)  # what had come until now is dropped
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssod.assign.build import Assigner, pick_assigner
-from ssod.assign.centre import CentreAssigner
+from ssod.assign.center import CenterAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.model import D2Model, build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig, clip_last
-from ssod.detectors.dense import Dense, DenseOutput, count_in_batch, positives
+from ssod.detectors.dense import Dense, DenseOutput, normalizer_of_batch, positives
 from ssod.detectors.heads.fam3d import to_rows
 from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
 from ssod.structures.boxes import Coder, LtrbCoder
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import shares, sum_over_ranks
 from ssod.utils.errors import SsodError
 
 
-class RunningCount(nn.Module):
-    """detectron2's divisor: a running mean of the positives of a batch, in a buffer, so that it resumes.
+class RunningNormalizer(nn.Module):
+    """detectron2's normalizer: a running mean of the positives of a batch, in a buffer, so that it resumes.
+
+    The batch is that of all ranks (there each rank has its own mean), so that ranks divide a batch and not its mean.
 
     Args:
         start: its value before the first batch.
@@ -39,11 +41,14 @@ class RunningCount(nn.Module):
 
     @torch.no_grad()
     def forward(self, positive: Tensor) -> Tensor:
-        """Take in a batch's positives [R] bool, under ``train()`` only; return the divisor, []."""
+        """Take in a batch's positives [R] bool, under ``train()`` only; return the normalizer, []."""
         if self.training:
-            count = mean_over_ranks(positive.sum().float()).clamp(min=1)
-            self.value.lerp_(count, 1 - self.momentum)
-        return self.value.clone()
+            self.value.lerp_(sum_over_ranks(positive.sum().float()).clamp(min=1), 1 - self.momentum)
+        return self.share()
+
+    def share(self) -> Tensor:
+        """Return the normalizer, [], as it is: this rank's share of the mean; a copy."""
+        return self.value / shares()
 
 
 class D2Dense(Dense):
@@ -81,7 +86,7 @@ class D2Dense(Dense):
             assigner=assigner or own_assigner(model),
             rows=rows,
             weights=dict.fromkeys(rows, 1.0),
-            normalizer=count_in_batch,
+            normalizer=normalizer_of_batch,
             decode=DecodeConfig(
                 score=model.test_score_thresh,
                 nms=model.test_nms_thresh,
@@ -92,7 +97,7 @@ class D2Dense(Dense):
             rule=clip_last,
             normalise=Pixels(model, bgr=getattr(model, "input_format", "BGR") == "BGR"),
         )
-        self.normalizer = RunningCount(300.0 if fcos else 100.0) if normalizer == "running" else None
+        self.normalizer = RunningNormalizer(300.0 if fcos else 100.0) if normalizer == "running" else None
 
     @property
     def body(self) -> nn.Module:
@@ -119,7 +124,7 @@ class D2Dense(Dense):
         """
         p, a = super().assign(out, cls, box)["dense"]
         if self.normalizer is not None and any(t.scores is not None for t in cls):
-            a = replace(a, normalizer=dict.fromkeys(("cls", "box", "quality"), self.normalizer.value.clone()))
+            a = replace(a, normalizer=dict.fromkeys(("cls", "box", "quality"), self.normalizer.share()))
         return {"dense": (p, a)}
 
     def normalizers(self, p: Predictions, a: Assignment) -> dict[str, Tensor]:
@@ -132,7 +137,7 @@ class D2Dense(Dense):
 def own_assigner(model: D2Model) -> Assigner:
     """Return detectron2's rule as one of our assigners."""
     if type(model).__name__ == "FCOS":
-        return CentreAssigner(model.center_sampling_radius)
+        return CenterAssigner(model.center_sampling_radius)
     return iou_assigner(model.anchor_matcher)
 
 
@@ -145,7 +150,7 @@ def iou_assigner(matcher: Any) -> IoUAssigner:
     low, *rest = [t for t in matcher.thresholds if abs(t) != float("inf")]
     if matcher.labels not in ([0, -1, 1], [0, 1]) or len(rest) != len(matcher.labels) - 2:
         raise SsodError("config", FIELD, f"IOU_LABELS {matcher.labels}", "use [0, -1, 1] or [0, 1]")
-    return IoUAssigner(rest[0] if rest else low, low, claim=matcher.allow_low_quality_matches)
+    return IoUAssigner(rest[0] if rest else low, low, allow_low_quality=matcher.allow_low_quality_matches)
 
 
 def ltrb_coder(transform: Any) -> Coder:

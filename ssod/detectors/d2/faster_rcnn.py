@@ -122,10 +122,10 @@ class D2FasterRcnn(Rcnn):
         ]
         return in_order(parts, rows, boxes.shape[0])
 
-    def count(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
-        """See ``Rcnn.count``; what the proposal network divides by does not depend on the sample."""
+    def normalizer_of(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
+        """See ``Rcnn.normalizer_of``; what the proposal network divides by does not depend on the sample."""
         if stage != "rpn":
-            return super().count(stage, p, counted)
+            return super().normalizer_of(stage, p, counted)
         return torch.full((), float(self.rpn_cfg.rows * p.num_images), device=p.logits.device)
 
 

@@ -220,5 +220,5 @@ def upright(boxes: Tensor, other: Tensor) -> Tensor:
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
-    """Resize [N, C, ...] bilinearly, with half-pixel centres, to the height and width of ``like``."""
+    """Resize [N, C, ...] bilinearly, with half-pixel centers, to the height and width of ``like``."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Signs that self-training goes wrong, told to the user while it can still be mended."""
+"""Signs that self-training goes wrong, reported to the user while it can still be mended."""
 
 import math
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Watch:
         self._lasting = dict(state.get("lasting", self._lasting))
 
     def look(self, values: Mapping[str, Any], steps: int) -> list[str]:
-        """Return what to tell the user.
+        """Return messages to the user.
 
         Args:
             values: averages of the line: ``pseudo/boxes_per_image``, ``labeled/boxes_per_image``, ``loss/sup``,
@@ -61,7 +61,7 @@ class Watch:
         return [text for name, (seen, text) in signs.items() if self._lasts(name, seen, steps)]
 
     def judge(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return what an evaluation has to tell the user, by the name of the sign, ``COLLAPSE`` among them.
+        """Return the messages of an evaluation to the user, by the name of the sign, ``COLLAPSE`` among them.
 
         Args:
             values: ``teacher/AP``, ``student/AP`` if it was measured, and ``labeled/boxes/<class>`` and
@@ -89,7 +89,7 @@ class Watch:
         }
         self.best = ap if ap > self.best else self.best
         begun = {name: text for name, (seen, text) in signs.items() if self._begins(name, seen)}
-        # A collapse is told always: the run may have to end, or to go back.
+        # A collapse is always reported: the run may have to end, or to go back.
         return {name: text for name, text in begun.items() if self.patience or name == COLLAPSE}
 
     def _silent(self, values: Mapping[str, Any]) -> list[str]:

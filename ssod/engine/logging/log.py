@@ -29,7 +29,7 @@ from ssod.utils.printing import percent
 
 
 class Log:
-    """Writes what the loop tells it; on every rank but 0 it writes nothing.
+    """Writes what the loop hands it; on every rank but 0 it writes nothing.
 
     Args:
         folder: the run.
@@ -163,7 +163,7 @@ class Log:
 _SHOWN = ("AP", "AP50", "AP75")
 
 
-def tell_finished(folder: RunFolder, step: int, results: dict[str, float]) -> None:
+def log_finished(folder: RunFolder, step: int, results: dict[str, float]) -> None:
     """Tell, on the screen alone, that a run has no step left to make; ``results`` are fractions by name."""
     if collective.rank() == 0:
         text = f"already finished at step {step}{_percents(results)}; nothing to do"

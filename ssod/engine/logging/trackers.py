@@ -3,7 +3,7 @@
 All get the numbers of ``metrics.jsonl``, and after each evaluation the figures of the report as pictures.
 
 A tracker that is wanted and not installed is an error before the first step. One that fails later (a server that is
-gone, a full disk, a bug of its own) is told once and left out; it never stops a run.
+gone, a full disk, a bug of its own) is reported once and left out; it never stops a run.
 """
 
 from __future__ import annotations
@@ -203,8 +203,8 @@ class Trackers:
 
 
 def _warn(what: str, error: Exception) -> None:
-    said = " ".join(str(error).split())[:200]
-    logging.getLogger("ssod").warning("%s failed (%s); training goes on without it", what, said)
+    message = " ".join(str(error).split())[:200]
+    logging.getLogger("ssod").warning("%s failed (%s); training goes on without it", what, message)
 
 
 def numbers(row: Mapping[str, Any], classes: Sequence[str] = ()) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -21,12 +21,12 @@ from ssod.experiments.sweep.memory import Stated, free_memory
 from ssod.experiments.sweep.sweep import Cell, finished
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.parent import end_with_parent
 from ssod.utils.printing import percent
 from ssod.utils.signals import Signals
 
 POLL = 0.5  # seconds between two looks at the processes
 SPARE = 1.3  # another run starts when so many times its memory is free
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Job:
 def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> dict[str, str]:
     """Run every cell that is not finished.
 
-    A run that another process works on, for another sweep or by itself, is waited for. A run that fails is told and
+    A run that another process works on, for another sweep or by itself, is waited for. A run that fails is reported and
     left; the others go on.
 
     Args:
@@ -90,7 +90,7 @@ class _Pool:
         self.done = self.total - len(self.waiting)
         self.running: list[Job] = []
         self.failures: dict[str, str] = {}
-        self.told: set[str] = set()
+        self.messages: set[str] = set()
         self.gpus = _gpus() if any(cell.load().train.device != "cpu" for cell in self.waiting) else []
         self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {jobs} at a time")
 
@@ -199,7 +199,7 @@ class _Pool:
             stderr=subprocess.STDOUT,
             env=env,
             start_new_session=True,  # Ctrl-C is ours alone; the runs are asked once, by stop()
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),  # for when this process cannot ask it to save
         )
         self._say(f"{cell.name} starts")
         return Job(cell, process, log, slot, memory)
@@ -209,9 +209,9 @@ class _Pool:
         self._say(f"[{self.done}/{self.total}] {text}")
 
     def _say_once(self, text: str) -> None:
-        if text not in self.told:
+        if text not in self.messages:
             self._say(text)
-        self.told.add(text)
+        self.messages.add(text)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
@@ -245,8 +245,3 @@ def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return [name for name in visible.split(",") if name][:count] if visible else [str(i) for i in range(count)]
-
-
-def _end_with_parent() -> None:
-    """Let the run be told to save its state when this process is killed without a chance to tell it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -123,8 +123,8 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1)
 
 
-def own_loss(guess: Guess, a: Assignment, objects: Tensor, count: Tensor) -> Tensor:
-    """Binary cross entropy of the branch, object or not, summed over the rows that count and divided by ``count`` [].
+def own_loss(guess: Guess, a: Assignment, objects: Tensor, normalizer: Tensor) -> Tensor:
+    """Binary cross entropy of the branch, object or not, summed over the rows that count, over ``normalizer`` [].
 
     The paper leaves open what it divides by. Our choice is a running mean of the objects' rows of a batch, of labelled
     and of pseudo-labelled ones apart (``counts.RunningObjects``): a batch without objects then costs what others do.
@@ -133,10 +133,10 @@ def own_loss(guess: Guess, a: Assignment, objects: Tensor, count: Tensor) -> Ten
         guess: of R rows.
         a: their assignment.
         objects: [R] bool, rows that are asked for some class.
-        count: the divisor.
+        normalizer: what to divide by, [].
     """
     loss = F.binary_cross_entropy_with_logits(guess.logit, objects.to(guess.logit), reduction="none")
-    return (loss * (a.cls_weight > 0)).sum() / count
+    return (loss * (a.cls_weight > 0)).sum() / normalizer
 
 
 # ---- from the moments to weights -----------------------------------------------------------------------------------

@@ -138,9 +138,9 @@ class Criterion(nn.Module):
         if self.branch is None or stage not in ("dense", "rpn"):
             return a
         objects = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0.5
-        count = self.objects[ctx.side](objects & (a.cls_weight > 0), p.num_images)
+        normalizer = self.objects[ctx.side](objects & (a.cls_weight > 0), p.num_images)
         ctx.guesses[stage] = self.branch(ctx.student.pyramid)
-        ctx.losses["aux"] = self.aux * own_loss(ctx.guesses[stage], a, objects, count)
+        ctx.losses["aux"] = self.aux * own_loss(ctx.guesses[stage], a, objects, normalizer)
         return a
 
     def tie_unused(self, side: Side, losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Prime samples: what counts is a row's rank among those that compete with it (Cao et al. 2020, "PISA").
 
-Three reweighters of R rows, see ``context.Reweight``.
+Three reweighters of R rows, see ``context.Reweight``. Rows compete, and weights are scaled, among those of one process
+and one micro-batch, as released: unlike all else that is divided by a count, they depend on how a batch is shared.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def weighted(stage: str, p: Predictions, a: Assignment, ctx: Context, rows: Tens
     """Multiply the class weights of ``rows`` [M] by ``weight`` [M], scaled so that their summed loss stays as it is.
 
     The sum is that of the detector's class loss, where a row counts for less the more positives its image has if the
-    divisor is the image's.
+    normalizer is the image's.
     """
     with torch.no_grad():
         share = a.cls_weight / ctx.normalizer(stage, p, a)

@@ -35,7 +35,7 @@ def net(name: str, **changes: object) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", DENSE)
-def test_nll_trains_box_and_spread(name: str) -> None:
+def test_nll_trains_box_and_box_std(name: str) -> None:
     student = net(name, spread=True, loss={"box": "nll"}).train()
     data = batch().labeled
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 3e-3)
@@ -43,7 +43,7 @@ def test_nll_trains_box_and_spread(name: str) -> None:
     for _ in range(80):
         out = student.predict(data)
         p, a = student.assign(out, data.targets)["dense"]
-        assert p.spread.shape == (len(p), 4)
+        assert p.box_std.shape == (len(p), 4)
         losses = student.reduce({"dense": (p, a)})
         optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -58,8 +58,8 @@ def test_nll_trains_box_and_spread(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DENSE)
-def test_nll_is_refused_where_nothing_predicts_a_spread(name: str) -> None:
-    with pytest.raises(SsodError, match=r"'nll' is a box-with-spread loss.*those that fit: ciou, diou, giou"):
+def test_nll_is_refused_where_nothing_predicts_box_std(name: str) -> None:
+    with pytest.raises(SsodError, match=r"'nll' is a box-with-std loss.*those that fit: ciou, diou, giou"):
         net(name, loss={"box": "nll"})
     method = find("mean_teacher")
     cfg = method.Config.model_validate({"name": "mean_teacher", "loss": {"unsup": {"box": "nll"}}})
@@ -82,7 +82,7 @@ def test_other_losses_leave_it_a_gradient_of_zero(name: str) -> None:
     assert torch.equal(student.head.spread.weight.grad, torch.zeros_like(student.head.spread.weight))
 
 
-def test_aligned_boxes_have_no_spread() -> None:
+def test_aligned_boxes_have_no_box_std() -> None:
     anchors = {"scale": 8, "octaves": 1, "ratios": [1]}
     with pytest.raises(SsodError, match=r"detector\.spread"):
         net("retinanet", align="2d", anchors=anchors, spread=True, loss={"box": "giou"})
@@ -105,7 +105,7 @@ def test_without_it_nothing_is_new(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DENSE)
-def test_weights_of_a_plain_detector_start_one_with_a_spread(name: str, tmp_path: Path) -> None:
+def test_weights_of_a_plain_detector_start_one_with_box_std(name: str, tmp_path: Path) -> None:
     plain = net(name, norm="batch").state_dict()
     torch.save(plain, tmp_path / "plain.pth")
     loaded = net(name, spread=True, norm="batch", weights=str(tmp_path / "plain.pth")).state_dict()

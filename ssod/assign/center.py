@@ -1,9 +1,9 @@
-"""Assignment by place: FCOS with centre sampling (Tian et al. 2019 and the released code's improvements)."""
+"""Assignment by place: FCOS with center sampling (Tian et al. 2019 and the released code's improvements)."""
 
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ssod.assign.matches import BACKGROUND, from_matches
@@ -11,23 +11,29 @@ from ssod.structures import Assignment, Predictions, Targets
 from ssod.utils.schema import Section
 
 
-class CentreConfig(Section):
-    """Rows near a box's centre learn it, on the level that suits its size (FCOS)."""
+class CenterConfig(Section):
+    """Rows near a box's center learn it, on the level that suits its size (FCOS)."""
 
-    name: Literal["centre"] = "centre"
-    "The assigner."
+    name: Literal["centre", "center"] = "centre"
+    "The assigner, in either spelling."
     radius: float = Field(1.5, gt=0)
-    "Half side of the sampled square around a box's centre, in strides."
+    "Half side of the sampled square around a box's center, in strides."
+
+    @field_validator("name")
+    @classmethod
+    def _one_spelling(cls, name: str) -> str:
+        """Both are one assigner, to checkpoints that have the first spelling as well."""
+        return "centre"
 
 
-class CentreAssigner:
+class CenterAssigner:
     """A point takes the smallest box whose middle it is in and whose size suits its level.
 
-    A point is near a box's centre within ``radius`` strides (on both axes), strictly inside the box, and the farthest
+    A point is near a box's center within ``radius`` strides (on both axes), strictly inside the box, and the farthest
     side of the box lies within (4, 8) strides of it; the first level has no lower and the last no upper bound.
 
     Args:
-        radius: half side of the sampled square around a box's centre, in strides.
+        radius: half side of the sampled square around a box's center, in strides.
     """
 
     def __init__(self, radius: float = 1.5) -> None:
@@ -38,8 +44,8 @@ class CentreAssigner:
         """Assign the rows of a dense head to the boxes of N images."""
         low, high = self.reach(p)
         stride = per_row(p, p.strides)
-        centres = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
-        matches = [self.match(c, stride, low, high, t.boxes) for c, t in zip(centres, targets)]
+        centers = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
+        matches = [self.match(c, stride, low, high, t.boxes) for c, t in zip(centers, targets)]
         return from_matches(matches, targets, p.num_classes)
 
     @staticmethod
@@ -73,7 +79,7 @@ def per_row(p: Predictions, values: tuple[float, ...]) -> Tensor:
 
 
 def in_padded_image(p: Predictions, divisor: int) -> Tensor:
-    """Return [N, P] bool: rows of a dense head centred in their image, padded to a multiple of ``divisor``."""
-    centre = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
+    """Return [N, P] bool: rows of a dense head centered in their image, padded to a multiple of ``divisor``."""
+    center = (p.priors[:, :2] + p.priors[:, 2:]).view(p.num_images, -1, 2) / 2
     canvas = (p.sizes.flip(1) + divisor - 1) // divisor * divisor
-    return (centre < canvas[:, None]).all(2)
+    return (center < canvas[:, None]).all(2)

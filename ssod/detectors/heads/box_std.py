@@ -17,11 +17,11 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from ssod.detectors.heads.fam3d import bias_of, to_rows
 
 # False says what silence says, so that a config which names the key is the same run as one that does not.
-Spread = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+BoxStd = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
 
 
-class SpreadHead(RetinaNetHead):
-    """torchvision's RetinaNet head, under torchvision's names, with a spread for each side of each box."""
+class BoxStdHead(RetinaNetHead):
+    """torchvision's RetinaNet head, under torchvision's names, with a deviation for each side of each box."""
 
     def __init__(
         self,
@@ -31,20 +31,21 @@ class SpreadHead(RetinaNetHead):
         norm_layer: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__(channels, per_cell, num_classes, norm_layer=norm_layer)
-        self.spread = spread_layer(channels, per_cell)
+        # Weights on disk have the name ``spread``.
+        self.spread = box_std_layer(channels, per_cell)
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Return what torchvision's head does, and ``bbox_spread``, [N, rows, 4]."""
+        """Return what torchvision's head does, and ``bbox_std``, [N, rows, 4]."""
         towers = [self.regression_head.conv(x) for x in features]
         return {
             "cls_logits": self.classification_head(features),
             "bbox_regression": each(self.regression_head.bbox_reg, towers, 4),
-            "bbox_spread": each(self.spread, towers, 4),
+            "bbox_std": each(self.spread, towers, 4),
         }
 
 
-def spread_layer(channels: int, per_cell: int) -> nn.Conv2d:
-    """Return the convolution from a box tower to spreads, as logits of deviations."""
+def box_std_layer(channels: int, per_cell: int) -> nn.Conv2d:
+    """Return the convolution from a box tower to deviations, as logits."""
     layer = nn.Conv2d(channels, 4 * per_cell, 3, padding=1)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(bias_of(layer))

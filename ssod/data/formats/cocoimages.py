@@ -1,0 +1,66 @@
+"""The images of a COCO JSON: their ids, names and sizes, and files that have several entries."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from ssod.data.formats.columns import Rows
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.listing import warn_of_hidden
+from ssod.data.formats.paths import plain_name, refuse_unsafe
+from ssod.data.formats.presence import as_spelled
+from ssod.data.formats.records import Images
+
+MANY = 0.25  # of the files may be named by several images
+
+
+def read_image_table(table: Rows, root: str, ctx: Context, *, needed: bool) -> Images:
+    """Read the images of a COCO file, and record what is wrong with their ids, names and sizes.
+
+    Args:
+        table: the file's ``images``.
+        root: folder that their names are relative to.
+        ctx: rules and findings.
+        needed: boxes belong to them.
+
+    Returns:
+        Images; empty where ids or names are unsound.
+    """
+    ids = table.integers("id")
+    names = table.strings("file_name", "D43")
+    names = None if names is None else list(map(plain_name, names))
+    sizes = table.sizes()
+    if names is not None:
+        refuse_unsafe(names, root, table.file, "images[{}].file_name", ctx)
+    if ids is None or names is None:
+        return Images(root, [], [])
+    for id, rows in repeated(ids):
+        problem = f"id {id} used {len(rows)}× (rows {', '.join(map(str, rows[:5]))})"
+        table.findings.error("D14", table.file, "images", problem, "ids must be unique")
+    found = Images(root, names, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None)
+    found = as_spelled(found, table.file, ctx)
+    warn_of_hidden(found.paths, table.file, ctx)
+    _report_twice(found, table, needed)
+    return found
+
+
+def _report_twice(images: Images, table: Rows, needed: bool) -> None:
+    """Record files with several entries. Many are an error: each entry lacks the boxes of the others."""
+    counts = Counter(images.paths)
+    twice = [name for name, count in counts.items() if count > 1]
+    if not twice:
+        return
+    first = [id for id, name in zip(images.ids, images.paths) if name == twice[0]]
+    problem = f"{len(twice)} files are named by more than one image, first {short(twice[0])} by ids "
+    problem += ", ".join(map(str, first[:5]))
+    fix = "keep one entry a file, and give its annotations that image_id"
+    record = table.findings.error if needed and len(twice) > MANY * len(counts) else table.findings.warning
+    record("D36", table.file, "images", problem, fix, count=len(twice))
+
+
+def repeated(ids: np.ndarray) -> list[tuple[int, list[int]]]:
+    """Return every value that occurs more than once, with its rows."""
+    values, counts = np.unique(ids, return_counts=True)
+    return [(int(v), np.flatnonzero(ids == v).tolist()) for v in values[counts > 1][:1000]]

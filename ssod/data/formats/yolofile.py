@@ -1,0 +1,179 @@
+"""What a YOLO folder's ``data.yaml`` says of the set: class names, and which images each part has.
+
+``path, train, val, test, nc, names`` are read as Ultralytics documents them: a part is a folder, a .txt list of images
+or several of these, relative to ``path``, which is relative to the file. What is named and is not there is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from ssod.data.formats.darknet import CLASSES, OBJ_DATA, read_names, read_obj_data
+from ssod.data.formats.findings import Context, default_root, short
+from ssod.data.formats.jsonfile import kind, nearest, read_text
+from ssod.data.formats.leftout import tell
+from ssod.utils.errors import Exit
+
+NAME = "data.yaml"
+VAL = ("val", "valid", "validation")  # one part under three names
+PARTS = ("train", *VAL, "test")
+
+
+@dataclass(frozen=True)
+class DataYaml:
+    """A ``data.yaml``.
+
+    Attributes:
+        file: the file; it need not exist.
+        base: folder that the parts are relative to.
+        tree: what the file holds; empty if there is none.
+        parts: the names of each part's folders and lists, as they are written.
+    """
+
+    file: str
+    base: str
+    tree: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, list[str]] = field(default_factory=dict)
+
+    def names_of(self, split: str) -> list[str] | None:
+        """Return what the file names as a part; None if it does not name it. ``valid`` is ``val``."""
+        names = (split, *VAL) if split in VAL else (split,)
+        return next((self.parts[name] for name in names if name in self.parts), None)
+
+
+def is_yaml(path: str) -> bool:
+    """Whether a source's ``root`` is the file itself, in the place of its folder."""
+    return path.lower().endswith((".yaml", ".yml")) and not os.path.isdir(path)
+
+
+def which(folder: str) -> str | None:
+    """Return the name of the file that says what set lies in a folder; None if it is no YOLO folder."""
+    for name in (NAME, OBJ_DATA):
+        if os.path.lexists(os.path.join(folder, name)):
+            return name
+    flat = os.path.isfile(os.path.join(folder, CLASSES)) and os.path.isdir(os.path.join(folder, "images"))
+    return CLASSES if flat else None
+
+
+def read_data_yaml(root: str, ctx: Context, *, needed: bool) -> DataYaml:
+    """Read the ``data.yaml`` of ``root``, its folder or the file itself, or what stands in its place (``darknet``).
+
+    Raises:
+        SsodError: it is no plain YAML, or names a ``path`` or parts that are no names; if ``needed``, it is absent.
+    """
+    file = root if is_yaml(root) else os.path.join(root, which(root) or NAME)
+    folder, name = os.path.dirname(file), os.path.basename(file)
+    if not needed and not is_yaml(root) and not os.path.lexists(file):
+        return DataYaml(file, folder)
+    if name == CLASSES:
+        return DataYaml(file, folder, {"names": read_names(file, ctx)})
+    tree = read_obj_data(file, ctx) if name == OBJ_DATA else _parse(file, ctx)
+    where = tree.get("path")
+    if where is None or where == "":
+        where = "."
+    if not isinstance(where, str):
+        raise ctx.findings.fatal("Y01", file, "path", f"{_said(where)}, expected a folder", "name one")
+    parts = {}
+    for name, value in tree.items():
+        if name in PARTS and value is not None and value != "" and value != []:
+            parts[name] = [value] if isinstance(value, str) else value
+            if not isinstance(parts[name], list) or not all(isinstance(item, str) and item for item in parts[name]):
+                problem = f"{_said(value)}, expected a folder, a .txt list or several of these"
+                raise ctx.findings.fatal("Y01", file, name, problem, "name them")
+    return DataYaml(file, _base(folder, os.path.expanduser(where)), tree, parts)
+
+
+def _said(value: Any) -> str:
+    return short(value) if isinstance(value, (list, dict)) else f"{kind(value)} {short(value)}"
+
+
+def _base(folder: str, where: str) -> str:
+    """Return the folder that parts are relative to: ``path`` below the file's folder, or else below $SSOD_DATASETS."""
+    places = [os.path.normpath(os.path.join(start, where)) for start in (folder, default_root())]
+    return next((place for place in places if os.path.isdir(place)), places[0])
+
+
+def _parse(file: str, ctx: Context) -> dict[str, Any]:
+    place = f"{ctx.section}.root"
+    try:
+        tree: Any = yaml.safe_load(read_text(file, ctx, place))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        tag = isinstance(error, yaml.constructor.ConstructorError)
+        problem = f"not plain YAML ({str(error).splitlines()[-1].strip()})"
+        code = Exit.UNSAFE if tag else Exit.DATA
+        raise ctx.findings.fatal("S10", file, place, problem, "only plain values are allowed", code=code) from None
+    return tree if isinstance(tree, dict) else {}
+
+
+def class_names(data: DataYaml, ctx: Context, *, needed: bool) -> list[str] | None:
+    """Return the names that data.yaml lists; None if it lists none and they are not ``needed``.
+
+    Raises:
+        SsodError: they are unsound, or not as many as ``nc`` says.
+    """
+    path, names = data.file, data.tree.get("names")
+    if names is None and not needed:
+        return None
+    if isinstance(names, dict) and names:
+        names = _by_number(names, path, ctx)
+    if not isinstance(names, list) or not names:
+        raise ctx.findings.fatal("D09", path, "names", "0 classes", "list the class names")
+    for i, name in enumerate(names):
+        if not isinstance(name, str):
+            problem = f"{kind(name)} {short(name)}, expected string"
+            ctx.findings.error("C03", path, f"names[{i}]", problem, "put it in quotes")
+    ctx.findings.raise_first()
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ctx.findings.fatal("D16", path, "names", f"name {short(twice)} is listed twice", "merge them")
+    return names
+
+
+def check_nc(data: DataYaml, names: list[str], ctx: Context) -> None:
+    """Refuse a number of classes that is not that of the names."""
+    number = data.tree.get("nc")
+    if number is not None and (type(number) is not int or number != len(names)):
+        listed = "names lists" if data.tree.get("names") is not None else "data.classes lists"
+        problem = f"{kind(number) + ' ' if type(number) is not int else ''}{short(number)}, but {listed} {len(names)}"
+        raise ctx.findings.fatal("Y02", data.file, "nc", problem, "make them equal")
+
+
+def _by_number(names: dict[Any, Any], path: str, ctx: Context) -> list[Any]:
+    """Return the names of ``{0: car, 1: van}`` in order; the numbers must be all of 0..n-1."""
+    keys = [str(key) for key in names]
+    if sorted(keys) != sorted(map(str, range(len(names)))):
+        problem = f"classes are numbered {', '.join(map(short, list(names)[:8]))}, expected 0..{len(names) - 1}"
+        raise ctx.findings.fatal("D09", path, "names", problem, "number them from 0, without gaps")
+    return [value for _, value in sorted(names.items(), key=lambda item: int(item[0]))]
+
+
+def check_base(data: DataYaml, ctx: Context) -> None:
+    """Refuse a ``path`` that is not there."""
+    if not os.path.isdir(data.base):
+        problem = f"{short(data.tree.get('path', '.'))} is no folder: {short(data.base)}{nearest(data.base)}"
+        fix = "name the folder that train and val lie in, '.' for that of the file"
+        raise ctx.findings.fatal("Y01", data.file, "path", problem, fix)
+
+
+def place_of(data: DataYaml, part: str, name: str, ctx: Context) -> str:
+    """Return the folder or the list that a part names; below ``path``, or without a leading ``../`` that leads nowhere.
+
+    Raises:
+        SsodError: it is not there.
+    """
+    check_base(data, ctx)
+    name = os.path.expanduser(name)
+    place = os.path.normpath(os.path.join(data.base, name))
+    if os.path.exists(place):
+        return place
+    for cut in ("../", "data/"):  # as exports have it, whose files were meant to lie elsewhere
+        bare = os.path.normpath(os.path.join(data.base, name.removeprefix(cut)))
+        if name.startswith(cut) and os.path.exists(bare):
+            tell("L15", [name], data.file, ctx, f"{part} is read as {short(os.path.relpath(bare, data.base))}")
+            return bare
+    problem = f"{short(name)} not found below {short(data.base)}{nearest(place)}"
+    raise ctx.findings.fatal("Y01", data.file, part, problem, "mend the line, or put the images there")
