@@ -179,7 +179,8 @@ def test_a_model_reads_pixels_as_it_was_taught_everywhere(tmp_path: Path, capsys
     first = ssod.train(load(eight), out=tmp_path / "run8")
     second = ssod.train(load(twelve_bits, [levels]), out=tmp_path / "run12")
     assert first == pytest.approx(second, nan_ok=True)  # the same pixels
-    assert "is read as black, 4080 as white" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "is read as black, 4080 as white" in out
     run = tmp_path / "run12"
     card = model_file.read_card(run / "best.safetensors")
     assert card["pixels"] == {"levels": [0, 4080], "alpha": None}
