@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from ssod.utils.errors import Exit, SsodError
 
 Level = Literal["error", "repaired", "skipped", "warning"]
 
+LONGEST = 300  # characters of a line
 # How many findings of one kind are kept word by word; the rest are counted.
 KEPT = 20
 # Of how many places (see ``Findings``) a training run names each kind of finding.
@@ -58,9 +59,15 @@ class Finding:
         return SsodError(self.file, self.field, self.problem, self.fix, code=self.code)
 
     def line(self) -> str:
-        """Return one line of at most 300 characters: ``error[D14] file: field: problem; fix``."""
+        """Return one line: ``error[D14] file: field: problem; fix``.
+
+        Beyond 300 characters the problem is cut, and what is to be done about it stays.
+        """
         text = f"{self.level}[{self.id}] {self.error().line()}"
-        return text if len(text) <= 300 else text[:297] + "..."
+        if len(text) <= LONGEST:
+            return text
+        problem = self.problem[: max(len(self.problem) - (len(text) - LONGEST) - 3, 40)] + "..."
+        return f"{self.level}[{self.id}] {replace(self, problem=problem).error().line()}"
 
 
 class Findings:
