@@ -23,6 +23,7 @@ from ssod.data.loading.loader import Loading, eval_views, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.loading.team import worker_deaths
 from ssod.data.loading.workers import reading
+from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
 from ssod.detectors.d2.config import D2Config
 from ssod.diagnostics.pseudo_quality import Diagnose
@@ -62,6 +63,8 @@ def read_data(cfg: Config) -> DataSets:
     findings = Findings()
     data = load_data(cfg, findings)
     check_batch(cfg, data)
+    if data.val is not None:
+        check_measurable(cfg.eval.metric, data.val)
     for part, images in (("labeled", data.labeled), ("val", data.val)):
         if images is not None:
             ctx = datasets.context(cfg.data, findings)(part)
@@ -74,8 +77,7 @@ def read_data(cfg: Config) -> DataSets:
 
 def visible(cfg: Config) -> Visible:
     """Return what objects the views and the detector of a config can show and find."""
-    most = MOST if isinstance(cfg.detector, D2Config) else cfg.detector.decode.detections  # what detectron2 keeps
-    return Visible(cfg.views, min(most, MOST) if cfg.eval.metric == "coco" else most)
+    return Visible(cfg.views, MOST if isinstance(cfg.detector, D2Config) else cfg.detector.decode.detections)
 
 
 def load_data(cfg: Config, findings: Findings | None = None) -> DataSets:
@@ -106,6 +108,7 @@ class Parts:
             "detector": resolved["detector"],
             "classes": classes,
             "val_view": resolved["views"]["val"],
+            "pixels": {"levels": cfg.data.levels, "alpha": cfg.data.alpha},
             "method": cfg.method.name,
             "split_hash": data.split.get("hash"),
             "version": __version__,
@@ -244,17 +247,18 @@ def evaluator(
         "voc07": partial(voc_metrics, eleven_points=True),
     }[cfg.eval.metric]
 
-    def measured(truth: dict, found: list[dict]) -> dict[str, float]:
+    def measured(truth: dict, found: list[dict], most: int) -> dict[str, float]:
         if keep is not None:
             keep(truth, found)
-        return metrics(truth, found)
+        return metrics(truth, found, most) if cfg.eval.metric == "coco" else metrics(truth, found)
 
     def run(detector: Detector) -> dict[str, float]:
+        count = partial(measured, most=max(MOST, detector.decode.detections))
         loading = Loading(cfg.train.workers, cfg.data.reader())
         views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
         device, precision = next(detector.parameters()).device, cfg.train.precision
         with reading(views):
-            return measure(detector, views, table, device=device, precision=precision, score=score, metrics=measured)
+            return measure(detector, views, table, device=device, precision=precision, score=score, metrics=count)
 
     return run
 

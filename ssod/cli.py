@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ssod.commands import listing
+from ssod.commands import options as option
 from ssod.commands.ending import one_line_errors
-from ssod.commands.options import Fold, Percent, RecipeData, RecipeDetector, RecipeMethod, Weights, Words
 from ssod.version import __version__
 
 app = typer.Typer(
@@ -49,48 +49,36 @@ def doctor() -> None:
 @app.command()
 def init(
     out: Annotated[Path, typer.Option("-o", "--out", help="The config to write.")],
+    changes: option.Changes = None,
     labeled: Annotated[str | None, typer.Option(help="COCO JSON, VOC folder or YOLO folder with boxes.")] = None,
     val: Annotated[str | None, typer.Option(help="Like --labeled, for measuring.")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images without boxes.")] = None,
-    percent: Annotated[
-        float | None,
-        typer.Option(
-            help="Keep the labels of so many per cent of --labeled. The others are the unlabelled images, unless "
-            "--unlabeled names some: then the others are left out. One of the two options is needed."
-        ),
-    ] = None,
+    percent: option.Percents = None,
     detector: Annotated[str, typer.Option(help="A file of configs/detectors.")] = "retinanet_r50_fpn",
     method: Annotated[str, typer.Option(help="A file of configs/methods.")] = "mean_teacher",
     data: Annotated[
         str | None, typer.Option(help="In place of --labeled and --val: a file of configs/data, such as coco.")
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Draw of the labels that are kept.")] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="Image folder of --labeled, where that is a COCO JSON and no usual folder. The images of the other "
-            "JSONs are looked for there, too."
-        ),
-    ] = None,
+    images: option.ImageFolder = None,
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
     from ssod.commands.init import write_config, write_recipe
 
-    own = {"labeled": labeled, "val": val, "unlabeled": unlabeled, "images": images, "val_images": val_images}
-    given = {key: value for key, value in own.items() if value is not None}
-    common = {"percent": percent, "detector": detector, "method": method, "fold": fold}
+    given = _given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
+    common = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
     print(write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common))
 
 
 @app.command()
 def check(
-    words: Words = None,
-    method: RecipeMethod = None,
-    detector: RecipeDetector = None,
-    data: RecipeData = None,
-    percent: Percent = None,
-    fold: Fold = None,
+    words: option.Words = None,
+    method: option.RecipeMethod = None,
+    detector: option.RecipeDetector = None,
+    data: option.RecipeData = None,
+    percent: option.Percent = None,
+    fold: option.Fold = None,
 ) -> None:
     """Counts, classes, bad boxes, leakage: every finding, not the first."""
     from ssod.run import check
@@ -118,12 +106,12 @@ def split(
 
 @app.command()
 def plan(
-    words: Words = None,
-    method: RecipeMethod = None,
-    detector: RecipeDetector = None,
-    data: RecipeData = None,
-    percent: Percent = None,
-    fold: Fold = None,
+    words: option.Words = None,
+    method: option.RecipeMethod = None,
+    detector: option.RecipeDetector = None,
+    data: option.RecipeData = None,
+    percent: option.Percent = None,
+    fold: option.Fold = None,
 ) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
     from ssod.commands.plan import plan
@@ -133,12 +121,12 @@ def plan(
 
 @app.command()
 def train(
-    words: Words = None,
-    method: RecipeMethod = None,
-    detector: RecipeDetector = None,
-    data: RecipeData = None,
-    percent: Percent = None,
-    fold: Fold = None,
+    words: option.Words = None,
+    method: option.RecipeMethod = None,
+    detector: option.RecipeDetector = None,
+    data: option.RecipeData = None,
+    percent: option.Percent = None,
+    fold: option.Fold = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; default runs/<config>/<time>.")] = None,
     allow_change: Annotated[
         list[str] | None,
@@ -155,7 +143,7 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    weights: Weights,
+    weights: option.Weights,
     data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
     score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
     overrides: Annotated[
@@ -174,34 +162,42 @@ def evaluate(
 
 @app.command()
 def predict(
-    weights: Weights,
-    images: Annotated[str, typer.Argument(help="Image, folder, glob or .txt list.")],
+    weights: option.Weights,
+    images: Annotated[str, typer.Argument(help="Image, folder, glob, .txt list or COCO JSON.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for pictures and results.json.")],
     score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
+    levels: option.Levels = None,
+    alpha: option.Alpha = None,
+    max_pixels: option.MaxPixels = None,
+    ids: option.Ids = None,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
     from ssod.inference.predict import predict_files
 
-    predict_files(weights, images, out, score=score)
+    predict_files(weights, images, out, score, **_given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids))
 
 
 @app.command()
 def label(
-    weights: Weights,
+    weights: option.Weights,
     images: Annotated[str, typer.Argument(help="Folder, glob or list of images.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the labels go.")],
     format: Annotated[str, typer.Option(help="coco, yolo or voc.")] = "coco",
     score: Annotated[float, typer.Option(help="Keep boxes above this score.")] = 0.5,
+    levels: option.Levels = None,
+    alpha: option.Alpha = None,
+    max_pixels: option.MaxPixels = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
     from ssod.inference.predict import label_files
 
-    label_files(weights, images, out, format=format, score=score)
+    how = _given(levels=levels, alpha=alpha, max_pixels=max_pixels)
+    label_files(weights, images, out, format=format, score=score, **how)
 
 
 @app.command()
 def export(
-    weights: Weights,
+    weights: option.Weights,
     format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
 ) -> None:
@@ -243,12 +239,12 @@ def report(
 
 @app.command("config")
 def show_config(
-    words: Words = None,
-    method: RecipeMethod = None,
-    detector: RecipeDetector = None,
-    data: RecipeData = None,
-    percent: Percent = None,
-    fold: Fold = None,
+    words: option.Words = None,
+    method: option.RecipeMethod = None,
+    detector: option.RecipeDetector = None,
+    data: option.RecipeData = None,
+    percent: option.Percent = None,
+    fold: option.Fold = None,
 ) -> None:
     """The merged config, and where each value came from."""
     from ssod.config import describe
@@ -258,6 +254,10 @@ def show_config(
 
 for listed in (listing.methods, listing.detectors, listing.losses):
     app.command()(listed)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _load(words: list[str] | None, *named: str | float | None) -> object:

@@ -157,6 +157,7 @@ def test_check_prints_plain_lines(
         "  most boxes in an image: 2",
         "  side: 55 to 55 pixels, median 55",
         "  aspect: wide 10, other 0",
+        "  pixels: 8-bit RGB 10",
         "val:",
         "  images: 4",
         "  boxes: 8",
@@ -167,8 +168,10 @@ def test_check_prints_plain_lines(
         "  most boxes in an image: 2",
         "  side: 55 to 55 pixels, median 55",
         "  aspect: wide 4, other 0",
+        "  pixels: 8-bit RGB 4",
         "unlabeled:",
         "  images: 6",
+        "  pixels: 8-bit RGB 6",
         "split: none",
         "no findings",
     ]
@@ -221,7 +224,7 @@ def test_debug_shows_tracebacks_wherever_it_stands(
 def test_train_eval_predict_label_in_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def metrics(truth: dict, found: list[dict]) -> dict[str, float]:
+    def metrics(truth: dict, found: list[dict], most: int) -> dict[str, float]:
         """Figures that eight steps bring above 0, and that other weights, views or thresholds change."""
         scores = [row["score"] for row in found]
         return {"AP": sum(scores) / len(scores), "AR100": len(scores) / 1000}

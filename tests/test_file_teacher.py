@@ -174,11 +174,15 @@ RESULTS = [
     (
         lambda rows: [r | {"bbox": [40, 40, 60, 60]} for r in rows],
         "results[].bbox",
-        "looks like xyxy, expected xywh; write [x, y, width, height] in pixels",
+        "have room as xyxy: up to 36 px; write [x, y, width, height] in pixels",
     ),
     (lambda rows: [3], "results[0]", "integer, expected an object"),
     (lambda rows: 3, "method.teacher.results", "top level is integer, expected COCO results or a COCO file"),
-    (lambda rows: rows * 400, "method.teacher.results", "> max_boxes_per_image 1000; raise data.max_boxes_per_image"),
+    (
+        lambda rows: rows * 400,
+        "method.teacher.results",
+        "> max_boxes_per_image 1000; set data.max_boxes_per_image=1600",
+    ),
 ]
 ANNOTATIONS = [
     (renamed, "categories", "categories differ: only in file: 'lorry'; only in the run: 'cross'"),

@@ -202,7 +202,7 @@ def test_predict_files(folder: Path, model: Model, tmp_path: Path, capsys: pytes
     rows = predict_files(folder, folder / "images", tmp_path / "out", score=0.35)
     assert rows == json.loads((tmp_path / "out" / "results.json").read_text())
     per_image = {name: [r for r in rows if r["file_name"] == name] for name in NAMES}
-    for number, name in enumerate(NAMES, start=1):
+    for name in NAMES:
         found = model(folder / "images" / name)
         assert len(per_image[name]) == len(found)
         for row, box, label, score in zip(per_image[name], found.boxes, found.labels, found.scores):
@@ -210,7 +210,7 @@ def test_predict_files(folder: Path, model: Model, tmp_path: Path, capsys: pytes
             torch.testing.assert_close(torch.tensor([x, y, x + w, y + h]), box, rtol=0, atol=3e-3)
             assert row["category_id"] == (3, 7, 11)[label]
             assert row["score"] == pytest.approx(float(score), abs=1e-6)
-            assert row["image_id"] == number
+            assert row["image_id"] == name  # which no file of annotations has
         drawn, plain = pixels(tmp_path / "out" / name), pixels(folder / "images" / name)
         assert drawn.shape == plain.shape
         assert torch.equal(drawn, plain) == (not (found.scores > 0.35).any())
@@ -233,7 +233,7 @@ def test_an_unreadable_image_among_many_is_left_out_and_reported(
     (tmp_path / "in" / "b.png").write_bytes(b"no image at all")
     rows = predict_files(folder, tmp_path / "in", tmp_path / "out", score=0.0)
     assert {r["file_name"] for r in rows} == {"a.png", "c.bmp"}
-    assert {r["image_id"] for r in rows} == {1, 3}
+    assert {r["image_id"] for r in rows} == {"a.png", "c.bmp"}
     assert "1 unreadable left out" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.bmp.png", "results.json"]
     with pytest.raises(SsodError, match="not an image"):

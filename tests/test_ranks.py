@@ -67,8 +67,8 @@ def begun(net: str, folder: Path) -> dict[str, object]:
     return {**NETS[net], "weights": str(folder / "begun.pth")}
 
 
-def two(config: Path, out: Path) -> None:
-    command = train_command(config, out)
+def two(config: Path, out: Path, *changes: str) -> None:
+    command = train_command(config, out, *changes)
     run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command[1:]])
 
 
@@ -101,6 +101,32 @@ def test_two_ranks_lose_what_one_process_does(tmp_path: Path, net: str) -> None:
         worst = max([worst, *(abs(a[name] - b[name]) / max(1.0, abs(a[name])) for name in a)])
     print(f"{net}: largest difference over {COMPARED[net]} steps {worst:.1e}")
     assert worst <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", NETS)
+def test_two_ranks_of_two_parts_lose_what_four_parts_do(tmp_path: Path, net: str) -> None:
+    """Score banks, thresholds and counts are those of the step, however it is divided."""
+    config = small_config(
+        tmp_path,
+        detector=begun(net, tmp_path) | ({"assigner": {"name": "adaptive"}} if net == "retinanet" else {}),
+        train__steps=3,
+        train__log_every=1,
+        train__eval_every=0,
+        train__optimizer={"name": "sgd"},
+        train__lr=0.001,
+        train__batch={"labeled": 4, "unlabeled": 4},
+        method={"name": "consistent_teacher", "start": 0, "count_ratio": 0, "damping": 0.5, "ema": {"decay": 0.9}},
+    )
+    run(train_command(config, tmp_path / "one", "train.accumulate=4"))
+    two(config, tmp_path / "two", "train.accumulate=2")
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(alone) == len(together) == 3
+    assert alone[0].keys() == together[0].keys()
+    assert any(name.startswith("unsup/") for name in alone[0])
+    worst = max(abs(alone[0][name] - together[0][name]) / max(1.0, abs(alone[0][name])) for name in alone[0])
+    print(f"{net}: largest difference in the first step {worst:.1e}")
+    assert worst <= 1e-6
 
 
 @pytest.mark.slow

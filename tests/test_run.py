@@ -30,10 +30,10 @@ def with_a_broken_image(folder: Path) -> Path:
     return config
 
 
-def test_an_unreadable_unlabelled_image_is_reported_once(tmp_path, capsys):
+def test_an_unreadable_unlabelled_image_is_reported_once(tmp_path, caplog):
     cfg = load(with_a_broken_image(tmp_path), ["train.eval_every=0"])
     ssod.run.train(cfg, out=tmp_path / "run")
-    messages = [line for line in capsys.readouterr().out.splitlines() if "another image takes its place" in line]
+    messages = [line for line in caplog.messages if "another image takes its place" in line]
     assert len(messages) == 1
     assert "broken.jpg" in messages[0]
 

@@ -31,7 +31,6 @@ from torch import Tensor
 from ssod import config
 from ssod.data import datasets
 from ssod.data.loading.loader import collate
-from ssod.data.loading.reader import Reader
 from ssod.detectors.build import build
 from ssod.engine.checkpointing import checkpoint
 from ssod.losses.elements import focal_elements
@@ -110,7 +109,7 @@ def looks(folder: Path, images: int) -> Iterator[Look]:
     """Yield evenly spread images, as the student of a run sees them."""
     cfg, method, data = open_run(folder)
     source = data.labeled if data.val is None else data.val
-    read = Reader(cfg.data.max_pixels, cfg.data.allow_symlinks)
+    read = cfg.data.reader()
     student = method.student
     branch = method.criterion.branch
     torch.manual_seed(0)

@@ -138,7 +138,7 @@ def main() -> int:
     try:
         data_config, views, mix = sections(args.config)
         data = datasets.load(data_config)
-        read = Reader(data_config.max_pixels, data_config.allow_symlinks)
+        read = data_config.reader()
         found = list(rows(data, views, read, args.images, args.draws, args.seed))
         if mix is not None:
             found += mixed(found, mix, len(data.classes))

@@ -11,7 +11,7 @@ k = the sum of its ``topk`` largest IoUs, cut to an integer, at least 1. A row t
 that it costs least, of all boxes. Every other row is background; there is no band of ignored overlaps.
 
 Class targets stay hard. The IoU of a positive row with its box, q, is the weight of its box loss, and every loss is
-divided by the sum of q (its mean over ranks, at least 1).
+divided by the sum of q over all ranks, at least 1.
 
 What differs from the released code: it computes ``10**d`` in float32, which is infinite beyond 38 strides and makes the
 choice there arbitrary; here the term grows linearly beyond 35 strides, so that nearer stays cheaper.
@@ -30,7 +30,7 @@ from ssod.assign.center import in_padded_image, per_row
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.structures import Assignment, Predictions, Targets
 from ssod.structures.boxes import area
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
 
 
@@ -90,7 +90,7 @@ class AdaptiveAssigner:
                 matches[i][own] = torch.where(index >= 0, index, matches[i][own])
         a = from_matches(list(matches), targets, p.num_classes)
         quality = qualities.flatten()
-        normalizer = mean_over_ranks(quality.sum()).clamp(min=1)
+        normalizer = mean_count(quality.sum())
         return replace(
             a, box_weight=a.box_weight * quality, normalizer=dict.fromkeys(("cls", "box", "quality"), normalizer)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,11 @@ def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None, vi
     labeled = _labeled(cfg, report, decode, limit)
     val = _val(cfg, labeled, report, decode, limit)
     unlabeled = _unlabeled(cfg, report, decode, limit)
+    sets = {"labeled": labeled and labeled.images, "unlabeled": unlabeled, "val": val and val.images}
+    ctx = _context(cfg, "labeled")
+    for part, seen in datasets.check_pixels_of(sets, cfg, lambda part: replace(ctx, section=f"data.{part}")).items():
+        report.counts[part]["pixels"] = seen.line()
+    _collect(report, ctx)
     if labeled is not None:
         part = _split(cfg, labeled, report)
         if visible is not None:

@@ -17,7 +17,7 @@ from ssod.config import load
 from ssod.data.synthetic import write_shapes
 from ssod.inference.predict import predict_files
 from ssod.utils.errors import Exit, SsodError
-from ssod.utils.printing import console
+from ssod.utils.printing import console, percent
 from ssod.utils.yaml_io import read_yaml
 
 CONFIG = Path(str(files("ssod"))) / "demo.yaml"
@@ -146,4 +146,4 @@ def _table(rows: list[dict[str, float]]) -> Table:
 
 def _add(table: Table, head: str, row: dict[str, float]) -> None:
     gain = row["mean_teacher"] - row["supervised"]
-    table.add_row(head, *(f"{100 * row[name]:.1f}" for name in METHODS), f"{100 * gain:+.1f}")
+    table.add_row(head, *(percent(row[name]) for name in METHODS), f"{100 * gain:+.1f}")

@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from ssod.utils.errors import Exit, SsodError
 
@@ -21,21 +22,56 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     Raises:
         SystemExit: with the error's code.
     """
+    streams = sys.stdout, sys.stderr
+    # type: ignore because an Outlet is no TextIO by its class; it has all that the stream has.
+    sys.stdout, sys.stderr = (stream and Outlet(stream) for stream in streams)  # type: ignore
     try:
         yield
     except SsodError as error:
-        with suppress(BrokenPipeError):  # ssod ... 2>&1 | head
-            if debug:
-                traceback.print_exc()
-            print(f"ssod: error: {error.line()}", file=sys.stderr)
+        if debug:
+            traceback.print_exc()
+        print(f"ssod: error: {error.line()}", file=sys.stderr)
         sys.exit(int(error.code))
     except SystemExit as end:
         if end.code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C
-            with suppress(BrokenPipeError):
-                print("ssod: interrupted", file=sys.stderr)
+            print("ssod: interrupted", file=sys.stderr)
         raise
     finally:
+        sys.stdout, sys.stderr = streams
         _let_go_of_broken_pipes()
+
+
+class Outlet:
+    """A stream that nobody needs to read (``ssod ... | head``): what can no longer be written is dropped.
+
+    A training goes on, and a command ends with its own code; typer would end it with 1.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            _drop(self.stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            _drop(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _drop(stream: TextIO) -> None:
+    """Send what is in the stream's buffer, and whatever comes, nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _let_go_of_broken_pipes() -> None:
@@ -46,6 +82,6 @@ def _let_go_of_broken_pipes() -> None:
         try:
             stream.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _drop(stream)
         except OSError:  # a full disk, say: Python tells of it, and its code is right
             continue

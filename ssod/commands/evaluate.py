@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
-from ssod.build import evaluator
+from ssod.build import evaluator, visible
 from ssod.config import load
 from ssod.data import datasets
+from ssod.data.datasets import DataConfig
+from ssod.data.formats.findings import Findings
+from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
-from ssod.inference.model import check_score
+from ssod.inference.model import Model, check_score
 from ssod.inference.model import load as load_model
 from ssod.utils import distributed
 from ssod.utils.errors import SsodError
-from ssod.utils.printing import console
+from ssod.utils.printing import console, percent
 
 # What a change on the command line can mean for weights that are trained already, and what of that it cannot.
 COUNTS = ("data", "eval", "detector.decode", "views.val", "train.device", "train.workers", "train.precision")
@@ -37,7 +41,7 @@ def evaluate(
             model's own.
 
     Returns:
-        The metrics, fractions in 0..1.
+        The metrics, fractions in 0..1; NaN where there is nothing to find.
 
     Raises:
         SsodError: no config or no validation set, an override without effect, classes that are not the model's.
@@ -48,9 +52,16 @@ def evaluate(
     model = load_model(weights)
     source = _config_of(weights, data)
     cfg = load(source, overrides, replaced={"detector": model.card["detector"], "views.val": model.card["val_view"]})
+    cfg = replace(cfg, data=_read_alike(cfg.data, model))
     val = datasets.load_measured(cfg.data, model.classes)
     if val is None:
         raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
+    check_measurable(cfg.eval.metric, val)
+    findings = Findings()
+    ctx = datasets.context(cfg.data, findings)("val")
+    visible(cfg).check("val", val, datasets.name_of(cfg.data.val, ctx), ctx)
+    for line in findings.kinds():
+        print(line)
     detector = model.detector
     if any(_below(key, ("detector",)) for key in changes):
         detector = build_detector(cfg.detector, len(model.classes), pretrained=False)
@@ -59,6 +70,12 @@ def evaluate(
     found = evaluator(cfg, val, score=score)(detector)
     _show(found, f"{weights}, {len(val)} images, scores above {detector.decode.score if score is None else score:g}")
     return found
+
+
+def _read_alike(data: DataConfig, model: Model) -> DataConfig:
+    """Return the section with the model's own way to read pixels where it says none."""
+    own = {"levels": model.pixels.levels, "alpha": model.pixels.alpha}
+    return data.model_copy(update={key: value for key, value in own.items() if getattr(data, key) is None})
 
 
 def _effective(overrides: Sequence[str]) -> list[str]:
@@ -91,5 +108,5 @@ def _show(found: dict[str, float], title: str) -> None:
     table.add_column("metric")
     table.add_column("%", justify="right")
     for name, value in found.items():
-        table.add_row(name, f"{100 * value:.1f}" if value >= 0 else "-")
+        table.add_row(name, percent(value))
     console().print(table)

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssod import config
-from ssod.commands.init_text import compose, flow
+from ssod.commands.init_text import compose, flow, with_changes
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.data.formats.infer import data_section
 from ssod.utils import recipes
-from ssod.utils.config_errors import nearest
+from ssod.utils.config_errors import Source, nearest, read_section
 from ssod.utils.errors import Exit, SsodError
-from ssod.utils.merging import merge
+from ssod.utils.merging import merge, override
 from ssod.utils.recipes import Recipe
 from ssod.utils.yaml_io import parse_yaml
 
@@ -42,6 +42,7 @@ def write_config(
     images: str | None = None,
     val_images: str | None = None,
     fold: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> str:
     """Write a starting config for a user's own data.
 
@@ -59,6 +60,7 @@ def write_config(
             usual folders.
         val_images: image folder of ``val``, a COCO JSON. None = one of the usual folders, or ``images``.
         fold: number of the draw, where ``percent`` is given; None = 1.
+        overrides: ``key.path=value`` for keys of the config; those of ``data`` hold for reading the data, too.
 
     Returns:
         A few lines for people: what was found, and what to do next.
@@ -76,10 +78,12 @@ def write_config(
         raise SsodError("command line", "--fold", "nothing is drawn", "give --percent, too, or leave it out")
     recipe = own_recipe(method, detector)  # an unknown name is refused before the data is read
     section = data_section(labeled, unlabeled, val, percent, images, val_images, fold=1 if fold is None else fold)
+    changes = changed(overrides)
+    merge(section, changes.pop("data", {}), {}, "command line")
     data = _read(section)
-    if section["labeled"]["format"] == "voc":
+    if section["labeled"]["format"] == "voc" and "classes" not in section:
         section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
-    text = compose(out, section, data, recipe)
+    text = with_changes(compose(out, section, data, recipe), changes)
     _check(text, recipe, out)
     _write_new(out, text)
     return (
@@ -99,6 +103,7 @@ def write_recipe(
     detector: str,
     percent: float | None = None,
     fold: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> str:
     """Write a config that names a recipe of ``configs`` and changes nothing of it.
 
@@ -107,6 +112,7 @@ def write_recipe(
         data: a file of ``configs/data``.
         own: options about other data, which are refused: name -> value.
         method, detector, percent, fold: the rest of the recipe.
+        overrides: ``key.path=value``, what the config changes of it.
 
     Returns:
         A line for people.
@@ -120,7 +126,7 @@ def write_recipe(
         raise SsodError("command line", f"--{option.replace('_', '-')}", problem, "leave one of the two out")
     named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
     named = {key: value for key, value in named.items() if value is not None}
-    config.load_recipe(**named)
+    config.load_recipe(**named, overrides=overrides)
     if percent is not None and percent == int(percent):
         named["percent"] = int(percent)
     file = shlex.quote(str(out))
@@ -130,8 +136,26 @@ recipe: {flow(named)}
 # What is written below changes it, such as
 # train: {{batch: {{labeled: 4, unlabeled: 4}}}}
 """
+    text = with_changes(text, changed(overrides))
     _write_new(out, text)
     return f"wrote {out}; next: ssod check, ssod plan and ssod train {file}"
+
+
+def changed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``key.path=value`` texts as a tree; refuse a section that no config has.
+
+    Raises:
+        SsodError: code 2.
+    """
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        override(tree, {}, text)
+    for name, value in tree.items():
+        if name not in config.SECTIONS:
+            raise SsodError("command line", name, "unknown section", nearest(name, config.SECTIONS))
+        if not isinstance(value, dict):
+            raise SsodError("command line", name, "is a section", f"name a key of it: {name}.KEY=VALUE")
+    return tree
 
 
 def _check(text: str, recipe: Recipe, out: Path) -> None:
@@ -143,8 +167,9 @@ def _check(text: str, recipe: Recipe, out: Path) -> None:
 
 
 def _read(section: dict[str, Any]) -> DataSets:
+    cfg = read_section(DataConfig, section, "data", Source("command line", {}), {})
     try:
-        return datasets.load(DataConfig.model_validate(section))
+        return datasets.load(cfg)
     except SsodError as error:
         if error.field == "data.split.percent":
             raise SsodError("command line", "--percent", error.problem, error.fix, code=error.code) from None

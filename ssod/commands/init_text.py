@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from ssod.data.datasets import DataSets
 from ssod.utils import recipes
+from ssod.utils.merging import merge
 from ssod.utils.recipes import Recipe
 from ssod.utils.yaml_io import dump_yaml
 
@@ -95,6 +99,19 @@ train: # the rule behind these numbers: 100 passes over the labelled images, at 
   save_every: 5%
   precision: fp32 # bf16 on a recent GPU: faster and smaller
 """
+
+
+def with_changes(text: str, changes: Mapping[str, Any]) -> str:
+    """Return a config's text with keys changed; a section that is changed loses the remarks on its lines."""
+    for name, section in changes.items():
+        own = yaml.safe_load(text).get(name) or {}
+        origins: dict[str, str] = {}
+        tree = {name: own}
+        merge(tree, {name: section}, origins, "command line")
+        block = dump_yaml(tree).strip() + "\n"
+        start = re.search(rf"^{name}:.*\n(?:[ \t].*\n|\n(?=[ \t]))*", text, re.MULTILINE)
+        text = f"{text.rstrip()}\n\n{block}" if start is None else text[: start.start()] + block + text[start.end() :]
+    return text
 
 
 def _remark(key: str, section: dict[str, Any]) -> str:

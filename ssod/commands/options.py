@@ -17,4 +17,44 @@ RecipeDetector = Annotated[str | None, typer.Option("--detector", help="Its dete
 RecipeData = Annotated[str | None, typer.Option("--data", help="Its data set: a file of configs/data.")]
 Percent = Annotated[float | None, typer.Option("--percent", help="Its share of the labels, in per cent.")]
 Fold = Annotated[int | None, typer.Option("--fold", help="Its draw of the labels.")]
+Levels = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--levels",
+        metavar="BLACK WHITE",
+        help="Values that are black and white in grey images of more than 8 bits; default: as in training.",
+    ),
+]
+Alpha = Annotated[
+    str | None,
+    typer.Option("--alpha", help="What an alpha channel means, blend or ignore; default: as in training."),
+]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
+Ids = Annotated[
+    Path | None,
+    typer.Option("--ids", help="COCO JSON that lists the images; results carry its ids of images and classes."),
+]
+Percents = Annotated[
+    float | None,
+    typer.Option(
+        "--percent",
+        help="Keep the labels of so many per cent of --labeled. The others are the unlabelled images, unless "
+        "--unlabeled names some: then the others are left out. One of the two options is needed.",
+    ),
+]
+ImageFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        help="Image folder of --labeled, where that is a COCO JSON and no usual folder. The images of the other JSONs "
+        "are looked for there, too.",
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Keys of the config that is written: data.labeled.box_format=xyxy, train.steps=5000 ...",
+    ),
+]
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]

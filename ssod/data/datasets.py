@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from ssod.data import splits
 from ssod.data.checks.images import check_images
 from ssod.data.checks.leakage import Blame, blame_source, check_pair
+from ssod.data.checks.pixels import Census, census, check_pixels
+from ssod.data.data_config import DataConfig
 from ssod.data.formats.coco import differences
-from ssod.data.formats.findings import Context, Findings, Rules, default_root, short
-from ssod.data.formats.image import MAX_PIXELS
+from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Classes, Images, Labeled
-from ssod.data.formats.registry import LabeledSource, Source, VocSource, read_images, read_labeled
-from ssod.data.splits import SplitConfig
+from ssod.data.formats.registry import VocSource, read_images, read_labeled
 from ssod.data.stored import Stored
 from ssod.utils.schema import Section
-
-if TYPE_CHECKING:
-    from ssod.data.loading.reader import Reader
-
-
-class DataConfig(Section):
-    """Which images, and which of them keep their labels."""
-
-    root: str = Field(default_factory=default_root)
-    "Folder that relative paths below lie under; by default $SSOD_DATASETS, or datasets."
-    labeled: LabeledSource
-    "Images with boxes."
-    unlabeled: Source | None = None
-    "Images whose labels, if any, are never read. None = what `split` takes the labels from."
-    val: LabeledSource | None = None
-    "Images with boxes to measure AP on."
-    split: SplitConfig | None = None
-    "Keep the labels of a part of `labeled` only."
-    classes: list[str] | None = None
-    "Class names in the order of labels; COCO and YOLO files must list the same. None = their order; VOC: sorted names."
-    strict: bool = False
-    "Make boxes without area, and images that are both labelled and unlabelled, errors instead of warnings."
-    max_boxes_per_image: int = Field(1000, ge=1)
-    "An image with more boxes is an error: the file is damaged, or the image needs tiling."
-    max_pixels: int = Field(MAX_PIXELS, ge=1)
-    "An image with more pixels is refused before it is decoded."
-    exif: Literal["apply", "ignore"] = "apply"
-    "What boxes refer to in images with an EXIF rotation: `apply`: the upright image; `ignore`: the stored pixels."
-    allow_symlinks: bool = False
-    "Let symbolic links below an image folder lead out of it."
-
-    def rules(self) -> Rules:
-        """Return what the readers need to know."""
-        return Rules(self.strict, self.max_boxes_per_image, self.max_pixels, self.exif, self.allow_symlinks)
-
-    def reader(self) -> Reader:
-        """Return what opens an image."""
-        from ssod.data.loading.reader import Reader  # brings torch, which reading a list does not need
-
-        return Reader(self.max_pixels, self.allow_symlinks)
-
-    @field_validator("classes")
-    @classmethod
-    def _names_differ(cls, names: list[str] | None) -> list[str] | None:
-        if names is not None and (not names or not all(names) or len(set(names)) < len(names)):
-            raise ValueError("needs at least one name, none empty and none twice")
-        return names
 
 
 @dataclass(frozen=True)
@@ -129,6 +81,7 @@ def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
     check_images(everything.images, keeps, name_of(cfg.labeled, ctx("labeled")), ctx("labeled"))
     if val is not None:
         check_images(val.images, range(len(val)), name_of(cfg.val, ctx("val")), ctx("val"))
+    check_pixels_of({"labeled": labeled.images, "unlabeled": unlabeled, "val": val and val.images}, cfg, ctx)
     ctx("labeled").findings.raise_first()
     return DataSets(
         labeled=labeled,
@@ -187,6 +140,17 @@ def load_val(cfg: DataConfig, classes: Classes, ctx: Context, owner: str = "labe
     return found
 
 
+def check_pixels_of(
+    parts: Mapping[str, Images | None], cfg: DataConfig, ctx: Callable[[str], Context]
+) -> dict[str, Census]:
+    """Say what the pixels of the parts of a data set are where there is something to say; return what was seen."""
+    seen = {part: census(images, ctx(part)) for part, images in parts.items() if images is not None}
+    sources = {"labeled": cfg.labeled, "unlabeled": cfg.unlabeled or cfg.labeled, "val": cfg.val}
+    files = {part: name_of(sources[part], ctx(part)) for part in seen}
+    check_pixels(seen, files, cfg.pixels(), replace(ctx("labeled"), section="data"))
+    return seen
+
+
 def load_measured(cfg: DataConfig, classes: Classes) -> Labeled | None:
     """Read what a model of ``classes`` is measured on; nothing else that ``cfg`` names has to be there.
 
@@ -197,6 +161,7 @@ def load_measured(cfg: DataConfig, classes: Classes) -> Labeled | None:
     val = load_val(cfg, classes, ctx, "the model")
     if val is not None:
         check_images(val.images, range(len(val)), name_of(cfg.val, ctx), ctx)
+        check_pixels_of({"val": val.images}, cfg, lambda _: ctx)
         ctx.findings.raise_first()
     return val
 
@@ -244,11 +209,13 @@ def _check_parts(
 
 def check_split(labeled: Labeled, unlabeled: int | None, file: str, ctx: Context) -> None:
     """Check what a split left over: record an error if it is nothing, and warn of classes without a labelled box."""
-    if not len(labeled.boxes):
-        problem = f"the {len(labeled)} images that the split labels have no boxes"
+    if labeled.crowd.all():
+        problem = f"the {len(labeled)} images that the split labels have no object"
         ctx.findings.error("D35", file, "data.split", problem, "use another fold or a larger percent")
     if unlabeled == 0:
-        ctx.findings.error("D39", file, "data.unlabeled", "0 images", "lower data.split.percent or name a folder")
+        ctx.findings.error(
+            "D39", file, "data.unlabeled", "0 images", "lower data.split.percent, or name a folder as data.unlabeled"
+        )
     for name, boxes in splits.coverage(labeled).items():
         if not boxes:
             ctx.findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ssod.data.formats.coco import read_coco
-from ssod.data.formats.findings import Context, short
+from ssod.data.formats.findings import Context, Rules, short
 from ssod.data.formats.jsonfile import read_json
 from ssod.data.formats.leftout import tell
 from ssod.data.formats.records import Images, Labeled
@@ -209,7 +211,9 @@ def write_splits(
     Raises:
         SsodError: the file is unsound, a split would be empty, or the disk refuses.
     """
-    ctx = Context(root="", section="split")
+    # Where boxes lie does not matter here, nor how many there are.
+    rules = Rules(max_boxes_per_image=sys.maxsize, max_clip=math.inf, judge_boxes=False)
+    ctx = Context(root="", section="data.labeled", rules=rules)
     configs = [
         SplitConfig(percent=percent, fold=fold, family=family, file=None if file is None else str(file))
         for fold in folds

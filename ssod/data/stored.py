@@ -19,17 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from ssod.data.formats.boxrules import ABSURD, check_format
+from ssod.data.formats.boxrules import ABSURD
 from ssod.data.formats.coco import differences, look_up, read_categories, read_table
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.jsonfile import kind, read_any_json
 from ssod.data.formats.leftout import tell
 from ssod.data.formats.paths import plain_name, refuse_unsafe, same_text
+from ssod.data.formats.readings import check_format
 from ssod.data.formats.records import Classes, Images
 
 UNKNOWN, AMBIGUOUS = -1, -2  # places of an image that is not in the set, and of a name that several have
 _ANY_SIZE = 1 << 30
+ENOUGH = 4  # boxes that say something about how they are written: a detector may find a few that are large
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def _boxes(rows: Rows, image: np.ndarray, images: Images, ctx: Context) -> np.nd
     of = np.flatnonzero(sound & (image >= 0))
     sizes = np.full((len(images), 2), _ANY_SIZE) if images.sizes is None else images.sizes
     seen = Context(ctx.root, ctx.section, ctx.rules, Findings())
-    if not check_format(raw[of], "xywh", image[of], sizes, rows.file, seen):
+    if not check_format(raw[of], None if len(of) >= ENOUGH else "xywh", image[of], sizes, rows.file, seen):
         problem = seen.findings.errors()[0].problem
         fix = "write [x, y, width, height] in pixels of the unlabelled image"
         ctx.findings.error("D25", rows.file, f"{rows.name}[].bbox", problem, fix)
@@ -254,7 +256,7 @@ def _check_counts(stored: Stored, ctx: Context) -> None:
 
     def describe(row: int) -> tuple[str, str, str]:
         problem = f"{counts[row]:,} boxes of {short(stored.ids[row])} > max_boxes_per_image {most}"
-        return ctx.section, problem, "raise data.max_boxes_per_image, or keep the best"
+        return ctx.section, problem, f"set data.max_boxes_per_image={counts.max()}, or keep the best"
 
     ctx.findings.rows("D42", stored.file, np.flatnonzero(counts > most), describe)
     ctx.findings.raise_first()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
@@ -227,6 +227,16 @@ class _Stage(nn.Module):
         return F.relu(x + self.conv2(self.conv1(x)))
 
 
+class _EverySecond(ExtraFPNBlock):
+    """Level 6 as every second cell of level 5: torchvision's ``LastLevelMaxPool``, whose pool of one cell is no more.
+
+    A slice keeps an exported graph open for canvases of any size with torch 2.11, too, where the pool's is not.
+    """
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        return [*results, results[-1][:, :, ::2, ::2]], [*names, "pool"]
+
+
 class _NoExtra(ExtraFPNBlock):
     """The pyramid ends where the backbone does."""
 
@@ -237,4 +247,4 @@ class _NoExtra(ExtraFPNBlock):
 def _extra(last: int, channels: int, inputs: int) -> ExtraFPNBlock:
     if last == 7:
         return LastLevelP6P7(inputs, channels)  # from level 5 where these are equal, else from the last stage
-    return LastLevelMaxPool() if last == 6 else _NoExtra()
+    return _EverySecond() if last == 6 else _NoExtra()

@@ -19,7 +19,7 @@ from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, Rank, RowLoss, Targets, View
 from ssod.structures.boxes import Coder, IdentityCoder, iou
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 
 PART, CPU_PART = 2**23, 2**20  # pairs of boxes that are compared at once; a CPU is fast while its cache holds them
 
@@ -266,9 +266,9 @@ def positives(a: Assignment, num_classes: int) -> Tensor:
 def normalizer_per_image(p: Predictions, positive: Tensor) -> Tensor:
     """RetinaNet's normalizer (torchvision): positives of the row's own image, at least 1, times the images."""
     counts = positive.view(p.num_images, -1).sum(1).float()  # a dense head has as many rows in every image
-    return counts.clamp(min=1)[p.image] * p.num_images  # of this rank, and all ranks have as many
+    return counts.clamp(min=1)[p.image] * p.num_images  # of this part, and all parts have as many
 
 
 def normalizer_of_batch(p: Predictions, positive: Tensor) -> Tensor:
-    """FCOS's normalizer: positives of the whole batch, over ranks, at least 1."""
-    return mean_over_ranks(positive.sum().float()).clamp(min=1)
+    """FCOS's normalizer: positives of the whole batch, at least 1, as each rank's share of them."""
+    return mean_count(positive.sum().float())

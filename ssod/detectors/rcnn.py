@@ -23,7 +23,7 @@ from ssod.detectors.two_stage import TwoStageOutput, propose
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View
 from ssod.structures.boxes import DeltaCoder
 from ssod.utils import seeding
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
 
 # The row losses of this detector by name, and what each must be made for.
@@ -256,8 +256,8 @@ class Rcnn(Detector):
         return dict.fromkeys(("cls", "box"), self.normalizer_of(stage, p, counted)) | a.normalizer
 
     def normalizer_of(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
-        """Return what the losses of ``stage`` are divided by: rows ``counted`` [R] bool, over ranks, at least 1; []."""
-        return mean_over_ranks(counted.sum().float()).clamp(min=1)
+        """Return what losses of ``stage`` are divided by: this rank's share of all ``counted`` rows, [R] bool; []."""
+        return mean_count(counted.sum().float())
 
 
 def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: int, num_classes: int) -> Assignment:

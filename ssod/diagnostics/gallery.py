@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ssod.data.formats.records import Labeled
 from ssod.structures import Batch, Pseudo, Targets, View, move_targets
+from ssod.utils.lettering import lettering
 
 SHOWN = 6  # images
 SURE = 0.3  # detections above this score are shown for a method that chooses none
@@ -83,14 +84,14 @@ def draw(shown: Shown) -> np.ndarray:
     rejected = shown.rejected[:MOST_REJECTED]
     weak = _drawn(shown.weak, {"truth": shown.truth, "rejected": rejected, "kept": shown.kept})
     strong = _drawn(shown.strong, {"kept": shown.moved})
-    font = ImageFont.load_default(13)
     caption = (
         f"{shown.id}: {len(shown.kept)} kept (blue), {len(shown.rejected)} rejected (red), {len(shown.moved)} moved"
     )
     caption += ", truth (yellow)" if len(shown.truth) else ""
+    letters = lettering([caption])
     size = weak.width + strong.width + 4, max(weak.height, strong.height) + 20
     sheet = Image.new("RGB", size, "white")
-    ImageDraw.Draw(sheet).text((3, 2), caption, fill="black", font=font)
+    ImageDraw.Draw(sheet).text((3, 2), letters.text(caption), fill="black", font=letters.font(13))
     sheet.paste(weak, (0, 20))
     sheet.paste(strong, (weak.width + 4, 20))
     return np.array(sheet)

@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from ssod.diagnostics import curves
 from ssod.diagnostics.curves import MOST_CLASSES, SURE, Scored
 from ssod.diagnostics.pseudofile import Pseudo
 from ssod.evaluation.matching import Matches
+from ssod.utils.lettering import lettering
 
 
 def charts(table: Matches | None, look: Pseudo | None) -> dict[str, Figure]:
@@ -42,11 +44,14 @@ def charts(table: Matches | None, look: Pseudo | None) -> dict[str, Figure]:
 def precision_recall(table: Matches, shown: Sequence[int], title: str) -> Figure:
     """Draw a line for each class of ``shown``."""
     figure, axes = _chart(title, "recall", "precision")
+    letters = lettering(table.classes[k] for k in shown)
     for k in shown:
-        axes.plot(*curves.precision_recall(table, k), marker=".", markersize=3, label=table.classes[k])
+        name = letters.text(table.classes[k]).replace("$", r"\$")  # a pair of them is a formula to matplotlib
+        name = f" {name}" if name.startswith("_") else name  # what begins so has no place in a legend
+        axes.plot(*curves.precision_recall(table, k), marker=".", markersize=3, label=name)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     if shown:
-        axes.legend(fontsize=8)
+        axes.legend(prop=FontProperties(fname=letters.path, size=8))
     return figure
 
 

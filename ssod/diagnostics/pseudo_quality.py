@@ -26,11 +26,12 @@ from ssod.data.formats.records import Images, Labeled
 from ssod.data.loading.loader import Loading, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.splits import coverage
+from ssod.detectors.decode import DecodeConfig
 from ssod.diagnostics import gallery
 from ssod.diagnostics.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.evaluation import matching
-from ssod.evaluation.matching import match, mean_ap
+from ssod.evaluation.matching import MOST, match, mean_ap
 from ssod.methods.base import Method
 from ssod.structures import Batch, Targets, View
 from ssod.structures.boxes import warp
@@ -81,7 +82,7 @@ class Diagnose:
 
     def __call__(self, step: int, method: Method) -> dict[str, float]:
         """Save and measure; return what belongs into the log, the same on every rank."""
-        distributed.on_rank_zero(partial(self._save_matches, step, method.teacher.model.decode.score))
+        distributed.on_rank_zero(partial(self._save_matches, step, method.teacher.model.decode))
         if not method.uses_unlabeled or self.images is None:
             return {}
         seed_step(self.cfg.train.seed, step, 0)
@@ -104,9 +105,10 @@ class Diagnose:
         found = {f"figures/{name}": plots.render(chart) for name, chart in charts.items()}
         return found | {f"gallery/{i}": gallery.draw(shown) for i, shown in enumerate(self._shown)}
 
-    def _save_matches(self, step: int, score: float) -> None:
+    def _save_matches(self, step: int, decode: DecodeConfig) -> None:
         if self._evaluated is not None:
-            table = match(*self._evaluated, self.cfg.eval.metric, score)
+            most = max(MOST, decode.detections)
+            table = match(*self._evaluated, self.cfg.eval.metric, decode.score, most)
             _save(matching.save, self.folder.eval / f"step_{step}.npz", table)
             self._evaluated = None
 

@@ -1,5 +1,6 @@
 """What evaluations of the teacher found, and the model file of the best teacher."""
 
+import math
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,8 @@ class Record:
         name: the metric that decides which teacher is best.
 
     Attributes:
-        last: metrics of the last evaluation, fractions in 0..1; empty before the first.
+        last: metrics of the last evaluation, fractions in 0..1, NaN where nothing is to be found; empty before the
+            first.
         best: that of the best teacher; None before the first evaluation.
     """
 
@@ -29,14 +31,17 @@ class Record:
     def take(self, metrics: dict[str, float]) -> bool:
         """Take note of an evaluation; return whether its teacher is better than all before."""
         self.last = metrics
-        better = self.best is None or metrics[self.name] > self.best
+        value = metrics[self.name]
+        # Where val has nothing to find no teacher is better than another, and the last is kept.
+        better = self.best is None or math.isnan(self.best) or value > self.best
         if better:
-            self.best = metrics[self.name]
+            self.best = value
         return better
 
     def write(self, teacher: nn.Module, step: int) -> None:
         """Write ``teacher`` of the last evaluation, after ``step`` steps, as ``best.safetensors``."""
-        card = self.card | {"step": step, "metrics": self.last}
+        known = {name: None if math.isnan(value) else value for name, value in self.last.items()}
+        card = self.card | {"step": step, "metrics": known}
         state = teacher.state_dict()
         distributed.on_rank_zero(lambda: model_file.save(self.folder.best, state, card))
 

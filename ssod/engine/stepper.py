@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ssod.engine import optim, schedule
 from ssod.engine.batch import check_batch, send, shown, too_large
 from ssod.engine.guard import Guard, Verdict
+from ssod.engine.micro_batches import MicroBatches
 from ssod.engine.train_config import TrainConfig
 from ssod.structures import Batch, Detector
 from ssod.utils import collective, distributed
@@ -45,7 +47,7 @@ class Step:
     Attributes:
         stop: exit code of the stop that some rank was asked for; 0 = none.
         made: whether student and teacher have moved; a step that was not made left everything as it was.
-        values: detached losses and statistics of this rank; empty where the step was not made.
+        values: detached losses and statistics of this rank, means over its parts; empty where the step was not made.
         fault: what was out of range, as ``Guard.culprit`` names it. Empty where the step was made, and where an fp16
             gradient did overflow: that is no fault, and the scale of the loss is halved.
         images: ids of the labelled images of the rank with the fault.
@@ -84,6 +86,7 @@ class Stepper:
         self.optimizer = optim.build(self.method, cfg.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
         self.guard = Guard(self.method, self.optimizer)
+        self.micro_batches = MicroBatches(self)
 
     def train_step(self, batches: Iterator[Batch], step: int) -> Step:
         """Make step number ``step`` from the next micro-batches, or skip it.
@@ -91,28 +94,45 @@ class Stepper:
         Raises:
             SsodError: code 6, the batch or the optimiser's state does not fit on the device.
         """
-        cfg, ids = self.cfg, []
-        losses: dict[str, Tensor] = {}
         optim.set_lr(self.optimizer, self.lr(step))
-        seed_step(cfg.seed, step, collective.rank())
+        self.seed(step, 0)
         self.guard.remember()
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in range(cfg.accumulate):
-            batch = next(batches)
-            ids += batch.labeled.ids
-            try:
-                batch = send(batch, self.device, channels_last=cfg.channels_last)
-                with distributed.no_sync(self.model, micro < cfg.accumulate - 1):
-                    with autocast(self.device, cfg.precision):
-                        part: dict[str, Tensor] = self.model(batch, step)
-                        # type: ignore because a step has a loss: the sum is never the number 0.
-                        total: Tensor = sum(part.values()) / cfg.accumulate  # type: ignore
-                    self.scaler.scale(total).backward()
-            except torch.OutOfMemoryError as error:
-                raise too_large(step, shown(batch)) from error
-            for name, loss in part.items():
-                losses[name] = losses.get(name, 0) + loss.detach() / cfg.accumulate
-        return self.finish(step, losses, ids)
+        parts = [next(batches) for _ in range(self.cfg.accumulate)]
+        if len(parts) == 1:
+            losses = self.learn(parts[0], step, last=True)
+        else:
+            losses = self.micro_batches.learn(parts, step)
+        return self.finish(step, losses, [name for part in parts for name in part.labeled.ids])
+
+    def seed(self, step: int, part: int) -> None:
+        """Seed what a part of a step draws, as on a rank of its own."""
+        seed_step(self.cfg.seed, step, collective.rank() * self.cfg.accumulate + part)
+
+    def learn(self, batch: Batch, step: int, *, last: bool) -> dict[str, Tensor]:
+        """Add the gradient of one part of a step, with the ``last`` one over ranks, and return its losses."""
+        with self.on_device(batch, step) as batch, distributed.no_sync(self.model, not last):
+            with autocast(self.device, self.cfg.precision):
+                losses: dict[str, Tensor] = self.model(batch, step)
+                # type: ignore because a step has a loss: the sum is never the number 0.
+                total: Tensor = sum(losses.values()) / self.cfg.accumulate  # type: ignore
+            self.scaler.scale(total).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def look(self, batch: Batch, step: int) -> None:
+        """Run one part of a step without gradient, for what its parts have to tell one another."""
+        with self.on_device(batch, step) as batch, autocast(self.device, self.cfg.precision):
+            self.method(batch, step)
+
+    @contextmanager
+    def on_device(self, batch: Batch, step: int) -> Generator[Batch, None, None]:
+        """Copy a batch to the device, and say what did not fit where its memory does not suffice."""
+        try:
+            batch = send(batch, self.device, channels_last=self.cfg.channels_last)
+            yield batch
+        except torch.OutOfMemoryError as error:
+            raise too_large(step, shown(batch)) from error
 
     def finish(self, step: int, losses: dict[str, Tensor], ids: list[Any]) -> Step:
         """Let the optimiser and the teacher move if all is finite on every rank; else leave all as it was."""

@@ -28,7 +28,8 @@ class TrainConfig(Section):
     batch: BatchSize = BatchSize()
     "Images per step, in total over all processes."
     accumulate: int = Field(1, ge=1)
-    "Micro-batches per step: the same batch in less memory. Equal to one big batch where losses are averages."
+    """Micro-batches per step, one after the other: the same batch in less memory, and the same gradient, for losses are
+    divided by what the whole batch counts. Live batch norm sees a micro-batch, and padding is that of its images."""
     optimizer: OptimizerConfig = SGD()
     "`{name: sgd, ...}` or `{name: adamw, ...}`."
     lr: float = Field(0.01, gt=0)

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
+from ssod.evaluation.matching import MOST
 from ssod.structures import Detector, Targets, View, boxes
 from ssod.utils import collective, distributed, signals
 from ssod.utils.device import Precision, autocast
@@ -41,7 +43,7 @@ def evaluate(
         metrics: what to compute; ``coco_metrics`` unless given.
 
     Returns:
-        Fractions in 0..1, the same on every rank; -1 = undefined, because nothing to find.
+        Fractions in 0..1, the same on every rank; NaN = undefined, because nothing to find.
 
     Raises:
         signals.Stopped: on every rank, when any was asked to stop before it was done.
@@ -114,7 +116,7 @@ def _rows(image: Any, targets: Targets, categories: list[int]) -> list[dict]:
     ]
 
 
-def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
+def coco_metrics(truth: Truth, detections: list[dict], most: int = MOST) -> Metrics:
     """Return COCO's twelve numbers, and AP and AP50 of each class.
 
     The evaluation is faster-coco-eval's where it is installed, pycocotools' otherwise; their results are the same.
@@ -122,25 +124,29 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
     Args:
         truth: COCO layout; ``iscrowd`` and ``area`` default to 0 and the box's area.
         detections: COCO results.
+        most: detections of an image and class that count, the best ones: COCO's 100, or more where images have more
+            objects.
 
     Returns:
-        ``AP`` (.50:.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR1``, ``AR10``, ``AR100``, ``ARs``,
-        ``ARm``, ``ARl``, and ``AP/<class>``, ``AP50/<class>``, all fractions; -1 where there is nothing to find.
+        ``AP`` (.50:.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``AR1``, ``AR10``, ``AR100`` (of ``most``),
+        ``ARs``, ``ARm``, ``ARl``, and ``AP/<class>``, ``AP50/<class>``, all fractions; NaN where nothing is to be
+        found.
     """
     tool, evaluator = _backend()
     # Both want numbers for images; scores that tie are ordered as the ids are.
     ids = sorted((image["id"] for image in truth["images"]), key=lambda i: (isinstance(i, str), i))
     number = {image: n for n, image in enumerate(ids, 1)}
+    # Both sort the ids of categories, too: by their places the results come in the order of the list.
+    place = {category["id"]: k for k, category in enumerate(truth["categories"], 1)}
     with contextlib.redirect_stdout(io.StringIO()):  # both print their progress
-        wanted = _index(tool, truth, number, truth["annotations"])
-        run = evaluator(wanted, _index(tool, truth, number, detections), iouType="bbox")
+        wanted = _index(tool, truth, number, place, truth["annotations"])
+        run = evaluator(wanted, _index(tool, truth, number, place, detections), iouType="bbox")
         run.params.imgIds = list(number.values())
-        run.params.catIds = [category["id"] for category in truth["categories"]]
+        run.params.catIds = list(place.values())
+        run.params.maxDets = [1, 10, most]
         run.evaluate()
         run.accumulate()
-        run.summarize()
-    result = dict(zip(NAMES, (float(x) for x in run.stats[:12])))
-    # [T, R, K, A, M]: thresholds, recalls, classes, areas ("all" first), most detections (100 last).
+    result = _numbers(np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"]))
     precision = np.asarray(run.eval["precision"])[:, :, :, 0, -1]
     for k, category in enumerate(truth["categories"]):
         result[f"AP/{category['name']}"] = _mean(precision[:, :, k])
@@ -148,9 +154,22 @@ def coco_metrics(truth: Truth, detections: list[dict]) -> Metrics:
     return result
 
 
+def _numbers(precision: np.ndarray, recall: np.ndarray) -> Metrics:
+    """Return COCO's twelve numbers.
+
+    Args:
+        precision: [T, R, K, A, M]: thresholds, recalls, classes, areas (all, small, medium, large), most detections.
+        recall: [T, K, A, M].
+    """
+    ap = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
+    ap += [precision[..., area, -1] for area in (1, 2, 3)]
+    ar = [recall[..., 0, m] for m in range(3)] + [recall[..., area, -1] for area in (1, 2, 3)]
+    return dict(zip(NAMES, map(_mean, (*ap, *ar))))
+
+
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
-    return float(values.mean()) if values.size else -1.0
+    return float(values.mean()) if values.size else math.nan
 
 
 def _backend() -> tuple[type, type]:
@@ -165,18 +184,27 @@ def _backend() -> tuple[type, type]:
     return tool.COCO, tool.COCOeval_faster
 
 
-def _index(tool: type, truth: Truth, number: dict[Any, int], rows: list[dict]) -> Any:
-    """Return ``rows`` (annotations or results) as the evaluator's own table; works for no rows at all."""
+def _index(tool: type, truth: Truth, number: dict[Any, int], place: dict[int, int], rows: list[dict]) -> Any:
+    """Return ``rows`` (annotations or results) as the evaluator's own table; works for no rows at all.
+
+    Args:
+        tool: the class of the table.
+        truth: COCO layout.
+        number: of each image's id.
+        place: of each category's id; rows of another category are left out.
+        rows: with the ids of ``truth``.
+    """
     annotations = []
-    for i, row in enumerate(rows, 1):
+    for i, row in enumerate((row for row in rows if row["category_id"] in place), 1):
         x, y, w, h = row["bbox"]
         known = {"id": i, "image_id": number[row["image_id"]], "bbox": [x, y, w, h]}
+        known["category_id"] = place[row["category_id"]]
         annotations.append({"iscrowd": 0, "area": w * h, **row, **known})
     table = tool()
     table.dataset = {
         "info": {},
         "images": [{**image, "id": number[image["id"]]} for image in truth["images"]],
-        "categories": truth["categories"],
+        "categories": [{**category, "id": place[category["id"]]} for category in truth["categories"]],
         "annotations": annotations,
     }
     table.createIndex()

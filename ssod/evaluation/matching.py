@@ -65,7 +65,9 @@ class Matches:
 # ---- matching ------------------------------------------------------------------------------------------------------
 
 
-def match(truth: dict[str, Any], detections: list[dict], metric: str, score: float | None = None) -> Matches:
+def match(
+    truth: dict[str, Any], detections: list[dict], metric: str, score: float | None = None, most: int = MOST
+) -> Matches:
     """Match detections with the truth by the rules of ``metric``.
 
     Args:
@@ -73,6 +75,7 @@ def match(truth: dict[str, Any], detections: list[dict], metric: str, score: flo
         detections: COCO results.
         metric: ``coco``, ``voc`` or ``voc07``, as in the config.
         score: the lowest score that the detector was asked for; kept in ``about``.
+        most: detections of an image and class that ``coco`` counts.
 
     Returns:
         The table; ``average_precision`` of it is what ``coco_metrics`` or ``voc_metrics`` return.
@@ -93,7 +96,7 @@ def match(truth: dict[str, Any], detections: list[dict], metric: str, score: flo
     found = defaultdict(list)
     for row in (row for row in detections if row["category_id"] in label):
         found[number[row["image_id"]], label[row["category_id"]]].append(row)
-    parts = [_cell(rows, boxes[cell], ignored[cell], coco) for cell, rows in sorted(found.items())]
+    parts = [_cell(rows, boxes[cell], ignored[cell], coco, most) for cell, rows in sorted(found.items())]
     cells = [cell for (cell, _), part in zip(sorted(found.items()), parts) for _ in part[0]]
     score_, iou, right, counted = (
         (np.concatenate([part[i] for part in parts]) if parts else empty)
@@ -108,10 +111,10 @@ def match(truth: dict[str, Any], detections: list[dict], metric: str, score: flo
     return Matches(ids, classes, *columns, wanted, points, about)
 
 
-def _cell(rows: list[dict], boxes: list, ignored: list[bool], coco: bool) -> tuple[np.ndarray, ...]:
+def _cell(rows: list[dict], boxes: list, ignored: list[bool], coco: bool, most: int) -> tuple[np.ndarray, ...]:
     """Return score, IoU, right and counted of the detections of one image and class, best first."""
     score = np.array([row["score"] for row in rows])
-    order = np.argsort(-score, kind="stable")[: MOST if coco else None]
+    order = np.argsort(-score, kind="stable")[: most if coco else None]
     found = np.array([rows[i]["bbox"] for i in order]).reshape(-1, 4)
     ignore = np.array(ignored, bool)
     overlap = overlaps(found, np.array(boxes, float).reshape(-1, 4), ignore & coco)

@@ -4,6 +4,7 @@ Boxes are continuous ``x, y, w, h`` as everywhere here; a VOC file's inclusive 1
 ``x = xmin - 1, w = xmax - xmin + 1``, and overlaps come out as in the devkit, which adds 1 to every side.
 """
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -22,8 +23,8 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points:
         eleven_points: VOC 2007's average over eleven points of recall instead of the area under the curve.
 
     Returns:
-        ``AP`` (mean over IoU .50:.95), ``AP50``, ``AP75``, and ``AP/<class>``, ``AP50/<class>``, fractions; -1 where
-        a class has nothing to find. Means are over the classes that have.
+        ``AP`` (mean over IoU .50:.95), ``AP50``, ``AP75``, and ``AP/<class>``, ``AP50/<class>``, fractions; NaN
+        where a class has nothing to find. Means are over the classes that have.
     """
     boxes = _by_class_and_image(truth["annotations"])
     place = {image["id"]: i for i, image in enumerate(truth["images"])}
@@ -34,9 +35,9 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points:
     for category in truth["categories"]:
         key = category["id"]
         table[category["name"]] = [class_ap(boxes[key], found[key], iou, eleven_points) for iou in IOUS]
-    values = np.array([row for row in table.values() if row[0] >= 0])
+    values = np.array([row for row in table.values() if not math.isnan(row[0])])
     result = {"AP": values.mean(), "AP50": values[:, 0].mean(), "AP75": values[:, 5].mean()} if len(values) else {}
-    result = {name: float(result.get(name, -1.0)) for name in ("AP", "AP50", "AP75")}
+    result = {name: float(result.get(name, math.nan)) for name in ("AP", "AP50", "AP75")}
     for name, row in table.items():
         result[f"AP/{name}"], result[f"AP50/{name}"] = float(np.mean(row)), row[0]
     return result
@@ -58,7 +59,7 @@ def class_ap(
     """
     total = sum(int((~difficult).sum()) for _, difficult in truth.values())
     if total == 0:
-        return -1.0
+        return math.nan
     order = np.argsort([-row["score"] for row in detections], kind="stable")
     taken = {image: np.zeros(len(difficult), bool) for image, (_, difficult) in truth.items()}
     right, wrong = np.zeros(len(order)), np.zeros(len(order))

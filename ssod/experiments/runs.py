@@ -187,7 +187,7 @@ def read_run(path: Path) -> Run:
         env=_checked(path / "env.json", "", _json(path / "env.json"), ENV),
         exit=_checked(path / "exit.json", "", _json(path / "exit.json"), EXIT),
         train=[row for row in rows if row.get("kind") == "train"],
-        evals=[row for row in rows if row.get("kind") == "eval"],
+        evals=[_defined(row) for row in rows if row.get("kind") == "eval"],
         alarms=[row for row in rows if row.get("kind") == "alarm"],
     )
 
@@ -228,6 +228,12 @@ def _checked(path: Path, where: str, value: Any, kinds: Kinds) -> Any:
             problem = "missing" if found is None else f"cannot be {found!r:.40}"
             raise SsodError(path, f"{where}: {key}" if where else key, problem, **refusal)
     return value
+
+
+def _defined(row: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation in which what is undefined is None: earlier versions wrote -1 there."""
+    measured = ("teacher/", "student/")
+    return {key: None if value == -1 and key.startswith(measured) else value for key, value in row.items()}
 
 
 def _json(path: Path) -> Any:

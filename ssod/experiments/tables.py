@@ -19,6 +19,7 @@ from ssod.experiments.groups import Group
 from ssod.experiments.published import references
 from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, by_fold
+from ssod.utils.printing import percent
 
 WIDE = 160  # columns of a terminal that shows everything
 
@@ -106,7 +107,7 @@ def at_equal_cost(group: Group, name: str = "") -> Sheet:
     for currency, (budget, _) in found.items():
         amount = f"{budget:.3g}" if currency == "hours" else f"{budget:,.0f}".replace(",", " ")
         columns.append(f"AP at {amount} {CURRENCIES[currency]}")
-    rows = [[row] + [_percent(values[row]) for _, values in found.values()] for row in runs]
+    rows = [[row] + [percent(values[row]) for _, values in found.values()] for row in runs]
     notes = ["between two evaluations AP is interpolated; - = a run has no evaluation that early"]
     machines = {machine(run) for row in group.ranked for run in row.runs}
     if len(machines) > 1:
@@ -165,10 +166,6 @@ def _counted(row: Row) -> str:
     if len(set(folds)) == 1:
         return f"{len(folds)} x {folds[0]}{more}"
     return f"{len(folds)} folds, {len(row.runs)} runs{more}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 # ---- the forms -----------------------------------------------------------------------------------------------------

@@ -11,37 +11,41 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ssod.data.formats.image import open_image, to_rgb
+from ssod.data.formats.image import AS_THEY_ARE, Pixels, open_image, to_rgb
 from ssod.structures import Targets
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.lettering import lettering
 
 Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
-def as_picture(image: Picture, name: str = "image") -> Image.Image:
+def as_picture(image: Picture, name: str = "image", pixels: Pixels = AS_THEY_ARE) -> Image.Image:
     """Return an upright RGB picture.
 
     Args:
         image: a path; a PIL image, taken as it is but for its colour mode; a uint8 array [H, W, 3] (RGB) or [H, W]; a
-            tensor [3, H, W] or [1, H, W], uint8 in 0..255 or float in 0..1.
+            uint16 array [H, W]; a tensor [3, H, W] or [1, H, W], uint8 in 0..255 or float in 0..1.
         name: what messages call it.
+        pixels: how pixels of more than 8-bit RGB are read.
 
     Raises:
         SsodError: what ``open_image`` says about a file, or what is wrong with the array's shape, type or range.
     """
     if isinstance(image, (str, os.PathLike)):
-        return open_image(os.fspath(image))
+        return open_image(os.fspath(image), pixels=pixels)
     if not isinstance(image, (Image.Image, np.ndarray, Tensor)):
         raise _wrong(name, f"a {type(image).__name__}", "give a path, a PIL image, an array or a tensor")
     if 0 in (image.size if isinstance(image, Image.Image) else image.shape):
         raise _wrong(name, "has no pixels", "leave it out")
     if isinstance(image, Image.Image):
         try:
-            return to_rgb(image)
+            return to_rgb(image, pixels)
         except ValueError as error:
             raise _wrong(name, str(error), "convert it to 8-bit RGB") from None
     if isinstance(image, Tensor):
         return Image.fromarray(_pixels(image, name))
+    if image.dtype == np.uint16 and image.ndim == 2:
+        return to_rgb(Image.fromarray(image), pixels)
     if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         return Image.fromarray(image).convert("RGB")
     raise _wrong(name, f"array of {image.dtype} {list(image.shape)}", "give uint8 [height, width, 3], RGB")
@@ -85,11 +89,13 @@ def draw(image: Image.Image, found: Targets, names: Sequence[str]) -> Image.Imag
     canvas = ImageDraw.Draw(image)
     short = min(image.size)
     width = max(1, round(short / 250))
-    font = ImageFont.load_default(max(10, round(short / 40)))
+    letters = lettering(names)
+    font = letters.font(max(10, round(short / 40)))
     boxes, labels = found.boxes.tolist(), found.labels.tolist()
     scores = [None] * len(found) if found.scores is None else found.scores.tolist()
     for box, label, score in reversed(list(zip(boxes, labels, scores))):
-        text = names[label] if score is None else f"{names[label]} {score:.2f}"
+        name = letters.text(names[label])
+        text = name if score is None else f"{name} {score:.2f}"
         canvas.rectangle(box, outline=color(label), width=width)
         _tag(canvas, text, box, color(label), font, image.size)
     return image
@@ -100,7 +106,7 @@ def _tag(
     text: str,
     box: Sequence[float],
     fill: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
     """Write ``text`` on a plate above the box, or inside it where there is no room above."""

@@ -14,6 +14,8 @@ weights only.
 N, H and W are free. For the answers of ``ssod predict``, show images as the card's ``val_view`` says and pad their
 sides to multiples of ``divisor``. D and the score threshold are those of the detector's config. The ONNX file's
 metadata, and the .pt2 file's extra files, are ``card`` (JSON), ``names`` (JSON list of class names) and ``divisor``.
+The card's ``pixels`` say how images of more than 8-bit RGB become that: which values are black and white (``levels``),
+and what an alpha channel means.
 A .pt2 graph runs on the CPU; ``torch.export.passes.move_to_device_pass`` moves it.
 """
 

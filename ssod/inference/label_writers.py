@@ -26,6 +26,11 @@ from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 
 SPLIT = "train"
+# Without `path` the folders are below that of the file, wherever it is moved; Ultralytics reads no file without `val`.
+YOLO_HEAD = f"""\
+train: images/{SPLIT}
+val: images/{SPLIT} # the same images: put those here that a person has labelled
+"""
 
 Writer = Callable[[Path, Labeled, np.ndarray], None]  # (target, data, scores [A])
 
@@ -128,8 +133,8 @@ def _yolo(target: Path, data: Labeled, scores: np.ndarray) -> None:
             for label, row in zip(data.labels[rows].tolist(), np.concatenate([centers, sides], 1).tolist())
         ]
         _text(target / "labels" / SPLIT / f"{_stem(path)}.txt", "".join(lines))
-    head = {"path": ".", SPLIT: f"images/{SPLIT}", "names": dict(enumerate(data.classes.names))}
-    _text(target / "data.yaml", yaml.safe_dump(head, sort_keys=False, allow_unicode=True))
+    names = yaml.safe_dump({"names": dict(enumerate(data.classes.names))}, sort_keys=False, allow_unicode=True)
+    _text(target / "data.yaml", YOLO_HEAD + names)
 
 
 def _voc(target: Path, data: Labeled, scores: np.ndarray) -> None:

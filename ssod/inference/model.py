@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from ssod.data.formats.image import Pixels
 from ssod.data.formats.records import Classes
 from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
@@ -54,12 +55,14 @@ class Model:
     Attributes:
         classes: names, and the ids that the training data's file used.
         pipeline: the view in which images are shown to the detector, the one it was evaluated in.
+        pixels: how pixels of more than 8-bit RGB are read: as in training.
     """
 
     def __init__(self, detector: Detector, card: model_file.Card, device: torch.device) -> None:
         self.detector, self.card, self.device = detector, card, device
         self.classes = Classes(tuple(card["classes"]["names"]), tuple(card["classes"]["ids"]))
         self.pipeline = Pipeline.model_validate(card["val_view"])
+        self.pixels = _pixels(card)
 
     @overload
     def __call__(self, images: Sequence[Picture], *, score: float | None = None) -> list[Detected]: ...
@@ -83,12 +86,12 @@ class Model:
         """
         check_score(score)
         if not isinstance(images, (list, tuple)):
-            picture = as_picture(images)
+            picture = as_picture(images, pixels=self.pixels)
             return self.detect([self.view(picture)], [picture.size], score)[0]
         found = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
-            pictures = [as_picture(image, f"images[{i}]") for i, image in enumerate(part, start)]
+            pictures = [as_picture(image, f"images[{i}]", self.pixels) for i, image in enumerate(part, start)]
             found += self.detect([self.view(p) for p in pictures], [p.size for p in pictures], score)
         return found
 
@@ -134,8 +137,17 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _refused(file, f"card.{where}", first["msg"], "it was written by another version of ssod") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _refused(file, "card", f"damaged ({error})", "use a run's best.safetensors") from None
+
+
+def _pixels(card: model_file.Card) -> Pixels:
+    """Return how images were read in training; a file of an earlier version read them as they are."""
+    said = card.get("pixels") or {}
+    levels, alpha = said.get("levels"), said.get("alpha")
+    if levels is not None and (len(levels) != 2 or not float(levels[0]) < float(levels[1])):
+        raise TypeError(f"pixels.levels is {levels!r:.40}")
+    return Pixels(None if levels is None else (float(levels[0]), float(levels[1])), alpha)
 
 
 def check_score(score: float | None) -> None:

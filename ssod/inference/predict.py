@@ -15,12 +15,14 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from ssod.data.formats.findings import Context
+from ssod.data.checks.pixels import census, check_pixels
+from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.folder import read_folder
+from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.loading.reader import Reader, allowed_bad
 from ssod.inference import label_writers as writers
-from ssod.inference import output_dir, review_queue
+from ssod.inference import output_dir, result_ids, review_queue
 from ssod.inference.draw_boxes import draw
 from ssod.inference.model import BATCH, Detected, Model, check_score, load
 from ssod.transforms.views import MIN_SIDE, Sample
@@ -34,21 +36,34 @@ _READERS = 4
 
 
 def predict_files(
-    weights: str | os.PathLike, images: str | os.PathLike, out: str | os.PathLike, score: float = 0.3
+    weights: str | os.PathLike,
+    images: str | os.PathLike,
+    out: str | os.PathLike,
+    score: float = 0.3,
+    *,
+    levels: tuple[float, float] | None = None,
+    alpha: Alpha | None = None,
+    max_pixels: int = MAX_PIXELS,
+    ids: str | os.PathLike | None = None,
 ) -> list[dict[str, Any]]:
     """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
     ``results.json`` is a COCO results list of everything the detector found, above its own score threshold or
-    ``score``, whichever is lower; pictures show boxes above ``score``. Category ids are those of the training data's
-    file. ``image_id`` is the number that the file is named by where every file is named by another number (COCO's
-    are), else 1, 2, ... in the order of the names; ``file_name`` says which file it is. Nothing is written over, and
-    ``out`` is whole or not there.
+    ``score``, whichever is lower; pictures show boxes above ``score``. Where ``images`` or ``ids`` is a COCO JSON,
+    image and category ids are that file's, found by file name and by class name. Otherwise category ids are those of
+    the training data's file, and ``image_id`` is the file's name, which nobody takes for the number of an image; of
+    files with COCO's own names of twelve digits it is their number. ``file_name`` says which file it is. Nothing is
+    written over, and ``out`` is whole or not there.
 
     Args:
         weights: model file or run folder.
-        images: an image, a folder (searched recursively), a glob or a .txt list.
+        images: an image, a folder (searched recursively), a glob, a .txt list, or a COCO JSON beside its images.
         out: a new or empty folder, outside of the one that is searched.
         score: draw boxes above this score, 0..1.
+        levels, alpha: how pixels of more than 8-bit RGB are read, as in ``data.levels`` and ``data.alpha``; None = as
+            in training.
+        max_pixels: an image with more is refused before it is decoded.
+        ids: a COCO JSON that lists these images, whose ids the results are to carry.
 
     Returns:
         What ``results.json`` holds.
@@ -60,21 +75,23 @@ def predict_files(
     out = Path(out)
     check_score(score)
     found = find_images(images)
+    named = result_ids.of_file(images if result_ids.is_coco(images) else ids, found)
     output_dir.refuse_inside(out, images)
     output_dir.refuse_taken(out)
     output_dir.refuse_shared(found, _picture_name, "picture", "rename one")
-    model = load(weights, pick_device("auto"))
-    ids, shown, rows = _image_ids(found.paths), 0, []
+    model = _model(weights, found, levels, alpha)
+    numbers, classes, said = named.with_classes(model.classes)
+    shown, rows = 0, []
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
     with output_dir.staged(out) as stage:
-        for i, picture, detected in look_through(model, found, lowest, bad):
+        for i, picture, detected in look_through(model, found, lowest, bad, max_pixels):
             visible = detected[detected.scores > score]
             shown += len(visible)
             _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
-            rows += _rows(detected, ids[i], found.paths[i], model.classes)
+            rows += _rows(detected, numbers[i], found.paths[i], classes)
         atomic.write_text(stage / "results.json", json.dumps(rows))
-    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_unreadable(bad)}")
+    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_unreadable(bad)}; {said}")
     return rows
 
 
@@ -84,6 +101,10 @@ def label_files(
     out: str | os.PathLike,
     format: str = "coco",
     score: float = 0.5,
+    *,
+    levels: tuple[float, float] | None = None,
+    alpha: Alpha | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Labeled:
     """Write the detections above ``score`` as labels, in a form that can be trained on; print one line.
 
@@ -97,6 +118,7 @@ def label_files(
         out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
         format: ``coco``, ``yolo`` or ``voc``; see ``ssod.inference.label_writers``.
         score: keep boxes above this score, 0..1.
+        levels, alpha, max_pixels: as in ``predict_files``.
 
     Returns:
         What was written.
@@ -108,10 +130,10 @@ def label_files(
     check_score(score)
     found = find_images(images)
     target = writers.prepare(format, Path(out), images, found)
-    model = load(weights, pick_device("auto"))
+    model = _model(weights, found, levels, alpha)
     bad: list[SsodError] = []
     with writers.staged(target) as stage:
-        data, scores, doubts = _look_for_labels(model, found, score, bad)
+        data, scores, doubts = _look_for_labels(model, found, score, bad, max_pixels)
         writers.write(format, stage, data, scores, doubts)
     message = (
         f"{writers.summary(data)} above {score:g}{_unreadable(bad)}; to look at first: {review_queue.place(target)}"
@@ -121,12 +143,12 @@ def label_files(
 
 
 def _look_for_labels(
-    model: Model, found: Images, score: float, bad: list[SsodError]
+    model: Model, found: Images, score: float, bad: list[SsodError], max_pixels: int
 ) -> tuple[Labeled, np.ndarray, list[review_queue.Doubt]]:
     """Return the detections above ``score`` as labels, their scores [A], and how unsure those of each image are."""
-    ids = _image_ids(found.paths)
+    ids = range(1, len(found) + 1)  # the file that is written lists the images beside them
     kept, sizes, parts, doubts = [], [], [], []
-    for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad):
+    for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad, max_pixels):
         doubts.append(review_queue.doubt(found.paths[i], detected.scores.numpy(), score))
         detected = detected[detected.scores > score]
         side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
@@ -145,12 +167,35 @@ def _look_for_labels(
     return data, torch.cat([t.scores for t in parts]).numpy(), doubts
 
 
+def _model(weights: str | os.PathLike, found: Images, levels: tuple[float, float] | None, alpha: str | None) -> Model:
+    """Load a model that reads the images that were found as it was taught to, or as somebody says; say how that is.
+
+    Raises:
+        SsodError: code 3, pixels of more than 8 bits, or an alpha channel, whose meaning nobody told.
+    """
+    if levels is not None and not levels[0] < levels[1]:
+        problem = f"{levels[0]:g} is not below {levels[1]:g}"
+        raise SsodError("command line", "--levels", problem, "give the value that is black, then that of white")
+    if alpha not in (None, "blend", "ignore"):
+        raise SsodError("command line", "--alpha", f"'{alpha}' is unknown", "use blend or ignore")
+    model = load(weights, pick_device("auto"))
+    model.pixels = Pixels(levels or model.pixels.levels, alpha or model.pixels.alpha)
+    ctx = Context(section="data" if levels else "images", rules=Rules(pixels=model.pixels, allow_symlinks=True))
+    check_pixels({"images": census(found, ctx)}, {"images": found.root}, model.pixels, ctx)
+    ctx.findings.raise_first()
+    for line in ctx.findings.lines():
+        print(line)
+    return model
+
+
 def find_images(images: str | os.PathLike) -> Images:
-    """Return the images that a command's argument names: one file, a folder, a glob or a .txt list.
+    """Return the images that a command's argument names: one file, a folder, a glob, a .txt list or a COCO JSON.
 
     Prints which files are left out because their names are never opened, and which lines are repeated.
     """
     path = Path(images)
+    if result_ids.is_coco(path):
+        return result_ids.images_of(path)
     if path.is_file() and path.suffix.lower() != ".txt":
         return Images(str(path.parent), [path.name], [path.name])
     ctx = Context(section="images")
@@ -161,20 +206,20 @@ def find_images(images: str | os.PathLike) -> Images:
 
 
 def look_through(
-    model: Model, images: Images, score: float | None, bad: list[SsodError]
+    model: Model, images: Images, score: float | None, bad: list[SsodError], max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[int, Image.Image, Detected]]:
     """Yield (number, picture, detections) of every readable image, in order; reading goes on while the device works.
 
     Unreadable files among many are noted in ``bad``; when they are as many as training would not bear, or the only
     one, the first is raised. Links may lead out of the folder: it was named on the command line.
     """
-    read = Reader(allow_symlinks=True)
+    read = Reader(max_pixels, allow_symlinks=True, pixels=model.pixels)
 
     def prepare(i: int) -> tuple[Image.Image, Sample] | SsodError:
         try:
             picture = read(images, i)
         except SsodError as error:
-            return error
+            return _as_options(error)
         return picture, model.view(picture)
 
     chunks = [range(i, min(i + BATCH, len(images))) for i in range(0, len(images), BATCH)]
@@ -191,6 +236,13 @@ def look_through(
             yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
 
 
+def _as_options(error: SsodError) -> SsodError:
+    """Return an error about an image with the options of a command in the place of a config's keys."""
+    fix = error.fix.replace("data.levels=[low,high]", "--levels LOW HIGH")
+    fix = fix.replace("data.max_pixels=", "--max-pixels ")
+    return SsodError(error.file, error.field, error.problem, fix, code=error.code)
+
+
 def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
     problem = f"{len(bad)} of {n} images cannot be read; this one: {bad[0].problem}"
     return SsodError(bad[0].file, bad[0].field, problem, "remove or replace them", code=bad[0].code)
@@ -199,16 +251,6 @@ def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
 def _progress(items: list[Any]) -> Iterator[Any]:
     console = Console(stderr=True)
     yield from track(items, "images", console=console, transient=True, disable=not console.is_terminal)
-
-
-def _image_ids(paths: Sequence[str]) -> list[int]:
-    """Return COCO image ids; see ``predict_files``."""
-    stems = [Path(path).stem for path in paths]
-    if all(stem.isascii() and stem.isdecimal() for stem in stems):
-        numbers = list(map(int, stems))
-        if len(set(numbers)) == len(numbers) and max(numbers) < 1 << 63:  # what COCO readers take
-            return numbers
-    return list(range(1, len(paths) + 1))
 
 
 def _picture_name(path: str) -> str:
@@ -220,7 +262,7 @@ def _save(picture: Image.Image, target: Path) -> None:
     picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
 
 
-def _rows(found: Detected, image: int, path: str, classes: Classes) -> list[dict[str, Any]]:
+def _rows(found: Detected, image: int | str, path: str, classes: Classes) -> list[dict[str, Any]]:
     """Return COCO results of one image."""
     sides = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
     return [

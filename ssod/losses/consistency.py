@@ -21,7 +21,7 @@ from ssod.losses.elements import upcast
 from ssod.losses.sigmoid import PART
 from ssod.structures import Predictions
 from ssod.structures.boxes import IdentityCoder
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 from ssod.utils.given import given
 
 Normalizer = Literal["rows", "foreground"]
@@ -149,7 +149,7 @@ def distill(
             least 1: of 20 000 dense rows a few dozen mean an object, and an average over all of them is nearly 0.
     """
     weight = t.foreground() if normalizer == "foreground" else torch.ones_like(t.probs[:, 0])
-    total = mean_over_ranks(weight.sum()).clamp(min=1)
+    total = mean_count(weight.sum())
     losses = {"cls": distance(p, t).sum() / total, "box": (l2(p, t, squared) * weight).sum() / total}
     if p.quality is not None:
         losses["quality"] = (quality_kl(p, t) * weight).sum() / total

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,12 +17,13 @@ from ssod.losses.weighting.context import Context, Reweight, Side
 from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.supervised import Losses, Supervised, count_per_image
-from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
+from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown, worth_keeping
 from ssod.pseudo_labels.background_damping import damping
 from ssod.pseudo_labels.label_mass import harden_labels
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 from ssod.structures.ragged import select
 from ssod.transforms.mix import Mixer
+from ssod.utils import collective
 from ssod.utils.errors import SsodError
 
 __all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Method", "count_per_image"]
@@ -50,21 +52,18 @@ class Method(Supervised):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Learn from the labels, then from what the teacher says; see ``Supervised.forward``."""
-        cfg = self.cfg
+        cfg, teacher, tasks = self.cfg, None, []
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.truth())}
+        # The student comes last: where parts of a step wait for each other's labels, it need not look twice.
+        if step >= cfg.burn_in:
+            with torch.no_grad():
+                teacher = self.ask(batch.weak, step)
+                pseudo = self.pseudo_labels(teacher, batch)
+            self.count(pseudo)
+            if step >= cfg.unsup_start:  # before, labels are only made: what they teach the thresholds is kept
+                tasks = [self.task(name, batch, step, pseudo) for name in cfg.student_views]
         losses = self.scale("sup", self.learn(self.look_at_labeled(batch, step)), self.sup_weight(step))
-        if step < cfg.burn_in:
-            return losses
-        with torch.no_grad():
-            teacher = self.labeler(step).predict(batch.weak)
-            pseudo = self.pseudo_labels(teacher, batch)
-        self.count(pseudo)
-        if step < cfg.unsup_start:  # labels are only made: what they teach the thresholds is kept
-            return losses
-        for name in cfg.student_views:
-            view, mine = batch.views[name], pseudo and pseudo.move(batch.weak, batch.views[name])
-            self.count(mine)  # before it is mixed, which may add labelled boxes
-            weight = self.unsup_weight(step, mine)
+        for view, mine, weight in tasks:
             view, mine = self.mix(view, mine, batch.labeled)
             ctx = self.look("unsup", batch, step, view, mine, teacher)
             unsup = self.distill(ctx) if cfg.taught_by == "distances" else self.learn(ctx)
@@ -127,6 +126,19 @@ class Method(Supervised):
         """Apply the method's own reweighting of unlabelled images before what the config names."""
         own = super().reweightings(side)
         return own if side == "sup" else (ignore_unknown, self.reweight, *own)
+
+    def ask(self, view: View, step: int) -> Output:
+        """Let who labels at ``step`` look at a view; once in a step, also where its parts run twice."""
+        look = partial(self.labeler(step).predict, view)
+        return collective.once(look, partial(worth_keeping, again=look, maps=self.cfg.asks_maps))
+
+    def task(
+        self, name: str, batch: Batch, step: int, pseudo: Pseudo | None
+    ) -> tuple[View, Pseudo | None, float | Tensor]:
+        """Return one of the student's views, the labels in its pixels, and how much its losses weigh."""
+        view, mine = batch.views[name], pseudo and pseudo.move(batch.weak, batch.views[name])
+        self.count(mine)  # before it is mixed, which may add labelled boxes
+        return view, mine, self.unsup_weight(step, mine)
 
     def pseudo_labels(self, teacher: Output, batch: Batch) -> Pseudo | None:
         """Return the boxes that this method learns from; None where maps teach, for which the views are tested."""

@@ -192,9 +192,9 @@ class Config(Common):
         if self.needs_maps:
             problem = f"a file has boxes alone, and '{self.name}' asks its teacher for more than boxes"
             raise refusal(self, ("teacher",), f"{problem}; {fix}")
-        asks = {spec.name for spec in self.loss.unsup.weighting} & NEED_MAPS if self.loss is not None else set()
-        if asks:
-            problem = f"a file has boxes alone, and the weighting '{min(asks)}' asks the teacher for more than boxes"
+        asking = self.weightings_of_maps
+        if asking:
+            problem = f"a file has boxes alone, and the weighting '{min(asking)}' asks the teacher for more than boxes"
             raise refusal(self, ("teacher",), f"{problem}; {fix}")
         if self.teacher.until is not None and self.teacher.until <= self.burn_in:
             problem = f"no label is made before burn-in ends at step {self.burn_in}"
@@ -205,6 +205,16 @@ class Config(Common):
     def needs_maps(self) -> bool:
         """Whether the teacher is asked for more than detections: its maps, or what it sees in any box."""
         return self.taught_by != "boxes"
+
+    @property
+    def weightings_of_maps(self) -> set[str]:
+        """Those of the config's weightings of unlabelled rows that ask the teacher for more than detections."""
+        return set() if self.loss is None else {spec.name for spec in self.loss.unsup.weighting} & NEED_MAPS
+
+    @property
+    def asks_maps(self) -> bool:
+        """Whether the method, or a weighting, asks the teacher for more than detections."""
+        return self.needs_maps or bool(self.weightings_of_maps)
 
     @property
     def unsup_start(self) -> int:

@@ -1,16 +1,17 @@
 """Dense Teacher: the teacher's map, its surest rows alone, is what the student's rows are asked for. (arXiv:2207.02541)
 
 No suppression, no threshold, no box (Sec. 3.2 and 3.3). Both views have their pixels in the same places. Rows are
-ranked by the teacher's best class probability, over all levels and images of a process, padding included; the first
+ranked by the teacher's best class probability, over all levels and images of a step, padding included; the first
 `ratio` of them, and one at least, are asked for all of the teacher's class probabilities, its box and its quality, all
 others for background. Classes learn by quality focal loss, ``|t - p|^2 BCE(p, t)``, divided by the sum of the best
 probabilities of the chosen rows; boxes by the detector's box loss (published: GIoU) and quality by BCE, both averaged
 over the chosen rows. Losses on unlabelled images rise from 0 over `ramp` steps, as many as burn-in has; the teacher is
 a copy until `ema.start`.
 
-As released: classes count 4 times (3 with 1 % of COCO, 2 on all of it), and the sums are each process's own. What is
-not as released: batch-norm statistics of the teacher are the student's, not their average (they are frozen there); and
-fewer than 100 rows still have one that is chosen (there 0 / 0).
+As released: classes count 4 times (3 with 1 % of COCO, 2 on all of it). What is not as released: rows are chosen, and
+sums taken, over the images of all processes (there each by its own); batch-norm statistics of the teacher are the
+student's, not their average (they are frozen there); and fewer than 100 rows still have one that is chosen (there
+0 / 0).
 
 Published on FCOS whose quality branch predicts IoU (`detector.quality: iou`). On RetinaNet the rule is ours, for its
 anchors. It needs a dense map; a detector with proposals is refused.
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, field_validator
 
 from ssod.losses.build import LossSpec
@@ -30,6 +32,7 @@ from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, LossName
 from ssod.methods.config import Teaching
 from ssod.structures import Assigned, Assignment, Detector, Predictions
+from ssod.utils import collective
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Duration
 
@@ -90,19 +93,28 @@ class DenseTeacher(base.Method):
 
 @torch.no_grad()
 def teach(t: Predictions, ratio: float) -> Assignment:
-    """Ask the surest share ``ratio`` of R rows for what the teacher says of them, and the others for background."""
+    """Ask the surest share ``ratio`` of rows for what the teacher says of them, and the others for background.
+
+    The share is of all rows that there are on all ranks, of which R are here. Each rank offers as many of its own as
+    are chosen in all, of which ranks with canvases of one size cannot hold more.
+    """
     probs = t.probs()
     best = probs.amax(1)
-    chosen = best.topk(max(1, int(ratio * len(best)))).indices
-    selected = torch.full((), float(len(chosen)), device=best.device)
-    weight = torch.zeros_like(best).index_fill(0, chosen, 1.0)
+    shares = collective.shares()
+    most = max(1, int(ratio * len(best) * shares))
+    own, rows = best.topk(min(most, len(best)))
+    # Nothing that is exchanged later depends on it, so that parts of a step need not wait for each other here.
+    offered = collective.all_gather_rows(F.pad(own, (0, most - len(own)), value=-1.0), decides=False)
+    chosen = offered.topk(max(1, len(offered) // shares)).values
+    weight = torch.zeros_like(best).scatter(0, rows, (own >= chosen[-1]).to(best))
+    selected = torch.full((), len(chosen) / shares, device=best.device)
     return Assignment(
         cls=probs * weight[:, None],
         cls_weight=torch.ones_like(best),
         box=t.boxes(),
         box_weight=weight,
         quality=None if t.quality is None else t.quality.float().sigmoid(),
-        normalizer={"cls": best[chosen].sum(), "box": selected, "quality": selected},
+        normalizer={"cls": chosen.sum() / shares, "box": selected, "quality": selected},
     )
 
 

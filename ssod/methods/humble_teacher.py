@@ -96,7 +96,7 @@ class HumbleTeacher(base.Method):
     @torch.no_grad()
     def mirrored(self, batch: Batch, step: int) -> Output | None:
         """Let the teacher see the mirror image of the weak view; None without an ensemble."""
-        return self.labeler(step).predict(batch.weak.flipped()) if self.cfg.ensemble else None
+        return self.ask(batch.weak.flipped(), step) if self.cfg.ensemble else None
 
     def soften(self, soft: SoftTargets) -> SoftTargets:
         """Keep soft targets as they are, or make them certain, as the config says."""

@@ -81,7 +81,7 @@ class InstantTeachingRectify(InstantTeaching):
         if step < self.cfg.burn_in:
             return losses
         with torch.no_grad():
-            mine, theirs = self.teacher.predict(batch.weak), self.peer.teacher.predict(batch.weak)
+            mine, theirs = self.ask(batch.weak, step), self.peer.ask(batch.weak, step)
             for_me, for_peer = self.rectify(mine, theirs)
         own = learn(self, for_me, mine, batch, step, batch.strong)
         other = learn(self.peer, for_peer, theirs, batch, step, batch.views.get("strong2", batch.strong))

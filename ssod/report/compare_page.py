@@ -16,6 +16,7 @@ from ssod.report import charts
 from ssod.report.axes import COLORS
 from ssod.report.charts import Series
 from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
+from ssod.utils.printing import percent
 
 METHOD = (
     "The gain is AP of a method minus AP of its supervised baseline, which learnt from the same labels; the mean over "
@@ -51,7 +52,7 @@ def _runs(rows: Sequence[Row]) -> Markup:
     cells = []
     for row in rows:
         for run, state in row.members:
-            ap = f"{100 * run.ap():.1f}" if run.evals and run.ap() is not None else "-"
+            ap = percent(run.ap() if run.evals else None)
             cells.append([str(run.path), row.name, run.fold, str(run.seed), run.hash[:12], state, ap])
     return sheet("every run, AP of its last evaluation", columns, cells, texts=6)
 

@@ -65,7 +65,7 @@ def trained_method(run: Run, cfg: Config, data: DataSets) -> tuple[Method, int]:
         state, card = model_file.read(best)
         path, step, learnt = best, card["step"], card["classes"]["names"]
     if list(learnt) != list(classes):
-        fix = "set data.* to what the run was trained on"
+        fix = "pictures need the data that the run was trained on"
         raise SsodError(run.path / "config.yaml", "data", _differences(learnt, classes), fix, code=Exit.DATA)
     method = root.build_method(cfg, data, pretrained=False)
     module = method if path == last else method.teacher.model

@@ -23,6 +23,7 @@ from ssod.report.json_files import saved
 from ssod.report.page import Section, alarms, grid, page, sheet, text
 from ssod.report.pictures import pictures
 from ssod.utils import atomic
+from ssod.utils.printing import percent
 
 
 def report(run: Path | str, *, out: Path | str | None = None, baseline: Path | str | None = None) -> Path:
@@ -55,8 +56,8 @@ def report(run: Path | str, *, out: Path | str | None = None, baseline: Path | s
 
 def run_page(run: Run, baseline: Run | None) -> str:
     """Return the page."""
-    percent = "" if run.percent is None else f", {run.percent:g} % of the labels"
-    title = f"{run.method}, {run.detector}{percent}"
+    labels = "" if run.percent is None else f", {run.percent:g} % of the labels"
+    title = f"{run.method}, {run.detector}{labels}"
     subtitle = f"{run.path} · split {run.hash[:12]}, fold {run.fold}, seed {run.seed} · {run.state}"
     messages = [f"step {row['step']}: {row['text']}" for row in run.alarms]
     sections = [
@@ -85,8 +86,8 @@ def summary(run: Run, baseline: Run | None) -> Section:
         )
     labeled, unlabeled = seen(run, run.last["step"])
     rows = [
-        ["AP, last step", _percent(metric(run.last))],
-        ["AP50, AP75", ", ".join(_percent(metric(run.last, name)) for name in ("AP50", "AP75"))],
+        ["AP, last step", percent(metric(run.last))],
+        ["AP50, AP75", ", ".join(percent(metric(run.last, name)) for name in ("AP50", "AP75"))],
         ["best AP (chosen on val)", _best(run)],
         ["scores above", "-" if run.score is None else f"{run.score:g}"],
         ["labelled images seen", _seen(labeled, run.split.get("labeled"))],
@@ -131,15 +132,11 @@ def metric(row: dict[str, Any] | None, name: str = "AP") -> float | None:
     return None if row is None else row.get(f"teacher/{name}")
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _best(run: Run) -> str:
     """Return the highest AP of all evaluations and its step."""
     found = [row for row in run.evals if metric(row) is not None]
     best = max(found, key=metric, default=None)
-    return "-" if best is None else f"{_percent(metric(best))} at step {best['step']}"
+    return "-" if best is None else f"{percent(metric(best))} at step {best['step']}"
 
 
 def _seen(count: int, size: int | None) -> str:

@@ -3,8 +3,8 @@
 Partners. Unlabelled image ``i`` of n meets labelled image ``i * m // n`` of m: the same pair whatever the number of
 ranks, and with as many labelled images as unlabelled ones each labelled image once, as in the released code, which has
 one of each on a GPU. Who is in a batch is drawn for both kinds apart; there it is not (``methods/instant_teaching``).
-The second and third partner of a mosaic of 4 are the next two of the labelled images that one process has in one
-micro-batch, and after the last of these the first: they do depend on the number of ranks and of micro-batches.
+The second and third partner of a mosaic of 4 are the next two labelled images of the process's micro-batch, and after
+its last one the first: they depend on the number of ranks times that of micro-batches, not on either alone.
 
 Pixels. The released code mixes normalised, padded tensors, in which padding is 0. Here pixels in 0..1 are mixed and
 padding has the normalisation's mean colour, which normalises to 0: normalising is affine, so both give the same
@@ -45,7 +45,7 @@ class MixConfig(Section):
     "The share of the unlabelled image in a mixup is drawn from Beta(alpha, alpha); 1 = uniform."
     tiles: Literal[2, 4] = 2
     """Images of a mosaic: 2 halves as released, or 4 tiles around a point, three of them labelled. Which two join the
-    first labelled one of 4 depends on the number of processes and on `train.accumulate`; 2 do not."""
+    first labelled one of 4 depends on the number of processes times `train.accumulate`; 2 do not."""
 
     @model_validator(mode="after")
     def _is_a_distribution(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -111,13 +111,17 @@ def average_statistics(model: nn.Module) -> None:
 
     Without it every rank would have a teacher of its own, and measure its share of an evaluation with that one.
     """
+    own = live_statistics(model) if collective.active() else []
+    if own:
+        mean = collective.mean_over_ranks(torch.cat(own))
+        torch._foreach_copy_(own, list(mean.split([len(buffer) for buffer in own])))
+
+
+def live_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the running means and variances that a forward pass of ``model`` moves."""
     live = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    if not collective.active() or not live:
-        return
     both = [buffer for module in live for buffer in (module.running_mean, module.running_var)]
-    own = [buffer for buffer in both if buffer is not None]
-    mean = collective.mean_over_ranks(torch.cat(own))
-    torch._foreach_copy_(own, list(mean.split([len(buffer) for buffer in own])))
+    return [buffer for buffer in both if buffer is not None]
 
 
 @contextmanager

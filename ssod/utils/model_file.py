@@ -28,7 +28,8 @@ def save(path: Path | str, state: dict[str, Tensor], card: Card) -> None:
         path: the file, ``*.safetensors``.
         state: the detector's ``state_dict``; tensors of any device.
         card: plain values. ``detector`` (its config section), ``classes`` (``names``, ``ids``), ``val_view`` (the
-            views pipeline of evaluation), ``method``, ``metrics``, ``split_hash``, ``version``, ``step``.
+            views pipeline of evaluation), ``pixels`` (``levels`` and ``alpha``, how images were read), ``method``,
+            ``metrics``, ``split_hash``, ``version``, ``step``.
 
     Raises:
         SsodError: code 5 when a weight is not finite, code 6 when the disk refuses.

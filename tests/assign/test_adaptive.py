@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssod.assign import adaptive
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig, class_cost, distance_cost, overlaps, strictly_inside
 from ssod.assign.build import pick_assigner
 from ssod.assign.quality import with_centerness
 from ssod.losses.sigmoid import focal_elements
 from ssod.structures import Predictions, Targets
 from ssod.structures.boxes import IdentityCoder
+from tests.parts import together
 from tests.paths import golden_path
 
 GOLDEN = np.load(golden_path("consistent_teacher_assigner.npz"), allow_pickle=False)
@@ -248,17 +249,17 @@ def test_half_precision_predictions_give_the_same_assignment() -> None:
     assert a.box_weight.dtype == a.normalizer["cls"].dtype == torch.float32
 
 
-def test_ranks_share_one_normalizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each rank divides by the mean of the ranks' sums, also the rank that has no box."""
-    sums: list[Tensor] = []
-    monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sums.append(value) or value)
-    parts = [[truth()], [Targets.empty(BOXES)]]
-    for targets in parts:
-        AdaptiveAssigner()(head(), targets)
-    assert sums[0] > 2
-    assert sums[1] == 0
-    monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sum(sums) / 2)
-    assert [float(AdaptiveAssigner()(head(), t).normalizer["cls"]) for t in parts] == [float(sum(sums) / 2)] * 2
+def test_ranks_share_one_normalizer() -> None:
+    """Each rank divides by the mean of the ranks' sums, also the rank that has no box; their sum is at least 1."""
+
+    def normalizers(*targets: Targets) -> list[float]:
+        assigned, _ = together([partial(AdaptiveAssigner(), head(), [t]) for t in targets])
+        return [float(a.normalizer["cls"]) for a in assigned]
+
+    alone = AdaptiveAssigner()(head(), [truth()]).normalizer["cls"]
+    assert alone > 2
+    assert normalizers(truth(), Targets.empty(BOXES)) == [float(alone) / 2] * 2
+    assert normalizers(*[Targets.empty(BOXES)] * 4) == [0.25] * 4
 
 
 def test_options_do_what_they_say() -> None:

@@ -22,7 +22,8 @@ def write_coco(root: Path) -> None:
         for i in range(IMAGES)
     )
     annotations = ",".join(
-        f'{{"segmentation":[[{MASK}]],"area":{100 + i % 9000}.5,"iscrowd":{int(i % 86 == 0)},'
+        f'{{"segmentation":[[{MASK}]],'
+        f'"area":{(20 + i % 91) * (20 + i % 77) * (5 + i % 5) / 10},"iscrowd":{int(i % 86 == 0)},'
         f'"image_id":{i * 7919 % IMAGES * 5 % 581_929},'
         f'"bbox":[{i % 300}.25,{i % 200}.5,{20 + i % 91}.75,{20 + i % 77}.5],'
         f'"category_id":{1 + i % CLASSES},"id":{i + 1}}}'

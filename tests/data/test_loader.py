@@ -137,14 +137,16 @@ def rows(view: View, keep) -> list:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_rank_slices_are_the_whole_batch(tmp_path, accumulate):
-    kw = {"accumulate": accumulate, "steps": 4, "unlabeled_from": 0}
+def test_a_micro_batch_of_a_rank_is_what_a_rank_of_its_own_would_see(tmp_path, accumulate):
+    """Part j of rank r is number r * accumulate + j of the parts of the whole batch."""
+    kw = {"steps": 4, "unlabeled_from": 0}
     whole = list(batches(tmp_path, **kw))
-    assert len(whole) == 4 * accumulate
-    ranks = [list(batches(tmp_path, rank=r, world=2, **kw)) for r in range(2)]
-    for k, batch in enumerate(whole):
+    assert len(whole) == 4
+    ranks = [list(batches(tmp_path, rank=r, world=2, accumulate=accumulate, **kw)) for r in range(2)]
+    for step, batch in enumerate(whole):
+        parts = [part for r in ranks for part in r[step * accumulate : (step + 1) * accumulate]]
         for pick in (lambda b: b.labeled, lambda b: b.weak, lambda b: b.strong):
-            joined = [row for r in ranks for row in rows(pick(r[k]), lambda i: True)]
+            joined = [row for part in parts for row in rows(pick(part), lambda i: True)]
             assert joined == rows(pick(batch), lambda i: True)
 
 

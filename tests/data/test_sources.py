@@ -14,7 +14,6 @@ from PIL.PngImagePlugin import PngImageFile
 from pycocotools.coco import COCO
 from pydantic import TypeAdapter, ValidationError
 
-from ssod.commands.check import check
 from ssod.data.datasets import DataConfig, load
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.findings import Context, Findings
@@ -108,7 +107,7 @@ def test_boxes_are_clipped_and_empty_ones_dropped_with_their_columns(tmp_path: P
     nano = Nano(tmp_path)
     rows = nano.train["annotations"]
     rows[0]["bbox"], rows[0]["category_id"] = [5, 5, 0, 9], 3
-    rows[1]["bbox"], rows[1]["category_id"] = [-2, 30, 10, 30], 2
+    rows[1]["bbox"], rows[1]["category_id"] = [-2, 30, 10, 20], 2
     nano.config()
     target = read(tmp_path, **COCO_SOURCE).targets(0)
     assert target.boxes.tolist() == [[0, 30, 8, HEIGHT]]
@@ -122,6 +121,8 @@ def test_boxes_are_clipped_and_empty_ones_dropped_with_their_columns(tmp_path: P
         ("xywh", [16, 12, 32, 24]),
         ("xywh_norm", [0.25, 0.25, 0.5, 0.5]),
         ("xyxy_norm", [0.25, 0.25, 0.75, 0.75]),
+        ("cxcywh", [32, 24, 32, 24]),
+        ("cxcywh_norm", [0.5, 0.5, 0.5, 0.5]),
     ],
 )
 def test_every_box_format_means_the_same_box(box_format: str, box: list[float], tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_xyxy_that_is_xywh_is_noticed(tmp_path: Path) -> None:
     nano = Nano(tmp_path)
     nano.train["annotations"][2]["bbox"] = [40, 20, 10, 10]
     nano.config()
-    with pytest.raises(SsodError, match="set box_format=xywh"):
+    with pytest.raises(SsodError, match=r"set data\.box_format=xywh"):
         read(tmp_path, **COCO_SOURCE, box_format="xyxy")
 
 
@@ -281,9 +282,13 @@ def test_ignoring_exif_turns_boxes_and_sizes(stated: bool, tmp_path: Path) -> No
     assert data.labeled.targets(0).boxes[0].tolist() == [HEIGHT - 13, 10, HEIGHT - 5, 30]
     assert "D30" in [f.id for f in findings]
     if stated:
+        # The size is that of the upright image, and the box still of the stored pixels, as the key says.
         nano.train["images"][0].update(width=HEIGHT, height=WIDTH)
-        fixes = [f.fix for f in check(nano.config()).findings if f.level == "error"]
-        assert fixes == ["set data.exif=apply if boxes refer to the upright image"]
+        findings = Findings()
+        again = load(nano.config(), findings)
+        assert again.labeled.images.sizes[0].tolist() == [WIDTH, HEIGHT]
+        assert again.labeled.targets(0).boxes[0].tolist() == data.labeled.targets(0).boxes[0].tolist()
+        assert any("sizes of 1 images" in f.problem for f in findings)
 
 
 # ---- the section -------------------------------------------------------------------------------------------------

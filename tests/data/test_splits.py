@@ -193,7 +193,7 @@ def test_a_split_without_any_box_is_refused(tmp_path: Path) -> None:
     nano.section.update(split={"percent": 10, "fold": 1}, unlabeled=None)
     labeled = nano.train["images"][int(draw(10, 10, 1)[0])]["id"]
     nano.train["annotations"] = [row for row in nano.train["annotations"] if row["image_id"] != labeled]
-    with pytest.raises(SsodError, match="have no boxes; use another fold") as caught:
+    with pytest.raises(SsodError, match="have no object; use another fold") as caught:
         load(nano.config())
     assert caught.value.code == Exit.DATA
 

@@ -1,10 +1,11 @@
 """Adaptive assignment as a choice of every dense detector, from the config down to one step of `supervised`."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ssod.assign import adaptive
 from ssod.assign.quality import with_centerness
 from ssod.detectors.build import build
 from ssod.methods.registry import find
@@ -12,6 +13,7 @@ from ssod.structures import Batch, Targets, View
 from tests.detectors.reference import config, images, targets, view
 from tests.detectors.test_detectors import gradients
 from tests.detectors.test_fam3d import HEAD
+from tests.parts import together
 from tests.rows import losses_of
 
 HEADS = {
@@ -57,7 +59,7 @@ def test_what_is_asked_of_each_row(head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_ranks_together_are_one_process(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_together_are_one_process(head: str) -> None:
     """The mean over two ranks of their losses is the loss of the whole batch, though one rank has no box at all."""
     model = detector(head).eval()
     last = model.head.regression_head.bbox_reg  # boxes of a fair overlap
@@ -70,12 +72,8 @@ def test_ranks_together_are_one_process(head: str, monkeypatch: pytest.MonkeyPat
         part = View(*(getattr(whole, f)[rows] for f in ("images", "sizes", "matrix", "keys")))
         return losses_of(model, model.predict(part), [boxes[i] for i in rows])
 
-    expected, sums = share([0, 2, 1]), []
-    monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sums.append(value) or value)
-    for rows in parts:
-        share(rows)
-    assert sum(sums) > 2
-    monkeypatch.setattr(adaptive, "mean_over_ranks", lambda value: sum(sums) / 2)
-    ranks = [share(rows) for rows in parts]
+    expected = share([0, 2, 1])
+    ranks, means = together([partial(share, rows) for rows in parts])
+    assert means[0] > 1
     for key, loss in expected.items():
         torch.testing.assert_close((ranks[0][key] + ranks[1][key]) / 2, loss, rtol=1e-4, atol=1e-6)

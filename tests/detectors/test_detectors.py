@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssod.detectors import dense, rcnn
+from ssod.detectors import dense
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
 from ssod.structures.boxes import iou
 from tests.detectors.reference import NAMES, config, enliven, images, targets, view
+from tests.parts import together
 from tests.rows import losses_of
 from tests.waits import Waits
 
@@ -373,11 +374,12 @@ def test_state_dict_restores_the_detector(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ranks_together_are_one_process(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean over two ranks of their losses is the loss of the whole batch, though one rank has no box at all."""
+@pytest.mark.parametrize("empty", [False, True])
+def test_ranks_together_are_one_process(name: str, empty: bool) -> None:
+    """The mean over two ranks of their losses is the loss of the whole batch, though one rank has no box, or both."""
     model = detector(name).eval()
     whole = view([*images(), *images(seed=1)[:1]])
-    boxes = [*targets(), Targets.empty(torch.zeros(1))]
+    boxes = [Targets.empty(torch.zeros(1))] * 4 if empty else [*targets(), Targets.empty(torch.zeros(1))]
     order = [0, 2, 1, 3]  # the first rank has every box
 
     def share(rows: list[int]) -> dict[str, Tensor]:
@@ -385,19 +387,8 @@ def test_ranks_together_are_one_process(name: str, monkeypatch: pytest.MonkeyPat
         return losses_of(model, model.predict(part), [boxes[i] for i in rows])
 
     expected = share(order)
-    seen: list[list[Tensor]] = [[], []]
-    for rank in (0, 1):
-        for module in (dense, rcnn):
-            monkeypatch.setattr(module, "mean_over_ranks", lambda v, r=rank: seen[r].append(v) or v)
-        share(order[2 * rank : 2 * rank + 2])
-    means = [(a + b) / 2 for a, b in zip(*seen)]
-    total: dict[str, Tensor] = {}
-    for rank in (0, 1):
-        queue = iter(means)
-        for module in (dense, rcnn):
-            monkeypatch.setattr(module, "mean_over_ranks", lambda v, q=queue: next(q))
-        for key, loss in share(order[2 * rank : 2 * rank + 2]).items():
-            total[key] = total.get(key, 0) + loss / 2
+    losses, means = together([partial(share, order[:2]), partial(share, order[2:])])
+    total = {key: (losses[0][key] + losses[1][key]) / 2 for key in losses[0]}
     assert bool(means) == (name != "retinanet")  # which divides by the positives of each image alone
     for key, loss in expected.items():
         torch.testing.assert_close(total[key], loss, rtol=1e-4, atol=1e-6)
@@ -430,6 +421,16 @@ def test_losses_wait_for_the_device_as_often_whatever_the_batch(name: str) -> No
         with Waits() as waits:
             losses_of(model, model.predict(part), boxes[:n])
         assert waits.masks == (7 if name == "faster_rcnn" else 1)
+
+
+@pytest.mark.parametrize("head_norm", ["group", "none"])
+def test_every_box_of_a_new_fcos_has_an_area_and_a_slope(head_norm: str) -> None:
+    """Distances end in a ReLU. Where one starts at 0 or below, nothing moves it."""
+    model = detector("fcos", head_norm=head_norm)
+    p = model.predict(view(images())).stages["dense"]
+    torch.testing.assert_close(p.deltas, torch.ones_like(p.deltas), rtol=0, atol=0.5)
+    bias = model.head.regression_head.bbox_reg.bias
+    assert torch.autograd.grad(p.deltas.sum(), bias)[0].tolist() == [len(p)] * 4
 
 
 def test_describe_names_all() -> None:

@@ -66,7 +66,7 @@ def _open(path: str, ctx: Context, decode: bool) -> tuple[int, int, int]:
     """Return what ``read_header`` does, and raise whatever opening the image for training would."""
     height, width, turn = read_header(path)
     if decode or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
-        open_image(path, max_pixels=ctx.rules.max_pixels)
+        open_image(path, max_pixels=ctx.rules.max_pixels, pixels=ctx.rules.pixels)
     return height, width, turn
 
 
@@ -80,7 +80,7 @@ def _compare_size(
         return
     if says == stored:
         problem = f"says {says[1]}×{says[0]}, file is {upright[1]}×{upright[0]} (EXIF orientation {turn})"
-        fix = "set data.exif=ignore if boxes refer to the stored pixels"
+        fix = "set data.exif=ignore if boxes refer to the stored pixels; if not, leave width and height out"
         if ctx.rules.exif == "ignore":
             fix = "set data.exif=apply if boxes refer to the upright image"
     else:

@@ -42,7 +42,8 @@ class Visible:
         lost = np.flatnonzero(too_small(data, views))
         owner = np.searchsorted(data.starts, lost, side="right") - 1
         tell("L10", [data.images.paths[i] for i in owner[:1]], file, ctx, count=len(lost))
-        counts = np.diff(data.starts)
+        image = np.repeat(np.arange(len(data)), np.diff(data.starts))
+        counts = np.bincount(image[~data.crowd], minlength=len(data))  # a crowd is no object
         many = np.flatnonzero(counts > self.most)
         detail = f"{counts.max(initial=0)} in one; {self.most} are looked for"
         tell("L11", [data.images.paths[i] for i in many], file, ctx, detail)

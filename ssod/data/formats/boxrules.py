@@ -2,64 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ssod.data.formats.findings import Context
+from ssod.data.formats.frames import check_frames
 from ssod.data.formats.leftout import tell
+from ssod.data.formats.records import Images
 
 # Boxes that stick out by less than this many pixels are rounding, clipped without a word.
 ROUNDING = 0.01
 # Beyond this many pixels a number is no coordinate of any image.
 ABSURD = 1e7
 _ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)  # factors of a hash
-# Below this many boxes a majority says nothing about the file's format.
-ENOUGH = 4
-
-
-def check_format(
-    raw: np.ndarray, box_format: str, image: np.ndarray, sizes: np.ndarray, file: str, ctx: Context
-) -> bool:
-    """Return whether the boxes as a whole look like the stated format; record an error if not.
-
-    Args:
-        raw: [A, 4] float64 as the file has them.
-        box_format: ``xywh`` or ``xyxy``, in pixels.
-        image: [A] index into ``sizes``.
-        sizes: [N, 2] (height, width).
-        file: where they come from.
-        ctx: rules and findings.
-    """
-    if len(raw) == 0:
-        return True
-    fix = f"set {ctx.section}.box_format"
-    if (raw >= 0).all() and (raw <= 1).all() and sizes[image].max(initial=0) > 2:
-        ctx.findings.error("D26", file, "annotations[].bbox", "boxes look normalised to 0..1", f"{fix} or scale them")
-        return False
-    if box_format != "xywh" or len(raw) < ENOUGH:
-        return True
-    limit = sizes[image][:, ::-1]
-    out = (raw[:, :2] + raw[:, 2:] > limit + 1).any(1)
-    share = out.mean()
-    if share <= 0.5:
-        return True
-    corners = (raw[:, 2:] > raw[:, :2]).all(1) & (raw[:, 2:] <= limit + 1).all(1)
-    guess = "looks like xyxy, expected xywh" if corners.mean() > 0.9 else "wrong image sizes or box format"
-    problem = f"{share:.0%} of boxes exceed the image; {guess}"
-    ctx.findings.error("D25", file, "annotations[].bbox", problem, f"{fix} or the sizes")
-    return False
 
 
 def settle(
-    boxes: np.ndarray, image: np.ndarray, sizes: np.ndarray, place: Callable[[int], str], file: str, ctx: Context
+    boxes: np.ndarray, image: np.ndarray, images: Images, place: Callable[[int], str], file: str, ctx: Context
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clip boxes to their images and drop those without area; both are counted.
 
+    A box that leaves its image by more than ``data.max_clip`` is an error: it is read wrongly, or of another image.
+
     Args:
         boxes: [A, 4] float64 ``x1, y1, x2, y2`` with ``x1 <= x2`` and ``y1 <= y2``.
-        image: [A] index into ``sizes``.
-        sizes: [N, 2] (height, width).
+        image: [A] index into ``images``.
+        images: with their sizes.
         place: names box ``row`` in a message.
         file: where they come from.
         ctx: rules and findings; ``strict`` makes a box without area an error.
@@ -67,7 +37,9 @@ def settle(
     Returns:
         float32 [A, 4] clipped boxes, and bool [A] which of them to keep.
     """
-    limit = np.tile(sizes[image][:, ::-1], 2).astype(np.float64)
+    limit = np.tile(images.sizes[image][:, ::-1], 2).astype(np.float64)
+    if not check_frames(boxes, image, images, file, ctx):
+        ctx.findings.raise_first()  # every box would be wrong
     flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
     outside = (boxes[:, 2:] <= 0).any(1) | (boxes[:, :2] >= limit[:, :2]).any(1) | (np.abs(boxes) > ABSURD).any(1)
     outside &= ~flat | (np.abs(boxes) > ABSURD).any(1)
@@ -79,8 +51,10 @@ def settle(
     ctx.findings.rows("D28", file, np.flatnonzero(outside), describe)
     _report_flat(np.flatnonzero(flat & ~outside), place, file, ctx)
     clipped = boxes.clip(0, limit)
-    moved = np.abs(clipped - boxes).max(1, initial=0)
+    moved = np.abs(clipped - boxes)
     moved[outside | flat] = 0
+    moved[_refuse_far(moved, limit, place, file, ctx)] = 0
+    moved = moved.max(1, initial=0)
     count = int((moved > ROUNDING).sum())
     if count:
         first = place(int((moved > ROUNDING).argmax()))
@@ -88,6 +62,31 @@ def settle(
         ctx.findings.repaired("D27", file, ctx.section, problem, count=count)
     narrow = clipped.astype(np.float32)
     return narrow, ~(flat | outside) & (narrow[:, 2:] > narrow[:, :2]).all(1)
+
+
+def _refuse_far(
+    moved: np.ndarray, limit: np.ndarray, place: Callable[[int], str], file: str, ctx: Context
+) -> np.ndarray:
+    """Return the rows that clipping would move by more than the rules allow, after recording an error for each.
+
+    Args:
+        moved: [A, 4] pixels.
+        limit: [A, 4] width, height, width, height of its image.
+        place: names box ``row`` in a message.
+        file: where the boxes come from.
+        ctx: rules and findings.
+    """
+    share = (moved / limit.clip(min=1)).max(1, initial=0)
+
+    def describe(row: int) -> tuple[str, str, str]:
+        width, height = limit[row, :2].astype(int)
+        enough = math.ceil(10 * share.max()) / 10
+        fix = f"mend box or size, or set data.max_clip={enough:g} if boxes do reach beyond their images"
+        return place(row), f"leaves image {width}×{height} by {moved[row].max():.0f} px", fix
+
+    far = np.flatnonzero(share > ctx.rules.max_clip)
+    ctx.findings.rows("D27", file, far, describe)
+    return far
 
 
 def _report_flat(rows: np.ndarray, place: Callable[[int], str], file: str, ctx: Context) -> None:
@@ -102,19 +101,33 @@ def _report_flat(rows: np.ndarray, place: Callable[[int], str], file: str, ctx: 
         ctx.findings.repaired("D23", file, first, f"dropped {problem}, first {first}", count=len(rows))
 
 
-def check_counts(starts: np.ndarray, name: Callable[[int], str], file: str, ctx: Context) -> None:
-    """Record an error for images with too many boxes, and for a labelled set that has none at all."""
+def check_counts(
+    starts: np.ndarray, name: Callable[[int], str], file: str, ctx: Context, crowd: np.ndarray | None = None
+) -> None:
+    """Record an error for images with too many boxes, and for a labelled set that has no object at all.
+
+    Args:
+        starts: [N + 1], as in ``Labeled``.
+        name: names image ``row`` in a message.
+        file: where the boxes come from.
+        ctx: rules and findings.
+        crowd: [A] bool, which boxes are regions to ignore; None = none.
+    """
     counts = np.diff(starts)
     most = ctx.rules.max_boxes_per_image
 
     def describe(row: int) -> tuple[str, str, str]:
         problem = f"{counts[row]:,} boxes > max_boxes_per_image {most}"
-        return name(row), problem, "raise data.max_boxes_per_image or fix the file"
+        return name(row), problem, f"set data.max_boxes_per_image={counts.max()}, or fix the file"
 
     ctx.findings.rows("D42", file, np.flatnonzero(counts > most), describe)
     if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none
         problem = "no boxes at all; is this an unlabelled set?"
         ctx.findings.error("D35", file, ctx.section, problem, "give it as data.unlabeled")
+    elif crowd is not None and len(crowd) and crowd.all():
+        use = "measure on" if ctx.section == "data.val" else "learn from"
+        problem = f"no object to {use}: all {len(crowd)} boxes are crowds, regions that are ignored"
+        ctx.findings.error("D35", file, ctx.section, problem, 'write "iscrowd": 0 for what is an object')
 
 
 def report_twins(

@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from ssod.data.formats.boxrules import check_counts, check_format, report_twins, settle
+from ssod.data.formats.areas import areas
+from ssod.data.formats.boxrules import check_counts, report_twins, settle
 from ssod.data.formats.cocoimages import read_image_table, repeated
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, short
+from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
 from ssod.data.formats.jsonfile import kind, read_json
+from ssod.data.formats.readings import check_format, corners, in_pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 
 
 def read_coco(
-    ann: str, images: str, ctx: Context, *, box_format: str = "xywh", classes: Sequence[str] | None = None
+    ann: str, images: str, ctx: Context, *, box_format: str | None = None, classes: Sequence[str] | None = None
 ) -> Labeled:
     """Read annotated images.
 
@@ -31,7 +34,8 @@ def read_coco(
         ann: annotation file, relative to the data root or absolute.
         images: folder of the images, likewise.
         ctx: root, rules and findings.
-        box_format: ``xywh`` or ``xyxy`` in pixels, ``xywh_norm`` or ``xyxy_norm`` in shares of the image.
+        box_format: ``xywh``, ``xyxy`` or ``cxcywh`` in pixels, with ``_norm`` in shares of the image; None = ``xywh``,
+            unless the boxes speak against it.
         classes: the names in the order that labels are to have; None = ascending category id.
 
     Raises:
@@ -47,6 +51,8 @@ def read_coco(
     unknown = range(len(found)) if found.sizes is None else np.flatnonzero(~found.sizes.all(1)).tolist()
     found = fill_sizes(found, unknown, file, ctx)
     ctx.findings.raise_first()
+    if ctx.rules.exif == "ignore":
+        found = stored_sizes(found, file, ctx)
     return _annotations(tables["annotations"], found, Classes(*order), box_format, ctx)
 
 
@@ -121,7 +127,7 @@ def differences(here: str, mine: Sequence[str], there: str, theirs: Sequence[str
     return f"categories differ: {'; '.join(parts)}" if parts else ""
 
 
-def _annotations(table: Rows, images: Images, classes: Classes, box_format: str, ctx: Context) -> Labeled:
+def _annotations(table: Rows, images: Images, classes: Classes, box_format: str | None, ctx: Context) -> Labeled:
     file, findings = table.file, ctx.findings
     _check_ids(table)
     image = look_up(table, "image_id", np.array(images.ids, dtype=np.int64), "D20")
@@ -132,14 +138,15 @@ def _annotations(table: Rows, images: Images, classes: Classes, box_format: str,
     rows = np.flatnonzero(sound)
     raw, image, label, crowd = (column[rows] for column in (raw, image, label, crowd))
     boxes = _corners(raw, box_format, image, images.sizes, file, ctx)
-    positive = _positive(boxes, rows, box_format, table)
+    positive = _positive(boxes, rows, box_format, table, ctx.section)
     rows, boxes, image, label, crowd = (column[positive] for column in (rows, boxes, image, label, crowd))
-    boxes, keep = settle(boxes, image, images.sizes, lambda i: table.place(int(rows[i]), "bbox"), file, ctx)
-    area = _areas(table, boxes, rows)
+    whole = boxes
+    boxes, keep = settle(boxes, image, images, lambda i: table.place(int(rows[i]), "bbox"), file, ctx)
     keep = np.flatnonzero(keep)
     keep = keep[np.argsort(image[keep], kind="stable")]
+    area = areas(table, rows[keep], whole[keep], boxes[keep], ctx)
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
-    check_counts(starts, lambda i: f"images[{i}]", file, ctx)
+    check_counts(starts, lambda i: f"images[{i}]", file, ctx, crowd[keep])
     report_twins(image[keep], label[keep], boxes[keep], lambda i: table.place(int(rows[keep[i]]), "bbox"), file, ctx)
     _report_crowd_only(crowd[keep], image[keep], len(images), file, ctx)
     findings.raise_first()
@@ -151,7 +158,7 @@ def _annotations(table: Rows, images: Images, classes: Classes, box_format: str,
         crowd=crowd[keep],
         difficult=np.zeros(len(keep), dtype=bool),
         starts=starts,
-        area=area[keep],
+        area=area,
     )
 
 
@@ -188,39 +195,30 @@ def look_up(table: Rows, key: str, known: np.ndarray, id: str) -> np.ndarray:
 
 
 def _corners(
-    raw: np.ndarray, box_format: str, image: np.ndarray, sizes: np.ndarray, file: str, ctx: Context
+    raw: np.ndarray, box_format: str | None, image: np.ndarray, sizes: np.ndarray, file: str, ctx: Context
 ) -> np.ndarray:
     """Return float64 [A, 4] ``x1, y1, x2, y2`` in pixels."""
-    if box_format.endswith("_norm"):
-        raw = raw * np.tile(sizes[image][:, ::-1], 2)
-    elif not check_format(raw, box_format, image, sizes, file, ctx):
+    if not check_format(raw, box_format, image, sizes, file, ctx):
         ctx.findings.raise_first()  # every single box would be wrong
-    boxes = raw.copy()
-    if box_format.startswith("xywh"):
-        boxes[:, 2:] += raw[:, :2]
-    return boxes
+    read_as = box_format or "xywh"
+    return corners(in_pixels(raw, read_as, image, sizes), read_as.removesuffix("_norm"))
 
 
-def _positive(boxes: np.ndarray, rows: np.ndarray, box_format: str, table: Rows) -> np.ndarray:
+def _positive(boxes: np.ndarray, rows: np.ndarray, box_format: str | None, table: Rows, section: str) -> np.ndarray:
     """Return [A] bool; a box with a negative side is an error."""
     negative = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    other = "[x1,y1,x2,y2]? set box_format=xyxy" if box_format.startswith("xywh") else "[x,y,w,h]? set box_format=xywh"
+    plain = (box_format or "xywh").removesuffix("_norm")
+    other, name = ("[x,y,w,h]", "xywh") if plain == "xyxy" else ("[x1,y1,x2,y2]", "xyxy")
+    name += (box_format or "")[len(plain) :]
 
     def describe(i: int) -> tuple[str, str, str]:
         width, height = boxes[i, 2:] - boxes[i, :2]
         side = f"width {width:g}" if width < 0 else f"height {height:g}"
-        return table.place(int(rows[i]), "bbox"), f"{side}; is this {other}", "or remove the box"
+        problem = f"{side}; is this {other}? set {section}.box_format={name}"
+        return table.place(int(rows[i]), "bbox"), problem, "or remove the box"
 
     table.findings.rows("D24", table.file, np.flatnonzero(negative), describe)
     return ~negative
-
-
-def _areas(table: Rows, boxes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return float64 [A]: the file's ``area`` (of the mask; AP sorts boxes by size with it), else the box's."""
-    own = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(1)
-    numbers = (v if type(v) in (int, float) and 0 <= v < 1e15 else -1 for v in table.values("area"))
-    stated = np.fromiter(numbers, dtype=np.float64)[rows]
-    return np.where(stated >= 0, stated, own)
 
 
 def _report_crowd_only(crowd: np.ndarray, image: np.ndarray, images: int, file: str, ctx: Context) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
+from ssod.data.formats.image import AS_THEY_ARE, Pixels
 from ssod.utils.errors import Exit, SsodError
 
 Level = Literal["error", "repaired", "skipped", "warning"]
 
+LONGEST = 300  # characters of a line
 # How many findings of one kind are kept word by word; the rest are counted.
 KEPT = 20
 # Of how many places (see ``Findings``) a training run names each kind of finding.
@@ -57,9 +59,15 @@ class Finding:
         return SsodError(self.file, self.field, self.problem, self.fix, code=self.code)
 
     def line(self) -> str:
-        """Return one line of at most 300 characters: ``error[D14] file: field: problem; fix``."""
+        """Return one line: ``error[D14] file: field: problem; fix``.
+
+        Beyond 300 characters the problem is cut, and what is to be done about it stays.
+        """
         text = f"{self.level}[{self.id}] {self.error().line()}"
-        return text if len(text) <= 300 else text[:297] + "..."
+        if len(text) <= LONGEST:
+            return text
+        problem = self.problem[: max(len(self.problem) - (len(text) - LONGEST) - 3, 40)] + "..."
+        return f"{self.level}[{self.id}] {replace(self, problem=problem).error().line()}"
 
 
 class Findings:
@@ -176,6 +184,9 @@ class Rules:
     max_pixels: int = 89_000_000
     exif: Literal["apply", "ignore"] = "apply"
     allow_symlinks: bool = False
+    max_clip: float = 0.1
+    pixels: Pixels = AS_THEY_ARE
+    judge_boxes: bool = True  # False where only the number of boxes matters
 
 
 def default_root() -> str:

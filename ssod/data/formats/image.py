@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import stat
 import warnings
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -18,6 +20,7 @@ from ssod.utils.errors import Exit, SsodError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 89_000_000
 MIN_SIDE = 8
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # modes of grey pixels of more than 8 bits
 BACKGROUND = (255, 255, 255)
 _BOMB = 178_956_970  # twice Pillow's default limit: from here on Pillow itself refuses
 
@@ -33,7 +36,29 @@ _UPRIGHT = {
 }
 
 
-def open_image(path: str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image.Image:
+Alpha = Literal["blend", "ignore"]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How pixels are read that are more than 8-bit RGB.
+
+    Attributes:
+        levels: the values that become black and white in grey pixels of more than 8 bits; None = 0 and 65535, and no
+            pixel of 32 bits is read.
+        alpha: ``blend`` lays transparent pixels over white, ``ignore`` takes the colours alone; None = ``blend``.
+    """
+
+    levels: tuple[float, float] | None = None
+    alpha: Alpha | None = None
+
+
+AS_THEY_ARE = Pixels()
+
+
+def open_image(
+    path: str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE, pixels: Pixels = AS_THEY_ARE
+) -> Image.Image:
     """Read an image file.
 
     The first frame of an animation or a multi-page file is the image. EXIF orientation is applied, colour profiles
@@ -43,6 +68,7 @@ def open_image(path: str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_S
         path: the file.
         max_pixels: refuse larger images before decoding them.
         min_side: refuse images with a shorter side, in pixels.
+        pixels: see ``to_rgb``.
 
     Raises:
         SsodError: naming the file. Code 7 for too many pixels, a format outside ``FORMATS`` or what is no regular
@@ -71,9 +97,9 @@ def open_image(path: str, *, max_pixels: int = MAX_PIXELS, min_side: int = MIN_S
         except Exception as error:
             raise _undecodable(path, error) from None
         try:
-            return upright(to_rgb(image), orientation(image))
+            return upright(to_rgb(image, pixels), orientation(image))
         except ValueError as error:
-            raise _bad(path, str(error), "convert it to 8-bit RGB") from None
+            raise _bad(path, str(error), "set data.levels=[low,high], or convert it to 8-bit RGB") from None
 
 
 def orientation(image: Image.Image) -> int:
@@ -90,18 +116,22 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, pixels: Pixels = AS_THEY_ARE) -> Image.Image:
     """Convert any mode that image files come in to RGB.
 
-    Transparency is laid over white. 16-bit grey is divided by 257, so that 65535 is 255. CMYK is Pillow's plain
-    conversion, without a profile.
+    Transparency is laid over white, unless alpha is to be ignored; a palette's always is. 16-bit grey is divided by
+    257, so that 65535 is 255, or goes from black to white between the levels. CMYK is Pillow's plain conversion,
+    without a profile.
 
     Raises:
-        ValueError: 32-bit and floating-point pixels, whose scale no file states.
+        ValueError: 32-bit and floating-point pixels without levels, whose scale no file states, and such as are no
+            numbers.
     """
     mode = image.mode
     if mode == "RGB":
         return image
+    if mode in DEEP and pixels.levels is not None:
+        return _between(image, *pixels.levels)
     if mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint32) + 128) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
@@ -110,11 +140,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "LAB":
         srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    if mode in ("LA", "RGBA") and pixels.alpha == "ignore":
+        return image.convert(mode[:-1]).convert("RGB")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))
         return Image.alpha_composite(canvas, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _between(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Return grey pixels with ``low`` as black and ``high`` as white; what is beyond either is that."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(_no_scale(image))
+    grey = ((values - low) / (high - low) * 255).round().clip(0, 255)
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def _no_scale(image: Image.Image) -> str:
@@ -144,7 +185,7 @@ def _check_file(path: str) -> None:
 def _check_size(path: str, image: Image.Image, max_pixels: int, min_side: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise _too_large(path, f"{width}x{height}, {width * height / 1e6:.0f} Mpx", max_pixels)
+        raise _too_large(path, f"{width}x{height}, {width * height / 1e6:.0f} Mpx", max_pixels, width * height)
     if min(width, height) < min_side:
         raise _bad(path, f"{width}x{height} px, a side is below {min_side}", "remove the image")
 
@@ -169,9 +210,9 @@ def _unknown(path: str) -> SsodError:
     return _bad(path, f"format {kind} not in {{{', '.join(FORMATS)}}}; refused", "convert it", Exit.UNSAFE)
 
 
-def _too_large(path: str, size: str, max_pixels: int) -> SsodError:
+def _too_large(path: str, size: str, max_pixels: int, pixels: int = _BOMB) -> SsodError:
     problem = f"{size} > max_pixels {max_pixels / 1e6:.0f} M; refused"
-    return _bad(path, problem, "shrink the image or raise max_pixels", Exit.UNSAFE)
+    return _bad(path, problem, f"shrink or tile the image, or set data.max_pixels={pixels}", Exit.UNSAFE)
 
 
 def _bad(path: str, problem: str, fix: str, code: Exit = Exit.DATA) -> SsodError:

@@ -19,7 +19,7 @@ from ssod.utils.errors import Exit
 TOO_LONG = 1 << 63
 
 # COCO's masks are most of a file and no detector here reads them; they are dropped object by object while parsing,
-# which halves the memory. That is also why a malformed mask cannot do harm.
+# which halves the memory. Where the area beside a mask is odd the mask is kept, for its own.
 UNREAD = ("segmentation", "keypoints", "caption")
 
 
@@ -67,7 +67,7 @@ def read_text(path: str, ctx: Context, field: str) -> str:
 
 
 def read_json(path: str, ctx: Context, field: str) -> dict[str, Any]:
-    """Read a JSON object; masks and keypoints are left out.
+    """Read a JSON object; keypoints are left out, and masks unless the area beside them is odd.
 
     Raises:
         SsodError: no such file, empty, not JSON, cut off, nested too deep, a key twice, or not an object.
@@ -90,8 +90,11 @@ def read_any_json(path: str, ctx: Context, field: str) -> Any:
         row = dict(pairs)
         if len(row) != len(pairs):
             repeated.append((row, *_first_repeated(pairs)))
+        mask = row.get("segmentation") if _odd_area(row) else None
         for key in UNREAD:
             row.pop(key, None)
+        if mask is not None:
+            row["segmentation"] = mask
         return row
 
     top = _parse(text, build, path, ctx, field)
@@ -105,6 +108,20 @@ def read_any_json(path: str, ctx: Context, field: str) -> Any:
         )
     ctx.findings.raise_first()
     return top
+
+
+def _odd_area(row: dict[str, Any]) -> bool:
+    """Return whether an annotation states an area that its box hardly has: its mask may tell a better one."""
+    area, box = row.get("area"), row.get("bbox")
+    try:
+        return not max(box[2], box[3], 2) / 2 <= area <= 1.1 * (box[2] + 1) * (box[3] + 1)
+    except (
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+    ):  # no annotation, or one that is told when its numbers are read
+        return False
 
 
 def _parse(text: str, build: Any, path: str, ctx: Context, field: str) -> Any:

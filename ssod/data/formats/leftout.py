@@ -37,7 +37,9 @@ LEFT_OUT: dict[str, Left] = {
     "L08": Left("skipped", "images without an object", "in neither part of an index file's split"),
     "L09": Left("skipped", "boxes of images outside the unlabelled set", "give the file of these images"),
     "L10": Left("warning", "boxes of at most a pixel once their images are resized", "raise the size in views"),
-    "L11": Left("warning", "images with more objects than are looked for", "detections after these never count"),
+    "L11": Left(
+        "warning", "images with more objects than are looked for", "raise detector.decode.detections: AP counts as many"
+    ),
     "L12": Left("warning", "boxes that repeat another of their class", "remove all but one of each"),
     "L13": Left("warning", "<filename>s that name no image", "images are found by their annotations' names; mend them"),
     "L14": Left(

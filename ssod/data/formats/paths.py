@@ -101,7 +101,7 @@ def safe_join(root: str, name: str, *, allow_symlinks: bool = False) -> str:
     path = os.path.join(root, name)
     if not allow_symlinks and not _inside(root, path):
         raise SsodError(
-            root, short(name), "resolves outside root", "set data.allow_symlinks to accept", code=Exit.UNSAFE
+            root, short(name), "resolves outside root", "set data.allow_symlinks=true to accept it", code=Exit.UNSAFE
         )
     try:
         mode = os.stat(path).st_mode

@@ -29,8 +29,10 @@ class CocoSource(Section):
     "Annotation file."
     images: str
     "Folder that the file's `file_name`s are relative to."
-    box_format: Literal["xywh", "xyxy", "xywh_norm", "xyxy_norm"] = "xywh"
-    "How the file writes a box; COCO's own is xywh in pixels. `_norm`: in shares of the image's width and height."
+    box_format: Literal["xywh", "xyxy", "cxcywh", "xywh_norm", "xyxy_norm", "cxcywh_norm"] | None = None
+    """How the file writes a box. COCO's own, and the default, is xywh in pixels; `_norm`: in shares of the image's
+    width and height; `cx`, `cy`: the centre. What is written here is believed; by default boxes that fit another
+    reading alone are refused."""
 
 
 class VocSource(Section):

@@ -18,9 +18,11 @@ import numpy as np
 
 from ssod.data.formats.boxrules import check_classes, check_counts, report_twins, settle
 from ssod.data.formats.findings import Context, short
+from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.presence import spelled
+from ssod.data.formats.readings import check_format
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.formats.vocnames import IMAGES, Chooser, Folder, read_list
 from ssod.data.formats.xmlfile import XmlProblem, parse_xml
@@ -72,6 +74,8 @@ def read_voc(root: str, split: str, ctx: Context, *, classes: Sequence[str] | No
     images = Images(os.path.join(base, IMAGES), paths, [line.stem for line in lines], sizes)
     images = fill_sizes(images, unknown, base, ctx, id="V03")
     ctx.findings.raise_first()
+    if ctx.rules.exif == "ignore":
+        images = stored_sizes(images, base, ctx)
     names = tuple(sorted({o.name for o in objects})) if classes is None else tuple(classes)
     return _labeled(images, objects, Classes(names, tuple(range(len(names)))), base, ctx)
 
@@ -193,7 +197,9 @@ def _labeled(images: Images, objects: list[_Box], classes: Classes, base: str, c
     def place(i: int) -> str:
         return f"{objects[i].file} object[{objects[i].number}].bndbox"
 
-    boxes, keep = settle(boxes, image, images.sizes, place, base, ctx)
+    if not check_format(corners, "xyxy", image, images.sizes, base, ctx, keyed=False):
+        ctx.findings.raise_first()
+    boxes, keep = settle(boxes, image, images, place, base, ctx)
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
     check_counts(starts, lambda i: f"Annotations/{images.ids[i]}.xml", base, ctx)
     labels, kept = np.array([label[o.name] for o in objects], dtype=np.int64)[keep], np.flatnonzero(keep)

@@ -139,7 +139,7 @@ def _labeled(
     def place(i: int) -> str:
         return "{} line {}".format(*places[i])
 
-    boxes, keep = settle(boxes, image, images.sizes, place, labels, ctx)
+    boxes, keep = settle(boxes, image, images, place, labels, ctx)
     starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
     check_counts(starts, lambda i: images.paths[i], labels, ctx)
     kept = np.flatnonzero(keep)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ssod.data.formats.header import read_header
-from ssod.data.formats.image import MAX_PIXELS, open_image
+from ssod.data.formats.image import AS_THEY_ARE, MAX_PIXELS, Pixels, open_image
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.records import Images
 from ssod.structures import Batch
@@ -28,10 +28,11 @@ class Reader:
 
     max_pixels: int = MAX_PIXELS
     allow_symlinks: bool = False
+    pixels: Pixels = AS_THEY_ARE
 
     def __call__(self, images: Images, i: int) -> Image.Image:
         """Return image ``i``, upright RGB; raise what is wrong with it."""
-        return open_image(self._path(images, i), max_pixels=self.max_pixels)
+        return open_image(self._path(images, i), max_pixels=self.max_pixels, pixels=self.pixels)
 
     def _path(self, images: Images, i: int) -> str:
         return safe_join(images.root, images.paths[i], allow_symlinks=self.allow_symlinks)
@@ -52,7 +53,7 @@ class Reader:
                 failed.append(error)
                 continue
             try:
-                image = open_image(path, max_pixels=self.max_pixels)
+                image = open_image(path, max_pixels=self.max_pixels, pixels=self.pixels)
             except SsodError as error:
                 failed.append(error)
                 continue
@@ -112,7 +113,7 @@ def check_stated_size(images: Images, i: int, image: Image.Image) -> None:
     problem = f"the annotations say {width}x{height}, the upright image is {found[0]}x{found[1]}"
     fix = "mend the annotations or use the image they were made for"
     if (height, width) == found:
-        fix = f"if EXIF turns it, set data.exif to what boxes refer to; else {fix}"
+        fix = f"if EXIF turns it, set data.exif=ignore or =apply by what boxes refer to; else {fix}"
     raise SsodError(os.path.join(images.root, images.paths[i]), "size", problem, fix, code=Exit.DATA)
 
 

@@ -95,9 +95,9 @@ class Sampling:
     def share(self, stream: Stream, size: int, step: int, micro: int, place: Place) -> list[tuple[int, int]]:
         """Return (position, image) of one process's share of a micro-batch.
 
-        The shares of micro-batch 0 in rank order, then those of micro-batch 1 and so on are the ``size`` images that
-        one process alone would see in the step.
+        The micro-batches of rank 0 in their order, then those of rank 1 and so on are the ``size`` images that one
+        process alone would see in the step.
         """
         part = size // (self.accumulate * place.world)
-        first = (micro * place.world + place.rank) * part
+        first = (place.rank * self.accumulate + micro) * part
         return list(enumerate(stream.batch(step, size), step * size))[first : first + part]

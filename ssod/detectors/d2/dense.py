@@ -20,12 +20,14 @@ from ssod.detectors.dense import Dense, DenseOutput, normalizer_of_batch, positi
 from ssod.detectors.heads.fam3d import to_rows
 from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
 from ssod.structures.boxes import Coder, LtrbCoder
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import shares, sum_over_ranks
 from ssod.utils.errors import SsodError
 
 
 class RunningNormalizer(nn.Module):
     """detectron2's normalizer: a running mean of the positives of a batch, in a buffer, so that it resumes.
+
+    The batch is that of all ranks (there each rank has its own mean), so that ranks divide a batch and not its mean.
 
     Args:
         start: its value before the first batch.
@@ -41,9 +43,12 @@ class RunningNormalizer(nn.Module):
     def forward(self, positive: Tensor) -> Tensor:
         """Take in a batch's positives [R] bool, under ``train()`` only; return the normalizer, []."""
         if self.training:
-            now = mean_over_ranks(positive.sum().float()).clamp(min=1)
-            self.value.lerp_(now, 1 - self.momentum)
-        return self.value.clone()
+            self.value.lerp_(sum_over_ranks(positive.sum().float()).clamp(min=1), 1 - self.momentum)
+        return self.share()
+
+    def share(self) -> Tensor:
+        """Return the normalizer, [], as it is: this rank's share of the mean; a copy."""
+        return self.value / shares()
 
 
 class D2Dense(Dense):
@@ -119,7 +124,7 @@ class D2Dense(Dense):
         """
         p, a = super().assign(out, cls, box)["dense"]
         if self.normalizer is not None and any(t.scores is not None for t in cls):
-            a = replace(a, normalizer=dict.fromkeys(("cls", "box", "quality"), self.normalizer.value.clone()))
+            a = replace(a, normalizer=dict.fromkeys(("cls", "box", "quality"), self.normalizer.share()))
         return {"dense": (p, a)}
 
     def normalizers(self, p: Predictions, a: Assignment) -> dict[str, Tensor]:

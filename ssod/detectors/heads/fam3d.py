@@ -169,12 +169,14 @@ def blend(boxes: list[Tensor], offsets: list[Tensor], strides: tuple[int, ...]) 
     """
     last, out = len(boxes) - 1, []
     for level, (own, offset) in enumerate(zip(boxes, offsets)):
-        w = offset.to(own).clamp(0 if level == 0 else -1, 0 if level == last else 1)
-        mixed = (1 - w.abs()) * own
+        # At 0, where a new head begins, and at 1 its slope is 0 in every torch; that of clamp is 0 or 1.
+        coarser = F.hardtanh(offset.to(own), 0, 1) if level < last else torch.zeros_like(own)
+        finer = F.hardtanh(-offset.to(own), 0, 1) if level > 0 else torch.zeros_like(own)
+        mixed = (1 - coarser - finer) * own
         if level < last:
-            mixed = mixed + w.clamp(min=0) * (strides[level + 1] / strides[level]) * resize(boxes[level + 1], own)
+            mixed = mixed + coarser * (strides[level + 1] / strides[level]) * resize(boxes[level + 1], own)
         if level > 0:
-            mixed = mixed + (-w).clamp(min=0) * (strides[level - 1] / strides[level]) * resize(boxes[level - 1], own)
+            mixed = mixed + finer * (strides[level - 1] / strides[level]) * resize(boxes[level - 1], own)
         out.append(mixed)
     return out
 

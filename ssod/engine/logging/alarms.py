@@ -1,5 +1,6 @@
 """Signs that self-training goes wrong, reported to the user while it can still be mended."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,7 @@ class Watch:
             values: ``teacher/AP``, ``student/AP`` if it was measured, and ``labeled/boxes/<class>`` and
                 ``pseudo/kept/<class>``, boxes per image, if pseudo-labels were looked at.
         """
-        ap = values.get("teacher/AP", -1.0)
+        ap = values.get("teacher/AP", math.nan)  # no sign but the silent one where there is no AP
         lead = values.get("student/AP", ap) - ap
         silent = self._silent(values) if self.teaching else []
         shown = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
@@ -86,7 +87,7 @@ class Watch:
                 f"no pseudo-label of {shown}, though there are labels of it; {self.more}, or label more of it",
             ),
         }
-        self.best = max(self.best, ap)
+        self.best = ap if ap > self.best else self.best
         begun = {name: text for name, (seen, text) in signs.items() if self._begins(name, seen)}
         # A collapse is always reported: the run may have to end, or to go back.
         return {name: text for name, text in begun.items() if self.patience or name == COLLAPSE}

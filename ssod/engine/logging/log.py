@@ -25,6 +25,7 @@ from ssod.engine.logging.meters import Values
 from ssod.engine.logging.trackers import Name, Trackers
 from ssod.utils import atomic, collective
 from ssod.utils.errors import SsodError
+from ssod.utils.printing import percent
 
 
 class Log:
@@ -92,7 +93,7 @@ class Log:
         self._guarded(str(path), lambda: self.folder.write_json(path, plain(values)))
         overall = {name: value for name, value in values.items() if name.count("/") == 1}
         self._record({"kind": "eval", "step": step, **overall}, tracked=values)
-        shown = "  ".join(f"{name} {100 * v:.1f}" for name, v in overall.items() if name.split("/")[1] in _SHOWN)
+        shown = "  ".join(f"{name} {percent(v)}" for name, v in overall.items() if name.split("/")[1] in _SHOWN)
         self.say(f"step {step}: {shown}")
 
     def pictures(self, step: int, draw: Callable[[], dict[str, np.ndarray]]) -> None:
@@ -177,7 +178,7 @@ def printable(text: str) -> str:
 
 
 def _percents(values: dict[str, float]) -> str:
-    return "".join(f", {name} {100 * value:.1f}" for name, value in values.items())
+    return "".join(f", {name} {percent(value)}" for name, value in values.items())
 
 
 def format_line(step: int, steps: int, eta: float, values: Values) -> str:
@@ -195,8 +196,9 @@ def format_line(step: int, steps: int, eta: float, values: Values) -> str:
         if "threshold" in name:
             low, high = (min(value), max(value)) if isinstance(value, list) else (value, value)
             parts.append(f"{name.split('/')[-1]} {low:.2f}" + (f"-{high:.2f}" if high > low else ""))
-    parts += [f"{name[8:]} {100 * value:.1f}" for name, value in values.items() if name.startswith("teacher/")]
-    parts.append(f"{values.get('time/step', math.nan):.3f} s/step")
+    parts += [f"{name[8:]} {percent(value)}" for name, value in values.items() if name.startswith("teacher/")]
+    if "time/step" in values:
+        parts.append(f"{values['time/step']:.3f} s/step")
     if "time/data" in values:
         parts.append(f"data {values['time/data']:.3f} s")
     if "memory/gb" in values:

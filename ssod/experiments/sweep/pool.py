@@ -22,6 +22,7 @@ from ssod.experiments.sweep.sweep import Cell, finished
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.parent import end_with_parent
+from ssod.utils.printing import percent
 from ssod.utils.signals import Signals
 
 POLL = 0.5  # seconds between two looks at the processes
@@ -120,7 +121,7 @@ class _Pool:
             took = f"{(time.monotonic() - job.started) / 60:.1f} min"
             if code == 0 and finished(job.cell):
                 last = read_run(job.cell.folder).last
-                self._count(f"{job.cell.name} done, AP {100 * last['teacher/AP']:.1f}, {took}")
+                self._count(f"{job.cell.name} done, AP {percent(last['teacher/AP'])}, {took}")
             elif code == Exit.IO and locked(job.cell.folder):  # `ssod train` by hand was there first, by a second
                 self.waiting.append(job.cell)
             else:

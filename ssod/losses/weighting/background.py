@@ -13,6 +13,7 @@ from torch import Tensor
 from ssod.losses.weighting.context import Context
 from ssod.structures import Assignment, Output, Predictions, View
 from ssod.structures.boxes import clip, compose, warp
+from ssod.utils.collective import mean_over_ranks, shares
 
 
 def score(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
@@ -30,8 +31,8 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, ctx: Conte
     On a two-stage detector the teacher looks at the very boxes of the rows. On a dense one its row of the same level
     and anchor answers, in the cell that the row's prior falls into: exact where views are aligned, near where they are
     not. Background of a sigmoid head is one minus its best class. Weights, those of foreground rows (1) included, are
-    scaled to mean 1 over the rows that count, which turns a mean over rows into the released code's weighted mean; a
-    sum of weights below 1 counts as 1.
+    scaled to mean 1 over the rows that count, on all ranks, which turns a mean over rows into the released code's
+    weighted mean; a sum of weights below 1 counts as 1.
     """
     with torch.no_grad():
         if stage == "roi":
@@ -41,7 +42,8 @@ def background_reliability(stage: str, p: Predictions, a: Assignment, ctx: Conte
         asked = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0
         factor = torch.where(asked, 1.0, background(seen))
         counted = (a.cls_weight > 0).to(factor)
-        factor = factor * (counted.sum() / (factor * counted).sum().clamp(min=1))
+        rows, weights = mean_over_ranks(torch.stack([counted.sum(), (factor * counted).sum()]))
+        factor = factor * (rows / weights.clamp(min=1 / shares()))
     return replace(a, cls_weight=a.cls_weight * factor)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssod.structures import Targets
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import shares, sum_over_ranks
 
 
 class Frequency(nn.Module):
@@ -27,8 +27,8 @@ class Frequency(nn.Module):
         present = self.having.new_zeros(len(targets), len(self.having))
         for row, t in zip(present, targets):
             row.index_fill_(0, t.labels, 1)
-        self.having.add_(mean_over_ranks(present.sum(0)))
-        self.images.add_(mean_over_ranks(self.images.new_full((), len(targets))))
+        self.having.add_(sum_over_ranks(present.sum(0)))
+        self.images.add_(sum_over_ranks(self.images.new_full((), len(targets))))
 
     def share(self) -> Tensor:
         """Return [K]; a copy, as the count goes on while a backward pass is due."""
@@ -36,12 +36,12 @@ class Frequency(nn.Module):
 
 
 class RunningObjects(nn.Module):
-    """A running mean of the objects' rows of a batch, the normalizer of a loss that is summed over all rows.
+    """A running mean of the objects' rows of a batch, on all ranks: the normalizer of a loss summed over all rows.
 
     Divided by its own few objects, or by 1, a batch without any would cost many times what others cost: the sum over
     background rows hardly depends on how many objects there are. detectron2's RetinaNet divides its losses by such a
     mean for the same reason (``loss_normalizer``, momentum 0.9, from a constant on). This one starts at the first count
-    that is not 0, is averaged over ranks, and the normalizer is at least the number of images.
+    that is not 0, ranks divide it among them, and the normalizer is at least the number of images.
 
     Args:
         momentum: share of the old value that stays.
@@ -56,6 +56,6 @@ class RunningObjects(nn.Module):
     def forward(self, objects: Tensor, images: int) -> Tensor:
         """Take in a batch's objects [R] bool, under ``train()`` only; return the normalizer, []."""
         if self.training:
-            now = mean_over_ranks(objects.sum().float())
+            now = sum_over_ranks(objects.sum().float())
             self.value.copy_(torch.where(self.value > 0, self.value.lerp(now, 1 - self.momentum), now))
-        return self.value.clamp(min=images)
+        return (self.value / shares()).clamp(min=images)

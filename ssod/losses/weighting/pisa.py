@@ -1,6 +1,7 @@
 """Prime samples: what counts is a row's rank among those that compete with it (Cao et al. 2020, "PISA").
 
-Three reweighters of R rows, see ``context.Reweight``.
+Three reweighters of R rows, see ``context.Reweight``. Rows compete, and weights are scaled, among those of one process
+and one micro-batch, as released: unlike all else that is divided by a count, they depend on how a batch is shared.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from ssod.losses.weighting.sample_weighting import SampleWeighting
 from ssod.losses.weighting.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
 from ssod.structures.boxes import paired_iou
+from ssod.utils.collective import mean_over_ranks
 
 
 def ohem(stage: str, p: Predictions, a: Assignment, ctx: Context, ratio: Positive = 3.0) -> Assignment:
@@ -52,8 +53,8 @@ def cleanliness(
 
     Of each object's rows the ``top`` that overlap it most stay candidates, the others become background. IoU is that of
     the decoded box, p the row's own class probability. c becomes the soft class target; class and box weights are
-    ``(alpha f(IoU) + (1 - alpha) f(p))^gamma``, ``f(x) = 1 / (1 - x)``, scaled to mean 1 over the candidates (our
-    choice). x is held at ``limit``, as f has a pole at 1.
+    ``(alpha f(IoU) + (1 - alpha) f(p))^gamma``, ``f(x) = 1 / (1 - x)``, scaled to mean 1 over the candidates of all
+    ranks (our choice). x is held at ``limit``, as f has a pole at 1.
     """
     rows = objects(p, a).nonzero().squeeze(1)
     with torch.no_grad():
@@ -61,7 +62,8 @@ def cleanliness(
         candidate = rank_within(a.matches()[rows], prior_overlap(p, a, rows)) < top
         clean = (alpha * near + (1 - alpha) * prob) * candidate
         weight = (alpha / (1 - near.clamp(max=limit)) + (1 - alpha) / (1 - prob.clamp(max=limit))) ** gamma
-        weight = weight * (candidate.sum() / (weight * candidate).sum().clamp(min=1e-12))
+        count, total = mean_over_ranks(torch.stack([candidate.sum().to(weight), (weight * candidate).sum()]))
+        weight = weight * (count / total.clamp(min=1e-12))
     return replace(
         a,
         cls=a.soft(p.num_classes).index_put((rows, a.labels()[rows]), clean),

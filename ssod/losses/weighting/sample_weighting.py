@@ -11,7 +11,7 @@ from ssod.losses.elements import NonNegative
 from ssod.losses.weighting.background import background
 from ssod.losses.weighting.context import Context, objects, overlap, own_probability
 from ssod.structures import Assignment, Predictions
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count
 
 LIMIT = 2.0  # of |m|: weights between exp(-2) and exp(2)
 
@@ -47,7 +47,7 @@ class SampleWeighting(nn.Module):
         with torch.autocast(p.logits.device.type, enabled=False):
             m = LIMIT * torch.tanh(self.net(self.read(stage, p, a, ctx)[rows]))  # [M, 2]
         m = m * torch.stack([torch.ones_like(rows), a.fg[rows]], 1)
-        normalizer = mean_over_ranks(weighed.sum().float()).clamp(min=1)
+        normalizer = mean_count(weighed.sum().float())
         ctx.losses["weighting"] = ctx.losses.get("weighting", 0) + self.lam * m.sum() / normalizer
         factor = a.cls_weight.new_ones(len(p), 2).index_put((rows,), (-m).exp().to(a.cls_weight))
         return replace(a, cls_weight=a.cls_weight * factor[:, 0], box_weight=a.box_weight * factor[:, 1])

@@ -13,7 +13,7 @@ from ssod.losses.elements import NonNegative, Positive
 from ssod.losses.weighting.bayes import Guess, bald, difficulty, predicted, wanted
 from ssod.losses.weighting.context import Context
 from ssod.structures import Assignment, Predictions
-from ssod.utils.collective import mean_over_ranks
+from ssod.utils.collective import mean_count, mean_over_ranks
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -88,7 +88,7 @@ class Uncertainty(WithBranch):
         if not self.normalise:
             return hard
         total, rows = (hard * counted).sum(), counted.sum().float()
-        mean = mean_over_ranks(total) / mean_over_ranks(rows).clamp(min=1)
+        mean = mean_over_ranks(total) / mean_count(rows)
         return torch.where(mean > 0, hard / mean, 1.0)
 
     def report(self, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, ctx: Context) -> None:
