@@ -118,7 +118,7 @@ KNOWN: dict[str, tuple[int, str]] = {
     "stored.py:_of_results": (1, "L09"),
     "stored.py:_scores": (1, ERROR + "D18"),
     "stored.py:read_stored": (1, "L09"),
-    "voc_in_coco.py:with_voc_class": (3, "what the protocol leaves out; its tool prints how many stay"),
+    "voc_in_coco.py:with_voc_class": (3, "prepare_coco says how many images it lists"),
 }
 
 
