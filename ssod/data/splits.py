@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from ssod.data.formats.coco import read_coco
 from ssod.data.formats.findings import Context, Rules, short
 from ssod.data.formats.jsonfile import read_json
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Images, Labeled
 from ssod.utils import atomic
 from ssod.utils.schema import Section
@@ -124,7 +124,7 @@ def select(data: Labeled, cfg: SplitConfig, ctx: Context) -> tuple[np.ndarray, n
         pool = with_objects(data)
         drawn = read_index_file(cfg.file, cfg.percent, cfg.fold, len(pool), ctx)
         bare = np.setdiff1d(np.arange(len(data)), pool)
-        tell("L08", [data.images.paths[row] for row in bare], ctx.path(cfg.file), ctx)
+        report_left_out("L08", [data.images.paths[row] for row in bare], ctx.path(cfg.file), ctx)
     else:
         pool = np.arange(len(data))
         drawn = draw(len(data), cfg.percent, cfg.fold, replace=cfg.family == "with_replacement")

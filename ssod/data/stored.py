@@ -24,7 +24,7 @@ from ssod.data.formats.coco import differences, look_up, read_categories, read_t
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.jsonfile import kind, read_any_json
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.paths import plain_name, refuse_unsafe, same_text
 from ssod.data.formats.readings import check_format
 from ssod.data.formats.records import Classes, Images
@@ -98,7 +98,7 @@ def read_stored(path: str, images: Images, classes: Classes, ctx: Context) -> St
     boxes, scores, crowd = _boxes(rows, image, images, ctx), _scores(rows), rows.flags("iscrowd")
     ctx.findings.raise_first()
     outside = np.flatnonzero(image < 0)
-    tell("L09", [rows.place(int(row), "bbox") for row in outside[:1]], file, ctx, count=len(outside))
+    report_left_out("L09", [rows.place(int(row), "bbox") for row in outside[:1]], file, ctx, count=len(outside))
     stored = _by_image(file, images, entries, (image, boxes, label, scores, crowd))
     _check_counts(stored, ctx)
     return stored

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssod.data.formats.findings import Context
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Labeled
 from ssod.transforms.geometry import chain
 from ssod.transforms.views import MIN_SIDE, Pipeline, ViewsConfig, order
@@ -41,12 +41,12 @@ class Visible:
         views = self.views.labeled if part == "labeled" else {"val": self.views.val}
         lost = np.flatnonzero(too_small(data, views))
         owner = np.searchsorted(data.starts, lost, side="right") - 1
-        tell("L10", [data.images.paths[i] for i in owner[:1]], file, ctx, count=len(lost))
+        report_left_out("L10", [data.images.paths[i] for i in owner[:1]], file, ctx, count=len(lost))
         image = np.repeat(np.arange(len(data)), np.diff(data.starts))
         counts = np.bincount(image[~data.crowd], minlength=len(data))  # a crowd is no object
         many = np.flatnonzero(counts > self.most)
         detail = f"{counts.max(initial=0)} in one; {self.most} are looked for"
-        tell("L11", [data.images.paths[i] for i in many], file, ctx, detail)
+        report_left_out("L11", [data.images.paths[i] for i in many], file, ctx, detail)
 
 
 def too_small(data: Labeled, views: Mapping[str, Pipeline]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssod.data.formats.findings import Context
 from ssod.data.formats.frames import check_frames
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Images
 
 # Boxes that stick out by less than this many pixels are rounding, clipped without a word.
@@ -156,7 +156,7 @@ def report_twins(
         if exact in seen:
             twins.append(row)
         seen.add(exact)
-    tell("L12", [place(row) for row in twins[:1]], file, ctx, count=len(twins))
+    report_left_out("L12", [place(row) for row in twins[:1]], file, ctx, count=len(twins))
 
 
 def check_classes(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.jsonfile import nearest, read_text
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.listing import glob_names, image_names, is_image, warn_of_hidden
 from ssod.data.formats.paths import IMAGE_SUFFIXES, plain_name, refuse_unsafe, unsafe_names
 from ssod.data.formats.presence import as_spelled
@@ -92,7 +92,7 @@ def list_lines(path: str, field: str, ctx: Context) -> list[tuple[int, str]]:
     Comments that read like an image's name are counted.
     """
     lines = [(i, line.strip()) for i, line in enumerate(read_text(path, ctx, field).split("\n"), start=1)]
-    tell("L04", [line for _, line in lines if line.startswith("#") and is_image(line)], path, ctx)
+    report_left_out("L04", [line for _, line in lines if line.startswith("#") and is_image(line)], path, ctx)
     return [(i, line) for i, line in lines if line and not line.startswith("#")]
 
 

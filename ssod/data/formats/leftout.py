@@ -1,6 +1,6 @@
 """What is left out of a data set, and what is said of it: a table of all filters, each with a finding and a count.
 
-A filter that drops something calls ``tell`` with the names of what it dropped. ``tests/data/test_left_out.py`` walks
+A filter that drops something calls ``report_left_out`` with the names of what it dropped. ``tests/data/test_left_out.py`` walks
 this table, and every filter of ``ssod/data`` besides: one that says nothing fails it.
 """
 
@@ -50,7 +50,9 @@ LEFT_OUT: dict[str, Left] = {
 }
 
 
-def tell(id: str, names: Sequence[str], file: str, ctx: Context, detail: str = "", *, count: int | None = None) -> None:
+def report_left_out(
+    id: str, names: Sequence[str], file: str, ctx: Context, detail: str = "", *, count: int | None = None
+) -> None:
     """Record what one filter left out; nothing where it left out nothing.
 
     Args:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ssod.data.formats.findings import Context, short
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.paths import IMAGE_SUFFIXES
 
 # Folders of systems whose names do not begin with a dot, in lower case.
@@ -80,7 +80,7 @@ def image_names(root: str, ctx: Context, *, file: str | None = None) -> list[str
             elif maybe_image(os.path.join(folder, name)):
                 others.append(prefix + name)
     tell_files(unseen, others, file or root, ctx)
-    tell("L02", sorted(name for name in links if not hidden_path(name)), file or root, ctx)
+    report_left_out("L02", sorted(name for name in links if not hidden_path(name)), file or root, ctx)
     return sorted(names)
 
 
@@ -101,9 +101,9 @@ def glob_names(root: str, pattern: str, ctx: Context) -> list[str]:
 
 def tell_files(unseen: list[str], others: list[str], file: str, ctx: Context) -> None:
     """Record images in hidden places, and files that may be images of other kinds."""
-    tell("L01", sorted(unseen), file, ctx)
+    report_left_out("L01", sorted(unseen), file, ctx)
     endings = Counter(os.path.splitext(name)[1].lower() or "none" for name in others)
-    tell("L03", sorted(others), file, ctx, ", ".join(f"{end} {n}" for end, n in endings.most_common(5)))
+    report_left_out("L03", sorted(others), file, ctx, ", ".join(f"{end} {n}" for end, n in endings.most_common(5)))
 
 
 def maybe_image(path: str) -> bool:

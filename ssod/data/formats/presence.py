@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from ssod.data.formats.findings import Context, short
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.paths import absent, safe_join, same_text
 from ssod.data.formats.records import Images
 from ssod.utils.errors import Exit, SsodError
@@ -77,7 +77,7 @@ def as_spelled(images: Images, file: str, ctx: Context) -> Images:
         if there != base:
             paths[row] = f"{folder}/{there}" if folder else there
             moved.append(images.paths[row])
-    tell("L16", moved, file, ctx)
+    report_left_out("L16", moved, file, ctx)
     return replace(images, paths=paths) if moved else images
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.jsonfile import nearest, read_text
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.listing import hidden, is_image
 from ssod.data.formats.paths import plain_name, refuse_unsafe, same_text
 
@@ -168,5 +168,5 @@ class Chooser:
     def report(self) -> None:
         """Record what was found out about all of them."""
         place = os.path.join(self.base, ANNOTATIONS)
-        tell("L13", self.lost, place, self.ctx)
-        tell("L14", self.other, place, self.ctx)
+        report_left_out("L13", self.lost, place, self.ctx)
+        report_left_out("L14", self.other, place, self.ctx)

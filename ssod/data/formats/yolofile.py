@@ -15,7 +15,7 @@ import yaml
 from ssod.data.formats.darknet import CLASSES, OBJ_DATA, read_names, read_obj_data
 from ssod.data.formats.findings import Context, default_root, short
 from ssod.data.formats.jsonfile import kind, nearest, read_text
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.utils.errors import Exit
 
 NAME = "data.yaml"
@@ -173,7 +173,9 @@ def place_of(data: DataYaml, part: str, name: str, ctx: Context) -> str:
     for cut in ("../", "data/"):  # as exports have it, whose files were meant to lie elsewhere
         bare = os.path.normpath(os.path.join(data.base, name.removeprefix(cut)))
         if name.startswith(cut) and os.path.exists(bare):
-            tell("L15", [name], data.file, ctx, f"{part} is read as {short(os.path.relpath(bare, data.base))}")
+            report_left_out(
+                "L15", [name], data.file, ctx, f"{part} is read as {short(os.path.relpath(bare, data.base))}"
+            )
             return bare
     problem = f"{short(name)} not found below {short(data.base)}{nearest(place)}"
     raise ctx.findings.fatal("Y01", data.file, part, problem, "mend the line, or put the images there")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ssod.data.formats.findings import Context, short
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.listing import files_below, hidden, is_image
 from ssod.data.formats.paths import same_text
 from ssod.data.formats.yoloparts import Part
@@ -105,7 +105,7 @@ def _report_orphans(
         fix = "move them all into 'labels'" if beside else "give each the name of its image"
         ctx.findings.error("L05", part.base, ctx.section, problem, fix, count=count)
     else:
-        tell("L05", [first], part.base, ctx, "; ".join(detail), count=count)
+        report_left_out("L05", [first], part.base, ctx, "; ".join(detail), count=count)
 
 
 def _no_label(path: str) -> bool:
@@ -138,4 +138,4 @@ def _report_bare(part: Part, paths: list[str | None], ctx: Context) -> None:
         fix = "label them, name them as data.unlabeled instead, or give those without objects an empty file"
         ctx.findings.error("L06", part.images.root, ctx.section, problem, fix, count=len(bare))
     else:
-        tell("L06", bare, part.images.root, ctx, f"of {len(paths)}")
+        report_left_out("L06", bare, part.images.root, ctx, f"of {len(paths)}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.folder import list_lines, once
 from ssod.data.formats.jsonfile import nearest
-from ssod.data.formats.leftout import tell
+from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.listing import hidden, image_names, is_image, warn_of_hidden
 from ssod.data.formats.paths import plain_name, refuse_unsafe
 from ssod.data.formats.presence import as_spelled
@@ -99,7 +99,9 @@ def _from_list(path: str, data: DataYaml, split: str, ctx: Context) -> list[str]
     here = os.path.dirname(path)
     base, cut = _relative_to([line for _, line in lines if not line.startswith(("./", "/"))], [here, data.base])
     if cut:
-        tell("L15", [line for _, line in lines if line.startswith(cut)], path, ctx, f"read without {short(cut)}")
+        report_left_out(
+            "L15", [line for _, line in lines if line.startswith(cut)], path, ctx, f"read without {short(cut)}"
+        )
     found = []
     for _, line in lines:
         start = here if line.startswith("./") else base
