@@ -1,8 +1,8 @@
 """What is left out of a data set, and what is said of it: a table of all filters, each with a finding and a count.
 
 A filter that drops something calls ``report_left_out`` with the names of what it dropped.
-``tests/data/test_left_out.py`` has a case for each row of this table, ``tests/data/test_filters.py`` finds filters in the
-code: one that says nothing fails it.
+``tests/data/test_left_out.py`` has a case for each row of this table, ``tests/data/test_filters.py`` finds filters in
+the code: one that says nothing fails it.
 """
 
 from __future__ import annotations
