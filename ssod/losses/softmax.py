@@ -91,8 +91,9 @@ def log_rest(logits: Tensor) -> Tensor:
     logp = logits.log_softmax(-1)
     top = F.one_hot(logits.argmax(-1), logits.shape[1]).bool()
     others = logits.masked_fill(top, -torch.inf).logsumexp(-1, keepdim=True) - logits.logsumexp(-1, keepdim=True)
-    # No class but the likeliest has more than one half.
-    below = torch.log1p(-logp.masked_fill(top, -1.0).clamp(max=math.log(0.5)).exp())
+    # No class but the likeliest has more than one half. A clamp would do, but its slope at its end differs by torch.
+    most = math.log(0.5)
+    below = torch.log1p(-torch.where(top | (logp > most), most, logp).exp())
     return torch.where(top, others, below)
 
 

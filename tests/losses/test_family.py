@@ -252,3 +252,10 @@ def test_log_of_the_rest_keeps_its_digits() -> None:
 def test_the_golden_file_says_what_is_tested(formulas) -> None:
     names = {case["id"] for case in json.loads(str(formulas["cases_json"]))}
     assert names == {"focal", "focal_star_retinanet", "focal_star_ratio", "printed_derivative", "worked_examples"}
+
+
+def test_log_rest_has_the_slope_of_a_tie() -> None:
+    """With two classes of one half each; a clamp at one half has no slope there in torch 2.14, and has one in 2.11."""
+    logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    slopes = [torch.autograd.grad(log_rest(logits)[0, one], logits)[0][0].tolist() for one in (0, 1)]
+    assert slopes == [[pytest.approx(-0.5), pytest.approx(0.5)], [pytest.approx(0.5), pytest.approx(-0.5)]]
