@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -101,13 +102,31 @@ class Run:
 
     @cached_property
     def setting(self) -> dict[str, Any]:
-        """Return the leaves of the config that repetitions of one row share, by dotted key."""
+        """Return the leaves of the config that repetitions of one row share, by dotted key.
+
+        Weights of a run stand for the setting of that run: each fold may start from the model of its own.
+        """
         unread = UNLABELED if self.method == "supervised" else ()
-        return {
+        own = {
             key: _FOLD.sub(".{fold}@", value) if isinstance(value, str) else value
             for key, value in flat(self.config).items()
             if key not in REPEATED and (kind_of(key) != "cosmetic" or key in MOVES_AP) and not key.startswith(unread)
         }
+        return own if self.start is None else own | {"detector.weights": self._named_start(self.start)}
+
+    @cached_property
+    def start(self) -> Run | None:
+        """The run whose weights this one began with; None where they are no run's, or the run is no longer there."""
+        weights = Path(str(self.config["detector"].get("weights")))
+        try:
+            return read_run(weights.parent) if weights.is_file() else None
+        except SsodError:
+            return None
+
+    def _named_start(self, start: Run) -> str:
+        file = Path(self.config["detector"]["weights"]).name
+        text = json.dumps([file, start.setting, start.percent, start.hash == self.hash or start.hash], sort_keys=True)
+        return f"{file} of {start.method} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     # ---- how it went -----------------------------------------------------------------------------------------------
 

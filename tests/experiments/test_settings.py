@@ -196,3 +196,38 @@ def test_a_run_that_did_not_finish_has_its_row(tmp_path: Path) -> None:
     lines = [line.split(",") for line in (tmp_path / "c.csv").read_text().splitlines()]
     assert [line[3] for line in lines if line[0] == "run"] == ["mean_teacher", "unbiased_teacher"]
     assert "2 runs in 2 rows" in (tmp_path / "c.html").read_text()
+
+
+# ---- what a run began with -----------------------------------------------------------------------------------------
+
+
+def begun(folder: Path, start: Path, fold: int) -> Path:
+    """Write a run that began with the model of another one."""
+    (start / "best.safetensors").touch()
+    return fake_run(folder, fold=fold, changes={"detector.weights": str(start / "best.safetensors")})
+
+
+def test_folds_that_begin_with_a_model_of_their_own_are_one_row(tmp_path: Path) -> None:
+    starts = [fake_run(tmp_path / f"start{fold}", "supervised", fold) for fold in (1, 2)]
+    (row,) = rows_of([read_run(begun(tmp_path / f"m{fold}", starts[fold - 1], fold)) for fold in (1, 2)])
+    assert [run.fold for run in row.runs] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"method": "mean_teacher"},
+        {"changes": {"train.lr": 0.5}},
+        {"split": {"hash": "7" * 64}},  # it has seen other labels
+    ],
+)
+def test_another_beginning_is_another_row(tmp_path: Path, other: dict) -> None:
+    starts = [fake_run(tmp_path / "s1", "supervised"), fake_run(tmp_path / "s2", **{"method": "supervised"} | other)]
+    rows = rows_of([read_run(begun(tmp_path / f"n{i}", start, 1)) for i, start in enumerate(starts)])
+    assert len(rows) == 2
+
+
+def test_a_beginning_that_is_gone_is_known_by_its_file(tmp_path: Path) -> None:
+    run = begun(tmp_path / "m", fake_run(tmp_path / "s", "supervised"), 1)
+    shutil.rmtree(tmp_path / "s")
+    assert read_run(run).setting["detector.weights"] == str(tmp_path / "s" / "best.safetensors")
