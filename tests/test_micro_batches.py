@@ -113,10 +113,40 @@ def learn(m: Method, parts: int, empty: bool = False) -> tuple[Tensor, dict[str,
     return gradient, done.values, {name: b for name, b in m.named_buffers() if b.is_floating_point()}
 
 
-def same_in_parts(make: Callable[[], Method], empty: bool = False) -> None:
-    gradient, losses, buffers = learn(make(), 1, empty)
+def without_ties(m: Method, exact: bool) -> Method:
+    """Change the weights so that no last bit decides: in place, and always in the same way.
+
+    A box that several classes share is a tie between them in the assigner: one class alone is found. A student that
+    predicts the very boxes of its teacher sits where the box losses have no slope: it is moved away from it. Of some
+    100 000 activations one is as near to the bend of its ReLU as float32 can tell: dense detectors have float64.
+    """
+    if exact:
+        m.student.double(), m.teacher.double()
+    g = torch.Generator().manual_seed(1)
+    for path, parameter in m.named_parameters():
+        if parameter.requires_grad and "teacher" not in path:
+            noise = torch.randn(parameter.shape, generator=g, dtype=parameter.dtype)
+            parameter.data += (0.2 if parameter.ndim == 1 else 0.1 * parameter.data.abs().mean()) * noise
+    for path, module in m.named_modules():
+        if path.endswith("cls_logits"):
+            module.bias.data.zero_().view(-1, K)[:, 1:] = -8
+    return m
+
+
+def marked(cases: list[tuple]) -> list[Any]:
+    """Mark where a last bit decides all the same: RoIs, which torchvision has in float32 alone, the question for the
+    nearest row of a dense head (rows that the border cuts are ties), and ranks of rows by their overlap.
+    """
+    bits = {"faster_rcnn", "instant_teaching_rectify", "cleanliness"}
+    mark = [pytest.mark.rows_know_no_neighbours]
+    return [pytest.param(*case, marks=mark if bits & {*case[:2]} else []) for case in cases]
+
+
+def same_in_parts(make: Callable[[], Method], empty: bool = False, exact: bool = True) -> None:
+    exact = exact and "rpn_cls" not in make().student.kinds
+    gradient, losses, buffers = learn(without_ties(make(), exact), 1, empty)
     for parts in (N, N // 2):
-        cut_gradient, cut_losses, cut_buffers = learn(make(), parts, empty)
+        cut_gradient, cut_losses, cut_buffers = learn(without_ties(make(), exact), parts, empty)
         assert (cut_gradient - gradient).norm() <= CLOSE * gradient.norm(), parts
         assert cut_losses.keys() == losses.keys()
         found, wanted = ({k: v for k, v in of.items() if k.startswith(MEANS)} for of in (cut_losses, losses))
@@ -125,21 +155,22 @@ def same_in_parts(make: Callable[[], Method], empty: bool = False) -> None:
             torch.testing.assert_close(found_value, value, rtol=CLOSE, atol=1e-7, msg=f"{name} in {parts} parts")
 
 
-@pytest.mark.parametrize(("name", "kind"), offered(names()))
+@pytest.mark.parametrize(("name", "kind"), marked(offered(names())))
 def test_the_gradient_is_that_of_the_whole_batch(name: str, kind: str) -> None:
-    same_in_parts(lambda: method(name, detector(kind)))
+    same_in_parts(lambda: method(name, detector(kind)), exact=name != "instant_teaching_rectify")
 
 
-@pytest.mark.parametrize(("name", "kind", "detector_keys", "keys"), FORMS)
+@pytest.mark.parametrize(("name", "kind", "detector_keys", "keys"), marked(FORMS))
 def test_whatever_else_it_counts(
     name: str, kind: str, detector_keys: dict, keys: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same_in_parts(lambda: method(name, net(kind, detector_keys, monkeypatch), **keys))
 
 
-@pytest.mark.parametrize(("kind", "weighting"), WEIGHTINGS)
+@pytest.mark.parametrize(("kind", "weighting"), marked(WEIGHTINGS))
 def test_whatever_weighs_its_rows(kind: str, weighting: str) -> None:
-    same_in_parts(lambda: method("mean_teacher", detector(kind), loss={"unsup": {"weighting": weighting}}))
+    keys = {"loss": {"unsup": {"weighting": weighting}}}
+    same_in_parts(lambda: method("mean_teacher", detector(kind), **keys), exact=weighting != "cleanliness")
 
 
 @pytest.mark.parametrize("changes", [{}, ADAPTIVE])
