@@ -14,6 +14,8 @@ from tests.rounding import played
 THREADS = int(os.environ.get("SSOD_TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start
+# A forked process has none of its parent's threads, and would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 NOT_PLAYED = ("counts_calls", "rows_know_no_neighbours")  # setup.cfg says why

@@ -58,7 +58,6 @@ def slow_score(marker: Path) -> toy.Any:
 
 def main(path: str, options: str = "{}") -> int:
     """Train; return the exit code as the command line would."""
-    torch.set_num_threads(1)
     kwargs = json.loads(options)
     job = {name: kwargs.pop(name, default) for name, default in (("pace", 0.0), ("only", -1), ("at", -1), ("act", ""))}
     if kwargs.pop("slow_eval", False):

@@ -182,6 +182,11 @@ def trainer(folder: RunFolder, *, dropout: float = 0.2, norm: bool = True, metho
 
 
 def run(path: Path, **kwargs: Any) -> dict[str, float]:
-    """Train the toy in the folder ``path``."""
-    with RunFolder(path) as folder:
-        return trainer(folder, **kwargs).fit()
+    """Train the toy in the folder ``path``, in one thread: processes that share a run have the same sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with RunFolder(path) as folder:
+            return trainer(folder, **kwargs).fit()
+    finally:
+        torch.set_num_threads(threads)
