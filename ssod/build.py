@@ -19,6 +19,7 @@ from ssod.data.datasets import DataSets
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.findings import Findings
 from ssod.data.formats.records import Labeled
+from ssod.data.label_statistics import label_statistics
 from ssod.data.loading.loader import Loading, eval_views, train_batches
 from ssod.data.loading.sampling import Place, Sampling
 from ssod.data.loading.team import worker_deaths
@@ -28,6 +29,7 @@ from ssod.detectors.build import build as build_detector
 from ssod.detectors.d2.config import D2Config
 from ssod.diagnostics.pseudo_quality import Diagnose
 from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing.burn_in import BurnIn
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import Trainer
 from ssod.evaluation.coco import coco_metrics
@@ -35,9 +37,10 @@ from ssod.evaluation.coco import evaluate as measure
 from ssod.evaluation.matching import MOST
 from ssod.evaluation.voc import voc_metrics
 from ssod.labelers import from_config as labelers
+from ssod.methods import burn_in
 from ssod.methods.base import Method
 from ssod.methods.registry import find
-from ssod.structures import Batch, Detector, LabelStatistics
+from ssod.structures import Batch, Detector
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals
@@ -45,13 +48,18 @@ from ssod.version import __version__
 
 
 @contextlib.contextmanager
-def opened(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> Iterator[Trainer]:
+def opened(
+    cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = (), from_burn_in: Path | None = None
+) -> Iterator[Trainer]:
     """Read the data, enter the run folder and build what trains in it; for ``train`` and the command line."""
+    problem = burn_in.apart(cfg.method, cfg.train.on_collapse) if from_burn_in is not None else ""
+    if problem:
+        raise SsodError("command line", "--from-burn-in", problem, "leave it out")
     device = distributed.pick_device(cfg.train.device)
     with Signals(), distributed.job(device):
         data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
         with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
-            yield build(cfg, data, folder, allow_change=allow_change)
+            yield build(cfg, data, folder, allow_change=allow_change, from_burn_in=from_burn_in)
 
 
 def read_data(cfg: Config) -> DataSets:
@@ -90,17 +98,31 @@ def load_data(cfg: Config, findings: Findings | None = None) -> DataSets:
     return labelers.with_boxes(cfg, datasets.load(cfg.data, findings), findings)
 
 
-def build(cfg: Config, data: DataSets, folder: RunFolder, *, allow_change: Sequence[str] = ()) -> Trainer:
+def build(
+    cfg: Config,
+    data: DataSets,
+    folder: RunFolder,
+    *,
+    allow_change: Sequence[str] = (),
+    from_burn_in: Path | None = None,
+) -> Trainer:
     """Build detector and method, and return a trainer that has everything but the first step."""
     goes_on = checkpoint.exists(folder.checkpoints)  # from a state that has all weights: the first file may be gone
     method = build_method(cfg, data, pretrained=not goes_on)
-    return Trainer(method, cfg.train, Parts(cfg, data, folder, allow_change))
+    return Trainer(method, cfg.train, Parts(cfg, data, folder, allow_change, from_burn_in))
 
 
 class Parts:
     """The parts of a run as a config describes them; see ``engine.parts.RunParts``."""
 
-    def __init__(self, cfg: Config, data: DataSets, folder: RunFolder, allow_change: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        data: DataSets,
+        folder: RunFolder,
+        allow_change: Collection[str] = (),
+        from_burn_in: Path | None = None,
+    ) -> None:
         self.cfg, self.data, self.folder, self.allow_change = cfg, data, folder, allow_change
         resolved, classes = cfg.dump(), {"names": list(data.classes.names), "ids": list(data.classes.ids)}
         self.identity = {"config": resolved, "classes": classes, "data": data.fingerprint}
@@ -114,8 +136,14 @@ class Parts:
             "version": __version__,
         }
         self.evaluates = data.val is not None
+        self.burn_in = BurnIn(burn_in.ends(cfg.method), self._deciding, from_burn_in)
         self.diagnosis = Diagnose(cfg, data, folder)
         self._measure = evaluator(cfg, data.val, keep=self.diagnosis.keep) if data.val is not None else None
+
+    def _deciding(self, step: int) -> dict[str, Any]:
+        own = burn_in.deciding(self.identity["config"], self.cfg.method, step)
+        data = {"classes": self.identity["classes"], "data": self.data.fingerprint_labeled}
+        return own | data | {"world_size": collective.world_size()}
 
     def begin(self) -> list[str]:
         """Write what says what runs, and return it in words."""
@@ -189,18 +217,6 @@ def build_method(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Met
     if labeler is not None:
         method.use_labeler(labeler)
     return method
-
-
-def label_statistics(labeled: Labeled) -> LabelStatistics:
-    """Count images and boxes of each class; crowds do not count."""
-    counted, k = ~labeled.crowd, len(labeled.classes)
-    labels, owner = labeled.labels[counted], np.repeat(np.arange(len(labeled)), np.diff(labeled.starts))[counted]
-    pairs = np.unique(owner * k + labels)  # of an image and a class
-    return LabelStatistics(
-        images=len(labeled),
-        boxes=torch.from_numpy(np.bincount(labels, minlength=k)),
-        images_with=torch.from_numpy(np.bincount(pairs % k, minlength=k)),
-    )
 
 
 def batches(cfg: Config, data: DataSets, start: int) -> Generator[Batch, None, None]:

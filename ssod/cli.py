@@ -132,12 +132,16 @@ def train(
         list[str] | None,
         typer.Option(help="A key that may differ from the checkpoint's when resuming."),
     ] = None,
+    from_burn_in: Annotated[
+        Path | None,
+        typer.Option(help="Run folder with an equal burn-in, kept by train.keep_burn_in=true; begin where that ended."),
+    ] = None,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
     from ssod.build import opened
 
     cfg = _load(words, method, detector, data, percent, fold)
-    with opened(cfg, out=out, allow_change=allow_change or []) as trainer:
+    with opened(cfg, out=out, allow_change=allow_change or [], from_burn_in=from_burn_in) as trainer:
         trainer.fit()
 
 

@@ -22,6 +22,7 @@ from ssod.detectors.build import DetectorConfig
 from ssod.engine.trainer import TrainConfig
 from ssod.evaluation.eval_config import EvalConfig
 from ssod.methods.base import Common
+from ssod.methods.burn_in import not_kept
 from ssod.methods.registry import find
 from ssod.transforms.views import ViewsConfig, misaligned
 from ssod.utils import recipes
@@ -252,6 +253,9 @@ class _Steps(Section):
 
 def _cross_check(cfg: Config, source: Source) -> None:
     """Refuse what is valid section by section but makes no sense together."""
+    problem = not_kept(cfg.method, cfg.train.on_collapse) if cfg.train.keep_burn_in else ""
+    if problem:
+        raise source.error("train.keep_burn_in", problem, "remove it")
     if not find(cfg.method.name).uses_unlabeled:
         return
     if cfg.method.burn_in >= cfg.train.steps:

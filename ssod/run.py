@@ -11,18 +11,23 @@ from ssod.config import Config
 from ssod.data.checks.summary import summary
 
 
-def train(cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = ()) -> dict[str, float]:
+def train(
+    cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = (), from_burn_in: Path | None = None
+) -> dict[str, float]:
     """Train a config to its last step, or go on where its run folder stopped.
 
     Args:
         cfg: from ``ssod.config.load``.
         out: the run folder; by default a new one below ``runs/<config>``.
         allow_change: dotted keys that may differ from a checkpoint's.
+        from_burn_in: folder of a run that was trained with ``train.keep_burn_in``. A run without a checkpoint of its
+            own begins where that one's burn-in ended, if its own would have been the same; its best teacher is sought
+            from there on.
 
     Returns:
         The teacher's metrics of the last evaluation, fractions in 0..1.
     """
-    with opened(cfg, out=out, allow_change=allow_change) as trainer:
+    with opened(cfg, out=out, allow_change=allow_change, from_burn_in=from_burn_in) as trainer:
         return trainer.fit()
 
 

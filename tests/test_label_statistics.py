@@ -14,6 +14,7 @@ import torch
 from ssod import build, run
 from ssod.config import load
 from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.label_statistics import label_statistics
 from ssod.data.splits import coverage
 from ssod.engine.checkpointing import checkpoint
 from ssod.methods import base
@@ -36,7 +37,7 @@ def labeled() -> Labeled:
 
 
 def test_ignore_regions_do_not_count_and_images_without_a_box_do() -> None:
-    found = build.label_statistics(labeled())
+    found = label_statistics(labeled())
     assert found.images == 4
     assert found.boxes.tolist() == [3, 1, 0]
     assert found.images_with.tolist() == [2, 1, 0]
@@ -46,7 +47,7 @@ def test_ignore_regions_do_not_count_and_images_without_a_box_do() -> None:
 
 def test_a_set_without_a_box() -> None:
     nothing = replace(labeled(), crowd=np.ones(6, dtype=bool))
-    found = build.label_statistics(nothing)
+    found = label_statistics(nothing)
     assert found.boxes.tolist() == found.images_with.tolist() == [0, 0, 0]
 
 

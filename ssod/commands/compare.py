@@ -49,7 +49,7 @@ def compare(
     failures: dict[str, str] = {}
     if sweep is not None:
         plan = read_sweep(sweep)
-        failures = run_cells(plan.cells, plan.jobs, plan.out, console)
+        failures = run_cells(plan.cells, plan.jobs, plan.out, console, share_burn_in=plan.share_burn_in)
         runs = [*runs, *(cell.folder for cell in plan.cells if (cell.folder / "split.json").exists())]
         targets = targets or [plan.out / "compare.html"]
         if not runs:

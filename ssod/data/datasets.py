@@ -35,6 +35,7 @@ class DataSets:
         hidden: the truth of ``unlabeled``, image by image, where the split hid it. Only evaluation may read it.
         split: family, percent, fold, hash, counts and class coverage, ready for JSON.
         fingerprint: changes when an annotation or a list of images does, and not when a folder moves.
+        fingerprint_labeled: the same of all but ``unlabeled``: what a run reads before its first pseudo-label.
         stored: the boxes that a file gives for ``unlabeled``, where the method is taught by one.
     """
 
@@ -45,6 +46,7 @@ class DataSets:
     hidden: Labeled | None
     split: dict[str, Any]
     fingerprint: str
+    fingerprint_labeled: str
     stored: Stored | None = None
 
     def with_stored(self, stored: Stored) -> DataSets:
@@ -91,6 +93,7 @@ def load(cfg: DataConfig, findings: Findings | None = None) -> DataSets:
         hidden=hidden,
         split=splits.describe(labeled, len(unlabeled or ()), cfg.split),
         fingerprint=_fingerprint(everything, labeled, unlabeled, val),
+        fingerprint_labeled=_fingerprint(everything, labeled, val),
     )
 
 

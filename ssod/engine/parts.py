@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ssod.engine.checkpointing.burn_in import BurnIn
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.stepper import Method
 from ssod.structures import Batch, Detector
@@ -20,6 +21,7 @@ class RunParts(Protocol):
         card: of the model file; see ``modelfile.save``.
         evaluates: whether there is anything to evaluate on; without it ``evaluate``, ``diagnose`` and ``pictures`` are
             never called.
+        burn_in: when it ends, what decides it, and whose the run begins with.
     """
 
     folder: RunFolder
@@ -27,6 +29,7 @@ class RunParts(Protocol):
     allow_change: Collection[str]
     card: dict[str, Any]
     evaluates: bool
+    burn_in: BurnIn
 
     def begin(self) -> Sequence[str]:
         """Write to the folder what says what runs, and return lines for the log.

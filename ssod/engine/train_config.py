@@ -58,6 +58,9 @@ class TrainConfig(Section):
     "Steps between two evaluations; 0 = only after the last step."
     save_every: Duration = 1000
     "Steps between two checkpoints; 0 = only after the last step."
+    keep_burn_in: bool = False
+    """Keep the state in which burn-in ends as `checkpoints/burn_in.pt`, for runs that begin with it (`ssod train
+    --from-burn-in`); by the run that makes these steps, with a method whose burn-in is that of `supervised`."""
     eval_student: bool = False
     "Evaluate the student next to the teacher."
     best: Literal["AP", "AP50", "AP75"] = "AP"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssod.engine.checkpointing import checkpoint
+from ssod.engine import endings
+from ssod.engine.checkpointing import burn_in, checkpoint
 from ssod.engine.checkpointing import resume_check as identities
 from ssod.engine.logging import log
 from ssod.engine.logging.alarms import COLLAPSE, Watch, advice
@@ -23,7 +23,7 @@ from ssod.engine.stepper import Step, Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.structures import Batch
 from ssod.utils import collective, distributed
-from ssod.utils.errors import Exit, SsodError
+from ssod.utils.errors import Exit
 from ssod.utils.signals import Signals, Stopped
 
 __all__ = ["TrainConfig", "Trainer"]
@@ -54,9 +54,10 @@ class Trainer:
         self.pending = False  # the evaluation of this step is still to come
         self.rolls_back = cfg.on_collapse == "roll_back"
         self.setbacks = 0  # times it went back to the best teacher since that one was measured
+        self.source: Path | None = None  # the run whose burn-in this one begins with, until it has a state of its own
 
     def fit(self) -> dict[str, float]:
-        """Train to the last step; goes on from the folder's checkpoint if there is one.
+        """Train to the last step; goes on from the folder's checkpoint if there is one, else from a given burn-in.
 
         Nothing is written before the checkpoint is known to fit, and nothing at all if the run had ended well.
 
@@ -72,6 +73,9 @@ class Trainer:
         if self.step >= cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
             log.log_finished(self.folder, self.step, self.record.results())
             return self.record.last
+        if self.source is not None:
+            source = self.source
+            distributed.on_rank_zero(lambda: burn_in.take_over(source, self.folder, self.step))
         self.log = log.Log(
             self.folder,
             steps=cfg.steps,
@@ -82,8 +86,10 @@ class Trainer:
         )
         with self.log, self.signals:
             self.folder.begin()
-            for line in (*parts.begin(), *([f"resuming after step {self.step} of {cfg.steps}"] if self.step else [])):
+            for line in (*parts.begin(), *self.first_line()):
                 self.log.say(line)
+            if self.source is not None:
+                self.save()  # from here on it is resumed like any other
             if self.pending:
                 self.finish_evaluation()
             with contextlib.closing(parts.batches(self.step)) as batches:  # or a traceback would keep its workers alive
@@ -93,6 +99,12 @@ class Trainer:
             self.log.end(self.step, self.record.results())
         return self.record.last
 
+    def first_line(self) -> list[str]:
+        """Return where the run goes on; nothing of one that begins at step 0."""
+        if self.source is not None:
+            return [f"beginning after step {self.step} of {self.cfg.steps}, with the burn-in of {self.source}"]
+        return [f"resuming after step {self.step} of {self.cfg.steps}"] if self.step else []
+
     def make_steps(self, batches: Iterator[Batch]) -> None:
         """Make the steps that are left, with what belongs to some of them: lines, evaluations, checkpoints."""
         while self.step < self.cfg.steps:
@@ -101,14 +113,17 @@ class Trainer:
             if self.due(self.cfg.log_every):
                 self.write_line()
             self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)
-            save = self.due(self.cfg.save_every) or (self.pending and self.rolls_back)
+            keep = self.cfg.keep_burn_in and self.step == self.parts.burn_in.ends
+            save = self.due(self.cfg.save_every) or keep or (self.pending and self.rolls_back)
+            if keep:
+                self.save(checkpoint.BURN_IN, deciding=self.parts.burn_in.deciding(self.step))
             if self.pending and not stop:
                 self.save()  # whatever ends the process in an evaluation costs no step
                 stop = self.run_evaluation()
             if stop or save:
                 self.save()
             if stop:
-                raise self.stopped(stop)
+                raise endings.stopped(self.folder.path, self.step, stop)
 
     def take(self, done: Step) -> int:
         """Count a step; return the exit code of a stop that was asked for, 0 for none."""
@@ -125,16 +140,9 @@ class Trainer:
     def count_bad(self, done: Step) -> None:
         """Tell of a step that was skipped for a fault; end the run when it happens too often in a row."""
         self.bad += 1
-        fault, images = f"{done.fault} is out of range", ", ".join(str(i) for i in done.images[:8])
-        self.log.say(f"step {self.step}: {fault}; skipped ({self.bad} of {self.cfg.bad_steps})")
+        self.log.say(f"step {self.step}: {done.fault} is out of range; skipped ({self.bad} of {self.cfg.bad_steps})")
         if self.bad >= self.cfg.bad_steps:
-            raise SsodError(
-                self.folder.path,
-                f"step {self.step}",
-                f"diverged: {fault}, {self.bad} steps in a row; images {images}",
-                "lower train.lr or set train.clip; the last good checkpoint is kept",
-                code=Exit.DIVERGED,
-            )
+            raise endings.diverged(self.folder.path, self.step, done.fault, self.bad, done.images)
 
     def due(self, every: int) -> bool:
         """Return whether something that happens every so many steps, and after the last, happens now."""
@@ -152,24 +160,13 @@ class Trainer:
         for text in self.watch.look(values, steps):
             self.log.alarm(self.step, text)
 
-    def stopped(self, code: int) -> SsodError:
-        """Return the error that ends a run whose state is saved."""
-        why = "preempted" if code == Exit.PREEMPTED else "interrupted"
-        problem = f"{why} after step {self.step}, state saved"
-        return SsodError(self.folder.path, "", problem, self.go_on, code=Exit(code))
-
-    @property
-    def go_on(self) -> str:
-        """How a run whose state is saved goes on; without the folder it would be another run."""
-        return f"run it again with -o {shlex.quote(str(self.folder.path))} to go on"
-
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
     def finish_evaluation(self) -> None:
         """Make up for the evaluation that the last process was stopped in."""
         stop = self.run_evaluation()
         if stop:
-            raise self.stopped(stop)
+            raise endings.stopped(self.folder.path, self.step, stop)
         self.save()
 
     def run_evaluation(self) -> int:
@@ -181,8 +178,7 @@ class Trainer:
         except Stopped as stopped:
             return stopped.code
         except torch.OutOfMemoryError as error:
-            problem = f"out of device memory in the evaluation after step {self.step}, state saved"
-            raise SsodError("config", "eval.batch", problem, f"lower it and {self.go_on}", code=Exit.IO) from error
+            raise endings.no_room_to_evaluate(self.folder.path, self.step) from error
         self.pending = False
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
         self.log.metrics(self.step, found | seen)
@@ -210,21 +206,16 @@ class Trainer:
         for text in alarms.values():
             self.log.alarm(self.step, text)
         if COLLAPSE in alarms and self.cfg.on_collapse == "stop":
-            raise self.collapsed("the teacher collapsed")
+            raise endings.collapsed(self.folder.path, "the teacher collapsed")
         if COLLAPSE in alarms and self.rolls_back:
             self.roll_back()
 
-    def collapsed(self, problem: str) -> SsodError:
-        """Return the error that ends a run whose teacher is lost."""
-        fix = "see the alarm in train.log; best.safetensors keeps the best teacher"
-        return SsodError(self.folder.path, "train.on_collapse", problem, fix, code=Exit.DIVERGED)
-
     # ---- what the run would lose with its process --------------------------------------------------------------------
 
-    def save(self, name: str = checkpoint.LAST) -> None:
-        """Write the checkpoint; a state that is not finite is never written."""
+    def save(self, name: str = checkpoint.LAST, **more: Any) -> None:
+        """Write the checkpoint, with ``more`` in it; a state that is not finite is never written."""
         self.log.sync()
-        state = self.state_dict()
+        state = self.state_dict() | more
         distributed.on_rank_zero(lambda: checkpoint.save(self.folder.checkpoints, state, name))
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,18 +235,25 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Take up the checkpoint of the run's folder, if there is one; nothing is written.
+        """Take up the checkpoint of the run's folder, else the burn-in that it begins with; nothing is written.
 
         Raises:
             SsodError: code 4, no checkpoint is good or it does not fit; code 6, the disk has no room for more.
         """
-        folder, size = self.folder.checkpoints, self.stepper.state_size()
-        distributed.on_rank_zero(lambda: checkpoint.check_space(folder, size, self.rolls_back))
+        folder, size, source = self.folder.checkpoints, self.stepper.state_size(), self.parts.burn_in.source
+        more = [checkpoint.BEST] * self.rolls_back + [checkpoint.BURN_IN] * self.cfg.keep_burn_in
+        distributed.on_rank_zero(lambda: checkpoint.check_space(folder, size, *more))
         path = distributed.on_rank_zero(lambda: checkpoint.find(folder))
-        if path is None:
+        if path is not None:
+            saved, own = self.take_up(path)
+        elif source is not None:
+            self.source = source
+            saved, own = self.put_back(burn_in.read(source, self.parts.burn_in.deciding, self.method.state_dict()))
+        else:
             return
-        saved, own = self.take_up(path)
         self.step, self.pending, self.setbacks = saved["step"], saved["pending"], saved.get("setbacks", 0)
+        if self.source is not None:  # which may have been evaluated at other steps
+            self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)
         self.window.load_state_dict(own["window"], self.stepper.device)
 
     def roll_back(self) -> None:
@@ -267,11 +265,11 @@ class Trainer:
         Raises:
             SsodError: code 5, it has happened too often, or there is no state of the best teacher to go back to.
         """
-        path = self.folder.checkpoints / checkpoint.BEST
+        folder, path = self.folder.path, self.folder.checkpoints / checkpoint.BEST
         if not distributed.on_rank_zero(path.exists):
-            raise self.collapsed(f"the teacher collapsed, and there is no {path.name} to go back to")
+            raise endings.collapsed(folder, f"the teacher collapsed, and there is no {path.name} to go back to")
         if self.setbacks == ROLL_BACKS:
-            raise self.collapsed(f"the teacher collapsed again after {ROLL_BACKS} times of going back")
+            raise endings.collapsed(folder, f"the teacher collapsed again after {ROLL_BACKS} times of going back")
         saved, _ = self.take_up(path)
         self.setbacks += 1
         back = f"back to the state of step {saved['step']} ({self.setbacks} of {ROLL_BACKS})"
@@ -284,10 +282,13 @@ class Trainer:
             All that the checkpoint holds, and the part of it that is this rank's own.
         """
         saved = checkpoint.load(path)
-        distributed.on_rank_zero(
-            lambda: identities.check(path, saved["identity"], self.identity, self.parts.allow_change)
-        )
+        now, allow = self.identity, self.parts.allow_change
+        distributed.on_rank_zero(lambda: identities.check(path, saved["identity"], now, allow))
         checkpoint.check_model(path, saved["method"], self.method.state_dict())
+        return self.put_back(saved)
+
+    def put_back(self, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Put back what was learned from a state that fits; see ``take_up``."""
         own = saved["ranks"][collective.rank() % len(saved["ranks"])]
         self.bad, self.record.best, self.record.last = saved["bad"], saved["best"], saved["metrics"]
         self.watch.load_state_dict(saved.get("watch", {}))

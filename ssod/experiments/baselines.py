@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from ssod.engine.checkpointing.resume_check import UNLABELED
 from ssod.experiments.bootstrap import Gain, Resamples, Unit, gain
-from ssod.experiments.runs import UNLABELED, Run
+from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, by_fold
 
 

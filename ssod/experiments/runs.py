@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssod.engine.checkpointing.resume_check import flat
+from ssod.engine.checkpointing.resume_check import UNLABELED, flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
 from ssod.evaluation import matching
 from ssod.evaluation.matching import Matches
@@ -20,7 +20,6 @@ from ssod.utils.yaml_io import read_yaml
 
 REPEATED = ("data.split.fold", "train.seed")  # may differ between the repetitions of one row
 MOVES_AP = ("views.val",)  # cosmetic for resuming a run, not for comparing it
-UNLABELED = ("views.unlabeled", "data.unlabeled", "train.batch.unlabeled")  # what a supervised run never reads
 METRICS = ("AP", "AP50", "AP75")
 _FOLD = re.compile(r"\.(\d+)@")  # instances_train2017.{fold}@{percent}.json
 
@@ -122,6 +121,12 @@ class Run:
             return read_run(weights.parent) if weights.is_file() else None
         except SsodError:
             return None
+
+    @cached_property
+    def begun(self) -> dict[str, Any]:
+        """Return ``burn_in.json``: ``from``, whose burn-in the run began with, and ``step``; {} if it made its own."""
+        path = self.path / "burn_in.json"
+        return _checked(path, "", _json(path), BEGUN) if path.exists() else {}
 
     def _named_start(self, start: Run) -> str:
         file = Path(self.config["detector"]["weights"]).name
@@ -227,6 +232,7 @@ SPLIT: Kinds = {
 }
 ENV: Kinds = {"gpus": (list, MAYBE)}
 EXIT: Kinds = {"code": (int, MAYBE), "time": (str, MAYBE)}
+BEGUN: Kinds = {"from": str, "step": int}
 LINES: dict[str, Kinds] = {
     "train": {"step": int, "time/step": NUMBER},
     "eval": {"step": int, **{f"teacher/{name}": (*NUMBER, MAYBE) for name in METRICS}},

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean
 
 from rich import box
@@ -88,7 +89,7 @@ def ranking(group: Group, name: str = "") -> Sheet:
     notes += [
         f"{row.name}: {run.path.name} is not counted: {run.state}" for row in group.rows for run in row.unfinished
     ]
-    notes += group.notes
+    notes += [*group.notes, *shared_burn_ins(group)]
     for scope in dict.fromkeys(gain.scope for gain in group.gains.values()):
         names = [row.name for row in group.rows if row.name in group.gains and group.gains[row.name].scope == scope]
         notes.append(f"second interval of {', '.join(names)}: {scope}")
@@ -97,6 +98,20 @@ def ranking(group: Group, name: str = "") -> Sheet:
     title = f"{name}teacher after the last step, {folds} split{'s' if folds > 1 else ''}, metric {p['metric']}, "
     title += f"scores above {p['score threshold']}, AP mean ± sd over folds and seeds"
     return Sheet(title, columns, rows, notes, texts=3, spare=("AP75", "labelled seen", "unlabelled seen", "hours"))
+
+
+def shared_burn_ins(group: Group) -> list[str]:
+    """Return which rows went on from the burn-in of another run; one sentence for each they had it from."""
+    names = {run.path.resolve(): row.name for row in group.rows for run in row.runs}
+    found: dict[tuple[str, int], list[str]] = {}
+    for row in group.rows:
+        begun = [run.begun for run in row.runs if run.begun]
+        for source, step in dict.fromkeys((names.get(Path(b["from"]).resolve(), b["from"]), b["step"]) for b in begun):
+            found.setdefault((source, step), []).append(row.name)
+    return [
+        f"the first {step} steps of {', '.join(rows)} are those of {source}, made once; images and hours count them"
+        for (source, step), rows in found.items()
+    ]
 
 
 def at_equal_cost(group: Group, name: str = "") -> Sheet:

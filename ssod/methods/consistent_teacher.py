@@ -83,7 +83,7 @@ class Config(base.Config):
         return max(self.start, self.burn_in)
 
 
-class ConsistentTeacher(base.Method):
+class ConsistentTeacher(base.Method, burn_in_reads=()):
     """Thresholds that each class finds for itself, after a start in which they settle."""
 
     Config = Config

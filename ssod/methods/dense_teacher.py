@@ -70,7 +70,7 @@ class Config(base.Config):
         return "maps"
 
 
-class DenseTeacher(base.Method):
+class DenseTeacher(base.Method, burn_in_reads=()):
     """The teacher's map in, an assignment out."""
 
     Config = Config

@@ -61,7 +61,7 @@ class Config(base.Config):
         return True
 
 
-class InstantTeaching(base.Method):
+class InstantTeaching(base.Method, burn_in_reads=("as_released",)):
     """Labels of the moment, mixed with true ones."""
 
     Config = Config

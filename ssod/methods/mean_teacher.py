@@ -64,7 +64,7 @@ class Config(base.Config):
         return "boxes" if self.form == "pseudo_label" else "distances"
 
 
-class MeanTeacher(base.Method):
+class MeanTeacher(base.Method, burn_in_reads=()):
     """A threshold in, the detector's own losses out; or the teacher's output in, distances to it out."""
 
     Config = Config

@@ -72,7 +72,7 @@ class Config(base.Config):
         return True
 
 
-class SoftTeacher(base.Method):
+class SoftTeacher(base.Method, burn_in_reads=()):
     """Two sets of boxes, and background that the teacher vouches for."""
 
     Config = Config

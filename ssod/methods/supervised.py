@@ -35,11 +35,23 @@ class Supervised(nn.Module):
     Attributes:
         stats: detached tensors of the last step, for the log; reading them is the logger's business.
         uses_unlabeled: whether unlabelled images are wanted at all.
+        burn_in_reads: the keys of its section that decide a step without pseudo-labels, besides ``ema``, ``loss`` and
+            ``burn_in``; None where such a step is not that of ``Supervised``. A class says it in its first line,
+            ``class MyTeacher(Method, burn_in_reads=())``, for itself alone.
     """
 
     Config: type[Common] = Common
     cfg: Common
     uses_unlabeled: bool = False
+    burn_in_reads: tuple[str, ...] | None = ()
+
+    def __init_subclass__(cls, *, burn_in_reads: tuple[str, ...] | None = None, **more: Any) -> None:
+        """Take note of what a class says about its burn-in, ``class MyTeacher(Method, burn_in_reads=())``.
+
+        It is not inherited: a class that says nothing shares its burn-in with no other run, whatever it overrides.
+        """
+        super().__init_subclass__(**more)
+        cls.burn_in_reads = burn_in_reads
 
     def __init__(self, student: Detector, cfg: Common, burn_in: int = 0) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class Config(base.Config):
     "How the teacher follows the student after burn-in."
 
 
-class UnbiasedTeacher(base.Method):
+class UnbiasedTeacher(base.Method, burn_in_reads=()):
     """A threshold in, classification losses out."""
 
     Config = Config

@@ -94,6 +94,8 @@ def summary(run: Run, baseline: Run | None) -> Section:
         ["unlabelled images seen", _seen(unlabeled, run.split.get("unlabeled"))],
         ["hours of training", f"{hours(run, run.last['step']):.2f}"],
     ]
+    if run.begun:
+        rows.append(["burn-in", f"the first {run.begun['step']} steps are those of {run.begun['from']}"])
     blocks.append(sheet("the teacher", ["what", "how much"], rows))
     return Section("summary", "Summary", blocks)
 
@@ -133,8 +135,8 @@ def metric(row: dict[str, Any] | None, name: str = "AP") -> float | None:
 
 
 def _best(run: Run) -> str:
-    """Return the highest AP of all evaluations and its step."""
-    found = [row for row in run.evals if metric(row) is not None]
+    """Return the highest AP of the run's own evaluations and its step; that teacher is ``best.safetensors``."""
+    found = [row for row in run.evals if metric(row) is not None and row["step"] >= run.begun.get("step", 0)]
     best = max(found, key=metric, default=None)
     return "-" if best is None else f"{percent(metric(best))} at step {best['step']}"
 

@@ -238,21 +238,21 @@ def test_the_disk_is_measured_before_the_first_step(tmp_path: Path) -> None:
     assert caught.value.code == Exit.IO
 
 
-@pytest.mark.parametrize(("keeps_best", "there", "needed"), [
-    (False, (), 300), (True, (), 400), (False, ("last.pt", "previous.pt"), 100), (True, ("last.pt", "best.pt"), 200),
-    (False, ("best.pt", "damaged.pt"), 300),
+@pytest.mark.parametrize(("more", "there", "needed"), [
+    ((), (), 300), (("best.pt",), (), 400), ((), ("last.pt", "previous.pt"), 100), ((), ("best.pt", "damaged.pt"), 300),
+    (("best.pt",), ("last.pt", "best.pt"), 200), (("best.pt", "burn_in.pt"), ("last.pt", "best.pt"), 300),
 ])  # fmt: skip
 def test_what_is_there_needs_no_room_and_the_one_being_written_does(
-    tmp_path: Path, keeps_best: bool, there: tuple, needed: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, more: tuple, there: tuple, needed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in there:
         (tmp_path / name).write_bytes(bytes(100))
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1000, 0, needed))
-    checkpoint.check_space(tmp_path, 100, keeps_best)
+    checkpoint.check_space(tmp_path, 100, *more)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1000, 0, needed - 1))
     with pytest.raises(SsodError, match="checkpoints need"):
-        checkpoint.check_space(tmp_path, 100, keeps_best)
+        checkpoint.check_space(tmp_path, 100, *more)
 
 
 def test_bytes_reach_the_disk_before_the_name_does(tmp_path: Path) -> None:

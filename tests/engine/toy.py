@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssod import structures
+from ssod.engine.checkpointing.burn_in import BurnIn
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import TrainConfig, Trainer
 from ssod.methods import base
@@ -148,6 +149,7 @@ class Parts:
     pictures: Callable[[int], dict[str, np.ndarray]] = lambda step: {}
     phase: Callable[[int], str] = lambda step: ""
     evaluates: bool = True
+    burn_in: BurnIn = field(default_factory=lambda: BurnIn(2, lambda step: {"step": step}))
     card: dict[str, Any] = field(
         default_factory=lambda: {"detector": {"name": "toy"}, "classes": CLASSES, "val_view": []}
     )
@@ -165,7 +167,7 @@ class Parts:
         return {}
 
 
-OPTIONS = ("evaluate", "allow_change", "pictures", "phase", "wrap")
+OPTIONS = ("evaluate", "allow_change", "pictures", "phase", "wrap", "burn_in")
 
 
 def trainer(folder: RunFolder, *, dropout: float = 0.2, norm: bool = True, method: dict | None = None, **cfg: Any):

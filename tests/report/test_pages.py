@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -118,6 +119,20 @@ def test_a_run_without_data_weights_or_matches_still_has_a_page(tmp_path: Path) 
     assert "No pictures" in page.text
     assert "running or killed" in page.text
     assert "saved no eval/step_*.npz" in page.text
+
+
+def test_a_run_that_began_with_the_burn_in_of_another_says_so(tmp_path: Path) -> None:
+    """Its best teacher is one of its own: an evaluation of the other run, however good, left it no weights."""
+    run = fake_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    values = {12: 0.75, 24: 0.25}
+    rows = [{**row, **({"teacher/AP": values[row["step"]]} if row["kind"] == "eval" else {})} for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "75.0 at step 12" in check(report(run).read_text("utf-8")).text
+    (run / "burn_in.json").write_text(json.dumps({"from": "runs/other", "step": 16}))
+    page = check(report(run).read_text("utf-8")).text
+    assert "the first 16 steps are those of runs/other" in page
+    assert "25.0 at step 24" in page
 
 
 def test_pictures_need_no_file_that_the_run_started_from(trained: Path, tmp_path: Path) -> None:

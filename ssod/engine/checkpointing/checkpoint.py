@@ -2,10 +2,10 @@
 
 ``last.pt`` is torch's own zip format followed by a trailer of 48 bytes: a magic word, the length and the SHA-256 of
 what precedes. ``previous.pt`` is the checkpoint before it, ``best.pt`` that of the best teacher where a run may go back
-to it. There is no state of random generators in it: the loop
-seeds every generator anew at each step, from the run's seed, the step and the rank (``rng.seed_step``), so that
-none has anything to remember. Failpoints (``ssod.utils.atomic``) here are ``ckpt.before_trailer`` and
-``ckpt.after_trailer``.
+to it, ``burn_in.pt`` that of the end of burn-in where other runs may begin with it. There is no state of random
+generators in it: the loop seeds every generator anew at each step, from the run's seed, the step and the rank
+(``rng.seed_step``), so that none has anything to remember. Failpoints (``ssod.utils.atomic``) here are
+``ckpt.before_trailer`` and ``ckpt.after_trailer``.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 
 SCHEMA = 2  # 2: the optimiser's state is by the parameters' names; in 1 it was by their place in its groups
-LAST, PREVIOUS, BEST, BAD = "last.pt", "previous.pt", "best.pt", "damaged.pt"
+LAST, PREVIOUS, BEST, BURN_IN, BAD = "last.pt", "previous.pt", "best.pt", "burn_in.pt", "damaged.pt"
 _MAGIC = b"SSODCKPT"
 _TRAILER = struct.Struct("<8sQ32s")
 
@@ -193,13 +193,15 @@ def first_nonfinite(tensors: Mapping[str, Any]) -> tuple[str, int] | None:
     return None
 
 
-def check_space(folder: Path, size: int, keeps_best: bool = False) -> None:
+def check_space(folder: Path, size: int, *more: str) -> None:
     """Test that the disk has room for all checkpoints of ``size`` bytes, and for the one that is being written.
+
+    ``more`` are names of checkpoints besides the last two.
 
     Raises:
         SsodError: code 6, before the first step instead of at the first save.
     """
-    names = (LAST, PREVIOUS, BEST) if keeps_best else (LAST, PREVIOUS)
+    names = (LAST, PREVIOUS, *more)
     there = sum((folder / name).stat().st_size for name in names if (folder / name).exists())
     needed, free = (len(names) + 1) * size - there, shutil.disk_usage(folder).free
     if free < needed:

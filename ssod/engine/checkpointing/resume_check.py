@@ -35,6 +35,7 @@ KINDS: dict[str, Kind] = {
     "train.log_every": "cosmetic",
     "train.eval_every": "cosmetic",
     "train.save_every": "cosmetic",
+    "train.keep_burn_in": "cosmetic",
     "train.eval_student": "cosmetic",
     "train.best": "cosmetic",
     "train.warn_after": "cosmetic",
@@ -46,6 +47,8 @@ KINDS: dict[str, Kind] = {
     "eval.batch": "cosmetic",
     "eval.diagnose": "cosmetic",
 }
+
+UNLABELED = ("views.unlabeled", "data.unlabeled", "train.batch.unlabeled")  # no supervised step reads it
 
 
 def kind(key: str) -> Kind:

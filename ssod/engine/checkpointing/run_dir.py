@@ -39,6 +39,7 @@ class RunFolder:
         checkpoints, eval, vis, tb: folders inside it, made when first needed (``checkpoints``: at once).
         best: the model file of the best teacher.
         metrics, log, exit: ``metrics.jsonl``, ``train.log``, ``exit.json``.
+        burn_in: ``burn_in.json``, whose burn-in the run began with; see ``checkpointing.burn_in``.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -46,6 +47,7 @@ class RunFolder:
         self.checkpoints, self.eval, self.vis, self.tb = (self.path / n for n in ("checkpoints", "eval", "vis", "tb"))
         self.best, self.report = self.path / "best.safetensors", self.path / "report.html"
         self.metrics, self.log, self.exit = (self.path / n for n in ("metrics.jsonl", "train.log", "exit.json"))
+        self.burn_in = self.path / "burn_in.json"
         self._lock: int | None = None
         self._begun = False
 
@@ -93,6 +95,7 @@ class RunFolder:
         distributed.on_rank_zero(self._take)
         self._begun = False
         if not distributed.on_rank_zero(lambda: self.resumable):
+            distributed.on_rank_zero(lambda: self.burn_in.unlink(missing_ok=True))
             self.begin()
         return self
 

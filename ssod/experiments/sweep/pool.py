@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ssod.experiments.runs import read_run
 from ssod.experiments.sweep.memory import Stated, free_memory
+from ssod.experiments.sweep.sharing import Sharing
 from ssod.experiments.sweep.sweep import Cell, finished
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
@@ -50,7 +51,9 @@ class Job:
     started: float = field(default_factory=time.monotonic)
 
 
-def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> dict[str, str]:
+def run_cells(
+    cells: Sequence[Cell], jobs: int, out: Path, console: Console, *, share_burn_in: bool = True
+) -> dict[str, str]:
     """Run every cell that is not finished.
 
     A run that another process works on, for another sweep or by itself, is waited for. A run that fails is reported and
@@ -61,6 +64,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> 
         jobs: processes at the same time, at most.
         out: where logs of the processes go, ``logs/<row>-fold1-seed0.log``.
         console: gets a line when a run starts or ends.
+        share_burn_in: let cells that make the same steps until burn-in ends make them once.
 
     Returns:
         What went wrong, by the cell's name; empty when all cells are finished.
@@ -68,7 +72,7 @@ def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> 
     Raises:
         SsodError: code 75 or 130, asked to stop; the runs have saved their states.
     """
-    pool = _Pool(list(cells), jobs, out, console)
+    pool = _Pool(list(cells), jobs, out, console, share_burn_in)
     with Signals() as signals:
         try:
             while pool.waiting or pool.running:
@@ -84,10 +88,12 @@ def run_cells(cells: Sequence[Cell], jobs: int, out: Path, console: Console) -> 
 
 
 class _Pool:
-    def __init__(self, cells: list[Cell], jobs: int, out: Path, console: Console) -> None:
+    def __init__(self, cells: list[Cell], jobs: int, out: Path, console: Console, share_burn_in: bool = True) -> None:
         self.total, self.jobs, self.out, self.console = len(cells), jobs, out, console
         self.waiting = [cell for cell in cells if not finished(cell)]
         self.done = self.total - len(self.waiting)
+        self.sharing = Sharing(cells if share_burn_in and self.waiting else ())
+        self.sharing.over |= {cell.name for cell in cells} - {cell.name for cell in self.waiting}
         self.running: list[Job] = []
         self.failures: dict[str, str] = {}
         self.messages: set[str] = set()
@@ -97,6 +103,10 @@ class _Pool:
     def fill(self) -> None:
         """Start what there is room for."""
         for cell in list(self.waiting):
+            more = self.sharing.options(cell)
+            if more is None:
+                self._say_once(f"{cell.name} waits for the burn-in of another run")
+                continue
             if not self._room():
                 return
             log = self._take(cell)
@@ -106,9 +116,9 @@ class _Pool:
             self.waiting.remove(cell)
             if finished(cell):
                 log.close()
-                self._count(f"{cell.name} finished elsewhere")
+                self._count(cell, f"{cell.name} finished elsewhere")
                 continue
-            self.running.append(self._start(cell, log))
+            self.running.append(self._start(cell, log, more))
 
     def reap(self) -> None:
         """Take note of the runs that ended."""
@@ -121,12 +131,12 @@ class _Pool:
             took = f"{(time.monotonic() - job.started) / 60:.1f} min"
             if code == 0 and finished(job.cell):
                 last = read_run(job.cell.folder).last
-                self._count(f"{job.cell.name} done, AP {percent(last['teacher/AP'])}, {took}")
+                self._count(job.cell, f"{job.cell.name} done, AP {percent(last['teacher/AP'])}, {took}")
             elif code == Exit.IO and locked(job.cell.folder):  # `ssod train` by hand was there first, by a second
                 self.waiting.append(job.cell)
             else:
                 self.failures[job.cell.name] = why(Path(job.log.name), code)
-                self._count(f"{job.cell.name} failed, {took}: {self.failures[job.cell.name]}")
+                self._count(job.cell, f"{job.cell.name} failed, {took}: {self.failures[job.cell.name]}")
 
     def stop(self) -> None:
         """Ask what still runs to save its state, and wait for it."""
@@ -185,13 +195,13 @@ class _Pool:
             return None
         return file
 
-    def _start(self, cell: Cell, log: IO[bytes]) -> Job:
+    def _start(self, cell: Cell, log: IO[bytes], more: Sequence[str] = ()) -> Job:
         log.truncate(0)
         slot = self._slot()
         env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))} | os.environ
         if len(self.gpus) > 1:
             env["CUDA_VISIBLE_DEVICES"] = self._gpu(slot)
-        command = [sys.executable, "-m", "ssod", "train", *cell.command(), "-o", str(cell.folder)]
+        command = [sys.executable, "-m", "ssod", "train", *cell.command(), *more, "-o", str(cell.folder)]
         memory = Stated(cell.folder / "metrics.jsonl")
         process = subprocess.Popen(
             command,
@@ -201,11 +211,12 @@ class _Pool:
             start_new_session=True,  # Ctrl-C is ours alone; the runs are asked once, by stop()
             preexec_fn=partial(end_with_parent, signal.SIGTERM),  # for when this process cannot ask it to save
         )
-        self._say(f"{cell.name} starts")
+        self._say(f"{cell.name} starts" + (f": {' '.join(more)}" if more else ""))
         return Job(cell, process, log, slot, memory)
 
-    def _count(self, text: str) -> None:
+    def _count(self, cell: Cell, text: str) -> None:
         self.done += 1
+        self.sharing.over.add(cell.name)
         self._say(f"[{self.done}/{self.total}] {text}")
 
     def _say_once(self, text: str) -> None:

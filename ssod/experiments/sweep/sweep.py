@@ -12,6 +12,7 @@ folds: [1, 2, 3]
 seeds: [0]
 overrides: [train.steps=2000]    # for every run; {fold} and {seed} stand for their numbers
 jobs: 2                          # at the same time at most, as long as memory allows
+share_burn_in: true              # runs that are equal until burn-in ends go on from one's state
 ```
 """
 
@@ -74,6 +75,8 @@ class SweepConfig(Section):
     "`key.path=value` for every run; `{fold}` and `{seed}` stand for their numbers."
     jobs: int = Field(1, ge=1)
     "Runs at the same time, at most; another one starts only while memory allows."
+    share_burn_in: bool = True
+    "Let runs that make the same steps until burn-in ends go on from the state of the one that makes them first."
 
     @field_validator("percents", "folds", "seeds")
     @classmethod
@@ -120,6 +123,7 @@ class Sweep:
     cells: list[Cell]
     jobs: int
     out: Path
+    share_burn_in: bool = True
 
 
 def read_sweep(path: Path | str) -> Sweep:
@@ -144,7 +148,7 @@ def read_sweep(path: Path | str) -> Sweep:
     cells = [_cell(cfg, path, out, *entry, f, s) for entry in entries for f in cfg.folds for s in cfg.seeds]
     for cell in cells:
         check_folder(cell)
-    return Sweep(cells, cfg.jobs, out)
+    return Sweep(cells, cfg.jobs, out, cfg.share_burn_in)
 
 
 def _configs(cfg: SweepConfig, path: Path) -> list[tuple[str, Path | Recipe, tuple[str, ...]]]:

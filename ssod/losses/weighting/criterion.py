@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
-from ssod.losses.build import Loss, bind, defaults, first_line, needs_frequency, pick
+from ssod.losses.build import TABLES, Loss, bind, defaults, first_line, needs_frequency, pick
 from ssod.losses.weighting.bayes import Branch, own_loss
 from ssod.losses.weighting.context import Context, Reweight, Side
 from ssod.losses.weighting.counts import Frequency, RunningObjects
@@ -150,6 +150,17 @@ class Criterion(nn.Module):
             return losses
         first = next(iter(losses))
         return losses | {first: losses[first] + 0 * sum(p.sum() for p in idle)}
+
+
+def reaches_labeled(unsup: SideLoss) -> bool:
+    """Whether what a config names for unlabelled images has a part in steps that have none of them.
+
+    It has where something is learnt or counted: what learns gets a gradient of 0 and a weight decay, the auxiliary
+    branch learns from labelled rows too, and class frequencies are counted in their labels.
+    """
+    rules = [RULES.get(spec.name) for spec in unsup.weighting]
+    named = [table[unsup.cls.name] for table in TABLES.values() if unsup.cls is not None and unsup.cls.name in table]
+    return any(rule is None or rule.learns or rule.branch for rule in rules) or any(map(needs_frequency, named))
 
 
 # ---- from words to parts -------------------------------------------------------------------------------------------
