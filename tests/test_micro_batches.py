@@ -36,7 +36,10 @@ FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("humble_teacher", "fcos", {}, {"norm": "foreground"}),
     ("supervised", "fcos", {}, {"loss": {"sup": {"cls": "equalization"}}}),
     ("supervised", "retinanet", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),
+    ("supervised", "faster_rcnn", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),
 ]
+# A mean of so many samples is the mean: what a branch draws is not the same in parts.
+UNCERTAIN = {"name": "uncertainty", "samples": 10**14}
 WEIGHTINGS = [
     ("fcos", "cleanliness"),
     ("fcos", "background_reliability"),
@@ -171,6 +174,12 @@ def test_whatever_else_it_counts(
 def test_whatever_weighs_its_rows(kind: str, weighting: str) -> None:
     keys = {"loss": {"unsup": {"weighting": weighting}}}
     same_in_parts(lambda: method("mean_teacher", detector(kind), **keys), exact=weighting != "cleanliness")
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_uncertain_rows_are_those_of_the_whole_batch(kind: str) -> None:
+    loss = {side: {"weighting": UNCERTAIN} for side in ("sup", "unsup")}
+    same_in_parts(lambda: method("mean_teacher", detector(kind), loss=loss))
 
 
 @pytest.mark.parametrize("changes", [{}, ADAPTIVE])

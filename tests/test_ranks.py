@@ -130,6 +130,35 @@ def test_two_ranks_of_two_parts_lose_what_four_parts_do(tmp_path: Path, net: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("net", NETS)
+def test_two_ranks_weigh_rows_by_what_all_of_them_are_sure_of(tmp_path: Path, net: str) -> None:
+    """So many samples are their mean, as two ranks draw others than one process does."""
+    weighting = {"weighting": {"name": "uncertainty", "samples": 10**14}}
+    config = small_config(
+        tmp_path,
+        detector=begun(net, tmp_path),
+        train__steps=3,
+        train__log_every=1,
+        train__eval_every=0,
+        train__optimizer={"name": "sgd"},
+        train__lr=0.001,
+        train__batch={"labeled": 4, "unlabeled": 4},
+        method__score=SCORE[net],
+        method__damping=1.0,
+        method__burn_in=0,
+        method__loss={"sup": weighting, "unsup": weighting},
+    )
+    run(train_command(config, tmp_path / "one"))
+    two(config, tmp_path / "two")
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
+    wanted = {"sup/aux", "unsup/aux"} | ({"sup/rpn_aux", "unsup/rpn_aux"} if net == "faster_rcnn" else set())
+    assert wanted <= alone[0].keys() == together[0].keys()
+    worst = max(abs(alone[0][name] - together[0][name]) / max(1.0, abs(alone[0][name])) for name in alone[0])
+    print(f"{net}: largest difference in the first step {worst:.1e}")
+    assert worst <= 1e-6
+
+
+@pytest.mark.slow
 def test_a_rank_without_a_single_pseudo_box_goes_on(tmp_path: Path) -> None:
     config = small_config(tmp_path, train__steps=16, train__eval_every=0, train__log_every=1, method__score=1.0)
     two(config, tmp_path / "none")

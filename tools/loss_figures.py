@@ -111,7 +111,6 @@ def looks(folder: Path, images: int) -> Iterator[Look]:
     source = data.labeled if data.val is None else data.val
     read = cfg.data.reader()
     student = method.student
-    branch = method.criterion.branch
     torch.manual_seed(0)
     for i in np.linspace(0, len(source) - 1, min(images, len(source))).round().astype(int).tolist():
         sample = make_views(read(source.images, i), source.targets(i), {"val": cfg.views.val}, 0, "val", 0, 0)["val"]
@@ -119,7 +118,9 @@ def looks(folder: Path, images: int) -> Iterator[Look]:
         out = student.predict(view)
         assigned = student.assign(out, view.targets)
         stage = "rpn" if "rpn" in assigned else "dense"
-        yield Look(sample, stage, *assigned[stage], None if branch is None else branch(out.pyramid))
+        p, a = assigned[stage]
+        branches = method.criterion.branches
+        yield Look(sample, stage, p, a, branches[stage](p.cls_features) if stage in branches else None)
 
 
 # ---- cumulative loss by difficulty ---------------------------------------------------------------------------------

@@ -85,8 +85,8 @@ class Dense(Detector):
 
     Args:
         backbone: images to a pyramid.
-        head: torchvision's head: list of levels to ``cls_logits``, ``bbox_regression`` and perhaps ``bbox_ctrness``
-            and ``bbox_std``.
+        head: torchvision's head: list of levels to ``cls_logits``, ``bbox_regression``, ``cls_features`` and perhaps
+            ``bbox_ctrness`` and ``bbox_std``.
         anchors: the priors.
         coder: the meaning of the head's deltas.
         num_classes: K.
@@ -105,6 +105,7 @@ class Dense(Detector):
     """
 
     backbone: BackboneWithFPN
+    head: Any  # with torchvision's names, or detectron2's
 
     def __init__(
         self,
@@ -169,12 +170,14 @@ class Dense(Detector):
             strides=self.strides,
             grids=tuple(grids),
             box_std=None if box_std is None else box_std.flatten(0, 1),
+            cls_features=heads["cls_features"],
         )
 
     def heads(self, features: list[Tensor]) -> dict[str, Any]:
         """Run the head: ``cls_logits``, ``bbox_regression`` and what else it has, [N, rows, K | 4 | ...].
 
-        ``towers``, of a head whose boxes are aligned, is a list with the features of each level.
+        ``cls_features`` is a list with what the class output read on each level, ``towers``, of a head whose boxes are
+        aligned, one with the features of all convolutions.
         """
         return self.head(features)
 
@@ -192,9 +195,9 @@ class Dense(Detector):
         return self.backbone.body
 
     @property
-    def channels(self) -> int:
-        """Channels of every level of the pyramid."""
-        return self.backbone.out_channels
+    def cls_layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layer that says the class logits."""
+        return {"dense": self.head.classification_head.cls_logits}
 
     @property
     def kinds(self) -> dict[str, Kind]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import field_validator
@@ -124,14 +124,23 @@ class FasterRcnn(Rcnn):
         )
         self.pool = RoIPool((levels[0], min(levels[1], 5)), roi.size, roi.scale, adaptive=roi.pooling == "adaptive")
 
-    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    @property
+    def cls_layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layers that say object or not, and the classes."""
+        rpn, roi = cast(RPNHead, self.rpn["head"]), cast(FastRCNNPredictor, self.roi_heads["box_predictor"])
+        return {"rpn": rpn.cls_logits, "roi": roi.cls_score}
+
+    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """See ``Rcnn.rpn_head``."""
-        return self.rpn["head"](features)
+        head = cast(RPNHead, self.rpn["head"])
+        read = [head.conv(x) for x in features]
+        return [head.cls_logits(x) for x in read], [head.bbox_pred(x) for x in read], read
 
     def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:
         """Run the RoI head on boxes [R, 4] of images [R]."""
         pooled = self.pool(list(features.values()), boxes, image)
-        logits, deltas = self.roi_heads["box_predictor"](self.roi_heads["box_head"](pooled))
+        read = self.roi_heads["box_head"](pooled)
+        logits, deltas = self.roi_heads["box_predictor"](read)
         return Predictions(
             logits=torch.cat([logits[:, 1:], logits[:, :1]], 1),
             deltas=deltas.view(-1, self.num_classes + 1, 4)[:, 1:],
@@ -140,6 +149,7 @@ class FasterRcnn(Rcnn):
             sizes=sizes,
             coder=self.roi_coder,
             softmax=True,
+            cls_features=[read],
         )
 
 

@@ -1,6 +1,6 @@
 """FCOS with center sampling, GIoU and normalised distances (Tian et al. 2019), from torchvision's parts."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, normalizer_of_batch
-from ssod.detectors.heads.box_std import BoxStd, box_std_layer, each
+from ssod.detectors.heads.box_std import BoxStd, box_std_layer
 from ssod.detectors.heads.fam3d import bias_of
+from ssod.detectors.heads.towers import classify, each
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import LtrbCoder
@@ -74,16 +75,15 @@ class Head(nn.Module):
         # Weights on disk have the name ``spread``.
         self.spread = box_std_layer(channels, 1) if box_std else None
 
-    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: list[Tensor]) -> dict[str, Any]:
         """Return class logits, distances (at least 0, in strides), centerness logits and perhaps the distances'
         box_std.
 
-        Each is [N, rows, K | 4 | 1 | 4].
+        Each is [N, rows, K | 4 | 1 | 4]; ``cls_features`` is a list with what the class output reads on each level.
         """
         branch = self.regression_head
         towers = [branch.conv(x) for x in features]
-        out = {
-            "cls_logits": self.classification_head(features),
+        out = classify(self.classification_head, features) | {
             "bbox_regression": each(branch.bbox_reg, towers, 4).relu(),
             "bbox_ctrness": each(branch.bbox_ctrness, towers, 1),
         }

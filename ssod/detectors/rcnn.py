@@ -114,8 +114,11 @@ class Rcnn(Detector):
         self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, allow_low_quality=True)
         self.roi_assigner = IoUAssigner(roi.iou, roi.iou, allow_low_quality=False)
 
-    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return logits [N, A, h, w] and deltas [N, 4 A, h, w] of each level, A anchors a cell."""
+    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return logits [N, A, h, w], deltas [N, 4 A, h, w] and what both read, [N, C, h, w], of each level.
+
+        A is the number of anchors a cell.
+        """
         raise NotImplementedError
 
     def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:
@@ -126,11 +129,6 @@ class Rcnn(Detector):
     def body(self) -> nn.Module:
         """What is below the pyramid."""
         return self.backbone.body
-
-    @property
-    def channels(self) -> int:
-        """Channels of every level of the pyramid."""
-        return self.backbone.out_channels
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -149,7 +147,7 @@ class Rcnn(Detector):
 
     def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
         """Run the proposal network and flatten it."""
-        logits, deltas = self.rpn_head(features)
+        logits, deltas, read = self.rpn_head(features)
         grids = [grid_of(f) for f in features]
         logits, deltas = concat_box_prediction_layers(logits, deltas)
         n = view.images.shape[0]
@@ -164,6 +162,7 @@ class Rcnn(Detector):
             levels=tuple(h * w * self.anchors.per_cell for h, w in grids),
             strides=self.strides,
             grids=tuple(grids),
+            cls_features=read,
         )
 
     # ---- learning --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, normalizer_of_batch, normalizer_per_image
 from ssod.detectors.heads.box_std import BoxStd, BoxStdHead
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
+from ssod.detectors.heads.towers import RetinaHead
 from ssod.losses.build import Kind, Loss, LossSpec, pick
 from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder
 from ssod.utils.errors import SsodError
@@ -100,7 +101,7 @@ def build_head(cfg: RetinaNetConfig, kind: Kind, per_cell: int, num_classes: int
     if cfg.align is not None:
         distances = cfg.align.decode == "distances"
         return TowerHead(cfg.channels, per_cell, num_classes, norm_layer=norm, distances=distances)
-    head = BoxStdHead if kind == "box_std" else RetinaNetHead
+    head = BoxStdHead if kind == "box_std" else RetinaHead
     return head(cfg.channels, per_cell, num_classes, norm_layer=norm)
 
 

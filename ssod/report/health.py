@@ -148,38 +148,46 @@ def _health(run: Run) -> list[Markup]:
 
 def weighting(run: Run) -> list[Markup]:
     """Return uncertainty and difficulty of wrong and of right rows where a run weighs rows by them, else nothing."""
-    sides = {"sup": "labelled", "unsup": "pseudo-labelled"}
-    logged = {key for row in run.train for key in row if key.startswith("weighting/")}
+    logged = {key.rpartition("/")[2] for row in run.train for key in row if key.startswith("weighting/")}
+    stages = {"": "", "rpn_": ": proposal network"}
+    found = [_weighed(run, prefix, whose) for prefix, whose in stages.items() if f"{prefix}wrong" in logged]
+    figures = [figure for of_stage in found for figure in of_stage]
+    if not figures:
+        return []
+    how = (
+        "Rows count by how uncertain an auxiliary Bayesian branch is of them (Li et al., ICIP 2020): U is the sigmoid "
+        "of its BALD score, D is U / 2 on rows that the student gets right and 1 - U / 2 on those that it gets wrong. "
+        "Where U hardly spreads, a row counts by whether the student gets it right, and by nothing else. Running means "
+        "over some hundred steps."
+    )
+    return [text(how, "small"), grid(figures)]
 
-    def drawn(letter: str) -> list[Series]:
+
+def _weighed(run: Run, prefix: str, whose: str) -> list[Markup]:
+    """Return the figures of one stage, whose numbers begin with ``prefix``."""
+    sides, marks = {"sup": "labelled", "unsup": "pseudo-labelled"}, burn_in(run)
+
+    def drawn(name: str) -> list[Series]:
         found = []
         for side, images in sides.items():
             for kind, hue in (("wrong", WRONG), ("correct", RIGHT)):
-                steps, values = column(run.train, f"weighting/{side}/{letter}_{kind}")
+                steps, values = column(run.train, f"weighting/{side}/{prefix}{name}_{kind}")
                 # 0 says that there was no such row yet.
                 found.append(
                     Series(f"{kind}, {images}", steps, [v or None for v in values], dash=side == "unsup", color=hue)
                 )
         return found
 
-    if not any(key.endswith("/wrong") for key in logged):
-        return []
-    marks = burn_in(run)
     wrong = [
-        Series(f"{images} rows", *column(run.train, f"weighting/{side}/wrong", 100), dash=side == "unsup")
+        Series(f"{images} rows", *column(run.train, f"weighting/{side}/{prefix}wrong", 100), dash=side == "unsup")
         for side, images in sides.items()
     ]
-    figures = [
-        charts.lines(drawn("U"), "Uncertainty U of the student's rows", "step", "U", marks=marks),
-        charts.lines(drawn("D"), "Difficulty D, by which rows count", "step", "D", y_range=(0, 1), marks=marks),
-        charts.lines(wrong, "Rows on which the student is wrong", "step", "%", marks=marks),
+    return [
+        charts.lines(drawn("U"), f"Uncertainty U of the student's rows{whose}", "step", "U", marks=marks),
+        charts.lines(drawn("U_std"), f"Standard deviation of U{whose}", "step", "U", marks=marks),
+        charts.lines(drawn("D"), f"Difficulty D, by which rows count{whose}", "step", "D", y_range=(0, 1), marks=marks),
+        charts.lines(wrong, f"Rows on which the student is wrong{whose}", "step", "%", marks=marks),
     ]
-    how = (
-        "Rows count by how uncertain an auxiliary Bayesian branch is of them (Li et al., ICIP 2020): U is the sigmoid "
-        "of its BALD score, D is U / 2 on rows that the student gets right and 1 - U / 2 on those that it gets wrong. "
-        "Running means over some hundred steps."
-    )
-    return [text(how, "small"), grid(figures)]
 
 
 def thresholds(run: Run) -> Markup:

@@ -77,8 +77,8 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     @property
-    def channels(self) -> int:
-        """Channels of every level of the pyramid."""
+    def cls_layers(self) -> Mapping[str, nn.Conv2d | nn.Linear]:
+        """The layer of each stage that says the class logits; what it reads is ``Predictions.cls_features``."""
         raise NotImplementedError
 
     @property

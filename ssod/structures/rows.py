@@ -36,6 +36,7 @@ class Predictions:
         strides: pixels per cell of each level, parallel to ``levels``.
         grids: cells (height, width) of each level, parallel to ``levels``.
         box_std: [R, 4] logit of the deviation of each side, for heads that predict one.
+        cls_features: what the class output read, [N, C, h, w] of each level, or one [R, C]; None where it is unknown.
     """
 
     logits: Tensor
@@ -50,6 +51,7 @@ class Predictions:
     strides: tuple[int, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
     box_std: Tensor | None = None
+    cls_features: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.priors)
@@ -83,10 +85,10 @@ class Predictions:
         return self.coder.decode(self.deltas_of(labels).float(), self.priors)
 
     def __getitem__(self, keep: Tensor) -> Predictions:
-        """Select rows; the fixed row count per level is lost."""
+        """Select rows; the fixed row count per level and what the class output read are lost."""
         rows = ("logits", "deltas", "priors", "image", "quality", "box_std")
         picked = {n: getattr(self, n)[keep] for n in rows if getattr(self, n) is not None}
-        return replace(self, **picked, levels=(), strides=(), grids=())
+        return replace(self, **picked, levels=(), strides=(), grids=(), cls_features=None)
 
 
 @dataclass

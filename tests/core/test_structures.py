@@ -161,11 +161,14 @@ def test_predictions_pick_the_deltas_of_a_class() -> None:
         sizes=torch.tensor([[20, 20]]),
         coder=DeltaCoder(),
         softmax=True,
+        cls_features=[torch.zeros(2, 7)],
     )
     assert p.num_classes == 3
     torch.testing.assert_close(p.probs().sum(1) < 1, torch.tensor([True, True]))
     torch.testing.assert_close(p.boxes()[0], p.coder.decode(p.deltas[:1, 1], p.priors[:1])[0])
-    assert len(p[torch.tensor([True, False])]) == 1
+    one = p[torch.tensor([True, False])]
+    assert len(one) == 1
+    assert one.cls_features is None  # which rows of a map would they be?
 
 
 def test_a_batch_moves_with_everything_in_it() -> None:

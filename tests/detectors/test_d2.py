@@ -17,6 +17,7 @@ from ssod.utils.errors import Exit, SsodError
 from ssod.utils.seeding import uniform
 from tests.detectors.d2 import NAMES, K, detect, images, inputs, pair, section, view
 from tests.detectors.reference import targets
+from tests.losses.rows import logits_of
 from tests.rows import losses_of
 
 THEIRS = {
@@ -50,6 +51,16 @@ def same_rows(theirs: nn.Module, ours: nn.Module, out, wanted: list[Targets]) ->
         return kept, found[kept]
 
     theirs.roi_heads._sample_proposals = proposals
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_read_makes_the_class_logits(name: str) -> None:
+    ours = pair(name, lively=True)[1].train()
+    out = ours.predict(view(images()))
+    assigned = ours.assign(out, targets())
+    assert assigned.keys() == ours.cls_layers.keys()
+    for stage, (p, _) in assigned.items():
+        torch.testing.assert_close(p.logits, logits_of(ours.cls_layers[stage], p))
 
 
 @pytest.mark.parametrize("name", NAMES)

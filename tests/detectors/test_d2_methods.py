@@ -55,6 +55,16 @@ def test_a_method_steps_and_goes_on_with_the_same_bits(name: str, kind: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_rows_of_every_stage_are_weighed_by_their_uncertainty(name: str) -> None:
+    m = method("mean_teacher", detector(name), loss={side: {"weighting": "uncertainty"} for side in ("sup", "unsup")})
+    losses = step(m, batch_for(m), 50, optimizer_of(m))
+    assert all(loss.isfinite() for loss in losses.values())
+    assert ("sup/rpn_aux" in losses) == (name == "d2_faster_rcnn")
+    assert {"sup/aux", "unsup/aux"} <= losses.keys()
+    assert all(p.grad is not None for p in m.criterion.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_two_models_have_one_pretrained_body_and_two_heads(name: str) -> None:
     m = method("instant_teaching_rectify", detector(name))
     body = {id(p) for p in m.student.backbone.bottom_up.parameters()}

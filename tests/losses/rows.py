@@ -1,8 +1,9 @@
 """Predictions and assignments made by hand."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ssod.detectors.heads.fam3d import to_rows
 from ssod.structures import Assignment, Predictions
 
 
@@ -30,3 +31,10 @@ def assignment(cls: Tensor, box: Tensor | None = None, weight: Tensor | None = N
     box = torch.zeros(r, 4) if box is None else box
     weight = torch.ones(r) if weight is None else weight
     return Assignment(cls, torch.ones(r), box, weight)
+
+
+def logits_of(layer: nn.Module, p: Predictions) -> Tensor:
+    """What a class layer says of what it read, [R, columns]."""
+    if isinstance(layer, nn.Linear):
+        return layer(*p.cls_features)
+    return torch.cat([to_rows(layer(x), p.logits.shape[1]) for x in p.cls_features], 1).flatten(0, 1)

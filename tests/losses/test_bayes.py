@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ssod.losses.weighting.bayes import Branch, C, ConvBayes, Guess, bald, difficulty, own_loss, predicted, wanted
 from tests.losses.rows import assignment, predictions
@@ -99,21 +100,21 @@ def test_features_that_would_overflow_as_halves() -> None:
 @pytest.mark.parametrize("layers", [1, 3])
 def test_rows_come_in_the_order_of_the_head(layers: int) -> None:
     """Image-major, level-major, cells by row, anchors last."""
-    branch = Branch(4, 2, layers=layers, lam=0.1)
-    pyramid = [torch.randn(3, 4, 5, 6), torch.randn(3, 4, 2, 3)]
-    guess = branch(pyramid)
+    branch = Branch(nn.Conv2d(4, 6, 3), 2, layers=layers, lam=0.1)
+    features = [torch.randn(3, 4, 5, 6), torch.randn(3, 4, 2, 3)]
+    guess = branch(features)
     assert len(guess.mu) == 3 * 2 * (5 * 6 + 2 * 3)
     if layers == 1:
         image, level, row, column, anchor = 2, 1, 1, 2, 1
         index = image * 72 + 60 + (row * 3 + column) * 2 + anchor
-        mu, sigma = branch.last.moments(pyramid[level])
+        mu, sigma = branch.last.moments(features[level])
         assert guess.mu[index] == mu[image, anchor, row, column]
         assert guess.sigma[index] == sigma[image, anchor, row, column]
     assert len(list(branch.parameters())) == 2 * layers
 
 
 def test_a_plain_branch_is_certain() -> None:
-    guess = Branch(4, 1, lam=0.0)([torch.randn(1, 4, 3, 3)])
+    guess = Branch(nn.Conv2d(4, 1, 3), 1, lam=0.0)([torch.randn(1, 4, 3, 3)])
     assert torch.equal(guess.mu, guess.logit)
     assert not guess.sigma.any()
 

@@ -39,6 +39,7 @@ PAIRS = [(net, name) for net in ("fcos", "faster_rcnn") for name in RULES]
 FITS = [(net, name) for net, name in PAIRS if STAGES[net] & set(RULES[name].stages)]
 MISFITS = [(net, name) for net, name in PAIRS if not STAGES[net] & set(RULES[name].stages)]
 ROOT = Path(__file__).resolve().parents[2]
+BRANCH_LOSSES = ("sup/aux", "sup/rpn_aux")
 LEARNS = ("uncertainty", "conv_bayes", "plain_conv", "sample_weighting")
 
 
@@ -242,12 +243,15 @@ def test_the_branch_learns_from_labels_even_where_only_pseudo_labels_are_weighte
     assert "weighting/sup/D_wrong" in only.stats
 
 
-def test_the_branch_learns_what_an_object_is() -> None:
+@pytest.mark.parametrize(("net", "steps"), [("fcos", 60), ("faster_rcnn", 24)])
+def test_the_branches_learn_what_an_object_is(net: str, steps: int) -> None:
     torch.manual_seed(0)
-    m = taught("fcos", {"sup": {"weighting": {"name": "uncertainty", "layers": 2}}}, "supervised")
+    m = taught(net, {"sup": {"weighting": {"name": "uncertainty", "layers": 2}}}, "supervised")
     optimizer = torch.optim.Adam([p for p in m.parameters() if p.requires_grad], 3e-3)
-    history = [float(step(m, batch(), number, optimizer)["sup/aux"].detach()) for number in range(16)]
-    assert sum(history[-5:]) < 0.75 * sum(history[:5])
+    history = [step(m, batch(), number, optimizer) for number in range(steps)]
+    for name in set(BRANCH_LOSSES) & set(history[0]):
+        values = [float(losses[name].detach()) for losses in history]
+        assert sum(values[-5:]) < 0.6 * sum(values[:5]), name
 
 
 @pytest.mark.parametrize("net", ["retinanet", "fcos", "faster_rcnn"])
@@ -255,13 +259,14 @@ def test_a_batch_without_objects_costs_the_branch_no_more_than_others(net: str) 
     m = taught(net, {side: {"weighting": "uncertainty"} for side in ("sup", "unsup")})
 
     def aux(targets: list[Targets]) -> float:
-        return float(m(batch(targets), 50)["sup/aux"].detach())
+        return sum(float(loss.detach()) for name, loss in m(batch(targets), 50).items() if name in BRANCH_LOSSES)
 
     torch.manual_seed(0)
     usual = [aux(some_targets()) for _ in range(3)]
     assert aux(no_targets()) < 1.5 * max(usual)
-    assert float(m.criterion.objects["sup"].value) > 4
-    assert m.criterion.objects["sup"].value != m.criterion.objects["unsup"].value
+    for stage in STAGES[net]:
+        assert float(m.criterion.objects[f"{stage}_sup"].value) > 3
+        assert m.criterion.objects[f"{stage}_sup"].value != m.criterion.objects[f"{stage}_unsup"].value
 
 
 def test_the_branchs_normalizer_follows_the_objects_of_a_batch() -> None:
@@ -280,12 +285,13 @@ def test_the_branchs_normalizer_follows_the_objects_of_a_batch() -> None:
     assert torch.equal(again(rows < 7, 2), normalizer.train()(rows < 7, 2))
 
 
-def test_a_weighted_run_goes_on_with_the_same_bits() -> None:
+@pytest.mark.parametrize(("net", "losses"), [("fcos", {"cls": "equalization"}), ("faster_rcnn", {})])
+def test_a_weighted_run_goes_on_with_the_same_bits(net: str, losses: dict) -> None:
     loss = {
-        "sup": {"cls": "equalization", "weighting": ["uncertainty", "sample_weighting"]},
+        "sup": losses | {"weighting": ["uncertainty", "sample_weighting"]},
         "unsup": {"weighting": "uncertainty"},
     }
-    first, second = taught("fcos", loss), taught("fcos", loss)
+    first, second = taught(net, loss), taught(net, loss)
     optimizer, other = optimizer_of(first), optimizer_of(second)
     torch.manual_seed(0)
     step(first, batch(), 50, optimizer)
@@ -299,10 +305,11 @@ def test_a_weighted_run_goes_on_with_the_same_bits() -> None:
 
 def test_aux_may_be_left_out_of_the_sum() -> None:
     loss = {"unsup": {"weighting": "uncertainty"}}
-    m = taught("fcos", loss, loss_weights={"aux": 0})
-    found = losses_of(m)
-    assert "unsup/aux" not in found
-    assert "off/aux" in m.stats
+    for net, name in (("fcos", "aux"), ("faster_rcnn", "aux"), ("faster_rcnn", "rpn_aux")):
+        m = taught(net, loss, loss_weights={name: 0})
+        found = losses_of(m)
+        assert f"unsup/{name}" not in found
+        assert f"off/{name}" in m.stats
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16])

@@ -16,7 +16,7 @@ from ssod.losses.weighting.context import Context, overlap, rank_within
 from ssod.losses.weighting.pisa import carl, clusters, hierarchy, isr_n, isr_p
 from ssod.losses.weighting.registry import cleanliness, iou_target, ohem
 from ssod.losses.weighting.sample_weighting import SampleWeighting
-from ssod.losses.weighting.uncertainty import Uncertainty
+from ssod.losses.weighting.uncertainty import Uncertainty, judge
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import DeltaCoder
 from tests.losses.rows import Plain
@@ -206,6 +206,23 @@ def test_the_logged_means_are_of_all_steps_and_fade() -> None:
     weighting("dense", p, a, second)
     assert first.stats["U_wrong"].item() == pytest.approx(0.5, abs=1e-3)
     assert first.stats["U_wrong"] < second.stats["U_wrong"]
+
+
+def test_the_logged_spread_is_that_of_each_kinds_rows() -> None:
+    """Each stage has its own; a spread far below the mean is not lost in rounding."""
+    p, a = rows()
+    g = torch.Generator().manual_seed(2)
+    for scale in (1e-2, 3.0):
+        guess = Guess(torch.randn(R, generator=g), scale * torch.rand(R, generator=g), torch.zeros(R))
+        for stage, prefix in (("dense", ""), ("rpn", "rpn_")):
+            weighting, ctx = Uncertainty(), context_of(guesses={stage: guess})
+            weighting(stage, p, a, ctx)
+            uncertain, _, correct = judge(guess, p, a)
+            for kind, chosen in (("wrong", ~correct), ("correct", correct)):
+                values = uncertain[chosen & (a.cls_weight > 0)].double()
+                assert ctx.stats[f"{prefix}U_{kind}"].item() == pytest.approx(values.mean().item(), rel=1e-5)
+                wanted = values.std(correction=0).item()
+                assert ctx.stats[f"{prefix}U_std_{kind}"].item() == pytest.approx(wanted, rel=1e-2)
 
 
 @pytest.mark.parametrize("stage", ["dense", "roi"])

@@ -89,7 +89,7 @@ def test_a_method_that_chooses_no_box_is_shown(trained: Path) -> None:
 
 def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: Path) -> None:
     """Where a run logged them: U, D and the share of wrong rows, of labelled and of pseudo-labelled images."""
-    words = ("Uncertainty U", "Difficulty D", "Rows on which the student is wrong")
+    words = ("Uncertainty U", "Standard deviation of U", "Difficulty D", "Rows on which the student is wrong")
     page = check(report(trained / "weighted").read_text("utf-8"))
     for word in (*words, "wrong, labelled", "correct, pseudo-labelled", "BALD", "Boxes per image"):
         assert word in page.text, word
@@ -104,6 +104,12 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     assert all(word in page.text for word in (*words, "correct, labelled", "0.625"))
     assert "wrong, labelled" not in page.text  # no row was wrong so far: no line at 0
     assert "pseudo-labelled" not in page.text
+    assert "proposal network" not in page.text
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(row.replace("/sup/", "/sup/rpn_").replace("0.625", "0.5625"))
+    page = check(report(run, out=tmp_path / "r.html").read_text("utf-8"))
+    assert "Difficulty D, by which rows count: proposal network" in page.text
+    assert "0.5625" in page.text
 
 
 def test_what_a_config_changes_in_its_base_is_shown(trained: Path) -> None:

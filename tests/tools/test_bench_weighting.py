@@ -22,8 +22,8 @@ def test_one_has_the_branch_and_both_keep_pseudo_boxes() -> None:
     args = arguments(["uncertainty", "--detector", "fcos", *TINY])
     batch = noise(1, 64, True)
     plain, weighted = (stepper_of(args, name, batch) for name in (None, "uncertainty"))
-    assert plain.method.criterion.branch is None
-    assert weighted.method.criterion.branch is not None
+    assert not plain.method.criterion.branches
+    assert set(weighted.method.criterion.branches) == {"dense"}
     for stepper in (plain, weighted):
         stepper.method(batch, 0)
         assert stepper.method.stats["pseudo/boxes_per_image"] > 0

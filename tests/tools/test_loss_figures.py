@@ -74,7 +74,7 @@ def test_the_models_file_is_that_of_a_plain_detector(trained) -> None:
     plain = build(cfg.detector, len(card["classes"]["names"]), pretrained=False).state_dict()
     assert {name: value.shape for name, value in state.items()} == {name: v.shape for name, v in plain.items()}
     saved = checkpoint.load(checkpoint.find(trained / "checkpoints"))["method"]
-    assert any(name.startswith("criterion.branch.") for name in saved)
+    assert any(name.startswith("criterion.branches.dense.") for name in saved)
 
 
 def test_heat_maps_paint_rows_where_they_are(trained) -> None:

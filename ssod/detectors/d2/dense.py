@@ -17,7 +17,7 @@ from ssod.detectors.d2.model import D2Model, build_model
 from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, box_loss, delta_coder, loss
 from ssod.detectors.decode import DecodeConfig, clip_last
 from ssod.detectors.dense import Dense, DenseOutput, normalizer_of_batch, positives
-from ssod.detectors.heads.fam3d import to_rows
+from ssod.detectors.heads.towers import each
 from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
 from ssod.structures.boxes import Coder, LtrbCoder
 from ssod.utils.collective import shares, sum_over_ranks
@@ -105,16 +105,23 @@ class D2Dense(Dense):
         return body_of(self.backbone)
 
     def heads(self, features: list[Tensor]) -> dict[str, Any]:
-        """Run detectron2's head; see ``Dense.heads``."""
-        logits, deltas, *centerness = self.head(features)
+        """Run the layers of detectron2's ``RetinaNetHead`` or ``FCOSHead``; see ``Dense.heads``."""
+        head = self.head
+        read, box = ([tower(x) for x in features] for tower in (head.cls_subnet, head.bbox_subnet))
         out = {
-            "cls_logits": torch.cat([to_rows(x, self.num_classes) for x in logits], 1),
-            "bbox_regression": torch.cat([to_rows(x, 4) for x in deltas], 1),
+            "cls_logits": each(head.cls_score, read, self.num_classes),
+            "bbox_regression": each(head.bbox_pred, box, 4),
+            "cls_features": read,
         }
-        if centerness:  # FCOS, whose distances are clamped where they are decoded
+        if hasattr(head, "ctrness"):  # FCOS, whose distances are clamped where they are decoded
             out["bbox_regression"] = F.relu(out["bbox_regression"])
-            out["bbox_ctrness"] = torch.cat([to_rows(x, 1) for x in centerness[0]], 1)
+            out["bbox_ctrness"] = each(head.ctrness, box, 1)
         return out
+
+    @property
+    def cls_layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layer that says the class logits."""
+        return {"dense": self.head.cls_score}
 
     def assign(self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
         """See ``Dense.assign``. Pseudo-labels (they have scores) leave the running mean alone and are divided by it.

@@ -85,15 +85,24 @@ class D2FasterRcnn(Rcnn):
         """What is below the pyramid."""
         return body_of(self.backbone)
 
-    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """See ``Rcnn.rpn_head``."""
-        return self.proposal_generator.rpn_head(features)
+    @property
+    def cls_layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layers that say object or not, and the classes."""
+        rpn, roi = self.proposal_generator.rpn_head, self.roi_heads.box_predictor
+        return {"rpn": rpn.objectness_logits, "roi": roi.cls_score}
+
+    def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """See ``Rcnn.rpn_head``; the layers of detectron2's ``StandardRPNHead``, the only one that it has."""
+        head = self.proposal_generator.rpn_head
+        read = [head.conv(x) for x in features]
+        return [head.objectness_logits(x) for x in read], [head.anchor_deltas(x) for x in read], read
 
     def roi_rows(self, features: dict[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor) -> Predictions:
         """Run the RoI head on boxes [R, 4] of images [R]."""
         roi = self.roi_heads
         pooled = self.pool([features[name] for name in roi.box_in_features], boxes, image)
-        logits, deltas = roi.box_predictor(roi.box_head(pooled))
+        read = roi.box_head(pooled).flatten(1)  # a box head of convolutions alone returns maps
+        logits, deltas = roi.box_predictor(read)
         return Predictions(
             logits=logits,
             deltas=deltas.unflatten(1, (-1, 4)),
@@ -102,6 +111,7 @@ class D2FasterRcnn(Rcnn):
             sizes=sizes,
             coder=self.roi_coder,
             softmax=True,
+            cls_features=[read],
         )
 
     def pool(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> Tensor:

@@ -6,21 +6,20 @@ depend on them. Our choice: they begin at a deviation of one half, ``sigmoid(0)`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
-from torchvision.models.detection.retinanet import RetinaNetHead
 
-from ssod.detectors.heads.fam3d import bias_of, to_rows
+from ssod.detectors.heads.fam3d import bias_of
+from ssod.detectors.heads.towers import RetinaHead, classify, each
 
 # False says what silence says, so that a config which names the key is the same run as one that does not.
 BoxStd = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
 
 
-class BoxStdHead(RetinaNetHead):
+class BoxStdHead(RetinaHead):
     """torchvision's RetinaNet head, under torchvision's names, with a deviation for each side of each box."""
 
     def __init__(
@@ -34,11 +33,10 @@ class BoxStdHead(RetinaNetHead):
         # Weights on disk have the name ``spread``.
         self.spread = box_std_layer(channels, per_cell)
 
-    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """Return what torchvision's head does, and ``bbox_std``, [N, rows, 4]."""
+    def forward(self, features: list[Tensor]) -> dict[str, Any]:
+        """Return what torchvision's head does, ``cls_features``, and ``bbox_std``, [N, rows, 4]."""
         towers = [self.regression_head.conv(x) for x in features]
-        return {
-            "cls_logits": self.classification_head(features),
+        return classify(self.classification_head, features) | {
             "bbox_regression": each(self.regression_head.bbox_reg, towers, 4),
             "bbox_std": each(self.spread, towers, 4),
         }
@@ -50,8 +48,3 @@ def box_std_layer(channels: int, per_cell: int) -> nn.Conv2d:
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(bias_of(layer))
     return layer
-
-
-def each(layer: nn.Module, maps: Sequence[Tensor], width: int) -> Tensor:
-    """Apply a layer to the map of each level and lay out its outputs as rows, [N, rows, width]."""
-    return torch.cat([to_rows(layer(x), width) for x in maps], 1)

@@ -74,18 +74,19 @@ class TowerHead(RetinaNetHead):
         self.distances = distances
 
     def forward(self, features: list[Tensor]) -> dict[str, Any]:
-        """Return ``cls_logits`` and ``bbox_regression`` as torchvision does, and ``towers``.
+        """Return ``cls_logits`` and ``bbox_regression`` as torchvision does, ``cls_features`` and ``towers``.
 
-        ``towers`` holds, for each level, the outputs of all convolutions of the class tower, then of the box tower,
-        [N, 2 * convolutions * channels, h, w].
+        ``cls_features`` holds, for each level, what the class output reads, [N, channels, h, w]; ``towers`` the outputs
+        of all convolutions of the class tower, then of the box tower, [N, 2 * convolutions * channels, h, w].
         """
         seen: list[list[Tensor]] = [[] for _ in features]
-        logits = [self._branch(self.classification_head.conv, x, into) for x, into in zip(features, seen)]
+        read = [self._branch(self.classification_head.conv, x, into) for x, into in zip(features, seen)]
         deltas = [self._branch(self.regression_head.conv, x, into) for x, into in zip(features, seen)]
         cls, box = self.classification_head.cls_logits, self.regression_head.bbox_reg
         outputs = torch.cat([to_rows(box(x), 4) for x in deltas], 1)
         return {
-            "cls_logits": torch.cat([to_rows(cls(x), self.classification_head.num_classes) for x in logits], 1),
+            "cls_logits": torch.cat([to_rows(cls(x), self.classification_head.num_classes) for x in read], 1),
+            "cls_features": read,
             "bbox_regression": outputs.float().clamp(max=FAR).exp() if self.distances else outputs,
             "towers": [torch.cat(parts, 1) for parts in seen],
         }

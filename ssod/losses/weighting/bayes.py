@@ -1,14 +1,16 @@
 """An auxiliary Bayesian branch that says how uncertain a row is, and weights made of it (Li et al., ICIP 2020).
 
-The branch exists in training only. It looks at the pyramid that the heads look at and says of every prior whether there
-is an object: one logit a row, so that its uncertainty is one number a row. (The paper leaves open what the branch
-predicts beside a class head; one logit costs a hundredth of what K would.)
+A branch exists in training only. It stands beside the class output of a stage and reads what that reads: the class
+tower of a one-stage head, the map behind the shared convolution of a proposal network, the vector of a RoI. It says of
+every row whether there is an object: one logit a row, so that its uncertainty is one number a row. (The paper leaves
+open what the branch predicts beside a class head; one logit costs a hundredth of what K would.)
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from ssod.structures import Assignment, Predictions
 
 C = math.sqrt(math.pi * math.log(2) / 2)
+LAM = 1.0
 
 
 @dataclass
@@ -60,7 +63,7 @@ class ConvBayes(nn.Module):
         *,
         stride: int = 1,
         padding: int | None = None,
-        lam: float = 1e-2,
+        lam: float = LAM,
         samples: int = 8,
         bias: float = 0.0,
     ) -> None:
@@ -91,26 +94,39 @@ class ConvBayes(nn.Module):
 
 
 class Branch(nn.Module):
-    """ConvBayes layers from the pyramid to one logit per row, shared by all levels.
+    """ConvBayes layers to one logit per row, shared by all levels; their kernels are as large as the class output's.
 
     Args:
-        channels: of the pyramid.
+        beside: the layer that says the class logits: a convolution, or a linear layer, whose kernel is 1 x 1.
         per_cell: rows per cell.
+        share: of positive rows, at which its probabilities begin.
         lam: see ``ConvBayes``; 0 = plain convolutions.
         samples: see ``ConvBayes``.
         layers: how many; all but the last keep the channels and end in a ReLU.
     """
 
-    def __init__(self, channels: int, per_cell: int, *, lam: float = 1e-2, samples: int = 8, layers: int = 1) -> None:
+    def __init__(
+        self,
+        beside: nn.Conv2d | nn.Linear,
+        per_cell: int,
+        *,
+        share: float = 0.01,
+        lam: float = LAM,
+        samples: int = 8,
+        layers: int = 1,
+    ) -> None:
         super().__init__()
-        hidden = [ConvBayes(channels, channels, lam=lam, samples=samples) for _ in range(layers - 1)]
-        self.hidden = nn.ModuleList(hidden)
-        self.last = ConvBayes(channels, per_cell, lam=lam, samples=samples, bias=math.log(0.01 / 0.99))
+        channels, kernel = beside.weight.shape[1], 1 if isinstance(beside, nn.Linear) else beside.weight.shape[2]
+        make = partial(ConvBayes, channels, kernel=kernel, lam=lam, samples=samples)
+        self.hidden = nn.ModuleList(make(outputs=channels) for _ in range(layers - 1))
+        self.last = make(outputs=per_cell, bias=math.log(share / (1 - share)))
 
-    def forward(self, pyramid: list[Tensor]) -> Guess:
-        """Levels [N, channels, h, w] -> a guess for the rows of a dense head on them, in its order."""
+    def forward(self, features: list[Tensor]) -> Guess:
+        """Levels [N, channels, h, w], or one [R, channels] -> a guess for each row of the stage, in its order."""
         parts = []
-        for x in pyramid:
+        for x in features:
+            if x.ndim == 2:
+                x = x[:, :, None, None]
             for layer in self.hidden:
                 x = layer(x).relu()
             mu, sigma = self.last.moments(x)

@@ -71,13 +71,18 @@ class Context:
 
     def loss(self, stage: str, name: str) -> RowLoss:
         """Return the row loss ``cls`` or ``box`` of a stage."""
-        return self.rows[f"rpn_{name}" if stage == "rpn" else name]
+        return self.rows[of_stage(stage, name)]
 
     def matchable(self) -> list[Targets]:
         """Return the boxes that ``Assignment.matched`` counts, in its order; none where a method chooses none."""
         if self.labels_or_none is None:
             return []
         return self.labels.with_ignored() + (self.labels.box or [])
+
+
+def of_stage(stage: str, name: str) -> str:
+    """Return the name of a loss or a number: ``cls`` is of the rows that have classes, ``rpn_cls`` of proposals."""
+    return f"rpn_{name}" if stage == "rpn" else name
 
 
 # (stage, predictions, assignment, context) -> assignment

@@ -20,15 +20,18 @@ from torch import Tensor, nn
 
 from ssod.losses.build import TABLES, Loss, bind, defaults, first_line, needs_frequency, pick
 from ssod.losses.weighting.bayes import Branch, own_loss
-from ssod.losses.weighting.context import Context, Reweight, Side
+from ssod.losses.weighting.context import Context, Reweight, Side, of_stage
 from ssod.losses.weighting.counts import Frequency, RunningObjects
 from ssod.losses.weighting.registry import RULES, Rule, Weighting
 from ssod.losses.weighting.uncertainty import WithBranch
 from ssod.structures import Assignment, Detector, Formula, Predictions, Pseudo, RowLoss
 from ssod.utils.errors import SsodError
+from ssod.utils.given import given
 from ssod.utils.schema import Section, named
 
 ROWS = ("cls", "box", "quality", "rpn_cls", "rpn_box")
+# Probability of an object with which a stage's branch begins: that of the class outputs. Two stages learn from samples.
+SHARES = {"dense": 0.01, "rpn": 0.5, "roi": 0.5}
 
 
 class WeightSpec(Section):
@@ -111,12 +114,13 @@ class Criterion(nn.Module):
         self.learning = nn.ModuleDict(  # those of them that learn or remember
             {side: nn.ModuleList(w.weigh for w in of if isinstance(w.weigh, nn.Module)) for side, of in made.items()}
         )
-        self.branch, self.aux = build_branch(student, made)
-        self.objects = nn.ModuleDict({side: RunningObjects() for side in sides} if self.branch is not None else {})
+        branches, self.aux = build_branches(student, made)
+        self.branches = nn.ModuleDict(branches)
+        self.objects = nn.ModuleDict({f"{stage}_{side}": RunningObjects() for stage in branches for side in sides})
         self.weightings: dict[Side, list[Reweight]] = {}
         for side, of in made.items():
-            # The branch learns from labelled rows always, from others where they are weighted by it.
-            guesses = self.branch is not None and (side == "sup" or any(w.rule.branch for w in of))
+            # A branch learns from labelled rows always, from others where they are weighted by it.
+            guesses = branches and (side == "sup" or any(w.rule.branch for w in of))
             self.weightings[side] = [*([self.guess] if guesses else []), *of]
         counted = any(needs_frequency(loss) for rows in self.losses.values() for loss in rows.values())
         self.frequency = Frequency(student.num_classes) if counted else None
@@ -134,13 +138,12 @@ class Criterion(nn.Module):
         }
 
     def guess(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
-        """Run the auxiliary branch on what the student saw; see ``context.Reweight``; changes nothing."""
-        if self.branch is None or stage not in ("dense", "rpn"):
-            return a
+        """Run a stage's auxiliary branch on what its class output read; see ``context.Reweight``; changes nothing."""
         objects = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0.5
-        normalizer = self.objects[ctx.side](objects & (a.cls_weight > 0), p.num_images)
-        ctx.guesses[stage] = self.branch(ctx.student.pyramid)
-        ctx.losses["aux"] = self.aux * own_loss(ctx.guesses[stage], a, objects, normalizer)
+        normalizer = self.objects[f"{stage}_{ctx.side}"](objects & (a.cls_weight > 0), p.num_images)
+        read = given(p.cls_features, "these rows are not those that the student's class output made")
+        ctx.guesses[stage] = guess = self.branches[stage](read)
+        ctx.losses[of_stage(stage, "aux")] = self.aux * own_loss(guess, a, objects, normalizer)
         return a
 
     def tie_unused(self, side: Side, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -236,17 +239,22 @@ def make(rule: Rule, spec: WeightSpec, field: str) -> Any:
     return made() if rule.learns else made
 
 
-def build_branch(student: Detector, made: dict[Side, list[Weighting]]) -> tuple[Branch | None, float]:
-    """Return the one auxiliary branch that both sides share, and the factor of its loss; None where nobody wants it."""
+def build_branches(student: Detector, made: dict[Side, list[Weighting]]) -> tuple[dict[str, Branch], float]:
+    """Return the auxiliary branch of each stage, which both sides share, and the factor of their losses.
+
+    None where nobody wants them.
+    """
     users = [w.weigh for of in made.values() for w in of if isinstance(w.weigh, WithBranch)]
     if not users:
-        return None, 0.0
+        return {}, 0.0
     wanted = [(weigh.build, weigh.aux) for weigh in users]
     if wanted[0] != wanted[-1]:
         problem = f"one branch serves both sides, and they want {wanted[0]} and {wanted[-1]}"
         raise SsodError("config", "method.loss.unsup.weighting", problem, "give both sides the same parameters")
     build, aux = wanted[0]
-    return Branch(student.channels, student.anchors.per_cell, **build), aux
+    per_cell = {stage: 1 if stage == "roi" else student.anchors.per_cell for stage in SHARES}
+    layers = student.cls_layers.items()
+    return {stage: Branch(layer, per_cell[stage], share=SHARES[stage], **build) for stage, layer in layers}, aux
 
 
 def describe() -> list[tuple[str, str]]:

@@ -131,9 +131,9 @@ RULES = {
     "cleanliness": Rule(cleanliness, ("dense", "roi"), softens=True, matched=True),
     "iou_target": Rule(iou_target, ("dense",), softens=True, matched=True),
     "sample_weighting": Rule(SampleWeighting, ("dense", "roi")),
-    "uncertainty": Rule(Uncertainty, ("dense", "rpn"), branch=True),
-    "conv_bayes": Rule(ConvBayesBranch, ("dense", "rpn"), branch=True),
-    "plain_conv": Rule(PlainBranch, ("dense", "rpn"), branch=True),
+    "uncertainty": Rule(Uncertainty, ("dense", "rpn", "roi"), branch=True),
+    "conv_bayes": Rule(ConvBayesBranch, ("dense", "rpn", "roi"), branch=True),
+    "plain_conv": Rule(PlainBranch, ("dense", "rpn", "roi"), branch=True),
     "score": Rule(score, ("dense", "rpn", "roi"), pseudo=True, matched=True),
     "background_reliability": Rule(background_reliability, ("dense", "roi"), pseudo=True),
 }

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssod.losses.elements import NonNegative, Positive
-from ssod.losses.weighting.bayes import Guess, bald, difficulty, predicted, wanted
-from ssod.losses.weighting.context import Context
+from ssod.losses.weighting.bayes import LAM, Guess, bald, difficulty, predicted, wanted
+from ssod.losses.weighting.context import Context, of_stage
 from ssod.structures import Assignment, Predictions
 from ssod.utils.collective import mean_count, mean_over_ranks
 
@@ -19,10 +19,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class WithBranch(nn.Module):
-    """A weighting that wants the auxiliary branch.
+    """A weighting that wants an auxiliary branch beside the class output of each stage.
 
     Attributes:
-        aux: factor of the branch's own loss.
+        aux: factor of a branch's own loss.
         build: how to make it, arguments of ``bayes.Branch`` by name.
     """
 
@@ -52,7 +52,8 @@ class Uncertainty(WithBranch):
 
     ``w = D / mean(D)`` over the rows that count, so that a loss keeps its size, or ``w = D``; no gradient. A row is
     correct when the class that the detector gives more than 1/2, or background when none has it, is the one it is
-    asked for. D is below 1/2 for correct rows and above it for wrong ones. Logs running means of U and D of both kinds.
+    asked for. D is below 1/2 for correct rows and above it for wrong ones. Logs running means of U and D of both kinds,
+    and how far U spreads.
 
     Args:
         lam: variance of the branch's kernel over its squared mean.
@@ -64,7 +65,7 @@ class Uncertainty(WithBranch):
 
     def __init__(
         self,
-        lam: Positive = 1e-2,
+        lam: Positive = LAM,
         samples: Count = 8,
         layers: Count = 1,
         aux: NonNegative = 0.25,
@@ -73,7 +74,8 @@ class Uncertainty(WithBranch):
         super().__init__()
         self.aux, self.normalise = aux, normalise
         self.build = {"lam": lam, "samples": samples, "layers": layers}
-        self.register_buffer("means", torch.zeros(2, 3))  # wrong, correct x count, sum of U, sum of D; fading
+        # Stage with classes, rpn x wrong, correct x count, sums of U - 1/2, of its square and of D; fading.
+        self.register_buffer("means", torch.zeros(2, 2, 4))
 
     def forward(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """See ``context.Reweight``."""
@@ -84,24 +86,36 @@ class Uncertainty(WithBranch):
         """Return w, [R]."""
         uncertain, hard, correct = judge(ctx.guesses[stage], p, a)
         counted = a.cls_weight > 0
-        self.report(uncertain, hard, correct, counted, ctx)
+        self.report(stage, uncertain, hard, correct, counted, ctx)
         if not self.normalise:
             return hard
         total, rows = (hard * counted).sum(), counted.sum().float()
         mean = mean_over_ranks(total) / mean_count(rows)
         return torch.where(mean > 0, hard / mean, 1.0)
 
-    def report(self, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, ctx: Context) -> None:
-        """Add running means over ranks, which fade over some hundred steps, to the statistics; 0 = no such row yet."""
-        each = torch.stack([torch.ones_like(uncertain), uncertain, hard], 1)  # [R, 3]
+    def report(
+        self, stage: str, uncertain: Tensor, hard: Tensor, correct: Tensor, counted: Tensor, ctx: Context
+    ) -> None:
+        """Add running means over ranks, which fade over some hundred steps, to the statistics; 0 = no such row yet.
+
+        ``U_std`` is the standard deviation of U. U is counted from 1/2 on, as it may lie within 1e-4 of it.
+        """
+        above = uncertain - 0.5
+        each = torch.stack([torch.ones_like(above), above, above**2, hard], 1)  # [R, 4]
         kinds = torch.stack([~correct & counted, correct & counted]).to(each)  # [2, R]
         seen = mean_over_ranks((kinds[:, :, None] * each).mean(1))
-        self.means.mul_(0.99).add_(seen.to(self.means))
-        share = self.means[:, 0] / self.means[:, 0].sum().clamp(min=1e-12)
-        mean = self.means[:, 1:] / self.means[:, :1].clamp(min=1e-12)
-        for kind, name in enumerate(("wrong", "correct")):
-            ctx.stats[f"U_{name}"], ctx.stats[f"D_{name}"] = mean[kind].clone()
-        ctx.stats["wrong"] = share[0].clone()
+        means = self.means[int(stage == "rpn")].mul_(0.99).add_(seen.to(self.means))
+        count = means[:, 0]
+        above, square, hard = (means[:, 1:] / count[:, None].clamp(min=1e-12)).unbind(1)
+        numbers = {
+            "U": torch.where(count > 0, above + 0.5, 0.0),
+            "U_std": (square - above**2).clamp(min=0).sqrt(),
+            "D": hard,
+        }
+        for name, value in numbers.items():
+            for kind, label in enumerate(("wrong", "correct")):
+                ctx.stats[of_stage(stage, f"{name}_{label}")] = value[kind].clone()
+        ctx.stats[of_stage(stage, "wrong")] = count[0] / count.sum().clamp(min=1e-12)
 
 
 class ConvBayesBranch(PlainBranch):
@@ -114,7 +128,7 @@ class ConvBayesBranch(PlainBranch):
         aux: factor of the branch's own loss.
     """
 
-    def __init__(self, lam: Positive = 1e-2, samples: Count = 8, layers: Count = 1, aux: NonNegative = 0.25) -> None:
+    def __init__(self, lam: Positive = LAM, samples: Count = 8, layers: Count = 1, aux: NonNegative = 0.25) -> None:
         super().__init__(layers, aux)
         self.build = {"lam": lam, "samples": samples, "layers": layers}
 
