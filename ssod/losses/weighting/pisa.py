@@ -40,13 +40,14 @@ def isr_n(
     a: Assignment,
     ctx: Context,
     bias: Share = 0.0,
-    gamma: NonNegative = 2.0,
+    gamma: NonNegative = 0.5,
     nms: Share = 0.5,
 ) -> Assignment:
     """Negatives count by their rank in score, inside their cluster first (Cao et al. 2020, ISR-N).
 
     Score-HLR: negatives of an image and of one likeliest class form clusters, the groups that suppression at overlap
-    ``nms`` makes; ranks and weights as for ``isr_p``. The summed class loss of negatives stays what it was.
+    ``nms`` makes; ranks and weights as for ``isr_p``, but for the exponent: the released Faster R-CNN has 0.5 for
+    negatives and 2 for positives. The summed class loss of negatives stays what it was.
     """
     with torch.no_grad():
         rows = (~objects(p, a) & (a.cls_weight > 0)).nonzero().squeeze(1)
