@@ -79,8 +79,13 @@ class Supervised(nn.Module):
     # ---- slots -----------------------------------------------------------------------------------------------------
 
     def assign(self, ctx: Context) -> Assigned:
-        """Say what each row of the student is asked for; by default the detector's assigner does, by the labels."""
-        return self.student.assign(ctx.student, ctx.labels.with_ignored(), ctx.labels.box)
+        """Say what each row of the student is asked for; by default the detector's assigner does, by the labels.
+
+        A weighting may have an assigner of its own (``cleanliness``).
+        """
+        own = self.criterion.assigners[ctx.side]
+        named = {} if own is None else {"assigner": own}
+        return self.student.assign(ctx.student, ctx.labels.with_ignored(), ctx.labels.box, **named)
 
     def reweightings(self, side: Side) -> Sequence[Reweight]:
         """Return what changes the weight of each row, in its order; by default the weightings that the config names."""
