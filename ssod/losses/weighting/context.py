@@ -111,6 +111,17 @@ def overlap(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
     return paired_iou(p.coder.decode(deltas.float(), p.priors[rows]), a.box[rows])
 
 
+@torch.no_grad()
+def count_missing(p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
+    """Return how many rows learn an object, and how many of these decode to a box that does not meet it, both [].
+
+    All rows are decoded and none is searched for, so that nothing waits for the device.
+    """
+    learning = positives(p, a)
+    met = paired_iou(p.boxes(a.labels().clamp(max=p.num_classes - 1)), a.box) > 0
+    return learning.sum(), (learning & ~met).sum()
+
+
 def own_probability(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
     """Return the probability [M] that each of ``rows``, which have a box, gives its own class, with gradient.
 
