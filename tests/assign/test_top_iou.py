@@ -13,6 +13,7 @@ from ssod.assign.top_iou import TopIoUAssigner
 from ssod.structures import Predictions, Targets
 from ssod.structures.boxes import DeltaCoder, iou
 from tests.assign.test_assign import points, random_boxes
+from tests.waits import Waits
 
 
 def anchors(n: int = 1) -> Predictions:
@@ -94,6 +95,14 @@ def test_rows_beyond_the_padded_image_learn_nothing() -> None:
     nothing = TopIoUAssigner(9, divisor=32)(p, [Targets.empty(p.priors)] * 2)
     assert torch.equal(nothing.matched == -2, beyond)
     assert not nothing.fg.any()
+
+
+def test_nothing_waits_for_the_device() -> None:
+    targets = [Targets(random_boxes(3, 1), torch.tensor([0, 1, 0]))]
+    for p in (anchors(), points(((16, 16), (8, 8)), (8, 16))):
+        with Waits() as seen:
+            TopIoUAssigner(divisor=32)(p, targets)
+        assert seen.masks == 0
 
 
 def test_rows_of_an_ignored_box_are_ignored() -> None:
