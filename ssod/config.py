@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import Field
 
 from ssod.data.datasets import DataConfig
-from ssod.detectors.build import DetectorConfig
+from ssod.detectors.build import DetectorConfig, names_assigner
 from ssod.engine.trainer import TrainConfig
 from ssod.evaluation.eval_config import EvalConfig
 from ssod.methods.base import Common
@@ -256,6 +256,9 @@ def _cross_check(cfg: Config, source: Source) -> None:
     problem = not_kept(cfg.method, cfg.train.on_collapse) if cfg.train.keep_burn_in else ""
     if problem:
         raise source.error("train.keep_burn_in", problem, "remove it")
+    if cfg.method.assigns_by_weighting and names_assigner(cfg.detector):
+        problem = "nothing asks it: on all images the weighting 'cleanliness' says which rows learn a box"
+        raise source.error("detector.assigner", problem, "remove it, or that weighting on one kind of images")
     if not find(cfg.method.name).uses_unlabeled:
         return
     if cfg.method.burn_in >= cfg.train.steps:

@@ -1,6 +1,5 @@
 """From a config's word to the assigner of a dense head: ``iou``, or ``{name: adaptive, topk: 9}``."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, WrapSerializer
@@ -8,10 +7,8 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Wrap
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig
 from ssod.assign.center import CenterAssigner, CenterConfig
 from ssod.assign.iou import IoUAssigner, IoUConfig
-from ssod.structures import Assignment, Predictions, Targets
+from ssod.structures import Assigner
 from ssod.utils.schema import named
-
-Assigner = Callable[[Predictions, list[Targets]], Assignment]
 
 
 def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from ssod.assign.iou import IoUConfig
 from ssod.detectors.d2.config import D2Config, D2FasterRcnnConfig, D2FcosConfig, D2RetinaNetConfig
 from ssod.detectors.d2.dense import build_d2_dense
 from ssod.detectors.d2.faster_rcnn import build_d2_faster_rcnn
@@ -89,6 +90,15 @@ def load_trained(detector: Detector, cfg: DetectorConfig, file: Path, classes: S
     if fresh:
         problem = f"{len(fresh)} weights are not in it, or of other classes"
         raise SsodError(file, fresh[0], problem, "give the weights of a trained detector", code=Exit.CHECKPOINT)
+
+
+def names_assigner(cfg: DetectorConfig) -> bool:
+    """Return whether a config gives a one-stage detector another assigner than it has by itself, ``divisor`` aside."""
+    if isinstance(cfg, FasterRcnnConfig | D2FasterRcnnConfig):
+        return False
+    own = cfg.assigner
+    plain = own.model_copy(update={"divisor": None}) if isinstance(own, IoUConfig) else own
+    return plain != type(cfg).model_fields["assigner"].default
 
 
 def _initialise(detector: Detector, cfg: DetectorConfig, classes: Sequence[str]) -> Loaded:

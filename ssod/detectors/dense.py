@@ -10,14 +10,25 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from ssod.assign.build import Assigner
 from ssod.assign.quality import QUALITIES, Quality
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
 from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.heads.fam3d import Align, to_rows
-from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, Rank, RowLoss, Targets, View
+from ssod.structures import (
+    Assigned,
+    Assigner,
+    Assignment,
+    Detector,
+    Kind,
+    Predictions,
+    Priors,
+    Rank,
+    RowLoss,
+    Targets,
+    View,
+)
 from ssod.structures.boxes import Coder, IdentityCoder, iou
 from ssod.utils.collective import mean_count
 
@@ -106,6 +117,7 @@ class Dense(Detector):
 
     backbone: BackboneWithFPN
     head: Any  # with torchvision's names, or detectron2's
+    assigner: Assigner
 
     def __init__(
         self,
@@ -207,11 +219,13 @@ class Dense(Detector):
             kinds["quality"] = "quality"
         return kinds
 
-    def assign(self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+    def assign(
+        self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None, assigner: Assigner | None = None
+    ) -> Assigned:
         """See ``structures.Detector``."""
-        p = out.stages["dense"]
-        a = self.assigner(p, cls)
-        return {"dense": (p, a if box is None else with_boxes_of(a, self.assigner(p, box)))}
+        p, assigner = out.stages["dense"], assigner or self.assigner
+        a = assigner(p, cls)
+        return {"dense": (p, a if box is None else with_boxes_of(a, assigner(p, box)))}
 
     def reduce(
         self,

@@ -44,7 +44,8 @@ class FcosConfig(BackboneConfig):
     "Multiply the distances of each level by a learnt number."
     assigner: AssignerConfig = CenterConfig()
     """Which rows learn which box: FCOS's `center` rule, overlap with the cell's square (`iou`), or the rows that
-    predict it best already (`adaptive`); a name, or a name with its options."""
+    predict it best already (`adaptive`); a name, or a name with its options. The weighting `cleanliness` stands in for
+    it."""
     quality: Quality = "centerness"
     """What the quality branch predicts, by which scores are multiplied: `centerness`, or the `iou` of a row's box with
     its object (Dense Teacher)."""

@@ -167,7 +167,9 @@ class Rcnn(Detector):
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
-    def assign(self, out: TwoStageOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+    def assign(
+        self, out: TwoStageOutput, cls: list[Targets], box: list[Targets] | None = None, assigner: object = None
+    ) -> Assigned:
         """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample.
 
         Boxes to regress of their own have a sample of their own, which stands behind the other one of each image.

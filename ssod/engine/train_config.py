@@ -68,8 +68,8 @@ class TrainConfig(Section):
     bad_steps: int = Field(3, ge=1)
     "So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped."
     warn_after: Duration = 200
-    """Steps without a single pseudo box, or with an exploding unsupervised loss, after which the log says why; 0 = no
-    warnings but of a collapse."""
+    """Steps without a single pseudo box, with an exploding unsupervised loss, or whose boxes all miss the labelled
+    objects, after which the log says why; 0 = no warnings but of a collapse."""
     on_collapse: Literal["warn", "stop", "roll_back"] = "warn"
     """What to do when the teacher's AP falls below half of its best: `warn` says so, `stop` also ends the run with code
     5, `roll_back` also puts models and optimiser back to where the best teacher was and goes on from there."""

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, SupervisedLoss
+from ssod.losses.weighting.registry import RULES
 from ssod.transforms.mix import MixConfig
 from ssod.utils.schema import Duration, Section, over_default
 
@@ -16,6 +17,7 @@ LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "rpn_au
 Rule = Literal["ema", "copy", "never"]
 Teaching = Literal["boxes", "maps", "distances"]
 NEED_MAPS = {"background_reliability"}  # weightings that ask the teacher for more than detections
+CHOOSE_ROWS = {name for name, rule in RULES.items() if rule.candidates}  # those that stand in for an assigner
 
 
 class EmaConfig(Section):
@@ -101,6 +103,17 @@ class Common(Section):
         if ema.rule != "ema" and "burn_in" not in cls.model_fields:
             raise ValueError(f"'rule: {ema.rule}' holds after burn-in, which this method has not; remove it")
         return ema
+
+    @property
+    def matched_sides(self) -> list[SideLoss]:
+        """What the config says of the images whose rows are matched to boxes; empty where it says nothing of losses."""
+        return [] if self.loss is None else [self.loss.sup]
+
+    @property
+    def assigns_by_weighting(self) -> bool:
+        """Whether a weighting says which rows learn which box wherever rows are matched to boxes."""
+        named = [{spec.name for spec in side.weighting} for side in self.matched_sides]
+        return bool(named) and all(names & CHOOSE_ROWS for names in named)
 
 
 class Config(Common):
@@ -210,6 +223,12 @@ class Config(Common):
     def weightings_of_maps(self) -> set[str]:
         """Those of the config's weightings of unlabelled rows that ask the teacher for more than detections."""
         return set() if self.loss is None else {spec.name for spec in self.loss.unsup.weighting} & NEED_MAPS
+
+    @property
+    def matched_sides(self) -> list[SideLoss]:
+        """See ``Common``; the rows of unlabelled images are among them where boxes teach."""
+        unsup = [] if self.loss is None or self.taught_by != "boxes" else [self.loss.unsup]
+        return super().matched_sides + unsup
 
     @property
     def asks_maps(self) -> bool:

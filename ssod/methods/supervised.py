@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssod.losses.weighting.context import Context, Reweight, Side
+from ssod.losses.weighting.context import Context, Reweight, Side, count_missing
 from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common
 from ssod.methods.teachers import build_teacher
 from ssod.structures import Assigned, Batch, Detector, LabelStatistics, Output, Pseudo, Targets, View
 
 Losses = dict[str, Tensor]
+LOOK_EVERY = 10  # steps between two counts of the rows that miss their objects
 
 
 class Supervised(nn.Module):
@@ -91,8 +92,13 @@ class Supervised(nn.Module):
     # ---- slots -----------------------------------------------------------------------------------------------------
 
     def assign(self, ctx: Context) -> Assigned:
-        """Say what each row of the student is asked for; by default the detector's assigner does, by the labels."""
-        return self.student.assign(ctx.student, ctx.labels.with_ignored(), ctx.labels.box)
+        """Say what each row of the student is asked for; by default the detector's assigner does, by the labels.
+
+        A weighting may have an assigner of its own (``cleanliness``).
+        """
+        own = self.criterion.assigners[ctx.side]
+        named = {} if own is None else {"assigner": own}
+        return self.student.assign(ctx.student, ctx.labels.with_ignored(), ctx.labels.box, **named)
 
     def reweightings(self, side: Side) -> Sequence[Reweight]:
         """Return what changes the weight of each row, in its order; by default the weightings that the config names."""
@@ -114,6 +120,8 @@ class Supervised(nn.Module):
             for reweight in self.reweightings(ctx.side):
                 a = reweight(stage, p, a, ctx)
             assigned[stage] = p, a
+        if ctx.side == "sup" and ctx.step % LOOK_EVERY == 0:
+            self.stats |= count_rows(assigned)
         losses = self.student.reduce(assigned, ctx.rows, ctx.factors) | ctx.losses
         self.stats |= {f"weighting/{ctx.side}/{name}": value for name, value in ctx.stats.items()}
         return self.criterion.tie_unused(ctx.side, losses)
@@ -152,6 +160,14 @@ class Supervised(nn.Module):
 def count_per_image(targets: list[Targets]) -> Tensor:
     """Return the mean number of boxes as a CPU scalar; shapes are known, so nothing is read from the device."""
     return torch.tensor(sum(len(t) for t in targets) / max(len(targets), 1))
+
+
+def count_rows(assigned: Assigned) -> dict[str, Tensor]:
+    """Return by stage, as ``rows/<stage>/...``, how many rows learn an object and how many of their boxes miss it."""
+    found = {}
+    for stage, (p, a) in assigned.items():
+        found[f"rows/{stage}/learning"], found[f"rows/{stage}/missing"] = count_missing(p, a)
+    return found
 
 
 METHOD = Supervised

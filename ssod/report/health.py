@@ -58,8 +58,22 @@ def curves(run: Run, baseline: Run | None) -> Section:
         charts.lines(
             [Series(n, *column(run.train, f"time/{n}")) for n in ("step", "data")], "Seconds a step", "step", "s"
         ),
+        *missing(run),
     ]
     return Section("curves", "Learning curves", [grid(figures)])
+
+
+def missing(run: Run) -> list[Markup]:
+    """Return which share of the rows that learn a labelled object predicts a box that misses it, by stage."""
+    stages = {name.split("/")[1] for row in run.train for name in row if name.startswith("rows/")}
+    series = []
+    for stage in sorted(stages):
+        steps, learning = column(run.train, f"rows/{stage}/learning")
+        _, missed = column(run.train, f"rows/{stage}/missing")
+        shares = [100 * m / n if m is not None and n else None for m, n in zip(missed, learning)]
+        series.append(Series(stage, steps, shares))
+    title = "Rows whose box misses its labelled object"
+    return [charts.lines(series, title, "step", "%", y_range=(0, 100))] if series else []
 
 
 def classes(run: Run) -> Section:

@@ -1,6 +1,6 @@
 """The types that everything speaks."""
 
-from ssod.structures.detector import Detector, Output, Priors
+from ssod.structures.detector import Assigner, Detector, Output, Priors
 from ssod.structures.images import Batch, View
 from ssod.structures.pseudo import Pseudo, move_targets
 from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss
@@ -9,6 +9,7 @@ from ssod.structures.targets import Targets, join
 
 __all__ = [
     "Assigned",
+    "Assigner",
     "Assignment",
     "Batch",
     "Detector",

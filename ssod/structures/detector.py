@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ssod.structures.images import View
 from ssod.structures.rows import Assigned, Assignment, Kind, Predictions, Rank, RowLoss
 from ssod.structures.targets import Targets
+
+# (predictions of a dense head, the boxes of N images) -> what each row should have predicted.
+Assigner = Callable[[Predictions, list[Targets]], Assignment]
 
 
 class Output(Protocol):
@@ -61,6 +64,7 @@ class Detector(nn.Module):
         anchors: the priors of its dense rows.
         rows: its own row losses by name.
         weights: factor of each loss by name.
+        assigner: which of its dense rows should predict which box; None where rows are sampled (two stages).
         pretrained_heads: whether pyramid and heads have weights from a file, too.
     """
 
@@ -69,6 +73,7 @@ class Detector(nn.Module):
     anchors: Priors
     rows: dict[str, RowLoss]
     weights: dict[str, float]
+    assigner: Assigner | None = None
     pretrained_heads: bool = False
 
     @property
@@ -90,13 +95,16 @@ class Detector(nn.Module):
         """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""
         raise NotImplementedError
 
-    def assign(self, out: Any, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+    def assign(
+        self, out: Any, cls: list[Targets], box: list[Targets] | None = None, assigner: Assigner | None = None
+    ) -> Assigned:
         """Say what each row should have predicted.
 
         Args:
             out: what it saw in N images.
             cls: the boxes that teach classes.
             box: the boxes that teach places; None = those of ``cls``. The proposal network learns both from ``cls``.
+            assigner: in the place of the detector's; given to those alone that have one.
         """
         raise NotImplementedError
 

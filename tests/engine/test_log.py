@@ -186,6 +186,43 @@ def test_what_is_fine_is_not_reported(patience: int) -> None:
     assert [watch.look(row, 100) for row in rows * 5] == [[]] * 5 * len(rows)
 
 
+def rows(missing: float, learning: float = 20.0, stage: str = "dense") -> dict[str, float]:
+    return {"loss/sup": 1.0, f"rows/{stage}/learning": learning, f"rows/{stage}/missing": missing}
+
+
+def test_rows_that_all_miss_their_objects_are_reported_once() -> None:
+    watch = Watch(patience=200)
+    assert [watch.look(rows(20.0), 50) for _ in range(3)] == [[], [], []], "a run may begin so"
+    (text,) = watch.look(rows(19.9), 50)
+    assert "predict boxes that do not meet it" in text
+    assert all(key in text for key in ("train.seed", "train.lr", "train.warm_up", "detector.align"))
+    assert watch.look(rows(20.0), 50) == []
+    assert watch.look(rows(19.0), 50) == []
+    assert [len(watch.look(rows(20.0), 100)) for _ in range(3)] == [0, 1, 0], "a new episode is reported again"
+
+
+def test_one_stage_that_misses_all_is_enough() -> None:
+    assert len(Watch(100).look(rows(20.0, stage="rpn") | rows(0.0, stage="roi"), 100)) == 1
+    assert Watch(100).look(rows(18.0, stage="rpn") | rows(0.0, stage="roi"), 100) == []
+
+
+def test_images_without_objects_miss_nothing() -> None:
+    watch = Watch(patience=100)
+    assert [watch.look(rows(0.0, learning=0.0), 100) for _ in range(5)] == [[]] * 5
+    assert watch.look(rows(20.0), 50) == []
+    assert watch.look(rows(0.0, learning=0.0), 100) == [], "they do not count"
+    assert len(watch.look(rows(20.0), 50)) == 1, "and they end nothing"
+
+
+@pytest.mark.parametrize("missing", [0.0, 20.0])
+def test_a_line_that_did_not_look_counts_as_the_one_before(missing: float) -> None:
+    """Rows are counted at every tenth step, and a line may cover one."""
+    watch = Watch(patience=100)
+    lines = [rows(missing) if step % 10 == 0 else {"loss/sup": 1.0} for step in range(100)]
+    told = [bool(watch.look(line, 1)) for line in lines]
+    assert told == [False] * 99 + [missing > 0]
+
+
 def test_the_trainer_tells_the_user(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     toy.run(tmp_path / "run", steps=40, warn_after=10)
     assert capsys.readouterr().out.count("no pseudo box was kept: teacher score quantiles") >= 1

@@ -10,7 +10,7 @@ import torch
 from ssod.assign.adaptive import AdaptiveAssigner
 from ssod.losses.sigmoid import focal
 from ssod.losses.weighting.background import background_reliability
-from ssod.losses.weighting.context import own_probability
+from ssod.losses.weighting.context import count_missing, own_probability
 from ssod.losses.weighting.pisa import isr_n, isr_p
 from ssod.losses.weighting.registry import cleanliness, iou_target, ohem
 from ssod.losses.weighting.sample_weighting import SampleWeighting
@@ -41,6 +41,21 @@ def test_the_assigner_makes_such_rows() -> None:
     assert (a.matched >= 0).sum() == 1
     assert a.cls[a.matched >= 0].tolist() == [1]
     assert not a.fg.any()
+
+
+def test_it_is_counted() -> None:
+    """Among the rows that learn an object, of which it alone has a box that does not meet its own."""
+    for softmax in (False, True):
+        p, a = rows(softmax=softmax)
+        assert [n.item() for n in count_missing(p, a)] == [R // 3, 0]
+    p, a = missed()
+    assert [n.item() for n in count_missing(p, a)] == [R // 3, 1]
+    lost = replace(p, deltas=torch.full_like(p.deltas, torch.nan))
+    assert [n.item() for n in count_missing(lost, a)] == [R // 3, R // 3]
+    ignored = replace(a, cls_weight=a.cls_weight.index_fill(0, torch.tensor([MISSED]), 0))
+    assert [n.item() for n in count_missing(p, ignored)] == [R // 3 - 1, 0]
+    none = Assignment(torch.full((R,), K), torch.ones(R), a.box, torch.zeros(R), matched=torch.full((R,), -1))
+    assert [n.item() for n in count_missing(p, none)] == [0, 0]
 
 
 def test_its_target_is_its_overlap_which_is_none() -> None:

@@ -106,6 +106,15 @@ def test_negatives_are_ranked_inside_their_clusters() -> None:
     assert len(found.unique()) == 3
 
 
+def test_the_exponents_are_those_of_the_released_faster_rcnn() -> None:
+    """2 for positives, 0.5 for negatives, as a config gets them that names no parameter."""
+    p, a = rows(softmax=True)
+    for weigh, exponent, other in ((isr_p, 2.0, 0.5), (isr_n, 0.5, 2.0)):
+        weight = weigh("roi", p, a, context_of(True)).cls_weight
+        assert torch.equal(weight, weigh("roi", p, a, context_of(True), gamma=exponent).cls_weight)
+        assert not torch.allclose(weight, weigh("roi", p, a, context_of(True), gamma=other).cls_weight)
+
+
 def test_carl_keeps_the_mean_weight_and_teaches_scores() -> None:
     p, a = rows()
     p.logits.requires_grad_()

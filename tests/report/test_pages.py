@@ -112,6 +112,20 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     assert "0.5625" in page.text
 
 
+def test_rows_that_miss_their_objects_are_shown(tmp_path: Path) -> None:
+    """As a share, stage by stage; a line without objects has none."""
+    run = fake_run(tmp_path / "run", "supervised", saved=False)
+    title = "Rows whose box misses its labelled object"
+    assert title not in report(run, out=tmp_path / "r.html").read_text("utf-8")
+    with open(run / "metrics.jsonl", "a") as file:
+        for step, learning, missing in ((8, 64.0, 4.0), (16, 0.0, 0.0)):
+            row = f'{{"kind": "train", "step": {step}, "time/step": 0.5, '
+            file.write(f'{row}"rows/dense/learning": {learning}, "rows/dense/missing": {missing}}}\n')
+    page = check(report(run, out=tmp_path / "r.html").read_text("utf-8"))
+    assert title in page.text
+    assert "6.25" in page.text
+
+
 def test_what_a_config_changes_in_its_base_is_shown(trained: Path) -> None:
     page = check(report(trained / "mean_teacher").read_text("utf-8"))
     assert "command line" in page.text

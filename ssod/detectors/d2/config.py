@@ -49,7 +49,8 @@ class DenseD2Config(D2Config):
     """What detectron2's one-stage detectors have in common."""
 
     assigner: AssignerConfig | None = None
-    "Which rows learn which box, as for our own detectors (`iou`, `center`, `adaptive`); left out: as detectron2 does."
+    """Which rows learn which box, as for our own detectors (`iou`, `center`, `adaptive`); left out: as detectron2 does.
+    The weighting `cleanliness` stands in for it."""
     normalizer: Literal["running", "batch"] = "running"
     """Divide losses by a running mean of the positives of a batch, which starts at 100 (FCOS: 300) and is kept in
     checkpoints (detectron2), or by the positives of the batch."""

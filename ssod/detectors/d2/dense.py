@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssod.assign.build import Assigner, pick_assigner
+from ssod.assign.build import pick_assigner
 from ssod.assign.center import CenterAssigner
 from ssod.assign.iou import IoUAssigner
 from ssod.detectors.d2.config import FIELD, D2FcosConfig, D2RetinaNetConfig
@@ -18,7 +18,7 @@ from ssod.detectors.d2.parts import D2Anchors, Pixels, assert_levels, body_of, b
 from ssod.detectors.decode import DecodeConfig, clip_last
 from ssod.detectors.dense import Dense, DenseOutput, normalizer_of_batch, positives
 from ssod.detectors.heads.towers import each
-from ssod.structures import Assigned, Assignment, Predictions, RowLoss, Targets
+from ssod.structures import Assigned, Assigner, Assignment, Predictions, RowLoss, Targets
 from ssod.structures.boxes import Coder, LtrbCoder
 from ssod.utils.collective import shares, sum_over_ranks
 from ssod.utils.errors import SsodError
@@ -123,13 +123,15 @@ class D2Dense(Dense):
         """The layer that says the class logits."""
         return {"dense": self.head.cls_score}
 
-    def assign(self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None) -> Assigned:
+    def assign(
+        self, out: DenseOutput, cls: list[Targets], box: list[Targets] | None = None, assigner: Assigner | None = None
+    ) -> Assigned:
         """See ``Dense.assign``. Pseudo-labels (they have scores) leave the running mean alone and are divided by it.
 
         While a teacher is unsure there are few or none, and taking those counts in would make it, and with it the
         losses of the labelled images, a matter of the teacher's threshold.
         """
-        p, a = super().assign(out, cls, box)["dense"]
+        p, a = super().assign(out, cls, box, assigner)["dense"]
         if self.normalizer is not None and any(t.scores is not None for t in cls):
             a = replace(a, normalizer=dict.fromkeys(("cls", "box", "quality"), self.normalizer.share()))
         return {"dense": (p, a)}

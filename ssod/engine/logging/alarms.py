@@ -1,4 +1,4 @@
-"""Signs that self-training goes wrong, reported to the user while it can still be mended."""
+"""Signs that training goes wrong, reported to the user while it can still be mended."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ _FAR = 10.0
 _WORSE = 0.01  # AP by which the student must lead to be called ahead of its teacher
 _COLLAPSED = 0.5  # share of its best AP below which a teacher has collapsed
 _LEARNT = 0.05  # AP that a teacher must have had to be able to collapse
+_MISSING = 0.99  # share of the rows that learn an object whose boxes miss it, from which they do not learn its place
 COLLAPSE = "collapse"
 
 
@@ -39,16 +40,43 @@ class Watch:
 
         Args:
             values: averages of the line: ``pseudo/boxes_per_image``, ``labeled/boxes_per_image``, ``loss/sup``,
-                ``loss/unsup``, and what the method reports as ``pseudo/score_*``.
+                ``loss/unsup``, what the method reports as ``pseudo/score_*``, and how many rows of a stage learn a
+                labelled object, ``rows/<stage>/learning``, and miss it, ``rows/<stage>/missing``.
             steps: how many steps the line covers.
         """
+        signs = self._rows(values) | self._pseudo(values)
+        return [text for name, (seen, text) in signs.items() if self._lasts(name, seen, steps)]
+
+    def _rows(self, values: Mapping[str, Any]) -> dict[str, tuple[bool, str]]:
+        """Return whether the rows of some stage miss their labelled objects, and what to say.
+
+        A line whose steps did not count rows leaves the sign as it was; one without objects is left out.
+        """
+        stages = [name.removesuffix("learning") for name in values if name.endswith("/learning")]
+        shares = [
+            values[f"{stage}missing"] / values[f"{stage}learning"] for stage in stages if values[f"{stage}learning"]
+        ]
+        if stages and not shares:
+            return {}
+        seen = max(shares) >= _MISSING if shares else self._lasting.get("missing", 0) > 0
+        return {
+            "missing": (
+                seen,
+                "nearly all rows that learn a labelled object predict boxes that do not meet it; a loss of IoU has no "
+                "slope there, and this seldom mends itself: start again with another train.seed, a lower train.lr, a "
+                "longer train.warm_up or, where it is set, without detector.align",
+            )
+        }
+
+    def _pseudo(self, values: Mapping[str, Any]) -> dict[str, tuple[bool, str]]:
+        """Return what may be wrong with pseudo-labels, whether it is, and what to say."""
         if "pseudo/boxes_per_image" not in values:
-            return []
+            return {}
         self.teaching = True
         boxes, truth = values["pseudo/boxes_per_image"], values.get("labeled/boxes_per_image", 0.0)
         beside = f"pseudo boxes per image against {truth:.1f} labelled ones: {_scores(values)}"
         sup, unsup = values.get("loss/sup", 0.0), values.get("loss/unsup", 0.0)
-        signs = {
+        return {
             "none": (boxes == 0, f"no pseudo box was kept: {_scores(values)}; {self.more}"),
             "many": (boxes > _FAR * truth > 0, f"{boxes:.0f} {beside}; {self.fewer}"),
             "few": (0 < boxes * _FAR < truth, f"{boxes:.2f} {beside}; {self.more}"),
@@ -58,7 +86,6 @@ class Watch:
                 "lower method.weight",
             ),
         }
-        return [text for name, (seen, text) in signs.items() if self._lasts(name, seen, steps)]
 
     def judge(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return the messages of an evaluation to the user, by the name of the sign, ``COLLAPSE`` among them.

@@ -90,12 +90,13 @@ Reweight = Callable[[str, Predictions, Assignment, Context], Assignment]
 
 
 def objects(p: Predictions, a: Assignment) -> Tensor:
-    """Return [R] bool: rows with a box, whether or not they are asked to regress it.
+    """Return [R] bool: rows with a box and its class, whether or not they are asked to regress it.
 
     An adaptive assigner asks a row whose box misses its object for the class, and weighs its box by their overlap, 0.
+    A row that has its box from ``Pseudo.box`` alone is asked for a place and, as to its class, is background.
     """
     some = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0
-    return a.fg if a.matched is None else a.fg | (some & (a.matched >= 0))
+    return some & (a.fg if a.matched is None else a.fg | (a.matched >= 0))
 
 
 def positives(p: Predictions, a: Assignment) -> Tensor:
@@ -115,11 +116,25 @@ def overlap(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
     return paired_iou(p.coder.decode(deltas.float(), p.priors[rows]), a.box[rows])
 
 
+@torch.no_grad()
+def count_missing(p: Predictions, a: Assignment) -> tuple[Tensor, Tensor]:
+    """Return how many rows learn an object, and how many of these decode to a box that does not meet it, both [].
+
+    All rows are decoded and none is searched for, so that nothing waits for the device.
+    """
+    learning = positives(p, a)
+    met = paired_iou(p.boxes(a.labels().clamp(max=p.num_classes - 1)), a.box) > 0
+    return learning.sum(), (learning & ~met).sum()
+
+
 def own_probability(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
-    """Return the probability [M] that each of ``rows``, which have a box, gives its own class, with gradient."""
+    """Return the probability [M] that each of ``rows``, which have a box, gives its own class, with gradient.
+
+    It is any number where a row has no class; see ``objects``.
+    """
     logits = p.logits[rows].float()
     probs = logits.softmax(-1) if p.softmax else logits.sigmoid()
-    return probs.gather(1, a.labels()[rows, None])[:, 0]
+    return probs.gather(1, a.labels()[rows, None].clamp(max=probs.shape[1] - 1))[:, 0]
 
 
 def rank_within(group: Tensor, value: Tensor) -> Tensor:

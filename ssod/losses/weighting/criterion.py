@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ssod.losses.build import TABLES, Loss, bind, defaults, first_line, needs_frequency, pick
 from ssod.losses.weighting.bayes import Branch, own_loss
+from ssod.losses.weighting.candidates import assigner_for
 from ssod.losses.weighting.context import Context, Reweight, Side, of_stage
 from ssod.losses.weighting.counts import Frequency, RunningObjects
 from ssod.losses.weighting.registry import RULES, Rule, Weighting
@@ -93,6 +94,7 @@ class Criterion(nn.Module):
     Attributes:
         weightings: what changes the weights of a side's rows, in its order.
         factors: of a side's losses, by name.
+        assigners: in the place of the detector's own; None where that one serves.
 
     Raises:
         SsodError: a name, parameter or combination that makes no sense, with those that do.
@@ -109,6 +111,10 @@ class Criterion(nn.Module):
         self.factors = {side: factors_of(part) for side, part in sides.items()}
         made = {
             side: build_weightings(student, part, side, mixes=mixes, maps=maps and side == "unsup")
+            for side, part in sides.items()
+        }
+        self.assigners = {
+            side: assigner_for(student, {spec.name: spec.model_extra or {} for spec in part.weighting})
             for side, part in sides.items()
         }
         self.learning = nn.ModuleDict(  # those of them that learn or remember

@@ -40,13 +40,14 @@ def isr_n(
     a: Assignment,
     ctx: Context,
     bias: Share = 0.0,
-    gamma: NonNegative = 2.0,
+    gamma: NonNegative = 0.5,
     nms: Share = 0.5,
 ) -> Assignment:
     """Negatives count by their rank in score, inside their cluster first (Cao et al. 2020, ISR-N).
 
     Score-HLR: negatives of an image and of one likeliest class form clusters, the groups that suppression at overlap
-    ``nms`` makes; ranks and weights as for ``isr_p``. The summed class loss of negatives stays what it was.
+    ``nms`` makes; ranks and weights as for ``isr_p``, but for the exponent: the released Faster R-CNN has 0.5 for
+    negatives and 2 for positives. The summed class loss of negatives stays what it was.
     """
     with torch.no_grad():
         rows = (~objects(p, a) & (a.cls_weight > 0)).nonzero().squeeze(1)
@@ -64,11 +65,13 @@ def carl(
     """The box loss counts by the row's own class probability, with gradient into the score (Cao et al. 2020, CARL).
 
     ``c = ((1 - bias) p + bias)^gamma`` over its mean. Minimising the box loss then raises the score of well-placed rows
-    and lowers that of others. A quality branch, which shares the box weights, is weighted alike.
+    and lowers that of others. A quality branch, which shares the box weights, is weighted alike. A row without a class,
+    which is asked for a place alone, keeps its weight.
     """
     rows = a.fg_rows
+    known = objects(p, a)[rows]
     c = modulator((1 - bias) * own_probability(p, a, rows) + bias, gamma)
-    c = c * (len(rows) / c.sum().clamp(min=1e-12))
+    c = torch.where(known, c * (known.sum() / (c * known).sum().clamp(min=1e-12)), 1.0)
     return replace(a, box_weight=a.box_weight.index_put((rows,), a.box_weight[rows] * c.to(a.box_weight)))
 
 

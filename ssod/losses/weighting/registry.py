@@ -1,7 +1,8 @@
 """Weight of each row: reweighters, ``(stage, predictions, assignment, context) -> assignment``, and their table.
 
-Each returns a new assignment; none changes which box a row is asked for. A reweighter multiplies the weights that it
-finds outside of ``no_grad``: they may carry the gradient of a learnt weighting before it (``carl``,
+Each returns a new assignment; none changes which box a row is asked for. Where a paper says which rows learn a box, its
+rule does (``candidates``), and an assigner takes the place of a one-stage detector's. A reweighter multiplies the
+weights that it finds outside of ``no_grad``: they may carry the gradient of a learnt weighting before it (``carl``,
 ``sample_weighting``). ``RULES`` says for which stages a reweighter is made: ``dense`` is a one-stage detector's only
 stage, ``rpn`` and ``roi`` are those of a two-stage detector.
 """
@@ -14,12 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ssod.assign.top_iou import TOP
 from ssod.losses.elements import BelowOne, NonNegative, Positive, Share
 from ssod.losses.weighting.background import background_reliability, score
 from ssod.losses.weighting.context import Context, Reweight, objects, overlap, own_probability, positives, rank_within
 from ssod.losses.weighting.pisa import carl, isr_n, isr_p
 from ssod.losses.weighting.sample_weighting import SampleWeighting
-from ssod.losses.weighting.uncertainty import ConvBayesBranch, PlainBranch, Uncertainty
+from ssod.losses.weighting.uncertainty import ConvBayesBranch, Count, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
 from ssod.structures.boxes import paired_iou
 from ssod.utils.collective import mean_over_ranks
@@ -46,15 +48,23 @@ def cleanliness(
     ctx: Context,
     alpha: Share = 0.75,
     gamma: NonNegative = 1.0,
-    top: Positive = 40,
+    top: Count = TOP,
     limit: BelowOne = 0.99,
 ) -> Assignment:
     """Positives are asked for how clean they are, ``c = alpha IoU + (1 - alpha) p``, and count by it (Li et al. 2020).
 
-    Of each object's rows the ``top`` that overlap it most stay candidates, the others become background. IoU is that of
-    the decoded box, p the row's own class probability. c becomes the soft class target; class and box weights are
-    ``(alpha f(IoU) + (1 - alpha) f(p))^gamma``, ``f(x) = 1 / (1 - x)``, scaled to mean 1 over the candidates of all
-    ranks (our choice). x is held at ``limit``, as f has a pole at 1.
+    On a one-stage detector each object's candidates are the ``top`` rows whose priors overlap it most, whatever the
+    IoU, and all others are background: ``assign.top_iou`` says which, in the place of ``detector.assigner`` and on the
+    images that are weighted. The second stage of a two-stage detector has a sample of proposals: there, and with a
+    method that assigns rows itself, they are the ``top`` of the rows that the object was given, and the rest of these
+    become background.
+
+    IoU is that of the decoded box, p the row's own class probability. c becomes the soft class target; class and box
+    weights are ``(alpha f(IoU) + (1 - alpha) f(p))^gamma``, ``f(x) = 1 / (1 - x)``, scaled to mean 1 over the
+    candidates of all ranks (our choice). x is held at ``limit``, as f has a pole at 1.
+
+    The released code has 30 candidates where the paper has 40, stretches c to a range of its own in each image, and
+    leaves the sum of each loss as it was; here it is the paper.
     """
     rows = objects(p, a).nonzero().squeeze(1)
     with torch.no_grad():
@@ -96,6 +106,7 @@ class Rule:
         softens: whether it sets soft class targets.
         matched: whether it asks which box a row is matched to.
         branch: whether it needs the auxiliary branch.
+        candidates: whether it says itself which rows of a one-stage detector learn an object, see ``candidates.py``.
     """
 
     make: Callable
@@ -104,6 +115,7 @@ class Rule:
     softens: bool = False
     matched: bool = False
     branch: bool = False
+    candidates: bool = False
 
     @property
     def learns(self) -> bool:
@@ -128,7 +140,7 @@ RULES = {
     "isr_p": Rule(isr_p, ("dense", "roi"), matched=True),
     "isr_n": Rule(isr_n, ("roi",)),
     "carl": Rule(carl, ("dense", "roi")),
-    "cleanliness": Rule(cleanliness, ("dense", "roi"), softens=True, matched=True),
+    "cleanliness": Rule(cleanliness, ("dense", "roi"), softens=True, matched=True, candidates=True),
     "iou_target": Rule(iou_target, ("dense",), softens=True, matched=True),
     "sample_weighting": Rule(SampleWeighting, ("dense", "roi")),
     "uncertainty": Rule(Uncertainty, ("dense", "rpn", "roi"), branch=True),
