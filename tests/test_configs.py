@@ -208,7 +208,7 @@ def test_mean_teacher_as_released(data: str, steps: int) -> None:
     assert (d.head_norm, d.level_scale, d.normalizer, d.norm, d.decode.nms) == ("group", True, "batch", "affine", 0.6)
     assert (d.loss.box.name, d.loss.box.weight) == ("giou", 2.0)
     assert (d.anchors.spacing, d.anchors.rounding, d.delta_std) == ("stride", "none", (0.1, 0.2))
-    assert d.assigner == IoUConfig(high=0.5, low=0.4, claim=True, divisor=32)
+    assert d.assigner == IoUConfig(high=0.5, low=0.4, claim="own", divisor=32)
     assert (t.batch.labeled, t.batch.unlabeled, t.steps, t.lr, t.clip, t.precision) == (8, 32, steps, 0.01, 20, "fp16")
     assert (t.warm_up.steps, t.warm_up.factor, t.schedule.name) == (500, 0.001, "constant")
 
