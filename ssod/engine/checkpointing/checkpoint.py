@@ -3,7 +3,7 @@
 ``last.pt`` is torch's own zip format followed by a trailer of 48 bytes: a magic word, the length and the SHA-256 of
 what precedes. ``previous.pt`` is the checkpoint before it, ``best.pt`` that of the best teacher where a run may go back
 to it. There is no state of random generators in it: the loop
-seeds every generator anew at each step, from the run's seed, the step and the rank (``rng.seed_step``), so that
+seeds every generator anew at each step, from the run's seed, the step and the rank (``seeding.seed_step``), so that
 none has anything to remember. Failpoints (``ssod.utils.atomic``) here are ``ckpt.before_trailer`` and
 ``ckpt.after_trailer``.
 """
