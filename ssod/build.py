@@ -37,6 +37,7 @@ from ssod.evaluation.voc import voc_metrics
 from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.methods.registry import find
+from ssod.pseudo_labels import threshold
 from ssod.structures import Batch, Detector, LabelStatistics
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
@@ -185,6 +186,7 @@ def build_method(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Met
     detector = build_detector(cfg.detector, len(classes), pretrained=pretrained, classes=classes)
     method = find(cfg.method.name)(detector, cfg.method)
     method.see_labels(label_statistics(data.labeled))
+    threshold.divide(method, cfg.train.accumulate)
     labeler = labelers.build_labeler(cfg, data, pretrained=pretrained)
     if labeler is not None:
         method.use_labeler(labeler)

@@ -288,7 +288,7 @@ class Trainer:
             lambda: identities.check(path, saved["identity"], self.identity, self.parts.allow_change)
         )
         checkpoint.check_model(path, saved["method"], self.method.state_dict())
-        own = saved["ranks"][collective.rank() % len(saved["ranks"])]
+        own = identities.own_share(path, saved["ranks"])
         self.bad, self.record.best, self.record.last = saved["bad"], saved["best"], saved["metrics"]
         self.watch.load_state_dict(saved.get("watch", {}))
         dropped = self.stepper.load_state_dict(saved, own["buffers"])
