@@ -40,6 +40,7 @@ from ssod.labelers import from_config as labelers
 from ssod.methods import burn_in
 from ssod.methods.base import Method
 from ssod.methods.registry import find
+from ssod.pseudo_labels import threshold
 from ssod.structures import Batch, Detector
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
@@ -99,12 +100,7 @@ def load_data(cfg: Config, findings: Findings | None = None) -> DataSets:
 
 
 def build(
-    cfg: Config,
-    data: DataSets,
-    folder: RunFolder,
-    *,
-    allow_change: Sequence[str] = (),
-    from_burn_in: Path | None = None,
+    cfg: Config, data: DataSets, folder: RunFolder, allow_change: Sequence[str] = (), from_burn_in: Path | None = None
 ) -> Trainer:
     """Build detector and method, and return a trainer that has everything but the first step."""
     goes_on = checkpoint.exists(folder.checkpoints)  # from a state that has all weights: the first file may be gone
@@ -213,6 +209,7 @@ def build_method(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Met
     detector = build_detector(cfg.detector, len(classes), pretrained=pretrained, classes=classes)
     method = find(cfg.method.name)(detector, cfg.method)
     method.see_labels(label_statistics(data.labeled))
+    threshold.divide(method, cfg.train.accumulate)
     labeler = labelers.build_labeler(cfg, data, pretrained=pretrained)
     if labeler is not None:
         method.use_labeler(labeler)

@@ -224,16 +224,14 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dic
     recipe = tree.get("recipe") or {}
     if not isinstance(recipe, dict):
         raise SsodError(path, "recipe", f"{shown(recipe)} is no section", "write {method: ..., detector: ...}")
-    base = tree.pop("base", None)
-    if base is None:
-        below = []
-    elif isinstance(base, str):
+    base, below = tree.pop("base", None), []
+    if isinstance(base, str):
         if not (path.parent / base).exists():
             near = difflib.get_close_matches(base, _beside(path.parent / base, base), 1)
             fix = f"did you mean '{near[0]}'?" if near else "the path is relative to this file"
             raise SsodError(path, "base", f"'{base}' not found", recipes.former_base(Path(base)) or fix)
         below = _read_with_bases(path.parent / base, (*seen, path.resolve()))
-    else:
+    elif base is not None:
         raise SsodError(path, "base", "is not one path", "name one file, relative to this one")
     return [*below, (path, {**tree, "recipe": recipe})]
 
@@ -265,19 +263,17 @@ def _cross_check(cfg: Config, source: Source) -> None:
         problem = f"{cfg.method.burn_in} >= train.steps {cfg.train.steps}: no semi-supervised phase"
         raise source.error("method.burn_in", problem, "lower it")
     if cfg.train.batch.unlabeled < 1:
-        problem = f"0, but method '{cfg.method.name}' learns from unlabelled images"
-        raise source.error("train.batch.unlabeled", problem, "give at least 1")
+        raise source.error("train.batch.unlabeled", f"0, but '{cfg.method.name}' learns from them", "give at least 1")
     for name in ("weak", *cfg.method.student_views):
         if name not in cfg.views.unlabeled:
             raise source.error(f"views.unlabeled.{name}", "missing", f"'{cfg.method.name}' needs it")
     for name in cfg.method.student_views if cfg.method.taught_by != "boxes" else ():
         if misaligned(cfg.views.unlabeled, "weak", name):
             problem = f"not pixel-aligned with weak, which '{cfg.method.name}' compares row by row"
-            fix = "write {start: weak, ops: [...]} with operations that move no pixel"
-            raise source.error(f"views.unlabeled.{name}", problem, fix)
+            raise source.error(f"views.unlabeled.{name}", problem, "write {start: weak, ops: [what moves no pixel]}")
     if cfg.data.unlabeled is None and cfg.data.split is None:
-        problem = f"no unlabelled images, but method '{cfg.method.name}' needs them"
-        raise source.error("data.unlabeled", problem, "name a folder, or a data.split that leaves some over")
+        problem, fix = f"no unlabelled images, but '{cfg.method.name}' needs them", "name a folder, or a data.split"
+        raise source.error("data.unlabeled", problem, fix)
 
 
 _WIDE = 76  # longer lines do not push the column of origins to the right

@@ -14,6 +14,7 @@ from torch import nn
 
 from ssod.data.synthetic import CLASSES
 from ssod.detectors.build import build
+from ssod.engine.checkpointing import checkpoint
 from tests.detectors.reference import config as section
 from tests.small import small_config, train_command
 
@@ -156,6 +157,30 @@ def test_two_ranks_weigh_rows_by_what_all_of_them_are_sure_of(tmp_path: Path, ne
     worst = max(abs(alone[0][name] - together[0][name]) / max(1.0, abs(alone[0][name])) for name in alone[0])
     print(f"{net}: largest difference in the first step {worst:.1e}")
     assert worst <= 1e-6
+
+
+@pytest.mark.slow
+def test_two_ranks_with_banks_of_their_own_go_on_where_they_stopped(tmp_path: Path) -> None:
+    """Each takes up its own banks, of which the checkpoint has all."""
+    threshold = {"name": "gmm", "banks": "rank"}
+    config = small_config(
+        tmp_path,
+        train__eval_every=0,
+        train__batch={"labeled": 4, "unlabeled": 4},
+        method={"name": "consistent_teacher", "start": 0, "threshold": threshold, "ema": {"decay": 0.9}},
+    )
+    two(config, tmp_path / "whole", "train.steps=6")
+    two(config, tmp_path / "cut", "train.steps=3")
+    two(config, tmp_path / "cut", "train.steps=6")
+    whole, cut = (checkpoint.load(tmp_path / name / "checkpoints/last.pt") for name in ("whole", "cut"))
+    for a, b in [
+        (whole["method"], cut["method"]),
+        *((x["buffers"], y["buffers"]) for x, y in zip(whole["ranks"], cut["ranks"])),
+    ]:
+        assert all(torch.equal(value, b[name]) for name, value in a.items())
+    first, second = (share["buffers"]["threshold.bank.scores"] for share in cut["ranks"])
+    assert (first > 0).any()
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.slow

@@ -168,10 +168,9 @@ def pseudo_labels(method: Method, batch: Batch, cfg: TrainConfig) -> list[Pseudo
     if not method.uses_unlabeled:
         return [None]
     with autocast(batch.weak.images.device, cfg.precision):
-        seen = [learner.labeler(first_step(method)).predict(batch.weak) for learner in learners(method)]
-        labels = [method.pseudo_labels(seen[0], batch)] if len(seen) == 1 else method.rectify(*seen)
+        made = method.labels(batch, first_step(method))
     nothing = [Targets.empty(batch.weak.images.new_zeros(1).float()) for _ in batch.weak.sizes]
-    labels = [Pseudo(nothing) if pseudo is None else pseudo for pseudo in labels]
+    labels = [Pseudo(nothing) if each.pseudo is None else each.pseudo for each in (made, made.peer) if each]
     return [pseudo.move(batch.weak, view) for pseudo, view in zip(labels, strong_views(batch))]
 
 

@@ -27,7 +27,7 @@ AssignerConfig = Annotated[
 def pick_assigner(cfg: IoUConfig | CenterConfig | AdaptiveConfig) -> Assigner:
     """Return the assigner that ``cfg`` names."""
     if isinstance(cfg, IoUConfig):
-        return IoUAssigner(cfg.high, cfg.low, cfg.claim, cfg.divisor)
+        return IoUAssigner(cfg.high, cfg.low, bool(cfg.claim), cfg.divisor, own=cfg.claim == "own")
     if isinstance(cfg, CenterConfig):
         return CenterAssigner(cfg.radius)
     return AdaptiveAssigner(**cfg.model_dump(exclude={"name"}))

@@ -32,7 +32,8 @@ class DecodeConfig(Section):
     clip: Literal["last"] | None = None
     """`last` cuts boxes at the border after suppression (detectron2's one-stage detectors; refused with two stages), by
     default before (torchvision, mmdetection). The released Consistent-Teacher cuts no box before it has been moved into
-    the student's view; `last` is nearer to that."""
+    the student's view; `last`, which is nearer to that, is in its recipe. One setting holds for what the teacher
+    labels, for what is measured, of student and teacher, and for what is exported."""
 
 
 class Detections(NamedTuple):

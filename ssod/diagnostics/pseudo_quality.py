@@ -123,9 +123,8 @@ class Diagnose:
         for batch in same_views(self.cfg, self.labeled, self.images):
             batch = batch.to(device)
             with autocast(device, self.cfg.train.precision):
-                out = method.labeler(step).predict(batch.weak)
-                detections = out.detections()
-                pseudo = method.pseudo_labels(out, batch)
+                labels = method.labels(batch, step)
+                out, pseudo, detections = labels.teacher, labels.pseudo, labels.teacher.detections()
                 seen.chooses = pseudo is not None
                 boxes = [t[:0] for t in detections] if pseudo is None else pseudo.cls
                 rows_of = out if out.stages else method.teacher.predict(batch.weak)  # a file has boxes alone

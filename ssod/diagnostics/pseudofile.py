@@ -25,7 +25,7 @@ class Pseudo:
         boxes: the pseudo-labels that the method kept, as COCO results with labels as category ids, in original pixels.
         rows: [F, 2] row number and label of the rows that the assigner made foreground.
         score, iou: [D] of every detection, kept or not: confidence, highest IoU with a true box of its class.
-        right, counted: [D] bool, at IoU 0.5; see ``matches.Matches``.
+        right, counted: [D] bool, at IoU 0.5; see ``matching.Matches``.
     """
 
     ids: list[Any]

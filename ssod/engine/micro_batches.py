@@ -13,8 +13,8 @@ A step in which nothing is exchanged has no first pass. How much is exchanged is
 was less, the first part finds out in the second pass, before any gradient is there.
 
 The teacher's answers are kept from the first pass (``collective.once``), batches lie on the host. Buffers are those
-that the last part leaves: what is exchanged makes them alike. Statistics of live batch norm are averaged, as over
-ranks; so is what is logged.
+that the last part leaves: what is exchanged makes them alike, also where each part has a place of its own in them.
+Statistics of live batch norm are averaged, as over ranks; so is what is logged.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Meeting:
         exchanges: how often each tells something, as far as is known; None = not.
 
     Attributes:
+        part: the number of the one that runs.
         answers: to what was told by all parts, in its order.
         learning: whether the second pass is on.
     """
@@ -54,11 +55,11 @@ class Meeting:
         self.answers: list[Tensor] = []
         self._told: list[tuple[collective.Merge, list[Tensor]]] = []  # since the last answer
         self._kept: list[list[Any]] = [[] for _ in range(count)]
-        self._part = self._at = self._made = 0
+        self.part = self._at = self._made = 0
 
     def begin(self, part: int) -> None:
         """Let the next calls be those of a run of ``part``."""
-        self._part, self._at, self._made = part, 0, 0
+        self.part, self._at, self._made = part, 0, 0
 
     def end(self) -> None:
         """Note that a part has told everything."""
@@ -96,7 +97,7 @@ class Meeting:
 
     def once(self, make: Callable[[], T], keep: Callable[[T], T]) -> T:
         """See ``collective.Parts``."""
-        kept, at = self._kept[self._part], self._made
+        kept, at = self._kept[self.part], self._made
         self._made += 1
         if at == len(kept):
             kept.append(keep(make()))

@@ -16,9 +16,9 @@ class RunParts(Protocol):
 
     Attributes:
         folder: the run's folder, entered.
-        identity: what a checkpoint must agree on; see ``identity.check``.
+        identity: what a checkpoint must agree on; see ``resume_check.check``.
         allow_change: keys of ``identity`` that may differ from the checkpoint's.
-        card: of the model file; see ``modelfile.save``.
+        card: of the model file; see ``model_file.save``.
         evaluates: whether there is anything to evaluate on; without it ``evaluate``, ``diagnose`` and ``pictures`` are
             never called.
         burn_in: when it ends, what decides it, and whose the run begins with.

@@ -247,8 +247,8 @@ class Trainer:
         if path is not None:
             saved, own = self.take_up(path)
         elif source is not None:
-            self.source = source
-            saved, own = self.put_back(burn_in.read(source, self.parts.burn_in.deciding, self.method.state_dict()))
+            self.source, deciding = source, self.parts.burn_in.deciding
+            saved, own = self.put_back(source, burn_in.read(source, deciding, self.method.state_dict()))
         else:
             return
         self.step, self.pending, self.setbacks = saved["step"], saved["pending"], saved.get("setbacks", 0)
@@ -285,11 +285,11 @@ class Trainer:
         now, allow = self.identity, self.parts.allow_change
         distributed.on_rank_zero(lambda: identities.check(path, saved["identity"], now, allow))
         checkpoint.check_model(path, saved["method"], self.method.state_dict())
-        return self.put_back(saved)
+        return self.put_back(path, saved)
 
-    def put_back(self, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def put_back(self, path: Path, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Put back what was learned from a state that fits; see ``take_up``."""
-        own = saved["ranks"][collective.rank() % len(saved["ranks"])]
+        own = identities.own_share(path, saved["ranks"])
         self.bad, self.record.best, self.record.last = saved["bad"], saved["best"], saved["metrics"]
         self.watch.load_state_dict(saved.get("watch", {}))
         dropped = self.stepper.load_state_dict(saved, own["buffers"])

@@ -145,7 +145,7 @@ def _coco(overlap: np.ndarray, ignore: np.ndarray, thresholds: np.ndarray) -> tu
 
 
 def _voc(overlap: np.ndarray, ignore: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The box overlapped most decides; a second hit on it is wrong; see ``voc_eval.class_ap``."""
+    """The box overlapped most decides; a second hit on it is wrong; see ``voc.class_ap``."""
     right = np.zeros((len(overlap), len(thresholds)), bool)
     counted = np.ones_like(right)
     if not overlap.shape[1]:

@@ -19,7 +19,7 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points:
     Args:
         truth: COCO layout; a box with ``difficult`` or ``iscrowd`` is neither to be found nor wrong to find.
         detections: COCO results; a category without any detection has AP 0. Equal scores are ordered as the images
-            are, as in ``matches.match``: in which order ranks hand them in does not matter.
+            are, as in ``matching.match``: in which order ranks hand them in does not matter.
         eleven_points: VOC 2007's average over eleven points of recall instead of the area under the curve.
 
     Returns:

@@ -49,7 +49,7 @@ class Model:
 
     Args:
         detector: with its weights.
-        card: what ``modelfile.read`` returned.
+        card: what ``model_file.read`` returned.
         device: where it runs.
 
     Attributes:

@@ -40,7 +40,7 @@ def build_labeler(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Fr
 
     Args:
         cfg: the run's.
-        data: from ``run.load_data``.
+        data: from ``build.load_data``.
         pretrained: False leaves a frozen detector without its weights, for those who load a state that has them.
 
     Raises:

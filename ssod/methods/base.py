@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -26,7 +27,22 @@ from ssod.transforms.mix import Mixer
 from ssod.utils import collective
 from ssod.utils.errors import SsodError
 
-__all__ = ["Common", "Config", "Context", "EmaConfig", "LossName", "Losses", "Method", "count_per_image"]
+__all__ = ["Common", "Config", "Context", "EmaConfig", "Labels", "LossName", "Losses", "Method", "count_per_image"]
+
+
+@dataclass
+class Labels:
+    """What unlabelled images teach in one step.
+
+    Attributes:
+        teacher: what who labels saw in the weak view.
+        pseudo: the boxes to learn from, in the pixels of the weak view; None where maps teach and no box is chosen.
+        peer: those of the second student, of a method that trains two.
+    """
+
+    teacher: Output
+    pseudo: Pseudo | None
+    peer: Labels | None = None
 
 
 class Method(Supervised):
@@ -34,11 +50,14 @@ class Method(Supervised):
 
     Attributes:
         given: who labels in the place of ``teacher``, or None; see ``use_labeler``.
+        labels_alone: whether the weights of who labels are enough to label; False where a second model has its say,
+            so that a model file, which has the first alone, cannot show what is learnt.
     """
 
     Config = Config
     cfg: Config
     uses_unlabeled = True
+    labels_alone = True
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg, cfg.burn_in)
@@ -57,8 +76,8 @@ class Method(Supervised):
         # The student comes last: where parts of a step wait for each other's labels, it need not look twice.
         if step >= cfg.burn_in:
             with torch.no_grad():
-                teacher = self.ask(batch.weak, step)
-                pseudo = self.pseudo_labels(teacher, batch)
+                labels = self.labels(batch, step)
+            teacher, pseudo = labels.teacher, labels.pseudo
             self.count(pseudo)
             if step >= cfg.unsup_start:  # before, labels are only made: what they teach the thresholds is kept
                 tasks = [self.task(name, batch, step, pseudo) for name in cfg.student_views]
@@ -78,6 +97,19 @@ class Method(Supervised):
         Not asked where the teacher's maps teach and not its boxes.
         """
         return Pseudo(teacher.detections())
+
+    def labels(self, batch: Batch, step: int) -> Labels:
+        """Return the labels that a step learns from; whoever wants to know them asks here.
+
+        That is the step itself, the look that an evaluation takes, its alarms and the galleries. By default they are
+        what ``label`` makes of what who labels sees. A method that makes them in another way overrides this, and not
+        ``forward`` alone.
+        """
+        teacher = self.ask(batch.weak, step)
+        if self.cfg.taught_by == "boxes":
+            return Labels(teacher, self.label(teacher, batch))
+        self.require_aligned(batch)
+        return Labels(teacher, None)
 
     def mix(self, view: View, pseudo: Pseudo | None, labeled: View) -> tuple[View, Pseudo | None]:
         """Blend the student's view with labelled images, as the config's ``mix`` says (mixup, mosaic)."""
@@ -139,13 +171,6 @@ class Method(Supervised):
         view, mine = batch.views[name], pseudo and pseudo.move(batch.weak, batch.views[name])
         self.count(mine)  # before it is mixed, which may add labelled boxes
         return view, mine, self.unsup_weight(step, mine)
-
-    def pseudo_labels(self, teacher: Output, batch: Batch) -> Pseudo | None:
-        """Return the boxes that this method learns from; None where maps teach, for which the views are tested."""
-        if self.cfg.taught_by == "boxes":
-            return self.label(teacher, batch)
-        self.require_aligned(batch)
-        return None
 
     def count(self, pseudo: Pseudo | None) -> None:
         """Note for the log how many boxes an image has."""

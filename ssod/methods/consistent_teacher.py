@@ -5,9 +5,9 @@ labelled and unlabelled images alike: ``assigner: {name: adaptive}`` and, on Ret
 score threshold per class, from a mixture of two Gaussians (``ssod.pseudo_labels.gmm``). RetinaNet with all three is
 published; FCOS with the assigner and the thresholds, and Faster R-CNN with the thresholds, are ours.
 
-Order of a step: labelled images; the teacher on the weak view; the count filter; score banks and thresholds, over all
-ranks; boxes carried to the strong view; all losses of the detector on them, damped while fewer than half of the images
-have a box. Until ``start`` the teacher labels and the banks fill, but the student does not learn from it.
+Order of a step: labelled images; the teacher on the weak view; the count filter; score banks and thresholds; boxes
+carried to the strong view; all losses of the detector on them, damped while fewer than half of the images have a box.
+Until ``start`` the teacher labels and the banks fill, but the student does not learn from it.
 
 Paper and released code differ; the published figures are the code's. ``as_released: false`` sets the defaults of
 ``count_ratio`` and of the mixture's ``policy`` to the paper's; one that the config states stays what it says:
@@ -18,8 +18,15 @@ Paper and released code differ; the published figures are the code's. ``as_relea
   argmax P(pos | s, mu_p, sigma_p). Read as a posterior that is the highest score, and nothing would pass; read here as
   the density of the positive Gaussian alone.
 
-What is not as released, whatever the switch: a box that leaves the student's view is dropped (there it stays, without
-area, and still takes a row); ranks share their banks and the count of images without a label.
+What is not as released, whatever the switch:
+
+- a box that leaves the student's view is dropped (there it stays, without area, and still takes a row);
+- ranks share the count of images without a label, and their score banks, too; ``threshold: {name: gmm, banks: rank}``
+  gives each rank, and each micro-batch of its step, banks of its own, as released;
+- a detection is cut at the border of its own view. The released code cuts none: neither labels, which are cut at the
+  border of the student's view alone, nor what it measures. ``detector.decode.clip: last``, which
+  configs/methods/consistent_teacher.yaml has for RetinaNet and the paper's protocol, suppresses boxes as they are and
+  cuts what is left. One ``decode`` holds for labels, for measured detections and for exported ones.
 """
 
 from __future__ import annotations

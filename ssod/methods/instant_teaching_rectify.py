@@ -10,7 +10,8 @@ Paper and released code differ in more than `instant_teaching` says, and `as_rel
   known by then is averaged with the opinion of the other model, whose boxes are suppressed once more.
 * The paper has one round: a model's own boxes above `score`, each averaged with what the peer says about it.
 
-Either way a box must still score `score` afterwards, so that one of which the peer is not convinced is no label.
+Either way a box must still score `score` afterwards, so that one of which the peer is not convinced is no label. What
+the log, an evaluation and the report say about labels is said of those that are left; `peer/...` is of the peer's.
 
 The peer's strong view is the view `strong2` where the config has one (as released: same operations, drawn apart), else
 it is `strong`, with the same mixing. Not as released: both learn the labelled images in the same views, where the code
@@ -25,7 +26,7 @@ import torch
 from pydantic import field_validator
 
 from ssod.methods import instant_teaching
-from ssod.methods.base import Losses, count_per_image, tag
+from ssod.methods.base import Labels, Losses, count_per_image, tag
 from ssod.methods.config import TeacherConfig
 from ssod.methods.instant_teaching import InstantTeaching, best_scores
 from ssod.pseudo_labels.co_rectify import co_rectify, rectify_once
@@ -33,6 +34,7 @@ from ssod.pseudo_labels.nms_once import at_least, confident, rows_of
 from ssod.structures import Batch, Detector, Output, Pseudo, View
 from ssod.utils import seeding
 from ssod.utils.errors import SsodError
+from ssod.utils.given import given
 
 
 class Config(instant_teaching.Config):
@@ -57,6 +59,7 @@ class InstantTeachingRectify(InstantTeaching):
 
     Config = Config
     cfg: Config
+    labels_alone = False
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)
@@ -81,11 +84,17 @@ class InstantTeachingRectify(InstantTeaching):
         if step < self.cfg.burn_in:
             return losses
         with torch.no_grad():
-            mine, theirs = self.ask(batch.weak, step), self.peer.ask(batch.weak, step)
-            for_me, for_peer = self.rectify(mine, theirs)
-        own = learn(self, for_me, mine, batch, step, batch.strong)
-        other = learn(self.peer, for_peer, theirs, batch, step, batch.views.get("strong2", batch.strong))
+            labels = self.labels(batch, step)
+        own = learn(self, labels, batch, step, batch.strong)
+        for_peer = given(labels.peer, "there are two students, and labels for one")
+        other = learn(self.peer, for_peer, batch, step, batch.views.get("strong2", batch.strong))
         return losses | both(own, other)
+
+    def labels(self, batch: Batch, step: int) -> Labels:
+        """See ``Method.labels``: what both models find, corrected by each other."""
+        mine, theirs = self.ask(batch.weak, step), self.peer.ask(batch.weak, step)
+        for_me, for_peer = self.rectify(mine, theirs)
+        return Labels(mine, for_me, peer=Labels(theirs, for_peer))
 
     def rectify(self, mine: Output, theirs: Output) -> tuple[Pseudo, Pseudo]:
         """Return the labels of the student and of its peer, in the pixels of the weak view."""
@@ -98,7 +107,6 @@ class InstantTeachingRectify(InstantTeaching):
         else:
             labels = rectify_once(found[0], theirs), rectify_once(found[1], mine)
         for_me, for_peer = (Pseudo(at_least(targets, score)) for targets in labels)
-        self.stats["pseudo/boxes_per_image"] = count_per_image(for_me.cls)
         return for_me, for_peer
 
     @torch.no_grad()
@@ -114,11 +122,12 @@ class InstantTeachingRectify(InstantTeaching):
         self.peer.after_skip(step)
 
 
-def learn(m: InstantTeaching, pseudo: Pseudo, teacher: Output, batch: Batch, step: int, strong: View) -> Losses:
+def learn(m: InstantTeaching, labels: Labels, batch: Batch, step: int, strong: View) -> Losses:
     """Losses of a method's student on its strong view, mixed as the method mixes."""
-    moved = pseudo.move(batch.weak, strong)
+    moved = given(labels.pseudo, "Instant-Teaching learns from boxes").move(batch.weak, strong)
+    m.count(moved)  # before it is mixed, which may add labelled boxes
     view, mixed = m.mix(strong, moved, batch.labeled)
-    unsup = m.learn(m.look("unsup", batch, step, view, mixed, teacher))
+    unsup = m.learn(m.look("unsup", batch, step, view, mixed, labels.teacher))
     return m.scale("unsup", unsup, m.unsup_weight(step, moved), m.cfg.loss_weights)
 
 

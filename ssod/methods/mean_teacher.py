@@ -2,8 +2,17 @@
 
 The first paper has the idea; the second has the detection baseline, there on RetinaNet, here on every detector: a fixed
 score threshold, and all losses of the detector on pseudo-boxes, boxes and classes alike. Constants are those of the
-released baseline (threshold 0.5, weight 2, EMA 0.9995, no burn-in); small data sets want a burn-in (see
-configs/mean_teacher).
+released baseline (threshold 0.5, weight 2, EMA 0.9995, no burn-in); small data sets want a burn-in, which
+configs/methods/mean_teacher.yaml has.
+
+What is not as released (of the detector configs/detectors/retinanet_r50_fpn.yaml says it, of data and batches
+configs/methods/mean_teacher.yaml):
+
+- A box is dropped when a side of it is a pixel or less after it was moved (there, when a side is 0 before or after).
+- Losses are damped while fewer than half of the unlabelled images of all processes have a box; there each process asks
+  about its own.
+- The average moves after a step of the optimiser, there before the next one. It labels with the same weights; the one
+  that is measured is a step newer.
 
 ``form: consistency`` is the idea of the first paper, put on detectors by us: no threshold, no box is chosen; the
 student's output for every row on the strong view is pulled towards the teacher's on a weak view with the same pixels in

@@ -29,7 +29,7 @@ def co_rectify(
 
     Args:
         a, b: what each model saw.
-        found_a, found_b: its detections, by ``instant.confident`` with ``secondary``.
+        found_a, found_b: its detections, by ``nms_once.confident`` with ``secondary``.
         num_classes: K.
         overlap: of two boxes of one class that overlap more than this, the lower score goes.
 

@@ -38,6 +38,10 @@ class GmmConfig(Section):
     policy: Policy = "high"
     """Which score of the positive Gaussian is the threshold: where the mixture is densest (`high`, as released), the
     lowest (`middle`), or where the positive Gaussian alone is densest (`component`)."""
+    banks: Literal["shared", "rank"] = "shared"
+    """Whose scores a class is fitted to: `shared`, those of the whole batch, over all processes; `rank`, each process
+    its own, and each of its micro-batches, as if it were a process (as released: one bank on each of eight GPUs).
+    What an evaluation shows of labels is then by the bank of the first."""
     fallback: float = Field(0.0, ge=0, le=1)
     "Threshold of a class with fewer than four scores, or without a positive one; 0 keeps every detection."
     backend: Backend = "batched"
@@ -78,14 +82,16 @@ class GmmThreshold(nn.Module):
 
     Args:
         num_classes: K.
-        size, policy, fallback, backend: see ``GmmConfig``.
+        size, policy, banks, fallback, backend: see ``GmmConfig``.
 
     Attributes:
-        bank: the scores.
-        values: [K] the thresholds now; ``fallback`` before the first fit.
+        bank: the scores, B banks of them, see ``ScoreBank``.
+        values: [B K] the thresholds now; ``fallback`` before the first fit.
         stats: of the last call, for the log: ``threshold`` [K], ``threshold_mean`` (over detections, 0 where there are
             none) and ``bank_fill``.
     """
+
+    values: Tensor
 
     def __init__(
         self,
@@ -93,14 +99,20 @@ class GmmThreshold(nn.Module):
         *,
         size: int = 100,
         policy: Policy = "high",
+        banks: Literal["shared", "rank"] = "shared",
         fallback: float = 0.0,
         backend: Backend = "batched",
     ) -> None:
         super().__init__()
         self.policy, self.fallback, self.backend = policy, fallback, backend
-        self.bank = ScoreBank(num_classes, size)
+        self.bank = ScoreBank(num_classes, size, per_rank=banks == "rank")
         self.register_buffer("values", torch.full((num_classes,), fallback))
         self.stats: dict[str, Tensor] = {}
+
+    def divide(self, parts: int) -> None:
+        """See ``ScoreBank.divide``."""
+        self.bank.divide(parts)
+        self.values = self.values.new_full((len(self.bank.scores),), self.fallback)
 
     @torch.no_grad()
     def forward(self, detections: list[Targets]) -> list[Targets]:
@@ -112,12 +124,13 @@ class GmmThreshold(nn.Module):
             self.bank.scores, seen, policy=self.policy, fallback=self.fallback, backend=self.backend
         ).float()
         self.values.copy_(torch.where(seen, fitted, self.values))
+        mine = self.bank.mine(self.values)
         self.stats = {
-            "threshold": self.values.clone(),
-            "threshold_mean": self.values[labels].sum() / max(len(labels), 1),
+            "threshold": mine.clone(),
+            "threshold_mean": mine[labels].sum() / max(len(labels), 1),
             "bank_fill": self.bank.fill(),
         }
-        return select(detections, scores > self.values[labels])
+        return select(detections, scores > mine[labels])
 
 
 def build_threshold(cfg: FixedConfig | GmmConfig, num_classes: int) -> FixedThreshold | GmmThreshold:
@@ -125,3 +138,15 @@ def build_threshold(cfg: FixedConfig | GmmConfig, num_classes: int) -> FixedThre
     if cfg.name == "fixed":
         return FixedThreshold(cfg.score)
     return GmmThreshold(num_classes, **cfg.model_dump(exclude={"name"}))
+
+
+def divide(method: nn.Module, parts: int) -> None:
+    """Tell the thresholds of a method of how many parts a step of this process is.
+
+    Args:
+        method: with whatever thresholds, also none.
+        parts: ``train.accumulate``.
+    """
+    for module in method.modules():
+        if isinstance(module, GmmThreshold):
+            module.divide(parts)

@@ -32,6 +32,7 @@ from ssod.utils.errors import Exit, SsodError
 
 TEACHES = "What the teacher teaches"
 MOST_NAMED = 3  # boxes that a caption names
+ONE_OF_TWO = "No pictures: two models make these labels; best.safetensors has one of them, and last.pt is not there."
 
 Box = tuple[str, str, list[float]]  # (style, what it is, corners)
 
@@ -45,7 +46,10 @@ def pictures(run: Run) -> list[Section]:
         cfg = load(run.path / "config.yaml")
         data = root.load_data(cfg)
         method, step = trained_method(run, cfg, data)
-        return [gallery(cfg, data, method, step), hardest(run, cfg, data, method)]
+        whole = (run.path / "checkpoints" / checkpoint.LAST).exists()  # else there is the best teacher alone
+        enough = whole or not method.uses_unlabeled or method.labels_alone
+        taught = gallery(cfg, data, method, step) if enough else Section("gallery", TEACHES, [text(ONE_OF_TWO)])
+        return [taught, hardest(run, cfg, data, method)]
     except SsodError as error:
         return [Section("gallery", "Pictures", [text(f"No pictures: {error.line()}")])]
 
@@ -101,9 +105,8 @@ def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
     cfg = replace(cfg, eval=cfg.eval.model_copy(update={"batch": len(images)}))
     (batch,) = same_views(cfg, data.labeled, images)
     with untouched(method):
-        out = method.labeler(step).predict(batch.weak)
-        chosen = method.pseudo_labels(out, batch)
-        found = out.detections()
+        labels = method.labels(batch, step)
+        chosen, found = labels.pseudo, labels.teacher.detections()
     word = f"above {SURE:g}" if chosen is None else "kept"
     figures = [_pair(shown, data.classes.names, word) for shown in show(batch, found, chosen, hidden)]
     how = "Blue: kept as pseudo-label. Red, dashed: rejected."

@@ -23,9 +23,11 @@ class Parts(Protocol):
 
     Attributes:
         count: how many there are on this process; on all others as many.
+        part: the number of the one that runs.
     """
 
     count: int
+    part: int
 
     def meet(self, value: Tensor, merge: Merge, decides: bool) -> Tensor:
         """Return what ``merge`` makes of the values of all parts."""
@@ -70,6 +72,11 @@ def shares() -> int:
     return world_size() * (1 if _parts is None else _parts.count)
 
 
+def part() -> int:
+    """Return the number of the part that runs, 0 where a step has one."""
+    return 0 if _parts is None else _parts.part
+
+
 def barrier() -> None:
     """Wait for every process."""
     if active():
@@ -110,6 +117,14 @@ def all_gather_rows(rows: Tensor, *, decides: bool = True) -> Tensor:
             what they make of these is thrown away.
     """
     return _gather([rows]) if _parts is None else _parts.meet(rows.detach(), _gather, decides)
+
+
+def gather_parts(rows: Tensor) -> Tensor:
+    """Concatenate ``rows`` [n, ...] of every part of this process in their order; ranks tell one another nothing.
+
+    Parts do not wait for it, and may be given their own rows alone at first; see ``all_gather_rows``.
+    """
+    return rows if _parts is None else _parts.meet(rows.detach(), torch.cat, False)
 
 
 def once(make: Callable[[], T], keep: Callable[[T], T]) -> T:

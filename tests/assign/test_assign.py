@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -41,23 +42,83 @@ def test_every_box_takes_its_best_priors_however_poor() -> None:
     assert IoUAssigner(0.7, 0.3).match(priors, torch.tensor([[0.0, 0, 10, 2]])).tolist() == [0, 0, -1]
 
 
+def own(*given: float, **more: object) -> IoUAssigner:
+    """The assigner of ``claim: own``."""
+    return pick_assigner(TypeAdapter(AssignerConfig).validate_python({"name": "iou", "claim": "own", **more}))
+
+
+def test_a_claimed_prior_learns_the_box_that_claims_it() -> None:
+    """The first prior overlaps the first box most, but it is the best that the second box has: by mmdetection's rule
+    the second box takes it, by torchvision's the first."""
+    priors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [40, 40, 50, 50]])
+    boxes = torch.tensor([[0.0, 0, 10, 9], [0, 2, 10, 12]])
+    overlap = box_iou(boxes, priors)
+    assert overlap[:, 0].tolist() == pytest.approx([0.9, 2 / 3])
+    assert overlap.argmax(1).tolist() == [1, 0]
+    assert IoUAssigner(0.5, 0.4).match(priors, boxes).tolist() == [0, 0, -1]
+    assert own().match(priors, boxes).tolist() == [1, 0, -1]
+    assert own().match(priors, boxes.flip(0)).tolist() == [0, 1, -1]
+
+
+def test_of_several_that_claim_a_prior_the_last_has_it_and_ties_are_all_claimed() -> None:
+    priors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [20, 0, 30, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 4], [0, 0, 10, 3], [20, 0, 30, 9], [0, 0, 4, 10]])
+    assert IoUAssigner(0.5, 0.4).match(priors, boxes).tolist() == [0, 0, 2]
+    assert own().match(priors, boxes).tolist() == [3, 3, 2]
+    assert own().match(priors, boxes[:3]).tolist() == [1, 1, 2]
+
+
+def test_a_box_that_meets_no_prior_claims_none() -> None:
+    """Not as in mmdetection, where its best overlap is 0, and it claims every prior that overlaps it by 0: all."""
+    priors = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [500, 500, 510, 510]])
+    assert own().match(priors, boxes).tolist() == [0, -1]
+    assert own().match(priors, boxes[1:]).tolist() == [-1, -1]
+    assert own().match(priors, boxes[:0]).tolist() == [-1, -1]
+
+
+def test_what_is_ignored_takes_no_prior_from_a_box_that_counts() -> None:
+    p = points(((8, 8), (4, 4)), (8, 16))
+    boxes = torch.tensor([[10.0, 10, 22, 22], [11, 11, 23, 23]])  # both are best met by the same prior
+    alone = own()(p, [Targets(boxes[:1], torch.tensor([0]))])
+    both = own()(p, [Targets(boxes, torch.tensor([0, 0]), weight=torch.tensor([1.0, 0]))])
+    assert int(alone.fg.sum()) == int(both.fg.sum()) == 1
+    assert torch.equal(alone.fg, both.fg)
+    assert (own()(p, [Targets(boxes, torch.tensor([0, 1]))]).cls[both.fg] == 1).all()  # else the last takes it
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_claims_by_the_book(seed: int) -> None:
+    """Box after box writes its name on the priors that overlap it best."""
+    priors, boxes = random_boxes(400, seed).round(), random_boxes(30, seed + 100).round()
+    priors[200:] = priors[:200]  # ties
+    overlap = box_iou(boxes, priors)
+    wanted = IoUAssigner(allow_low_quality=False).match(priors, boxes)
+    for number, row in enumerate(overlap):
+        wanted[row == row.max()] = number
+    assert torch.equal(own().match(priors, boxes), wanted)
+    assert not torch.equal(IoUAssigner().match(priors, boxes), wanted)
+
+
+@pytest.mark.parametrize("claim", [True, "own"])
 @pytest.mark.parametrize("seed", range(4))
-def test_priors_beyond_the_padded_image_are_as_if_they_were_not(seed: int) -> None:
+def test_priors_beyond_the_padded_image_are_as_if_they_were_not(seed: int, claim: bool | str) -> None:
     """Also where one of them would be the best of some box, which then takes the best that is left."""
     p = replace(points(((16, 16), (8, 8)), (8, 16), n=2), sizes=torch.tensor([[60, 97], [128, 128]]))
     targets = [Targets(random_boxes(6, seed + i), torch.zeros(6, dtype=torch.long)) for i in range(2)]
     center = (p.priors[:, :2] + p.priors[:, 2:]) / 2
     beyond = (p.image == 0) & ((center[:, 1] >= 64) | (center[:, 0] >= 128))
     assert beyond.any()
-    exact, plain = IoUAssigner(divisor=32)(p, targets), IoUAssigner()(p, targets)
+    assigner = partial(IoUAssigner, own=claim == "own")
+    exact, plain = assigner(divisor=32)(p, targets), assigner()(p, targets)
     assert (exact.matched[beyond] == -2).all()
     assert (exact.cls_weight[beyond] == 0).all()
     assert not exact.fg[beyond].any()
     there = ~beyond & (p.image == 0)
-    assert torch.equal(exact.matched[there], IoUAssigner().match(p.priors[there], targets[0].boxes))
+    assert torch.equal(exact.matched[there], assigner().match(p.priors[there], targets[0].boxes))
     assert torch.equal(exact.matched[p.image == 1], plain.matched[p.image == 1])
     assert plain.fg[beyond].any()
-    nothing = IoUAssigner(divisor=32)(p, [Targets.empty(p.priors)] * 2)
+    nothing = assigner(divisor=32)(p, [Targets.empty(p.priors)] * 2)
     assert torch.equal(nothing.matched == -2, beyond)
 
 

@@ -276,7 +276,7 @@ def test_a_config_is_frozen(child: Path) -> None:
         ("method.burn_in=nan%", "method.burn_in: 'nan%' is neither"),
         ("method.burn_in=-5%", "method.burn_in: -50: should be greater than or equal to 0"),
         # what makes no sense together
-        ("train.batch.unlabeled=0", "train.batch.unlabeled: 0, but method 'mean_teacher' learns from unlabelled"),
+        ("train.batch.unlabeled=0", "train.batch.unlabeled: 0, but 'mean_teacher' learns from them"),
         ("data.split=null", "data.unlabeled: no unlabelled images"),
         # shapes
         ("train=3", "train: 3 is no section; write 'train:' and keys below it"),

@@ -340,6 +340,30 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path, edit: Callable, wo
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_what_other_processes_kept_is_taken_over_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, alike: bool
+) -> None:
+    """The first of two banks, where one process goes on; that there are two is told, if they differ."""
+    with pytest.raises(Cut):
+        toy.run(tmp_path / "run", wrap=cut_at(6))
+    banks = [torch.full((3,), 5.0), torch.full((3,), 5.0 if alike else 6.0)]
+
+    def of_two(state: dict) -> None:
+        state["identity"]["world_size"] = 2
+        state["ranks"] = [state["ranks"][0] | {"buffers": {"bank": bank}} for bank in banks]
+
+    edited(tmp_path / "run", of_two)
+    found = []
+    with toy.RunFolder(tmp_path / "run") as folder:
+        trainer = toy.trainer(folder, allow_change=("world_size",))
+        trainer.resume()
+        found.append(trainer.method.bank.tolist())
+    assert found == [[5.0] * 3]
+    line = "each of 2 processes kept its own bank; of 1 now, number n takes over those of n mod 2"
+    assert [line in message for message in caplog.messages] == ([] if alike else [True])
+
+
 def test_a_weight_decay_of_the_config_is_not_overruled_by_the_file(tmp_path: Path) -> None:
     with pytest.raises(Cut):
         toy.run(tmp_path / "run", wrap=cut_at(6))

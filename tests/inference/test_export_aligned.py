@@ -13,14 +13,21 @@ KEPT, DISTANCES = {"keep_inverted": True}, {"keep_inverted": False, "decode": "d
 
 
 @pytest.mark.parametrize(
-    ("name", "format", "align"),
-    [("3d", "onnx", KEPT), ("2d", "pt2", KEPT), ("3d", "onnx", DISTANCES), ("3d", "pt2", DISTANCES)],
-    ids=["3d-onnx", "2d-pt2", "distances-onnx", "distances-pt2"],
+    ("name", "format", "align", "clip"),
+    [
+        ("3d", "onnx", KEPT, None),
+        ("3d", "onnx", KEPT, "last"),  # as the recipe of Consistent-Teacher has it
+        ("3d", "pt2", KEPT, "last"),
+        ("2d", "pt2", KEPT, None),
+        ("3d", "onnx", DISTANCES, None),
+        ("3d", "pt2", DISTANCES, None),
+    ],
+    ids=["3d-onnx", "3d-last-onnx", "3d-last-pt2", "2d-pt2", "distances-onnx", "distances-pt2"],
 )
-def test_an_aligned_detector_exports(name: str, format: str, align: dict) -> None:
+def test_an_aligned_detector_exports(name: str, format: str, align: dict, clip: str | None) -> None:
     keep = align["keep_inverted"]
     anchors = {**ONE, "scale": 2 if keep else 8}
-    changes = {"anchors": anchors, "loss": {"box": "giou"}, "align": {"name": name, **align}}
+    changes = {"anchors": anchors, "loss": {"box": "giou"}, "align": {"name": name, **align}, "decode": {"clip": clip}}
     model = random_model("retinanet", levels=(4, 5), channels=16, **changes)
     detector, draw = model.detector, torch.Generator().manual_seed(3)
     torch.manual_seed(0)

@@ -4,7 +4,7 @@
 what precedes. ``previous.pt`` is the checkpoint before it, ``best.pt`` that of the best teacher where a run may go back
 to it, ``burn_in.pt`` that of the end of burn-in where other runs may begin with it. There is no state of random
 generators in it: the loop seeds every generator anew at each step, from the run's seed, the step and the rank
-(``rng.seed_step``), so that none has anything to remember. Failpoints (``ssod.utils.atomic``) here are
+(``seeding.seed_step``), so that none has anything to remember. Failpoints (``ssod.utils.atomic``) here are
 ``ckpt.before_trailer`` and ``ckpt.after_trailer``.
 """
 

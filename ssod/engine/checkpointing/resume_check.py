@@ -1,10 +1,13 @@
 """What makes a run this run: which changes of its config a checkpoint survives."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from ssod.utils import collective
 from ssod.utils.errors import Exit, SsodError
 
 Kind = Literal["identity", "schedule", "cosmetic"]
@@ -105,6 +108,27 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
     softer = [lines[key] for key in changed if kind(key) == "schedule"]
     if softer:
         logging.getLogger("ssod").warning(f"{path}: going on with another schedule: {', '.join(softer)}")
+
+
+def own_share(path: Path, shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a checkpoint kept for this process.
+
+    Where as many processes wrote it as go on, that is its own; else each takes over that of one of them, and one line
+    names the buffers that are handed over so, if they differ: score banks of each process's own.
+
+    Args:
+        path: the checkpoint, for the line.
+        shares: of each process that wrote it, ``buffers`` among other things.
+    """
+    world, rank, wrote = collective.world_size(), collective.rank(), len(shares)
+    first = shares[0]["buffers"]
+    others = [share["buffers"] for share in shares[1:]]
+    differ = [name for name, value in first.items() if any(not torch.equal(value, other[name]) for other in others)]
+    if world != wrote and differ and rank == 0:
+        names = f"{', '.join(differ[:2])}{' ...' if len(differ) > 2 else ''}"
+        problem = f"each of {wrote} processes kept its own {names}; of {world} now, number n takes over those of n mod"
+        logging.getLogger("ssod").warning(f"{path}: {problem} {wrote}")
+    return shares[rank % wrote]
 
 
 def _check_classes(path: Path, saved: Mapping | None, now: Mapping | None, allow: Collection[str]) -> None:
