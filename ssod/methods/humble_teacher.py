@@ -13,14 +13,15 @@ No code was released, and the paper leaves open, decided here:
   labelled image counts once for each of its views.
 - Losses are averages over rows: summed, as printed, 200 000 anchors would drown all else.
 - Proposals are ranked by objectness; the teacher's suppression chooses them.
-- Table 6's hard labels: the teacher's certain class (softmax: the likeliest; sigmoid: above 0.5) at the same rows.
+- Table 6's hard labels: the teacher's certain class (softmax: the likeliest; objectness: above 0.5) at the same rows.
 - The paper starts both models from one trained on the labelled images. Here burn-in trains it, with the teacher as a
   copy, and the optimiser's state is kept.
 
 On RetinaNet and FCOS, which no one has published: soft targets at all rows of the dense head, the quality branch
 included, KL as one Bernoulli divergence per class, and the ensemble of all maps with those of the mirror image
 (``ssod.pseudo_labels.flip_ensemble`` says where that is exact). ``norm: foreground`` suits them better than the average
-over rows.
+over rows. Hard labels are refused there: few rows of an object score above one half, and the others would be background
+for certain, which lowers the teacher's next scores (docs/results.md has what came of it).
 """
 
 from typing import Literal
@@ -34,8 +35,9 @@ from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses
 from ssod.methods.config import Teaching
 from ssod.pseudo_labels.flip_ensemble import read_mirrored
-from ssod.structures import Batch, Output, Predictions
+from ssod.structures import Batch, Detector, Output, Predictions
 from ssod.structures.boxes import mirror
+from ssod.utils.errors import SsodError
 from ssod.utils.schema import Duration
 
 
@@ -49,7 +51,7 @@ class Config(base.Config):
     per_labeled: bool = True
     "Multiply by unlabelled images per labelled one in the batch, n_U / n_S."
     labels: Literal["soft", "hard"] = "soft"
-    "The teacher's class probabilities, or its certain choice (table 6)."
+    "The teacher's class probabilities, or its certain choice (table 6; not on RetinaNet and FCOS)."
     ensemble: bool = True
     "Average with what the teacher says about the mirror image."
     proposals: int = Field(640, ge=1)
@@ -72,6 +74,12 @@ class HumbleTeacher(base.Method, burn_in_reads=()):
 
     Config = Config
     cfg: Config
+
+    def __init__(self, student: Detector, cfg: Config) -> None:
+        if cfg.labels == "hard" and "rpn_cls" not in student.kinds:
+            problem = "'hard' makes background of the rows that score below one half, those of most objects among them"
+            raise SsodError("config", "method.labels", problem, "use soft, or hard with faster_rcnn")
+        super().__init__(student, cfg)
 
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage; n_U / n_S is in the losses."""

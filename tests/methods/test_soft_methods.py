@@ -331,10 +331,11 @@ def test_the_ensemble_of_a_mirror_image_is_the_mirrored_ensemble(net: str) -> No
 
 @pytest.mark.parametrize("net", DETECTORS)
 def test_switches_change_what_is_learned(net: str) -> None:
-    """Ensemble, hard labels, the normalizer and the square each reach the losses."""
+    """Ensemble, hard labels (where they may be), the normalizer and the square each reach the losses."""
     m = soft("humble_teacher", net)
     plain, plain_cfg = m(same_pixels(), 50), m.cfg
-    for change in ({"ensemble": False}, {"labels": "hard"}, {"norm": "foreground"}, {"squared": True}):
+    hard = [{"labels": "hard"}] if net == "faster_rcnn" else []
+    for change in ({"ensemble": False}, *hard, {"norm": "foreground"}, {"squared": True}):
         m.cfg = plain_cfg.model_copy(update=change)
         other = m(same_pixels(), 50)
         assert other.keys() == plain.keys()
@@ -352,6 +353,15 @@ def test_hard_labels_are_cross_entropy_with_the_likeliest_class() -> None:
     torch.testing.assert_close(losses["unsup/cls"], expected * 0.5)
     soft_target = SoftTargets.of(out.score(boxes))
     assert not torch.isclose(kl(mine, soft_target).mean(), expected)
+
+
+@pytest.mark.parametrize("norm", ["rows", "foreground"])
+@pytest.mark.parametrize("net", ["retinanet", "fcos"])
+def test_hard_labels_of_a_dense_head_are_refused(net: str, norm: str) -> None:
+    """Of a trained one's rows few score above one half, and all others would be background for certain."""
+    with pytest.raises(SsodError, match=r"method.labels: 'hard' makes background of .*; use soft, or hard with faster"):
+        soft("humble_teacher", net, labels="hard", norm=norm)
+    soft("humble_teacher", net, labels="soft", norm=norm)
 
 
 def test_burn_in_copies_and_then_averages() -> None:

@@ -21,11 +21,9 @@ def assigner_for(student: Detector, weightings: Mapping[str, Mapping[str, Any]])
         student: the detector.
         weightings: those of a side, each with the parameters that the config names; they fit the detector.
     """
-    own = student.assigner
-    if own is None:  # a two-stage detector samples its rows
+    chosen = [params for name, params in weightings.items() if RULES[name].candidates]
+    if not chosen or student.assigner is None:  # a two-stage detector samples its rows
         return None
+    own = student.assigner
     divisor = own.divisor if isinstance(own, IoUAssigner | AdaptiveAssigner) else None
-    for name, params in weightings.items():
-        if RULES[name].candidates:
-            return TopIoUAssigner(params.get("top", TOP), divisor)
-    return None
+    return TopIoUAssigner(chosen[0].get("top", TOP), divisor)
