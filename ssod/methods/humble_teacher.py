@@ -21,7 +21,7 @@ On RetinaNet and FCOS, which no one has published: soft targets at all rows of t
 included, KL as one Bernoulli divergence per class, and the ensemble of all maps with those of the mirror image
 (``ssod.pseudo_labels.flip_ensemble`` says where that is exact). ``norm: foreground`` suits them better than the average
 over rows. Hard labels are refused there: few rows of an object score above one half, and the others would be background
-for certain, which lowers the teacher's next scores (docs/results.md has what came of it).
+for certain, which lowers the teacher's next scores (docs/results.md).
 """
 
 from typing import Literal
