@@ -156,6 +156,18 @@ def test_a_name_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert all(f" AP/{name} " in printed for name in odd)
 
 
+def test_of_a_run_folder_it_is_told_which_model_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``compare`` and the report have the last one, which may be much worse."""
+    config = small_config(tmp_path)
+    path = weights(config)
+    state, card = model_file.read(path)
+    model_file.save(path, state, card | {"step": 15})
+    evaluate(path, data=config)
+    assert "step 15" not in capsys.readouterr().out
+    evaluate(path.parent, data=config)
+    assert "the best teacher on its own val set, of step 15" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_score_is_a_number_from_0_to_1(config: Path) -> None:
     for score in (50.0, -0.1, float("nan")):
         with pytest.raises(SsodError, match="not between 0 and 1"):

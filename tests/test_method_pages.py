@@ -17,7 +17,9 @@ PARTS = ["## The steps", "## What differs", "## How it did here"]
 
 
 def page(name: str) -> str:
-    return (FOLDER / f"{name}.md").read_text("utf-8")
+    path = FOLDER / f"{name}.md"
+    assert path.exists(), f"write docs/methods/{name}.md; CONTRIBUTING.md says what it has"
+    return path.read_text("utf-8")
 
 
 @cache

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -68,8 +69,16 @@ def evaluate(
         detector.load_state_dict(model.detector.state_dict())
     detector = detector.to(distributed.pick_device(cfg.train.device)).eval().requires_grad_(False)
     found = evaluator(cfg, val, score=score)(detector)
-    _show(found, f"{weights}, {len(val)} images, scores above {detector.decode.score if score is None else score:g}")
+    least = detector.decode.score if score is None else score
+    _show(found, f"{weights}{_which(weights, model.card)}, {len(val)} images, scores above {least:g}")
     return found
+
+
+def _which(weights: Path, card: Mapping[str, Any]) -> str:
+    """Return which model of a run folder it is, in words: the best, where ``compare`` and ``report`` take the last."""
+    if not weights.is_dir() or "step" not in card:
+        return ""
+    return f": the best teacher on its own val set, of step {card['step']}"
 
 
 def _read_alike(data: DataConfig, model: Model) -> DataConfig:

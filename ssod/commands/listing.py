@@ -13,10 +13,12 @@ def methods() -> None:
 
 
 def detectors() -> None:
-    """The detectors a config can name."""
+    """The detectors a config can name, and the recipes of them that --detector takes."""
     from ssod.detectors.build import describe
+    from ssod.utils.recipes import names
 
     _table(describe())
+    print(f"\nrecipes, for --detector: {', '.join(names('detector'))}")
 
 
 def losses() -> None:

@@ -13,7 +13,7 @@ Words = Annotated[
     ),
 ]
 RecipeMethod = Annotated[str | None, typer.Option("--method", help="A recipe's method: a file of configs/methods.")]
-RecipeDetector = Annotated[str | None, typer.Option("--detector", help="Its detector: a file of configs/detectors.")]
+RecipeDetector = Annotated[str | None, typer.Option("--detector", help="Its detector: `ssod detectors` lists them.")]
 RecipeData = Annotated[str | None, typer.Option("--data", help="Its data set: a file of configs/data.")]
 Percent = Annotated[float | None, typer.Option("--percent", help="Its share of the labels, in per cent.")]
 Fold = Annotated[int | None, typer.Option("--fold", help="Its draw of the labels.")]

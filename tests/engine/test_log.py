@@ -266,8 +266,17 @@ def test_the_wait_for_data_is_reported_apart(tmp_path: Path) -> None:
             assert 0.02 <= row["time/data"] <= row["time/step"]
 
 
+def test_without_pseudo_labels_no_key_of_theirs_is_advised() -> None:
+    watch = Watch(patience=200)
+    watch.judge({"teacher/AP": 0.30})
+    text = watch.judge({"teacher/AP": 0.10})["collapse"]
+    assert "; lower train.lr;" in text
+    assert "method." not in text
+
+
 def test_an_evaluation_tells_what_is_wrong_once_per_episode() -> None:
     watch = Watch(patience=200)
+    watch.look({"pseudo/boxes_per_image": 1.0}, 1)
     assert watch.judge({"teacher/AP": 0.30}) == {}
     (text,) = watch.judge({"teacher/AP": 0.10}).values()
     assert "from 30.0 to 10.0" in text

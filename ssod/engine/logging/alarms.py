@@ -106,8 +106,8 @@ class Watch:
             ),
             COLLAPSE: (
                 0 <= ap < _COLLAPSED * self.best and self.best > _LEARNT,
-                f"collapse: the teacher fell from {100 * self.best:.1f} to {100 * ap:.1f} AP; lower method.weight or "
-                "train.lr, or raise method.burn_in; best.safetensors keeps the best teacher",
+                f"collapse: the teacher fell from {100 * self.best:.1f} to {100 * ap:.1f} AP; {self._calmer()}; "
+                "best.safetensors keeps the best teacher",
             ),
             "silent": (
                 bool(silent),
@@ -118,6 +118,10 @@ class Watch:
         begun = {name: text for name, (seen, text) in signs.items() if self._begins(name, seen)}
         # A collapse is always reported: the run may have to end, or to go back.
         return {name: text for name, text in begun.items() if self.patience or name == COLLAPSE}
+
+    def _calmer(self) -> str:
+        """Return what keeps a teacher from falling: before the first pseudo-label the rate alone can."""
+        return "lower method.weight or train.lr, or raise method.burn_in" if self.teaching else "lower train.lr"
 
     def _silent(self, values: Mapping[str, Any]) -> list[str]:
         """Return the classes with labels but without a pseudo-label on the images that were looked at."""
