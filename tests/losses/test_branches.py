@@ -134,6 +134,17 @@ def test_every_stage_is_weighed(name: str) -> None:
     assert ctx.losses.keys() == ({"rpn_aux", "aux"} if rpn else {"aux"})
 
 
+def test_the_class_losses_of_both_stages_change() -> None:
+    plain, weighed = (
+        method("mean_teacher", detector("faster_rcnn"), loss=loss)(batch(), 50)
+        for loss in (None, {"sup": {"weighting": "uncertainty"}})
+    )
+    for name in ("sup/rpn_cls", "sup/cls"):
+        assert not torch.isclose(plain[name], weighed[name], rtol=1e-3), name
+    for name in ("sup/rpn_box", "sup/box"):
+        assert torch.equal(plain[name], weighed[name]), name
+
+
 @pytest.mark.parametrize("weighting", ["conv_bayes", "plain_conv"])
 def test_ablations_have_the_branches_and_weigh_nothing(weighting: str) -> None:
     before, after, ctx = weigh(detector("faster_rcnn").train(), {"sup": {"weighting": weighting}})
