@@ -28,7 +28,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "fcos with deviations": ("fcos", {"spread": True}),
     "faster_rcnn": ("faster_rcnn", {}),
 }
-SIDES = [{"sup"}, {"unsup"}, {"sup", "unsup"}]
+SIDES = [("sup",), ("unsup",), ("sup", "unsup")]
 
 
 @pytest.fixture(params=NETS)
@@ -154,9 +154,9 @@ def test_ablations_have_the_branches_and_weigh_nothing(weighting: str) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, K])
-@pytest.mark.parametrize("sides", SIDES, ids=str)
+@pytest.mark.parametrize("sides", SIDES, ids="-".join)
 @pytest.mark.parametrize("name", ["retinanet", "faster_rcnn"])
-def test_a_step_with_and_without_labels(name: str, sides: set[str], classes: int) -> None:
+def test_a_step_with_and_without_labels(name: str, sides: tuple[str, ...], classes: int) -> None:
     """One class, one side, no box: losses are finite, and every parameter learns, as DDP wants it."""
     loss = {side: {"weighting": "uncertainty"} for side in sides}
     m = method("mean_teacher", detector(name, classes), loss=loss)
