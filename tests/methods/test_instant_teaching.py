@@ -230,8 +230,8 @@ def test_what_the_peer_says_of_its_losses_is_logged_too() -> None:
     loss = {"sup": {"weighting": "uncertainty"}}
     m = method("instant_teaching_rectify", detector("fcos"), loss=loss, loss_weights={"box": 0.0}, burn_in=10)
     m(batch(), 50)
-    own = {name for name in m.stats if name.startswith(("off/", "weighting/"))}
-    assert {name.partition("/")[0] for name in own} == {"off", "weighting"}
+    own = {name for name in m.stats if name.startswith(("off/", "rows/", "weighting/"))}
+    assert {name.partition("/")[0] for name in own} == {"off", "rows", "weighting"}
     peers = {name.removeprefix("peer/") for name in m.stats if name.startswith("peer/")}
     assert peers == own | {"pseudo/boxes_per_image"}
     m(batch(), 0)
