@@ -196,4 +196,4 @@ def _link(images: Images, path: str, target: Path) -> None:
 def summary(data: Labeled) -> str:
     """Return the counts that a user wants to see first."""
     counts: Sequence[int] = np.diff(data.starts).tolist()
-    return f"{len(data)} images, {sum(counts)} boxes, {counts.count(0)} images without"
+    return f"{len(data)} images, {sum(counts)} boxes, {counts.count(0)} images without a box"
