@@ -230,8 +230,8 @@ def test_what_the_peer_says_of_its_losses_is_logged_too() -> None:
     loss = {"sup": {"weighting": "uncertainty"}}
     m = method("instant_teaching_rectify", detector("fcos"), loss=loss, loss_weights={"box": 0.0}, burn_in=10)
     m(batch(), 50)
-    own = {name for name in m.stats if name.startswith(("off/", "weighting/"))}
-    assert {name.partition("/")[0] for name in own} == {"off", "weighting"}
+    own = {name for name in m.stats if name.startswith(("off/", "weighting/", "rows/"))}
+    assert {name.partition("/")[0] for name in own} == {"off", "weighting", "rows"}
     assert {name.removeprefix("peer/") for name in m.stats if name.startswith("peer/")} == own
     m(batch(), 0)
     assert not any("off/" in name for name in m.stats)  # nor what it said steps ago
