@@ -206,6 +206,11 @@ def test_one_stage_that_misses_all_is_enough() -> None:
     assert Watch(100).look(rows(18.0, stage="rpn") | rows(0.0, stage="roi"), 100) == []
 
 
+def test_a_second_student_is_watched_as_well() -> None:
+    peer = {f"peer/{name}": value for name, value in rows(20.0).items() if name.startswith("rows/")}
+    assert len(Watch(100).look(rows(0.0) | peer, 100)) == 1
+
+
 def test_images_without_objects_miss_nothing() -> None:
     watch = Watch(patience=100)
     assert [watch.look(rows(0.0, learning=0.0), 100) for _ in range(5)] == [[]] * 5
