@@ -105,7 +105,8 @@ def test_an_assigner_that_nothing_asks_is_refused(name: str, overrides: list[str
 
 def test_an_assigner_that_one_kind_of_images_asks_is_taken() -> None:
     recipe = {"method": "mean_teacher", "detector": "fcos_tiny_fpn", "data": "neu_det"}
-    load_recipe(**recipe, overrides=["method.loss.unsup.weighting=cleanliness", "detector.assigner=adaptive"])
+    cfg = load_recipe(**recipe, overrides=["method.loss.unsup.weighting=cleanliness", "detector.assigner=adaptive"])
+    assert cfg.detector.assigner.name == "adaptive"
 
 
 def test_candidates_are_counted() -> None:
