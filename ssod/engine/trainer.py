@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +66,28 @@ class Trainer:
             The metrics of the last evaluation of the teacher.
 
         Raises:
-            SsodError: code 5 diverged, 75 or 130 stopped with the state saved, 4 the checkpoint does not fit, 6 disk
-                or memory.
+            SsodError: code 4 the checkpoint does not fit, 5 diverged, 6 disk or memory, 75 or 130 stopped, state saved.
         """
-        cfg, parts = self.cfg, self.parts
         self.resume()
-        if self.step >= cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
+        if self.step >= self.cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
             log.log_finished(self.folder, self.step, self.record.results())
             return self.record.last
+        with self.begun() as batches:
+            while self.step < self.cfg.steps:
+                with self.clock:
+                    stop = self.take(self.stepper.train_step(batches, self.step))
+                self.finish_step(stop)
+        return self.record.last
+
+    @contextlib.contextmanager
+    def begun(self) -> Generator[Iterator[Batch], None, None]:
+        """Open what the run writes to and yield its batches; when all steps are made, write what remains."""
+        cfg, parts = self.cfg, self.parts
         if self.source is not None:
-            source = self.source
-            distributed.on_rank_zero(lambda: burn_in.take_over(source, self.folder, self.step))
+            distributed.on_rank_zero(partial(burn_in.take_over, self.source, self.folder, self.step))
+        names = parts.card["classes"]["names"]
         self.log = log.Log(
-            self.folder,
-            steps=cfg.steps,
-            step=self.step,
-            pending=self.pending,
-            trackers=cfg.trackers,
-            classes=parts.card["classes"]["names"],
+            self.folder, steps=cfg.steps, step=self.step, pending=self.pending, trackers=cfg.trackers, classes=names
         )
         with self.log, self.signals:
             self.folder.begin()
@@ -93,11 +98,10 @@ class Trainer:
             if self.pending:
                 self.finish_evaluation()
             with contextlib.closing(parts.batches(self.step)) as batches:  # or a traceback would keep its workers alive
-                self.make_steps(self.clock.timed(batches))
+                yield self.clock.timed(batches)
             if not parts.evaluates:
                 self.record.write(self.method.teacher.model, self.step)
             self.log.end(self.step, self.record.results())
-        return self.record.last
 
     def first_line(self) -> list[str]:
         """Return where the run goes on; nothing of one that begins at step 0."""
@@ -105,25 +109,22 @@ class Trainer:
             return [f"beginning after step {self.step} of {self.cfg.steps}, with the burn-in of {self.source}"]
         return [f"resuming after step {self.step} of {self.cfg.steps}"] if self.step else []
 
-    def make_steps(self, batches: Iterator[Batch]) -> None:
-        """Make the steps that are left, with what belongs to some of them: lines, evaluations, checkpoints."""
-        while self.step < self.cfg.steps:
-            with self.clock:
-                stop = self.take(self.stepper.train_step(batches, self.step))
-            if self.due(self.cfg.log_every):
-                self.write_line()
-            self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)
-            keep = self.cfg.keep_burn_in and self.step == self.parts.burn_in.ends
-            save = self.due(self.cfg.save_every) or keep or (self.pending and self.rolls_back)
-            if keep:
-                self.save(checkpoint.BURN_IN, deciding=self.parts.burn_in.deciding(self.step))
-            if self.pending and not stop:
-                self.save()  # whatever ends the process in an evaluation costs no step
-                stop = self.run_evaluation()
-            if stop or save:
-                self.save()
-            if stop:
-                raise endings.stopped(self.folder.path, self.step, stop)
+    def finish_step(self, stop: int) -> None:
+        """Do what belongs to some steps: lines, evaluations, checkpoints; end the run where ``stop`` asks for it."""
+        if self.due(self.cfg.log_every):
+            self.write_line()
+        self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)
+        keep = self.cfg.keep_burn_in and self.step == self.parts.burn_in.ends
+        save = self.due(self.cfg.save_every) or keep or (self.pending and self.rolls_back)
+        if keep:
+            self.save(checkpoint.BURN_IN, deciding=self.parts.burn_in.deciding(self.step))
+        if self.pending and not stop:
+            self.save()  # whatever ends the process in an evaluation costs no step
+            stop = self.run_evaluation()
+        if stop or save:
+            self.save()
+        if stop:
+            raise endings.stopped(self.folder.path, self.step, stop)
 
     def take(self, done: Step) -> int:
         """Count a step; return the exit code of a stop that was asked for, 0 for none."""
