@@ -220,7 +220,7 @@ def test_boxes_of_the_second_stage_have_a_sample_of_their_own() -> None:
     m, data = method("soft_teacher", detector("faster_rcnn"), score=0.29), batch()
     seen: list[Pseudo] = []
     assign = m.student.assign
-    m.student.assign = lambda out, cls, box=None: seen.append(Pseudo(cls, box)) or assign(out, cls, box)
+    m.student.assign = lambda out, cls, box=None, assigner=None: seen.append(Pseudo(cls, box)) or assign(out, cls, box)
     asked = asked_for(m, data)
     losses = m(data, 50)
     p, a = asked["roi"]

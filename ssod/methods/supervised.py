@@ -97,8 +97,7 @@ class Supervised(nn.Module):
         A weighting may have an assigner of its own (``cleanliness``).
         """
         own = self.criterion.assigners[ctx.side]
-        named = {} if own is None else {"assigner": own}
-        return self.student.assign(ctx.student, ctx.labels.with_ignored(), ctx.labels.box, **named)
+        return self.student.assign(ctx.student, ctx.labels.with_ignored(), ctx.labels.box, own)
 
     def reweightings(self, side: Side) -> Sequence[Reweight]:
         """Return what changes the weight of each row, in its order; by default the weightings that the config names."""

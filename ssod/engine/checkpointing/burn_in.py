@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing import checkpoint, lines
 from ssod.engine.checkpointing.checkpoint import State
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.utils import atomic
@@ -110,12 +110,10 @@ def take_over(source: Path, folder: RunFolder, step: int) -> None:
     if source.resolve() == folder.path.resolve():
         return
     told = source / "metrics.jsonl"
-    lines = told.read_text("utf-8", errors="replace").splitlines() if told.is_file() else []
-    rows = [row for row in map(_row, lines) if row is not None and row["step"] <= step]
-    evaluated = (i for i, row in enumerate(rows) if (row["kind"], row["step"]) == ("eval", step))
-    rows = [shared(row) for row in rows[: next(evaluated, None)]]  # what follows comes of that evaluation
+    text = told.read_text("utf-8", errors="replace") if told.is_file() else ""
+    rows = [shared(json.loads(line)) for line in lines.up_to(text.splitlines(), step, pending=True)]
     atomic.write_text(folder.metrics, "".join(f"{json.dumps(row)}\n" for row in rows))
-    for number in (row["step"] for row in rows if row["kind"] == "eval"):
+    for number in (row["step"] for row in rows if row.get("kind") == "eval"):
         _copy(source / "eval" / f"step_{number}.npz", folder.eval, lambda content: content)
         _copy(source / "eval" / f"step_{number}.json", folder.eval, _measured_json)
     folder.write_json(folder.burn_in, {"from": str(source), "step": step})
@@ -123,18 +121,9 @@ def take_over(source: Path, folder: RunFolder, step: int) -> None:
 
 def shared(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a line of ``metrics.jsonl`` without what is its run's own: pseudo-labels, and the memory it takes."""
-    if row["kind"] == "eval":
+    if row.get("kind") == "eval":
         return {key: value for key, value in row.items() if key.startswith(("kind", "step", *MEASURED))}
     return {key: value for key, value in row.items() if not key.startswith("memory/")}
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    """Return a line as a row, None where it is damaged or still being written."""
-    try:
-        row = json.loads(line)
-        return row if isinstance(row["step"], int) and isinstance(row["kind"], str) else None
-    except (ValueError, LookupError, TypeError):
-        return None
 
 
 def _measured_json(content: bytes) -> bytes:

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ssod.engine.checkpointing import lines
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.logging.meters import Values
 from ssod.engine.logging.trackers import Name, Trackers
@@ -216,11 +217,7 @@ def drop_after(path: Path, step: int, pending: bool = False) -> None:
     if not path.exists():
         return
     text = path.read_text("utf-8", errors="replace")
-    kept = [line for line in text.splitlines() if _step_of(line) <= step]
-    if pending:
-        rows = [json.loads(line) for line in kept]
-        kept = kept[: next((i for i, r in enumerate(rows) if (r["kind"], r["step"]) == ("eval", step)), len(kept))]
-    content = "".join(f"{line}\n" for line in kept)
+    content = "".join(f"{line}\n" for line in lines.up_to(text.splitlines(), step, pending=pending))
     if content != text:
         atomic.write_text(path, content)
 
@@ -230,13 +227,6 @@ def memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def _step_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def plain(values: Values) -> Values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 from ssod.config import Config
 from ssod.engine.checkpointing import burn_in as kept
-from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing import checkpoint, lines
 from ssod.engine.checkpointing.resume_check import UNLABELED, flat
 from ssod.experiments.sweep.sweep import Cell
 from ssod.methods import burn_in
@@ -146,7 +147,8 @@ def last_step(cell: Cell) -> int:
     try:
         with open(cell.folder / "metrics.jsonl", "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-        return int(json.loads(lines[-1])["step"])
-    except (OSError, ValueError, LookupError, TypeError):
+            whole = file.read().split(b"\n")[:-1]
+    except OSError:
         return 0
+    step = lines.step_of(whole[-1]) if whole else 0
+    return int(step) if step < math.inf else 0
