@@ -54,7 +54,8 @@ def weighed(net: str, *names: str) -> Iterator[tuple[str, list[Assignment]]]:
     known = {"rows": student.rows, "teacher": teacher, "batch": data, "view": data.strong}
     for stage, (p, a) in assigned.items():
         ctx, chain = context(student=out, labels=Pseudo(targets), **known), [a]
-        criterion.guess(stage, p, a, ctx)
+        if criterion.branches:
+            criterion.guess(stage, p, a, ctx)
         for weighting in criterion.weightings["unsup"]:
             if isinstance(weighting, Weighting) and stage in weighting.rule.stages:
                 chain.append(weighting(stage, p, chain[-1], ctx))

@@ -145,8 +145,6 @@ class Criterion(nn.Module):
 
     def guess(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """Run a stage's auxiliary branch on what its class output read; see ``context.Reweight``; changes nothing."""
-        if stage not in self.branches:
-            return a
         objects = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0.5
         normalizer = self.objects[f"{stage}_{ctx.side}"](objects & (a.cls_weight > 0), p.num_images)
         read = given(p.cls_features, "these rows are not those that the student's class output made")
