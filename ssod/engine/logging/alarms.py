@@ -97,6 +97,7 @@ class Watch:
         ap = values.get("teacher/AP", math.nan)  # no sign but the silent one where there is no AP
         lead = values.get("student/AP", ap) - ap
         silent = self._silent(values) if self.teaching else []
+        them = "it" if len(silent) == 1 else "them"
         shown = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
         signs = {
             "behind": (
@@ -111,7 +112,7 @@ class Watch:
             ),
             "silent": (
                 bool(silent),
-                f"no pseudo-label of {shown}, though there are labels of it; {self.more}, or label more of it",
+                f"no pseudo-label of {shown}, though there are labels of {them}; {self.more}, or label more of {them}",
             ),
         }
         self.best = ap if ap > self.best else self.best
