@@ -35,6 +35,7 @@ def sweep_file(folder: Path, **keys: object) -> Path:
     return path
 
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 UNSPLIT = "data={split: null, unlabeled: {format: folder, path: train}}"
 METHODS = [
     {"name": "supervised", "ema": {"decay": 0.9}},
@@ -284,8 +285,14 @@ def test_the_fake_runs_are_like_real_ones(tmp_path: Path) -> None:
 
 def test_the_sweep_of_the_docs_is_sound() -> None:
     """Every cell validates, and each method is a baseline's equal but for what it does with unlabelled images."""
-    cells = read_sweep(Path(__file__).resolve().parents[2] / "docs" / "sweep_shapes.yaml").cells
+    cells = read_sweep(DOCS / "sweep_shapes.yaml").cells
     assert len(cells) == 4 * 2
     trees = [cell.load() for cell in cells]
     assert len({tree.method.ema.model_dump_json() for tree in trees}) == 1
     assert {tree.data.split.fold for tree in trees} == {1, 2}
+
+
+def test_the_second_sweep_of_a_table_begins_where_the_first_one_leaves_its_models() -> None:
+    start, cells = (read_sweep(DOCS / f"sweep_neu_det_{name}.yaml").cells for name in ("start", "two_stage"))
+    assert (len(start), len(cells)) == (3, 10 * 3)
+    assert {cell.load().detector.weights for cell in cells} == {str(cell.folder / "best.safetensors") for cell in start}
