@@ -47,6 +47,8 @@ from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Signals
 from ssod.version import __version__
 
+TAUGHT = "pseudo-labels"  # the phase in which unlabelled images teach
+
 
 @contextlib.contextmanager
 def opened(
@@ -186,7 +188,7 @@ def phase(cfg: Config, step: int) -> str:
     burn_in, unsup_start = cfg.method.burn_in, cfg.method.unsup_start
     if step < burn_in:
         return f"burn-in {step}/{burn_in}"
-    return f"labels only {step}/{unsup_start}" if step < unsup_start else "ssod"
+    return f"labels only {step}/{unsup_start}" if step < unsup_start else TAUGHT
 
 
 def origins(cfg: Config) -> dict[str, Any]:

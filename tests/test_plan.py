@@ -41,11 +41,11 @@ def test_phases(config_file: Path) -> None:
     def found(*changes: str) -> list[tuple[str, int, int]]:
         return [(p.name, p.start, p.steps) for p in phases(load(config_file, changes))]
 
-    assert found() == [("burn-in", 0, 6), ("ssod", 6, 18)]
-    assert found("method.burn_in=0") == [("ssod", 0, 24)]
+    assert found() == [("burn-in", 0, 6), ("pseudo-labels", 6, 18)]
+    assert found("method.burn_in=0") == [("pseudo-labels", 0, 24)]
     assert found("method={name: supervised}") == [("supervised", 0, 24)]
     late = "method={name: consistent_teacher, burn_in: 6, start: 10}"
-    assert found(late) == [("burn-in", 0, 6), ("labels only", 6, 4), ("ssod", 10, 14)]
+    assert found(late) == [("burn-in", 0, 6), ("labels only", 6, 4), ("pseudo-labels", 10, 14)]
 
 
 def test_batches_and_passes(config_file: Path) -> None:
@@ -63,7 +63,7 @@ def test_batches_and_passes(config_file: Path) -> None:
 def test_a_teacher_that_is_too_slow(config_file: Path) -> None:
     assert rows_of(load(config_file, ["method.ema.decay=0.9"]))[1] == []
     (warning,) = rows_of(load(config_file, ["method.ema.decay=0.999"]))[1]
-    assert "half-life of 693 steps is longer than the 18 steps of ssod" in warning
+    assert "half-life of 693 steps is longer than the 18 steps with pseudo-labels" in warning
     advised = float(warning.rpartition("decay=")[2].split()[0])
     assert half_life(advised) == pytest.approx(1.8, rel=1e-3)
 
@@ -74,7 +74,7 @@ def test_learning_rate_where_it_turns(config_file: Path) -> None:
 
 
 def test_the_whole_run() -> None:
-    stretches = [Phase("burn-in", 0, 10, 1.0, 0.5), Phase("ssod", 10, 20, 2.0, 3.0)]
+    stretches = [Phase("burn-in", 0, 10, 1.0, 0.5), Phase("pseudo-labels", 10, 20, 2.0, 3.0)]
     assert Plan([], [], stretches, evaluation=4.0, evaluations=5).seconds == 10 * 1.0 + 20 * 3.0 + 4.0 * 5
     alone = [replace(phase, serial=True) for phase in stretches]
     assert Plan([], [], alone).seconds == 10 * 1.5 + 20 * 5.0, (
@@ -93,13 +93,13 @@ def test_the_student_is_evaluated_besides(config_file: Path, monkeypatch: pytest
 
 
 def test_a_config_s_name_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    plans.show(Plan([("labelled", "[/x] :car:")], ["[/y]"], [Phase("ssod", 0, 5, 1.0, 2.0)]), "my[/b] [red]")
+    plans.show(Plan([("labelled", "[/x] :car:")], ["[/y]"], [Phase("pseudo-labels", 0, 5, 1.0, 2.0)]), "my[/b] [red]")
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("my[/b] [red]", "[/x] :car:", "warning: [/y]"))
 
 
 def test_what_is_not_timed_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    plans.show(Plan([], [], [Phase("ssod", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
+    plans.show(Plan([], [], [Phase("pseudo-labels", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 (computing 1, then reading 2)" in printed
     assert "The look at pseudo-labels after each evaluation (eval.diagnose) is not counted" in printed
@@ -137,7 +137,9 @@ def test_a_plan_is_measured_and_leaves_nothing(
     cfg = load(config_file, [] if method == "mean_teacher" else ["method={name: supervised}"])
     found = plan(cfg)
     assert not list(tmp_path.iterdir())
-    assert [p.name for p in found.phases] == (["burn-in", "ssod"] if method == "mean_teacher" else ["supervised"])
+    assert [p.name for p in found.phases] == (
+        ["burn-in", "pseudo-labels"] if method == "mean_teacher" else ["supervised"]
+    )
     assert all(0 < p.compute < 60 and 0 < p.load < 60 for p in found.phases)
     assert found.evaluations == 2
     assert found.evaluation > 0
@@ -182,5 +184,5 @@ def test_what_training_refuses_is_refused(config_file: Path) -> None:
 
 
 def test_a_phase_has_no_time_before_it_is_measured() -> None:
-    assert math.isnan(Phase("ssod", 0, 1).compute)
+    assert math.isnan(Phase("pseudo-labels", 0, 1).compute)
     assert np.isnan(Plan([], [], []).memory)

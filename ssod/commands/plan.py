@@ -118,7 +118,7 @@ def phases(cfg: Config) -> list[Phase]:
     stretches = [
         make("burn-in", 0, burn_in),
         make("labels only", burn_in, unsup_start - burn_in),
-        make("ssod", unsup_start, cfg.train.steps - unsup_start),
+        make(build.TAUGHT, unsup_start, cfg.train.steps - unsup_start),
     ]
     return [phase for phase in stretches if phase.steps]
 
@@ -135,7 +135,7 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     parts = collective.world_size() * train.accumulate
     rows = [("labelled", f"{len(data.labeled)} images, {len(data.labeled.boxes)} boxes, {len(data.classes)} classes")]
     kinds = {"labelled": (train.batch.labeled, len(data.labeled), train.steps)}
-    if last.name == "ssod":
+    if last.name == build.TAUGHT:
         kinds["unlabelled"] = (train.batch.unlabeled, len(data.unlabeled), last.steps)
         rows.append(("unlabelled", f"{len(data.unlabeled)} images"))
     rows.append(("val", f"{len(data.val)} images" if data.val else "none: no AP will be known"))
@@ -145,7 +145,7 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
         rows.append((f"batch {kind}", f"{batch} = {shares}"))
         rows.append((f"passes {kind}", f"{steps * batch / images:.1f}"))
     rows.append(("steps", str(train.steps)))
-    if last.name == "ssod":
+    if last.name == build.TAUGHT:
         passes = last.start * train.batch.labeled / len(data.labeled)
         rows.append(("burn-in", f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"))
     ema = cfg.method.ema
@@ -155,7 +155,7 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     else:
         rows.append(("teacher", f"a copy, renewed every {ema.every} steps" if ema.every else "as burn-in leaves it"))
     if ema.rule == "ema" and life > last.steps:
-        problem = f"the teacher's half-life of {life:.0f} steps is longer than the {last.steps} steps of {last.name}"
+        problem = f"the teacher's half-life of {life:.0f} steps is longer than the {last.steps} steps with {last.name}"
         warnings.append(
             f"{problem}: it will hardly learn; set method.ema.decay={0.5 ** (10 / last.steps):.4f} or lower"
         )
@@ -250,7 +250,7 @@ def show(found: Plan, title: str) -> None:
     for warning in found.warnings:
         out.print(f"warning: {warning}", style="yellow")
     out.print("Measured with an untrained detector, which keeps no pseudo-boxes; later steps take a little longer.")
-    if found.evaluations and found.phases[-1].name == "ssod":
+    if found.evaluations and found.phases[-1].name == build.TAUGHT:
         out.print("The look at pseudo-labels after each evaluation (eval.diagnose) is not counted.")
 
 

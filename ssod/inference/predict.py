@@ -139,6 +139,8 @@ def label_files(
         f"{writers.summary(data)} above {score:g}{_unreadable(bad)}; to look at first: {review_queue.place(target)}"
     )
     print(f"{message}; {writers.source(format, target, data.images)}")
+    if not len(data.boxes):
+        print(review_queue.advice(doubts, score))
     return data
 
 

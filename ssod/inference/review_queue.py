@@ -43,6 +43,13 @@ def doubt(path: str, scores: np.ndarray, threshold: float) -> Doubt:
     return Doubt(path, float(near.sum()), int(kept.sum()), int((~kept).sum()), lowest)
 
 
+def advice(doubts: Sequence[Doubt], threshold: float) -> str:
+    """Say what to do where no box scored above ``threshold``."""
+    near = sum(d.below for d in doubts)
+    fix = "lower --score" if near else "lower --score further, or train the model longer"
+    return f"no label: {near} boxes score between {SHARE * threshold:g} and {threshold:g}; {fix}"
+
+
 def place(target: Path) -> Path:
     """Return the file of the ranking that belongs to labels at ``target``, a folder or a ``.json`` file."""
     if target.suffix != ".json":

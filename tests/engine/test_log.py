@@ -92,7 +92,7 @@ def test_every_line_of_metrics_is_valid_json_with_its_step(tmp_path: Path) -> No
 
 def test_the_phase_is_that_of_the_last_step(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as folder:
-        phases = ["burn-in 0/2", "burn-in 1/2", "ssod", "ssod"]
+        phases = ["burn-in 0/2", "burn-in 1/2", "pseudo-labels", "pseudo-labels"]
         toy.trainer(folder, log_every=1, steps=4, phase=phases.__getitem__).fit()
     rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [r["phase"] for r in rows if "phase" in r] == phases

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssod.inference.predict import label_files
-from ssod.inference.review_queue import doubt, place, write
+from ssod.inference.review_queue import advice, doubt, place, write
 from tests.trained import model_file, photos
 
 
@@ -52,3 +52,15 @@ def test_labels_come_with_a_ranking(format: str, tmp_path: Path) -> None:
     assert sum(int(row["labels"]) for row in rows) >= len(data.boxes)
     values = [float(row["doubt"]) for row in rows]
     assert values == sorted(values, reverse=True)
+
+
+def test_no_label_at_all_is_told_with_a_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model_file(tmp_path / "best.safetensors")
+    photos(tmp_path / "images", ["a.jpg"])
+    label_files(tmp_path / "best.safetensors", tmp_path / "images", tmp_path / "out", score=0.999)
+    _, said = capsys.readouterr().out.splitlines()
+    assert said.startswith("no label: ")
+    nothing = "no label: 0 boxes score between 0.25 and 0.5; lower --score further, or train the model longer"
+    assert advice([doubt("a", np.zeros(0), 0.5)], 0.5) == nothing
+    near = "no label: 2 boxes score between 0.25 and 0.5; lower --score"
+    assert advice([doubt("a", np.array([0.3, 0.4]), 0.5)], 0.5) == near

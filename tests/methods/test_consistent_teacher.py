@@ -149,7 +149,7 @@ def test_what_the_config_refuses(tmp_path: Path, changes: dict, words: str) -> N
 def test_the_log_says_that_labels_are_not_learned_from_yet(tmp_path: Path) -> None:
     cfg = load(small_config(tmp_path, method={"name": "consistent_teacher", "burn_in": 6, "start": 10}))
     logged = [phase(cfg, step) for step in (5, 6, 9, 10)]
-    assert logged == ["burn-in 5/6", "labels only 6/10", "labels only 9/10", "ssod"]
+    assert logged == ["burn-in 5/6", "labels only 6/10", "labels only 9/10", "pseudo-labels"]
 
 
 def test_a_small_config_loads_and_survives_its_own_dump(tmp_path: Path) -> None:
