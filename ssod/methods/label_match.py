@@ -1,15 +1,15 @@
 """LabelMatch: as many labels of a class as the labelled set has, and rows for those in doubt. (arXiv:2206.06608)
 
 Order of a step: labelled images; the teacher on the weak view. Each class has two thresholds, from how many of its
-boxes a labelled image has (``ssod.pseudo_labels.label_queue``). A detection that reaches the first is
-reliable; one that reaches the second alone is unsure (the paper: uncertain). The proposal network learns both kinds
-alike. The second stage samples rows of reliable boxes, then of unsure ones in what is left of their share, then
-background (``ssod.assign.sample.by_priority``). A row of an unsure box is carried into the weak view, where the teacher
-is asked about it: its class distribution, sharpened by `temperature`, is the row's class target, and there is no box to
-regress ("proposal self-assignment"). If the teacher's boxes and scores on all rows of an unsure box agree
-with it, these rows learn the box as those of a reliable one do (``ssod.pseudo_labels.mining``). Of the second stage's
-losses the class loss is divided by the rows with a hard label, the box loss by all rows, the class loss of unsure rows
-by all rows that can be sampled.
+boxes a labelled image has (``ssod.pseudo_labels.label_queue``). A detection that reaches the first is reliable; one
+that reaches the second alone is unsure (the paper: uncertain). The proposal network learns both kinds alike. The second
+stage samples rows of reliable boxes, then of unsure ones in what is left of their share, then background
+(``ssod.assign.sample.by_priority``). A row of an unsure box is carried into the weak view, where the teacher is asked
+about it: its class distribution, sharpened by `temperature`, is the row's class target, and there is no box to regress
+("proposal self-assignment"). If the teacher's boxes and scores on the rows of an unsure box agree with it, these rows
+learn the box as those of a reliable one do (``ssod.pseudo_labels.mining``). Of the second stage's losses the class loss
+is divided by the rows with a hard label, the box loss by all rows, the class loss of unsure rows by all rows that can
+be sampled.
 
 As released are two ways to thresholds. By default a pass over 10 000 unlabelled images comes before the first step and
 after each 1000; here it is the other, a queue of the last `queue` images, each with the 20 best scores of a class. It
