@@ -12,9 +12,10 @@ is divided by the rows with a hard label, the box loss by all rows, the class lo
 be sampled.
 
 As released are two ways to thresholds. By default a pass over 10 000 unlabelled images comes before the first step and
-after each 1000; here it is the other, a queue of the last `queue` images, each with the 20 best scores of a class. It
-is read at every step before this step's scores enter, so that it is as new as the teacher is. It fills from the end of
-`burn_in` to `start`, from the weak views that the teacher labels; until it was full, `score` is both thresholds.
+after each 1000; here it is the other, a queue of the last `queue` images, each with its 100 best scores, 20 of a class
+at most. It is read at every step before this step's scores enter, so that it is as new as the teacher is. It fills from
+the end of `burn_in` to `start`, from the weak views that the teacher labels; until it was full, `score` is both
+thresholds.
 
 What is not as released: student and teacher start from a supervised model there, here burn-in trains it; whether the
 queue was full is in the checkpoint (there it is forgotten, and thresholds stay at 0.9 after a restart until the queue
@@ -67,7 +68,7 @@ class Config(base.Config):
     weight: float = Field(2.0, ge=0)
     "Factor of every loss on unlabelled images."
     queue: int = Field(12_800, ge=1)
-    "Unlabelled images whose scores say what the thresholds are. Each takes 80 bytes a class, also in a checkpoint."
+    "Unlabelled images whose scores say what the thresholds are. Each takes 800 bytes, also in a checkpoint."
     reliable: float = Field(0.2, gt=0, le=1)
     "Share of the boxes that are expected of a class that are reliable; the others are unsure."
     score: float = Field(0.9, ge=0, le=1)

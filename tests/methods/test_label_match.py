@@ -36,6 +36,7 @@ from tests.rows import context
 from tests.small import small_config
 from tests.test_methods import DETECTORS, K, asked_for, batch, bits, detector, method, optimizer_of, step
 from tests.test_micro_batches import rows_that_know_no_neighbours, same_in_parts  # noqa: F401  the fixture is used
+from tests.waits import Waits
 
 FILE = np.load(golden_path("labelmatch.npz"), allow_pickle=False)
 CASES = json.loads(str(FILE["cases_json"]))
@@ -70,8 +71,9 @@ def test_thresholds_golden(case: dict) -> None:
         expected = case["reference_images"] * statistics.boxes.clamp(min=1).double() / statistics.images
         ranks = ranks_of(expected[k, None], case["percent"], len(scores))
         assert ranks[:, 0].tolist() == [array(case, f"index_{kind}")[k].item() for kind in ("reliable", "uncertain")]
-        close(scores_at(scores[None], ranks, case["min_thr"])[0, 0], array(case, "thr_reliable")[k])
-        close(scores_at(scores[None], ranks, case["min_thr"])[1, 0], array(case, "thr_uncertain")[k])
+        reliable, unsure = scores_at(scores, torch.zeros(len(scores), dtype=torch.long), ranks, case["min_thr"])[:, 0]
+        close(reliable, array(case, "thr_reliable")[k])
+        close(unsure, array(case, "thr_uncertain")[k])
 
 
 def found_at(case: dict, at: int) -> list[Targets]:
@@ -294,20 +296,29 @@ def test_two_ranks_have_the_queue_of_one(tmp_path: Path) -> None:
         assert all(torch.equal(value, alone.state_dict()[name]) for name, value in state.items())
 
 
-def test_an_image_keeps_its_twenty_best_scores_of_a_class_and_the_oldest_image_goes() -> None:
+def held(queue: LabelQueue, image: int) -> list[tuple[int, float]]:
+    """The classes and scores that a place of the queue has."""
+    pairs = zip(queue.labels[image].tolist(), queue.scores[image].tolist())
+    return [(label, round(score, 6)) for label, score in pairs if score]
+
+
+def test_an_image_keeps_its_best_scores_and_the_oldest_image_goes() -> None:
     queue = queue_of(images=2)
-    many = torch.rand(50).clamp(min=0.01)
-    queue.push([found([1] * 50, many.tolist())])
-    assert torch.equal(queue.scores[0, 1], many.sort(descending=True).values[:20])
-    assert not queue.scores[0, [0, 2]].any()
+    many = torch.rand(150, generator=torch.Generator().manual_seed(0)).clamp(min=0.01)
+    queue.push([found([1] * 50 + [0] * 3, many[:53].tolist())])
+    best = many[:50].sort(descending=True).values[:20]
+    assert torch.equal(queue.scores[0][(queue.labels[0] == 1) & (queue.scores[0] > 0)], best)
+    assert len(held(queue, 0)) == 23
     queue.push([found([0], [0.5])])
     queue.push([found([2], [0.25])])
-    assert queue.scores[0, 2, 0] == 0.25
-    assert not queue.scores[0, 1].any()
-    assert queue.scores[1, 0, 0] == 0.5
-    queue.push([found([0], [0.1 * (i + 1)]) for i in range(5)])  # more than there is room for
-    assert sorted(queue.scores[:, 0, 0].tolist()) == [pytest.approx(0.4), pytest.approx(0.5)]
+    assert [held(queue, 0), held(queue, 1)] == [[(2, 0.25)], [(0, 0.5)]]
+    queue.push([found([0], [0.125 * (i + 1)]) for i in range(5)])  # more than there is room for
+    assert sorted(held(queue, 0) + held(queue, 1)) == [(0, 0.5), (0, 0.625)]
     assert queue.seen == 8
+    queue.push([found(list(range(150)), many.tolist())])  # of 150 classes, one each
+    assert [score for _, score in held(queue, 0)] == [
+        round(x, 6) for x in many.sort(descending=True).values[:100].tolist()
+    ]
 
 
 def test_as_many_boxes_pass_as_the_labels_let_expect() -> None:
@@ -353,7 +364,8 @@ def in_doubt(net: str, **changes: object) -> Method:
     scores = torch.cat([t.scores for t in m.teacher.predict(batch().weak).detections()])
     m.queue.seen += 64
     high, low = scores.quantile(0.6), scores.quantile(0.1)
-    m.queue.scores[:, :, 0] = torch.where(torch.arange(64) < 24, low, high)[:, None]
+    m.queue.scores[:, :K] = torch.where(torch.arange(64) < 24, low, high)[:, None]
+    m.queue.labels[:, :K] = torch.arange(K)
     m.queue.ranks.copy_(torch.tensor([[20], [50]]))
     return m
 
@@ -444,6 +456,28 @@ def test_a_queue_that_fills_teaches_nothing_yet_and_is_remembered() -> None:
     assert torch.equal(other.queue.thresholds(), m.queue.thresholds())
     assert (m.queue.thresholds() < 0.9).any()
     assert any(name.startswith("unsup/") for name in step(m, batch(), 8, optimizer))
+
+
+@pytest.mark.parametrize("net", DETECTORS)
+def test_thresholds_and_unsure_rows_wait_for_nothing(net: str) -> None:
+    m, data = in_doubt(net), batch()
+    teacher = m.teacher.predict(data.weak)
+    found_ = teacher.detections()
+    with Waits() as waits:
+        m.queue.thresholds()
+        m.queue.push(found_)
+    assert (waits.masks, waits.copies) == (0, 0)
+    pseudo = m.label(teacher, data).move(data.weak, data.strong)
+    ctx = m.look("unsup", data, 50, data.strong, pseudo, teacher)
+    for stage, (p, a) in m.assign(ctx).items():
+        if (net, stage) == ("faster_rcnn", "rpn"):
+            continue
+        if net == "faster_rcnn":
+            teacher.score = lambda boxes, p=p: p  # pooling from levels waits by itself
+        with Waits() as waits:
+            m.reweight(stage, p, a, ctx)
+        assert (waits.masks, waits.copies) == (0, 0)
+    assert m.stats["pseudo/unsure_per_image"] > 0
 
 
 # ---- the config ----------------------------------------------------------------------------------------------------
