@@ -29,11 +29,12 @@ from ssod.structures import Assignment, Batch, LabelStatistics, Predictions, Pse
 from ssod.structures.boxes import DeltaCoder, clip, warp
 from ssod.utils import distributed
 from ssod.utils.errors import SsodError
+from tests import test_ranks as ranks
 from tests.engine.fork import free_port
 from tests.losses.test_weighting import Answers
 from tests.paths import golden_path
 from tests.rows import context
-from tests.small import small_config
+from tests.small import small_config, train_command
 from tests.test_methods import DETECTORS, K, asked_for, batch, bits, detector, method, optimizer_of, step
 from tests.test_micro_batches import rows_that_know_no_neighbours, same_in_parts  # noqa: F401  the fixture is used
 from tests.waits import Waits
@@ -69,9 +70,9 @@ def test_thresholds_golden(case: dict) -> None:
         scores = array(case, "scores")[array(case, "score_class") == k]
         scores = scores if len(scores) else torch.zeros(1)
         expected = case["reference_images"] * statistics.boxes.clamp(min=1).double() / statistics.images
-        ranks = ranks_of(expected[k, None], case["percent"], len(scores))
-        assert ranks[:, 0].tolist() == [array(case, f"index_{kind}")[k].item() for kind in ("reliable", "uncertain")]
-        reliable, unsure = scores_at(scores, torch.zeros(len(scores), dtype=torch.long), ranks, case["min_thr"])[:, 0]
+        at = ranks_of(expected[k, None], case["percent"], len(scores))
+        assert at[:, 0].tolist() == [array(case, f"index_{kind}")[k].item() for kind in ("reliable", "uncertain")]
+        reliable, unsure = scores_at(scores, torch.zeros(len(scores), dtype=torch.long), at, case["min_thr"])[:, 0]
         close(reliable, array(case, "thr_reliable")[k])
         close(unsure, array(case, "thr_uncertain")[k])
 
@@ -281,12 +282,12 @@ def work(rank: int, port: int, folder: Path) -> None:
 
 def test_two_ranks_have_the_queue_of_one(tmp_path: Path) -> None:
     context_, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [context_.Process(target=work, args=(rank, port, tmp_path), daemon=True) for rank in range(2)]
-    for process in ranks:
+    both = [context_.Process(target=work, args=(rank, port, tmp_path), daemon=True) for rank in range(2)]
+    for process in both:
         process.start()
-    for process in ranks:
+    for process in both:
         process.join(60)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    assert [process.exitcode for process in both] == [0, 0]
     alone = queue_of()
     for at in range(4):
         alone.push([t for share in shares(at) for t in share])
@@ -337,6 +338,24 @@ def test_as_many_boxes_pass_as_the_labels_let_expect() -> None:
 
     assert counts(sure) == [17, 7, 3]
     assert [a + b for a, b in zip(counts(sure), counts(unsure))] == [81, 31, 11]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["fcos", "faster_rcnn"])
+def test_two_ranks_lose_what_one_process_does(tmp_path: Path, net: str) -> None:
+    """Over three steps, the queue is full after the first."""
+    section = {"name": "label_match", "queue": 4, "score": 0.05, "reliable": 0.1, "ema": {"decay": 0.9}}
+    cfg = small_config(tmp_path, detector=ranks.begun(net, tmp_path), train__steps=3, **ranks.PLAIN, method=section)
+    ranks.run(train_command(cfg, tmp_path / "one"))
+    ranks.two(cfg, tmp_path / "two")
+    rows = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
+    unsure = [row["pseudo/unsure_per_image"] for row in rows if row["kind"] == "train"]
+    assert unsure[0] == 0 < unsure[1]
+    alone, together = ranks.losses(tmp_path / "one"), ranks.losses(tmp_path / "two")
+    assert any(name.startswith("unsup/") for name in alone[1])
+    for a, b in zip(alone, together, strict=True):
+        assert a.keys() == b.keys()
+        assert ranks.largest_difference(a, b) <= 1e-5
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
