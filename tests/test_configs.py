@@ -355,6 +355,31 @@ def test_dense_teacher_has_views_that_are_aligned_and_an_iou_where_there_is_a_br
     assert cfg.method.ema.start < cfg.method.burn_in < cfg.method.burn_in + cfg.method.ramp < cfg.train.steps
 
 
+@pytest.mark.parametrize(
+    ("data", "batch", "lr", "starts", "steps", "drops"),
+    [
+        ("coco", 16, 0.01, (16_000, 16_800), 176_000, []),
+        ("coco_additional", 32, 0.004, (60_000, 60_400), 600_000, [420_000, 540_000]),
+        ("voc", 16, 0.005, (16_000, 16_800), 176_000, []),
+    ],
+)
+def test_label_match_as_released(
+    data: str, batch: int, lr: float, starts: tuple[int, int], steps: int, drops: list[int]
+) -> None:
+    """Its steps begin where burn-in ends, and the queue is full when its labels begin."""
+    cfg = of("label_match", "faster_rcnn", data, 10 if data == "coco" else None)
+    m, t = cfg.method, cfg.train
+    assert (m.queue, m.reliable, m.score, m.least, m.temperature) == (12_800, 0.2, 0.9, 0.05, 0.5)
+    assert (m.mine_iou, m.mine_score, m.weight, m.ema.decay, m.ema.warm_up) == (0.8, 0.8, 2, 0.996, False)
+    assert (t.batch.labeled, t.batch.unlabeled, t.lr, t.steps, t.clip) == (batch, batch, lr, steps, 0)
+    assert ((m.burn_in, m.start), list(getattr(t.schedule, "milestones", []))) == (starts, drops)
+    assert (m.start - m.burn_in) * batch == m.queue
+    strong = cfg.views.unlabeled["strong"]
+    assert strong.start is None
+    assert (strong.ops[0].long, strong.ops[0].ratio) == (1024, (0.2, 1.8))
+    assert len(strong.ops) == len(cfg.views.labeled["weak"].ops) + 3
+
+
 @pytest.mark.parametrize("two", [False, True])
 def test_instant_teaching_as_released(two: bool) -> None:
     cfg = of("instant_teaching_rectify" if two else "instant_teaching", "faster_rcnn", "coco", 10)

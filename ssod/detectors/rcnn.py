@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -19,10 +18,10 @@ from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.decode import DecodeConfig, Rule
+from ssod.detectors.roi_sample import draw_of, pool, sure_first
 from ssod.detectors.two_stage import TwoStageOutput, propose
-from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View
+from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View, join
 from ssod.structures.boxes import DeltaCoder
-from ssod.utils import seeding
 from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
 
@@ -189,7 +188,7 @@ class Rcnn(Detector):
         """Ask the anchors whether there is an object; those not sampled weigh nothing."""
         a = self.rpn_assigner(p, [_objects(t) for t in targets])
         matched = a.matches().view(p.num_images, -1)
-        draw = _draw(keys, matched)
+        draw = draw_of(keys, matched)
         index, valid = balanced(matched >= 0, matched == BACKGROUND, draw, self.rpn_cfg.rows, self.rpn_cfg.fraction)
         chosen = mask(index, valid, matched.shape[1]).flatten()
         return replace(a, cls_weight=a.cls_weight * chosen, box_weight=a.box_weight * chosen)
@@ -203,7 +202,7 @@ class Rcnn(Detector):
         """
         boxes, matches = self.candidates(out, targets)
         cfg = self.roi_cfg
-        index, valid = balanced(matches >= 0, matches == BACKGROUND, _draw(out.keys, matches), cfg.rows, cfg.fraction)
+        index, valid = balanced(matches >= 0, matches == BACKGROUND, draw_of(out.keys, matches), cfg.rows, cfg.fraction)
         boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         matches = torch.where(valid, matches.gather(1, index), IGNORED)
         return list(boxes), from_matches(list(matches), targets, self.num_classes)
@@ -213,18 +212,23 @@ class Rcnn(Detector):
 
         Padding and what lies on an ignore region is ignored.
         """
-        most = max(len(t) for t in targets)
-        boxes, matches = [], []
-        for found, score, t in zip(out.found.boxes, out.found.scores, targets):
-            padding = most - len(t)
-            b = torch.cat([found, t.boxes.to(found), found.new_zeros(padding, 4)])
-            real = F.pad(torch.cat([score > 0, torch.ones_like(t.labels, dtype=torch.bool)]), (0, padding))
-            match = torch.where(real, self.roi_assigner.match(b, t.boxes), IGNORED)
+        boxes, real = pool(out.found, targets)
+        matches = []
+        for b, there, t in zip(boxes, real, targets):
+            match = torch.where(there, self.roi_assigner.match(b, t.boxes), IGNORED)
             if t.weight is not None and len(t):
                 match = torch.where((match >= 0) & (t.weight[match.clamp(min=0)] == 0), IGNORED, match)
-            boxes.append(b)
             matches.append(match)
-        return torch.stack(boxes), torch.stack(matches)
+        return boxes, torch.stack(matches)
+
+    def assign_both(
+        self, out: TwoStageOutput, sure: list[Targets], unsure: list[Targets], assigner: object = None
+    ) -> Assigned:
+        """See ``structures.Detector``; the second stage matches its rows to both sets of boxes apart."""
+        p, both = out.stages["rpn"], [join(pair) for pair in zip(sure, unsure)]
+        boxes, roi = sure_first(out, sure, both, self.roi_assigner, self.roi_cfg.rows, self.roi_cfg.fraction)
+        roi = from_matches(roi, both, self.num_classes)
+        return {"rpn": (p, self.assign_rpn(p, out.keys, both)), "roi": (out.score(boxes), roi)}
 
     def reduce(
         self,
@@ -291,8 +295,3 @@ def _objects(t: Targets) -> Targets:
     """The same boxes, of the one class "object"; a soft label's mass is how much of an object it is."""
     probs = None if t.probs is None else t.probs.sum(-1, keepdim=True)
     return Targets(t.boxes, torch.zeros_like(t.labels), probs=probs, weight=t.weight)
-
-
-def _draw(keys: Tensor, rows: Tensor) -> Tensor:
-    """Return [N, P] random numbers that depend on the image's key and the row's number in it."""
-    return seeding.uniform(keys[:, None], torch.arange(rows.shape[1], device=keys.device))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssod.structures.images import View
 from ssod.structures.rows import Assigned, Assignment, Kind, Predictions, Rank, RowLoss
-from ssod.structures.targets import Targets
+from ssod.structures.targets import Targets, join
 
 # (predictions of a dense head, the boxes of N images) -> what each row should have predicted.
 Assigner = Callable[[Predictions, list[Targets]], Assignment]
@@ -107,6 +107,22 @@ class Detector(nn.Module):
             assigner: in the place of the detector's; given to those alone that have one.
         """
         raise NotImplementedError
+
+    def assign_both(
+        self, out: Any, sure: list[Targets], unsure: list[Targets], assigner: Assigner | None = None
+    ) -> Assigned:
+        """Say what each row should have predicted where some boxes are surer than others.
+
+        A row of an unsure box is asked for it like any other; what such rows learn is the caller's to decide. Here all
+        boxes are assigned together; a sample takes rows of sure boxes first.
+
+        Args:
+            out: what it saw in N images.
+            sure: N Targets.
+            unsure: N Targets. ``matched`` counts the unsure boxes of an image behind its sure ones.
+            assigner: see ``assign``.
+        """
+        return self.assign(out, [join(pair) for pair in zip(sure, unsure)], None, assigner)
 
     def reduce(
         self,

@@ -299,7 +299,7 @@ def test_published_numbers_have_sources_and_sane_values() -> None:
     assert best["unbiased_teacher", "COCO additional"] == 41.30
     methods = {p.method.split(" ")[0] for p in rows}
     assert {"supervised", "csd", "stac", "instant_teaching", "humble_teacher", "unbiased_teacher", "acrst", "pseco",
-            "unbiased_teacher_v2", "soft_teacher", "labelmatch", "dsl", "dense_teacher", "s4od", "mean_teacher",
+            "unbiased_teacher_v2", "soft_teacher", "label_match", "dsl", "dense_teacher", "s4od", "mean_teacher",
             "consistent_teacher", "efficient_teacher"} <= methods  # fmt: skip
 
 
