@@ -148,7 +148,7 @@ def test_what_is_said_of_an_image_depends_on_it_alone_and_moves_with_its_view(ne
     assert torch.equal(same.scores, both.boxes[1].scores)
     turned = replace(alone, matrix=matrix(True)[None] @ alone.matrix, sizes=torch.tensor([[96, 96]]))
     (moved,) = labeler.predict(turned).boxes
-    expected = warp(labeler.known[1].boxes, matrix(True)).clamp(0, 96)
+    expected = warp(labeler.known[1][0].boxes, matrix(True)).clamp(0, 96)
     wide = (expected[:, 2:] - expected[:, :2]).amin(1) > 1
     torch.testing.assert_close(moved.boxes, expected[wide])
 
@@ -157,8 +157,8 @@ def test_what_is_said_of_an_image_depends_on_it_alone_and_moves_with_its_view(ne
 def test_an_image_without_a_detection_teaches_nothing(net: str) -> None:
     """Neither objects nor background: the released code leaves it out of its list."""
     m = method("stac", detector(net))
-    m.given.known = {0: replace(some_targets()[0], scores=torch.ones(2)), 1: some_targets()[0][:0]}
-    m.given.known[1] = replace(m.given.known[1], scores=torch.zeros(0))
+    first = replace(some_targets()[0], scores=torch.ones(2))
+    m.given.known = {0: (first, True), 1: (first[:0], False)}
     asked: dict[str, tuple] = {}
     reduce = m.student.reduce
     m.student.reduce = lambda assigned, *more: asked.update(assigned) or reduce(assigned, *more)
@@ -167,6 +167,10 @@ def test_an_image_without_a_detection_teaches_nothing(net: str) -> None:
     for p, a in asked.values():
         assert not a.cls_weight[p.image == 1].any()
         assert a.cls_weight[p.image == 0].any()
+    m.given.known[1] = first[:0], True  # as in the paper: something was found, and none of it was sure enough
+    m(batch(), 50)
+    for p, a in asked.values():
+        assert a.cls_weight[p.image == 1].any()
 
 
 def test_a_view_by_chance_and_a_weighting_that_asks_again_are_refused(tmp_path: Path) -> None:

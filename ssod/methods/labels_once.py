@@ -29,19 +29,19 @@ class LabelsOnce(Frozen):
     def __init__(self, detector: Detector, keep: Callable[[list[Targets]], list[Targets]]) -> None:
         super().__init__(detector)
         self.keep = keep
-        self.known: dict[Any, Targets] = {}  # by image id
+        self.known: dict[Any, tuple[Targets, bool]] = {}  # by image id: what was kept, and whether anything was found
         self.register_load_state_dict_post_hook(lambda module, _: module.known.clear())
 
     @torch.no_grad()
     def predict(self, view: View) -> FileOutput:
-        """Return the boxes of the view's images, in its pixels; an image without a single one has no entry."""
+        """Return the boxes of the view's images, in its pixels; an image without a detection has no entry."""
         for row, id in enumerate(view.ids):
             if id not in self.known:
                 self.known[id] = self.look(view, row)
-        said = [self.known[id] for id in view.ids]
-        return FileOutput(move_targets(said, view.matrix, view.sizes), [len(t) > 0 for t in said])
+        said, found = zip(*(self.known[id] for id in view.ids), strict=True)
+        return FileOutput(move_targets(said, view.matrix, view.sizes), list(found))
 
-    def look(self, view: View, row: int) -> Targets:
+    def look(self, view: View, row: int) -> tuple[Targets, bool]:
         """Ask the detector about one image of a view."""
         height, width = ((side + DIVISOR - 1) // DIVISOR * DIVISOR for side in view.sizes[row].tolist())
         one = slice(row, row + 1)
@@ -49,4 +49,4 @@ class LabelsOnce(Frozen):
         alone = View(pixels, view.sizes[one], matrix, view.keys[one], view.ids[one])
         (found,) = self.model.predict(alone).detections()
         back = torch.linalg.inv_ex(matrix[0]).inverse
-        return self.keep([replace(found, boxes=warp(found.boxes, back))])[0]
+        return self.keep([replace(found, boxes=warp(found.boxes, back))])[0], len(found) > 0
