@@ -123,7 +123,8 @@ class Parts:
     ) -> None:
         self.cfg, self.data, self.folder, self.allow_change = cfg, data, folder, allow_change
         resolved, classes = cfg.dump(), {"names": list(data.classes.names), "ids": list(data.classes.ids)}
-        self.identity = {"config": resolved, "classes": classes, "data": data.fingerprint}
+        fixed = [] if cfg.method.restart_at is None else ["method.burn_in"]  # a run starts afresh once
+        self.identity = {"config": resolved, "classes": classes, "data": data.fingerprint, "fixed": fixed}
         self.card = {
             "detector": resolved["detector"],
             "classes": classes,

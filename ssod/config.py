@@ -1,10 +1,9 @@
 """From a YAML file to a validated, frozen config, with every mistake reported in one line before anything is built.
 
 A file may name a ``recipe`` (data set, detector and method, each a file of ``configs``) and one ``base``, which are
-merged under it, key by key. One rule replaces deletion: **when a section's
-``name`` (or ``format``) changes, the section starts afresh.** Overrides ``a.b=c`` come last; the bare
-``method.name=supervised`` leaves the ``method.ema`` that was written: a method and its baseline are measured by it.
-Where each value came from is kept, so that ``ssod config`` and every message can say it.
+merged under it, key by key. One rule replaces deletion: **when a section's ``name`` (or ``format``) changes, the
+section starts afresh.** Overrides ``a.b=c`` come last; the bare ``method.name=supervised`` leaves the ``method.ema``
+that was written: a method and its baseline are measured by it. Where a value came from is kept, and told in messages.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ssod.evaluation.eval_config import EvalConfig
 from ssod.methods.base import Common
 from ssod.methods.burn_in import not_kept
 from ssod.methods.registry import find
-from ssod.transforms.views import ViewsConfig, misaligned
+from ssod.transforms.views import ViewsConfig, by_chance, misaligned
 from ssod.utils import recipes
 from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown
 from ssod.utils.errors import SsodError
@@ -267,6 +266,8 @@ def _cross_check(cfg: Config, source: Source) -> None:
     for name in ("weak", *cfg.method.student_views):
         if name not in cfg.views.unlabeled:
             raise source.error(f"views.unlabeled.{name}", "missing", f"'{cfg.method.name}' needs it")
+    if cfg.method.labels_once and by_chance(cfg.views.unlabeled, "weak"):
+        raise source.error("views.unlabeled.weak", "drawn by chance, but labelled once", "write [], or what val has")
     for name in cfg.method.student_views if cfg.method.taught_by != "boxes" else ():
         if misaligned(cfg.views.unlabeled, "weak", name):
             problem = f"not pixel-aligned with weak, which '{cfg.method.name}' compares row by row"

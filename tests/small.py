@@ -57,6 +57,11 @@ def small_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def seen_once(method: str) -> list[str]:
+    """Return the override that a method needs which labels an image once: a view of the teacher's without chance."""
+    return ["views.unlabeled.weak=[]"] if method == "stac" else []
+
+
 def train_command(config: Path, out: Path, *changes: str) -> list[str]:
     """Return the command line that trains ``config`` into ``out``."""
     return [sys.executable, "-m", "ssod", "train", str(config), "-o", str(out), *changes]

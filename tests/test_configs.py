@@ -11,6 +11,7 @@ from ssod.assign.iou import IoUConfig
 from ssod.commands.demo import CONFIG
 from ssod.config import Config, load, load_recipe
 from ssod.detectors.build import build
+from ssod.engine.schedule import in_proportion
 from ssod.experiments.published import published as published_figures
 from ssod.methods.registry import find, names
 from ssod.transforms.views import Pipeline
@@ -378,6 +379,34 @@ def test_label_match_as_released(
     assert strong.start is None
     assert (strong.ops[0].long, strong.ops[0].ratio) == (1024, (0.2, 1.8))
     assert len(strong.ops) == len(cfg.views.labeled["weak"].ops) + 3
+
+
+@pytest.mark.parametrize(
+    ("data", "lr", "stages", "drops", "gamma", "rows"),
+    [
+        ("coco", 0.01, (180_000, 180_000), [120_000, 160_000], 0.1, 64),
+        ("coco_additional", 0.01, (540_000, 540_000), [420_000, 500_000], 0.1, 64),
+        ("voc", 0.008, (10_000, 20_000), [7_500, 15_000], 0.3, 256),
+    ],
+)
+def test_stac_as_released(
+    data: str, lr: float, stages: tuple[int, int], drops: list[int], gamma: float, rows: int
+) -> None:
+    cfg = of("stac", "faster_rcnn", data)
+    m, t = cfg.method, cfg.train
+    assert (m.score, m.weight, m.as_released, m.box_affine, m.ramp) == (0.9, 2, True, True, 0)
+    assert (m.ema.decay, m.restart_at, t.steps - m.burn_in) == (0, *stages)
+    assert in_proportion(t.schedule, stages[1], t.steps).milestones == drops
+    assert (t.batch.labeled, t.batch.unlabeled, t.lr, t.schedule.gamma) == (8, 8, lr, gamma)
+    assert (t.warm_up.steps, t.warm_up.factor, cfg.detector.roi.rows) == (1000, 0.33, rows)
+    assert not cfg.views.unlabeled["weak"].ops
+    assert names_of(cfg.views.unlabeled["strong"]) == ["resize", "shuffle", "cutout_squares"]
+
+
+@pytest.mark.parametrize("combination", [c for c in COMBINATIONS if c[0] == "stac"], ids=ids)
+def test_stacs_teacher_sees_an_image_as_an_evaluation_or_as_it_is(combination: tuple[str, str, str]) -> None:
+    views = config(*combination).views
+    assert views.unlabeled["weak"].ops in ((), views.val.ops)
 
 
 @pytest.mark.parametrize("two", [False, True])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.crash import difference, final_state, kill_until_done
-from tests.small import small_config, train_command
+from tests.small import seen_once, small_config, train_command
 
 KILLS = int(os.environ.get("SSOD_KILLS", "3"))
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -56,6 +56,7 @@ METHODS = {
     "consistent_teacher": {"start": 10},
     "label_match": {"start": 10, "queue": 16, "score": 0.05},
     "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
+    "stac": {"burn_in": 12, "score": 0.05},
 }
 PARTS = {"consistent_teacher": 2, "label_match": 2}  # of a step, where there are several
 
@@ -68,9 +69,9 @@ def test_what_a_method_remembers_survives_kill_9(name: str, tmp_path: Path) -> N
     method = {"name": name, "burn_in": 6, "ema": {"decay": 0.9}, **METHODS[name]}
     parts = PARTS.get(name, 1)
     config = small_config(tmp_path, method=method, train__steps=32, train__eval_every=0, train__accumulate=parts)
-    command = train_command(config, tmp_path / "calm")
+    command = train_command(config, tmp_path / "calm", *seen_once(name))
     subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
-    command = train_command(config, tmp_path / "wild")
+    command = train_command(config, tmp_path / "wild", *seen_once(name))
     longest = in_the_loop(tmp_path / "calm")
     record = kill_until_done(command, tmp_path / "wild", kills=1, longest=longest, after_save=True, env=ONE_THREAD)
     assert record.killed > 0

@@ -162,7 +162,7 @@ def test_it_labels_for_every_method_and_never_moves(name: str) -> None:
     """What the frozen one says is what teaches: the losses are those of a method whose average has its weights."""
     m, twin = method(name, detector("fcos")), method(name, detector("fcos"))
     m.use_labeler(Frozen(other()))
-    twin.teacher.model.load_state_dict(other().state_dict())
+    twin.labeler(50).model.load_state_dict(other().state_dict())
     plain = method(name, detector("fcos"))(batch_for(m), 50)
     losses, expected = m(batch_for(m), 50), twin(batch_for(m), 50)
     assert all(torch.equal(losses[key], expected[key]) for key in expected)

@@ -234,6 +234,15 @@ def test_humble_teachers_ensemble_looks_at_each_image_and_its_mirror_image_once(
     assert looks(method("humble_teacher", detector("fcos")), 2) == (4 * N, 2 * N)
 
 
+def test_stacs_teacher_looks_once_in_a_run() -> None:
+    m = method("stac", detector("fcos"))
+    seen: list[int] = []
+    predict = m.given.model.predict
+    m.given.model.predict = lambda v: seen.append(len(v)) or predict(v)
+    assert looks(m, 2, steps=3)[1] == 0  # the average, which is measured, is not asked
+    assert seen == [1] * N
+
+
 def test_a_step_of_one_part_looks_as_it_always_did() -> None:
     assert looks(method("soft_teacher", detector("fcos")), 1) == (2 * N, N)
 

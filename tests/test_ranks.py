@@ -16,7 +16,7 @@ from ssod.data.synthetic import CLASSES
 from ssod.detectors.build import build
 from ssod.engine.checkpointing import checkpoint
 from tests.detectors.reference import config as section
-from tests.small import small_config, train_command
+from tests.small import seen_once, small_config, train_command
 
 STEPS = 12
 NETS = {
@@ -181,6 +181,38 @@ def test_two_ranks_with_banks_of_their_own_go_on_where_they_stopped(tmp_path: Pa
     first, second = (share["buffers"]["threshold.bank.scores"] for share in cut["ranks"])
     assert (first > 0).any()
     assert not torch.equal(first, second)
+
+
+STAGES = {"name": "stac", "score": 0.6, "ema": {"decay": 0.0}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["retinanet", "faster_rcnn"])
+def test_two_ranks_start_afresh_as_one_process_does(tmp_path: Path, net: str) -> None:
+    """Each asks the frozen teacher about its own images. Faster R-CNN is compared up to where near ties may differ."""
+    burn_in, compared = (6, STEPS) if net == "retinanet" else (1, 3)
+    config = small_config(tmp_path, detector=begun(net, tmp_path), train__steps=STEPS, **PLAIN, method=STAGES)
+    changes = [f"method.burn_in={burn_in}", f"method.score={SCORE[net]}", *seen_once("stac")]
+    run(train_command(config, tmp_path / "one", *changes))
+    two(config, tmp_path / "two", *changes)
+    alone, together = losses(tmp_path / "one")[:compared], losses(tmp_path / "two")[:compared]
+    assert "unsup/box" in alone[-1]
+    assert all(a.keys() == b.keys() for a, b in zip(alone, together, strict=True))
+    worst = max(largest_difference(a, b) for a, b in zip(alone, together))
+    print(f"{net}: largest difference over {compared} steps {worst:.1e}")
+    assert worst <= 1e-5
+    saved = checkpoint.load(tmp_path / "two" / "checkpoints/last.pt")
+    assert sum(name.startswith("given.") for name in saved["method"]) > 0
+
+
+@pytest.mark.slow
+def test_stac_goes_on_where_no_rank_has_a_pseudo_box(tmp_path: Path) -> None:
+    config = small_config(tmp_path, train__steps=8, train__eval_every=0, train__log_every=1, method=STAGES)
+    two(config, tmp_path / "none", "method={score: 1, burn_in: 4, as_released: false}", *seen_once("stac"))
+    rows = [json.loads(line) for line in (tmp_path / "none" / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] == "train"]
+    assert rows[-1]["step"] == 8
+    assert rows[-1]["pseudo/boxes_per_image"] == 0
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) 
     tree, _ = recipes.compose(recipe)
     n = numbers(data, tree["detector"].get("backbone", ""))
     low, high, long = round(n.short * 0.8), round(n.short * 1.2), round(n.short * 5 / 3)
+    val_view = flow([{"resize": {"short": n.short, "long": long}}])
     train_view = flow([{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"])
     first = "\n".join(f"  {key}: {flow(section[key])}{_remark(key, section)}" for key in section)
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
@@ -82,9 +83,9 @@ data:{" # move the folder and only `root` changes" if "root" in section else ""}
 views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
   labeled: {{weak: [{train_view[1:-1]}, unbiased_color]}}
   unlabeled:
-    weak: {train_view} # the teacher's
+    weak: {val_view if _labels_once(tree) else train_view} # the teacher's
     strong: {_strong(tree)}
-  val: {flow([{"resize": {"short": n.short, "long": long}}])}
+  val: {val_view}
 {_detector(tree["detector"])}
 {_method(tree["method"])}
 
@@ -131,10 +132,15 @@ def _detector(section: dict[str, Any]) -> str:
     return f"\ndetector: {{weights: {section['weights']}}} # {remark}\n"
 
 
+def _labels_once(tree: dict[str, Any]) -> bool:
+    """Return whether the teacher sees the view of evaluation, as where an image is labelled once."""
+    return tree["views"]["unlabeled"]["weak"] == tree["views"]["val"]
+
+
 def _strong(tree: dict[str, Any]) -> str:
     """Return the student's view, which a method that compares rows one by one needs in place."""
     view = tree["views"]["unlabeled"]["strong"]
-    what = "moved or turned" if "soft_teacher_strong" in view["ops"] else "the same pixels"
+    what = "moved or turned" if {"soft_teacher_strong", "stac_strong"} & {*map(str, view["ops"])} else "the same pixels"
     return f"{flow(view)} # the student's: {what}, colours changed, parts erased"
 
 

@@ -18,7 +18,7 @@ from ssod.config import Config
 from ssod.data.datasets import DataSets
 from ssod.data.loading.workers import reading, usable_cpus
 from ssod.engine.logging import log
-from ssod.engine.schedule import lr_at
+from ssod.engine.schedule import lr_at, turns
 from ssod.engine.stepper import Stepper
 from ssod.methods.registry import find
 from ssod.structures import Batch
@@ -166,9 +166,8 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
 def rates(cfg: Config) -> str:
     """Return the learning rate where it turns: ``0: 1e-05, 500: 0.01, ...``."""
     t = cfg.train
-    turns = {0, t.warm_up.steps, t.steps // 2, t.steps - 1, *getattr(t.schedule, "milestones", ())}
-    at = partial(lr_at, lr=t.lr, steps=t.steps, schedule=t.schedule, warm_up=t.warm_up)
-    return ", ".join(f"{step}: {at(step):.3g}" for step in sorted(turns) if step < t.steps)
+    shape = {"steps": t.steps, "schedule": t.schedule, "warm_up": t.warm_up, "restart_at": cfg.method.restart_at}
+    return ", ".join(f"{step}: {lr_at(step, lr=t.lr, **shape):.3g}" for step in turns(**shape))
 
 
 # ---- what has to be measured -------------------------------------------------------------------------------------

@@ -50,8 +50,16 @@ class WarmUp(Section):
     "Share of the rate at step 0."
 
 
-def lr_at(step: int, *, lr: float, steps: int, schedule: ScheduleConfig, warm_up: WarmUp) -> float:
-    """Return the learning rate of step ``step`` in ``0..steps - 1``; the warm-up multiplies the schedule."""
+def lr_at(
+    step: int, *, lr: float, steps: int, schedule: ScheduleConfig, warm_up: WarmUp, restart_at: int | None = None
+) -> float:
+    """Return the learning rate of step ``step`` in ``0..steps - 1``; the warm-up multiplies the schedule.
+
+    Where the student starts afresh at ``restart_at``, each of the two stages has a warm-up and the whole schedule, its
+    milestones in proportion to its length.
+    """
+    begin, end = next(stage for stage in reversed(stages(steps, restart_at)) if step >= stage[0])
+    step, schedule, steps = step - begin, in_proportion(schedule, end - begin, steps), end - begin
     match schedule:
         case Constant():
             factor = 1.0
@@ -62,3 +70,25 @@ def lr_at(step: int, *, lr: float, steps: int, schedule: ScheduleConfig, warm_up
     if step < warm_up.steps:
         factor *= warm_up.factor + (1 - warm_up.factor) * step / warm_up.steps
     return lr * factor
+
+
+def turns(*, steps: int, schedule: ScheduleConfig, warm_up: WarmUp, restart_at: int | None = None) -> list[int]:
+    """Return the steps whose rates tell the whole course; see ``lr_at``."""
+    found: set[int] = set()
+    for begin, end in stages(steps, restart_at):
+        own = in_proportion(schedule, end - begin, steps)
+        found |= {begin, begin + warm_up.steps, (begin + end) // 2, end - 1}
+        found |= {begin + milestone for milestone in own.milestones} if isinstance(own, MultiStep) else set()
+    return sorted(step for step in found if step < steps)
+
+
+def stages(steps: int, restart_at: int | None) -> list[tuple[int, int]]:
+    """Return the first step of each stage, and the one after its last."""
+    return [(0, steps)] if restart_at is None else [(0, restart_at), (restart_at, steps)]
+
+
+def in_proportion(schedule: ScheduleConfig, steps: int, whole: int) -> ScheduleConfig:
+    """Return a schedule of ``whole`` steps as one of ``steps``."""
+    if steps == whole or not isinstance(schedule, MultiStep):
+        return schedule
+    return schedule.model_copy(update={"milestones": [round(m * steps / whole) for m in schedule.milestones]})

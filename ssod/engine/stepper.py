@@ -29,6 +29,10 @@ class Method(Protocol):
     student: Detector
     teacher: Any  # .model is a Detector in eval mode
     stats: dict[str, Tensor]
+    restart_at: int | None  # before this step `restart` is called; None = never
+
+    def restart(self) -> None:
+        """Let the student start afresh."""
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return the losses, scalars by name, and set ``stats``."""
@@ -94,6 +98,9 @@ class Stepper:
         Raises:
             SsodError: code 6, the batch or the optimiser's state does not fit on the device.
         """
+        if step == self.method.restart_at:
+            self.method.restart()
+            self.optimizer.state.clear()
         optim.set_lr(self.optimizer, self.lr(step))
         self.seed(step, 0)
         self.guard.remember()
@@ -172,8 +179,9 @@ class Stepper:
 
     def lr(self, step: int) -> float:
         """Return the learning rate of ``step``."""
-        cfg = self.cfg
-        return schedule.lr_at(step, lr=cfg.lr, steps=cfg.steps, schedule=cfg.schedule, warm_up=cfg.warm_up)
+        cfg, restart_at = self.cfg, self.method.restart_at
+        shape = {"schedule": cfg.schedule, "warm_up": cfg.warm_up, "restart_at": restart_at}
+        return schedule.lr_at(step, lr=cfg.lr, steps=cfg.steps, **shape)
 
     # ---- what a checkpoint keeps of it -------------------------------------------------------------------------------
 

@@ -50,8 +50,7 @@ class Trainer:
         self.record = Record(parts.folder, parts.card, cfg.best)
         self.watch = Watch(cfg.warn_after, *advice(method.cfg))
         self.window, self.clock = Window(), Clock()
-        self.step = 0  # optimiser steps made, skipped ones included
-        self.bad = 0  # bad steps in a row
+        self.step = self.bad = 0  # optimiser steps made, skipped ones included; bad steps in a row
         self.pending = False  # the evaluation of this step is still to come
         self.rolls_back = cfg.on_collapse == "roll_back"
         self.setbacks = 0  # times it went back to the best teacher since that one was measured
@@ -135,6 +134,8 @@ class Trainer:
             self.window.skipped += 1
         if done.fault:
             self.count_bad(done)
+        if self.step == self.method.restart_at:  # the student is another one: its best is sought from here on
+            self.record.best, self.watch.best = None, 0.0
         self.step += 1
         return done.stop
 
@@ -273,8 +274,7 @@ class Trainer:
             raise endings.collapsed(folder, f"the teacher collapsed again after {ROLL_BACKS} times of going back")
         saved, _ = self.take_up(path)
         self.setbacks += 1
-        back = f"back to the state of step {saved['step']} ({self.setbacks} of {ROLL_BACKS})"
-        self.log.say(f"step {self.step}: {back}")
+        self.log.say(f"step {self.step}: back to the state of step {saved['step']} ({self.setbacks} of {ROLL_BACKS})")
 
     def take_up(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Put back what was learned, and what is known about it, from a checkpoint of this run and of this model.

@@ -105,6 +105,11 @@ class Common(Section):
         return ema
 
     @property
+    def restart_at(self) -> int | None:
+        """The step before which the student starts afresh, with a schedule that begins anew; None = there is none."""
+        return None
+
+    @property
     def matched_sides(self) -> list[SideLoss]:
         """What the config says of the images whose rows are matched to boxes; empty where it says nothing of losses."""
         return [] if self.loss is None else [self.loss.sup]
@@ -218,6 +223,11 @@ class Config(Common):
     def needs_maps(self) -> bool:
         """Whether the teacher is asked for more than detections: its maps, or what it sees in any box."""
         return self.taught_by != "boxes"
+
+    @property
+    def labels_once(self) -> bool:
+        """Whether an image is labelled when it is first seen, and never again; its weak view must be free of chance."""
+        return False
 
     @property
     def weightings_of_maps(self) -> set[str]:

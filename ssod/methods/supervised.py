@@ -35,6 +35,8 @@ class Supervised(nn.Module):
 
     Attributes:
         stats: detached tensors of the last step, for the log; reading them is the logger's business.
+        restart_at: the step before which the loop calls ``restart``, drops what the optimiser keeps and begins the
+            schedule anew; None = never.
         uses_unlabeled: whether unlabelled images are wanted at all.
         burn_in_reads: the keys of its section that decide a step without pseudo-labels, besides ``ema``, ``loss`` and
             ``burn_in``; None where such a step is not that of ``Supervised``. A class says it in its first line,
@@ -58,6 +60,7 @@ class Supervised(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.student = student
+        self.restart_at = cfg.restart_at
         self.teacher = build_teacher(student, cfg.ema, burn_in)
         self.criterion = self.build_criterion()
         self.stats: dict[str, Tensor] = {}
@@ -88,6 +91,10 @@ class Supervised(nn.Module):
     def after_skip(self, step: int) -> None:
         """Tell the teacher that step number ``step`` changed nothing; called in the place of ``after_step``."""
         self.teacher.after_skip(self.student, step)
+
+    def restart(self) -> None:
+        """Let the student start afresh; the loop calls it before step number ``restart_at``, if there is one."""
+        raise NotImplementedError
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 

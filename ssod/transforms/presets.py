@@ -7,6 +7,7 @@ Resizing depends on the data set and is never part of a strong preset: write ``[
 from typing import Any
 
 _ONE_GEOMETRY = {"one_of": ["translate_x", "translate_y", "rotate", ["shear_x", "shear_y"]]}
+_ONE_MOVE = {"one_of": ["translate_x", "translate_y", "center_rotate", "center_shear"]}
 
 PRESETS: dict[str, list[Any]] = {
     # Soft Teacher (arXiv:2106.09018), Consistent-Teacher, PseCo on COCO, from their released configs: short side
@@ -29,9 +30,13 @@ PRESETS: dict[str, list[Any]] = {
     ],
     # The same without erasing: LabelMatch's labelled images.
     "unbiased_color": ["color_jitter", "grayscale", "blur"],
-    # STAC (arXiv:2005.04757), from its released code. Its coin flip for moving the pixels of a single box in place is
-    # not here: it needs boxes while pixels are painted. No flip precedes it.
-    "stac_strong": [{"shuffle": ["color_op", _ONE_GEOMETRY]}, "cutout_squares"],
+    # STAC (arXiv:2005.04757), from its released code. A coin decides whether the whole picture is moved; where it is
+    # not, the pixels of a single box are, but by the method, as boxes are needed (`method.box_affine` of `stac`). No
+    # flip precedes it.
+    "stac_strong": [
+        {"shuffle": ["color_op", {"maybe": {"p": 0.5, "ops": [_ONE_MOVE]}}]},
+        "cutout_squares",
+    ],
     # Instant-Teaching (arXiv:2103.11402), from its released config; photometric only.
     "instant_strong": [
         {"maybe": {"p": 0.5, "ops": ["holes"]}},

@@ -20,7 +20,7 @@ from ssod.engine.trainer import Trainer
 from ssod.evaluation.matching import mean_ap, read
 from ssod.methods.registry import find, names
 from tests.evaluation.test_matching import m
-from tests.small import small_config
+from tests.small import seen_once, small_config
 
 
 def trained(config: Path, out: Path, *changes: str, data: DataSets | None = None) -> Trainer:
@@ -204,7 +204,7 @@ TWO_STAGE = "roi: {rows: 8, hidden: 16, size: 3, scale: 64}, rpn: {rows: 16, bef
 def test_every_method_can_be_looked_at(name: str, detector: str, config: Path) -> None:
     """Looking leaves every tensor of the method as it was, whatever its ``label`` remembers."""
     changes = [f"method={{name: {name}}}", f"detector={{{detector}, backbone: tiny, channels: 16}}"]
-    cfg = load(config, ["train.steps=200000", *changes])
+    cfg = load(config, ["train.steps=200000", *changes, *seen_once(name)])
     data = datasets.load(cfg.data)
     method = build.build_method(cfg, data).train()
     look = Diagnose(cfg, data, RunFolder(config.parent / f"{name}-{len(detector)}"))

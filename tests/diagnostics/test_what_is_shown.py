@@ -24,7 +24,7 @@ from ssod.methods.registry import find, names
 from ssod.report import pictures
 from ssod.structures import Batch, Pseudo, Targets, move_targets
 from ssod.utils.seeding import seed_step
-from tests.small import small_config
+from tests.small import seen_once, small_config
 
 SEMI = [name for name in names() if find(name).uses_unlabeled]
 TWO_STAGE = "roi: {rows: 8, hidden: 16, size: 3, scale: 64}, rpn: {rows: 16, before: [60, 60], after: [30, 30]}"
@@ -61,7 +61,7 @@ def seen(name: str, net: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     changes = [f"method={{name: {name}}}", *(f"method.{key}={value}" for key, value in USUAL.items() if key in kind)]
     detector = f"detector={{{NETS[net]}, backbone: tiny, channels: 16}}"
     look = [f"eval.diagnose={SHOWN}", f"eval.batch={SHOWN}", "train.tensorboard=true"]  # one batch, as in a report
-    cfg = load(small_config(folder), ["train.steps=200000", detector, *look, *changes])
+    cfg = load(small_config(folder), ["train.steps=200000", detector, *look, *changes, *seen_once(name)])
     data = datasets.load(cfg.data)
     method = build.build_method(cfg, data).train()
     lively(method)

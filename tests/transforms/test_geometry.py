@@ -26,6 +26,8 @@ OPS = {
     "rotate": {"rotate": {"degrees": 30}},
     "shear_x": {"shear_x": {"degrees": 20}},
     "shear_y": {"shear_y": {"degrees": 20}},
+    "center_rotate": {"center_rotate": {"degrees": 30}},
+    "center_shear": {"center_shear": {"degrees": 20}},
     "shear_both": {"one_of": [[{"shear_x": {"degrees": 12}}, {"shear_y": {"degrees": 12}}]]},
     "shuffle": {"shuffle": ["rotate", {"flip": {"p": 1}}, {"resize": {"short": [60, 90]}}]},
     "all": {"one_of": [[{"flip": {"p": 1}}, "rotate", {"resize": {"short": 70}}, "translate_x", "shear_y"]]},

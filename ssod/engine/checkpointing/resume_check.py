@@ -81,7 +81,8 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
     Args:
         path: the checkpoint, for messages.
         saved, now: ``config`` (nested, plain values), ``classes`` (``names``, ``ids``), ``data`` (a fingerprint),
-            ``world_size``; a part that both lack is not compared.
+            ``world_size``; a part that both lack is not compared. ``now`` may name further keys that make another run,
+            ``fixed``.
         allow: keys whose change the user accepts: dotted config keys (or a section), ``classes``, ``data``,
             ``world_size``.
 
@@ -101,7 +102,7 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     changed = [key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allow)]
     lines = {key: f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed}
-    refused = [key for key in changed if kind(key) == "identity"]
+    refused = [key for key in changed if kind(key) == "identity" or key in now.get("fixed", ())]
     if refused:
         problem = f"{', '.join(lines[key] for key in refused[:3])}{' ...' if len(refused) > 3 else ''} changes the run"
         raise _error(path, refused[0], problem, f"pass --allow-change {refused[0]}, or start a new run")
