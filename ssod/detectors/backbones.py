@@ -56,6 +56,9 @@ class BackboneConfig(Section):
     levels: tuple[int, int] = (3, 7)
     "First and last pyramid level; level l has stride 2**l. Level 6 alone is pooled, 6 and 7 are convolutions."
 
+    half_size: Literal[True] | None = None
+    """`true` adds the level below the first, from which a method can look at images of half their size with the same
+    strides in pixels of the full one (PseCo). Other looks pay for it in time and do not read it."""
     level6: Literal["c5"] | None = None
     "`c5` takes level 6 from the backbone's last stage (detectron2's RetinaNet); by default it comes from level 5."
     downsample: Literal["1x1"] | None = None
@@ -81,6 +84,8 @@ class BackboneConfig(Section):
         first, last = self.levels
         if not (2 <= first <= 5 and first <= last <= 7):
             raise ValueError(f"levels {first}..{last}: the first is one of 2..5, the last one of first..7")
+        if self.half_size and first == 2:
+            raise ValueError("half_size: needs a level below the first, and there is none below 2; use levels from 3")
         return self
 
 
@@ -127,15 +132,52 @@ def build_backbone(cfg: BackboneConfig) -> BackboneWithFPN:
         stride_first(body)
     names, widths = LEVELS[cfg.backbone]
     first, last = cfg.levels
-    used = range(first - 2, min(last, 5) - 1)
+    used = range(first - 2 - bool(cfg.half_size), min(last, 5) - 1)
     freeze(body, cfg)
-    return BackboneWithFPN(
+    return (HalfSizePyramid if cfg.half_size else BackboneWithFPN)(
         body,
         return_layers={names[i]: str(n) for n, i in enumerate(used)},
         in_channels_list=[widths[i] for i in used],
         out_channels=cfg.channels,
         extra_blocks=_extra(last, cfg.channels, widths[-1] if cfg.level6 == "c5" else cfg.channels),
     )
+
+
+class HalfSizePyramid(BackboneWithFPN):
+    """A pyramid with one level more at its fine end, for images of half their size (PseCo, arXiv:2203.16317, Sec. 3.3).
+
+    Called with images, it answers as one without that level, whose parameters then have a gradient of 0: where several
+    processes learn, each parameter needs one in each step.
+    """
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[N, 3, H, W] -> the maps of all levels but the finest, by name."""
+        maps = super().forward(x)
+        maps.pop(next(iter(maps)))
+        if self.training:
+            unused = [*self.fpn.inner_blocks[0].parameters(), *self.fpn.layer_blocks[0].parameters()]
+            first = next(iter(maps))
+            maps[first] = maps[first] + 0 * sum(p.sum() for p in unused)
+        return maps
+
+    def half_size(self, x: Tensor) -> dict[str, Tensor]:
+        """[N, 3, H, W] -> the maps of every second pixel, of all levels but the coarsest, as large as ``forward``'s."""
+        maps = super().forward(x[..., ::2, ::2])
+        maps.pop(next(reversed(maps)))
+        return maps
+
+
+def pyramid_of(backbone: nn.Module, images: Tensor, half_size: bool) -> dict[str, Tensor]:
+    """Return the maps of normalised images by level, finest first; see ``structures.View.half_size``.
+
+    Raises:
+        TypeError: the pyramid has no level for images of half their size.
+    """
+    if not half_size:
+        return backbone(images)
+    if not isinstance(backbone, HalfSizePyramid):
+        raise TypeError("this pyramid has no level for images of half their size; Detector.half_size says so")
+    return backbone.half_size(images)
 
 
 def stride_first(body: nn.Module) -> None:
