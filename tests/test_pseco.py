@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from ssod import config
 from ssod.assign.guided import Guide, guided_matches
 from ssod.assign.matches import from_matches
-from ssod.detectors.backbones import HalfSizePyramid
+from ssod.detectors.build import DetectorConfig
+from ssod.detectors.half_size import HalfSizePyramid
+from ssod.detectors.weights import fit
 from ssod.losses.box import l1
 from ssod.losses.sigmoid import focal
 from ssod.losses.softmax import cross_entropy
@@ -163,9 +166,9 @@ def test_levels_golden(case: dict) -> None:
     pyramid = half("faster_rcnn", levels=[3, 7]).backbone.eval()
     assert isinstance(pyramid, HalfSizePyramid)
     with torch.no_grad():
-        first, second = ([list(x.shape[-2:]) for x in maps.values()] for maps in (pyramid(image), pyramid.half_size(image)))
-    assert first == array(case, "view1_hw").tolist()
-    assert second == array(case, "view2_hw").tolist()
+        both = pyramid(image), pyramid.half_size(image)
+    for maps, wanted in zip(both, ("view1_hw", "view2_hw")):
+        assert [list(x.shape[-2:]) for x in maps.values()] == array(case, wanted).tolist()
 
 
 @pytest.mark.parametrize("case", named("half_image"))
@@ -303,7 +306,7 @@ def test_a_step_trains_the_finest_level_and_moves_the_teacher(net: str) -> None:
     assert all(p.grad is None for p in m.teacher.parameters())
     grads = {name: p.grad for name, p in m.student.named_parameters() if p.requires_grad}
     assert all(g is not None for g in grads.values())
-    finest = [g for name, g in grads.items() if "fpn.inner_blocks.0" in name or "fpn.layer_blocks.0" in name]
+    finest = [g for name, g in grads.items() if name.startswith("backbone.finest.")]
     assert len(finest) == 4
     assert all(g.any() for g in finest)
     assert any(not torch.equal(before[k], v) for k, v in bits(m).items() if k.startswith("teacher."))
@@ -313,22 +316,41 @@ def test_a_step_trains_the_finest_level_and_moves_the_teacher(net: str) -> None:
 def test_labelled_images_alone_give_the_finest_level_a_gradient_of_0(net: str) -> None:
     m = method("pseco", half(net), burn_in=100)
     sum(m(batch(), 50).values()).backward()
-    finest = m.student.backbone.fpn.layer_blocks[0]
+    finest = m.student.backbone.finest
     assert all(p.grad is not None and not p.grad.any() for p in finest.parameters())
 
 
 @pytest.mark.parametrize("net", DETECTORS)
-def test_a_pyramid_for_half_the_size_answers_as_one_without_it(net: str) -> None:
-    plain, finer = detector(net) if net != "faster_rcnn" else half(net, half_size=None), half(net)
-    state = finer.state_dict()
-    for name, value in plain.state_dict().items():
-        block = name.split("fpn.")[-1].split(".")
-        if block[0] in ("inner_blocks", "layer_blocks"):
-            name = name.replace(f"{block[0]}.{block[1]}", f"{block[0]}.{int(block[1]) + 1}")
-        state[name].copy_(value)
+def test_with_that_level_a_detector_is_the_one_without_it(net: str) -> None:
+    """It takes the other one's weights, and finds the same."""
+    plain, finer = half(net, half_size=None), half(net)
+    missing, unexpected = finer.load_state_dict(plain.state_dict(), strict=False)
+    assert all(name.startswith("backbone.finest.") for name in missing)
+    assert not unexpected
+    cfg = TypeAdapter(DetectorConfig).validate_python({"name": net, "backbone": "tiny"})
+    assert set(fit(half(net), plain.state_dict(), cfg, "x").fresh) == set(missing)
     with torch.no_grad():
         a, b = (d.eval().predict(view(3)).detections(0.01) for d in (plain, finer))
     assert all(torch.equal(x.boxes, y.boxes) and torch.equal(x.scores, y.scores) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize("levels", [[3, 5], [3, 6], [3, 7]])
+def test_at_half_the_size_it_is_the_pyramid_that_begins_one_level_finer(levels: list[int]) -> None:
+    finer = half("faster_rcnn", levels=levels).eval().backbone
+    usual = half("faster_rcnn", levels=[2, levels[1]], half_size=None).eval().backbone
+    state = finer.state_dict()
+    for part in ("inner", "layer"):
+        for level in (2, 1, 0):
+            for x in ("weight", "bias"):
+                state[f"fpn.{part}_blocks.{level + 1}.0.{x}"] = state[f"fpn.{part}_blocks.{level}.0.{x}"]
+        for x in ("weight", "bias"):
+            state[f"fpn.{part}_blocks.0.0.{x}"] = state.pop(f"finest.{part}.0.{x}")
+    usual.load_state_dict(state)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted, got = list(usual(image[..., ::2, ::2]).values())[:-1], list(finer.half_size(image).values())
+    assert len(got) == len(wanted) == levels[1] - levels[0] + 1
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted))
 
 
 @pytest.mark.parametrize("net", DETECTORS)

@@ -16,6 +16,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
+from ssod.detectors.half_size import HalfSizePyramid
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
 
@@ -58,7 +59,7 @@ class BackboneConfig(Section):
 
     half_size: Literal[True] | None = None
     """`true` adds the level below the first, from which a method can look at images of half their size with the same
-    strides in pixels of the full one (PseCo). Other looks pay for it in time and do not read it."""
+    strides in pixels of the full one (PseCo). Other looks do not read it."""
     level6: Literal["c5"] | None = None
     "`c5` takes level 6 from the backbone's last stage (detectron2's RetinaNet); by default it comes from level 5."
     downsample: Literal["1x1"] | None = None
@@ -141,43 +142,6 @@ def build_backbone(cfg: BackboneConfig) -> BackboneWithFPN:
         out_channels=cfg.channels,
         extra_blocks=_extra(last, cfg.channels, widths[-1] if cfg.level6 == "c5" else cfg.channels),
     )
-
-
-class HalfSizePyramid(BackboneWithFPN):
-    """A pyramid with one level more at its fine end, for images of half their size (PseCo, arXiv:2203.16317, Sec. 3.3).
-
-    Called with images, it answers as one without that level, whose parameters then have a gradient of 0: where several
-    processes learn, each parameter needs one in each step.
-    """
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """[N, 3, H, W] -> the maps of all levels but the finest, by name."""
-        maps = super().forward(x)
-        maps.pop(next(iter(maps)))
-        if self.training:
-            unused = [*self.fpn.inner_blocks[0].parameters(), *self.fpn.layer_blocks[0].parameters()]
-            first = next(iter(maps))
-            maps[first] = maps[first] + 0 * sum(p.sum() for p in unused)
-        return maps
-
-    def half_size(self, x: Tensor) -> dict[str, Tensor]:
-        """[N, 3, H, W] -> the maps of every second pixel, of all levels but the coarsest, as large as ``forward``'s."""
-        maps = super().forward(x[..., ::2, ::2])
-        maps.pop(next(reversed(maps)))
-        return maps
-
-
-def pyramid_of(backbone: nn.Module, images: Tensor, half_size: bool) -> dict[str, Tensor]:
-    """Return the maps of normalised images by level, finest first; see ``structures.View.half_size``.
-
-    Raises:
-        TypeError: the pyramid has no level for images of half their size.
-    """
-    if not half_size:
-        return backbone(images)
-    if not isinstance(backbone, HalfSizePyramid):
-        raise TypeError("this pyramid has no level for images of half their size; Detector.half_size says so")
-    return backbone.half_size(images)
 
 
 def stride_first(body: nn.Module) -> None:

@@ -12,9 +12,10 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from ssod.assign.quality import QUALITIES, Quality
 from ssod.detectors.anchors import grid_of
-from ssod.detectors.backbones import HalfSizePyramid, Normalise, pyramid_of
+from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
 from ssod.detectors.decode import rank as own_rank
+from ssod.detectors.half_size import HalfSizePyramid, pyramid_of
 from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.structures import (
     Assigned,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -18,17 +18,14 @@ from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
 from ssod.detectors.anchors import grid_of
-from ssod.detectors.backbones import HalfSizePyramid, pyramid_of
 from ssod.detectors.decode import DecodeConfig, Rule
-from ssod.detectors.two_stage import TwoStageOutput, propose
+from ssod.detectors.half_size import HalfSizePyramid, pyramid_of
+from ssod.detectors.two_stage import Candidates, TwoStageOutput, propose
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View
 from ssod.structures.boxes import DeltaCoder
 from ssod.utils import seeding
 from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
-
-# (what it saw, the boxes of N images) -> boxes [N, C, 4] to sample from, and the target of each [N, C].
-Candidates = Callable[[TwoStageOutput, list[Targets]], tuple[Tensor, Tensor]]
 
 # The row losses of this detector by name, and what each must be made for.
 KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
@@ -112,8 +109,7 @@ class Rcnn(Detector):
         super().__init__()
         self.normalise, self.backbone, self.anchors = normalise, backbone, anchors
         self.num_classes, self.strides = num_classes, strides
-        self.half_size = isinstance(backbone, HalfSizePyramid)
-        self.rule = rule
+        self.rule, self.half_size = rule, isinstance(backbone, HalfSizePyramid)
         self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
         self.rpn_coder, self.roi_coder = DeltaCoder(), roi_coder
         self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, allow_low_quality=True)
@@ -153,9 +149,8 @@ class Rcnn(Detector):
     def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
         """Run the proposal network and flatten it."""
         logits, deltas, read = self.rpn_head(features)
-        grids = [grid_of(f) for f in features]
         logits, deltas = concat_box_prediction_layers(logits, deltas)
-        n = view.images.shape[0]
+        n, grids = view.images.shape[0], [grid_of(f) for f in features]
         priors = self.anchors(view.images.shape[-2:], grids)
         return Predictions(
             logits=logits,
@@ -173,16 +168,11 @@ class Rcnn(Detector):
     # ---- learning --------------------------------------------------------------------------------------------------
 
     def assign(
-        self,
-        out: TwoStageOutput,
-        cls: list[Targets],
-        box: list[Targets] | None = None,
-        assigner: Candidates | None = None,
+        self, out: TwoStageOutput, cls: list[Targets], box: list[Targets] | None = None, assigner: Candidates = None
     ) -> Assigned:
         """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample.
 
-        Boxes to regress of their own have a sample of their own, which stands behind the other one of each image.
-        ``assigner`` is in the place of ``candidates``, which the second stage samples from.
+        Boxes to regress have a sample of their own, behind the other one; ``assigner`` stands in for ``candidates``.
         """
         p = out.stages["rpn"]
         boxes, roi = self.assign_roi(out, cls, assigner)
@@ -206,7 +196,7 @@ class Rcnn(Detector):
 
     @torch.no_grad()
     def assign_roi(
-        self, out: TwoStageOutput, targets: list[Targets], candidates: Candidates | None = None
+        self, out: TwoStageOutput, targets: list[Targets], candidates: Candidates = None
     ) -> tuple[list[Tensor], Assignment]:
         """Sample among proposals and labelled boxes, or others: the boxes of each image, and what is in them.
 
