@@ -164,8 +164,7 @@ def test_two_ranks_weigh_rows_by_what_all_of_them_are_sure_of(tmp_path: Path, ne
 def test_two_ranks_weigh_boxes_by_the_votes_of_all(tmp_path: Path, net: str) -> None:
     config = small_config(
         tmp_path,
-        detector=begun(net, tmp_path)
-        | ({"half_size": True} if net == "fcos" else {"half_size": True, "levels": [3, 6]}),
+        detector=begun(net, tmp_path) | {"half_size": True, "levels": [3, 5]},
         train__steps=3,
         **PLAIN,
         method={"name": "pseco", "score": SCORE[net], "ema": {"decay": 0.9}},
