@@ -31,6 +31,7 @@ from tests.paths import golden_path
 from tests.rows import context
 from tests.small import small_config
 from tests.test_methods import DETECTORS, K, batch, bits, detector, method, no_targets, optimizer_of, step, view
+from tests.waits import Waits
 
 CODER = DeltaCoder(shift=10, size=5)
 
@@ -237,6 +238,17 @@ def test_boxes_that_miss_their_object_have_no_say() -> None:
     assert not voted(far, True).any()
 
 
+def test_nothing_waits_for_the_device() -> None:
+    label = Targets(torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0, 1]))
+    rows = label.boxes.repeat(10, 1)
+    with Waits() as waits:
+        match = guided_matches(guide(rows, torch.full((20, 2), 0.5)), label, 0.4, 12)
+        a = from_matches([match], [label], 2)
+        p = Predictions(torch.zeros(20, 2), rows[:, None], rows, torch.zeros_like(match), torch.ones(1, 2), Plain())
+        by_votes(p, a, 2, squared=True)
+    assert waits.masks == 0
+
+
 # ---- a step --------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +396,20 @@ def test_plain_votes_where_the_paper_has_them() -> None:
     (_, a), (_, b) = released["dense"], paper["dense"]
     vote = b.box_weight
     torch.testing.assert_close(a.box_weight, vote.square() * vote.sum() / vote.square().sum())
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", {"name": "ohem", "ratio": 0.1}, "carl"], ids=str)
+@pytest.mark.parametrize("net", ["fcos", "faster_rcnn"])
+def test_weightings_of_a_config_look_at_each_look(net: str, weighting: object) -> None:
+    plain, m = (method("pseco", half(net), loss={"unsup": {"weighting": w}}) for w in ([], [weighting]))
+    _, (_, *before) = spied(plain, batch())
+    losses, (_, *after) = spied(m, batch())
+    assert all(loss.isfinite() for loss in losses.values())
+    assert ("unsup/aux" in losses) == (weighting == "uncertainty")
+    stage = "roi" if net == "faster_rcnn" else "dense"
+    for one, two in zip(before, after):
+        (_, a), (_, b) = one[stage], two[stage]
+        assert not (torch.equal(a.cls_weight, b.cls_weight) and torch.equal(a.box_weight, b.box_weight))
 
 
 # ---- the config ----------------------------------------------------------------------------------------------------
