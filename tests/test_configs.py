@@ -322,6 +322,27 @@ def test_soft_teacher_as_released(
 
 
 @pytest.mark.parametrize(
+    ("data", "percent", "batch", "steps", "weight", "drop"),
+    [
+        ("coco", 1, (8, 32), 90_000, 2.0, 60_000),
+        ("coco", 2, (8, 32), 90_000, 2.0, 60_000),
+        ("coco", 10, (8, 32), 180_000, 2.0, 120_000),
+        ("coco_additional", None, (32, 32), 720_000, 1.0, 480_000),
+    ],
+)
+def test_pseco_as_released(
+    data: str, percent: int | None, batch: tuple[int, int], steps: int, weight: float, drop: int
+) -> None:
+    cfg = of("pseco", "faster_rcnn", data, percent)
+    m, t, d = cfg.method, cfg.train, cfg.detector
+    assert (m.score, m.overlap, m.top, m.half_size, m.as_released) == (0.5, 0.4, 12, True, True)
+    assert (m.weight, m.burn_in, m.ramp, m.ema.decay, m.ema.warm_up) == (weight, 5000, 2000, 0.999, True)
+    assert ((t.batch.labeled, t.batch.unlabeled), t.steps, t.lr, t.clip, t.precision) == (batch, steps, 0.01, 0, "fp16")
+    assert list(t.schedule.milestones) == [drop]
+    assert (d.levels, d.half_size, d.level6, d.anchors.scale, d.roi.scale) == ((3, 7), True, "c5", 4, 112)
+
+
+@pytest.mark.parametrize(
     ("data", "percent", "batch", "steps", "classes", "burn_in", "start"),
     [
         ("coco", 1, 8, 180_000, 3.0, 5000, 3000),

@@ -247,6 +247,7 @@ def test_a_file_that_is_not_there_is_named(config: Path, tmp_path: Path) -> None
     ("changes", "field", "problem"),
     [
         (["method.name=soft_teacher"], "method.teacher", "'soft_teacher' asks its teacher for more than boxes"),
+        (["method.name=pseco"], "method.teacher", "'pseco' asks its teacher for more than boxes"),
         (["method.name=instant_teaching"], "method.teacher", "asks its teacher for more than boxes"),
         (["method.name=instant_teaching_rectify"], "method.teacher", "two models that label for each other"),
         (["method.name=label_match"], "method.teacher", "'label_match' asks its teacher for more than boxes"),

@@ -34,6 +34,8 @@ FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("mean_teacher", "faster_rcnn", {}, {"form": "consistency", "score": 0.5}),
     ("unbiased_teacher", "faster_rcnn", {}, {"threshold": "gmm"}),
     ("humble_teacher", "fcos", {}, {"norm": "foreground"}),
+    ("pseco", "fcos", {"half_size": True}, {}),
+    ("pseco", "faster_rcnn", {"half_size": True, "levels": (3, 6)}, {}),
     ("supervised", "fcos", {}, {"loss": {"sup": {"cls": "equalization"}}}),
     ("supervised", "retinanet", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),
     ("supervised", "faster_rcnn", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),
@@ -222,6 +224,7 @@ def looks(m: Method, parts: int, steps: int = 2) -> tuple[int, int]:
         ("mean_teacher", "faster_rcnn", {"loss": {"unsup": {"weighting": "background_reliability"}}}, 4 * N),
         ("soft_teacher", "faster_rcnn", {}, 4 * N),
         ("dense_teacher", "fcos", {}, 4 * N),
+        ("pseco", "faster_rcnn", {}, 4 * N),
     ],
 )
 def test_the_teacher_looks_once_and_the_student_twice_at_most(

@@ -160,6 +160,26 @@ def test_two_ranks_weigh_rows_by_what_all_of_them_are_sure_of(tmp_path: Path, ne
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("net", ["fcos", "faster_rcnn"])
+def test_two_ranks_weigh_boxes_by_the_votes_of_all(tmp_path: Path, net: str) -> None:
+    config = small_config(
+        tmp_path,
+        detector=begun(net, tmp_path) | {"half_size": True, "levels": [3, 5]},
+        train__steps=3,
+        **PLAIN,
+        method={"name": "pseco", "score": SCORE[net], "ema": {"decay": 0.9}},
+    )
+    run(train_command(config, tmp_path / "one"))
+    two(config, tmp_path / "two")
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert alone[0].keys() == together[0].keys()
+    assert alone[0]["unsup/box"] > 0
+    worst = largest_difference(alone[0], together[0])
+    print(f"{net}: largest difference in the first step {worst:.1e}")
+    assert worst <= 1e-6
+
+
+@pytest.mark.slow
 def test_two_ranks_with_banks_of_their_own_go_on_where_they_stopped(tmp_path: Path) -> None:
     """Each takes up its own banks, of which the checkpoint has all."""
     threshold = {"name": "gmm", "banks": "rank"}

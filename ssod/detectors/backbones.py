@@ -16,6 +16,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
+from ssod.detectors.half_size import HalfSizePyramid
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
 
@@ -56,6 +57,9 @@ class BackboneConfig(Section):
     levels: tuple[int, int] = (3, 7)
     "First and last pyramid level; level l has stride 2**l. Level 6 alone is pooled, 6 and 7 are convolutions."
 
+    half_size: Literal[True] | None = None
+    """`true` adds the level below the first, from which a method can look at images of half their size with the same
+    strides in pixels of the full one (PseCo). Other looks do not read it."""
     level6: Literal["c5"] | None = None
     "`c5` takes level 6 from the backbone's last stage (detectron2's RetinaNet); by default it comes from level 5."
     downsample: Literal["1x1"] | None = None
@@ -81,6 +85,8 @@ class BackboneConfig(Section):
         first, last = self.levels
         if not (2 <= first <= 5 and first <= last <= 7):
             raise ValueError(f"levels {first}..{last}: the first is one of 2..5, the last one of first..7")
+        if self.half_size and first == 2:
+            raise ValueError("half_size: needs a level below the first, and there is none below 2; use levels from 3")
         return self
 
 
@@ -127,9 +133,9 @@ def build_backbone(cfg: BackboneConfig) -> BackboneWithFPN:
         stride_first(body)
     names, widths = LEVELS[cfg.backbone]
     first, last = cfg.levels
-    used = range(first - 2, min(last, 5) - 1)
+    used = range(first - 2 - bool(cfg.half_size), min(last, 5) - 1)
     freeze(body, cfg)
-    return BackboneWithFPN(
+    return (HalfSizePyramid if cfg.half_size else BackboneWithFPN)(
         body,
         return_layers={names[i]: str(n) for n, i in enumerate(used)},
         in_channels_list=[widths[i] for i in used],

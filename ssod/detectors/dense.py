@@ -15,6 +15,7 @@ from ssod.detectors.anchors import grid_of
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
 from ssod.detectors.decode import rank as own_rank
+from ssod.detectors.half_size import HalfSizePyramid, pyramid_of
 from ssod.detectors.heads.fam3d import Align, to_rows
 from ssod.structures import (
     Assigned,
@@ -144,6 +145,7 @@ class Dense(Detector):
         self.normalise = Normalise() if normalise is None else normalise
         self.backbone, self.head, self.anchors = backbone, head, anchors
         self.coder, self.num_classes, self.strides = coder, num_classes, strides
+        self.half_size = isinstance(backbone, HalfSizePyramid)
         self.assigner, self.rows, self.weights, self.decode = assigner, rows, weights, decode
         self.normalizer_of, self.rule, self.box_kind = normalizer, rule, box_kind
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
@@ -152,7 +154,8 @@ class Dense(Detector):
 
     def predict(self, view: View) -> DenseOutput:
         """Look at a view; batch-norm follows ``train()`` / ``eval()``."""
-        features = list(self.backbone(self.normalise(view.images, view.sizes)).values())
+        images = self.normalise(view.images, view.sizes)
+        features = list(pyramid_of(self.backbone, images, view.half_size).values())
         return DenseOutput({"dense": self.rows_of(features, view)}, features, self.decode, self.rule)
 
     def rows_of(self, features: list[Tensor], view: View) -> Predictions:

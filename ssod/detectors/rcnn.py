@@ -18,8 +18,9 @@ from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.decode import DecodeConfig, Rule
+from ssod.detectors.half_size import HalfSizePyramid, pyramid_of
 from ssod.detectors.roi_sample import draw_of, pool, sure_first
-from ssod.detectors.two_stage import TwoStageOutput, propose
+from ssod.detectors.two_stage import Candidates, TwoStageOutput, propose
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View, join
 from ssod.structures.boxes import DeltaCoder
 from ssod.utils.collective import mean_count
@@ -107,7 +108,7 @@ class Rcnn(Detector):
         super().__init__()
         self.normalise, self.backbone, self.anchors = normalise, backbone, anchors
         self.num_classes, self.strides = num_classes, strides
-        self.rule = rule
+        self.rule, self.half_size = rule, isinstance(backbone, HalfSizePyramid)
         self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
         self.rpn_coder, self.roi_coder = DeltaCoder(), roi_coder
         self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, allow_low_quality=True)
@@ -138,7 +139,7 @@ class Rcnn(Detector):
 
     def predict(self, view: View) -> TwoStageOutput:
         """Look at a view; proposals are found when asked for, more of them under ``train()`` than under ``eval()``."""
-        features = self.backbone(self.normalise(view.images, view.sizes))
+        features = pyramid_of(self.backbone, self.normalise(view.images, view.sizes), view.half_size)
         p = self.rpn_rows(list(features.values()), view)
         cfg, mode = self.rpn_cfg, 0 if self.training else 1
         search = partial(propose, p, cfg.before[mode], cfg.after[mode], cfg.nms)
@@ -147,9 +148,8 @@ class Rcnn(Detector):
     def rpn_rows(self, features: list[Tensor], view: View) -> Predictions:
         """Run the proposal network and flatten it."""
         logits, deltas, read = self.rpn_head(features)
-        grids = [grid_of(f) for f in features]
         logits, deltas = concat_box_prediction_layers(logits, deltas)
-        n = view.images.shape[0]
+        n, grids = view.images.shape[0], [grid_of(f) for f in features]
         priors = self.anchors(view.images.shape[-2:], grids)
         return Predictions(
             logits=logits,
@@ -167,16 +167,16 @@ class Rcnn(Detector):
     # ---- learning --------------------------------------------------------------------------------------------------
 
     def assign(
-        self, out: TwoStageOutput, cls: list[Targets], box: list[Targets] | None = None, assigner: object = None
+        self, out: TwoStageOutput, cls: list[Targets], box: list[Targets] | None = None, assigner: Candidates = None
     ) -> Assigned:
         """Sample rows of both stages and say what they should have predicted; runs the RoI head on its sample.
 
-        Boxes to regress of their own have a sample of their own, which stands behind the other one of each image.
+        Boxes to regress have a sample of their own, behind the other one; ``assigner`` stands in for ``candidates``.
         """
         p = out.stages["rpn"]
-        boxes, roi = self.assign_roi(out, cls)
+        boxes, roi = self.assign_roi(out, cls, assigner)
         if box is not None:
-            more, regressed = self.assign_roi(out, box)
+            more, regressed = self.assign_roi(out, box, assigner)
             normalizer = self.normalizer_of("roi", p, (regressed.cls_weight > 0) | regressed.fg)
             boxes = [torch.cat(pair) for pair in zip(boxes, more)]
             roi = classes_beside_boxes(roi, regressed, len(boxes), sum(map(len, cls)), self.num_classes)
@@ -194,13 +194,15 @@ class Rcnn(Detector):
         return replace(a, cls_weight=a.cls_weight * chosen, box_weight=a.box_weight * chosen)
 
     @torch.no_grad()
-    def assign_roi(self, out: TwoStageOutput, targets: list[Targets]) -> tuple[list[Tensor], Assignment]:
-        """Sample among proposals and labelled boxes: the boxes of each image, and what is in them.
+    def assign_roi(
+        self, out: TwoStageOutput, targets: list[Targets], candidates: Candidates = None
+    ) -> tuple[list[Tensor], Assignment]:
+        """Sample among proposals and labelled boxes, or others: the boxes of each image, and what is in them.
 
         Every image gets the same number of rows, so that nothing waits for the device; rows that could not be filled
         weigh nothing.
         """
-        boxes, matches = self.candidates(out, targets)
+        boxes, matches = (candidates or self.candidates)(out, targets)
         cfg = self.roi_cfg
         index, valid = balanced(matches >= 0, matches == BACKGROUND, draw_of(out.keys, matches), cfg.rows, cfg.fraction)
         boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))

@@ -75,6 +75,11 @@ class TwoStageOutput:
         return self.detect(score, rank or Predictions.probs).to_targets()
 
 
+# (what it saw, the boxes of N images) -> boxes [N, C, 4] to sample rows from, and the target of each [N, C], -1 none,
+# -2 ignored; None = proposals and labelled boxes, matched by overlap.
+Candidates = Callable[[TwoStageOutput, list[Targets]], tuple[Tensor, Tensor]] | None
+
+
 @torch.no_grad()
 def propose(p: Predictions, before: int, after: int, threshold: float) -> Detections:
     """Turn RPN rows into proposals (Ren et al. 2015, with FPN's suppression level by level).

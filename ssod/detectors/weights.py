@@ -162,7 +162,7 @@ def fit(detector: Detector, state: State, cfg: BackboneConfig, source: str) -> L
         raise _misfit(source, detail) from error
     by_class = {name for name in own if name.startswith((_DENSE, _SCORE, _BOX))}
     optional = by_class | {name for name in own if name.endswith("num_batches_tracked")} | {"level_scale"}
-    optional |= {name for name in own if name.startswith("head.spread.")}
+    optional |= {name for name in own if name.startswith(("head.spread.", "backbone.finest."))}
     needed = set(own) if whole else {name for name in own if name.startswith("backbone.body.")}
     lacking = [name for name in missing if name in needed - optional]
     stages = tuple(f"backbone.body.{child}." for group in GROUPS[cfg.backbone] for child in group)

@@ -119,9 +119,14 @@ class Supervised(nn.Module):
 
     # ---- shared by all ---------------------------------------------------------------------------------------------
 
-    def learn(self, ctx: Context) -> Losses:
-        """Assign, reweight, reduce: the only way to a loss of rows."""
-        assigned = self.assign(ctx)
+    def learn(self, ctx: Context, assigned: Assigned | None = None) -> Losses:
+        """Assign, reweight, reduce: the only way to a loss of rows.
+
+        Args:
+            ctx: the look to learn from.
+            assigned: its rows and what they are asked for; None = what ``assign`` says.
+        """
+        assigned = self.assign(ctx) if assigned is None else assigned
         for stage, (p, a) in assigned.items():
             for reweight in self.reweightings(ctx.side):
                 a = reweight(stage, p, a, ctx)

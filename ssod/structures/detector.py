@@ -66,6 +66,7 @@ class Detector(nn.Module):
         weights: factor of each loss by name.
         assigner: which of its dense rows should predict which box; None where rows are sampled (two stages).
         pretrained_heads: whether pyramid and heads have weights from a file, too.
+        half_size: whether it can look at a ``View.half_size``.
     """
 
     num_classes: int
@@ -75,6 +76,7 @@ class Detector(nn.Module):
     weights: dict[str, float]
     assigner: Assigner | None = None
     pretrained_heads: bool = False
+    half_size: bool = False
 
     @property
     def body(self) -> nn.Module:
@@ -95,16 +97,16 @@ class Detector(nn.Module):
         """Look at a view. No losses, no resizing; batch-norm follows ``train()`` / ``eval()``."""
         raise NotImplementedError
 
-    def assign(
-        self, out: Any, cls: list[Targets], box: list[Targets] | None = None, assigner: Assigner | None = None
-    ) -> Assigned:
+    def assign(self, out: Any, cls: list[Targets], box: list[Targets] | None = None, assigner: Any = None) -> Assigned:
         """Say what each row should have predicted.
 
         Args:
             out: what it saw in N images.
             cls: the boxes that teach classes.
             box: the boxes that teach places; None = those of ``cls``. The proposal network learns both from ``cls``.
-            assigner: in the place of the detector's; given to those alone that have one.
+            assigner: in the place of the detector's. With one stage it is an ``Assigner``; with two it says what the
+                second stage samples from, (out, targets) -> (boxes [N, C, 4], the target of each [N, C], -1 none, -2
+                ignored).
         """
         raise NotImplementedError
 

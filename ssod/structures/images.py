@@ -26,6 +26,8 @@ class View(Mapped):
         keys: [N] int64, one random key per image (``ssod.utils.seeding``).
         ids: N image ids, as the data set's file names them; for messages and results.
         targets: N ``Targets`` in this view's pixels, or None where there are no labels.
+        half_size: whether a detector looks at every second pixel alone, with a pyramid that begins one level finer. Its
+            maps are then as large as those of all pixels, and all places stay those of the full size.
     """
 
     images: Tensor
@@ -34,6 +36,7 @@ class View(Mapped):
     keys: Tensor
     ids: list[Any] = field(default_factory=list)
     targets: list[Targets] | None = None
+    half_size: bool = False
 
     def __len__(self) -> int:
         return len(self.images)

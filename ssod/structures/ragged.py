@@ -33,3 +33,20 @@ def select(images: Sequence[T], keep: Tensor) -> list[T]:
     left = torch.stack([part.sum() for part in keep.split(counts)]).tolist()
     parts = zip(images, index.split(left), accumulate([0, *counts]))
     return [rows[some - start] for rows, some, start in parts]
+
+
+def rank_within(group: Tensor, value: Tensor) -> Tensor:
+    """Return the rank [R] int64 of each value among those of its group: 0 is the highest; ties by position.
+
+    Args:
+        group: [R] int64, 0 or more.
+        value: [R].
+    """
+    order = value.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    ordered = group[order]
+    position = torch.arange(len(order), device=order.device)
+    fresh = torch.ones_like(ordered, dtype=torch.bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    start = torch.where(fresh, position, 0).cummax(0).values if len(order) else position
+    return torch.empty_like(order).scatter_(0, order, position - start)

@@ -12,13 +12,14 @@ from ssod.losses.sigmoid import bce, focal
 from ssod.losses.softmax import cross_entropy
 from ssod.losses.weighting.background import background_reliability, dense_rows, score
 from ssod.losses.weighting.bayes import Guess
-from ssod.losses.weighting.context import Context, overlap, rank_within
+from ssod.losses.weighting.context import Context, overlap
 from ssod.losses.weighting.pisa import carl, clusters, hierarchy, isr_n, isr_p
 from ssod.losses.weighting.registry import cleanliness, iou_target, ohem
 from ssod.losses.weighting.sample_weighting import SampleWeighting
 from ssod.losses.weighting.uncertainty import Uncertainty, judge
 from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import DeltaCoder
+from ssod.structures.ragged import rank_within
 from tests.losses.rows import Plain
 from tests.rows import context
 

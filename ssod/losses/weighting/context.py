@@ -135,20 +135,3 @@ def own_probability(p: Predictions, a: Assignment, rows: Tensor) -> Tensor:
     logits = p.logits[rows].float()
     probs = logits.softmax(-1) if p.softmax else logits.sigmoid()
     return probs.gather(1, a.labels()[rows, None].clamp(max=probs.shape[1] - 1))[:, 0]
-
-
-def rank_within(group: Tensor, value: Tensor) -> Tensor:
-    """Return the rank [R] int64 of each value among those of its group: 0 is the highest; ties by position.
-
-    Args:
-        group: [R] int64, 0 or more.
-        value: [R].
-    """
-    order = value.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    ordered = group[order]
-    position = torch.arange(len(order), device=order.device)
-    fresh = torch.ones_like(ordered, dtype=torch.bool)
-    fresh[1:] = ordered[1:] != ordered[:-1]
-    start = torch.where(fresh, position, 0).cummax(0).values if len(order) else position
-    return torch.empty_like(order).scatter_(0, order, position - start)

@@ -13,8 +13,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from ssod.losses.elements import NonNegative, Positive, Share, modulator
-from ssod.losses.weighting.context import Context, objects, overlap, own_probability, positives, rank_within
+from ssod.losses.weighting.context import Context, objects, overlap, own_probability, positives
 from ssod.structures import Assignment, Predictions
+from ssod.structures.ragged import rank_within
 
 
 def isr_p(

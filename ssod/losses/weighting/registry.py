@@ -18,12 +18,13 @@ from torch import Tensor
 from ssod.assign.top_iou import TOP
 from ssod.losses.elements import BelowOne, NonNegative, Positive, Share
 from ssod.losses.weighting.background import background_reliability, score
-from ssod.losses.weighting.context import Context, Reweight, objects, overlap, own_probability, positives, rank_within
+from ssod.losses.weighting.context import Context, Reweight, objects, overlap, own_probability, positives
 from ssod.losses.weighting.pisa import carl, isr_n, isr_p
 from ssod.losses.weighting.sample_weighting import SampleWeighting
 from ssod.losses.weighting.uncertainty import ConvBayesBranch, Count, PlainBranch, Uncertainty
 from ssod.structures import Assignment, Predictions
 from ssod.structures.boxes import paired_iou
+from ssod.structures.ragged import rank_within
 from ssod.utils.collective import mean_over_ranks
 
 
