@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssod.detectors.dense import with_boxes_of
+from ssod.assign.two_sets import with_boxes_of
 from ssod.losses.box import BOX, BOX_STD
 from ssod.losses.build import TABLES
 from ssod.losses.weighting.registry import RULES

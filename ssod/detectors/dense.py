@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from ssod.assign.quality import QUALITIES, Quality
+from ssod.assign.two_sets import with_boxes_of
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
@@ -261,17 +262,6 @@ class Dense(Detector):
             return a.normalizer
         box = self.normalizer_of(p, a.fg)
         return {"cls": self.normalizer_of(p, positives(a, p.num_classes)), "box": box, "quality": box} | a.normalizer
-
-
-def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
-    """Ask the rows for the classes of one assignment and for the boxes of another; a row may have both, or one.
-
-    A row that has a class of the first and no box of the second keeps its box, which weighs nothing: weightings ask
-    how well a row fits its object.
-    """
-    own = torch.where(box.fg[:, None], box.box, cls.box)
-    normalizer = cls.normalizer | {name: box.normalizer[name] for name in ("box", "quality") if name in box.normalizer}
-    return replace(cls, box=own, box_weight=box.box_weight, quality=box.quality, normalizer=normalizer)
 
 
 def positives(a: Assignment, num_classes: int) -> Tensor:

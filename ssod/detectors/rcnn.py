@@ -17,6 +17,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
+from ssod.assign.two_sets import classes_beside_boxes
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.decode import DecodeConfig, Rule
 from ssod.detectors.two_stage import TwoStageOutput, propose
@@ -259,32 +260,6 @@ class Rcnn(Detector):
     def normalizer_of(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
         """Return what losses of ``stage`` are divided by: this rank's share of all ``counted`` rows, [R] bool; []."""
         return mean_count(counted.sum().float())
-
-
-def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: int, num_classes: int) -> Assignment:
-    """Put the rows that regress behind those that classify, image by image.
-
-    Args:
-        cls: of N times S rows, image by image; they regress nothing any more.
-        box: of as many rows; they classify nothing any more.
-        images: N.
-        boxes: the number of boxes that ``cls`` was matched to; ``matched`` counts those of ``box`` from here on.
-        num_classes: K.
-    """
-
-    def beside(one: Tensor, two: Tensor) -> Tensor:
-        return torch.cat([rows.unflatten(0, (images, -1)) for rows in (one, two)], 1).flatten(0, 1)
-
-    hard = cls.cls.ndim == box.cls.ndim == 1
-    kinds = (cls.cls, box.cls) if hard else (cls.soft(num_classes), box.soft(num_classes))
-    regressed = box.matches()
-    return Assignment(
-        beside(*kinds),
-        beside(cls.cls_weight, torch.zeros_like(box.cls_weight)),
-        beside(cls.box, box.box),
-        beside(torch.zeros_like(cls.box_weight), box.box_weight),
-        matched=beside(cls.matches(), torch.where(regressed >= 0, regressed + boxes, regressed)),
-    )
 
 
 def _objects(t: Targets) -> Targets:
