@@ -16,7 +16,14 @@ def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
     """
     own = torch.where(box.fg[:, None], box.box, cls.box)
     normalizer = cls.normalizer | {name: box.normalizer[name] for name in ("box", "quality") if name in box.normalizer}
-    return replace(cls, box=own, box_weight=box.box_weight, quality=box.quality, normalizer=normalizer)
+    return replace(
+        cls,
+        box=own,
+        box_weight=box.box_weight,
+        quality=box.quality,
+        normalizer=normalizer,
+        box_std=box.box_std,
+    )
 
 
 def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: int, num_classes: int) -> Assignment:
@@ -41,5 +48,6 @@ def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: i
         beside(cls.cls_weight, torch.zeros_like(box.cls_weight)),
         beside(cls.box, box.box),
         beside(torch.zeros_like(cls.box_weight), box.box_weight),
+        box_std=None if box.box_std is None else beside(torch.zeros_like(box.box_std), box.box_std),
         matched=beside(cls.matches(), torch.where(regressed >= 0, regressed + boxes, regressed)),
     )
