@@ -22,7 +22,7 @@ from ssod.detectors.anchors import grid_of
 from ssod.detectors.decode import DecodeConfig, Rule
 from ssod.detectors.two_stage import TwoStageOutput, propose
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View
-from ssod.structures.boxes import DeltaCoder
+from ssod.structures.boxes import Coder, DeltaCoder
 from ssod.utils import seeding
 from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
@@ -99,7 +99,7 @@ class Rcnn(Detector):
         strides: tuple[int, ...],
         rpn: RpnConfig,
         roi: RoiConfig,
-        roi_coder: DeltaCoder,
+        roi_coder: Coder,
         decode: DecodeConfig,
         rule: Rule,
         num_classes: int,
@@ -111,7 +111,7 @@ class Rcnn(Detector):
         self.num_classes, self.strides = num_classes, strides
         self.rule = rule
         self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
-        self.rpn_coder, self.roi_coder = DeltaCoder(), roi_coder
+        self.rpn_coder, self.roi_coder, self.sides = DeltaCoder(), roi_coder, roi_coder.sides
         self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, allow_low_quality=True)
         self.roi_assigner = IoUAssigner(roi.iou, roi.iou, allow_low_quality=False)
 
@@ -233,7 +233,10 @@ class Rcnn(Detector):
         rows: Mapping[str, RowLoss] | None = None,
         factors: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled."""
+        """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled.
+
+        ``spread`` is among them where the detector has that loss.
+        """
         rows, factors = self.rows | dict(rows or {}), factors or {}
         losses = {}
         for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
@@ -242,6 +245,10 @@ class Rcnn(Detector):
             fg = a.fg_rows
             losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / normalizer["cls"]).sum()
             losses[f"{prefix}box"] = (a.weighed_box(rows[f"{prefix}box"](p, a)) / normalizer["box"][fg]).sum()
+            if p.box_std is not None:  # see Dense.reduce
+                losses["box"] = losses["box"] + 0 * p.box_std.sum()
+            if stage == "roi" and "spread" in rows:
+                losses["spread"] = (a.weighed_box(rows["spread"](p, a)) / normalizer["box"][fg]).sum()
         return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
