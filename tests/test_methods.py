@@ -31,6 +31,28 @@ DETECTORS = {
         "loss": {"cls": "softmax_focal"},
     },
 }
+# What Unbiased Teacher v2 asks of a detector, as its recipe has it.
+SIDES = {
+    "retinanet": {"code": "sides", "spread": True, "loss": {"spread": {"name": "nll", "weight": 0.05}}},
+    "fcos": {
+        "spread": True,
+        "bins": 17,
+        "points": "middle",
+        "assigner": {"name": "center", "radius": "box"},
+        "box_weight": "centerness",
+        "loss": {"box": {"name": "giou", "smooth": 1}, "spread": {"name": "nll", "weight": 0.0025, "smooth": 1}},
+    },
+    "faster_rcnn": {
+        "code": "sides",
+        "agnostic": True,
+        "spread": True,
+        "loss": {
+            "cls": "softmax_focal",
+            "box": "l1",
+            "spread": {"name": "nll", "weight": 0.05, "iou_slope": True},
+        },
+    },
+}
 
 
 def offered(methods: list[str]) -> list[tuple[str, str]]:
@@ -38,9 +60,9 @@ def offered(methods: list[str]) -> list[tuple[str, str]]:
     return [(name, net) for name in methods for net in DETECTORS if (name, net) not in REFUSED]
 
 
-def detector(name: str, classes: int = K) -> torch.nn.Module:
+def detector(name: str, classes: int = K, keys: dict[str, dict] | None = None) -> torch.nn.Module:
     torch.manual_seed(0)
-    cfg = {"name": name, "backbone": "tiny", "channels": 16, **DETECTORS[name]}
+    cfg = {"name": name, "backbone": "tiny", "channels": 16, **DETECTORS[name], **(keys or {}).get(name, {})}
     net = build(TypeAdapter(DetectorConfig).validate_python(cfg), classes)
     for path, module in net.named_modules():
         if path.endswith(("cls_logits", "cls_score")):  # an untrained head must already find something
