@@ -71,9 +71,18 @@ def detector(name: str, classes: int = K, keys: dict[str, dict] | None = None) -
     return net
 
 
+def suited(name: str, net: torch.nn.Module) -> torch.nn.Module:
+    """Give Unbiased Teacher v2 the heads that it asks for, on a detector of the same kind and as many classes."""
+    if name != "unbiased_teacher_v2" or "spread" in net.rows:
+        return net
+    kind = "faster_rcnn" if "rpn_cls" in net.kinds else "fcos" if "quality" in net.kinds else "retinanet"
+    return detector(kind, net.num_classes, SIDES)
+
+
 def method(name: str, net: torch.nn.Module, **changes: object) -> Method:
-    kind = find(name)
-    usual = {"burn_in": 0, "start": 0, "score": 0.3, "candidate_score": 0.05, "spread": 1.0}
+    net, kind = suited(name, net), find(name)
+    usual = {"burn_in": 0, "start": 0, "score": 0.3, "candidate_score": 0.05, "spread": 1.0, "certainty": 0.3}
+    usual |= {"margin": 0.0} if name == "unbiased_teacher_v2" else {}  # untrained, teacher and student are equals
     usual = {key: value for key, value in usual.items() if key in kind.Config.model_fields}
     section = {"name": name} | usual | changes
     return kind(net, kind.Config.model_validate(section, context={"steps": 100})).train()

@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import RPNHead
 from ssod.detectors.anchors import AnchorConfig, Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone
 from ssod.detectors.decode import DecodeConfig, detect
-from ssod.detectors.heads.box_std import BoxStd, spread_rows
+from ssod.detectors.heads.box_std import BoxStd, Switch, spread_rows
 from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
@@ -58,7 +58,7 @@ class FasterRcnnConfig(BackboneConfig):
     code: Literal["sides"] | None = None
     """What the RoI head's box outputs are. `sides`: how far each side of the proposal moves, ten times over the
     proposal's size (Unbiased Teacher v2); by default a shift of its center and log sizes."""
-    agnostic: Literal[True] | None = None
+    agnostic: Switch = None
     "`true`: one box for all classes; by default one for each."
     spread: BoxStd = None
     "`true`: predict how uncertain each box output is, which the loss `nll` learns; detections do not depend on it."

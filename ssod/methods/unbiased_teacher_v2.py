@@ -126,13 +126,19 @@ class UnbiasedTeacherV2(base.Method, burn_in_reads=()):
         return Pseudo(cls, box=places)
 
     def assign(self, ctx: Context) -> Assigned:
-        """Ask rows for classes by one set of boxes and for places by the other; the quality is that of the first."""
+        """Ask rows for classes by one set of boxes and for places by the other; the quality is that of the first.
+
+        It is not a matter of which sides learn, either.
+        """
         assigned = super().assign(ctx)
-        if ctx.side == "sup" or ctx.labels.box is None or "quality" not in self.student.rows:
+        if ctx.side == "sup" or "quality" not in self.student.rows:
             return assigned
-        own = self.criterion.assigners[ctx.side]
-        ((stage, (p, cls)),) = self.student.assign(ctx.student, ctx.labels.with_ignored(), None, own).items()
-        return {stage: (p, replace(assigned[stage][1], quality_of=cls))}
+        ((stage, (p, a)),) = assigned.items()
+        cls = a
+        if ctx.labels.box is not None:
+            own = self.criterion.assigners[ctx.side]
+            cls = self.student.assign(ctx.student, ctx.labels.with_ignored(), None, own)[stage][1]
+        return {stage: (p, replace(a, quality_of=cls))}
 
     def reweight(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """Let a side learn where the teacher is surer of it than the student."""

@@ -19,7 +19,8 @@ from ssod.structures import RowLoss
 from ssod.utils.errors import SsodError
 
 # False says what silence says, so that a config which names the key is the same run as one that does not.
-BoxStd = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+BoxStd = Switch
 
 
 class BoxStdHead(RetinaHead):
