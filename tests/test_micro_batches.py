@@ -34,6 +34,7 @@ FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("mean_teacher", "faster_rcnn", {}, {"form": "consistency", "score": 0.5}),
     ("unbiased_teacher", "faster_rcnn", {}, {"threshold": "gmm"}),
     ("humble_teacher", "fcos", {}, {"norm": "foreground"}),
+    ("unbiased_teacher_v2", "fcos", {}, {"box_score": 0.2, "normalize": True}),
     ("supervised", "fcos", {}, {"loss": {"sup": {"cls": "equalization"}}}),
     ("supervised", "retinanet", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),
     ("supervised", "faster_rcnn", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),
