@@ -150,6 +150,10 @@ class Assignment:
         """
         return given(self.matched, "these rows were asked for a teacher's map and are matched to no boxes")
 
+    def each_side(self, factor: Tensor) -> Tensor:
+        """Return a factor of some rows, [F], in the shape that multiplies their ``box_weight``: [F] or [F, 1]."""
+        return factor if self.box_weight.ndim == 1 else factor[:, None]
+
     def weighed_box(self, loss: Tensor) -> Tensor:
         """Return the box loss of each foreground row, [F], times its weight.
 
