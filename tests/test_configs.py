@@ -194,6 +194,35 @@ def test_the_views_of_unbiased_teacher_are_pixel_aligned(combination: tuple[str,
         ]
 
 
+@pytest.mark.parametrize(("percent", "weight"), [(1, 4.0), (2, 3.0), (5, 2.0), (10, 4.0)])
+def test_unbiased_teacher_v2_on_faster_rcnn_as_released(percent: int, weight: float) -> None:
+    cfg = of("unbiased_teacher_v2", "faster_rcnn", "coco", percent)
+    m, net, t = cfg.method, cfg.detector, cfg.train
+    assert (m.score, m.box_score, m.certainty, m.margin) == (0.7, None, 0.5, 0.1)
+    assert (m.weight, m.box_weight, m.normalize, m.burn_in, m.ema.decay) == (weight, 1.0, False, 2000, 0.9996)
+    assert (net.code, net.agnostic, net.spread, net.rpn.fraction) == ("sides", True, True, 0.25)
+    assert (net.loss.cls.name, net.loss.box.name) == ("softmax_focal", "l1")
+    assert (net.loss.spread.name, net.loss.spread.weight) == ("nll", 0.05)
+    assert net.loss.spread.model_extra == {"iou_slope": True}
+    assert (t.batch.labeled, t.batch.unlabeled, t.steps, t.lr, t.precision) == (32, 32, 180_000, 0.01, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("percent", "weight", "burn_in"), [(1, 3.0, 10_000), (2, 3.0, 15_000), (5, 2.0, 20_000), (10, 2.0, 30_000)]
+)
+def test_unbiased_teacher_v2_on_fcos_as_released(percent: int, weight: float, burn_in: int) -> None:
+    cfg = of("unbiased_teacher_v2", "fcos", "coco", percent)
+    m, net, t = cfg.method, cfg.detector, cfg.train
+    assert (m.score, m.box_score, m.certainty, m.margin) == (0.5, 0.5, 0.8, 0.1)
+    assert (m.weight, m.box_weight, m.normalize, m.burn_in, m.ema.decay) == (weight, 0.2, True, burn_in, 0.9999)
+    assert (net.bins, net.spread, net.points, net.assigner.radius) == (17, True, "middle", "box")
+    assert (net.box_weight, net.quality, net.decode.nms) == ("centerness", "centerness", 0.6)
+    assert (net.loss.box.name, net.loss.box.model_extra) == ("giou", {"smooth": 1})
+    assert (net.loss.spread.weight, net.loss.spread.model_extra) == (0.0025, {"smooth": 1})
+    assert (t.batch.labeled, t.batch.unlabeled, t.steps, t.lr, t.precision) == (8, 8, 180_000, 0.01, "fp16")
+    assert m == of("unbiased_teacher_v2", "retinanet", "coco", percent).method  # its rule, on anchors
+
+
 def test_unbiased_teacher_on_voc_as_published() -> None:
     cfg = of("unbiased_teacher", "faster_rcnn", "voc")
     m = cfg.method

@@ -18,7 +18,7 @@ from ssod.methods.teachers import Frozen
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
-from tests.test_methods import DETECTORS, SEMI, batch_for, bits, detector, method, optimizer_of, step
+from tests.test_methods import DETECTORS, SEMI, batch_for, bits, detector, method, optimizer_of, step, suited
 
 NET = "detector={name: retinanet, backbone: tiny, channels: 16, levels: [3, 5]}"
 OFFERED = [name for name in SEMI if name != "instant_teaching_rectify"]
@@ -45,9 +45,9 @@ def made(cfg: Config) -> Method:
     return build.build_method(cfg, build.load_data(cfg))
 
 
-def other() -> torch.nn.Module:
+def other(name: str = "mean_teacher") -> torch.nn.Module:
     """A detector with other weights than ``detector`` gives."""
-    net = detector("fcos")
+    net = suited(name, detector("fcos"))
     torch.manual_seed(5)
     for p in net.parameters():
         p.data += 0.02 * torch.randn_like(p)
@@ -161,8 +161,8 @@ def test_a_teacher_that_is_none(config: Path, value: str, field: str, problem: s
 def test_it_labels_for_every_method_and_never_moves(name: str) -> None:
     """What the frozen one says is what teaches: the losses are those of a method whose average has its weights."""
     m, twin = method(name, detector("fcos")), method(name, detector("fcos"))
-    m.use_labeler(Frozen(other()))
-    twin.labeler(50).model.load_state_dict(other().state_dict())
+    m.use_labeler(Frozen(other(name)))
+    twin.labeler(50).model.load_state_dict(other(name).state_dict())
     plain = method(name, detector("fcos"))(batch_for(m), 50)
     losses, expected = m(batch_for(m), 50), twin(batch_for(m), 50)
     assert all(torch.equal(losses[key], expected[key]) for key in expected)

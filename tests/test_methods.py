@@ -31,6 +31,28 @@ DETECTORS = {
         "loss": {"cls": "softmax_focal"},
     },
 }
+# What Unbiased Teacher v2 asks of a detector, as its recipe has it.
+SIDES = {
+    "retinanet": {"code": "sides", "spread": True, "loss": {"spread": {"name": "nll", "weight": 0.05}}},
+    "fcos": {
+        "spread": True,
+        "bins": 17,
+        "points": "middle",
+        "assigner": {"name": "center", "radius": "box"},
+        "box_weight": "centerness",
+        "loss": {"box": {"name": "giou", "smooth": 1}, "spread": {"name": "nll", "weight": 0.0025, "smooth": 1}},
+    },
+    "faster_rcnn": {
+        "code": "sides",
+        "agnostic": True,
+        "spread": True,
+        "loss": {
+            "cls": "softmax_focal",
+            "box": "l1",
+            "spread": {"name": "nll", "weight": 0.05, "iou_slope": True},
+        },
+    },
+}
 
 
 def offered(methods: list[str]) -> list[tuple[str, str]]:
@@ -38,9 +60,9 @@ def offered(methods: list[str]) -> list[tuple[str, str]]:
     return [(name, net) for name in methods for net in DETECTORS if (name, net) not in REFUSED]
 
 
-def detector(name: str, classes: int = K) -> torch.nn.Module:
+def detector(name: str, classes: int = K, keys: dict[str, dict] | None = None) -> torch.nn.Module:
     torch.manual_seed(0)
-    cfg = {"name": name, "backbone": "tiny", "channels": 16, **DETECTORS[name]}
+    cfg = {"name": name, "backbone": "tiny", "channels": 16, **DETECTORS[name], **(keys or {}).get(name, {})}
     net = build(TypeAdapter(DetectorConfig).validate_python(cfg), classes)
     for path, module in net.named_modules():
         if path.endswith(("cls_logits", "cls_score")):  # an untrained head must already find something
@@ -49,9 +71,19 @@ def detector(name: str, classes: int = K) -> torch.nn.Module:
     return net
 
 
+def suited(name: str, net: torch.nn.Module) -> torch.nn.Module:
+    """Give Unbiased Teacher v2 the heads that it asks for, on a detector of the same kind and as many classes."""
+    if name != "unbiased_teacher_v2" or "spread" in net.rows:
+        return net
+    kind = "faster_rcnn" if "rpn_cls" in net.kinds else "fcos" if "quality" in net.kinds else "retinanet"
+    return detector(kind, net.num_classes, SIDES)
+
+
 def method(name: str, net: torch.nn.Module, **changes: object) -> Method:
-    kind = find(name)
-    usual = {"burn_in": 0, "start": 0, "score": 0.3, "candidate_score": 0.05, "spread": 1.0, "half_size": net.half_size}
+    net, kind = suited(name, net), find(name)
+    usual = {"burn_in": 0, "start": 0, "score": 0.3, "candidate_score": 0.05, "spread": 1.0, "certainty": 0.3}
+    usual |= {"half_size": net.half_size}
+    usual |= {"margin": 0.0} if name == "unbiased_teacher_v2" else {}  # untrained, teacher and student are equals
     usual = {key: value for key, value in usual.items() if key in kind.Config.model_fields}
     section = {"name": name} | usual | changes
     return kind(net, kind.Config.model_validate(section, context={"steps": 100})).train()

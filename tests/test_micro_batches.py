@@ -36,6 +36,7 @@ FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("humble_teacher", "fcos", {}, {"norm": "foreground"}),
     ("pseco", "fcos", {"half_size": True}, {}),
     ("pseco", "faster_rcnn", {"half_size": True, "levels": (3, 6)}, {}),
+    ("unbiased_teacher_v2", "fcos", {}, {"box_score": 0.2, "normalize": True}),
     ("supervised", "fcos", {}, {"loss": {"sup": {"cls": "equalization"}}}),
     ("supervised", "retinanet", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),
     ("supervised", "faster_rcnn", {}, {"loss": {"sup": {"weighting": "plain_conv"}}}),

@@ -17,6 +17,7 @@ from ssod.detectors.build import build
 from ssod.engine.checkpointing import checkpoint
 from tests.detectors.reference import config as section
 from tests.small import seen_once, small_config, train_command
+from tests.test_methods import SIDES
 
 STEPS = 12
 NETS = {
@@ -129,6 +130,31 @@ def test_two_ranks_of_two_parts_lose_what_four_parts_do(tmp_path: Path, net: str
     assert len(alone) == len(together) == 3
     assert alone[0].keys() == together[0].keys()
     assert any(name.startswith("unsup/") for name in alone[0])
+    worst = largest_difference(alone[0], together[0])
+    print(f"{net}: largest difference in the first step {worst:.1e}")
+    assert worst <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["fcos", "faster_rcnn"])
+def test_two_ranks_count_the_sides_of_both(tmp_path: Path, net: str) -> None:
+    """Unbiased Teacher v2 divides by the sides that learn, of which a rank may have few or none."""
+    keys = {"score": SCORE[net], "certainty": 0.3, "margin": 0.0, "burn_in": 0}
+    keys |= {"box_score": 0.1, "normalize": True} if net == "fcos" else {}
+    sides = {key: value for key, value in SIDES[net].items() if key != "bins"}  # ``begun`` knows distances alone
+    config = small_config(
+        tmp_path,
+        detector=begun(net, tmp_path) | sides,
+        train__steps=3,
+        **PLAIN,
+        method={"name": "unbiased_teacher_v2", **keys},
+    )
+    run(train_command(config, tmp_path / "one"))
+    two(config, tmp_path / "two")
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(alone) == len(together) == 3
+    assert alone[0].keys() == together[0].keys()
+    assert alone[0]["unsup/box"] > 0
     worst = largest_difference(alone[0], together[0])
     print(f"{net}: largest difference in the first step {worst:.1e}")
     assert worst <= 1e-6

@@ -46,12 +46,18 @@ def test_the_digests_are_of_every_combination() -> None:
 def test_what_is_not_offered_is_refused_in_one_line() -> None:
     """Everything else is loaded by the test before."""
     refused_ = {(method, name) for method in METHODS for name in set(DETECTORS) - set(offered(method))}
-    two_stages = {name for name in DETECTORS if "faster_rcnn" in name}
-    assert refused_ == {("dense_teacher", name) for name in two_stages}
+    dense = {("dense_teacher", name) for name in DETECTORS if "faster_rcnn" in name}
+    sides = {("unbiased_teacher_v2", name) for name in DETECTORS if name.startswith("d2_")}
+    assert refused_ == dense | sides
+    why = {
+        "dense_teacher": ("faster_rcnn/d2_faster_rcnn", "a detector with proposals has none"),
+        "unbiased_teacher_v2": ("d2_retinanet/d2_fcos/d2_faster_rcnn", "detectron2's heads do not say"),
+    }
     for method, detector in refused_:
+        family, reason = why[method]
         line = refused(method=method, detector=detector, data="voc")
-        assert line.startswith("configs/methods/dense_teacher.yaml: for family faster_rcnn/d2_faster_rcnn: not offered")
-        assert "a detector with proposals has none" in line
+        assert line.startswith(f"configs/methods/{method}.yaml: for family {family}: not offered")
+        assert reason in line
 
 
 def values(cfg: Config) -> tuple:

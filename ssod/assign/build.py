@@ -1,5 +1,6 @@
 """From a config's word to the assigner of a dense head: ``iou``, or ``{name: adaptive, topk: 9}``."""
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, WrapSerializer
@@ -29,5 +30,5 @@ def pick_assigner(cfg: IoUConfig | CenterConfig | AdaptiveConfig) -> Assigner:
     if isinstance(cfg, IoUConfig):
         return IoUAssigner(cfg.high, cfg.low, bool(cfg.claim), cfg.divisor, own=cfg.claim == "own")
     if isinstance(cfg, CenterConfig):
-        return CenterAssigner(cfg.radius)
+        return CenterAssigner(math.inf if cfg.radius == "box" else cfg.radius)
     return AdaptiveAssigner(**cfg.model_dump(exclude={"name"}))

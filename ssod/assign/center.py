@@ -1,6 +1,6 @@
 """Assignment by place: FCOS with center sampling (Tian et al. 2019 and the released code's improvements)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -16,8 +16,8 @@ class CenterConfig(Section):
 
     name: Literal["centre", "center"] = "centre"
     "The assigner, in either spelling."
-    radius: float = Field(1.5, gt=0)
-    "Half side of the sampled square around a box's center, in strides."
+    radius: Literal["box"] | Annotated[float, Field(gt=0)] = 1.5
+    "Half side of the sampled square around a box's center, in strides; `box`: rows anywhere in the box learn it."
 
     @field_validator("name")
     @classmethod

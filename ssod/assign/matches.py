@@ -38,8 +38,11 @@ def from_matches(matches: list[Tensor], targets: list[Targets], num_classes: int
         cls = torch.cat([t.soft(num_classes).float() for t in targets] + [boxes.new_zeros(1, num_classes)])[index]
     else:
         cls = labels[index]
+    box_std = None
+    if any(t.box_std is not None for t in targets):
+        box_std = torch.cat([t.deviation().float() for t in targets] + [boxes.new_zeros(1, 4)])[index]
     weight = trust[index] * (matched != IGNORED)
-    return Assignment(cls, weight, boxes[index], weight * (matched >= 0), matched=matched)
+    return Assignment(cls, weight, boxes[index], weight * (matched >= 0), matched=matched, box_std=box_std)
 
 
 def _lookup(matched: Tensor, total: int) -> Tensor:

@@ -5,6 +5,7 @@ Every shape here depends on the input's shape and the settings alone, so that ev
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -42,12 +43,16 @@ class Detections(NamedTuple):
     boxes: Tensor  # [N, D, 4]
     scores: Tensor  # [N, D] float32
     labels: Tensor  # [N, D] int64
+    box_std: Tensor | None = None  # [N, D, 4] logit of the deviation of each side, of detectors that predict it
 
     def to_targets(self) -> list[Targets]:
         """Drop the padding: N Targets. Reads the counts back from the device, once."""
         counts = (self.scores > 0).sum(1).tolist()
         rows = zip(self.boxes, self.labels, self.scores, counts)
-        return [Targets(b[:n], labels[:n], s[:n]) for b, labels, s, n in rows]
+        found = [Targets(b[:n], labels[:n], s[:n]) for b, labels, s, n in rows]
+        if self.box_std is None:
+            return found
+        return [replace(t, box_std=std[: len(t)]) for t, std in zip(found, self.box_std)]
 
 
 # (predictions, scores [R, K], rows per level of one image, settings) -> detections
@@ -72,17 +77,19 @@ def detect(
         cfg: thresholds and sizes.
         min_size: candidates with a shorter side are dropped.
     """
-    boxes, values, labels = candidates(p, scores, levels, cfg)
+    boxes, values, labels, box_std = candidates(p, scores, levels, cfg)
     boxes = clip(boxes, p.sizes[:, None])
     if min_size:
         values = torch.where(((boxes[..., 2:] - boxes[..., :2]) >= min_size).all(-1), values, 0.0)
-    return suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections)
+    return suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections, box_std)
 
 
 def candidates(
     p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the best (row, class) pairs of each level: boxes [N, C, 4], not clipped, scores [N, C], labels [N, C].
+
+    The fourth is ``box_std`` [N, C, 4] of their rows, None where the detector predicts none.
 
     A pair whose box is inverted scores 0: an aligned head (``heads.fam3d``) takes the corners of a box from different
     cells, where they may change places.
@@ -100,7 +107,8 @@ def candidates(
     column = labels.flatten() if p.deltas.shape[1] > 1 else torch.zeros_like(flat)
     boxes = p.coder.decode(p.deltas[flat, column].float(), p.priors[flat]).view(n, -1, 4)
     upright = (boxes[..., 2:] >= boxes[..., :2]).all(-1)  # torchvision keeps a box without area, which moving drops
-    return boxes, torch.where(upright, values, 0.0), labels
+    box_std = None if p.box_std is None else p.box_std[flat].float().view(n, -1, 4)
+    return boxes, torch.where(upright, values, 0.0), labels, box_std
 
 
 def rule_of(cfg: DecodeConfig) -> Rule:
@@ -110,8 +118,8 @@ def rule_of(cfg: DecodeConfig) -> Rule:
 
 def clip_last(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
     """Suppress boxes as they were decoded and clip them afterwards, as detectron2's one-stage detectors do."""
-    boxes, values, labels = candidates(p, scores, levels, cfg)
-    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections)
+    boxes, values, labels, box_std = candidates(p, scores, levels, cfg)
+    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections, box_std)
     return without_empty(found._replace(boxes=clip(found.boxes, p.sizes[:, None])))
 
 
@@ -120,7 +128,8 @@ def without_empty(found: Detections) -> Detections:
     solid = (found.boxes[..., 2:] > found.boxes[..., :2]).all(-1)
     scores, order = torch.where(solid, found.scores, 0.0).topk(found.scores.shape[1], 1)  # ONNX has no stable sort
     boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
-    return Detections(boxes, scores, torch.where(scores > 0, found.labels.gather(1, order), 0))
+    box_std = None if found.box_std is None else found.box_std.gather(1, order[..., None].expand(-1, -1, 4))
+    return Detections(boxes, scores, torch.where(scores > 0, found.labels.gather(1, order), 0), box_std)
 
 
 def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -133,7 +142,13 @@ def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def suppress(
-    boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold: float, count: int
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    threshold: float,
+    count: int,
+    box_std: Tensor | None = None,
 ) -> Detections:
     """Non-maximum suppression inside every (image, group) at once.
 
@@ -149,6 +164,7 @@ def suppress(
         num_groups: K.
         threshold: overlap above which the lower score goes.
         count: boxes to keep per image.
+        box_std: [N, C, 4], which stays with its box.
     """
     n = boxes.shape[0]
     cell = torch.arange(n, device=boxes.device)[:, None] * num_groups + groups
@@ -175,5 +191,7 @@ def suppress(
 
     value, index = F.pad((flat * survives).view(n, -1), (0, count)).topk(count, 1)
     index = torch.where(value > 0, index, 0)
-    picked = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * (value > 0)[..., None]
-    return Detections(picked, value, torch.where(value > 0, groups.gather(1, index), 0))
+    row = index[..., None].expand(-1, -1, 4)
+    picked = boxes.gather(1, row) * (value > 0)[..., None]
+    labels = torch.where(value > 0, groups.gather(1, index), 0)
+    return Detections(picked, value, labels, None if box_std is None else box_std.gather(1, row))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from ssod.assign.quality import QUALITIES, Quality
+from ssod.assign.quality import QUALITIES, Quality, with_centerness
+from ssod.assign.two_sets import with_boxes_of
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.backbones import Normalise
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
@@ -32,6 +33,7 @@ from ssod.structures import (
 )
 from ssod.structures.boxes import Coder, IdentityCoder, iou
 from ssod.utils.collective import mean_count
+from ssod.utils.given import given
 
 PART, CPU_PART = 2**23, 2**20  # pairs of boxes that are compared at once; a CPU is fast while its cache holds them
 
@@ -114,6 +116,7 @@ class Dense(Detector):
         normalise: (images, sizes) -> images as the backbone wants them; None = ImageNet's mean and deviation.
         align: moves the decoded boxes of a head that also returns ``towers``; the rows' deltas then are boxes.
         quality: what the quality branch, if there is one, is asked for.
+        central: whether the loss of a whole box counts by its row's centerness, and is divided by the sum of that.
     """
 
     backbone: BackboneWithFPN
@@ -140,17 +143,18 @@ class Dense(Detector):
         normalise: nn.Module | None = None,
         align: Align | None = None,
         quality: Quality = "centerness",
+        central: bool = False,
     ) -> None:
         super().__init__()
         self.normalise = Normalise() if normalise is None else normalise
         self.backbone, self.head, self.anchors = backbone, head, anchors
-        self.coder, self.num_classes, self.strides = coder, num_classes, strides
+        self.coder, self.sides, self.num_classes, self.strides = coder, coder.sides, num_classes, strides
         self.half_size = isinstance(backbone, HalfSizePyramid)
         self.assigner, self.rows, self.weights, self.decode = assigner, rows, weights, decode
         self.normalizer_of, self.rule, self.box_kind = normalizer, rule, box_kind
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
         self.align = align
-        self.with_quality = QUALITIES[quality]
+        self.with_quality, self.central = QUALITIES[quality], central
 
     def predict(self, view: View) -> DenseOutput:
         """Look at a view; batch-norm follows ``train()`` / ``eval()``."""
@@ -236,22 +240,34 @@ class Dense(Detector):
         rows: Mapping[str, RowLoss] | None = None,
         factors: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the scalar losses ``cls``, ``box`` and, with a quality branch, ``quality``."""
+        """Return the scalar losses ``cls``, ``box`` and, where the detector has them, ``quality`` and ``spread``."""
         p, a = assigned["dense"]
         rows, factors = self.rows | dict(rows or {}), factors or {}
-        if p.quality is not None and a.quality is None:
-            a = self.with_quality(p, a)
+        q = a.quality_of or a
+        if p.quality is not None and q.quality is None:
+            q = self.with_quality(p, q)
+            a = a if a.quality_of else q
         fg = a.fg_rows
         normalizer = {name: n.expand(len(p)) for name, n in self.normalizers(p, a).items()}
         losses = {
             "cls": (rows["cls"](p, a) * a.cls_weight / normalizer["cls"]).sum(),
-            "box": (a.weighed_box(rows["box"](p, a)) / normalizer["box"][fg]).sum(),
+            "box": self.box_loss(p, a, rows["box"], normalizer["box"]),
         }
         if p.quality is not None:
-            losses["quality"] = (a.weighed_quality(rows["quality"](p, a)) / normalizer["quality"][fg]).sum()
+            losses["quality"] = (q.weighed_quality(rows["quality"](p, q)) / normalizer["quality"][q.fg_rows]).sum()
+        if "spread" in rows:
+            losses["spread"] = (a.weighed_box(rows["spread"](p, a)) / normalizer["box"][fg]).sum()
         if p.box_std is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one
             losses["box"] = losses["box"] + 0 * p.box_std.sum()
         return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
+
+    def box_loss(self, p: Predictions, a: Assignment, loss: RowLoss, normalizer: Tensor) -> Tensor:
+        """Return the scalar box loss; ``normalizer`` [R] divides it unless centerness does."""
+        rows = a.weighed_box(loss(p, a))
+        if not self.central or a.box_weight.ndim == 2 or "box" in a.normalizer:
+            return (rows / normalizer[a.fg_rows]).sum()
+        near = given(with_centerness(p, a).quality, "rows have a centerness")[a.fg_rows]
+        return (rows * near).sum() / mean_count((a.box_weight[a.fg_rows] * near).sum(), least=1e-6)
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """See ``structures.Detector``; changes nothing, unlike the ``normalizers`` of a subclass that remembers."""
@@ -263,18 +279,9 @@ class Dense(Detector):
         if a.normalizer.keys() >= {"cls", "box", "quality"}:
             return a.normalizer
         box = self.normalizer_of(p, a.fg)
-        return {"cls": self.normalizer_of(p, positives(a, p.num_classes)), "box": box, "quality": box} | a.normalizer
-
-
-def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
-    """Ask the rows for the classes of one assignment and for the boxes of another; a row may have both, or one.
-
-    A row that has a class of the first and no box of the second keeps its box, which weighs nothing: weightings ask
-    how well a row fits its object.
-    """
-    own = torch.where(box.fg[:, None], box.box, cls.box)
-    normalizer = cls.normalizer | {name: box.normalizer[name] for name in ("box", "quality") if name in box.normalizer}
-    return replace(cls, box=own, box_weight=box.box_weight, quality=box.quality, normalizer=normalizer)
+        quality = box if a.quality_of is None else self.normalizer_of(p, a.quality_of.fg)
+        cls = self.normalizer_of(p, positives(a, p.num_classes))
+        return {"cls": cls, "box": box, "quality": quality} | a.normalizer
 
 
 def positives(a: Assignment, num_classes: int) -> Tensor:

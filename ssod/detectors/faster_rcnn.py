@@ -15,12 +15,13 @@ from torchvision.models.detection.rpn import RPNHead
 from ssod.detectors.anchors import AnchorConfig, Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone
 from ssod.detectors.decode import DecodeConfig, detect
+from ssod.detectors.heads.box_std import BoxStd, Switch, spread_rows
 from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
 from ssod.losses.build import Loss, LossSpec, pick
-from ssod.structures import Predictions, RowLoss
-from ssod.structures.boxes import DeltaCoder
+from ssod.structures import Kind, Predictions, RowLoss
+from ssod.structures.boxes import DeltaCoder, SideCoder
 from ssod.utils.schema import Section, over_default
 
 
@@ -35,6 +36,8 @@ class FasterRcnnLoss(Section):
     "Object-or-not loss of the proposal network."
     rpn_box: Loss = LossSpec(name="smooth_l1")
     "Box loss of the proposal network."
+    spread: Loss | None = None
+    "Loss beside the box loss that teaches `detector.spread`, e.g. `{name: nll, weight: 0.05}`; by default none."
 
 
 class FasterRcnnConfig(BackboneConfig):
@@ -52,6 +55,13 @@ class FasterRcnnConfig(BackboneConfig):
     "The head that classifies boxes."
     assigner: Literal["iou"] = "iou"
     "Both stages assign by overlap."
+    code: Literal["sides"] | None = None
+    """What the RoI head's box outputs are. `sides`: how far each side of the proposal moves, ten times over the
+    proposal's size (Unbiased Teacher v2); by default a shift of its center and log sizes."""
+    agnostic: Switch = None
+    "`true`: one box for all classes; by default one for each."
+    spread: BoxStd = None
+    "`true`: predict how uncertain each box output is, which the loss `nll` learns; detections do not depend on it."
     loss: FasterRcnnLoss = FasterRcnnLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(per_level=10_000)
@@ -65,6 +75,26 @@ class FasterRcnnConfig(BackboneConfig):
         if decode.clip is not None:
             raise ValueError(f"'clip: {decode.clip}' is for detectors of one stage; remove it")
         return decode
+
+
+class BoxPredictor(FastRCNNPredictor):
+    """torchvision's two outputs of the RoI head, under its names, perhaps with one box for all classes and ``box_std``.
+
+    Args:
+        channels: what it reads.
+        num_columns: classes and background.
+        agnostic: one box for all classes.
+        box_std: predict a deviation for each side.
+    """
+
+    def __init__(self, channels: int, num_columns: int, *, agnostic: bool, box_std: bool) -> None:
+        super().__init__(channels, num_columns)
+        if agnostic:
+            self.bbox_pred = nn.Linear(channels, 4)
+        self.spread = nn.Linear(channels, 4) if box_std else None
+        if self.spread is not None:
+            nn.init.normal_(self.spread.weight, std=1e-4)
+            nn.init.zeros_(self.spread.bias)
 
 
 class FasterRcnn(Rcnn):
@@ -83,6 +113,9 @@ class FasterRcnn(Rcnn):
         rows: row loss by name: cls, box, rpn_cls, rpn_box.
         weights: factor of each loss by name.
         pixel_std: see ``BackboneConfig``.
+        code: see ``FasterRcnnConfig``, as the next two.
+        agnostic: one box for all classes.
+        spread: predict ``box_std``.
     """
 
     def __init__(
@@ -98,6 +131,9 @@ class FasterRcnn(Rcnn):
         rows: dict[str, RowLoss],
         weights: dict[str, float],
         pixel_std: tuple[float, float, float] | None = None,
+        code: Literal["sides"] | None = None,
+        agnostic: bool = False,
+        spread: bool = False,
     ) -> None:
         strides = tuple(2**level for level in range(levels[0], levels[1] + 1))
         super().__init__(
@@ -107,7 +143,7 @@ class FasterRcnn(Rcnn):
             strides=strides,
             rpn=rpn,
             roi=roi,
-            roi_coder=DeltaCoder(shift=10, size=5),
+            roi_coder=SideCoder() if code == "sides" else DeltaCoder(shift=10, size=5),
             decode=decode,
             rule=partial(detect, min_size=1e-2),
             num_classes=num_classes,
@@ -119,15 +155,21 @@ class FasterRcnn(Rcnn):
         self.roi_heads = nn.ModuleDict(
             {
                 "box_head": TwoMLPHead(channels * roi.size**2, roi.hidden),
-                "box_predictor": FastRCNNPredictor(roi.hidden, num_classes + 1),
+                "box_predictor": BoxPredictor(roi.hidden, num_classes + 1, agnostic=agnostic, box_std=spread),
             }
         )
+        self.agnostic, self.with_spread = agnostic, spread
         self.pool = RoIPool((levels[0], min(levels[1], 5)), roi.size, roi.scale, adaptive=roi.pooling == "adaptive")
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """``KINDS``, with a box loss that may learn ``box_std``."""
+        return kinds_of(self.with_spread)
 
     @property
     def cls_layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
         """The layers that say object or not, and the classes."""
-        rpn, roi = cast(RPNHead, self.rpn["head"]), cast(FastRCNNPredictor, self.roi_heads["box_predictor"])
+        rpn, roi = cast(RPNHead, self.rpn["head"]), cast(BoxPredictor, self.roi_heads["box_predictor"])
         return {"rpn": rpn.cls_logits, "roi": roi.cls_score}
 
     def rpn_head(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -140,21 +182,32 @@ class FasterRcnn(Rcnn):
         """Run the RoI head on boxes [R, 4] of images [R]."""
         pooled = self.pool(list(features.values()), boxes, image)
         read = self.roi_heads["box_head"](pooled)
-        logits, deltas = self.roi_heads["box_predictor"](read)
+        predictor = cast(BoxPredictor, self.roi_heads["box_predictor"])
+        logits, deltas = predictor(read)
+        deltas = deltas.view(-1, 1, 4) if self.agnostic else deltas.view(-1, self.num_classes + 1, 4)[:, 1:]
         return Predictions(
             logits=torch.cat([logits[:, 1:], logits[:, :1]], 1),
-            deltas=deltas.view(-1, self.num_classes + 1, 4)[:, 1:],
+            deltas=deltas,
             priors=boxes,
             image=image,
             sizes=sizes,
             coder=self.roi_coder,
             softmax=True,
+            box_std=None if predictor.spread is None else predictor.spread(read),
             cls_features=[read],
         )
 
 
+def kinds_of(spread: bool) -> dict[str, Kind]:
+    """Return the row losses by name, and what each must be made for."""
+    return KINDS | {"box": "box_std"} if spread else KINDS
+
+
 def build_faster_rcnn(cfg: FasterRcnnConfig, num_classes: int) -> FasterRcnn:
     """Return a Faster R-CNN with random weights."""
+    kinds, spread = kinds_of(bool(cfg.spread)), bool(cfg.spread)
+    rows = {name: pick(getattr(cfg.loss, name), kind, f"detector.loss.{name}") for name, kind in kinds.items()}
+    rows |= spread_rows(spread, cfg.loss.spread)
     return FasterRcnn(
         build_backbone(cfg),
         cfg.anchors.build(strides_of(cfg)),
@@ -163,7 +216,10 @@ def build_faster_rcnn(cfg: FasterRcnnConfig, num_classes: int) -> FasterRcnn:
         roi=cfg.roi,
         decode=cfg.decode,
         num_classes=num_classes,
-        rows={name: pick(getattr(cfg.loss, name), kind, f"detector.loss.{name}") for name, kind in KINDS.items()},
-        weights={name: getattr(cfg.loss, name).weight for name in KINDS},
+        rows=rows,
+        weights={name: getattr(cfg.loss, name).weight for name in rows},
         pixel_std=cfg.pixel_std,
+        code=cfg.code,
+        agnostic=bool(cfg.agnostic),
+        spread=spread,
     )

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
@@ -13,8 +13,9 @@ from ssod.detectors.anchors import Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, NormLayer, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, normalizer_of_batch
-from ssod.detectors.heads.box_std import BoxStd, box_std_layer
+from ssod.detectors.heads.box_std import BoxStd, box_std_layer, spread_rows
 from ssod.detectors.heads.fam3d import bias_of
+from ssod.detectors.heads.integral import Integral
 from ssod.detectors.heads.towers import classify, each
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.build import Kind, Loss, LossSpec, pick
@@ -31,6 +32,8 @@ class FcosLoss(Section):
     "Box loss."
     quality: Loss = LossSpec(name="bce")
     "Loss of the quality branch."
+    spread: Loss | None = None
+    "Loss beside the box loss that teaches `detector.spread`, e.g. `{name: nll, weight: 0.05}`; by default none."
 
 
 class FcosConfig(BackboneConfig):
@@ -53,6 +56,12 @@ class FcosConfig(BackboneConfig):
     "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
     spread: BoxStd = None
     "`true`: predict how uncertain each distance is, which the box loss `nll` learns; detections do not depend on it."
+    bins: int | None = Field(None, ge=2)
+    """Read each distance as the mean of a softmax over so many whole numbers of strides, from 0 on (17 in Unbiased
+    Teacher v2); by default the head says the distance itself."""
+    box_weight: Literal["centerness"] | None = None
+    """`centerness`: a row's box loss counts by how near it is to the box's center, and the sum of that divides it
+    (FCOS's released code); by default all alike (torchvision, detectron2). Where a method weighs sides, it says."""
     loss: FcosLoss = FcosLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(nms=0.6)
@@ -64,17 +73,26 @@ class FcosConfig(BackboneConfig):
 class Head(nn.Module):
     """torchvision's two FCOS branches, under torchvision's names, with the normalisation open, and perhaps box_std.
 
+    With ``bins`` the box branch has as many outputs a side, and starts with the same for all.
+
     Distances start at one stride, as with the paper's exponential, and not at 0 as torchvision's: there the ReLU has no
     slope, and a detector that learns from scratch was seen to end with boxes without area for good.
     """
 
-    def __init__(self, channels: int, num_classes: int, norm: NormLayer, *, box_std: bool = False) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, norm: NormLayer, *, box_std: bool = False, bins: int | None = None
+    ) -> None:
         super().__init__()
         self.classification_head = FCOSClassificationHead(channels, 1, num_classes, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
         nn.init.ones_(bias_of(self.regression_head.bbox_reg))
         # Weights on disk have the name ``spread``.
         self.spread = box_std_layer(channels, 1) if box_std else None
+        self.integral = None if bins is None else Integral(bins)
+        if bins is not None:
+            self.regression_head.bbox_reg = layer = nn.Conv2d(channels, 4 * bins, 3, padding=1)
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(bias_of(layer))
 
     def forward(self, features: list[Tensor]) -> dict[str, Any]:
         """Return class logits, distances (at least 0, in strides), centerness logits and perhaps the distances'
@@ -85,10 +103,17 @@ class Head(nn.Module):
         branch = self.regression_head
         towers = [branch.conv(x) for x in features]
         out = classify(self.classification_head, features) | {
-            "bbox_regression": each(branch.bbox_reg, towers, 4).relu(),
+            "bbox_regression": self.distances(towers),
             "bbox_ctrness": each(branch.bbox_ctrness, towers, 1),
         }
         return out if self.spread is None else out | {"bbox_std": each(self.spread, towers, 4)}
+
+    def distances(self, towers: list[Tensor]) -> Tensor:
+        """Return distances [N, rows, 4] in strides, at least 0."""
+        layer = self.regression_head.bbox_reg
+        if self.integral is None:
+            return each(layer, towers, 4).relu()
+        return self.integral(each(layer, towers, 4 * self.integral.bins))
 
 
 def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
@@ -96,20 +121,21 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
     strides = strides_of(cfg)
     norm = group_norm if cfg.head_norm == "group" else _no_norm
     kind: Kind = "box_std" if cfg.spread else "box"
+    rows = {
+        "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
+        "box": pick(cfg.loss.box, kind, "detector.loss.box"),
+        "quality": pick(cfg.loss.quality, "quality", "detector.loss.quality"),
+    } | spread_rows(bool(cfg.spread), cfg.loss.spread)
     return Dense(
         build_backbone(cfg),
-        Head(cfg.channels, num_classes, norm, box_std=bool(cfg.spread)),
+        Head(cfg.channels, num_classes, norm, box_std=bool(cfg.spread), bins=cfg.bins),
         points_of(cfg, strides),
         LtrbCoder(),
         num_classes=num_classes,
         strides=strides,
         assigner=pick_assigner(cfg.assigner),
-        rows={
-            "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
-            "box": pick(cfg.loss.box, kind, "detector.loss.box"),
-            "quality": pick(cfg.loss.quality, "quality", "detector.loss.quality"),
-        },
-        weights={name: getattr(cfg.loss, name).weight for name in ("cls", "box", "quality")},
+        rows=rows,
+        weights={name: getattr(cfg.loss, name).weight for name in rows},
         normalizer=normalizer_of_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
@@ -117,6 +143,7 @@ def build_fcos(cfg: FcosConfig, num_classes: int) -> Dense:
         level_scale=cfg.level_scale,
         normalise=Normalise(cfg.pixel_std),
         quality=cfg.quality,
+        central=cfg.box_weight == "centerness",
     )
 
 

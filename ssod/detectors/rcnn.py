@@ -16,13 +16,14 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from ssod.assign.iou import IoUAssigner
 from ssod.assign.matches import BACKGROUND, IGNORED, from_matches
 from ssod.assign.sample import balanced, mask
+from ssod.assign.two_sets import classes_beside_boxes
 from ssod.detectors.anchors import grid_of
 from ssod.detectors.decode import DecodeConfig, Rule
 from ssod.detectors.half_size import HalfSizePyramid, pyramid_of
 from ssod.detectors.roi_sample import draw_of, pool, sure_first
 from ssod.detectors.two_stage import Candidates, TwoStageOutput, propose
 from ssod.structures import Assigned, Assignment, Detector, Kind, Predictions, Priors, RowLoss, Targets, View, join
-from ssod.structures.boxes import DeltaCoder
+from ssod.structures.boxes import Coder, DeltaCoder
 from ssod.utils.collective import mean_count
 from ssod.utils.schema import Section
 
@@ -98,7 +99,7 @@ class Rcnn(Detector):
         strides: tuple[int, ...],
         rpn: RpnConfig,
         roi: RoiConfig,
-        roi_coder: DeltaCoder,
+        roi_coder: Coder,
         decode: DecodeConfig,
         rule: Rule,
         num_classes: int,
@@ -110,7 +111,7 @@ class Rcnn(Detector):
         self.num_classes, self.strides = num_classes, strides
         self.rule, self.half_size = rule, isinstance(backbone, HalfSizePyramid)
         self.rpn_cfg, self.roi_cfg, self.decode, self.rows, self.weights = rpn, roi, decode, rows, weights
-        self.rpn_coder, self.roi_coder = DeltaCoder(), roi_coder
+        self.rpn_coder, self.roi_coder, self.sides = DeltaCoder(), roi_coder, roi_coder.sides
         self.rpn_assigner = IoUAssigner(rpn.high, rpn.low, allow_low_quality=True)
         self.roi_assigner = IoUAssigner(roi.iou, roi.iou, allow_low_quality=False)
 
@@ -238,7 +239,10 @@ class Rcnn(Detector):
         rows: Mapping[str, RowLoss] | None = None,
         factors: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled."""
+        """Return the scalar losses ``cls``, ``box``, ``rpn_cls``, ``rpn_box``, each over the rows sampled.
+
+        ``spread`` is among them where the detector has that loss.
+        """
         rows, factors = self.rows | dict(rows or {}), factors or {}
         losses = {}
         for stage, prefix in (("roi", ""), ("rpn", "rpn_")):
@@ -247,6 +251,10 @@ class Rcnn(Detector):
             fg = a.fg_rows
             losses[f"{prefix}cls"] = (rows[f"{prefix}cls"](p, a) * a.cls_weight / normalizer["cls"]).sum()
             losses[f"{prefix}box"] = (a.weighed_box(rows[f"{prefix}box"](p, a)) / normalizer["box"][fg]).sum()
+            if p.box_std is not None:  # see Dense.reduce
+                losses["box"] = losses["box"] + 0 * p.box_std.sum()
+            if stage == "roi" and "spread" in rows:
+                losses["spread"] = (a.weighed_box(rows["spread"](p, a)) / normalizer["box"][fg]).sum()
         return {name: loss * (self.weights[name] * factors.get(name, 1.0)) for name, loss in losses.items()}
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
@@ -265,32 +273,6 @@ class Rcnn(Detector):
     def normalizer_of(self, stage: str, p: Predictions, counted: Tensor) -> Tensor:
         """Return what losses of ``stage`` are divided by: this rank's share of all ``counted`` rows, [R] bool; []."""
         return mean_count(counted.sum().float())
-
-
-def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: int, num_classes: int) -> Assignment:
-    """Put the rows that regress behind those that classify, image by image.
-
-    Args:
-        cls: of N times S rows, image by image; they regress nothing any more.
-        box: of as many rows; they classify nothing any more.
-        images: N.
-        boxes: the number of boxes that ``cls`` was matched to; ``matched`` counts those of ``box`` from here on.
-        num_classes: K.
-    """
-
-    def beside(one: Tensor, two: Tensor) -> Tensor:
-        return torch.cat([rows.unflatten(0, (images, -1)) for rows in (one, two)], 1).flatten(0, 1)
-
-    hard = cls.cls.ndim == box.cls.ndim == 1
-    kinds = (cls.cls, box.cls) if hard else (cls.soft(num_classes), box.soft(num_classes))
-    regressed = box.matches()
-    return Assignment(
-        beside(*kinds),
-        beside(cls.cls_weight, torch.zeros_like(box.cls_weight)),
-        beside(cls.box, box.box),
-        beside(torch.zeros_like(cls.box_weight), box.box_weight),
-        matched=beside(cls.matches(), torch.where(regressed >= 0, regressed + boxes, regressed)),
-    )
 
 
 def _objects(t: Targets) -> Targets:

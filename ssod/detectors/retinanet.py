@@ -11,11 +11,11 @@ from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone, group_norm
 from ssod.detectors.decode import DecodeConfig, rule_of
 from ssod.detectors.dense import Dense, normalizer_of_batch, normalizer_per_image
-from ssod.detectors.heads.box_std import BoxStd, BoxStdHead
+from ssod.detectors.heads.box_std import BoxStd, BoxStdHead, spread_rows
 from ssod.detectors.heads.fam3d import Align, AlignConfig, TowerHead, named_or_none
 from ssod.detectors.heads.towers import RetinaHead
 from ssod.losses.build import Kind, Loss, LossSpec, pick
-from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder
+from ssod.structures.boxes import Coder, DeltaCoder, LtrbCoder, SideCoder
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
 
@@ -27,6 +27,8 @@ class RetinaNetLoss(Section):
     "Class loss of a sigmoid head."
     box: Loss = LossSpec(name="l1")
     "Box loss."
+    spread: Loss | None = None
+    "Loss beside the box loss that teaches `detector.spread`, e.g. `{name: nll, weight: 0.05}`; by default none."
 
 
 class RetinaNetConfig(BackboneConfig):
@@ -44,6 +46,9 @@ class RetinaNetConfig(BackboneConfig):
     delta_std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     """What the head's box outputs are multiplied by, shifts and log sizes: `[0.1, 0.2]` in mmdetection (Mean-Teacher,
     Consistent-Teacher); nothing in torchvision's RetinaNet."""
+    code: Literal["sides"] | None = None
+    """What the head's box outputs are. `sides`: how far each side of the anchor moves, ten times over the anchor's
+    size, which Unbiased Teacher v2 needs; by default a shift of its center and log sizes."""
     align: Annotated[AlignConfig | None, BeforeValidator(named_or_none)] = None
     """Take each box from the cells (`2d`), or cells and levels (`3d`, Consistent-Teacher's FAM-3D), that its features
     point to; `none` takes it from its own cell. Needs one anchor per cell and a loss on boxes such as giou."""
@@ -72,6 +77,10 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
     backbone = build_backbone(cfg)
     kind: Kind = "aligned" if cfg.align else "box_std" if cfg.spread else "box"
     head = build_head(cfg, kind, anchors.per_cell, num_classes)
+    rows = {
+        "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
+        "box": pick(cfg.loss.box, kind, "detector.loss.box"),
+    } | spread_rows(bool(cfg.spread), cfg.loss.spread)
     return Dense(
         backbone,
         head,
@@ -80,11 +89,8 @@ def build_retinanet(cfg: RetinaNetConfig, num_classes: int) -> Dense:
         num_classes=num_classes,
         strides=strides,
         assigner=pick_assigner(cfg.assigner),
-        rows={
-            "cls": pick(cfg.loss.cls, "sigmoid", "detector.loss.cls"),
-            "box": pick(cfg.loss.box, kind, "detector.loss.box"),
-        },
-        weights={"cls": cfg.loss.cls.weight, "box": cfg.loss.box.weight},
+        rows=rows,
+        weights={name: getattr(cfg.loss, name).weight for name in rows},
         normalizer=normalizer_per_image if cfg.normalizer == "image" else normalizer_of_batch,
         decode=cfg.decode,
         rule=rule_of(cfg.decode),
@@ -109,6 +115,8 @@ def coder_of(cfg: RetinaNetConfig) -> Coder:
     """Return the meaning of the head's box outputs."""
     if cfg.align and cfg.align.decode == "distances":
         return LtrbCoder(cfg.anchors.scale)
+    if cfg.code == "sides":
+        return SideCoder()
     shift, size = cfg.delta_std or (1.0, 1.0)
     return DeltaCoder(1 / shift, 1 / size)
 
@@ -121,9 +129,15 @@ def build_align(cfg: AlignConfig, head: RetinaNetHead, channels: int, strides: t
 
 
 def refuse_impossible_alignment(cfg: RetinaNetConfig, per_cell: int) -> None:
-    """Raise ``SsodError`` where ``align`` does not go with the rest."""
+    """Raise ``SsodError`` where ``align``, or ``code``, does not go with the rest."""
+    if cfg.code == "sides" and cfg.delta_std is not None:
+        problem = f"{list(cfg.delta_std)} is of shifts and log sizes, and detector.code asks for sides"
+        raise SsodError("config", "detector.delta_std", problem, "use delta_std: null, or leave out code")
     if cfg.align is None:
         return
+    if cfg.code == "sides":
+        problem = f"boxes that align: {cfg.align.name} moves are not decoded from sides"
+        raise SsodError("config", "detector.code", problem, "remove it, or detector.align")
     if cfg.spread:
         problem = "it is the deviation of what the head encodes, and aligned boxes are not encoded"
         raise SsodError("config", "detector.spread", problem, "remove it, or detector.align")

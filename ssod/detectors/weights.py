@@ -162,7 +162,8 @@ def fit(detector: Detector, state: State, cfg: BackboneConfig, source: str) -> L
         raise _misfit(source, detail) from error
     by_class = {name for name in own if name.startswith((_DENSE, _SCORE, _BOX))}
     optional = by_class | {name for name in own if name.endswith("num_batches_tracked")} | {"level_scale"}
-    optional |= {name for name in own if name.startswith(("head.spread.", "backbone.finest."))}
+    new = ("head.spread.", "roi_heads.box_predictor.spread.", "backbone.finest.")
+    optional |= {name for name in own if name.startswith(new)}
     needed = set(own) if whole else {name for name in own if name.startswith("backbone.body.")}
     lacking = [name for name in missing if name in needed - optional]
     stages = tuple(f"backbone.body.{child}." for group in GROUPS[cfg.backbone] for child in group)
@@ -219,6 +220,8 @@ def by_name(detector: Detector, state: State, theirs: list[str], ours: Sequence[
         log.warning("weights %s: no class of these names, they start afresh: %s", source, new)
     own, adapted = detector.state_dict(), dict(state)
     for name, outer, inner in class_layers(detector, state):
+        if name.startswith(_BOX) and len(own[name]) == len(state[name]) == 4:
+            continue  # one box for all classes
         background = 0 if name.startswith(_DENSE) else 1
         to = [*range(background), *(background + ours.index(c) for c in known)]
         of = [*range(background), *(background + theirs.index(c) for c in known)]

@@ -57,7 +57,8 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[N, 3, H, W], [N, 2] -> [N, D, 4], [N, D], [N, D]."""
-        return tuple(self.detector.predict(as_view(images, sizes)).detect())
+        found = self.detector.predict(as_view(images, sizes)).detect()
+        return found.boxes, found.scores, found.labels
 
 
 def export(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.losses.elements import Positive, upcast
+from ssod.losses.elements import NonNegative, Positive, upcast
 from ssod.structures import Assignment, Formula, Predictions
 from ssod.structures.boxes import area, paired_iou
 from ssod.utils.given import given
@@ -36,13 +36,15 @@ def iou(p: Predictions, a: Assignment) -> Tensor:
     return 1 - paired_iou(*decoded(p, a))
 
 
-def giou(p: Predictions, a: Assignment) -> Tensor:
+def giou(p: Predictions, a: Assignment, smooth: NonNegative = 0.0) -> Tensor:
     """``1 - GIoU``, in [0, 2] (Rezatofighi et al. 2019, algorithm 1).
 
     ``GIoU = IoU - (hull - union) / hull``: boxes that do not meet are drawn together, the less the farther apart: as
-    one over the squared distance. Like that of IoU, the slope does not fade near a perfect box.
+    one over the squared distance. Like that of IoU, the slope does not fade near a perfect box. ``smooth`` areas of the
+    prior are added to intersection and union, of the IoU alone (FCOS's released code, where a prior is a square of a
+    stride: 1).
     """
-    return giou_pairs(*decoded(p, a))
+    return giou_pairs(*decoded(p, a), more=smooth * area(p.priors[a.fg_rows]) if smooth else 0.0)
 
 
 def diou(p: Predictions, a: Assignment) -> Tensor:
@@ -63,22 +65,25 @@ def ciou(p: Predictions, a: Assignment) -> Tensor:
     return ciou_pairs(*decoded(p, a))
 
 
-def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
+def nll(
+    p: Predictions, a: Assignment, floor: Positive = 1e-2, smooth: NonNegative = 0.0, iou_slope: bool = False
+) -> Tensor:
     """``IoU sum(e^2 / (2 s^2) + log s)`` plus a constant: a normal with a predicted deviation, after Liu et al. 2022.
 
     Unbiased Teacher v2's are ``s = sigmoid(box_std)``, one for each of the four encoded numbers, and the constant
-    ``2 log 2 pi``; ``e`` are the errors of these numbers. Ours are: the IoU is the plain one of predicted and true box,
-    without gradient (the released FCOS adds 1 to intersection and union, in strides; the released Faster R-CNN's has a
-    gradient); the numbers are our heads' deltas; it takes the place of the box loss (theirs is added to GIoU, times
-    0.0025, or to L1, times 0.05); and ``s`` is held above ``floor``, where the slope in ``box_std`` ends. The slope in
-    a delta is ``IoU e / s^2``.
+    ``2 log 2 pi``; ``e`` are the errors of these numbers. The IoU is that of predicted and true box. The released FCOS
+    adds 1 to intersection and union, in squared strides: ``smooth`` is what to add, in areas of the prior. The released
+    Faster R-CNN lets the IoU learn, too: ``iou_slope``. Ours are: the numbers are our heads' deltas, and ``s`` is held
+    above ``floor``, where the slope in ``box_std`` ends. The slope in a delta is ``IoU e / s^2``. It is a box loss, or,
+    as theirs is, one that stands beside it (``detector.loss.spread``).
     """
     deltas, target = encoded(p, a)
     box_std = given(p.box_std, "this head predicts no deviation of its boxes")
     log_s = F.logsigmoid(upcast(box_std[a.fg_rows])).clamp(min=math.log(floor)).to(deltas)
     terms = (deltas - target) ** 2 * (-2 * log_s).exp() / 2 + log_s
-    with torch.no_grad():
-        overlap = paired_iou(*decoded(p, a))
+    with torch.set_grad_enabled(iou_slope and torch.is_grad_enabled()):
+        pair = decoded(p, a)
+        overlap = overlap_of(*pair, smooth * area(p.priors[a.fg_rows])) if smooth else paired_iou(*pair)
     if a.box_weight.ndim == 2:
         return overlap[:, None] * (terms + math.log(2 * math.pi) / 2)
     return overlap * (terms.sum(-1) + 2 * math.log(2 * math.pi))
@@ -87,6 +92,8 @@ def nll(p: Predictions, a: Assignment, floor: Positive = 1e-2) -> Tensor:
 # What a config may name; the second table for heads that predict a deviation.
 BOX: dict[str, Formula] = {"l1": l1, "smooth_l1": smooth_l1, "iou": iou, "giou": giou, "diou": diou, "ciou": ciou}
 BOX_STD: dict[str, Formula] = BOX | {"nll": nll}
+# ... of which this one may stand beside the box loss.
+SPREAD: dict[str, Formula] = {"nll": nll}
 # ... and for heads whose rows are boxes in pixels: what is encoded is nothing that they predict.
 ALIGNED: dict[str, Formula] = {name: loss for name, loss in BOX.items() if name not in ("l1", "smooth_l1")}
 
@@ -94,16 +101,23 @@ ALIGNED: dict[str, Formula] = {name: loss for name, loss in BOX.items() if name 
 # ---- formulas on tensors -------------------------------------------------------------------------------------------
 
 
-def giou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
+def giou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7, *, more: Tensor | float = 0.0) -> Tensor:
     """GIoU loss of pairs [R, 4]: torchvision's, but in [0, 2] also where corners of ``boxes`` changed places.
 
     An aligned head predicts such boxes, and every assigner but ``adaptive`` may ask one to learn. torchvision's loss,
     and mmdetection's, multiply two negative sides to a positive area and measure the hull between the wrong corners:
     it falls without bound as the box grows inside out. Here such a box has no area, and the hull holds its corners.
+    ``more`` [R] is added to intersection and union of the IoU.
     """
     inter, union = shared(boxes, target)
     hull = span(boxes, target).prod(-1)
-    return 1 - inter / (union + eps) + (hull - union) / (hull + eps)
+    return 1 - (inter + more) / (union + more + eps) + (hull - union) / (hull + eps)
+
+
+def overlap_of(boxes: Tensor, target: Tensor, more: Tensor) -> Tensor:
+    """Return the IoU [R] of pairs [R, 4] with ``more`` [R] added to intersection and union."""
+    inter, union = shared(boxes, target)
+    return (inter + more) / (union + more)
 
 
 def diou_pairs(boxes: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ssod.losses.box import ALIGNED, BOX, BOX_STD
+from ssod.losses.box import ALIGNED, BOX, BOX_STD, SPREAD
 from ssod.losses.sigmoid import QUALITY, SIGMOID, SOFTMAX
 from ssod.structures import Formula, Kind
 from ssod.utils.errors import SsodError
@@ -20,6 +20,7 @@ TABLES: dict[Kind, dict[str, Formula]] = {
     "box": BOX,
     "box_std": BOX_STD,
     "aligned": ALIGNED,
+    "spread": SPREAD,
     "quality": QUALITY,
 }
 # What a head needs, for messages.
@@ -109,7 +110,7 @@ def settable(function: Callable, skip: int) -> dict[str, inspect.Parameter]:
 
 def describe() -> list[tuple[str, str]]:
     """Return each loss's name and one line about it: for what head, and its parameters."""
-    own = {kind: table for kind, table in TABLES.items() if kind not in ("box_std", "aligned")}
+    own = {kind: table for kind, table in TABLES.items() if kind not in ("box_std", "aligned", "spread")}
     more: dict[Kind, dict[str, Formula]] = {"box_std": {n: loss for n, loss in BOX_STD.items() if n not in BOX}}
     return [
         (name, f"{_HEADS.get(kind, kind)}: {first_line(loss)}{defaults(loss, 2)}")

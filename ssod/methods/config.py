@@ -13,7 +13,7 @@ from ssod.losses.weighting.registry import RULES
 from ssod.transforms.mix import MixConfig
 from ssod.utils.schema import Duration, Section, over_default
 
-LossName = Literal["cls", "box", "quality", "rpn_cls", "rpn_box", "aux", "rpn_aux", "weighting"]
+LossName = Literal["cls", "box", "quality", "spread", "rpn_cls", "rpn_box", "aux", "rpn_aux", "weighting"]
 Rule = Literal["ema", "copy", "never"]
 Teaching = Literal["boxes", "maps", "distances"]
 NEED_MAPS = {"background_reliability"}  # weightings that ask the teacher for more than detections

@@ -257,8 +257,7 @@ def ignore_unknown(stage: str, p: Predictions, a: Assignment, ctx: Context) -> A
     if not isinstance(ctx.teacher, FileOutput) or all(ctx.teacher.known):
         return a
     known = torch.tensor(ctx.teacher.known).to(p.image.device, non_blocking=True)[p.image].to(a.cls_weight)
-    box_weight = a.box_weight * (known if a.box_weight.ndim == 1 else known[:, None])
-    return replace(a, cls_weight=a.cls_weight * known, box_weight=box_weight)
+    return replace(a, cls_weight=a.cls_weight * known, box_weight=a.box_weight * a.each_side(known))
 
 
 def build_teacher(student: Detector, cfg: EmaConfig, burn_in: int) -> Ema:

@@ -12,7 +12,13 @@ from torchvision.ops import box_iou
 
 
 class Coder(Protocol):
-    """A bijection between boxes and what a head regresses, given a prior."""
+    """From boxes to what a head regresses, given a prior, and back.
+
+    Attributes:
+        sides: whether each of the four numbers tells where one side is, left, top, right, bottom.
+    """
+
+    sides: bool
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         """[R, 4] boxes, [R, 4] priors -> [R, 4] deltas."""
@@ -39,6 +45,8 @@ class DeltaCoder:
         size: factor of dw and dh.
         clip: largest dw, dh, so that ``exp`` cannot overflow.
     """
+
+    sides = False
 
     def __init__(self, shift: float = 1.0, size: float = 1.0, clip: float = math.log(1000 / 16)) -> None:
         self.shift, self.size, self.clip = shift, size, clip
@@ -70,6 +78,8 @@ class LtrbCoder:
         strides: side of a prior, in strides.
     """
 
+    sides = True
+
     def __init__(self, strides: float = 1.0) -> None:
         self.strides = strides
 
@@ -94,8 +104,42 @@ class LtrbCoder:
         return (priors[..., :2] + priors[..., 2:]) / 2, size / self.strides
 
 
+class SideCoder:
+    """How far each side moves, over the prior's width or height (Unbiased Teacher v2, Faster R-CNN).
+
+    As released, the size has one pixel added where a box is encoded, and not where it is decoded.
+
+    Args:
+        scale: factor of the four numbers.
+    """
+
+    sides = True
+
+    def __init__(self, scale: float = 10.0) -> None:
+        self.scale = scale
+
+    def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
+        """See ``Coder.encode``."""
+        return self.scale * (boxes - priors) / (self._size(priors) + 1)
+
+    def decode(self, deltas: Tensor, priors: Tensor) -> Tensor:
+        """See ``Coder.decode``; sides may change places."""
+        return priors + deltas / self.scale * self._size(priors)
+
+    def mirror(self, deltas: Tensor, width: Tensor) -> Tensor:
+        """See ``Coder.mirror``: left and right change places, and their signs."""
+        left, top, right, bottom = deltas.unbind(-1)
+        return torch.stack([-right, top, -left, bottom], -1)
+
+    @staticmethod
+    def _size(priors: Tensor) -> Tensor:
+        return (priors[..., 2:] - priors[..., :2]).repeat(*[1] * (priors.ndim - 1), 2)
+
+
 class IdentityCoder:
     """Boxes as they are, for heads that answer with boxes (``ssod.detectors.heads.fam3d``)."""
+
+    sides = True
 
     def encode(self, boxes: Tensor, priors: Tensor) -> Tensor:
         """Return ``boxes``."""
@@ -139,6 +183,23 @@ def warp(boxes: Tensor, matrix: Tensor) -> Tensor:
     u, v, w = (row[:, i, 0] * x + row[:, i, 1] * y + row[:, i, 2] for i in range(3))
     u, v = u / w, v / w
     return torch.stack([u.amin(1), v.amin(1), u.amax(1), v.amax(1)], -1)
+
+
+def warp_sides(values: Tensor, matrix: Tensor) -> Tensor:
+    """Carry a number for each side of a box [M, 4] to the side that it becomes, by matrices [M, 3, 3].
+
+    A flip changes left and right, a quarter turn left and top; of other turns, the side that is nearer.
+    """
+    part = matrix.to(values.dtype)[:, :2, :2]
+    turned = part[:, 0, 1].abs() > part[:, 0, 0].abs()  # x comes from y
+    left, top, right, bottom = values.unbind(1)
+    across, down = torch.stack([left, right], 1), torch.stack([top, bottom], 1)
+    turned = turned[:, None]
+    across, down = torch.where(turned, down, across), torch.where(turned, across, down)
+    x = torch.where(turned, part[:, 0, 1:], part[:, 0, :1])
+    y = torch.where(turned, part[:, 1, :1], part[:, 1, 1:])
+    across, down = (torch.where(sign < 0, of.flip(1), of) for sign, of in ((x, across), (y, down)))
+    return torch.stack([across[:, 0], down[:, 0], across[:, 1], down[:, 1]], 1)
 
 
 def mirror(boxes: Tensor, width: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Detector(nn.Module):
         rows: its own row losses by name.
         weights: factor of each loss by name.
         assigner: which of its dense rows should predict which box; None where rows are sampled (two stages).
+        sides: whether each box output tells where one side is (``boxes.Coder``).
         pretrained_heads: whether pyramid and heads have weights from a file, too.
         half_size: whether it can look at a ``View.half_size``.
     """
@@ -75,6 +76,7 @@ class Detector(nn.Module):
     rows: dict[str, RowLoss]
     weights: dict[str, float]
     assigner: Assigner | None = None
+    sides: bool = False
     pretrained_heads: bool = False
     half_size: bool = False
 
@@ -132,7 +134,7 @@ class Detector(nn.Module):
         rows: Mapping[str, RowLoss] | None = None,
         factors: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
-        """Turn assignments into scalar losses: cls, box, quality, rpn_cls, rpn_box, as the detector has them.
+        """Turn assignments into scalar losses: cls, box, quality, spread, rpn_cls, rpn_box, as the detector has them.
 
         Args:
             assigned: from ``assign``, or what a method made of it.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from ssod.structures.boxes import clip, compose, warp
+from ssod.structures.boxes import clip, compose, warp, warp_sides
 from ssod.structures.images import View
 from ssod.structures.mapped import Mapped
 from ssod.structures.ragged import image_index, select
@@ -59,4 +59,7 @@ def move_targets(targets: Sequence[Targets], transfer: Tensor, sizes: Tensor, mi
     boxes = torch.cat([t.boxes for t in targets])
     boxes = clip(warp(boxes, transfer[image]), sizes[image])
     moved = [replace(t, boxes=b) for t, b in zip(targets, boxes.split(counts))]
+    if any(t.box_std is not None for t in targets):
+        box_std = warp_sides(torch.cat([t.deviation() for t in targets]), transfer[image])
+        moved = [replace(t, box_std=s) for t, s in zip(moved, box_std.split(counts))]
     return select(moved, (boxes[:, 2:] - boxes[:, :2]).amin(1) > min_size)

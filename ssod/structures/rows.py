@@ -35,7 +35,7 @@ class Predictions:
         levels: rows per pyramid level of one image, for heads with a fixed number of rows per image.
         strides: pixels per cell of each level, parallel to ``levels``.
         grids: cells (height, width) of each level, parallel to ``levels``.
-        box_std: [R, 4] logit of the deviation of each side, for heads that predict one.
+        box_std: [R, 4] logit of the deviation of each encoded number, for heads that predict one.
         cls_features: what the class output read, [N, C, h, w] of each level, or one [R, C]; None where it is unknown.
     """
 
@@ -106,6 +106,9 @@ class Assignment:
             rows were asked for a teacher's map and not for boxes.
         normalizer: what a loss is divided by, [] or [R], by its name ``cls``, ``box`` or ``quality``; a loss that is
             not named has the detector's own.
+        box_std: [R, 4] logit of the deviation of each side of ``box``, as the teacher predicts it; None where it does
+            not, and any number where no box was found.
+        quality_of: the rows and boxes that the quality branch learns; None = those of this assignment.
     """
 
     cls: Tensor
@@ -115,6 +118,8 @@ class Assignment:
     quality: Tensor | None = None
     matched: Tensor | None = None
     normalizer: dict[str, Tensor] = field(default_factory=dict)
+    box_std: Tensor | None = None
+    quality_of: Assignment | None = None
 
     @property
     def fg(self) -> Tensor:
@@ -144,6 +149,10 @@ class Assignment:
             TypeError: rows were asked for a teacher's map.
         """
         return given(self.matched, "these rows were asked for a teacher's map and are matched to no boxes")
+
+    def each_side(self, factor: Tensor) -> Tensor:
+        """Return a factor of some rows, [F], in the shape that multiplies their ``box_weight``: [F] or [F, 1]."""
+        return factor if self.box_weight.ndim == 1 else factor[:, None]
 
     def weighed_box(self, loss: Tensor) -> Tensor:
         """Return the box loss of each foreground row, [F], times its weight.
@@ -175,4 +184,4 @@ RowLoss = Callable[[Predictions, Assignment], Tensor]
 Formula = Callable[..., Tensor]
 
 # What a head has, by which row losses fit it or do not.
-Kind = Literal["sigmoid", "softmax", "box", "box_std", "aligned", "quality"]
+Kind = Literal["sigmoid", "softmax", "box", "box_std", "aligned", "spread", "quality"]

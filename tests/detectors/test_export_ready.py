@@ -15,7 +15,8 @@ class Graph(nn.Module):
         self.detector = detector
 
     def forward(self, pictures: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.detector.predict(View(pictures, sizes, torch.eye(3), sizes[:, 0])).detect())
+        found = self.detector.predict(View(pictures, sizes, torch.eye(3), sizes[:, 0])).detect()
+        return found.boxes, found.scores, found.labels
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -29,6 +29,10 @@ from tests.small import seen_once, small_config
 SEMI = [name for name in names() if find(name).uses_unlabeled]
 TWO_STAGE = "roi: {rows: 8, hidden: 16, size: 3, scale: 64}, rpn: {rows: 16, before: [60, 60], after: [30, 30]}"
 NETS = {"fcos": "name: fcos", "faster_rcnn": f"name: faster_rcnn, {TWO_STAGE}"}
+SIDES = {
+    "fcos": ", spread: true, loss: {spread: nll}",
+    "faster_rcnn": ", code: sides, spread: true, loss: {spread: nll}",
+}  # what Unbiased Teacher v2 asks of them
 CASES = [(name, net) for name in SEMI for net in NETS if (name, net) != ("dense_teacher", "faster_rcnn")]
 STEP = 1000
 # So low that an untrained teacher has labels.
@@ -59,7 +63,8 @@ def lively(method: nn.Module) -> None:
 def seen(name: str, net: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
     kind = find(name).Config.model_fields
     changes = [f"method={{name: {name}}}", *(f"method.{key}={value}" for key, value in USUAL.items() if key in kind)]
-    detector = f"detector={{{NETS[net]}, backbone: tiny, channels: 16}}"
+    sides = SIDES[net] if name == "unbiased_teacher_v2" else ""
+    detector = f"detector={{{NETS[net]}, backbone: tiny, channels: 16{sides}}}"
     look = [f"eval.diagnose={SHOWN}", f"eval.batch={SHOWN}", "train.tensorboard=true"]  # one batch, as in a report
     cfg = load(small_config(folder), ["train.steps=200000", detector, *look, *changes, *seen_once(name)])
     data = datasets.load(cfg.data)

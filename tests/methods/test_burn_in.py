@@ -25,6 +25,7 @@ from ssod.utils.errors import SsodError
 from ssod.utils.signals import Signals
 from tests.engine.crash import difference
 from tests.small import small_config
+from tests.test_methods import SIDES
 
 STEPS = 3
 EMA = {"decay": 0.9, "warm_up": False, "start": 1}
@@ -87,13 +88,22 @@ def test_methods_that_share_burn_in_learn_in_it_as_supervised_does(folder: Path,
     data = build.load_data(plain)
     expected = burnt_in(plain, data)
     for name in SHARING:
-        if (name, net) == ("dense_teacher", "faster_rcnn"):  # which that method refuses
+        if (name, net) == ("dense_teacher", "faster_rcnn") or name == "unbiased_teacher_v2":  # which these refuse
             continue
         own = {"as_released": False} if name == "instant_teaching" else {}
         cfg = config(folder, section(name, **own), net)
         if not own:
             assert different(decided(cfg), decided(plain)) is None, name
         assert difference(burnt_in(cfg, data), expected) == [], name
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_burn_in_is_shared_on_a_detector_with_deviations_too(folder: Path, net: str) -> None:
+    sides = NETS[net] | SIDES[net]
+    plain, cfg = (config(folder, section(name), net, detector=sides) for name in ("supervised", "unbiased_teacher_v2"))
+    data = build.load_data(plain)
+    assert different(decided(cfg), decided(plain)) is None
+    assert difference(burnt_in(cfg, data), burnt_in(plain, data)) == []
 
 
 def test_a_method_with_keys_of_its_own_shares_with_itself(folder: Path) -> None:

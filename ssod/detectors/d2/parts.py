@@ -108,6 +108,6 @@ def body_of(backbone: D2Model) -> nn.Module:
 
 def clip_first(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
     """detectron2's two-stage detectors clip, suppress, and then drop what has no area."""
-    boxes, values, labels = candidates(p, scores, levels, cfg)
+    boxes, values, labels, _ = candidates(p, scores, levels, cfg)
     boxes = clip(boxes, p.sizes[:, None])
     return without_empty(suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections))

@@ -1,7 +1,7 @@
 """Heads that also say how sure they are of each side of a box: four more outputs, which the box loss ``nll`` learns.
 
 Unbiased Teacher v2 (Liu et al. 2022) predicts them from the box tower. They serve in training only: detections do not
-depend on them. Our choice: they begin at a deviation of one half, ``sigmoid(0)``.
+depend on them, and carry them (``Targets.box_std``). They begin near a deviation of one half, ``sigmoid(0)``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from ssod.detectors.heads.fam3d import bias_of
 from ssod.detectors.heads.towers import RetinaHead, classify, each
+from ssod.losses.build import LossSpec, pick
+from ssod.structures import RowLoss
+from ssod.utils.errors import SsodError
 
 # False says what silence says, so that a config which names the key is the same run as one that does not.
-BoxStd = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+BoxStd = Switch
 
 
 class BoxStdHead(RetinaHead):
@@ -48,3 +52,21 @@ def box_std_layer(channels: int, per_cell: int) -> nn.Conv2d:
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(bias_of(layer))
     return layer
+
+
+def spread_rows(predicted: bool, spec: LossSpec | None) -> dict[str, RowLoss]:
+    """Return the row loss ``spread``, which stands beside the box loss; nothing where a config names none.
+
+    Args:
+        predicted: whether the head predicts deviations.
+        spec: ``detector.loss.spread``.
+
+    Raises:
+        SsodError: no head predicts them, or the loss is none of theirs.
+    """
+    if spec is None:
+        return {}
+    if not predicted:
+        problem = "no head predicts how uncertain a side is"
+        raise SsodError("config", "detector.loss.spread", problem, "write detector.spread: true, or remove it")
+    return {"spread": pick(spec, "spread", "detector.loss.spread")}

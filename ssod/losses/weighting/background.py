@@ -22,7 +22,7 @@ def score(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment
     lookup = torch.cat([scores, scores.new_ones(1)])
     matched = a.matches()
     factor = lookup[torch.where(matched >= 0, matched, len(scores))]
-    return replace(a, cls_weight=a.cls_weight * factor, box_weight=a.box_weight * factor)
+    return replace(a, cls_weight=a.cls_weight * factor, box_weight=a.box_weight * a.each_side(factor))
 
 
 def background_reliability(stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:

@@ -73,7 +73,7 @@ def carl(
     known = objects(p, a)[rows]
     c = modulator((1 - bias) * own_probability(p, a, rows) + bias, gamma)
     c = torch.where(known, c * (known.sum() / (c * known).sum().clamp(min=1e-12)), 1.0)
-    return replace(a, box_weight=a.box_weight.index_put((rows,), a.box_weight[rows] * c.to(a.box_weight)))
+    return replace(a, box_weight=a.box_weight.index_put((rows,), a.box_weight[rows] * a.each_side(c.to(a.box_weight))))
 
 
 # ---- ranks ---------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def cleanliness(
         a,
         cls=a.soft(p.num_classes).index_put((rows, a.labels()[rows]), clean),
         cls_weight=a.cls_weight.index_put((rows,), a.cls_weight[rows] * torch.where(candidate, weight, 1.0)),
-        box_weight=a.box_weight.index_put((rows,), a.box_weight[rows] * weight * candidate),
+        box_weight=a.box_weight.index_put((rows,), a.box_weight[rows] * a.each_side(weight) * a.each_side(candidate)),
     )
 
 

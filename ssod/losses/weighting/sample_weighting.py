@@ -50,7 +50,7 @@ class SampleWeighting(nn.Module):
         normalizer = mean_count(weighed.sum().float())
         ctx.losses["weighting"] = ctx.losses.get("weighting", 0) + self.lam * m.sum() / normalizer
         factor = a.cls_weight.new_ones(len(p), 2).index_put((rows,), (-m).exp().to(a.cls_weight))
-        return replace(a, cls_weight=a.cls_weight * factor[:, 0], box_weight=a.box_weight * factor[:, 1])
+        return replace(a, cls_weight=a.cls_weight * factor[:, 0], box_weight=a.box_weight * a.each_side(factor[:, 1]))
 
     @torch.no_grad()
     def read(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Tensor:
@@ -63,6 +63,7 @@ class SampleWeighting(nn.Module):
             return elsewhere.index_put((rows,), values.to(elsewhere))
 
         none = torch.zeros_like(cls)
-        box = placed(a.fg_rows, ctx.loss(stage, "box")(p, a).float().clamp(min=0), none)
+        of_box = ctx.loss(stage, "box")(p, a).float().clamp(min=0)
+        box = placed(a.fg_rows, of_box if of_box.ndim == 1 else of_box.sum(1), none)
         seen = [cls.log1p(), box.log1p(), placed(rows, overlap(p, a, rows), none)]
         return torch.stack([*seen, placed(rows, own_probability(p, a, rows), nothing)], 1)
