@@ -24,6 +24,7 @@ class Targets(Mapped):
         probs: [M, K] soft label, or None for hard ones; what its rows lack to 1 is background.
         weight: [M] trust in the box, None = 1. Weight 0 is an *ignore region*: a prior matched to it learns neither
             object nor background (COCO's crowds are read as that).
+        box_weight: [M] trust in the box's place alone, None = 1; 0 = it teaches its class, and no place.
     """
 
     boxes: Tensor
@@ -31,6 +32,7 @@ class Targets(Mapped):
     scores: Tensor | None = None
     probs: Tensor | None = None
     weight: Tensor | None = None
+    box_weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -55,6 +57,10 @@ class Targets(Mapped):
         """Return [M] weights, 1 where none were given."""
         return torch.ones_like(self.boxes[:, 0]) if self.weight is None else self.weight
 
+    def box_trust(self) -> Tensor:
+        """Return [M] box weights, 1 where none were given."""
+        return torch.ones_like(self.boxes[:, 0]) if self.box_weight is None else self.box_weight
+
     def confidence(self) -> Tensor:
         """Return [M] scores of detections or of pseudo-labels.
 
@@ -67,7 +73,7 @@ class Targets(Mapped):
 def join(parts: Sequence[Targets]) -> Targets:
     """Return the union of some boxes of one image; truth counts as 1 among boxes with a score."""
     scored, soft = (any(getattr(t, name) is not None for t in parts) for name in ("scores", "probs"))
-    weighed = any(t.weight is not None for t in parts)
+    weighed, placed = (any(getattr(t, name) is not None for t in parts) for name in ("weight", "box_weight"))
     classes = next((t.probs.shape[1] for t in parts if t.probs is not None), 0)
     scores = [torch.ones_like(t.boxes[:, 0]) if t.scores is None else t.scores for t in parts]
     return Targets(
@@ -76,4 +82,5 @@ def join(parts: Sequence[Targets]) -> Targets:
         torch.cat(scores) if scored else None,
         torch.cat([t.soft(classes) for t in parts]) if soft else None,
         torch.cat([t.trust() for t in parts]) if weighed else None,
+        torch.cat([t.box_trust() for t in parts]) if placed else None,
     )
