@@ -15,7 +15,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ssod.structures import View
@@ -57,6 +57,13 @@ class ColorsConfig(Section):
         Erase(p=0.3, area=(0.02, 0.2), ratio=(0.05, 8.0)),
     )
     "Rectangles of noise, one after the other."
+
+    @field_validator("sigma")
+    @classmethod
+    def _within_reach(cls, sigma: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < sigma[0] <= sigma[1] <= RADIUS / 3:
+            raise ValueError(f"deviations lie in (0, {RADIUS // 3}], got {list(sigma)}")
+        return sigma
 
 
 @torch.no_grad()
@@ -124,7 +131,6 @@ def applied(a: Tensor, x: Tensor) -> Tensor:
 
 def turned(turns: Tensor) -> Tensor:
     """Return [N, 3, 3], the turn of the hue by ``turns`` [N] of the circle: Rodrigues' rotation in YIQ's plane."""
-    to = turns.new_zeros(3, 3)
     yiq = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
     to = torch.stack([torch.cat([turns.new_full((1,), x) for x in row]) for row in yiq])
     back = torch.linalg.inv_ex(to).inverse
