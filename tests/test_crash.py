@@ -54,9 +54,10 @@ METHODS = {
     "instant_teaching": {"score": 0.05},
     "instant_teaching_rectify": {"score": 0.05},
     "consistent_teacher": {"start": 10},
+    "acrst": {"bank": {"size": 5, "side": 16}},
     "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
 }
-PARTS = {"consistent_teacher": 2}  # of a step, where there are several
+PARTS = {"consistent_teacher": 2, "acrst": 2}  # of a step, where there are several
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ they do comes before pasting, and then the background is changed twice. Colours 
 Teacher but for what ``ssod.transforms.recolor`` names. A crop is stored as a square of `bank.side` pixels, so that a
 large object is pasted with less detail than it had.
 
-The classifier is one linear layer on the mean of the coarsest map of the pyramid; its loss (BCE, weight 1, the mean over
+The classifier is one linear layer on the mean of the coarsest map of the pyramid; its loss (BCE, weight 1, mean over
 images and classes) reaches the backbone. It is asked for the classes that an image had before pasting: else it would
 learn to see pasted edges. What vetoes is its average, which follows as the teacher does, on the teacher's map. Another
 teacher (`teacher`) has no such classifier; then the average looks at the weak view as well.
@@ -36,7 +36,7 @@ same rules.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field, field_validator
@@ -139,7 +139,7 @@ class Acrst(base.Method):
         k = student.num_classes
         self.bank = CropBank(k, cfg.bank.size, cfg.bank.side)
         self.recall = PseudoRecall(k, cfg.recall_decay)
-        self.classifier = ImageClassifier(int(student.backbone.out_channels), k)
+        self.classifier = ImageClassifier(cast(int, student.backbone.out_channels), k)
         # type: ignore because an average follows any module, and is hinted for the one that it is mostly used for.
         self.image_teacher = build_teacher(self.classifier, cfg.ema, cfg.burn_in)  # type: ignore
 

@@ -67,7 +67,8 @@ def label_sets(targets: Sequence[Targets], num_classes: int) -> Tensor:
     like = targets[0].boxes
     labels = torch.cat([t.labels for t in targets])
     image = image_index([len(t) for t in targets], like.device)
-    return torch.zeros(len(targets), num_classes, device=like.device).index_put((image, labels), like.new_ones(()).float())
+    sets = torch.zeros(len(targets), num_classes, device=like.device)
+    return sets.index_put((image, labels), torch.ones_like(sets[0, 0]))
 
 
 def presence_loss(logits: Tensor, present: Tensor) -> Tensor:

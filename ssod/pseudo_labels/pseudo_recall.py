@@ -35,7 +35,7 @@ def pseudo_recall(expected: Tensor, found: Tensor, images: Tensor) -> Tensor:
 
 
 def sampling_probability(recall: Tensor) -> Tensor:
-    """Return [K] that sum to 1: proportional to what each class lacks to a recall of 1, or uniform if none lacks any."""
+    """Return [K] that sum to 1: proportional to what each class lacks to a recall of 1; uniform if none lacks any."""
     missing = 1 - recall
     total = missing.sum()
     return torch.where(total > 0, missing / total, 1 / len(recall))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from ssod.structures import Targets, View
-from ssod.structures.ragged import image_index
 from ssod.transforms.paste import Crops
 from ssod.utils import collective
 

@@ -136,7 +136,7 @@ def turned(turns: Tensor) -> Tensor:
     back = torch.linalg.inv_ex(to).inverse
     c, s = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
-    turn = torch.stack([one, zero, zero, zero, c, -s, zero, s, c], 1).view(-1, 3, 3)
+    turn = torch.stack([one, zero, zero, zero, c, s, zero, -s, c], 1).view(-1, 3, 3)
     return product(product(back.expand_as(turn), turn), to.expand_as(turn))
 
 
