@@ -165,7 +165,7 @@ class Acrst(base.Method):
         """Keep what both stages of the filter pass; count it, and put it into the bank."""
         cfg, found = self.cfg, teacher.detections()
         own = teacher if self.given is None else self.teacher.predict(batch.weak)
-        probs = self.presence(self.image_teacher.model, own, batch.weak).sigmoid()
+        probs = self.presence(self.image_teacher.model, own, batch.weak).float().sigmoid()
         image = image_index([len(t) for t in found], probs.device)
         scores, labels = torch.cat([t.confidence() for t in found]), torch.cat([t.labels for t in found])
         first, both = confirmed(scores, labels, image, probs, cfg.score, cfg.image_score)

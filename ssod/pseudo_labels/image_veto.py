@@ -58,7 +58,7 @@ class ImageClassifier(nn.Module):
             for i, (cells, side) in enumerate(zip(top.shape[-2:], canvas))
         )
         real = (height[:, :, None] & width[:, None, :])[:, None]
-        pooled = torch.where(real, top, 0).sum((2, 3)) / real.sum((2, 3))
+        pooled = torch.where(real, top.float(), 0).sum((2, 3)) / real.sum((2, 3))
         return self.linear(pooled.to(self.linear.weight))
 
 

@@ -10,9 +10,11 @@ noise repeats after 64 pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
@@ -26,6 +28,8 @@ from ssod.utils.schema import Section
 
 _ROWS = -(2**42)  # of an image's key; see seeding.uniform
 LUMA = (0.299, 0.587, 0.114)
+YIQ = (LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+RGB: list[list[float]] = np.linalg.inv(np.array(YIQ)).tolist()
 RADIUS = 6  # of the blur in pixels, three deviations of the widest
 TILE = 64  # side of the noise that is repeated
 
@@ -89,6 +93,11 @@ def recolored(view: View, cfg: ColorsConfig) -> View:
     return replace(view, images=torch.where(real, images, 0.0).contiguous())
 
 
+def vector(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return some numbers as a tensor that is made on the device; it is not waited for."""
+    return torch.cat([like.new_full((1,), value) for value in values])
+
+
 def between(u: Tensor, low: float, high: float) -> Tensor:
     """Return ``u`` in [0, 1) moved to [low, high)."""
     return low + (high - low) * u
@@ -103,7 +112,7 @@ def color_map(mean: Tensor, u: Tensor, cfg: ColorsConfig) -> tuple[Tensor, Tenso
         cfg: strengths and probabilities.
     """
     one = torch.eye(3, device=u.device)
-    luma = torch.cat([u.new_full((1,), w) for w in LUMA])
+    luma = vector(LUMA, u)
     gray = luma.expand(3, 3)
     spread = (cfg.brightness, cfg.contrast, cfg.saturation)
     b, c, s = (between(u[:, 1 + i], max(0.0, 1 - x), 1 + x)[:, None, None] for i, x in enumerate(spread))
@@ -131,9 +140,7 @@ def applied(a: Tensor, x: Tensor) -> Tensor:
 
 def turned(turns: Tensor) -> Tensor:
     """Return [N, 3, 3], the turn of the hue by ``turns`` [N] of the circle: Rodrigues' rotation in YIQ's plane."""
-    yiq = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
-    to = torch.stack([torch.cat([turns.new_full((1,), x) for x in row]) for row in yiq])
-    back = torch.linalg.inv_ex(to).inverse
+    to, back = (torch.stack([vector(row, turns) for row in rows]) for rows in (YIQ, RGB))
     c, s = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
     turn = torch.stack([one, zero, zero, zero, c, s, zero, -s, c], 1).view(-1, 3, 3)
