@@ -55,10 +55,11 @@ METHODS = {
     "instant_teaching_rectify": {"score": 0.05},
     "consistent_teacher": {"start": 10},
     "label_match": {"start": 10, "queue": 16, "score": 0.05},
+    "acrst": {"bank": {"size": 5, "side": 16}},
     "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
     "stac": {"burn_in": 12, "score": 0.05},
 }
-PARTS = {"consistent_teacher": 2, "label_match": 2}  # of a step, where there are several
+PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2}  # of a step, where there are several
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ def from_matches(matches: list[Tensor], targets: list[Targets], num_classes: int
     Args:
         matches: N tensors [P_i] int64, the index of the row's target inside its image, -1 background, -2 ignored.
         targets: the boxes of the N images. Rows matched to a target of weight 0 become ignored; other weights scale
-            the row's ``cls_weight`` and ``box_weight``.
+            the row's ``cls_weight`` and ``box_weight``; a target's own ``box_weight`` scales the latter alone.
         num_classes: K.
 
     Returns:
@@ -42,7 +42,10 @@ def from_matches(matches: list[Tensor], targets: list[Targets], num_classes: int
     if any(t.box_std is not None for t in targets):
         box_std = torch.cat([t.deviation().float() for t in targets] + [boxes.new_zeros(1, 4)])[index]
     weight = trust[index] * (matched != IGNORED)
-    return Assignment(cls, weight, boxes[index], weight * (matched >= 0), matched=matched, box_std=box_std)
+    box_weight = weight * (matched >= 0)
+    if any(t.box_weight is not None for t in targets):
+        box_weight = box_weight * torch.cat([t.box_trust().float() for t in targets] + [boxes.new_ones(1)])[index]
+    return Assignment(cls, weight, boxes[index], box_weight, matched=matched, box_std=box_std)
 
 
 def _lookup(matched: Tensor, total: int) -> Tensor:

@@ -278,4 +278,4 @@ class Rcnn(Detector):
 def _objects(t: Targets) -> Targets:
     """The same boxes, of the one class "object"; a soft label's mass is how much of an object it is."""
     probs = None if t.probs is None else t.probs.sum(-1, keepdim=True)
-    return Targets(t.boxes, torch.zeros_like(t.labels), probs=probs, weight=t.weight)
+    return Targets(t.boxes, torch.zeros_like(t.labels), probs=probs, weight=t.weight, box_weight=t.box_weight)

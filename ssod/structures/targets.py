@@ -25,6 +25,7 @@ class Targets(Mapped):
         weight: [M] trust in the box, None = 1. Weight 0 is an *ignore region*: a prior matched to it learns neither
             object nor background (COCO's crowds are read as that).
         box_std: [M, 4] logit of the deviation of each side, as the detector that found the box predicts it; or None.
+        box_weight: [M] trust in the box's place alone, None = 1; 0 = it teaches its class, and no place.
     """
 
     boxes: Tensor
@@ -33,6 +34,7 @@ class Targets(Mapped):
     probs: Tensor | None = None
     weight: Tensor | None = None
     box_std: Tensor | None = None
+    box_weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -61,6 +63,10 @@ class Targets(Mapped):
         """Return ``box_std`` [M, 4]; sides of boxes without it, which are ground truth, have no deviation."""
         return torch.full_like(self.boxes, -torch.inf) if self.box_std is None else self.box_std
 
+    def box_trust(self) -> Tensor:
+        """Return [M] box weights, 1 where none were given."""
+        return torch.ones_like(self.boxes[:, 0]) if self.box_weight is None else self.box_weight
+
     def confidence(self) -> Tensor:
         """Return [M] scores of detections or of pseudo-labels.
 
@@ -73,7 +79,8 @@ class Targets(Mapped):
 def join(parts: Sequence[Targets]) -> Targets:
     """Return the union of some boxes of one image; truth counts as 1 among boxes with a score."""
     scored, soft = (any(getattr(t, name) is not None for t in parts) for name in ("scores", "probs"))
-    weighed, uncertain = (any(getattr(t, name) is not None for t in parts) for name in ("weight", "box_std"))
+    kept = ("weight", "box_std", "box_weight")
+    weighed, uncertain, placed = (any(getattr(t, name) is not None for t in parts) for name in kept)
     classes = next((t.probs.shape[1] for t in parts if t.probs is not None), 0)
     scores = [torch.ones_like(t.boxes[:, 0]) if t.scores is None else t.scores for t in parts]
     return Targets(
@@ -83,4 +90,5 @@ def join(parts: Sequence[Targets]) -> Targets:
         torch.cat([t.soft(classes) for t in parts]) if soft else None,
         torch.cat([t.trust() for t in parts]) if weighed else None,
         torch.cat([t.deviation() for t in parts]) if uncertain else None,
+        torch.cat([t.box_trust() for t in parts]) if placed else None,
     )
