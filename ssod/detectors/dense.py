@@ -153,8 +153,7 @@ class Dense(Detector):
         self.assigner, self.rows, self.weights, self.decode = assigner, rows, weights, decode
         self.normalizer_of, self.rule, self.box_kind = normalizer, rule, box_kind
         self.level_scale = nn.Parameter(torch.ones(len(strides))) if level_scale else None
-        self.align = align
-        self.with_quality, self.central = QUALITIES[quality], central
+        self.align, self.with_quality, self.central = align, QUALITIES[quality], central
 
     def predict(self, view: View) -> DenseOutput:
         """Look at a view; batch-norm follows ``train()`` / ``eval()``."""
