@@ -223,9 +223,11 @@ class Acrst(base.Method):
 
 def twice(view: View, strong: View) -> View:
     """Return one view with the images of both; rows of the second are drawn apart."""
-    parts = {name: torch.cat([getattr(v, name) for v in (view, strong)]) for name in ("images", "sizes", "matrix")}
+    images, sizes, matrix = (
+        torch.cat([getattr(v, name) for v in (view, strong)]) for name in ("images", "sizes", "matrix")
+    )
     keys = torch.cat([view.keys, strong.keys ^ _TWICE])
-    return replace(view, **parts, keys=keys, ids=view.ids * 2, targets=None)
+    return replace(view, images=images, sizes=sizes, matrix=matrix, keys=keys, ids=view.ids * 2, targets=None)
 
 
 METHOD = Acrst

@@ -150,9 +150,9 @@ class UnbiasedTeacherV2(base.Method, burn_in_reads=()):
         self.stats["pseudo/foreground_sides_per_image"] = sides / len(ctx.view)
         return a if stage == "roi" else replace(a, normalizer=a.normalizer | {"box": mean_count(sides)})
 
-    def learn(self, ctx: Context) -> Losses:
+    def learn(self, ctx: Context, assigned: Assigned | None = None) -> Losses:
         """Learn, and weigh the losses of boxes by ``box_weight``; with ``normalize`` both sides share a whole."""
-        cfg, losses = self.cfg, super().learn(ctx)
+        cfg, losses = self.cfg, super().learn(ctx, assigned)
         shared = cfg.normalize and ctx.step >= cfg.burn_in
         if ctx.side == "unsup":
             losses = {name: loss * (cfg.factor(name) / cfg.weight) for name, loss in losses.items()}
