@@ -51,7 +51,7 @@ def detector(name: str, classes: int = K) -> torch.nn.Module:
 
 def method(name: str, net: torch.nn.Module, **changes: object) -> Method:
     kind = find(name)
-    usual = {"burn_in": 0, "start": 0, "score": 0.3, "candidate_score": 0.05, "spread": 1.0, "half_size": net.half_size}
+    usual = {"burn_in": 0, "start": 0, "score": 0.3, "candidate_score": 0.05, "spread": 1.0}
     usual = {key: value for key, value in usual.items() if key in kind.Config.model_fields}
     section = {"name": name} | usual | changes
     return kind(net, kind.Config.model_validate(section, context={"steps": 100})).train()
