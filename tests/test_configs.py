@@ -364,7 +364,7 @@ def test_pseco_as_released(
 ) -> None:
     cfg = of("pseco", "faster_rcnn", data, percent)
     m, t, d = cfg.method, cfg.train, cfg.detector
-    assert (m.score, m.overlap, m.top, m.half_size, m.as_released) == (0.5, 0.4, 12, True, True)
+    assert (m.score, m.overlap, m.top, m.half_size, m.as_released) == (0.5, 0.4, 12, None, True)
     assert (m.weight, m.burn_in, m.ramp, m.ema.decay, m.ema.warm_up) == (weight, 5000, 2000, 0.999, True)
     assert ((t.batch.labeled, t.batch.unlabeled), t.steps, t.lr, t.clip, t.precision) == (batch, steps, 0.01, 0, "fp16")
     assert list(t.schedule.milestones) == [drop]

@@ -59,8 +59,8 @@ class Config(base.Config):
     "A candidate may learn the pseudo-label that the teacher's box of it overlaps at least this much."
     top: int = Field(12, ge=1)
     "A pseudo-label has as many rows as the largest so many of these overlaps sum to, and one at least."
-    half_size: bool = True
-    "The student learns from the same pixels at half their size, too; needs `detector.half_size: true`."
+    half_size: bool | None = None
+    "Learn from the same pixels at half their size, too. Default: where the detector can, `detector.half_size: true`."
     as_released: bool = True
     "Weigh boxes by the square of the votes, as the code does; `false`: by the votes, as the paper does."
     ema: EmaConfig = EmaConfig(decay=0.999)
@@ -91,6 +91,7 @@ class PseCo(base.Method, burn_in_reads=()):
             problem = "this detector's pyramid has no level for images of half their size"
             fix = "set detector.half_size=true with levels from 3 on, or method.half_size=false"
             raise SsodError("config", "method.half_size", problem, fix)
+        self.half_size = student.half_size if cfg.half_size is None else cfg.half_size
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Keep detections by their score."""
@@ -100,7 +101,7 @@ class PseCo(base.Method, burn_in_reads=()):
 
     def learn(self, ctx: Context, assigned: Assigned | None = None) -> Losses:
         """Learn from a look; from unlabelled images once more, at half their size, with the same rows and targets."""
-        if assigned is not None or ctx.side == "sup" or not self.cfg.half_size:
+        if assigned is not None or ctx.side == "sup" or not self.half_size:
             return super().learn(ctx, assigned)
         assigned = self.assign(ctx)
         view = replace(ctx.view, half_size=True)
