@@ -1,8 +1,8 @@
 """Every recipe starts: two steps, an evaluation and a resume, on a miniature of its data and with few channels.
 
-Which recipes: those of ``chosen``, some 130 of the product of methods, detectors and data. A recipe says what it says in
-the page of one factor, or under ``for`` where conditions on others hold, and breaks on a value that does not fit one of
-another factor. So each pair of a method, a detector and a data set is in a run, each entry of ``for`` is in force in
+Which recipes: those of ``chosen``, some 130 of the product of methods, detectors and data. A recipe says what it says
+in the page of one factor, or under ``for`` where conditions on others hold, and breaks on a value that does not fit one
+of another factor. So each pair of a method, a detector and a data set is in a run, each entry of ``for`` is in force in
 one, and each recipe that has a published figure is run itself. What is left out: three factors of which any two fit.
 ``SSOD_ALL_RECIPES=1`` runs the whole product, all percentages of COCO included.
 """

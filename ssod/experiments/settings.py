@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
@@ -14,6 +15,7 @@ from ssod.experiments.runs import Run
 # What every run of a row, and of a group, shares, as the reasons name it.
 ALIKE = ("val set", "classes", "metric", "score threshold")
 MOST_TOLD = 6  # keys that a note names
+CELL = re.compile(r"fold\d+-seed\d+")  # a run's folder in a sweep, in the folder of its row
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,19 @@ def _names(firsts: Sequence[Run], protocols: Sequence[dict[str, str]]) -> list[l
         # The metric and, but for detectron2's detectors, the score threshold are settings already.
         settings = [firsts[i].setting | {k: protocols[i][k] for k in ("val set", "classes")} for i in alike]
         texts = _differences(settings)
-        for number, i in enumerate(alike):
-            found[i] = [f"{name} ({texts[number]})" if texts else f"{name} (setting {number + 1})"]
+        called = texts or _sweep_names([firsts[i] for i in alike])
+        called = called or [f"setting {number + 1}" for number in range(len(alike))]
+        for text, setting, i in zip(called, settings, alike):
+            found[i] = [f"{name} ({text})"]
             if not texts:
-                found[i].append(f"{found[i][0]} is {firsts[i].path}{_unlike(settings[number], settings[0])}")
+                found[i].append(f"{found[i][0]} is {firsts[i].path}{_unlike(setting, settings[0], called[0])}")
     return found
+
+
+def _sweep_names(firsts: Sequence[Run]) -> list[str]:
+    """Return the names that a sweep gave to the rows of some runs; [] where some are of none, or share one."""
+    names = [run.path.parent.name for run in firsts if CELL.fullmatch(run.path.name)]
+    return names if len(set(names)) == len(firsts) else []
 
 
 def _differences(settings: Sequence[dict[str, Any]]) -> list[str]:
@@ -168,9 +178,9 @@ def _differences(settings: Sequence[dict[str, Any]]) -> list[str]:
     return []
 
 
-def _unlike(setting: dict[str, Any], first: dict[str, Any]) -> str:
+def _unlike(setting: dict[str, Any], first: dict[str, Any], name: str) -> str:
     keys = different_keys(setting, first)
-    return f"; it differs from setting 1 in {shortened(keys)}" if keys else ""
+    return f"; it differs from {name} in {shortened(keys)}" if keys else ""
 
 
 def different_keys(*settings: dict[str, Any]) -> list[str]:

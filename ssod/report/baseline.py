@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ssod.experiments.baselines import baseline_differences
 from ssod.experiments.runs import Run, read_run
-from ssod.experiments.settings import Row, protocols
+from ssod.experiments.settings import CELL, Row, protocols
 from ssod.utils.errors import SsodError
 
-CELL = re.compile(r"fold\d+-seed\d+")  # a run's folder in a sweep
 MOST_SAID = 40  # letters of a value in a message
 
 

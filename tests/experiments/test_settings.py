@@ -190,6 +190,15 @@ def test_rows_that_have_no_short_difference_are_named_by_their_folders(tmp_path:
     assert page.count(names[1]) > 1
 
 
+def test_rows_of_a_sweep_that_have_no_short_difference_have_the_names_of_the_sweep(tmp_path: Path) -> None:
+    long = [{"data.unlabeled": {"format": "coco", "ann": letter * 70, "images": letter * 70}} for letter in "ab"]
+    runs = [fake_run(tmp_path / letter / "fold1-seed0", changes=changes) for letter, changes in zip("ab", long)]
+    found = compare(runs, resamples=20)
+    assert [row.name for row in found.rows] == ["mean_teacher (a)", "mean_teacher (b)"]
+    notes = [note for group in found.groups for note in group.notes]
+    assert f"mean_teacher (b) is {runs[1]}; it differs from a in data.unlabeled.ann, data.unlabeled.images" in notes
+
+
 def test_a_run_that_did_not_finish_has_its_row(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / "a"), fake_run(tmp_path / "b", "unbiased_teacher", code=None)]
     compare(runs, out=[tmp_path / "c.csv", tmp_path / "c.html"], resamples=20)
