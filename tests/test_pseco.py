@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ssod import config
+from ssod.assign.center import in_padded_image
 from ssod.assign.guided import Guide, guided_matches
 from ssod.assign.matches import from_matches
 from ssod.detectors.build import DetectorConfig
@@ -290,6 +291,24 @@ def test_both_looks_share_rows_targets_and_votes(net: str) -> None:
         torch.testing.assert_close(losses[f"unsup/{name}"], 2 * (loss + each[1][name]))
     one = method("pseco", half(net), half_size=False)(batch(), 50)
     torch.testing.assert_close(one["unsup/cls"], 2 * each[0]["cls"])
+
+
+def test_rows_that_are_none_for_the_detector_are_none_for_a_pseudo_label() -> None:
+    """Those beyond an image, padded as its assigner says, are not even background."""
+    net = half("retinanet", assigner={"name": "iou", "divisor": 1})
+    _, asked = spied(method("pseco", net, half_size=False), batch())
+    p, a = asked[1]["dense"]
+    there = in_padded_image(p, 1).flatten()
+    assert not there.all()
+    assert torch.equal(a.cls_weight > 0, there)
+
+
+def test_votes_leave_the_quality_branch_alone() -> None:
+    m = method("pseco", half("fcos"), half_size=False)
+    _, asked = spied(m, batch())
+    _, a = asked[1]["dense"]
+    assert (a.box_weight < a.quality_of.box_weight).any()
+    assert torch.equal(a.quality_of.fg, a.quality_of.box_weight > 0)
 
 
 @pytest.mark.parametrize("net", DETECTORS)

@@ -56,7 +56,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 def run(command: list[str]) -> None:
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[:3000] + " ... " + done.stderr[-3000:]
 
 
 def begun(net: str, folder: Path) -> dict[str, object]:

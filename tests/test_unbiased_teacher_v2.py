@@ -306,10 +306,11 @@ def test_labels_alone_teach_deviations(net: str) -> None:
     assert m.stats["off/spread"].isfinite()
 
 
-def test_the_quality_branch_learns_the_boxes_that_teach_classes() -> None:
-    data = batch()
+@pytest.mark.parametrize("changes", [{}, {"assigner": {"name": "adaptive"}, "box_weight": None}])
+def test_the_quality_branch_learns_the_boxes_that_teach_classes(changes: dict) -> None:
+    data, net = batch(), {"fcos": SIDES["fcos"] | changes}
     one, *others = (
-        method("unbiased_teacher_v2", detector("fcos"), box_score=score)(data, 50)["unsup/quality"]
+        method("unbiased_teacher_v2", detector("fcos", keys=net), box_score=score)(data, 50)["unsup/quality"]
         for score in (None, 0.0, 1.0)
     )
     assert one > 0
@@ -369,6 +370,12 @@ def test_a_detector_that_says_no_side_is_refused(net: str) -> None:
         keys = {net: {key: value for key, value in SIDES[net].items() if key != "code"}}
         with pytest.raises(SsodError, match=r"compares sides, .* write detector\.code: sides"):
             kind(detector(net, keys=keys), Config(name="unbiased_teacher_v2"))
+
+
+def test_centerness_divides_box_losses_where_nothing_else_does() -> None:
+    keys = {"fcos": {"box_weight": "centerness", "assigner": {"name": "adaptive"}}}
+    with pytest.raises(ValueError, match="'adaptive' says what divides box losses"):
+        detector("fcos", keys=keys)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,11 @@ AssignerConfig = Annotated[
 ]
 
 
+def divisor_of(assigner: Assigner | None) -> int | None:
+    """Return what an image is padded to a multiple of, where rows beyond it are none for this assigner; else None."""
+    return assigner.divisor if isinstance(assigner, IoUAssigner | AdaptiveAssigner) else None
+
+
 def pick_assigner(cfg: IoUConfig | CenterConfig | AdaptiveConfig) -> Assigner:
     """Return the assigner that ``cfg`` names."""
     if isinstance(cfg, IoUConfig):

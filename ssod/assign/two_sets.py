@@ -11,8 +11,8 @@ from ssod.structures import Assignment
 def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
     """Ask the rows for the classes of one assignment and for the boxes of another; a row may have both, or one.
 
-    A row that has a class of the first and no box of the second keeps its box, which weighs nothing: weightings ask
-    how well a row fits its object.
+    A row that has a class of the first and no box of the second keeps the box of its class, with weight 0, because
+    weightings ask how well a row fits its object.
     """
     own = torch.where(box.fg[:, None], box.box, cls.box)
     normalizer = cls.normalizer | {name: box.normalizer[name] for name in ("box", "quality") if name in box.normalizer}

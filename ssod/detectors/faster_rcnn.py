@@ -61,7 +61,7 @@ class FasterRcnnConfig(BackboneConfig):
     agnostic: Switch = None
     "`true`: one box for all classes; by default one for each."
     spread: BoxStd = None
-    "`true`: predict how uncertain each box output is, which the loss `nll` learns; detections do not depend on it."
+    "`true`: predict how uncertain each box output is, for `loss.spread` or the box loss `nll`; decoding ignores it."
     loss: FasterRcnnLoss = FasterRcnnLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(per_level=10_000)

@@ -1,8 +1,8 @@
 """FCOS with center sampling, GIoU and normalised distances (Tian et al. 2019), from torchvision's parts."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
@@ -55,19 +55,26 @@ class FcosConfig(BackboneConfig):
     points: Literal["middle"] | None = None
     "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
     spread: BoxStd = None
-    "`true`: predict how uncertain each distance is, which the box loss `nll` learns; detections do not depend on it."
+    "`true`: predict how uncertain each distance is, for `loss.spread` or the box loss `nll`; decoding ignores it."
     bins: int | None = Field(None, ge=2)
     """Read each distance as the mean of a softmax over so many whole numbers of strides, from 0 on (17 in Unbiased
     Teacher v2); by default the head says the distance itself."""
     box_weight: Literal["centerness"] | None = None
     """`centerness`: a row's box loss counts by how near it is to the box's center, and the sum of that divides it
-    (FCOS's released code); by default all alike (torchvision, detectron2). Where a method weighs sides, it says."""
+    (FCOS's released code); by default all alike (torchvision, detectron2). It has no effect where a method weighs
+    single sides, or says itself what divides the box loss."""
     loss: FcosLoss = FcosLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(nms=0.6)
     "From rows to detections."
 
     _own = field_validator("decode", mode="before")(over_default)
+
+    @model_validator(mode="after")
+    def _a_divisor_of_its_own(self) -> Self:
+        if self.box_weight and self.assigner.name == "adaptive":
+            raise ValueError("box_weight: assigner 'adaptive' says what divides box losses; leave it out")
+        return self
 
 
 class Head(nn.Module):

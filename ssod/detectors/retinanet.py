@@ -58,7 +58,7 @@ class RetinaNetConfig(BackboneConfig):
     normalizer: Literal["image", "batch"] = "image"
     "Divide losses by the positives of each image (torchvision), or of the batch (detectron2, mmdetection)."
     spread: BoxStd = None
-    "`true`: predict how uncertain each box output is, which the box loss `nll` learns; detections do not depend on it."
+    "`true`: predict how uncertain each box output is, for `loss.spread` or the box loss `nll`; decoding ignores it."
     loss: RetinaNetLoss = RetinaNetLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig()

@@ -50,7 +50,7 @@ class Method(Supervised):
 
     Attributes:
         given: who labels in the place of ``teacher``, or None; see ``use_labeler``.
-        labels_alone: whether the weights of who labels are enough to label; False where a second model has its say,
+        labels_alone: whether the weights of who labels are enough to label; False where something else has its say,
             so that a model file, which has the first alone, cannot show what is learnt.
     """
 

@@ -13,16 +13,16 @@ be sampled.
 
 As released are two ways to thresholds. By default a pass over 10 000 unlabelled images comes before the first step and
 after each 1000; here it is the other, a queue of the last `queue` images, each with its 100 best scores, 20 of a class
-at most. It is read at every step before this step's scores enter, so that it is as new as the teacher is. It fills from
-the end of `burn_in` to `start`, from the weak views that the teacher labels; until it was full, `score` is both
-thresholds.
+at most. It is read at every step before this step's scores enter, so that a step's own scores do not decide about
+themselves. It fills from the end of `burn_in` to `start`, from the weak views that the teacher labels; until it was
+full, `score` is both thresholds.
 
 What is not as released: student and teacher start from a supervised model there, here burn-in trains it; whether the
 queue was full is in the checkpoint (there it is forgotten, and thresholds stay at 0.9 after a restart until the queue
-was filled anew); scores below the detector's own `decode.score` do not enter, which no threshold shows while that is
-0.05; processes share one queue; weak and strong view draw their flips apart; a box that leaves the student's view is
-dropped with a side of a pixel or less; the second stage's boxes are as the detector has them (there one box for all
-classes), and its teacher's box for a row is that of the unsure box's class.
+was filled anew); scores below the detector's own `decode.score` do not enter (at 0.05 this changes no threshold, as
+none is lower); processes share one queue; weak and strong view draw their flips apart; a box that leaves the student's
+view is dropped with a side of a pixel or less; the teacher's box for a row is that of the unsure box's class where the
+second stage has boxes for each class (as released it has one for all, which the recipe asks for).
 
 Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours. Nothing is sampled there: reliable and unsure
 boxes are assigned together, the teacher's answer to a row is its own row at the same place, and what divides boxes and
@@ -34,12 +34,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from ssod.losses.weighting.background import dense_rows, roi_rows, transfer
+from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, count_per_image, quantiles
+from ssod.methods.config import refusal
 from ssod.pseudo_labels.label_queue import LabelQueue
 from ssod.pseudo_labels.mining import mined
 from ssod.structures import (
@@ -99,6 +101,15 @@ class Config(base.Config):
             raise ValueError(f"no step of {steps} would learn from unlabelled images; lower it, e.g. to '5%'")
         return start
 
+    @model_validator(mode="after")
+    def _one_says_what_classes_learn(self) -> Config:
+        named = [] if self.loss is None else [spec.name for spec in self.loss.unsup.weighting]
+        soft = [name for name in named if name in RULES and RULES[name].softens]
+        if soft:
+            problem = f"'{soft[0]}' sets the class target, and rows of unsure boxes have the teacher's"
+            raise refusal(self, ("loss", "unsup", "weighting"), f"{problem}; remove it")
+        return self
+
     @property
     def unsup_start(self) -> int:
         """See ``base.Config``."""
@@ -115,6 +126,7 @@ class LabelMatch(base.Method, burn_in_reads=()):
 
     Config = Config
     cfg: Config
+    labels_alone = False  # the queue has its say
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         super().__init__(student, cfg)

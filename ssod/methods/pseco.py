@@ -8,22 +8,23 @@ pseudo-labels. Then, on the strong view:
    predicts for them (``ssod.assign.guided``); all others are background.
 2. Positive-proposal consistency voting (Sec. 3.2). The box loss of a pseudo-label's rows counts by how well the boxes
    that the student predicts for them fit it (``ssod.losses.weighting.votes``).
-3. Multi-view scale-invariant learning (Sec. 3.3). Labels at two scales: the student looks once more, at every second
-   pixel and with a pyramid one level finer, so that the same rows read other features of the same places. Features at
-   two scales: these rows have the same targets and box votes in both looks, and the losses are added, not averaged.
-   There is no further term of consistency.
+3. Multi-view scale-invariant learning (Sec. 3.3). The student looks once more, at every second pixel and with a
+   pyramid one level finer, so that the same rows read other features of the same places. Both looks have the same rows,
+   targets and box votes, and their losses are added, not averaged. There is no further term of consistency.
 
 Paper and released code differ, and `as_released` chooses: the code weighs the box loss by the square of the vote s,
 times (sum s / sum s^2); the paper, Eq. 6, by s.
 
 What is not as released: the second stage has a softmax, and the teacher's scores of classes leave out background, as in
 the released variant with cross-entropy; the candidates of labelled images have their boxes among them; boxes are pooled
-from level 5 at most (there from 6); the proposal network has one sample of anchors for both looks (there two); a box
-that leaves the student's view is dropped with a side of a pixel or less (there with none); normalizers and the two sums
-of votes are means over processes; and where all votes are 0, so is the box loss (there 0 / 0).
+from level 5 at most (there from 6); the teacher proposes as in evaluation; the proposal network has one sample of
+anchors for both looks (there two); a box that leaves the student's view is dropped with a side of a pixel or less
+(there with none); normalizers and the two sums of votes are means over processes; and where all votes are 0, so is the
+box loss (there 0 / 0).
 
 Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours: a row is a candidate, and the teacher's row of
-the same level and anchor in the cell nearest to it speaks for it (``background.dense_rows``).
+the same level and anchor in the cell nearest to it speaks for it (``background.dense_rows``), so that an object learns
+at the level at which the teacher sees it, also where it is larger or smaller in the student's view.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ssod.assign.build import divisor_of
+from ssod.assign.center import in_padded_image
 from ssod.assign.guided import Guide, guided_matches
 from ssod.assign.matches import IGNORED, from_matches
 from ssod.losses.weighting.background import dense_rows, transfer
@@ -118,7 +121,11 @@ class PseCo(base.Method, burn_in_reads=()):
         matches = [guided_matches(g, t, self.cfg.overlap, self.cfg.top) for g, t in zip(guides, labels)]
 
         def of_rows(p: Predictions, targets: list[Targets]) -> Assignment:
-            return from_matches(matches, targets, p.num_classes)
+            divisor = divisor_of(self.student.assigner)  # rows that are none for the detector are none here
+            rows = matches
+            if divisor is not None:
+                rows = [torch.where(there, m, IGNORED) for there, m in zip(in_padded_image(p, divisor), matches)]
+            return from_matches(rows, targets, p.num_classes)
 
         def of_proposals(out: Output, targets: list[Targets]) -> tuple[Tensor, Tensor]:
             # Images differ in how many there are; one more, so that none has none.
@@ -129,9 +136,12 @@ class PseCo(base.Method, burn_in_reads=()):
         assigner = of_rows if ctx.teacher.proposals is None else of_proposals
         assigned = self.student.assign(ctx.student, labels, None, assigner)
         objects, squared = sum(map(len, labels)), self.cfg.as_released
-        return {
-            stage: (p, a if stage == "rpn" else by_votes(p, a, objects, squared)) for stage, (p, a) in assigned.items()
-        }
+        stage = "roi" if "roi" in assigned else "dense"
+        p, a = assigned[stage]
+        voted = by_votes(p, a, objects, squared)
+        # Votes are about boxes: the quality branch learns all of a label's rows alike.
+        assigned[stage] = p, voted if p.quality is None else replace(voted, quality_of=a)
+        return assigned
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ As released, box losses on unlabelled images count `box_weight` times, others `w
 end of burn-in on, those of both kinds of images are divided by one plus that, so that labelled images count less than
 before (FCOS). Both forms are in configs/methods/unbiased_teacher_v2.yaml, with what they ask of the detector.
 
-What is not as released: a process divides by the mean of what all of them count (there sides by its own); deviations
-are held above 0.01 in their loss (there nowhere); the teacher of Faster R-CNN proposes as in evaluation; and labelled
+What is not as released: counts are averaged over all processes, and are 1 at least over all of them (there each
+process divides by its own number of sides, and by 1 at least); deviations are held above 0.01 in their loss (there
+nowhere); the teacher of Faster R-CNN proposes as in evaluation; and labelled
 images without a box teach FCOS background (there nothing).
 
 Published on FCOS and Faster R-CNN. On RetinaNet the rule of FCOS is ours.
@@ -83,7 +84,7 @@ class Config(base.Config):
     def _a_loss_of_sides(self) -> Config:
         box = None if self.loss is None else self.loss.unsup.box
         if box is None or box.name not in BY_SIDE:
-            problem = "sides learn one by one, and this loss is of whole boxes"
+            problem = "names no box loss of single sides, and sides learn one by one"
             raise refusal(self, ("loss", "unsup", "box"), f"{problem}; use one of: {', '.join(BY_SIDE)}")
         return self
 
@@ -98,7 +99,7 @@ class Config(base.Config):
 
 
 class UnbiasedTeacherV2(base.Method, burn_in_reads=()):
-    """Two rankings of the same maps in, sides that the teacher knows better out."""
+    """Two rankings choose the boxes; of each box, the sides that the teacher knows better learn."""
 
     Config = Config
     cfg: Config
@@ -126,9 +127,9 @@ class UnbiasedTeacherV2(base.Method, burn_in_reads=()):
         return Pseudo(cls, box=places)
 
     def assign(self, ctx: Context) -> Assigned:
-        """Ask rows for classes by one set of boxes and for places by the other; the quality is that of the first.
+        """Ask rows for classes by one set of boxes and for places by the other.
 
-        It is not a matter of which sides learn, either.
+        The quality branch learns the first set, whichever sides learn.
         """
         assigned = super().assign(ctx)
         if ctx.side == "sup" or "quality" not in self.student.rows:
@@ -136,9 +137,11 @@ class UnbiasedTeacherV2(base.Method, burn_in_reads=()):
         ((stage, (p, a)),) = assigned.items()
         cls = a
         if ctx.labels.box is not None:
-            own = self.criterion.assigners[ctx.side]
-            cls = self.student.assign(ctx.student, ctx.labels.with_ignored(), None, own)[stage][1]
-        return {stage: (p, replace(a, quality_of=cls))}
+            assigner = self.criterion.assigners[ctx.side]
+            cls = self.student.assign(ctx.student, ctx.labels.with_ignored(), None, assigner)[stage][1]
+        # Of two sets, an assigner that says what divides a loss has said it of the places.
+        own = {name: n for name, n in cls.normalizer.items() if name == "quality"}
+        return {stage: (p, replace(a, quality_of=cls, normalizer=a.normalizer | own))}
 
     def reweight(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """Let a side learn where the teacher is surer of it than the student."""
@@ -151,7 +154,10 @@ class UnbiasedTeacherV2(base.Method, burn_in_reads=()):
         return a if stage == "roi" else replace(a, normalizer=a.normalizer | {"box": mean_count(sides)})
 
     def learn(self, ctx: Context, assigned: Assigned | None = None) -> Losses:
-        """Learn, and weigh the losses of boxes by ``box_weight``; with ``normalize`` both sides share a whole."""
+        """Learn, and weigh the losses of boxes by ``box_weight``.
+
+        With ``normalize`` those of labelled and unlabelled images are divided by one plus their factor.
+        """
         cfg, losses = self.cfg, super().learn(ctx, assigned)
         shared = cfg.normalize and ctx.step >= cfg.burn_in
         if ctx.side == "unsup":

@@ -48,7 +48,8 @@ class LabelQueue(nn.Module):
         self.register_buffer("labels", torch.zeros(images, BOXES, dtype=torch.int32))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         expected = torch.full((num_classes,), float(images))
-        self.register_buffer("ranks", ranks_of(expected, share, images * OF_A_CLASS))
+        # Config and labelled set say them: a state of another `share` must not bring its own.
+        self.register_buffer("ranks", ranks_of(expected, share, images * OF_A_CLASS), persistent=False)
 
     @torch.no_grad()
     def expect(self, statistics: LabelStatistics) -> None:

@@ -32,7 +32,7 @@ from ssod.utils.errors import Exit, SsodError
 
 TEACHES = "What the teacher teaches"
 MOST_NAMED = 3  # boxes that a caption names
-ONE_OF_TWO = "No pictures: best.safetensors has not all models that make these labels, and last.pt is not there."
+ONE_OF_TWO = "No pictures: best.safetensors has not all that makes these labels, and last.pt is not there."
 
 Box = tuple[str, str, list[float]]  # (style, what it is, corners)
 

@@ -78,7 +78,7 @@ def burnt_in(cfg: Config, data: DataSets | None = None) -> dict[str, Any]:
 
 
 def test_which_methods_share() -> None:
-    assert set(names()) - set(SHARING) == {"instant_teaching_rectify", "stac"}
+    assert set(names()) - set(SHARING) == {"acrst", "instant_teaching_rectify", "stac"}
     assert {name for name in SHARING if find(name).burn_in_reads} == {"instant_teaching"}
 
 

@@ -515,6 +515,7 @@ def test_the_released_constants_are_the_defaults() -> None:
         ({"mix": {"mixup": 0.5, "mosaic": 0}}, "method.mix", "the teacher is asked what it sees at each row's place"),
         ({"start": 10_000}, "method.start", "would learn from unlabelled images"),
         ({"queue": 0}, "method.queue", "greater than or equal to 1"),
+        ({"loss": {"unsup": {"weighting": "iou_target"}}}, "method.loss.unsup.weighting", "rows of unsure boxes have"),
     ],
 )
 def test_what_the_config_refuses(tmp_path: Path, changes: dict, field: str, words: str) -> None:
@@ -523,3 +524,12 @@ def test_what_the_config_refuses(tmp_path: Path, changes: dict, field: str, word
     assert (error.value.field, error.value.code) == (field, 2)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_ranks_are_those_of_the_config_and_the_labels_not_of_a_state() -> None:
+    """A run that goes on with another share has its ranks."""
+    old, new = (LabelQueue(2, images=8, share=share, start=0.9, least=0.05) for share in (0.2, 0.5))
+    wanted = new.ranks.clone()
+    new.load_state_dict(old.state_dict())
+    assert not torch.equal(old.ranks, wanted)
+    assert torch.equal(new.ranks, wanted)

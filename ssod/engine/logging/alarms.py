@@ -146,8 +146,11 @@ class Watch:
 def advice(method: object) -> tuple[str, str]:
     """Return what brings more pseudo boxes, and what fewer, by the keys that a method's config section has.
 
-    ``method.threshold`` stands for ``method.score`` where it is given.
+    ``method.threshold`` stands for ``method.score`` where it is given, and so does ``method.reliable``, the share of
+    the boxes expected that are chosen.
     """
+    if hasattr(method, "reliable"):
+        return "raise method.reliable", "lower method.reliable"
     threshold = getattr(method, "threshold", None)
     if threshold is None:
         return "lower method.score", "raise method.score"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssod.assign.adaptive import AdaptiveAssigner
-from ssod.assign.iou import IoUAssigner
+from ssod.assign.build import divisor_of
 from ssod.assign.top_iou import TOP, TopIoUAssigner
 from ssod.losses.weighting.registry import RULES
 from ssod.structures import Assigner, Detector
@@ -24,6 +23,4 @@ def assigner_for(student: Detector, weightings: Mapping[str, Mapping[str, Any]])
     chosen = [params for name, params in weightings.items() if RULES[name].candidates]
     if not chosen or student.assigner is None:  # a two-stage detector samples its rows
         return None
-    own = student.assigner
-    divisor = own.divisor if isinstance(own, IoUAssigner | AdaptiveAssigner) else None
-    return TopIoUAssigner(chosen[0].get("top", TOP), divisor)
+    return TopIoUAssigner(chosen[0].get("top", TOP), divisor_of(student.assigner))
