@@ -131,7 +131,7 @@ def test_a_trained_detector_is_asked_once_too_and_a_file_is_not_asked_at_all(mon
     assert [v.ids for v in seen] == [[0], [1]]
     assert m.labels_alone
     assert m.restart_at is None
-    assert not Config(name="stac", teacher={"name": "file", "results": "b.json"}).labels_once
+    assert not Config(name="stac", burn_in=0, teacher={"name": "file", "results": "b.json"}).labels_once
 
 
 @pytest.mark.parametrize("net", DETECTORS)
@@ -186,6 +186,23 @@ def test_a_view_by_chance_and_a_weighting_that_asks_again_are_refused(tmp_path: 
     with pytest.raises(SsodError, match="here a frozen teacher does") as caught:
         load(path, [*steady, "method.ema.rule=never"])
     assert caught.value.field == "method.ema.rule"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        (["method.burn_in=0"], "method.burn_in", "0 leaves the teacher untrained"),
+        (["method.teacher=old.pt"], "method.burn_in", "set method.burn_in=0"),
+        (["method.teacher={name: file, results: boxes.json}"], "method.burn_in", "set method.burn_in=0"),
+        (["method.ema.start=null"], "method.ema.start", "counts the steps of either stage"),
+    ],
+)
+def test_there_is_one_trained_teacher(tmp_path: Path, changes: list[str], field: str, words: str) -> None:
+    path = small_config(tmp_path, method={"name": "stac", "burn_in": 6}, views__unlabeled__weak=[])
+    with pytest.raises(SsodError, match=words) as caught:
+        load(path, changes)
+    assert (caught.value.field, caught.value.code) == (field, Exit.USAGE)
+    assert load(path, ["method.burn_in=0", "method.teacher=old.pt"]).method.restart_at is None
 
 
 # ---- losses --------------------------------------------------------------------------------------------------------
