@@ -466,6 +466,8 @@ def test_two_ranks_share_one_bank(tmp_path: Path) -> None:
     path = small_config(tmp_path, detector=NETS["retinanet"], train__steps=4, **PLAIN_TRAIN, method=own)
     run(train_command(path, tmp_path / "one"))
     two(path, tmp_path / "two")
+    two(path, tmp_path / "cut", "train.steps=3")
+    two(path, tmp_path / "cut")
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(alone) == len(together) == 4
     assert {"sup/image", "unsup/cls"} < set(alone[-1])
@@ -474,3 +476,7 @@ def test_two_ranks_share_one_bank(tmp_path: Path) -> None:
     for key in ("bank.pushed", "bank.pixels", "recall.images"):
         assert states[0][key].any()
         assert torch.equal(*(state[key] for state in states)), key
+    whole, cut = (checkpoint.load(tmp_path / name / "checkpoints" / checkpoint.LAST) for name in ("two", "cut"))
+    assert all(torch.equal(value, cut["method"][name]) for name, value in whole["method"].items())
+    for share in whole["ranks"]:  # a bank is in a checkpoint once
+        assert not {name for name in share["buffers"] if name.startswith(("bank.", "recall."))}
