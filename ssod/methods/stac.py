@@ -35,7 +35,7 @@ from ssod.methods.base import EmaConfig, quantiles
 from ssod.methods.config import FileTeacher, refusal
 from ssod.methods.labels_once import LabelsOnce
 from ssod.methods.teachers import Ema, FromFile, Frozen
-from ssod.pseudo_labels.best_kept import as_floats, as_halves, at_least
+from ssod.pseudo_labels.best_kept import at_least, rounded
 from ssod.structures import Batch, Detector, Output, Pseudo, Targets, View
 from ssod.transforms.box_affine import move_in_a_box
 from ssod.utils.schema import Duration
@@ -106,11 +106,11 @@ class Stac(base.Method):
         self.labels_alone = cfg.teacher is not None
         self.restarted = False  # in this process
         if cfg.teacher is None:
-            self.given = LabelsOnce(deepcopy(student), self.choose)
+            self.given = LabelsOnce(deepcopy(student), self.stored)
 
     def use_labeler(self, labeler: Frozen | FromFile) -> None:
         """Ask a detector about an image once."""
-        self.given = LabelsOnce(labeler.model, self.choose) if isinstance(labeler, Frozen) else labeler
+        self.given = LabelsOnce(labeler.model, self.stored) if isinstance(labeler, Frozen) else labeler
 
     def labeler(self, step: int) -> Ema | Frozen | FromFile:
         """Return who labels: until the student starts afresh it is the average, which no step asks."""
@@ -143,14 +143,17 @@ class Stac(base.Method):
         """Return the number of a step in its stage."""
         return step if self.restart_at is None or step < self.restart_at else step - self.restart_at
 
+    def stored(self, detections: list[Targets]) -> list[Targets]:
+        """Return what is remembered of detections, in pixels of the original."""
+        return rounded(detections) if self.cfg.as_released else detections
+
     def choose(self, detections: list[Targets]) -> list[Targets]:
         """Return the boxes that teach."""
-        if not self.cfg.as_released:
-            return at_least(detections, self.cfg.score, best=False)
-        return as_floats(at_least(as_halves(detections), self.cfg.score, best=True))
+        cfg = self.cfg
+        return at_least(detections, cfg.score, best=cfg.as_released, half=cfg.as_released)
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
-        """Keep what was chosen when the image was seen; from another teacher, choose."""
+        """Choose among all that the teacher saw in an image, in every step anew."""
         detections = teacher.detections()
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
         return Pseudo(self.choose(detections))
