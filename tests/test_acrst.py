@@ -163,6 +163,24 @@ def test_places_lie_anywhere_in_the_image_and_hang_over_right_and_bottom_alone()
     assert torch.equal(none[..., :2], none[..., 2:])
 
 
+def test_a_crop_that_is_cut_to_a_sliver_is_not_pasted() -> None:
+    draws, sides = torch.rand(1, 4000, 3), torch.full((1, 4000, 2), 20.0)
+    size = torch.tensor([[40, 80]])
+    every, most = (places(draws, sides, size, (0.5, 1.5), inside)[0] for inside in (0.0, 0.25))
+    extent = every[:, 2:] - every[:, :2]
+    shown = (torch.minimum(every[:, 2:], torch.tensor([80.0, 40])) - every[:, :2]).prod(1) / extent.prod(1)
+    assert shown.min() < 0.1
+    kept = most[:, 2] > most[:, 0]
+    assert torch.equal(kept, shown >= 0.25)
+    assert torch.equal(most[kept], every[kept])
+    m, data = method("acrst", detector("fcos"), paste={"most": 20, "inside": 0.9}), batch()
+    seen = looks(m)
+    m(data, 50)
+    boxes = torch.cat([t.boxes[t.box_trust() == 0] for t in seen[0][1]])
+    assert len(boxes)
+    assert (boxes[:, 2:] - boxes[:, :2]).amin() > 1
+
+
 def test_visible_counts_the_union_of_what_covers() -> None:
     covers = torch.tensor([[[0.0, 0, 5, 10], [3, 0, 6, 10], [20, 20, 30, 30], [4, 4, 4, 9]]])
     assert visible(torch.tensor([[0.0, 0, 10, 10]]), covers).item() == pytest.approx(0.4)

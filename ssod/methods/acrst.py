@@ -82,7 +82,9 @@ class PasteConfig(Section):
     scale: Span = (0.5, 1.5)
     "Factor of a crop's sides, drawn uniformly."
     visible: float = Field(0.3, ge=0, le=1)
-    "A box, or an earlier crop, of which less stays visible is dropped."
+    "A box, or an earlier crop, of which less stays visible is dropped. What the border cuts off does not count here."
+    inside: float = Field(0.0, ge=0, le=1)
+    "A crop of which less would lie inside the image is not pasted; 0 = a sliver of it is a label, too."
 
     @field_validator("scale")
     @classmethod
@@ -218,7 +220,8 @@ class Acrst(base.Method):
         number, u = u[:, :1], u[:, 1:].unflatten(1, (cfg.most, 6))
         wanted = rows[: cfg.most] < (number * (cfg.most + 1)).floor()
         crops = self.bank.draw(u[..., :3], self.recall.probability(), wanted)
-        return paste(view, targets, crops, places(u[..., 3:], crops.sides, view.sizes, cfg.scale), cfg.visible)
+        where = places(u[..., 3:], crops.sides, view.sizes, cfg.scale, cfg.inside)
+        return paste(view, targets, crops, where, cfg.visible)
 
 
 def twice(view: View, strong: View) -> View:

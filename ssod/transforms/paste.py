@@ -32,7 +32,9 @@ class Crops:
     labels: Tensor
 
 
-def places(draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, float]) -> Tensor:
+def places(
+    draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, float], inside: float = 0.0
+) -> Tensor:
     """Return [N, C, 4] float, whole pixels: where crops lie; what hangs over the border is not cut yet.
 
     Args:
@@ -40,12 +42,15 @@ def places(draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, floa
         sides: [N, C, 2] (width, height) of the crops; a crop of no size has an empty place.
         sizes: [N, 2] (height, width) of the images.
         scale: smallest and largest factor of a crop's sides, drawn uniformly.
+        inside: a crop of which a smaller share would lie inside the image has an empty place, too.
     """
     low, high = scale
     factor = low + (high - low) * draws[..., :1]
     extent = (sides * factor).round().clamp(min=1) * (sides > 0)
     room = sizes.flip(1)[:, None].to(draws)
     corner = torch.minimum((draws[..., 1:] * room).floor(), room - 1)
+    shown = torch.minimum(extent, room - corner).prod(-1, keepdim=True)
+    extent = extent * (shown >= inside * extent.prod(-1, keepdim=True))
     return torch.cat([corner, corner + extent], -1)
 
 
