@@ -382,16 +382,20 @@ def test_a_pasted_box_teaches_its_class_and_no_place(net: str) -> None:
 
 def test_the_teacher_sees_clean_images_and_the_counts_no_pasted_box() -> None:
     m, data = method("acrst", detector("faster_rcnn")), batch()
-    twin = method("acrst", detector("faster_rcnn"), paste={"most": 0})
+    twin = method("acrst", detector("faster_rcnn"), paste={"most": 20})
+    none = method("acrst", detector("faster_rcnn"), paste={"most": 0})
     shown = []
     ask = m.ask
     m.ask = lambda view, step: shown.append(view) or ask(view, step)
     for number in (50, 51):
-        m(data, number), twin(data, number)
+        m(data, number), twin(data, number), none(data, number)
     assert all(view is data.weak for view in shown)
     assert m.recall.found.any()
     assert torch.equal(m.recall.found, twin.recall.found)
+    assert torch.equal(m.recall.found, none.recall.found)
     assert torch.equal(m.bank.pixels, twin.bank.pixels)  # no crop of a crop
+    assert m.bank.pushed.any()
+    assert not none.bank.pushed.any()
     assert m.recall.images.item() == pytest.approx(2 * (1 + 0.999))
 
 
@@ -427,6 +431,31 @@ def test_the_classifier_vetoes_a_class_and_learns_what_there_was_before_pasting(
     wanted = torch.tensor([[0.0, 1, 1], [1, 0, 0]])  # what some_targets has
     logits = torch.tensor([5.0, -5, 5]).expand(2, 3)
     torch.testing.assert_close(losses["sup/image"], presence_loss(logits, wanted))
+
+
+def test_a_veto_of_0_is_none_and_the_classifier_is_not_asked() -> None:
+    m, data = method("acrst", detector("fcos"), image_score=0), batch()
+    asked, presence = [], m.presence
+    m.presence = lambda classifier, *more: asked.append(classifier) or presence(classifier, *more)
+    losses = m(data, 50)
+    assert asked == [m.classifier]  # on labelled images, where it learns
+    assert losses["sup/image"] > 0
+    assert m.stats["pseudo/vetoed_per_image"] == 0
+    assert "pseudo/share_of_expected" in m.stats
+
+
+def test_while_other_parts_are_looked_at_only_what_is_read_is_kept() -> None:
+    m, data = method("acrst", detector("fcos")), batch()
+    out, again = m.teacher.predict(data.weak), []
+    kept = m.kept(out, lambda: again.append(1) or out)
+    wanted, found = (m.believed(o, data.weak) for o in (out, kept))
+    assert torch.equal(wanted, found)
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(kept.detections(), out.detections()))
+    assert (len(kept.pyramid), again) == (1, [])
+    assert kept.stages.keys() == out.stages.keys()
+    assert again == [1]
+    weighed = method("acrst", detector("fcos"), loss={"unsup": {"weighting": ["background_reliability"]}})
+    assert weighed.kept(out, lambda: out) is out
 
 
 def test_the_classifier_s_average_follows_as_the_teacher_does() -> None:
