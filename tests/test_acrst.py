@@ -181,6 +181,12 @@ def test_a_crop_that_is_cut_to_a_sliver_is_not_pasted() -> None:
     assert (boxes[:, 2:] - boxes[:, :2]).amin() > 1
 
 
+def test_what_is_not_there_has_no_box_even_if_none_is_too_small() -> None:
+    crops = Crops(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 2), torch.tensor([[0, 1]]))
+    _, (found,) = paste(picture(), [Targets.empty(torch.zeros(1))], crops, torch.full((1, 2, 4), 9.0), 0.0)
+    assert not len(found)
+
+
 def test_visible_counts_the_union_of_what_covers() -> None:
     covers = torch.tensor([[[0.0, 0, 5, 10], [3, 0, 6, 10], [20, 20, 30, 30], [4, 4, 4, 9]]])
     assert visible(torch.tensor([[0.0, 0, 10, 10]]), covers).item() == pytest.approx(0.4)

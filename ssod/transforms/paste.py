@@ -115,7 +115,7 @@ def paste(view: View, targets: list[Targets], crops: Crops, rects: Tensor, least
         targets: their boxes.
         crops: what is pasted.
         rects: [N, C, 4], where: from ``places``.
-        least: a box, or an earlier crop, of which a smaller share stays visible is dropped.
+        least: a box, or an earlier crop, of which a smaller share stays visible, or nothing, is dropped.
 
     Returns:
         The view with float images in 0..1, and its boxes: those given, then the crops', which teach no place.
@@ -129,8 +129,8 @@ def paste(view: View, targets: list[Targets], crops: Crops, rects: Tensor, least
     both = []
     for t, b, labels in zip(targets, cut.to(targets[0].boxes), crops.labels):
         both.append(join([t, Targets(b, labels, box_weight=torch.zeros_like(b[:, 0]))]))
-    shares = zip(own.split([len(t) for t in targets]), pasted)
-    return replace(view, images=images), select(both, torch.cat([s for pair in shares for s in pair]) >= least)
+    shares = torch.cat([s for pair in zip(own.split([len(t) for t in targets]), pasted) for s in pair])
+    return replace(view, images=images), select(both, (shares >= least) & (shares > 0))
 
 
 def visible_shares(targets: list[Targets], rects: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
