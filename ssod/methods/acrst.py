@@ -19,10 +19,10 @@ Order of a step:
    images, too, and box losses on unlabelled images have the factor 0 of `loss_weights`. FCOS learns centerness from
    pseudo-labels, as in `unbiased_teacher`, but not from pasted boxes.
 
-The bank is on the device, and so is all that follows pasting. Views of the loader should have geometry alone. Colours in
-a view come before pasting: crops are stored with them, and images are coloured twice. Colours on the device are those
-of Unbiased Teacher but for what ``ssod.transforms.recolor`` names. A crop is stored as a square of `bank.side` pixels, so that a
-large object is pasted with less detail than it had.
+The bank is on the device, and so is all that follows pasting. Views of the loader should have geometry alone. Colours
+in a view come before pasting: crops are stored with them, and images are coloured twice. Colours on the device are
+those of Unbiased Teacher but for what ``ssod.transforms.recolor`` names. A crop is stored as a square of `bank.side`
+pixels, so that a large object is pasted with less detail than it had.
 
 The classifier is one linear layer on the mean of the coarsest map of the pyramid; its loss (BCE, weight 1, mean over
 images and classes) reaches the backbone. It is asked for the classes that an image had before pasting: else it would
@@ -105,7 +105,7 @@ class Config(base.Config):
     score: float = Field(0.7, ge=0, le=1)
     "A detection becomes a pseudo-label when its score is at least this ..."
     image_score: float = Field(0.3, ge=0, le=1)
-    "... and the classifier of whole images gives its class at least this; 0 = it is not asked, but learns all the same."
+    "... and the classifier of whole images gives its class at least this; 0 = it is not asked, but still learns."
     image_weight: float = Field(1.0, gt=0)
     "Factor of the classifier's loss."
     recall_decay: float = Field(0.999, ge=0, lt=1)

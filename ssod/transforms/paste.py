@@ -32,9 +32,7 @@ class Crops:
     labels: Tensor
 
 
-def places(
-    draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, float], inside: float = 0.0
-) -> Tensor:
+def places(draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, float], inside: float = 0.0) -> Tensor:
     """Return [N, C, 4] float, whole pixels: where crops lie; what hangs over the border is not cut yet.
 
     Args:
