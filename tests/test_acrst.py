@@ -163,6 +163,30 @@ def test_places_lie_anywhere_in_the_image_and_hang_over_right_and_bottom_alone()
     assert torch.equal(none[..., :2], none[..., 2:])
 
 
+def test_a_crop_that_is_cut_to_a_sliver_is_not_pasted() -> None:
+    draws, sides = torch.rand(1, 4000, 3), torch.full((1, 4000, 2), 20.0)
+    size = torch.tensor([[40, 80]])
+    every, most = (places(draws, sides, size, (0.5, 1.5), inside)[0] for inside in (0.0, 0.25))
+    extent = every[:, 2:] - every[:, :2]
+    shown = (torch.minimum(every[:, 2:], torch.tensor([80.0, 40])) - every[:, :2]).prod(1) / extent.prod(1)
+    assert shown.min() < 0.1
+    kept = most[:, 2] > most[:, 0]
+    assert torch.equal(kept, shown >= 0.25)
+    assert torch.equal(most[kept], every[kept])
+    m, data = method("acrst", detector("fcos"), paste={"most": 20, "inside": 0.9}), batch()
+    seen = looks(m)
+    m(data, 50)
+    boxes = torch.cat([t.boxes[t.box_trust() == 0] for t in seen[0][1]])
+    assert len(boxes)
+    assert (boxes[:, 2:] - boxes[:, :2]).amin() > 1
+
+
+def test_what_is_not_there_has_no_box_even_if_none_is_too_small() -> None:
+    crops = Crops(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 2), torch.tensor([[0, 1]]))
+    _, (found,) = paste(picture(), [Targets.empty(torch.zeros(1))], crops, torch.full((1, 2, 4), 9.0), 0.0)
+    assert not len(found)
+
+
 def test_visible_counts_the_union_of_what_covers() -> None:
     covers = torch.tensor([[[0.0, 0, 5, 10], [3, 0, 6, 10], [20, 20, 30, 30], [4, 4, 4, 9]]])
     assert visible(torch.tensor([[0.0, 0, 10, 10]]), covers).item() == pytest.approx(0.4)
@@ -364,16 +388,20 @@ def test_a_pasted_box_teaches_its_class_and_no_place(net: str) -> None:
 
 def test_the_teacher_sees_clean_images_and_the_counts_no_pasted_box() -> None:
     m, data = method("acrst", detector("faster_rcnn")), batch()
-    twin = method("acrst", detector("faster_rcnn"), paste={"most": 0})
+    twin = method("acrst", detector("faster_rcnn"), paste={"most": 20})
+    none = method("acrst", detector("faster_rcnn"), paste={"most": 0})
     shown = []
     ask = m.ask
     m.ask = lambda view, step: shown.append(view) or ask(view, step)
     for number in (50, 51):
-        m(data, number), twin(data, number)
+        m(data, number), twin(data, number), none(data, number)
     assert all(view is data.weak for view in shown)
     assert m.recall.found.any()
     assert torch.equal(m.recall.found, twin.recall.found)
+    assert torch.equal(m.recall.found, none.recall.found)
     assert torch.equal(m.bank.pixels, twin.bank.pixels)  # no crop of a crop
+    assert m.bank.pushed.any()
+    assert not none.bank.pushed.any()
     assert m.recall.images.item() == pytest.approx(2 * (1 + 0.999))
 
 
@@ -409,6 +437,31 @@ def test_the_classifier_vetoes_a_class_and_learns_what_there_was_before_pasting(
     wanted = torch.tensor([[0.0, 1, 1], [1, 0, 0]])  # what some_targets has
     logits = torch.tensor([5.0, -5, 5]).expand(2, 3)
     torch.testing.assert_close(losses["sup/image"], presence_loss(logits, wanted))
+
+
+def test_a_veto_of_0_is_none_and_the_classifier_is_not_asked() -> None:
+    m, data = method("acrst", detector("fcos"), image_score=0), batch()
+    asked, presence = [], m.presence
+    m.presence = lambda classifier, *more: asked.append(classifier) or presence(classifier, *more)
+    losses = m(data, 50)
+    assert asked == [m.classifier]  # on labelled images, where it learns
+    assert losses["sup/image"] > 0
+    assert m.stats["pseudo/vetoed_per_image"] == 0
+    assert "pseudo/share_of_expected" in m.stats
+
+
+def test_while_other_parts_are_looked_at_only_what_is_read_is_kept() -> None:
+    m, data = method("acrst", detector("fcos")), batch()
+    out, again = m.teacher.predict(data.weak), []
+    kept = m.kept(out, lambda: again.append(1) or out)
+    wanted, found = (m.believed(o, data.weak) for o in (out, kept))
+    assert torch.equal(wanted, found)
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(kept.detections(), out.detections()))
+    assert (len(kept.pyramid), again) == (1, [])
+    assert kept.stages.keys() == out.stages.keys()
+    assert again == [1]
+    weighed = method("acrst", detector("fcos"), loss={"unsup": {"weighting": ["background_reliability"]}})
+    assert weighed.kept(out, lambda: out) is out
 
 
 def test_the_classifier_s_average_follows_as_the_teacher_does() -> None:
@@ -466,6 +519,8 @@ def test_two_ranks_share_one_bank(tmp_path: Path) -> None:
     path = small_config(tmp_path, detector=NETS["retinanet"], train__steps=4, **PLAIN_TRAIN, method=own)
     run(train_command(path, tmp_path / "one"))
     two(path, tmp_path / "two")
+    two(path, tmp_path / "cut", "train.steps=3")
+    two(path, tmp_path / "cut")
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(alone) == len(together) == 4
     assert {"sup/image", "unsup/cls"} < set(alone[-1])
@@ -474,3 +529,7 @@ def test_two_ranks_share_one_bank(tmp_path: Path) -> None:
     for key in ("bank.pushed", "bank.pixels", "recall.images"):
         assert states[0][key].any()
         assert torch.equal(*(state[key] for state in states)), key
+    whole, cut = (checkpoint.load(tmp_path / name / "checkpoints" / checkpoint.LAST) for name in ("two", "cut"))
+    assert all(torch.equal(value, cut["method"][name]) for name, value in whole["method"].items())
+    for share in whole["ranks"]:  # a bank is in a checkpoint once
+        assert not {name for name in share["buffers"] if name.startswith(("bank.", "recall."))}

@@ -449,8 +449,18 @@ def test_stac_as_released(
     assert in_proportion(t.schedule, stages[1], t.steps).milestones == drops
     assert (t.batch.labeled, t.batch.unlabeled, t.lr, t.schedule.gamma) == (8, 8, lr, gamma)
     assert (t.warm_up.steps, t.warm_up.factor, cfg.detector.roi.rows) == (1000, 0.33, rows)
+    assert (cfg.detector.loss.box.name, cfg.detector.loss.rpn_box.name) == ("l1", "smooth_l1")
+    assert (t.optimizer.name, t.optimizer.decay_norm_and_bias) == ("sgd", False)
     assert not cfg.views.unlabeled["weak"].ops
     assert names_of(cfg.views.unlabeled["strong"]) == ["resize", "shuffle", "cutout_squares"]
+
+
+def test_small_sets_leave_out_what_hardly_happens_there() -> None:
+    """Flips count as moves of the whole image, and a sliver of a small image shows nothing."""
+    for data in ("neu_det", "bccd", "shapes"):
+        assert not config("stac", "retinanet_tiny_fpn", data).method.box_affine
+        assert config("acrst", "retinanet_tiny_fpn", data).method.paste.inside == 0.3
+    assert of("acrst", "faster_rcnn", "coco").method.paste.inside == 0
 
 
 @pytest.mark.parametrize("combination", [c for c in COMBINATIONS if c[0] == "stac"], ids=ids)

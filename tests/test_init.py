@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from ssod.commands import init_text
 from ssod.commands.init import write_config
@@ -14,6 +15,7 @@ from ssod.detectors.build import build
 from ssod.methods.registry import names
 from ssod.utils import recipes
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.recipes import Recipe
 from tests.small_sets import coco, pictures, voc, yolo
 
 
@@ -193,6 +195,22 @@ def test_every_method(here: Path) -> None:
             baseline.method.ema.warm_up,
         )
         assert baseline.method.ema.warm_up, "else its average would begin with the weights before training"
+
+
+def test_labelled_views_have_the_recipe_s_colours(here: Path) -> None:
+    """ACRST changes colours on the device after pasting, so that its views have geometry alone."""
+    words = {
+        "acrst": "the student's: moved or turned; colours and holes come on the device, method.colors",
+        "mean_teacher": "the student's: moved or turned, colours changed, parts erased",
+        "dense_teacher": "the student's: the same pixels, colours changed, parts erased",
+    }
+    for method, text in words.items():
+        write_config(f"{method}.yaml", "voc", "free", "voc", method=method)
+        written = Path(f"{method}.yaml").read_text()
+        assert text in written
+        views, (recipe, _) = yaml.safe_load(written)["views"], recipes.compose(Recipe(method=method, data="own"))
+        assert views["labeled"]["weak"][1:] == recipe["views"]["labeled"]["weak"][1:]
+        assert ("unbiased_color" in views["labeled"]["weak"]) == (method != "acrst")
 
 
 def test_the_numbers_follow_the_rule(here: Path) -> None:

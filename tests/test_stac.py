@@ -19,6 +19,7 @@ from ssod.engine.checkpointing import checkpoint
 from ssod.engine.schedule import Constant, Cosine, MultiStep, WarmUp, lr_at, turns
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
+from ssod.methods.base import quantiles
 from ssod.methods.labels_once import LabelsOnce
 from ssod.methods.stac import Config
 from ssod.methods.teachers import FileOutput, Frozen
@@ -57,7 +58,7 @@ def test_which_boxes_teach_golden(case: dict) -> None:
     """Compared, and kept, in float16; the best of an image always stays, and so does what ties with it."""
     m = method("stac", detector("fcos"), score=case["confidence"])
     found = Targets(array(case, "boxes").float(), array(case, "labels"), array(case, "scores").float())
-    kept, empty = m.choose([found, found[:0]])
+    kept, empty = m.choose(m.stored([found, found[:0]]))
     assert torch.equal(kept.labels, array(case, "labels_out"))
     assert torch.equal(kept.boxes, array(case, "boxes_out").float())
     assert torch.equal(kept.scores, array(case, "scores_out").float())
@@ -131,7 +132,7 @@ def test_a_trained_detector_is_asked_once_too_and_a_file_is_not_asked_at_all(mon
     assert [v.ids for v in seen] == [[0], [1]]
     assert m.labels_alone
     assert m.restart_at is None
-    assert not Config(name="stac", teacher={"name": "file", "results": "b.json"}).labels_once
+    assert not Config(name="stac", burn_in=0, teacher={"name": "file", "results": "b.json"}).labels_once
 
 
 @pytest.mark.parametrize("net", DETECTORS)
@@ -151,6 +152,24 @@ def test_what_is_said_of_an_image_depends_on_it_alone_and_moves_with_its_view(ne
     expected = warp(labeler.known[1][0].boxes, matrix(True)).clamp(0, 96)
     wide = (expected[:, 2:] - expected[:, :2]).amin(1) > 1
     torch.testing.assert_close(moved.boxes, expected[wide])
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_the_log_sees_all_scores_and_boxes_are_rounded_once(released: bool) -> None:
+    """In pixels of the original; an image in which no box is sure has scores all the same."""
+    m, data = method("stac", detector("fcos"), score=1.0, as_released=released), batch()
+    data.weak.matrix = torch.diag(torch.tensor([1 / 3, 1 / 3, 1])) @ data.weak.matrix
+    labels = m.labels(data, 50)
+    found = labels.teacher.detections()
+    raw = [m.given.look(data.weak, row)[0] for row in range(2)]
+    assert all(len(t) > 5 for t in found)
+    assert [len(t) for t in labels.pseudo.cls] == ([1, 1] if released else [0, 0])
+    torch.testing.assert_close(m.stats["pseudo/score_quantiles"], quantiles(raw))
+    if released:
+        assert all(torch.equal(t.boxes, t.boxes.half().float()) for t in raw)
+        best = [t[t.scores.argmax()] for t in found]
+        assert all(torch.equal(a.boxes, b.boxes.view(1, 4)) for a, b in zip(labels.pseudo.cls, best))
+        assert not all(torch.equal(t.boxes, t.boxes.half().float()) for t in labels.pseudo.cls)
 
 
 @pytest.mark.parametrize("net", DETECTORS)
@@ -186,6 +205,23 @@ def test_a_view_by_chance_and_a_weighting_that_asks_again_are_refused(tmp_path: 
     with pytest.raises(SsodError, match="here a frozen teacher does") as caught:
         load(path, [*steady, "method.ema.rule=never"])
     assert caught.value.field == "method.ema.rule"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        (["method.burn_in=0"], "method.burn_in", "0 leaves the teacher untrained"),
+        (["method.teacher=old.pt"], "method.burn_in", "set method.burn_in=0"),
+        (["method.teacher={name: file, results: boxes.json}"], "method.burn_in", "set method.burn_in=0"),
+        (["method.ema.start=null"], "method.ema.start", "counts the steps of either stage"),
+    ],
+)
+def test_there_is_one_trained_teacher(tmp_path: Path, changes: list[str], field: str, words: str) -> None:
+    path = small_config(tmp_path, method={"name": "stac", "burn_in": 6}, views__unlabeled__weak=[])
+    with pytest.raises(SsodError, match=words) as caught:
+        load(path, changes)
+    assert (caught.value.field, caught.value.code) == (field, Exit.USAGE)
+    assert load(path, ["method.burn_in=0", "method.teacher=old.pt"]).method.restart_at is None
 
 
 # ---- losses --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from ssod.data.datasets import DataSets
+from ssod.methods.registry import find
 from ssod.utils import recipes
 from ssod.utils.merging import merge
 from ssod.utils.recipes import Recipe
@@ -60,7 +61,7 @@ def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) 
     n = numbers(data, tree["detector"].get("backbone", ""))
     low, high, long = round(n.short * 0.8), round(n.short * 1.2), round(n.short * 5 / 3)
     val_view = flow([{"resize": {"short": n.short, "long": long}}])
-    train_view = flow([{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"])
+    train_view = [{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"]
     first = "\n".join(f"  {key}: {flow(section[key])}{_remark(key, section)}" for key in section)
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
     file = shlex.quote(str(out))
@@ -81,9 +82,9 @@ data:{" # move the folder and only `root` changes" if "root" in section else ""}
 {first}
 
 views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
-  labeled: {{weak: [{train_view[1:-1]}, unbiased_color]}}
+  labeled: {{weak: {flow(train_view + _colors(tree))}}}
   unlabeled:
-    weak: {val_view if _labels_once(tree) else train_view} # the teacher's
+    weak: {val_view if _labels_once(tree) else flow(train_view)} # the teacher's
     strong: {_strong(tree)}
   val: {val_view}
 {_detector(tree["detector"])}
@@ -137,11 +138,20 @@ def _labels_once(tree: dict[str, Any]) -> bool:
     return tree["views"]["unlabeled"]["weak"] == tree["views"]["val"]
 
 
+def _colors(tree: dict[str, Any]) -> list[Any]:
+    """Return what the recipe does to labelled images besides resizing and flipping."""
+    ops = tree["views"]["labeled"]["weak"]
+    return [op for op in ops if op != "flip" and not (isinstance(op, dict) and "resize" in op)]
+
+
 def _strong(tree: dict[str, Any]) -> str:
     """Return the student's view, which a method that compares rows one by one needs in place."""
     view = tree["views"]["unlabeled"]["strong"]
-    what = "moved or turned" if {"soft_teacher_strong", "stac_strong"} & {*map(str, view["ops"])} else "the same pixels"
-    return f"{flow(view)} # the student's: {what}, colours changed, parts erased"
+    moves = any(name in flow(view["ops"]) for name in ("soft_teacher_strong", "stac_strong", "translate_x"))
+    what = "moved or turned" if moves else "the same pixels"
+    later = "colors" in find(tree["method"]["name"]).Config.model_fields
+    colors = "; colours and holes come on the device, method.colors" if later else ", colours changed, parts erased"
+    return f"{flow(view)} # the student's: {what}{colors}"
 
 
 _REMARKS = {

@@ -209,11 +209,17 @@ class Stepper:
         return dropped
 
     def own_buffers(self) -> dict[str, Tensor]:
-        """Return this rank's own buffers, on the CPU; nothing where there is one rank."""
+        """Return this rank's own buffers, on the CPU; nothing where there is one rank.
+
+        A module names in ``alike`` those of its buffers that are the same on all ranks (a bank of crops has hundreds of
+        megabytes): one copy of them is enough, that of ``state_dict``.
+        """
         if not collective.active():
             return {}
-        kept = self.method.state_dict().keys()
-        return {name: buffer.cpu() for name, buffer in self.method.named_buffers() if name in kept}
+        modules = self.method.named_modules()
+        alike = {f"{path}.{name}".lstrip(".") for path, module in modules for name in getattr(module, "alike", ())}
+        own = self.method.state_dict().keys() - alike
+        return {name: buffer.cpu() for name, buffer in self.method.named_buffers() if name in own}
 
     def state_size(self) -> int:
         """Return the bytes of ``state_dict`` once the optimiser has made a step."""

@@ -19,10 +19,10 @@ Order of a step:
    images, too, and box losses on unlabelled images have the factor 0 of `loss_weights`. FCOS learns centerness from
    pseudo-labels, as in `unbiased_teacher`, but not from pasted boxes.
 
-The bank is on the device, and so is all that follows pasting. Views of the loader should have geometry alone: what else
-they do comes before pasting, and then the background is changed twice. Colours on the device are those of Unbiased
-Teacher but for what ``ssod.transforms.recolor`` names. A crop is stored as a square of `bank.side` pixels, so that a
-large object is pasted with less detail than it had.
+The bank is on the device, and so is all that follows pasting. Views of the loader should have geometry alone. Colours
+in a view come before pasting: crops are stored with them, and images are coloured twice. Colours on the device are
+those of Unbiased Teacher but for what ``ssod.transforms.recolor`` names. A crop is stored as a square of `bank.side`
+pixels, so that a large object is pasted with less detail than it had.
 
 The classifier is one linear layer on the mean of the coarsest map of the pyramid; its loss (BCE, weight 1, mean over
 images and classes) reaches the backbone. It is asked for the classes that an image had before pasting: else it would
@@ -35,6 +35,7 @@ same rules.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, cast
 
@@ -44,7 +45,7 @@ from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, LossName, quantiles
-from ssod.methods.teachers import build_teacher
+from ssod.methods.teachers import BoxesAndTop, build_teacher
 from ssod.pseudo_labels.image_veto import ImageClassifier, confirmed, label_sets, presence_loss
 from ssod.pseudo_labels.pseudo_recall import PseudoRecall
 from ssod.structures import Batch, Detector, LabelStatistics, Output, Pseudo, Targets, View
@@ -78,11 +79,13 @@ class PasteConfig(Section):
     """How crops are pasted."""
 
     most: int = Field(5, ge=0)
-    "Crops of an image, drawn uniformly from 0 to this; 0 pastes none."
+    "Crops of an image, drawn uniformly from 0 to this; 0 pastes none, and the bank stays empty."
     scale: Span = (0.5, 1.5)
     "Factor of a crop's sides, drawn uniformly."
     visible: float = Field(0.3, ge=0, le=1)
-    "A box, or an earlier crop, of which less stays visible is dropped."
+    "A box, or an earlier crop, of which less stays visible is dropped. What the border cuts off does not count here."
+    inside: float = Field(0.0, ge=0, le=1)
+    "A crop of which less would lie inside the image is not pasted; 0 = a sliver of it is a label, too."
 
     @field_validator("scale")
     @classmethod
@@ -102,7 +105,7 @@ class Config(base.Config):
     score: float = Field(0.7, ge=0, le=1)
     "A detection becomes a pseudo-label when its score is at least this ..."
     image_score: float = Field(0.3, ge=0, le=1)
-    "... and the classifier of whole images gives its class at least this; 0 = it is not asked."
+    "... and the classifier of whole images gives its class at least this; 0 = it is not asked, but still learns."
     image_weight: float = Field(1.0, gt=0)
     "Factor of the classifier's loss."
     recall_decay: float = Field(0.999, ge=0, lt=1)
@@ -164,8 +167,7 @@ class Acrst(base.Method):
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Keep what both stages of the filter pass; count it, and put it into the bank."""
         cfg, found = self.cfg, teacher.detections()
-        own = teacher if self.given is None else self.teacher.predict(batch.weak)
-        probs = self.presence(self.image_teacher.model, own, batch.weak).float().sigmoid()
+        probs = self.believed(teacher, batch.weak)
         image = image_index([len(t) for t in found], probs.device)
         scores, labels = torch.cat([t.confidence() for t in found]), torch.cat([t.labels for t in found])
         first, both = confirmed(scores, labels, image, probs, cfg.score, cfg.image_score)
@@ -175,9 +177,20 @@ class Acrst(base.Method):
         self.stats |= {
             "pseudo/score_quantiles": quantiles(found),
             "pseudo/vetoed_per_image": (first & ~both).sum() / len(found),
-            "pseudo/recall": self.recall.recall(),
+            "pseudo/share_of_expected": self.recall.recall(),
         }
         return Pseudo(kept)
+
+    def believed(self, teacher: Output, view: View) -> Tensor:
+        """Return [N, K]: how likely each image holds each class, 1 where the classifier is not asked."""
+        if self.cfg.image_score == 0:
+            return torch.ones(len(view), self.student.num_classes, device=view.images.device)
+        own = teacher if self.given is None else self.teacher.predict(view)
+        return self.presence(self.image_teacher.model, own, view).float().sigmoid()
+
+    def kept(self, out: Output, again: Callable[[], Output]) -> Output:
+        """See ``base.Method``: of the maps the coarsest is enough, if no weighting asks for others."""
+        return super().kept(out, again) if self.cfg.weightings_of_maps else BoxesAndTop(out, again)
 
     def presence(self, classifier: torch.nn.Module, out: Output, view: View) -> Tensor:
         """Return [N, K] logits: which classes a classifier sees in each image."""
@@ -185,8 +198,10 @@ class Acrst(base.Method):
         return classifier(out.pyramid[-1], (height, width), view.sizes)
 
     def keep(self, source: int, view: View, targets: list[Targets]) -> None:
-        """Put boxes into the bank, cut out of a view that nothing was pasted onto."""
+        """Put boxes into the bank, cut out of a view that nothing was pasted onto; none if no crop is to be pasted."""
         bank = self.cfg.bank
+        if self.cfg.paste.most == 0:
+            return
         self.bank.push(source, view, targets, worth_keeping(targets, bank.least, bank.covered))
 
     # ---- what the student sees -------------------------------------------------------------------------------------
@@ -218,7 +233,8 @@ class Acrst(base.Method):
         number, u = u[:, :1], u[:, 1:].unflatten(1, (cfg.most, 6))
         wanted = rows[: cfg.most] < (number * (cfg.most + 1)).floor()
         crops = self.bank.draw(u[..., :3], self.recall.probability(), wanted)
-        return paste(view, targets, crops, places(u[..., 3:], crops.sides, view.sizes, cfg.scale), cfg.visible)
+        where = places(u[..., 3:], crops.sides, view.sizes, cfg.scale, cfg.inside)
+        return paste(view, targets, crops, where, cfg.visible)
 
 
 def twice(view: View, strong: View) -> View:

@@ -7,7 +7,7 @@ A method is one file in this folder: a ``Config`` (its knobs), a ``Method`` that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -162,7 +162,11 @@ class Method(Supervised):
     def ask(self, view: View, step: int) -> Output:
         """Let who labels at ``step`` look at a view; once in a step, also where its parts run twice."""
         look = partial(self.labeler(step).predict, view)
-        return collective.once(look, partial(worth_keeping, again=look, maps=self.cfg.asks_maps))
+        return collective.once(look, partial(self.kept, again=look))
+
+    def kept(self, out: Output, again: Callable[[], Output]) -> Output:
+        """Return what of a teacher's answer is kept while the other parts of a step are looked at."""
+        return worth_keeping(out, again, self.cfg.asks_maps)
 
     def task(
         self, name: str, batch: Batch, step: int, pseudo: Pseudo | None

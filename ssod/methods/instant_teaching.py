@@ -21,7 +21,8 @@ In both, box losses have full weight and the proposal network learns objects and
 
 What is not as released, whatever the switch:
 
-* A label is clipped to the student's view, and dropped with a side of a pixel or less; the code clamps it at 0 alone.
+* A label is clipped to the student's view, and dropped when that leaves it a side of one pixel or less; the code clamps
+  it at 0 alone.
 * Any labelled image may meet any unlabelled one, by their places in a batch (``ssod.transforms.mix``). The code pairs
   each labelled image for good with one block of the unlabelled list, and never looks at what is left over of that list.
 * The proposal network's anchors are assigned by another rule, which configs/detectors/faster_rcnn_r50_fpn.yaml names.

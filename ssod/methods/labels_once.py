@@ -21,9 +21,13 @@ class LabelsOnce(Frozen):
     share its batch, nor on when it is seen. So nothing of it has to be in a checkpoint: who goes on asks again, and is
     told the same.
 
+    All detections of an image are kept on the device, 28 bytes each: with 100 of them, 0.33 GB for the 118 000 images
+    of COCO. A process has those of the images that it has seen.
+
     Args:
         detector: with its weights.
-        keep: changes the boxes of one image, [1] Targets with scores in pixels of the original, before they are kept.
+        keep: changes the detections of an image, [1] Targets with scores in pixels of the original, before they are
+            kept.
     """
 
     def __init__(self, detector: Detector, keep: Callable[[list[Targets]], list[Targets]]) -> None:

@@ -12,8 +12,8 @@ Constants and formulas are the released code's. The paper divides a side's devia
 code, and this file, by the width for x and by the height for y, of the mean refined box.
 
 What is not as released: a process divides by the mean of what all of them count (there each by its own); the teacher
-proposes as in evaluation, from 1000 boxes a level before suppression (there 2000); a box that leaves the student's view
-is dropped with a side of a pixel or less (there with none); and the proposal network's anchors are assigned by another
+proposes as in evaluation, from 1000 boxes a level before suppression (there 2000); a box is dropped when the student's
+view leaves it a side of one pixel or less (there none); and the proposal network's anchors are assigned by another
 rule, which configs/detectors/faster_rcnn_r50_fpn.yaml names.
 
 Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours: a jittered box is refined by the row whose box

@@ -1,15 +1,17 @@
 """STAC: a trained detector labels every image once, and a student that starts afresh learns from it. (arXiv:2005.04757)
 
-Order of a run (Sec. 3): until `burn_in` ends the student learns from labels alone. What is measured then is the
-teacher: it is frozen, and student, average, optimiser and schedule start afresh from what the first stage started from.
-`method.teacher` names a trained teacher in the place of this stage, with `burn_in: 0`. Order of a step: labelled
-images; what the teacher says of the weak view, of each image once in the run; boxes that score at least `score`, on the
-strong view, with all losses. The weak view must be free of chance; in the recipes of papers it is the image as it is in
-its file, without resizing, as in the released code.
+Order of a run (Sec. 3): until `burn_in` ends the student learns from labels alone. The model that is measured at
+that moment becomes the teacher and is frozen; student, average, optimiser and schedule start afresh from what the first
+stage started from. `method.teacher` names a trained teacher in the place of this stage, with `burn_in: 0`.
+
+Order of a step: labelled images; what the teacher says of the weak view; boxes that score at least `score`, on the
+strong view, with all losses. The teacher looks at each image once in each process; after a resume it is asked again and
+says the same. The weak view must be free of chance; in the recipes of papers it is the image as it is in its file,
+without resizing, as in the released code.
 
 Where paper and code differ, `as_released` chooses. The code halves the losses on both kinds of images, keeps the best
-box of an image where none reaches the threshold, and stores boxes and scores as float16 before it compares; in the
-paper there is nothing of these. An image without any detection is left out of the code's list; here its rows learn
+box of an image where none reaches the threshold, and stores boxes and scores as float16 before it compares; the
+paper does none of this. An image without any detection is left out of the code's list; here its rows learn
 nothing.
 
 What is not as released: the pixels of a single box are moved after the colours and holes of the view
@@ -33,7 +35,7 @@ from ssod.methods.base import EmaConfig, quantiles
 from ssod.methods.config import FileTeacher, refusal
 from ssod.methods.labels_once import LabelsOnce
 from ssod.methods.teachers import Ema, FromFile, Frozen
-from ssod.pseudo_labels.best_kept import as_floats, as_halves, at_least
+from ssod.pseudo_labels.best_kept import at_least, rounded
 from ssod.structures import Batch, Detector, Output, Pseudo, Targets, View
 from ssod.transforms.box_affine import move_in_a_box
 from ssod.utils.schema import Duration
@@ -65,6 +67,19 @@ class Config(base.Config):
             raise refusal(self, ("loss", "unsup", "weighting"), f"{problem}; remove it")
         return self
 
+    @model_validator(mode="after")
+    def _has_one_trained_teacher(self) -> Config:
+        if self.teacher is None and not self.burn_in:
+            problem = "0 leaves the teacher untrained; give a first stage, or method.teacher"
+            raise refusal(self, ("burn_in",), problem)
+        if self.teacher is not None and self.burn_in:
+            problem = "with method.teacher there is no first stage, and the student would not start afresh"
+            raise refusal(self, ("burn_in",), f"{problem}; set method.burn_in=0, and train.steps to those of one stage")
+        if self.ema.start is None:
+            problem = "null is the end of burn-in, and here 'start' counts the steps of either stage"
+            raise refusal(self, ("ema", "start"), f"{problem}; give a number, e.g. 0")
+        return self
+
     @property
     def labels_once(self) -> bool:
         """See ``base.Config``; a file of boxes has labelled already."""
@@ -73,7 +88,7 @@ class Config(base.Config):
     @property
     def restart_at(self) -> int | None:
         """See ``base.Config``: where the first stage ends, if it trains the teacher."""
-        return self.burn_in if self.teacher is None and self.burn_in else None
+        return self.burn_in if self.teacher is None else None
 
 
 class Stac(base.Method):
@@ -91,11 +106,11 @@ class Stac(base.Method):
         self.labels_alone = cfg.teacher is not None
         self.restarted = False  # in this process
         if cfg.teacher is None:
-            self.given = LabelsOnce(deepcopy(student), self.choose)
+            self.given = LabelsOnce(deepcopy(student), self.stored)
 
     def use_labeler(self, labeler: Frozen | FromFile) -> None:
         """Ask a detector about an image once."""
-        self.given = LabelsOnce(labeler.model, self.choose) if isinstance(labeler, Frozen) else labeler
+        self.given = LabelsOnce(labeler.model, self.stored) if isinstance(labeler, Frozen) else labeler
 
     def labeler(self, step: int) -> Ema | Frozen | FromFile:
         """Return who labels: until the student starts afresh it is the average, which no step asks."""
@@ -128,14 +143,17 @@ class Stac(base.Method):
         """Return the number of a step in its stage."""
         return step if self.restart_at is None or step < self.restart_at else step - self.restart_at
 
+    def stored(self, detections: list[Targets]) -> list[Targets]:
+        """Return what is remembered of detections, in pixels of the original."""
+        return rounded(detections) if self.cfg.as_released else detections
+
     def choose(self, detections: list[Targets]) -> list[Targets]:
         """Return the boxes that teach."""
-        if not self.cfg.as_released:
-            return at_least(detections, self.cfg.score, best=False)
-        return as_floats(at_least(as_halves(detections), self.cfg.score, best=True))
+        cfg = self.cfg
+        return at_least(detections, cfg.score, best=cfg.as_released, half=cfg.as_released)
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
-        """Keep what was chosen when the image was seen; from another teacher, choose."""
+        """Choose among all that the teacher saw in an image, in every step anew."""
         detections = teacher.detections()
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
         return Pseudo(self.choose(detections))

@@ -189,6 +189,22 @@ class BoxesAlone:
         return self.again().score(boxes)
 
 
+@dataclass
+class BoxesAndTop(BoxesAlone):
+    """The boxes of an output and the coarsest of its feature maps, which is then all that ``pyramid`` holds."""
+
+    top: Tensor = field(init=False)
+
+    def __post_init__(self, out: Output) -> None:
+        super().__post_init__(out)
+        self.top = out.pyramid[-1]
+
+    @property
+    def pyramid(self) -> list[Tensor]:
+        """Its coarsest feature map."""
+        return [self.top]
+
+
 def worth_keeping(out: Output, again: Callable[[], Output], maps: bool) -> Output:
     """Return what of an output is to be kept while other images are looked at: all of it, or its boxes alone."""
     return out if maps or isinstance(out, FileOutput) else BoxesAlone(out, again)

@@ -10,18 +10,20 @@ from ssod.structures import Targets
 from ssod.structures.ragged import image_index, select
 
 
-def at_least(images: list[Targets], score: float, *, best: bool) -> list[Targets]:
+def at_least(images: list[Targets], score: float, *, best: bool, half: bool) -> list[Targets]:
     """Keep the boxes whose score is ``score`` or more.
 
     Args:
         images: N Targets with scores.
-        score: the threshold, compared in the scores' own number format.
+        score: the threshold.
         best: whether an image without such a box keeps its best one, and all that score as much.
+        half: whether scores and threshold are compared in float16.
 
     Returns:
         N Targets.
     """
     scores = torch.cat([t.confidence() for t in images])
+    scores = scores.half() if half else scores
     limit = scores.new_full((len(images),), score)
     image = image_index([len(t) for t in images], scores.device)
     if best:
@@ -30,11 +32,6 @@ def at_least(images: list[Targets], score: float, *, best: bool) -> list[Targets
     return select(images, scores >= limit[image])
 
 
-def as_halves(images: list[Targets]) -> list[Targets]:
-    """Return boxes and scores in float16, as the released code stores them: to half a pixel above 512."""
-    return [replace(t, boxes=t.boxes.half(), scores=t.confidence().half()) for t in images]
-
-
-def as_floats(images: list[Targets]) -> list[Targets]:
-    """Return boxes and scores in float32."""
-    return [replace(t, boxes=t.boxes.float(), scores=t.confidence().float()) for t in images]
+def rounded(images: list[Targets]) -> list[Targets]:
+    """Round boxes and scores to float16, as which the released code stores them: to half a pixel above 512."""
+    return [replace(t, boxes=t.boxes.half().float(), scores=t.confidence().half().float()) for t in images]

@@ -40,6 +40,7 @@ class LabelQueue(nn.Module):
     labels: Tensor
     seen: Tensor
     ranks: Tensor
+    alike = ("scores", "labels", "seen", "ranks")  # on all processes
 
     def __init__(self, num_classes: int, *, images: int, share: float, start: float, least: float) -> None:
         super().__init__()

@@ -57,6 +57,7 @@ class PseudoRecall(nn.Module):
     found: Tensor
     images: Tensor
     expected: Tensor
+    alike = ("found", "images")  # on all ranks
 
     def __init__(self, num_classes: int, decay: float) -> None:
         super().__init__()

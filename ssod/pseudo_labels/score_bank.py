@@ -28,6 +28,7 @@ class ScoreBank(nn.Module):
     def __init__(self, num_classes: int, size: int, *, per_rank: bool = False) -> None:
         super().__init__()
         self.num_classes, self.per_rank = num_classes, per_rank
+        self.alike = () if per_rank else ("scores",)  # on all ranks
         self.register_buffer("scores", torch.zeros(num_classes, size))
 
     def divide(self, parts: int) -> None:

@@ -82,6 +82,7 @@ class CropBank(nn.Module):
     pixels: Tensor
     sides: Tensor
     pushed: Tensor
+    alike = ("pixels", "sides", "pushed")  # on all ranks
 
     def __init__(self, num_classes: int, size: int, side: int) -> None:
         super().__init__()

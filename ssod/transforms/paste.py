@@ -32,7 +32,7 @@ class Crops:
     labels: Tensor
 
 
-def places(draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, float]) -> Tensor:
+def places(draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, float], inside: float = 0.0) -> Tensor:
     """Return [N, C, 4] float, whole pixels: where crops lie; what hangs over the border is not cut yet.
 
     Args:
@@ -40,12 +40,15 @@ def places(draws: Tensor, sides: Tensor, sizes: Tensor, scale: tuple[float, floa
         sides: [N, C, 2] (width, height) of the crops; a crop of no size has an empty place.
         sizes: [N, 2] (height, width) of the images.
         scale: smallest and largest factor of a crop's sides, drawn uniformly.
+        inside: a crop of which a smaller share would lie inside the image has an empty place, too.
     """
     low, high = scale
     factor = low + (high - low) * draws[..., :1]
     extent = (sides * factor).round().clamp(min=1) * (sides > 0)
     room = sizes.flip(1)[:, None].to(draws)
     corner = torch.minimum((draws[..., 1:] * room).floor(), room - 1)
+    shown = torch.minimum(extent, room - corner).prod(-1, keepdim=True)
+    extent = extent * (shown >= inside * extent.prod(-1, keepdim=True))
     return torch.cat([corner, corner + extent], -1)
 
 
@@ -110,7 +113,7 @@ def paste(view: View, targets: list[Targets], crops: Crops, rects: Tensor, least
         targets: their boxes.
         crops: what is pasted.
         rects: [N, C, 4], where: from ``places``.
-        least: a box, or an earlier crop, of which a smaller share stays visible is dropped.
+        least: a box, or an earlier crop, of which a smaller share stays visible, or nothing, is dropped.
 
     Returns:
         The view with float images in 0..1, and its boxes: those given, then the crops', which teach no place.
@@ -124,8 +127,8 @@ def paste(view: View, targets: list[Targets], crops: Crops, rects: Tensor, least
     both = []
     for t, b, labels in zip(targets, cut.to(targets[0].boxes), crops.labels):
         both.append(join([t, Targets(b, labels, box_weight=torch.zeros_like(b[:, 0]))]))
-    shares = zip(own.split([len(t) for t in targets]), pasted)
-    return replace(view, images=images), select(both, torch.cat([s for pair in shares for s in pair]) >= least)
+    shares = torch.cat([s for pair in zip(own.split([len(t) for t in targets]), pasted) for s in pair])
+    return replace(view, images=images), select(both, (shares >= least) & (shares > 0))
 
 
 def visible_shares(targets: list[Targets], rects: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,10 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
+from ssod.utils import collective
 from ssod.utils.errors import Exit
 from ssod.utils.signals import Signals
 from tests.engine import toy
@@ -70,6 +72,34 @@ def test_a_step_says_that_the_run_is_to_stop_after_it() -> None:
     signals.code = Exit.PREEMPTED
     done = one.train_step(toy.batches(3, one.cfg), 3)
     assert (done.made, done.stop) == (True, Exit.PREEMPTED)
+
+
+class Banks(torch.nn.Module):
+    """One buffer that all ranks share, and one of each rank."""
+
+    alike = ("shared",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shared", torch.zeros(2))
+        self.register_buffer("own", torch.zeros(2))
+
+
+def test_what_all_ranks_share_is_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = stepper(), stepper()
+    for each in (one, other):
+        each.method.banks = Banks()
+    one.method.banks.shared += 1
+    one.method.banks.own += 2
+    assert one.own_buffers() == {}
+    monkeypatch.setattr(collective, "active", lambda: True)
+    kept = one.own_buffers()
+    assert {"banks.own", "bank", "student.norm.running_mean"} <= kept.keys()
+    assert "banks.shared" not in kept
+    saved = state(one)
+    saved["method"]["banks.own"].zero_()  # that of rank 0
+    other.load_state_dict(saved, kept)
+    assert difference(one.state_dict()["method"], other.state_dict()["method"]) == []
 
 
 def test_what_was_learned_is_put_back() -> None:
