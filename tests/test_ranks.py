@@ -269,3 +269,38 @@ def test_a_rank_without_a_single_pseudo_box_goes_on(tmp_path: Path) -> None:
     rows = [row for row in rows if row["kind"] == "train"]
     assert rows[-1]["step"] == 16
     assert rows[-1]["pseudo/boxes_per_image"] == 0
+
+
+LEAVING = """
+import atexit, gc, sys
+
+
+def count() -> None:
+    print("left:", sum(type(o).__name__ == "DistributedDataParallel" for o in gc.get_objects()), flush=True)
+
+
+atexit.register(count)  # the first that is registered comes last
+from ssod import cli
+
+sys.argv[0] = "ssod"
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_leaves_no_process_group_behind(tmp_path: Path) -> None:
+    """What holds one when Python ends may abort, and torchrun then calls a finished job a failure."""
+    method = {"name": "mean_teacher", "burn_in": 1}
+    config = small_config(tmp_path, detector=begun("fcos", tmp_path), train__steps=2, method=method, **PLAIN)
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    command = train_command(config, tmp_path / "two")
+    arguments = command[command.index("train") :]
+    job = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = subprocess.run(
+        [*job, str(tmp_path / "leaving.py"), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("left: 0") == 2

@@ -214,6 +214,7 @@ def test_a_view_by_chance_and_a_weighting_that_asks_again_are_refused(tmp_path: 
         (["method.teacher=old.pt"], "method.burn_in", "set method.burn_in=0"),
         (["method.teacher={name: file, results: boxes.json}"], "method.burn_in", "set method.burn_in=0"),
         (["method.ema.start=null"], "method.ema.start", "counts the steps of either stage"),
+        (["method.loss={sup: {weighting: uncertainty}}"], "method.loss", "would not start afresh with the student"),
     ],
 )
 def test_there_is_one_trained_teacher(tmp_path: Path, changes: list[str], field: str, words: str) -> None:

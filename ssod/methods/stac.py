@@ -30,6 +30,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, quantiles
 from ssod.methods.config import FileTeacher, refusal
@@ -78,6 +79,16 @@ class Config(base.Config):
         if self.ema.start is None:
             problem = "null is the end of burn-in, and here 'start' counts the steps of either stage"
             raise refusal(self, ("ema", "start"), f"{problem}; give a number, e.g. 0")
+        return self
+
+    @model_validator(mode="after")
+    def _starts_afresh_whole(self) -> Config:
+        sides = [] if self.loss is None or self.restart_at is None else [self.loss.sup, self.loss.unsup]
+        named = sorted({spec.name for side in sides for spec in side.weighting} & RULES.keys())
+        learning = [name for name in named if RULES[name].learns]
+        if learning:
+            problem = f"the weighting '{learning[0]}' learns, and would not start afresh with the student"
+            raise refusal(self, ("loss",), f"{problem}; remove it, or train the teacher apart (method.teacher)")
         return self
 
     @property

@@ -1,5 +1,7 @@
 """Several processes: joining and leaving the job that torchrun started, and work that only rank 0 does."""
 
+import atexit
+import gc
 import inspect
 import os
 from collections.abc import Callable, Generator
@@ -57,6 +59,9 @@ def job(device: torch.device, *, timeout: float = 600.0) -> Generator[None, None
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # DDP's wrapper is part of a cycle and holds the process group, whose threads may not outlive Python: a rank was
+    # seen to abort when it had done all its work, and its job to be called a failure.
+    atexit.register(gc.collect)
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
