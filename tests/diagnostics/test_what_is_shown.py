@@ -63,6 +63,7 @@ def lively(method: nn.Module) -> None:
 def seen(name: str, net: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
     kind = find(name).Config.model_fields
     changes = [f"method={{name: {name}}}", *(f"method.{key}={value}" for key, value in USUAL.items() if key in kind)]
+    changes += ["method.burn_in=1"] if name == "stac" else []  # without a first stage it asks for a teacher
     sides = SIDES[net] if name == "unbiased_teacher_v2" else ""
     detector = f"detector={{{NETS[net]}, backbone: tiny, channels: 16{sides}}}"
     look = [f"eval.diagnose={SHOWN}", f"eval.batch={SHOWN}", "train.tensorboard=true"]  # one batch, as in a report
