@@ -444,7 +444,7 @@ def test_the_released_constants_are_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
-        ({"mix": {"mixup": 0.5, "mosaic": 0}}, "method.mix", "the teacher says which rows learn what in its own view"),
+        ({"mix": {"mixup": 0.5, "mosaic": 0}}, "method.mix", "the teacher is asked what it sees at each row's place"),
         ({"top": 0}, "method.top", "greater than or equal to 1"),
     ],
 )

@@ -275,3 +275,18 @@ def refusal(section: Section, key: tuple[str, ...], text: str) -> ValidationErro
     """Return the error that refuses ``key`` of ``section``, a key that is valid by itself."""
     found = InitErrorDetails(type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=key, input=key[-1])
     return ValidationError.from_exception_data(type(section).__name__, [found])
+
+
+def rows_keep_their_place(mix: MixConfig | None) -> MixConfig | None:
+    """Refuse ``mix`` where the teacher is asked about the places of the student's rows; a validator of that key."""
+    if mix is not None:
+        raise ValueError("blends images, and the teacher is asked what it sees at each row's place; remove it")
+    return mix
+
+
+def before_the_end(start: int, info: ValidationInfo) -> int:
+    """Refuse a ``start`` after which no step would come; a validator of that key."""
+    steps = (info.context or {}).get("steps")
+    if steps is not None and start >= steps:
+        raise ValueError(f"no step of {steps} would learn from unlabelled images; lower it, e.g. to '5%'")
+    return start

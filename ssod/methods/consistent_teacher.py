@@ -34,10 +34,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssod.methods import base
 from ssod.methods.base import EmaConfig, count_per_image, quantiles, tag
+from ssod.methods.config import before_the_end
 from ssod.pseudo_labels.class_counts import count_filter
 from ssod.pseudo_labels.threshold import GmmConfig, ThresholdConfig, build_threshold
 from ssod.structures import Batch, Detector, Output, Pseudo
@@ -76,13 +77,7 @@ class Config(base.Config):
             section["threshold"] = {"policy": "component"} | dict(threshold)
         return section
 
-    @field_validator("start")
-    @classmethod
-    def _before_the_end(cls, start: int, info: ValidationInfo) -> int:
-        steps = (info.context or {}).get("steps")
-        if steps is not None and start >= steps:
-            raise ValueError(f"no step of {steps} would learn from unlabelled images; lower it, e.g. to '5%'")
-        return start
+    _start = field_validator("start")(before_the_end)
 
     @property
     def unsup_start(self) -> int:

@@ -34,14 +34,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from ssod.losses.weighting.background import dense_rows, roi_rows, transfer
 from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, count_per_image, quantiles
-from ssod.methods.config import refusal
+from ssod.methods.config import before_the_end, refusal, rows_keep_their_place
 from ssod.pseudo_labels.label_queue import LabelQueue
 from ssod.pseudo_labels.mining import mined
 from ssod.structures import (
@@ -57,7 +57,6 @@ from ssod.structures import (
 )
 from ssod.structures.boxes import clip, paired_iou, warp
 from ssod.structures.ragged import select
-from ssod.transforms.mix import MixConfig
 from ssod.utils.schema import Duration
 
 
@@ -86,20 +85,9 @@ class Config(base.Config):
     ema: EmaConfig = EmaConfig(decay=0.996, warm_up=False, start=None)
     "How the teacher follows the student after burn-in."
 
-    @field_validator("mix")
-    @classmethod
-    def _rows_have_a_place_in_the_weak_view(cls, mix: MixConfig | None) -> MixConfig | None:
-        if mix is not None:
-            raise ValueError("blends images, and the teacher is asked what it sees at each row's place; remove it")
-        return mix
+    _places = field_validator("mix")(rows_keep_their_place)
 
-    @field_validator("start")
-    @classmethod
-    def _before_the_end(cls, start: int, info: ValidationInfo) -> int:
-        steps = (info.context or {}).get("steps")
-        if steps is not None and start >= steps:
-            raise ValueError(f"no step of {steps} would learn from unlabelled images; lower it, e.g. to '5%'")
-        return start
+    _start = field_validator("start")(before_the_end)
 
     @model_validator(mode="after")
     def _one_says_what_classes_learn(self) -> Config:

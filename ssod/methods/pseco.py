@@ -45,9 +45,9 @@ from ssod.losses.weighting.background import dense_rows, transfer
 from ssod.losses.weighting.votes import by_votes
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, Losses, above, add, quantiles
+from ssod.methods.config import rows_keep_their_place
 from ssod.structures import Assigned, Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets
 from ssod.structures.boxes import clip, warp
-from ssod.transforms.mix import MixConfig
 from ssod.utils.errors import SsodError
 
 
@@ -69,12 +69,7 @@ class Config(base.Config):
     ema: EmaConfig = EmaConfig(decay=0.999)
     "How the teacher follows the student."
 
-    @field_validator("mix")
-    @classmethod
-    def _rows_have_a_place_in_the_weak_view(cls, mix: MixConfig | None) -> MixConfig | None:
-        if mix is not None:
-            raise ValueError("blends images, and the teacher says which rows learn what in its own view; remove it")
-        return mix
+    _places = field_validator("mix")(rows_keep_their_place)
 
     @property
     def needs_maps(self) -> bool:

@@ -28,11 +28,10 @@ from pydantic import Field, field_validator, model_validator
 from ssod.losses.weighting.background import background_reliability
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, above, quantiles
-from ssod.methods.config import refusal
+from ssod.methods.config import refusal, rows_keep_their_place
 from ssod.pseudo_labels.jitter import box_spread
 from ssod.structures import Assignment, Batch, Output, Predictions, Pseudo
 from ssod.structures.ragged import select
-from ssod.transforms.mix import MixConfig
 
 
 class Config(base.Config):
@@ -53,12 +52,7 @@ class Config(base.Config):
     ema: EmaConfig = EmaConfig(decay=0.999)
     "How the teacher follows the student."
 
-    @field_validator("mix")
-    @classmethod
-    def _rows_have_a_place_in_the_weak_view(cls, mix: MixConfig | None) -> MixConfig | None:
-        if mix is not None:
-            raise ValueError("blends images, and the teacher is asked what it sees at each row's place; remove it")
-        return mix
+    _places = field_validator("mix")(rows_keep_their_place)
 
     @model_validator(mode="after")
     def _a_score_that_chooses(self) -> Config:

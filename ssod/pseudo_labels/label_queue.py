@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssod.structures import LabelStatistics, Targets
-from ssod.structures.ragged import image_index
+from ssod.structures.ragged import by_group, image_index
 from ssod.utils import collective
 
 BOXES, OF_A_CLASS = 100, 20  # scores that an image keeps in all, and of a class
@@ -119,11 +119,3 @@ def best_scores(detections: list[Targets]) -> Tensor:
     rows = torch.stack([scores, labels.float()], 1)[order]
     table = scores.new_zeros(len(detections), BOXES + 1, 2).index_put((image[order], place.clamp(max=BOXES)), rows)
     return table[:, :BOXES]
-
-
-def by_group(group: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the order [M] of rows by group, the best scores of each first, and the place [M] of each in its group."""
-    order = scores.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    group = group[order]
-    return order, torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)

@@ -42,11 +42,16 @@ def rank_within(group: Tensor, value: Tensor) -> Tensor:
         group: [R] int64, 0 or more.
         value: [R].
     """
+    order, place = by_group(group, value)
+    return torch.empty_like(order).scatter_(0, order, place)
+
+
+def by_group(group: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the order [R] of rows by group, the highest values of each first, and each one's place in its group [R].
+
+    Places are in that order; ties stand by position.
+    """
     order = value.argsort(descending=True, stable=True)
     order = order[group[order].argsort(stable=True)]
-    ordered = group[order]
-    position = torch.arange(len(order), device=order.device)
-    fresh = torch.ones_like(ordered, dtype=torch.bool)
-    fresh[1:] = ordered[1:] != ordered[:-1]
-    start = torch.where(fresh, position, 0).cummax(0).values if len(order) else position
-    return torch.empty_like(order).scatter_(0, order, position - start)
+    group = group[order]
+    return order, torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
