@@ -14,6 +14,7 @@ from tests.rounding import played
 THREADS = int(os.environ.get("SSOD_TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start
+os.environ.pop("SSOD_DATASETS", None)  # a user's own: tests say themselves where data lies
 # A forked process has none of its parent's threads, and would wait for them for ever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,7 @@ def resolved(method: str) -> dict[str, dict[str, str]]:
 
 
 if __name__ == "__main__":
+    os.environ.pop("SSOD_DATASETS", None)  # as in the tests: digests are of paths without it
     kept = json.loads(FILE.read_text("utf-8")) if sys.argv[1:] else {}
     kept |= {method: resolved(method) for method in sys.argv[1:] or METHODS}
     FILE.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
