@@ -463,3 +463,7 @@ def test_a_detector_without_that_level_has_one_view_and_is_refused_where_two_are
         half("faster_rcnn", levels=[2, 6])
     with pytest.raises(TypeError, match="no level for images of half their size"):
         detector("fcos").predict(replace(view(0), half_size=True))
+
+
+def test_false_says_what_silence_says() -> None:
+    assert not half("fcos", half_size=False).half_size

@@ -18,7 +18,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
 from ssod.detectors.half_size import HalfSizePyramid
 from ssod.utils.errors import SsodError
-from ssod.utils.schema import Section
+from ssod.utils.schema import Section, Switch
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -57,7 +57,7 @@ class BackboneConfig(Section):
     levels: tuple[int, int] = (3, 7)
     "First and last pyramid level; level l has stride 2**l. Level 6 alone is pooled, 6 and 7 are convolutions."
 
-    half_size: Literal[True] | None = None
+    half_size: Switch = None
     """`true` adds the level below the first, from which a method can look at images of half their size with the same
     strides in pixels of the full one (PseCo). Other looks do not read it."""
     level6: Literal["c5"] | None = None

@@ -15,14 +15,14 @@ from torchvision.models.detection.rpn import RPNHead
 from ssod.detectors.anchors import AnchorConfig, Anchors
 from ssod.detectors.backbones import BackboneConfig, Normalise, build_backbone
 from ssod.detectors.decode import DecodeConfig, detect
-from ssod.detectors.heads.box_std import BoxStd, Switch, spread_rows
+from ssod.detectors.heads.box_std import BoxStd, spread_rows
 from ssod.detectors.rcnn import KINDS, Rcnn, RoiConfig, RpnConfig
 from ssod.detectors.retinanet import strides_of
 from ssod.detectors.roi_pool import RoIPool
 from ssod.losses.build import Loss, LossSpec, pick
 from ssod.structures import Kind, Predictions, RowLoss
 from ssod.structures.boxes import DeltaCoder, SideCoder
-from ssod.utils.schema import Section, over_default
+from ssod.utils.schema import Section, Switch, over_default
 
 
 class FasterRcnnLoss(Section):

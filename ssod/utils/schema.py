@@ -1,7 +1,7 @@
 """The building blocks of every config section."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -50,3 +50,6 @@ def _steps(value: object, info: ValidationInfo) -> object:
 # A number of steps, or a share of ``train.steps`` such as "5%", resolved once when the config is read with
 # ``model_validate(data, context={"steps": N})``.
 Duration = Annotated[int, Field(ge=0), BeforeValidator(_steps)]
+
+# False says what silence says, so that a config which names the key is the same run as one that does not.
+Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]

@@ -7,9 +7,8 @@ depend on them, and carry them (``Targets.box_std``). They begin near a deviatio
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from ssod.detectors.heads.fam3d import bias_of
@@ -17,9 +16,8 @@ from ssod.detectors.heads.towers import RetinaHead, classify, each
 from ssod.losses.build import LossSpec, pick
 from ssod.structures import RowLoss
 from ssod.utils.errors import SsodError
+from ssod.utils.schema import Switch
 
-# False says what silence says, so that a config which names the key is the same run as one that does not.
-Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
 BoxStd = Switch
 
 
