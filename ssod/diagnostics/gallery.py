@@ -19,7 +19,7 @@ SHOWN = 6  # images
 SURE = 0.3  # detections above this score are shown for a method that chooses none
 MOST_REJECTED = 12  # boxes drawn of those that were not kept, the highest scores
 SIDE = 480  # pixels of the longer side of a drawn view
-COLORS = {"truth": (250, 200, 0), "rejected": (220, 40, 40), "kept": (30, 110, 240)}
+COLORS = {"truth": (250, 200, 0), "rejected": (220, 40, 40), "unsure": (40, 160, 70), "kept": (30, 110, 240)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Shown:
     Attributes:
         id: of the image.
         weak, strong: [H, W, 3] uint8, without the padding of the batch.
-        kept, rejected, truth: boxes in pixels of the weak view.
+        kept, unsure, rejected, truth: boxes in pixels of the weak view; unsure ones are neither object nor background,
+            or what the method makes of them.
         moved: the kept boxes in pixels of the strong view; those that left it are missing.
     """
 
@@ -37,6 +38,7 @@ class Shown:
     weak: np.ndarray
     strong: np.ndarray
     kept: Targets
+    unsure: Targets
     rejected: Targets
     moved: Targets
     truth: Targets
@@ -53,6 +55,7 @@ def show(batch: Batch, found: list[Targets], chosen: Pseudo | None, hidden: Labe
     """
     kept = Pseudo([t[t.scores > SURE] for t in found]) if chosen is None else chosen
     moved = kept.move(batch.weak, batch.strong)
+    unsure = [t[:0] for t in kept.cls] if kept.unsure is None else kept.unsure
     truth = [Targets.empty(batch.weak.matrix)] * len(batch.weak)
     if hidden is not None:
         number = {image: row for row, image in enumerate(hidden.images.ids)}
@@ -60,8 +63,8 @@ def show(batch: Batch, found: list[Targets], chosen: Pseudo | None, hidden: Labe
         truth = move_targets(boxes, batch.weak.matrix, batch.weak.sizes)
     rows = []
     for i, image in enumerate(batch.weak.ids):
-        rejected = found[i][~_among(found[i], kept.cls[i])]
-        boxes = [targets.to("cpu") for targets in (kept.cls[i], rejected, moved.cls[i], truth[i])]
+        rejected = found[i][~(_among(found[i], kept.cls[i]) | _among(found[i], unsure[i]))]
+        boxes = [targets.to("cpu") for targets in (kept.cls[i], unsure[i], rejected, moved.cls[i], truth[i])]
         rows.append(Shown(image, pixels(batch.weak, i), pixels(batch.strong, i), *boxes))
     return rows
 
@@ -76,17 +79,17 @@ def pixels(view: View, i: int) -> np.ndarray:
 
 
 def draw(shown: Shown) -> np.ndarray:
-    """Return the weak view, with kept, rejected and true boxes, beside the strong one with the kept boxes moved.
+    """Return the weak view, with kept, unsure, rejected and true boxes, beside the strong one with the kept ones.
 
     Returns:
         [H, W, 3] uint8, a line of text on top.
     """
     rejected = shown.rejected[:MOST_REJECTED]
-    weak = _drawn(shown.weak, {"truth": shown.truth, "rejected": rejected, "kept": shown.kept})
+    weak = _drawn(shown.weak, {"truth": shown.truth, "rejected": rejected, "unsure": shown.unsure, "kept": shown.kept})
     strong = _drawn(shown.strong, {"kept": shown.moved})
-    caption = (
-        f"{shown.id}: {len(shown.kept)} kept (blue), {len(shown.rejected)} rejected (red), {len(shown.moved)} moved"
-    )
+    caption = f"{shown.id}: {len(shown.kept)} kept (blue), "
+    caption += f"{len(shown.unsure)} unsure (green), " if len(shown.unsure) else ""
+    caption += f"{len(shown.rejected)} rejected (red), {len(shown.moved)} moved"
     caption += ", truth (yellow)" if len(shown.truth) else ""
     letters = lettering([caption])
     size = weak.width + strong.width + 4, max(weak.height, strong.height) + 20

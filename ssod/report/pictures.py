@@ -94,7 +94,7 @@ def _differences(learnt: Sequence[str], classes: Sequence[str]) -> str:
 
 @torch.no_grad()
 def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
-    """Show weak views with kept and rejected boxes, and strong ones with the kept boxes moved into them.
+    """Show weak views with kept, unsure and rejected boxes, and strong ones with the kept boxes moved into them.
 
     A method that chooses no box is shown by the detections that its teacher is surest of. Who labels is who does at
     ``step``.
@@ -113,6 +113,8 @@ def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
     if chosen is None:
         how = "This method chooses no box; it learns from the teacher's output as it is. Blue: detections that score "
         how += f"above {SURE:g}. Red, dashed: below."
+    if chosen is not None and chosen.unsure is not None:
+        how += " Green: unsure, neither object nor background, unless the method makes more of it."
     how += " Yellow, dotted: hidden truth, which training never sees." if hidden is not None else ""
     how += " Left the weak view that the teacher saw, right the strong view with the blue boxes moved into it."
     return Section("gallery", TEACHES, [text(how, "small"), grid(figures, wide=True)])
@@ -121,9 +123,10 @@ def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
 def _pair(shown: Shown, names: tuple[str, ...], word: str) -> Markup:
     kept, moved = shown.kept, shown.moved
     rejected = shown.rejected[:MOST_REJECTED]
-    left = [*_boxes("truth", shown.truth, names), *_boxes("rejected", rejected, names), *_boxes("kept", kept, names)]
-    lost = len(kept) - len(moved)
-    weak = f"{len(kept)} {word}{_listed(kept, names)}, {len(shown.rejected)} rejected"
+    kinds = {"truth": shown.truth, "rejected": rejected, "unsure": shown.unsure, "kept": kept}
+    left = [box for kind, targets in kinds.items() for box in _boxes(kind, targets, names)]
+    lost, unsure = len(kept) - len(moved), f", {len(shown.unsure)} unsure" if len(shown.unsure) else ""
+    weak = f"{len(kept)} {word}{_listed(kept, names)}{unsure}, {len(shown.rejected)} rejected"
     strong = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
     return Markup(
         '<figure><figcaption>{}</figcaption><div class="pair"><div>{}<p>weak: {}</p></div>'

@@ -181,3 +181,14 @@ def test_kept_boxes_are_moved_and_the_others_rejected(chooses: bool) -> None:
     assert tuple(image[20 + 16 * scale, 4 * scale]) == blue, "left edge of the first, weak view"
     assert tuple(image[20 + 16 * scale, 484 + 39 * scale]) == blue, "left edge of the first, strong view"
     assert tuple(image[20 + 12 * scale, 10 * scale]) == gallery.COLORS["rejected"]
+
+
+def test_an_unsure_box_is_shown_as_what_it_is() -> None:
+    boxes = torch.tensor([[4.0, 6, 24, 26], [30, 10, 50, 30], [10, 10, 20, 20]])
+    found = Targets(boxes, torch.tensor([0, 1, 1]), torch.tensor([0.9, 0.6, 0.1]))
+    batch = Batch(view(0), {"weak": view(0), "strong": view(0)})
+    chosen = Pseudo([found[:1], found[:0]], unsure=[found[1:2], found[:0]])
+    one, _ = gallery.show(batch, [found, found[:0]], chosen, None)
+    assert torch.equal(one.unsure.boxes, boxes[1:2])
+    assert torch.equal(one.rejected.boxes, boxes[2:])
+    assert tuple(gallery.draw(one)[20 + 20 * 8, 30 * 8]) == gallery.COLORS["unsure"]
