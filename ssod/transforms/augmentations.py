@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
 from ssod.transforms import centered, erasing, geometry, photometric
-from ssod.transforms.geometry import Augmentation, Size, Transform, chain
 from ssod.transforms.presets import PRESETS
+from ssod.transforms.transform import Augmentation, Size, Transform, chain
 from ssod.utils.schema import Section
 
 
@@ -80,7 +80,7 @@ class OneOf(Section):
     "Operations or lists of operations."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return chain(self.groups[int(rng.integers(len(self.groups)))], rng, size)
 
 
@@ -91,7 +91,7 @@ class Shuffle(Section):
     "Operations or lists of operations."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return chain(
             [augmentation for i in rng.permutation(len(self.groups)) for augmentation in self.groups[i]], rng, size
         )
@@ -106,7 +106,7 @@ class Maybe(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return chain(self.ops if rng.random() < self.p else (), rng, size)
 
 

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from ssod.structures import Targets, move_targets
 from ssod.transforms.augmentations import Augmentations, dump_list, nearest
-from ssod.transforms.geometry import chain
+from ssod.transforms.transform import chain
 from ssod.utils import seeding
 from ssod.utils.schema import Section
 

@@ -10,7 +10,7 @@ import numpy as np
 from ssod.data.formats.findings import Context
 from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Labeled
-from ssod.transforms.geometry import chain
+from ssod.transforms.transform import chain
 from ssod.transforms.views import MIN_SIDE, Pipeline, ViewsConfig, order
 from ssod.utils import seeding
 
