@@ -34,6 +34,7 @@ from ssod.data.loading.loader import collate
 from ssod.data.loading.reader import Reader
 from ssod.structures import Pseudo, Targets
 from ssod.transforms.mix import DIVISOR, MixConfig, Mixer
+from ssod.transforms.transform import Setting
 from ssod.transforms.views import Sample, ViewsConfig, make_views
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
@@ -57,12 +58,16 @@ def sections(path: Path) -> tuple[DataConfig, ViewsConfig, MixConfig | None]:
 
 
 def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: int, seed: int) -> Iterator[Row]:
-    """Yield (title, view name -> sample) for the first images of each part."""
+    """Yield (title, view name -> sample) for the first images of each part, as at the end of a run."""
+
+    def opened(i: int) -> tuple[Image.Image, Targets]:
+        return read(data.labeled.images, i), data.labeled.targets(i)
+
     n = len(data.labeled)
+    setting = Setting(progress=1.0, count=n, read=opened)
     for i in range(min(images, n)):
         for draw in range(draws):
-            picture, targets = read(data.labeled.images, i), data.labeled.targets(i)
-            seen = make_views(picture, targets, views.labeled, seed, "labeled", i, i + draw * n)
+            seen = make_views(*opened(i), views.labeled, seed, "labeled", i, i + draw * n, setting=setting)
             yield f"labelled {data.labeled.images.ids[i]}", seen
     if data.unlabeled is None or not views.unlabeled:
         return

@@ -65,13 +65,13 @@ def cropped(left: int, top: int, to: Size) -> Transform:
     return Transform(to, matrix, lambda image: image.crop((left, top, left + to[0], top + to[1])))
 
 
-def warped(size: Size, matrix: np.ndarray, fill: int = FILL) -> Transform:
+def warped(size: Size, matrix: np.ndarray, fill: tuple[int, int, int] = (FILL, FILL, FILL)) -> Transform:
     """Apply an affine matrix on a canvas that keeps its size, bilinear."""
     inverse = np.linalg.inv(matrix)[:2].ravel().tolist()
 
     def apply(image: Image.Image) -> Image.Image:
         how = Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
-        return image.transform(size, *how, fillcolor=(fill,) * 3)
+        return image.transform(size, *how, fillcolor=fill)
 
     return Transform(size, matrix, apply)
 

@@ -23,7 +23,7 @@ from ssod.utils.schema import Section
 Paint = Callable[[Image.Image], Image.Image]
 
 
-def enhance_factor(level: int) -> float:
+def enhance_factor(level: float) -> float:
     """Return the factor of colour, contrast, brightness and sharpness: 0.28 at level 1, 1.72 at level 9."""
     return 0.18 * level + 0.1
 

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
-from ssod.structures import Batch, View
+from ssod.structures import Batch, Targets, View
+from ssod.transforms.augmentations import asks
+from ssod.transforms.transform import Setting
 from ssod.transforms.views import Pipeline, Sample, ViewsConfig, make_views, to_tensor
+from ssod.transforms.zoom import TILES
 from ssod.utils.errors import SsodError
 
 
@@ -54,12 +58,13 @@ def train_batches(
     """Yield ``sampling.accumulate`` micro-batches for each of ``steps``.
 
     Args:
-        labeled: images with boxes. One that cannot be read, or is not of its stated size, is an error.
+        labeled: images with boxes. One that cannot be read, or is not of its stated size, is an error. Operations of
+            its views may take parts of all of them.
         unlabeled: images without. One that cannot be read is replaced by the next; more than 0.1 % of them (at least
             3 are allowed) is an error.
         views: the views of each.
         sampling: which images a step sees. Before ``sampling.unlabeled_from`` ``batch.views`` is empty.
-        steps: consecutive steps.
+        steps: consecutive steps, up to the last of the run, by which operations know how far it is.
         loading: how they are read.
         place: whose share of each micro-batch is yielded.
         on_bad: called in this process once for each unreadable unlabelled image, with what is wrong with it.
@@ -78,6 +83,7 @@ def train_batches(
     if sampling.unlabeled and (unlabeled is None or not views.unlabeled):
         what = "data.unlabeled" if unlabeled is None else "views.unlabeled"
         raise SsodError("config", what, f"missing, but train.batch.unlabeled is {sampling.unlabeled}", "add it")
+    _check_others(labeled, views)
     dataset = _Steps(
         labeled=labeled,
         unlabeled=unlabeled if sampling.unlabeled else None,
@@ -88,6 +94,7 @@ def train_batches(
         place=place,
         divisor=loading.divisor,
         read=loading.read,
+        total=steps.stop,
     )
     numbers = range(steps.start * sampling.accumulate, steps.stop * sampling.accumulate)
     batches = run(dataset, numbers, dataset.describe, loading.workers, loading.timeout)
@@ -125,6 +132,15 @@ def _one_by_one(groups: Generator[Sequence[View], None, None]) -> Generator[View
             yield from group
 
 
+def _check_others(labeled: Labeled, views: ViewsConfig) -> None:
+    """Test that there are labelled images enough for operations that take parts of others."""
+    for name, pipeline in views.labeled.items():
+        wanting = [one.name for one in asks(pipeline.ops) if one.others]
+        if wanting and len(labeled) < TILES:
+            problem = f"'{wanting[0]}' puts {TILES} labelled images together, and there are {len(labeled)}"
+            raise SsodError("config", f"views.labeled.{name}", problem, "label more, or remove it")
+
+
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +157,7 @@ class _Steps(Dataset):
     place: Place
     divisor: int
     read: Reader
+    total: int
 
     def __getitem__(self, k: int) -> tuple[Batch, list[SsodError]] | SsodError:
         step, micro = divmod(k, self.sampling.accumulate)
@@ -166,15 +183,18 @@ class _Steps(Dataset):
     def _labeled(self, step: int, micro: int) -> View:
         samples: list[Sample] = []
         ids: list[Any] = []
+        setting = Setting(step / self.total, len(self.labeled), self._opened)
         for position, i in self._mine(self.labeled_stream, self.sampling.labeled, step, micro):
-            image = self.read(self.labeled.images, i)
-            check_stated_size(self.labeled.images, i, image)
-            seen = make_views(
-                image, self.labeled.targets(i), self.views.labeled, self.sampling.seed, "labeled", i, position
-            )
+            draw = self.sampling.seed, "labeled", i, position
+            seen = make_views(*self._opened(i), self.views.labeled, *draw, setting=setting)
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
         return collate(samples, ids, self.divisor)
+
+    def _opened(self, i: int) -> tuple[Image.Image, Targets]:
+        image = self.read(self.labeled.images, i)
+        check_stated_size(self.labeled.images, i, image)
+        return image, self.labeled.targets(i)
 
     def _unlabeled(self, step: int, micro: int, bad: list[SsodError]) -> dict[str, View]:
         samples: dict[str, list[Sample]] = {name: [] for name, p in self.views.unlabeled.items() if not p.hidden}
