@@ -4,7 +4,8 @@ A pipeline is a list of operations (``ssod.transforms.augmentations``). ``{start
 what the view ``weak`` of the same image ended with, so that the two are pixel-aligned unless ``ops`` moves pixels
 again.
 
-What a view draws depends on (seed, stream, image, position, view name) and on nothing else.
+What a view draws depends on (seed, stream, image, position, view name) and on nothing else; how far an operation's ramp
+is depends on the step.
 """
 
 from __future__ import annotations

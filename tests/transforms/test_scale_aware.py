@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
@@ -168,6 +170,49 @@ def test_it_does_what_it_says_to_labelled_pictures():
         assert ((x1 >= 0) & (x1 < x2) & (x2 <= width) & (y1 >= 0) & (y1 < y2) & (y2 <= height)).all()
     assert set(counts) <= {0, 1, 2, 3}
     assert counts[3] > 10  # the images of a zoom out, of which some boxes are cut off
+
+
+side = st.floats(0, 90, width=32)
+CERTAIN = {"chance": [1, 1, 1]}
+ANY = [
+    {"zoom_in": {"ratio": [1, 2]}},
+    {"zoom_out": {"ratio": [0.5, 0.99]}},
+    "scale_jitter",
+    {"box_color": {"op": "equalize", **CERTAIN}},
+    {"box_color": {"op": "sharpness", "level": 9, "short": 300, **CERTAIN}},
+    {"box_move": {"op": "translate_x", "pixels": 12, **CERTAIN}},
+    {"box_move": {"op": "translate_y", "pixels": 30.5, "short": 100, **CERTAIN}},
+    {"box_move": {"op": "rotate", "degrees": 30, **CERTAIN}},
+    {"box_move": {"op": "shear_x", "degrees": 30, **CERTAIN}},
+    {"flip": {"p": 1}},
+    "rotate",
+    {"crop": {"share": [0.1, 1]}},
+    {"resize": {"ratio": [0.1, 2]}},
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ops=st.lists(st.sampled_from(ANY), max_size=5),
+    size=st.tuples(st.integers(4, 90), st.integers(4, 90)),
+    corners=st.lists(st.tuples(side, side, side, side), max_size=6),
+)
+def test_any_chain_keeps_boxes_inside_and_rows_together(ops, size, corners):
+    """A weight says which box a row was; those of other images have weight 5."""
+    xs, ys = ([sorted((min(c[i], size[i]), min(c[i + 2], size[i]))) for c in corners] for i in (0, 1))
+    boxes = torch.tensor([(x[0], y[0], x[1], y[1]) for x, y in zip(xs, ys)]).reshape(-1, 4)
+    own = Targets(boxes, torch.arange(len(boxes)), weight=torch.arange(len(boxes)) / 10)
+    theirs = Targets(torch.tensor([[4.0, 4, 30, 30]]), torch.tensor([99]), weight=torch.tensor([5.0]))
+    setting = Setting(1.0, 4, lambda i: (picture(40, 30 + i), theirs))
+    views = {"v": Pipeline.model_validate(ops)}
+    sample = make_views(picture(*size), own, views, 0, "labeled", 0, 0, setting=setting)["v"]
+    after, (width, height) = sample.targets, sample.image.size
+    assert len(after.boxes) == len(after.labels) == len(after.weight)
+    assert torch.equal(after.weight, torch.where(after.labels == 99, 5.0, after.labels / 10))
+    x1, y1, x2, y2 = after.boxes.unbind(1)
+    assert ((x1 >= 0) & (x1 < x2) & (x2 <= width)).all()
+    assert ((y1 >= 0) & (y1 < y2) & (y2 <= height)).all()
+    assert after.boxes.dtype == after.weight.dtype == torch.float32
 
 
 # ---- where it may stand ----------------------------------------------------------------------------------------------

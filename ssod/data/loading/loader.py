@@ -1,7 +1,8 @@
 """From data sets to batches: which images a step sees, reading them, and padding them together.
 
 Step ``s`` always means the same images, drawn the same way, whatever the number of workers or ranks and wherever the
-run started: every choice is a function of (seed, stream, position). There is no loader state to save.
+run started: every choice is a function of (seed, stream, position), and an operation with a ramp reads the step's share
+of the run. There is no loader state to save.
 """
 
 from __future__ import annotations
