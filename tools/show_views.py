@@ -35,7 +35,7 @@ from ssod.data.loading.reader import Reader
 from ssod.structures import Pseudo, Targets
 from ssod.transforms.mix import DIVISOR, MixConfig, Mixer
 from ssod.transforms.transform import Setting
-from ssod.transforms.views import Sample, ViewsConfig, make_views
+from ssod.transforms.views import Sample, ViewsConfig, check_others, make_views
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 from ssod.utils.yaml_io import read_yaml
@@ -64,6 +64,7 @@ def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: i
         return read(data.labeled.images, i), data.labeled.targets(i)
 
     n = len(data.labeled)
+    check_others(views.labeled, n)
     setting = Setting(progress=1.0, count=n, read=opened)
     for i in range(min(images, n)):
         for draw in range(draws):

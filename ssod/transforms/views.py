@@ -22,7 +22,9 @@ from pydantic import AfterValidator, Field, model_serializer, model_validator
 from ssod.structures import Targets
 from ssod.transforms.augmentations import Asks, Augmentations, asks, dump_list, nearest
 from ssod.transforms.transform import ALONE, Seen, Setting, chain
+from ssod.transforms.zoom import TILES
 from ssod.utils import seeding
+from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
 
 
@@ -143,6 +145,23 @@ class Sample:
     matrix: np.ndarray
     key: int
     targets: Targets | None
+
+
+def check_others(pipelines: Mapping[str, Pipeline], count: int) -> None:
+    """Test that there are labelled images enough for operations that take parts of others.
+
+    Args:
+        pipelines: views of labelled images.
+        count: of these images.
+
+    Raises:
+        SsodError: code 2, too few.
+    """
+    for name, pipeline in pipelines.items():
+        wanting = [one.name for one in asks(pipeline.ops) if one.others]
+        if wanting and count < TILES:
+            problem = f"'{wanting[0]}' puts {TILES} labelled images together, and there are {count}"
+            raise SsodError("config", f"views.labeled.{name}", problem, "label more, or remove it")
 
 
 def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bool:

@@ -22,10 +22,8 @@ from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
 from ssod.structures import Batch, Targets, View
-from ssod.transforms.augmentations import asks
 from ssod.transforms.transform import Setting
-from ssod.transforms.views import Pipeline, Sample, ViewsConfig, make_views, to_tensor
-from ssod.transforms.zoom import TILES
+from ssod.transforms.views import Pipeline, Sample, ViewsConfig, check_others, make_views, to_tensor
 from ssod.utils.errors import SsodError
 
 
@@ -84,7 +82,7 @@ def train_batches(
     if sampling.unlabeled and (unlabeled is None or not views.unlabeled):
         what = "data.unlabeled" if unlabeled is None else "views.unlabeled"
         raise SsodError("config", what, f"missing, but train.batch.unlabeled is {sampling.unlabeled}", "add it")
-    _check_others(labeled, views)
+    check_others(views.labeled, len(labeled))
     dataset = _Steps(
         labeled=labeled,
         unlabeled=unlabeled if sampling.unlabeled else None,
@@ -131,15 +129,6 @@ def _one_by_one(groups: Generator[Sequence[View], None, None]) -> Generator[View
     with closing(groups):
         for group in groups:
             yield from group
-
-
-def _check_others(labeled: Labeled, views: ViewsConfig) -> None:
-    """Test that there are labelled images enough for operations that take parts of others."""
-    for name, pipeline in views.labeled.items():
-        wanting = [one.name for one in asks(pipeline.ops) if one.others]
-        if wanting and len(labeled) < TILES:
-            problem = f"'{wanting[0]}' puts {TILES} labelled images together, and there are {len(labeled)}"
-            raise SsodError("config", f"views.labeled.{name}", problem, "label more, or remove it")
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
