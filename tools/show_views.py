@@ -34,7 +34,8 @@ from ssod.data.loading.loader import collate
 from ssod.data.loading.reader import Reader
 from ssod.structures import Pseudo, Targets
 from ssod.transforms.mix import DIVISOR, MixConfig, Mixer
-from ssod.transforms.views import Sample, ViewsConfig, make_views
+from ssod.transforms.transform import Setting
+from ssod.transforms.views import Sample, ViewsConfig, check_others, make_views
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 from ssod.utils.yaml_io import read_yaml
@@ -57,12 +58,17 @@ def sections(path: Path) -> tuple[DataConfig, ViewsConfig, MixConfig | None]:
 
 
 def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: int, seed: int) -> Iterator[Row]:
-    """Yield (title, view name -> sample) for the first images of each part."""
+    """Yield (title, view name -> sample) for the first images of each part, as at the end of a run."""
+
+    def opened(i: int) -> tuple[Image.Image, Targets]:
+        return read(data.labeled.images, i), data.labeled.targets(i)
+
     n = len(data.labeled)
+    check_others(views.labeled, n)
+    setting = Setting(progress=1.0, count=n, read=opened)
     for i in range(min(images, n)):
         for draw in range(draws):
-            picture, targets = read(data.labeled.images, i), data.labeled.targets(i)
-            seen = make_views(picture, targets, views.labeled, seed, "labeled", i, i + draw * n)
+            seen = make_views(*opened(i), views.labeled, seed, "labeled", i, i + draw * n, setting=setting)
             yield f"labelled {data.labeled.images.ids[i]}", seen
     if data.unlabeled is None or not views.unlabeled:
         return

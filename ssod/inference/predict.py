@@ -25,7 +25,8 @@ from ssod.inference import label_writers as writers
 from ssod.inference import output_dir, result_ids, review_queue
 from ssod.inference.draw_boxes import draw
 from ssod.inference.model import BATCH, Detected, Model, check_score, load
-from ssod.transforms.views import MIN_SIDE, Sample
+from ssod.transforms.transform import MIN_SIDE
+from ssod.transforms.views import Sample
 from ssod.utils import atomic
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import SsodError

@@ -3,22 +3,23 @@
 An item of a list is a name (``flip``), ``{name: {parameter: value}}``, ``{one_of: [a, b, [c, d]]}``,
 ``{shuffle: [a, b]}``, ``{maybe: {p: 0.2, ops: [a]}}``, or the name of a preset, which stands for a list of items.
 
-A new operation is a section with a ``draw`` in ``geometry``, ``centered``, ``photometric`` or ``erasing``, and one
-line in ``AUGMENTATIONS``.
+A new operation is a section with a ``draw``, in ``geometry``, ``centered``, ``photometric``, ``erasing`` or a file of
+its own, and one line in ``AUGMENTATIONS``. One that reads boxes, or other images, is named in ``asks``, too.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from ssod.transforms import centered, erasing, geometry, photometric
-from ssod.transforms.geometry import Augmentation, Size, Transform, chain
+from ssod.transforms import box_color, box_move, centered, erasing, geometry, photometric, scale_aware, zoom
 from ssod.transforms.presets import PRESETS
+from ssod.transforms.transform import Augmentation, Size, Transform, chain
 from ssod.utils.schema import Section
 
 
@@ -80,7 +81,7 @@ class OneOf(Section):
     "Operations or lists of operations."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return chain(self.groups[int(rng.integers(len(self.groups)))], rng, size)
 
 
@@ -91,7 +92,7 @@ class Shuffle(Section):
     "Operations or lists of operations."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return chain(
             [augmentation for i in rng.permutation(len(self.groups)) for augmentation in self.groups[i]], rng, size
         )
@@ -106,7 +107,7 @@ class Maybe(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return chain(self.ops if rng.random() < self.p else (), rng, size)
 
 
@@ -138,11 +139,56 @@ AUGMENTATIONS: dict[str, type[Section]] = {
     "cutout_squares": erasing.CutoutSquares,
     "holes": erasing.Holes,
     "erase": erasing.Erase,
+    "zoom_in": zoom.ZoomIn,
+    "zoom_out": zoom.ZoomOut,
+    "scale_jitter": zoom.ScaleJitter,
+    "box_color": box_color.BoxColor,
+    "box_move": box_move.BoxMove,
+    "policy": scale_aware.Policy,
     "one_of": OneOf,
     "shuffle": Shuffle,
     "maybe": Maybe,
 }
 _NAMES = {kind: name for name, kind in AUGMENTATIONS.items()}
+
+
+def leaves(augmentations: Sequence[Augmentation]) -> Iterator[Augmentation]:
+    """Yield the operations of a list, groups unfolded."""
+    for augmentation in augmentations:
+        if isinstance(augmentation, OneOf | Shuffle):
+            for group in augmentation.groups:
+                yield from leaves(group)
+        elif isinstance(augmentation, Maybe):
+            yield from leaves(augmentation.ops)
+        else:
+            yield augmentation
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What an operation asks for besides the picture.
+
+    Attributes:
+        name: of the operation.
+        others: whether it takes parts of other labelled images; else it asks for the boxes of its own.
+        instead: what to write where nobody can answer; empty = nothing but to remove it.
+    """
+
+    name: str
+    others: bool
+    instead: str = ""
+
+
+def asks(augmentations: Sequence[Augmentation]) -> list[Asks]:
+    """Return the operations that a picture alone does not suffice for."""
+    found = []
+    for op in leaves(augmentations):
+        if isinstance(op, scale_aware.Policy) and {"zoom_out", "boxes"} & set(op.does):
+            rest = [part for part in scale_aware.SEARCHED[op.variant].parts if part in ("zoom_in", "jitter")]
+            found.append(Asks("policy", "zoom_out" in op.does, f"parts: [{', '.join(rest)}]"))
+        elif isinstance(op, zoom.ZoomOut | box_color.BoxColor | box_move.BoxMove):
+            found.append(Asks(_NAMES[type(op)], isinstance(op, zoom.ZoomOut)))
+    return found
 
 
 def _parse(item: object) -> Augmentation:

@@ -10,7 +10,8 @@ import math
 import numpy as np
 from pydantic import Field
 
-from ssod.transforms.geometry import Size, Transform, rotation_matrix, shift_matrix, warped
+from ssod.transforms.geometry import rotation_matrix, shift_matrix, warped
+from ssod.transforms.transform import Size, Transform
 from ssod.utils.schema import Section
 
 
@@ -21,7 +22,7 @@ class CenterRotate(Section):
     "Largest angle; drawn uniformly from minus to plus this."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return warped(size, about_middle(size, turn(rng.uniform(-self.degrees, self.degrees))))
 
 
@@ -32,7 +33,7 @@ class CenterShear(Section):
     "Largest angle; the factor is its tangent."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return warped(size, about_middle(size, slant(rng.uniform(-self.degrees, self.degrees))))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
-from ssod.transforms.geometry import FILL, IntSpan, Size, Span, Transform, nothing, pixels
+from ssod.transforms.geometry import FILL, IntSpan, Span
+from ssod.transforms.transform import Size, Transform, nothing, pixels
 from ssod.utils.schema import Section
 
 Rect = tuple[int, int, int, int]  # left, top, right, bottom
@@ -52,7 +53,7 @@ class Cutout(Section):
         return share
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         rects: list[Rect] = []
         for _ in range(int(rng.integers(self.patches[0], self.patches[1] + 1))):
             share = rng.uniform(*self.share)
@@ -78,7 +79,7 @@ class CutoutSquares(Section):
         return sides
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         rects: list[Rect] = []
         for _ in range(int(rng.integers(self.squares[0], self.squares[1] + 1))):
             side = int(self.sides[int(rng.integers(len(self.sides)))] * min(size))
@@ -97,7 +98,7 @@ class Holes(Section):
     "Grey level."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         side = min(self.side, *size)
         rects = [rect for _ in range(self.count) for rect in place(rng, size, side, side)]
         return painted(size, rects, self.fill)
@@ -125,7 +126,7 @@ class Erase(Section):
         return value
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
         for _ in range(10):

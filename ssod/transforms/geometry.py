@@ -1,7 +1,4 @@
-"""Operations that move pixels: what is drawn at random apart from what is then done.
-
-An ``Augmentation`` is a frozen config section with ``draw(rng, size) -> Transform``. A ``Transform`` is deterministic:
-it turns one picture into another and states the 3x3 matrix that takes old pixels to new ones.
+"""Operations that move pixels.
 
 Coordinates are those of boxes: pixel ``(i, j)`` covers ``[i, i + 1] x [j, j + 1]``, so a flip is ``x' = W - x``. Pillow
 samples in the same frame, hence pixels and boxes agree to the last fraction. The matrices are those that Soft Teacher
@@ -12,41 +9,16 @@ on screen; shear by ``tanh`` of the angle with the sign of x negated; canvas siz
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ssod.transforms.transform import Size, Transform, nothing
 from ssod.utils.schema import Section
 
-Size = tuple[int, int]  # (width, height), Pillow's order
 FILL = 125
-
-
-@dataclass(frozen=True)
-class Transform:
-    """What a draw decided.
-
-    Attributes:
-        size: (width, height) of the result.
-        matrix: [3, 3] float64, old pixels -> new pixels.
-        apply: the picture before -> the picture after; never changes its argument.
-    """
-
-    size: Size
-    matrix: np.ndarray
-    apply: Callable[[Image.Image], Image.Image]
-
-
-class Augmentation(Protocol):
-    """Something a view is made with."""
-
-    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """Decide what to do with a picture of ``size`` (width, height)."""
-        ...
 
 
 def _pair(value: object) -> object:
@@ -62,32 +34,6 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 # A closed range; one number stands for the range that holds only it.
 Span = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_ordered)]
 IntSpan = Annotated[tuple[int, int], BeforeValidator(_pair), AfterValidator(_ordered)]
-
-
-def pixels(size: Size, apply: Callable[[Image.Image], Image.Image]) -> Transform:
-    """Return a transform that changes colours and moves nothing."""
-    return Transform(size, np.eye(3), apply)
-
-
-def nothing(size: Size) -> Transform:
-    """Return the transform that leaves the picture as it is."""
-    return pixels(size, lambda image: image)
-
-
-def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size: Size) -> Transform:
-    """Draw ``augmentations`` one after another and return the transform that does all of them in order."""
-    transforms, matrix = [], np.eye(3)
-    for augmentation in augmentations:
-        transform = augmentation.draw(rng, size)
-        transforms.append(transform)
-        matrix, size = transform.matrix @ matrix, transform.size
-
-    def apply(image: Image.Image) -> Image.Image:
-        for transform in transforms:
-            image = transform.apply(image)
-        return image
-
-    return Transform(size, matrix, apply)
 
 
 # ---- deterministic transforms ----------------------------------------------------------------------------------------
@@ -119,13 +65,13 @@ def cropped(left: int, top: int, to: Size) -> Transform:
     return Transform(to, matrix, lambda image: image.crop((left, top, left + to[0], top + to[1])))
 
 
-def warped(size: Size, matrix: np.ndarray, fill: int = FILL) -> Transform:
+def warped(size: Size, matrix: np.ndarray, fill: tuple[int, int, int] = (FILL, FILL, FILL)) -> Transform:
     """Apply an affine matrix on a canvas that keeps its size, bilinear."""
     inverse = np.linalg.inv(matrix)[:2].ravel().tolist()
 
     def apply(image: Image.Image) -> Image.Image:
         how = Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
-        return image.transform(size, *how, fillcolor=(fill,) * 3)
+        return image.transform(size, *how, fillcolor=fill)
 
     return Transform(size, matrix, apply)
 
@@ -173,7 +119,7 @@ class Resize(Section):
         return self
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``. The new sides are rounded half up and at least 1."""
+        """See ``transform.Augmentation.draw``. The new sides are rounded half up and at least 1."""
         scales = [] if self.long is None else [self.long / max(size)]
         if self.short is not None:
             low, high = self.short
@@ -191,7 +137,7 @@ class Stretch(Section):
     "Pixels."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return resized(size, (self.width, self.height))
 
 
@@ -202,7 +148,7 @@ class Flip(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return mirrored(size) if rng.random() < self.p else nothing(size)
 
 
@@ -213,7 +159,7 @@ class FlipVertical(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return upended(size) if rng.random() < self.p else nothing(size)
 
 
@@ -236,7 +182,7 @@ class Crop(Section):
         return self
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         limit = (self.width or size[0], self.height or size[1])
         width, height = (min(n, most, max(1, int(n * rng.uniform(*self.share) + 0.5))) for n, most in zip(size, limit))
         left, top = int(rng.integers(size[0] - width + 1)), int(rng.integers(size[1] - height + 1))
@@ -250,7 +196,7 @@ class TranslateX(Section):
     "Largest move, as a share of the width; drawn uniformly from minus to plus this."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return warped(size, shift_matrix(rng.uniform(-self.share, self.share) * size[0], 0))
 
 
@@ -261,7 +207,7 @@ class TranslateY(Section):
     "Largest move, as a share of the height; drawn uniformly from minus to plus this."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return warped(size, shift_matrix(0, rng.uniform(-self.share, self.share) * size[1]))
 
 
@@ -272,7 +218,7 @@ class Rotate(Section):
     "Largest angle; drawn uniformly from minus to plus this."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return warped(size, rotation_matrix(size, rng.uniform(-self.degrees, self.degrees)))
 
 
@@ -283,7 +229,7 @@ class ShearX(Section):
     "Largest angle; the factor is its tanh in radians."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return warped(size, shear_matrix(rng.uniform(-self.degrees, self.degrees), 0))
 
 
@@ -294,5 +240,5 @@ class ShearY(Section):
     "Largest angle; the factor is its tanh in radians."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return warped(size, shear_matrix(0, rng.uniform(-self.degrees, self.degrees)))

@@ -1,6 +1,6 @@
 """Operations that change colours and move nothing. Pillow pictures in and out, RGB.
 
-Each is a frozen config section with ``draw(rng, size) -> Transform`` (see ``ssod.transforms.geometry``): all chance is
+Each is a frozen config section with ``draw(rng, size) -> Transform`` (see ``ssod.transforms.transform``): all chance is
 in ``draw``.
 """
 
@@ -16,13 +16,14 @@ from PIL import Image, ImageFilter
 from pydantic import Field, field_validator
 from torchvision.transforms.v2 import functional as F
 
-from ssod.transforms.geometry import IntSpan, Size, Span, Transform, nothing, pixels
+from ssod.transforms.geometry import IntSpan, Span
+from ssod.transforms.transform import Size, Transform, nothing, pixels
 from ssod.utils.schema import Section
 
 Paint = Callable[[Image.Image], Image.Image]
 
 
-def enhance_factor(level: int) -> float:
+def enhance_factor(level: float) -> float:
     """Return the factor of colour, contrast, brightness and sharpness: 0.28 at level 1, 1.72 at level 9."""
     return 0.18 * level + 0.1
 
@@ -79,7 +80,7 @@ class ColorOp(Section):
         return level
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         op = COLOR_OPS[self.ops[int(rng.integers(len(self.ops)))]]
         level = int(rng.integers(self.level[0], self.level[1] + 1))
         return pixels(size, lambda image: op(image, level))
@@ -100,7 +101,7 @@ class ColorJitter(Section):
     "Probability that anything happens."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
 
@@ -130,7 +131,7 @@ class Grayscale(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         return (
             pixels(size, partial(F.rgb_to_grayscale, num_output_channels=3)) if rng.random() < self.p else nothing(size)
         )
@@ -145,7 +146,7 @@ class Blur(Section):
     "Probability."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
         filter = ImageFilter.GaussianBlur(rng.uniform(*self.sigma))
@@ -159,7 +160,7 @@ class Smooth(Section):
     "Which of the two."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         filter = ImageFilter.BoxBlur(1) if self.kind == "mean" else ImageFilter.MedianFilter(3)
         return pixels(size, lambda image: image.filter(filter))
 
@@ -173,7 +174,7 @@ class BrightnessContrast(Section):
     "Gain above 1."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         gain, shift = 1 + rng.uniform(*self.contrast), 255 * rng.uniform(*self.brightness)
         table = _table(np.arange(256) * gain + shift)
         return pixels(size, lambda image: image.point(table * 3))
@@ -186,7 +187,7 @@ class RgbShift(Section):
     "Largest amount, in grey levels."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         tables = [_table(np.arange(256) + rng.uniform(-self.limit, self.limit)) for _ in range(3)]
         return pixels(size, lambda image: image.point([level for table in tables for level in table]))
 
@@ -202,7 +203,7 @@ class HsvShift(Section):
     "Largest amount, of 255."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         turn = round(rng.uniform(-self.hue, self.hue) * 256 / 360)
         hue = [(level + turn) % 256 for level in range(256)]
         rest = [_table(np.arange(256) + rng.uniform(-most, most)) for most in (self.saturation, self.value)]
@@ -214,7 +215,7 @@ class ChannelShuffle(Section):
     """Put the channels into a random order."""
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         order = rng.permutation(3)
 
         def apply(image: Image.Image) -> Image.Image:
@@ -231,7 +232,7 @@ class Jpeg(Section):
     "JPEG quality, an integer from [lowest, highest]."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         quality = int(rng.integers(self.quality[0], self.quality[1] + 1))
 
         def apply(image: Image.Image) -> Image.Image:
@@ -249,7 +250,7 @@ class Noise(Section):
     "Standard deviation in grey levels."
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
-        """See ``geometry.Augmentation.draw``."""
+        """See ``transform.Augmentation.draw``."""
         std, seed = rng.uniform(*self.std), int(rng.integers(1 << 63))
 
         def apply(image: Image.Image) -> Image.Image:

@@ -4,7 +4,8 @@ A pipeline is a list of operations (``ssod.transforms.augmentations``). ``{start
 what the view ``weak`` of the same image ended with, so that the two are pixel-aligned unless ``ops`` moves pixels
 again.
 
-What a view draws depends on (seed, stream, image, position, view name) and on nothing else.
+What a view draws depends on (seed, stream, image, position, view name) and on nothing else; how far an operation's ramp
+is depends on the step.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import torch
 from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from ssod.structures import Targets, move_targets
-from ssod.transforms.augmentations import Augmentations, dump_list, nearest
-from ssod.transforms.geometry import chain
+from ssod.structures import Targets
+from ssod.transforms.augmentations import Asks, Augmentations, asks, dump_list, nearest
+from ssod.transforms.transform import ALONE, Seen, Setting, chain
+from ssod.transforms.zoom import TILES
 from ssod.utils import seeding
+from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
-
-MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as Pseudo.move does with pseudo-boxes
 
 
 class Pipeline(Section):
@@ -89,13 +90,31 @@ def _connected(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
     return pipelines
 
 
+def _without_labels(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
+    for name, pipeline in pipelines.items():
+        if found := asks(pipeline.ops):
+            why = "an unlabelled image does not have when its views are made"
+            raise ValueError(_nobody_answers(found[0], f"view '{name}'", why))
+    return _connected(pipelines)
+
+
+def _nobody_answers(one: Asks, where: str, why: str) -> str:
+    """Return the message about an operation that asks for what is not there."""
+    what = "boxes and other labelled images" if one.others else "boxes"
+    fix = f"write {one.instead}, or remove it" if one.instead else "remove it, or put it in a view of labelled images"
+    return f"{where}: '{one.name}' asks for {what}, which {why}; {fix}"
+
+
 def _alone(pipeline: Pipeline) -> Pipeline:
+    if found := asks(pipeline.ops):
+        raise ValueError(_nobody_answers(found[0], "the view of evaluation", "are not shown to a detector"))
     if pipeline.start is not None or pipeline.hidden:
         raise ValueError("the view of evaluation is the only one: it has no 'start' and is not 'hidden'")
     return pipeline
 
 
 Views = Annotated[dict[str, Pipeline], AfterValidator(_connected)]
+UnlabeledViews = Annotated[dict[str, Pipeline], AfterValidator(_without_labels)]
 
 
 class ViewsConfig(Section):
@@ -103,7 +122,7 @@ class ViewsConfig(Section):
 
     labeled: Views = Field(min_length=1)
     "Views of a labelled image by name; the image enters the batch once for each."
-    unlabeled: Views = {}
+    unlabeled: UnlabeledViews = {}
     "Views of an unlabelled image by name; methods read `weak` (the teacher's) and `strong` (the student's)."
     val: Annotated[Pipeline, AfterValidator(_alone)]
     "The one view of evaluation, prediction and export; keep it free of chance."
@@ -126,6 +145,23 @@ class Sample:
     matrix: np.ndarray
     key: int
     targets: Targets | None
+
+
+def check_others(pipelines: Mapping[str, Pipeline], count: int) -> None:
+    """Test that there are labelled images enough for operations that take parts of others.
+
+    Args:
+        pipelines: views of labelled images.
+        count: of these images.
+
+    Raises:
+        SsodError: code 2, too few.
+    """
+    for name, pipeline in pipelines.items():
+        wanting = [one.name for one in asks(pipeline.ops) if one.others]
+        if wanting and count < TILES:
+            problem = f"'{wanting[0]}' puts {TILES} labelled images together, and there are {count}"
+            raise SsodError("config", f"views.labeled.{name}", problem, "label more, or remove it")
 
 
 def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bool:
@@ -160,7 +196,11 @@ def by_chance(pipelines: Mapping[str, Pipeline], name: str) -> bool:
 
 
 def make_views(
-    image: Image.Image, targets: Targets | None, pipelines: Mapping[str, Pipeline], *draw: int | str
+    image: Image.Image,
+    targets: Targets | None,
+    pipelines: Mapping[str, Pipeline],
+    *draw: int | str,
+    setting: Setting = ALONE,
 ) -> dict[str, Sample]:
     """Make the views of one image.
 
@@ -169,31 +209,31 @@ def make_views(
         targets: its boxes in its own pixels, or None.
         pipelines: view name -> pipeline.
         draw: what the random draw depends on besides the view's name: seed, stream, image index, position.
+        setting: what operations may ask for besides the image.
 
     Returns:
         The views that are not hidden, in the order of ``pipelines``. Boxes are warped by the view's matrix to the hull
-        of their corners, clipped, and dropped when a side is ``MIN_SIDE`` pixels or less.
+        of their corners, clipped, and dropped when a side is ``transform.MIN_SIDE`` pixels or less; operations that
+        read boxes say more.
     """
-    made: dict[str, tuple[Image.Image, np.ndarray]] = {}
+    made: dict[str, Seen] = {}
     for name in order(pipelines):
         pipeline = pipelines[name]
-        picture, matrix = (image, np.eye(3)) if pipeline.start is None else made[pipeline.start]
-        transform = chain(pipeline.ops, seeding.generator(*draw, name), picture.size)
-        made[name] = transform.apply(picture), transform.matrix @ matrix
+        seen = Seen(image, np.eye(3), targets, setting=setting) if pipeline.start is None else made[pipeline.start]
+        made[name] = chain(pipeline.ops, seeding.generator(*draw, name), seen.image.size).follow(seen)
     return {
-        name: Sample(*made[name], seeding.key(*draw, name), _carried(targets, *made[name]))
+        name: Sample(made[name].image, made[name].matrix, seeding.key(*draw, name), _carried(made[name]))
         for name, pipeline in pipelines.items()
         if not pipeline.hidden
     }
 
 
-def _carried(targets: Targets | None, picture: Image.Image, matrix: np.ndarray) -> Targets | None:
-    if targets is None:
+def _carried(seen: Seen) -> Targets | None:
+    if seen.targets is None:
         return None
-    size = torch.tensor([picture.size[::-1]])
-    exact = Targets(targets.boxes.double(), targets.labels, targets.scores, targets.probs, targets.weight)
-    (moved,) = move_targets([exact], torch.from_numpy(matrix)[None], size, MIN_SIDE)
+    moved = seen.boxes()
     moved.boxes = moved.boxes.float()
+    moved.weight = None if moved.weight is None else moved.weight.float()
     return moved
 
 

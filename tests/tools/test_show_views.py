@@ -19,7 +19,7 @@ data:
   unlabeled: {{format: folder, path: unlabeled}}
 views:
   labeled:
-    weak: [{{resize: {{short: [80, 120]}}}}, flip]
+    weak: [{{resize: {{short: [80, 120]}}}}, flip{labeled}]
   unlabeled:
     weak: [{{resize: {{short: [80, 120]}}}}, flip]
     strong: {{start: weak, ops: [{preset}]}}
@@ -27,9 +27,12 @@ views:
 """
 
 
-def run(tmp_path, preset):
-    root = write_shapes(tmp_path / "data", train=3, val=1, unlabeled=3, size=96)
-    (tmp_path / "c.yaml").write_text(CONFIG.format(root=root, preset=preset))
+POLICY = ", {policy: {name: scale_aware, variant: released}}"
+
+
+def run(tmp_path, preset, labeled="", train=3):
+    root = write_shapes(tmp_path / "data", train=train, val=1, unlabeled=3, size=96)
+    (tmp_path / "c.yaml").write_text(CONFIG.format(root=root, preset=preset, labeled=labeled))
     command = [sys.executable, str(TOOL), str(tmp_path / "c.yaml"), "-o", str(tmp_path / "v.png"), "--images", "2"]
     return subprocess.run(command, capture_output=True, text=True, timeout=LONG)
 
@@ -41,6 +44,15 @@ def test_draws_a_sheet(tmp_path):
         assert sheet.width > 500
         assert sheet.height > 1000  # two labelled and two unlabelled rows
         assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_draws_what_takes_parts_of_other_images(tmp_path):
+    done = run(tmp_path, "blur", POLICY, train=5)
+    assert done.returncode == 0, done.stderr
+    too_few = run(tmp_path / "few", "blur", POLICY)
+    assert too_few.returncode == 2
+    assert too_few.stderr.count("\n") == 1
+    assert "'policy' puts 4 labelled images together, and there are 3" in too_few.stderr
 
 
 def test_draws_what_a_method_mixes(tmp_path):

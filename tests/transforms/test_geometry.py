@@ -10,7 +10,7 @@ from PIL import Image
 from ssod.structures.boxes import clip, warp
 from ssod.transforms import geometry as g
 from ssod.transforms.augmentations import parse_list
-from ssod.transforms.geometry import chain
+from ssod.transforms.transform import chain
 from tests.paths import golden_path
 
 SIZES = [(101, 75), (64, 128), (97, 97)]

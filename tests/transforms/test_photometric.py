@@ -6,8 +6,8 @@ from PIL import Image
 
 from ssod.transforms import erasing, photometric
 from ssod.transforms.augmentations import AUGMENTATIONS, parse_list
-from ssod.transforms.geometry import chain
 from ssod.transforms.presets import PRESETS
+from ssod.transforms.transform import chain
 from tests.paths import golden_path
 from tests.transforms.common import picture
 

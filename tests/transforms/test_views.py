@@ -30,6 +30,10 @@ val: [{resize: {short: 60, long: 100}}]
 """
 
 
+NEED_PARAMETERS = {"resize", "stretch", "crop", "zoom_in", "zoom_out", "box_color", "box_move", "policy"}
+NEED_PARAMETERS |= {"one_of", "shuffle", "maybe"}
+
+
 def config():
     return ViewsConfig.model_validate(yaml.safe_load(CONFIG))
 
@@ -46,12 +50,17 @@ def test_round_trip_through_plain_values():
     assert plain["val"] == [{"resize": {"short": [60, 60], "long": 100}}]
     assert plain["unlabeled"]["base"] == {"ops": ["flip"], "hidden": True}
     everything = [
-        *(name for name in AUGMENTATIONS if name not in ("resize", "stretch", "crop", "one_of", "shuffle", "maybe")),
+        *(name for name in AUGMENTATIONS if name not in NEED_PARAMETERS),
         *PRESETS,
         {"one_of": ["flip", ["rotate", "blur"]]},
         {"shuffle": [["rotate", "blur"], {"maybe": {"p": 0.3, "ops": ["flip"]}}]},
         {"crop": {"height": 30}},
         {"stretch": {"height": 30, "width": 40}},
+        {"zoom_in": {"ratio": [1.1, 1.2]}},
+        {"zoom_out": {"ratio": 0.5}},
+        {"box_color": {"op": "color", "level": 2, "area": [6, 2, 0.4]}},
+        {"box_move": {"op": "rotate", "degrees": 6, "p": 0.4, "ramp": True, "short": 800}},
+        {"policy": {"name": "scale_aware", "variant": "published", "parts": ["zoom_in", "boxes"]}},
     ]
     pipeline = Pipeline.model_validate(everything)
     assert Pipeline.model_validate(pipeline.model_dump(mode="json")) == pipeline

@@ -10,8 +10,8 @@ import numpy as np
 from ssod.data.formats.findings import Context
 from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Labeled
-from ssod.transforms.geometry import chain
-from ssod.transforms.views import MIN_SIDE, Pipeline, ViewsConfig, order
+from ssod.transforms.transform import MIN_SIDE, chain
+from ssod.transforms.views import Pipeline, ViewsConfig, order
 from ssod.utils import seeding
 
 DRAWS = 16  # of a view that draws its size: a box that is too small in all of them is as good as never seen

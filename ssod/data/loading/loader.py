@@ -1,7 +1,8 @@
 """From data sets to batches: which images a step sees, reading them, and padding them together.
 
 Step ``s`` always means the same images, drawn the same way, whatever the number of workers or ranks and wherever the
-run started: every choice is a function of (seed, stream, position). There is no loader state to save.
+run started: every choice is a function of (seed, stream, position), and an operation with a ramp reads the step's share
+of the run. There is no loader state to save.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
-from ssod.structures import Batch, View
-from ssod.transforms.views import Pipeline, Sample, ViewsConfig, make_views, to_tensor
+from ssod.structures import Batch, Targets, View
+from ssod.transforms.transform import Setting
+from ssod.transforms.views import Pipeline, Sample, ViewsConfig, check_others, make_views, to_tensor
 from ssod.utils.errors import SsodError
 
 
@@ -54,12 +57,13 @@ def train_batches(
     """Yield ``sampling.accumulate`` micro-batches for each of ``steps``.
 
     Args:
-        labeled: images with boxes. One that cannot be read, or is not of its stated size, is an error.
+        labeled: images with boxes. One that cannot be read, or is not of its stated size, is an error. Operations of
+            its views may take parts of all of them.
         unlabeled: images without. One that cannot be read is replaced by the next; more than 0.1 % of them (at least
             3 are allowed) is an error.
         views: the views of each.
         sampling: which images a step sees. Before ``sampling.unlabeled_from`` ``batch.views`` is empty.
-        steps: consecutive steps.
+        steps: consecutive steps, up to the last of the run, by which operations know how far it is.
         loading: how they are read.
         place: whose share of each micro-batch is yielded.
         on_bad: called in this process once for each unreadable unlabelled image, with what is wrong with it.
@@ -78,6 +82,7 @@ def train_batches(
     if sampling.unlabeled and (unlabeled is None or not views.unlabeled):
         what = "data.unlabeled" if unlabeled is None else "views.unlabeled"
         raise SsodError("config", what, f"missing, but train.batch.unlabeled is {sampling.unlabeled}", "add it")
+    check_others(views.labeled, len(labeled))
     dataset = _Steps(
         labeled=labeled,
         unlabeled=unlabeled if sampling.unlabeled else None,
@@ -88,6 +93,7 @@ def train_batches(
         place=place,
         divisor=loading.divisor,
         read=loading.read,
+        total=steps.stop,
     )
     numbers = range(steps.start * sampling.accumulate, steps.stop * sampling.accumulate)
     batches = run(dataset, numbers, dataset.describe, loading.workers, loading.timeout)
@@ -141,6 +147,7 @@ class _Steps(Dataset):
     place: Place
     divisor: int
     read: Reader
+    total: int
 
     def __getitem__(self, k: int) -> tuple[Batch, list[SsodError]] | SsodError:
         step, micro = divmod(k, self.sampling.accumulate)
@@ -166,15 +173,18 @@ class _Steps(Dataset):
     def _labeled(self, step: int, micro: int) -> View:
         samples: list[Sample] = []
         ids: list[Any] = []
+        setting = Setting(step / self.total, len(self.labeled), self._opened)
         for position, i in self._mine(self.labeled_stream, self.sampling.labeled, step, micro):
-            image = self.read(self.labeled.images, i)
-            check_stated_size(self.labeled.images, i, image)
-            seen = make_views(
-                image, self.labeled.targets(i), self.views.labeled, self.sampling.seed, "labeled", i, position
-            )
+            draw = self.sampling.seed, "labeled", i, position
+            seen = make_views(*self._opened(i), self.views.labeled, *draw, setting=setting)
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
         return collate(samples, ids, self.divisor)
+
+    def _opened(self, i: int) -> tuple[Image.Image, Targets]:
+        image = self.read(self.labeled.images, i)
+        check_stated_size(self.labeled.images, i, image)
+        return image, self.labeled.targets(i)
 
     def _unlabeled(self, step: int, micro: int, bad: list[SsodError]) -> dict[str, View]:
         samples: dict[str, list[Sample]] = {name: [] for name, p in self.views.unlabeled.items() if not p.hidden}

@@ -1,0 +1,150 @@
+"""What an operation of a view is: what is drawn at random apart from what is then done.
+
+An ``Augmentation`` is a frozen config section with ``draw(rng, size) -> Transform``. A ``Transform`` is deterministic:
+it turns one picture into another and states the 3x3 matrix that takes old pixels to new ones. That is all that most
+operations do, and boxes follow the matrix. One that reads boxes, or changes which there are, has ``boxed`` as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ssod.structures import Targets, move_targets
+
+Size = tuple[int, int]  # (width, height), Pillow's order
+MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as Pseudo.move does with pseudo-boxes
+
+
+def _nobody(number: int) -> tuple[Image.Image, Targets]:
+    raise LookupError(f"no labelled image {number}: this view is made of one picture alone")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an operation may ask for besides the picture. Only views of labelled images in training have one.
+
+    Attributes:
+        progress: share of the run's steps that lie behind, in 0..1; a function of the step.
+        count: labelled images of the run.
+        read: number of a labelled image -> the image, upright RGB, and its boxes.
+    """
+
+    progress: float = 1.0
+    count: int = 0
+    read: Callable[[int], tuple[Image.Image, Targets]] = _nobody
+
+
+ALONE = Setting()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture on its way through the operations of a view.
+
+    Boxes are moved at the end, by one matrix, or where an operation reads them: a box that is turned twice grows once.
+
+    Attributes:
+        image: RGB picture.
+        matrix: [3, 3] float64, pixels of the file's upright image -> pixels of ``image``.
+        targets: boxes, or None where nobody knows them.
+        since: [3, 3] float64, pixels that the boxes refer to -> pixels of ``image``.
+        setting: what operations may ask for.
+    """
+
+    image: Image.Image
+    matrix: np.ndarray
+    targets: Targets | None
+    since: np.ndarray = field(default_factory=lambda: np.eye(3))
+    setting: Setting = ALONE
+
+    def boxes(self) -> Targets:
+        """Return the boxes [M, 4] float64 in pixels of ``image``: hulls, clipped, without those that became too small.
+
+        Raises:
+            TypeError: nobody knows them.
+        """
+        if self.targets is None:
+            raise TypeError("an operation reads boxes of an image without labels; the config should have refused it")
+        t = self.targets
+        exact = Targets(t.boxes.double(), t.labels, t.scores, t.probs, t.weight)
+        size = torch.tensor([self.image.size[::-1]])
+        return move_targets([exact], torch.from_numpy(self.since)[None], size, MIN_SIDE)[0]
+
+    def settled(self) -> Seen:
+        """Return the same with boxes in pixels of ``image``."""
+        return replace(self, targets=self.boxes(), since=np.eye(3))
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What a draw decided.
+
+    Attributes:
+        size: (width, height) of the result.
+        matrix: [3, 3] float64, old pixels -> new pixels.
+        apply: the picture before -> the picture after; never changes its argument.
+        boxed: does the same where boxes are known, in the place of ``apply`` and ``matrix``; None = boxes just follow.
+    """
+
+    size: Size
+    matrix: np.ndarray
+    apply: Callable[[Image.Image], Image.Image]
+    boxed: Callable[[Seen], Seen] | None = None
+
+    def follow(self, seen: Seen) -> Seen:
+        """Return what becomes of a picture, its matrix and its boxes."""
+        if self.boxed is not None and seen.targets is not None:
+            return self.boxed(seen)
+        image = self.apply(seen.image)
+        return replace(seen, image=image, matrix=self.matrix @ seen.matrix, since=self.matrix @ seen.since)
+
+
+class Augmentation(Protocol):
+    """Something a view is made with."""
+
+    def draw(self, rng: np.random.Generator, size: Size) -> Transform:
+        """Decide what to do with a picture of ``size`` (width, height)."""
+        ...
+
+
+def pixels(size: Size, apply: Callable[[Image.Image], Image.Image]) -> Transform:
+    """Return a transform that changes colours and moves nothing."""
+    return Transform(size, np.eye(3), apply)
+
+
+def nothing(size: Size) -> Transform:
+    """Return the transform that leaves the picture as it is."""
+    return pixels(size, lambda image: image)
+
+
+def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size: Size) -> Transform:
+    """Draw ``augmentations`` one after another and return the transform that does all of them in order."""
+    transforms, matrix = [], np.eye(3)
+    for augmentation in augmentations:
+        transform = augmentation.draw(rng, size)
+        transforms.append(transform)
+        matrix, size = transform.matrix @ matrix, transform.size
+
+    def apply(image: Image.Image) -> Image.Image:
+        for transform in transforms:
+            image = transform.apply(image)
+        return image
+
+    def boxed(seen: Seen) -> Seen:
+        for transform in transforms:
+            seen = transform.follow(seen)
+        return seen
+
+    reads = any(transform.boxed is not None for transform in transforms)
+    return Transform(size, matrix, apply, boxed if reads else None)
+
+
+def needs_boxes(image: Image.Image) -> Image.Image:
+    """Stand in for the ``apply`` of an operation that means nothing without boxes."""
+    raise TypeError("an operation needs boxes, and this image has none that are known; the config should refuse it")
