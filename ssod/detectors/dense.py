@@ -23,6 +23,7 @@ from ssod.structures import (
     Assigned,
     Assigner,
     Assignment,
+    Clusters,
     Detector,
     Kind,
     Predictions,
@@ -61,15 +62,19 @@ class DenseOutput:
         return self.features
 
     @torch.no_grad()
-    def detect(self, score: float | None = None, rank: Rank | None = None) -> Detections:
-        """Return padded detections of fixed size; see ``structures.Output.detections``."""
+    def detect(self, score: float | None = None, rank: Rank | None = None, *, clusters: bool = False) -> Detections:
+        """Return padded detections of fixed size; see ``structures.Output.detections``, and ``decode.Rule``."""
         p = self.stages["dense"]
         cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
-        return self.rule(p, (rank or own_rank)(p), p.levels, cfg)
+        return self.rule(p, (rank or own_rank)(p), p.levels, cfg, clusters=clusters)
 
     def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""
         return self.detect(score, rank).to_targets()
+
+    def clusters(self) -> Clusters:
+        """See ``structures.Output``."""
+        return self.detect(clusters=True).to_clusters()
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Answer for any boxes, N tensors [M_i, 4], by the row whose decoded box overlaps each of them most.
