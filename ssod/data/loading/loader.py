@@ -166,7 +166,8 @@ class _Steps(Dataset):
     def _labeled(self, step: int, micro: int) -> View:
         samples: list[Sample] = []
         ids: list[Any] = []
-        for position, i in self._mine(self.labeled_stream, self.sampling.labeled, step, micro):
+        mine = self._mine(self.labeled_stream, self.sampling.labeled, step, micro)
+        for position, i in mine:
             image = self.read(self.labeled.images, i)
             check_stated_size(self.labeled.images, i, image)
             seen = make_views(
@@ -174,7 +175,7 @@ class _Steps(Dataset):
             )
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
-        return collate(samples, ids, self.divisor)
+        return collate(samples, ids, self.divisor, per_image=len(samples) // len(mine))
 
     def _unlabeled(self, step: int, micro: int, bad: list[SsodError]) -> dict[str, View]:
         samples: dict[str, list[Sample]] = {name: [] for name, p in self.views.unlabeled.items() if not p.hidden}
@@ -224,13 +225,14 @@ def by_canvas(samples: Sequence[Sample], divisor: int) -> list[list[int]]:
     return list(groups.values())
 
 
-def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
+def collate(samples: Sequence[Sample], ids: list[Any], divisor: int, per_image: int = 1) -> View:
     """Pad pictures with 0 at the bottom and right to the smallest common multiple-of-``divisor`` size.
 
     Args:
         samples: N views, at least one; all with targets or all without.
         ids: N image ids.
         divisor: the sides of the result are multiples of it.
+        per_image: see ``View``.
     """
     sizes = torch.tensor([s.image.size[::-1] for s in samples])
     height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(0))
@@ -245,4 +247,5 @@ def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
         keys=torch.tensor([s.key for s in samples]),
         ids=ids,
         targets=None if samples[0].targets is None else [s.targets for s in samples],
+        per_image=per_image,
     )
