@@ -55,9 +55,9 @@ class Config(base.Config):
     "Factor of every loss on unlabelled images."
     score: float = Field(0.5, ge=0, le=1)
     "Threshold of each class before the first choice, and of one whose labelled boxes were never found at all."
-    every: Duration = Field(1000, ge=1)
+    every: Duration = 1000
     "Steps between two choices of thresholds."
-    look: Duration = Field(250, ge=1)
+    look: Duration = 250
     """Steps before each choice in which the teacher is shown the labelled images, too; 250 steps of 8 images are 2000.
     Unlabelled images teach from so many steps after burn-in on, when the first choice is made."""
     iou: float = Field(0.5, gt=0, le=1)
@@ -70,6 +70,13 @@ class Config(base.Config):
     "Weigh the place of a label by exp(-its spread / `spread`); a label of fewer `members` teaches none."
     ema: EmaConfig = EmaConfig(decay=0.9996, warm_up=False, start=None)
     "How the teacher follows the student after burn-in."
+
+    @field_validator("every", "look")
+    @classmethod
+    def _a_step_at_least(cls, steps: int) -> int:
+        if steps < 1:
+            raise ValueError("must be 1 or more, in steps or as a share that is")
+        return steps
 
     @field_validator("look")
     @classmethod
