@@ -21,9 +21,10 @@ Order of a step:
    there on.
 
 Why the labelled images of some steps, and not a pass over the set? What a step sees is a function of seed and step, so
-that a run that goes on chooses as one that was never stopped; all ranks see their share; and no step waits for others.
-The price is that the teacher moves while it is looked at. These images are learnt from, too: on them scores are higher
-and fewer detections wrong than on others, so that thresholds are lower than the best ones for unlabelled images.
+that a run that goes on chooses as one that was never stopped; all ranks see their share; and no step stops for a pass.
+The price is that the teacher moves while it is looked at. These images are learnt from, too: on them fewer detections
+are wrong than on others, so that thresholds tend to be lower than the best ones for unlabelled images. None are held
+out, as this would take labels from training.
 
 Published on RetinaNet and FCOS. On Faster R-CNN the same rules are ours; its candidates are boxes of the second stage.
 """
