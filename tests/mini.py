@@ -138,6 +138,8 @@ def _shrink_method(method: dict[str, Any]) -> None:
     for key in ("burn_in", "start", "ramp"):
         if key in method:
             method[key] = min(method[key], 1)
+    if "look" in method:  # at labelled images, in the first step
+        method |= {"burn_in": 0, "look": 1}
     if method["ema"].get("start") is not None:  # None: where burn-in ends
         method["ema"]["start"] = min(method["ema"]["start"], 1)
     form = method.get("form")  # Mean Teacher's forms refuse each other's keys

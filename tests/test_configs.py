@@ -455,6 +455,28 @@ def test_stac_as_released(
     assert names_of(cfg.views.unlabeled["strong"]) == ["resize", "shuffle", "cutout_squares"]
 
 
+@pytest.mark.parametrize(
+    ("data", "percent", "burn_in", "steps"),
+    [("coco", 1, 10_000, 180_000), ("coco", 10, 30_000, 180_000), ("voc", None, 12_000, 72_000)],
+)
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+def test_s4od_as_we_read_it(family: str, data: str, percent: int | None, burn_in: int, steps: int) -> None:
+    """A look is at 2000 labelled images, in a view without colours, whose pixels the student's has, too."""
+    cfg = of("s4od", family, data, percent)
+    m, t = cfg.method, cfg.train
+    assert (m.score, m.every, m.look, m.iou, m.spread, m.members, m.soft) == (0.5, 1000, 250, 0.5, 0.05, 2, False)
+    assert (m.weight, m.burn_in, m.ramp, m.damping, m.ema.warm_up) == (2.0, burn_in, 0, 1.0, False)
+    assert m.ema.decay == (0.999 if data == "voc" else 0.9996)
+    assert m.look * t.batch.labeled == 2000
+    assert (t.batch.labeled, t.batch.unlabeled, t.steps) == (8, 8, steps)
+    for part in (cfg.views.labeled, cfg.views.unlabeled):
+        assert next(iter(part)) == "weak"
+        assert names_of(part["weak"]) == ["resize", "flip"]
+        assert part["strong"].start == "weak"
+        assert len(part["strong"].ops) == 6
+    assert (cfg.detector.decode.score, cfg.detector.decode.per_level) == (0.05, 1000)
+
+
 def test_small_sets_leave_out_what_hardly_happens_there() -> None:
     """Flips count as moves of the whole image, and a sliver of a small image shows nothing."""
     for data in ("neu_det", "bccd", "shapes"):

@@ -58,8 +58,9 @@ METHODS = {
     "acrst": {"bank": {"size": 5, "side": 16}},
     "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
     "stac": {"burn_in": 12, "score": 0.05},
+    "s4od": {"every": 6, "look": 3, "score": 0.05, "spread": 0.5},
 }
-PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2}  # of a step, where there are several
+PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2, "s4od": 2}  # of a step, where there are several
 
 
 @pytest.mark.slow

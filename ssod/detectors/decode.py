@@ -4,9 +4,9 @@ Every shape here depends on the input's shape and the settings alone, so that ev
 ``torch.export`` run the same lines. Absent detections are padding with score 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,9 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssod.structures import Predictions, Targets
-from ssod.structures.boxes import clip
+from ssod.structures import Clusters, Predictions, Targets
+from ssod.structures.boxes import clip, iou
+from ssod.utils.given import given
 from ssod.utils.schema import Section
 
 
@@ -44,6 +45,9 @@ class Detections(NamedTuple):
     scores: Tensor  # [N, D] float32
     labels: Tensor  # [N, D] int64
     box_std: Tensor | None = None  # [N, D, 4] logit of the deviation of each side, of detectors that predict it
+    # Where a rule is asked for clusters, and None else:
+    candidates: Tensor | None = None  # [N, C, 4] as they entered suppression
+    owner: Tensor | None = None  # [N, C] int64, the detection that a candidate belongs to, -1 = none
 
     def to_targets(self) -> list[Targets]:
         """Drop the padding: N Targets. Reads the counts back from the device, once."""
@@ -54,9 +58,23 @@ class Detections(NamedTuple):
             return found
         return [replace(t, box_std=std[: len(t)]) for t, std in zip(found, self.box_std)]
 
+    def to_clusters(self) -> Clusters:
+        """Drop the padding of detections; see ``structures.Clusters``."""
+        missing = "these detections were made without their clusters"
+        return Clusters(self.to_targets(), given(self.candidates, missing), given(self.owner, missing))
 
-# (predictions, scores [R, K], rows per level of one image, settings) -> detections
-Rule = Callable[[Predictions, Tensor, tuple[int, ...], DecodeConfig], Detections]
+
+class Rule(Protocol):
+    """How rows become detections."""
+
+    def __call__(
+        self, p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig, /, *, clusters: bool = False
+    ) -> Detections:
+        """Return detections of predictions by scores [R, K]; ``levels`` are rows per level of one image.
+
+        With ``clusters`` they say which candidates were suppressed for the sake of which detection.
+        """
+        ...
 
 
 def rank(p: Predictions) -> Tensor:
@@ -66,7 +84,13 @@ def rank(p: Predictions) -> Tensor:
 
 
 def detect(
-    p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig, *, min_size: float = 0.0
+    p: Predictions,
+    scores: Tensor,
+    levels: tuple[int, ...],
+    cfg: DecodeConfig,
+    *,
+    min_size: float = 0.0,
+    clusters: bool = False,
 ) -> Detections:
     """Turn rows into detections, the images of a batch all at once and each as if it were alone.
 
@@ -76,12 +100,13 @@ def detect(
         levels: rows per pyramid level of one image.
         cfg: thresholds and sizes.
         min_size: candidates with a shorter side are dropped.
+        clusters: see ``Rule``.
     """
     boxes, values, labels, box_std = candidates(p, scores, levels, cfg)
     boxes = clip(boxes, p.sizes[:, None])
     if min_size:
         values = torch.where(((boxes[..., 2:] - boxes[..., :2]) >= min_size).all(-1), values, 0.0)
-    return suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections, box_std)
+    return suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections, box_std, clusters=clusters)
 
 
 def candidates(
@@ -116,10 +141,12 @@ def rule_of(cfg: DecodeConfig) -> Rule:
     return clip_last if cfg.clip == "last" else detect
 
 
-def clip_last(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
+def clip_last(
+    p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig, *, clusters: bool = False
+) -> Detections:
     """Suppress boxes as they were decoded and clip them afterwards, as detectron2's one-stage detectors do."""
     boxes, values, labels, box_std = candidates(p, scores, levels, cfg)
-    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections, box_std)
+    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections, box_std, clusters=clusters)
     return without_empty(found._replace(boxes=clip(found.boxes, p.sizes[:, None])))
 
 
@@ -129,7 +156,11 @@ def without_empty(found: Detections) -> Detections:
     scores, order = torch.where(solid, found.scores, 0.0).topk(found.scores.shape[1], 1)  # ONNX has no stable sort
     boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4)) * (scores > 0)[..., None]
     box_std = None if found.box_std is None else found.box_std.gather(1, order[..., None].expand(-1, -1, 4))
-    return Detections(boxes, scores, torch.where(scores > 0, found.labels.gather(1, order), 0), box_std)
+    owner = found.owner
+    if owner is not None:
+        owner = torch.where(owner >= 0, order.argsort(1).gather(1, owner.clamp(min=0)), -1)
+    labels = torch.where(scores > 0, found.labels.gather(1, order), 0)
+    return Detections(boxes, scores, labels, box_std, found.candidates, owner)
 
 
 def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -149,6 +180,8 @@ def suppress(
     threshold: float,
     count: int,
     box_std: Tensor | None = None,
+    *,
+    clusters: bool = False,
 ) -> Detections:
     """Non-maximum suppression inside every (image, group) at once.
 
@@ -165,6 +198,7 @@ def suppress(
         threshold: overlap above which the lower score goes.
         count: boxes to keep per image.
         box_std: [N, C, 4], which stays with its box.
+        clusters: say for the sake of which box kept each candidate went; not in an export.
     """
     n = boxes.shape[0]
     cell = torch.arange(n, device=boxes.device)[:, None] * num_groups + groups
@@ -178,6 +212,7 @@ def suppress(
     apart = (apart + torch.stack([x, y, x, y], -1)).flatten(0, 1)
 
     flat = scores.flatten()
+    parts: Sequence[Tensor] = ()
     if exporting:
         # torchvision promises the tracer two boxes or more, which the graph then insists on: two outside every cell.
         outside = apart.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])
@@ -194,4 +229,45 @@ def suppress(
     row = index[..., None].expand(-1, -1, 4)
     picked = boxes.gather(1, row) * (value > 0)[..., None]
     labels = torch.where(value > 0, groups.gather(1, index), 0)
-    return Detections(picked, value, labels, None if box_std is None else box_std.gather(1, row))
+    found = Detections(picked, value, labels, None if box_std is None else box_std.gather(1, row))
+    if not clusters:
+        return found
+    return found._replace(candidates=boxes, owner=owners(boxes, scores, groups, parts, index, value > 0, threshold))
+
+
+def owners(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    parts: Sequence[Tensor],
+    index: Tensor,
+    real: Tensor,
+    threshold: float,
+) -> Tensor:
+    """Return [N, C] int64: which of the boxes kept each candidate belongs to, -1 = none.
+
+    A candidate belongs to the first box kept that overlaps it by more than ``threshold``, and one that was kept to
+    itself. First is the highest score, of equal ones the first candidate. What was suppressed for the sake of a box
+    beyond the last one of ``index`` belongs to none.
+
+    Args:
+        boxes: [N, C, 4] candidates.
+        scores: [N, C].
+        groups: [N, C] int64; boxes of two groups do not meet.
+        parts: N tensors, the candidates of each image as places in [N * C].
+        index: [N, D] int64, places in [C] of the boxes kept, the best first.
+        real: [N, D] bool, False = padding.
+        threshold: see ``suppress``.
+    """
+    owner, ranks = torch.full_like(groups, -1), torch.arange(index.shape[1], device=index.device)
+    for i, part in enumerate(parts):
+        b = boxes[i] if boxes.device.type == "mps" else boxes[i].double()
+        kept, rest = index[i], part - i * boxes.shape[1]
+        order = kept.argsort(stable=True)  # boxes of one score come from a sort that may turn them around
+        order = order[scores[i, kept[order]].argsort(descending=True, stable=True)]
+        over = (iou(b[kept], b[rest]) > threshold) & (groups[i, kept][:, None] == groups[i, rest]) & real[i][:, None]
+        first = order[over[order].int().argmax(0)]
+        of_all = F.pad(owner[i], (0, 1)).index_put((rest,), torch.where(over.any(0), first, -1))
+        # A place too many takes the padding.
+        owner[i] = of_all.index_put((torch.where(real[i], kept, boxes.shape[1]),), ranks)[:-1]
+    return owner

@@ -18,10 +18,12 @@ from ssod.detectors.decode import DecodeConfig, Detections, Rule, detect
 from ssod.detectors.decode import rank as own_rank
 from ssod.detectors.half_size import HalfSizePyramid, pyramid_of
 from ssod.detectors.heads.fam3d import Align, to_rows
+from ssod.detectors.nearest import nearest_row
 from ssod.structures import (
     Assigned,
     Assigner,
     Assignment,
+    Clusters,
     Detector,
     Kind,
     Predictions,
@@ -31,11 +33,9 @@ from ssod.structures import (
     Targets,
     View,
 )
-from ssod.structures.boxes import Coder, IdentityCoder, iou
+from ssod.structures.boxes import Coder, IdentityCoder
 from ssod.utils.collective import mean_count
 from ssod.utils.given import given
-
-PART, CPU_PART = 2**23, 2**20  # pairs of boxes that are compared at once; a CPU is fast while its cache holds them
 
 
 @dataclass
@@ -62,15 +62,19 @@ class DenseOutput:
         return self.features
 
     @torch.no_grad()
-    def detect(self, score: float | None = None, rank: Rank | None = None) -> Detections:
-        """Return padded detections of fixed size; see ``structures.Output.detections``."""
+    def detect(self, score: float | None = None, rank: Rank | None = None, *, clusters: bool = False) -> Detections:
+        """Return padded detections of fixed size; see ``structures.Output.detections``, and ``decode.Rule``."""
         p = self.stages["dense"]
         cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
-        return self.rule(p, (rank or own_rank)(p), p.levels, cfg)
+        return self.rule(p, (rank or own_rank)(p), p.levels, cfg, clusters=clusters)
 
     def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""
         return self.detect(score, rank).to_targets()
+
+    def clusters(self) -> Clusters:
+        """See ``structures.Output``."""
+        return self.detect(clusters=True).to_clusters()
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Answer for any boxes, N tensors [M_i, 4], by the row whose decoded box overlaps each of them most.
@@ -81,17 +85,8 @@ class DenseOutput:
         p = self.stages["dense"]
         with torch.no_grad():
             decoded = p.boxes().view(p.num_images, -1, 4)
-            rows = [_nearest(d, b.to(d)) + i * len(d) for i, (d, b) in enumerate(zip(decoded, boxes))]
+            rows = [nearest_row(d, b.to(d)) + i * len(d) for i, (d, b) in enumerate(zip(decoded, boxes))]
         return p[torch.cat(rows)]
-
-
-def _nearest(decoded: Tensor, boxes: Tensor) -> Tensor:
-    """[P, 4], [M, 4] -> [M] int64; many boxes go through it in parts, as [P, M] is 0.5 GB for 600 of them."""
-    size = max(1, (CPU_PART if decoded.device.type == "cpu" else PART) // len(decoded))
-    most, row = map(torch.cat, zip(*(iou(decoded, part).max(0) for part in boxes.split(size))))
-    lost = (~(most > 0)).nonzero().squeeze(1)
-    parts = (decoded[:, None, :2] + decoded[:, None, 2:] - b[:, :2] - b[:, 2:] for b in boxes[lost].split(size))
-    return row.index_copy(0, lost, torch.cat([apart.square().sum(-1).argmin(0) for apart in parts]))
 
 
 class Dense(Detector):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssod.detectors.decode import DecodeConfig, Detections, Rule, suppress, top
-from ssod.structures import Predictions, Rank, Targets
+from ssod.structures import Clusters, Predictions, Rank, Targets
 from ssod.structures.boxes import clip
 from ssod.structures.ragged import image_index
 
@@ -61,18 +61,24 @@ class TwoStageOutput:
         return self.head(self.features, rows, image, self.stages["rpn"].sizes)
 
     @torch.no_grad()
-    def detect(self, score: float | None = None, rank: Rank = Predictions.probs) -> Detections:
-        """Return padded detections of fixed size; see ``structures.Output.detections``."""
+    def detect(
+        self, score: float | None = None, rank: Rank = Predictions.probs, *, clusters: bool = False
+    ) -> Detections:
+        """Return padded detections of fixed size; see ``structures.Output.detections``, and ``decode.Rule``."""
         cfg = self.decode if score is None else self.decode.model_copy(update={"score": score})
         n, each = self.found.scores.shape
         image = torch.arange(n, device=self.found.boxes.device).repeat_interleave(each)
         p = self.head(self.features, self.found.boxes.flatten(0, 1), image, self.stages["rpn"].sizes)
         scores = torch.where(self.found.scores.flatten()[:, None] > 0, rank(p), 0.0)
-        return self.rule(p, scores, (each,), cfg)
+        return self.rule(p, scores, (each,), cfg, clusters=clusters)
 
     def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Return N Targets with scores, clipped to the images, sorted by score."""
         return self.detect(score, rank or Predictions.probs).to_targets()
+
+    def clusters(self) -> Clusters:
+        """See ``structures.Output``."""
+        return self.detect(clusters=True).to_clusters()
 
 
 # (what it saw, the boxes of N images) -> boxes [N, C, 4] to sample rows from, and the target of each [N, C], -1 none,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssod.losses.weighting.context import Context
 from ssod.methods.config import EmaConfig
-from ssod.structures import Assignment, Detector, Output, Predictions, Rank, Targets, View, move_targets
+from ssod.structures import Assignment, Clusters, Detector, Output, Predictions, Rank, Targets, View, move_targets
 from ssod.structures.ragged import select
 
 
@@ -142,6 +142,10 @@ class FileOutput:
             return self.boxes
         return select(self.boxes, torch.cat([t.confidence() for t in self.boxes]) > score)
 
+    def clusters(self) -> Clusters:
+        """Answer nothing: a file has what suppression left."""
+        raise TypeError("a file of boxes has no candidates; needs_maps of the method should say so")
+
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Answer nothing: a file has not seen the image."""
         raise TypeError("a file of boxes cannot say what is in others; needs_maps of the method should say so")
@@ -183,6 +187,10 @@ class BoxesAlone:
     def detections(self, score: float | None = None, rank: Rank | None = None) -> list[Targets]:
         """Return the boxes."""
         return self.boxes if score is None and rank is None else self.again().detections(score, rank)
+
+    def clusters(self) -> Clusters:
+        """Return the boxes, and what was suppressed for their sake."""
+        return self.again().clusters()
 
     def score(self, boxes: list[Tensor]) -> Predictions:
         """Say what is in these boxes."""

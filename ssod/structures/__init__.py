@@ -1,5 +1,6 @@
 """The types that everything speaks."""
 
+from ssod.structures.clusters import Clusters
 from ssod.structures.detector import Assigner, Detector, Output, Priors
 from ssod.structures.images import Batch, View
 from ssod.structures.pseudo import Pseudo, move_targets
@@ -12,6 +13,7 @@ __all__ = [
     "Assigner",
     "Assignment",
     "Batch",
+    "Clusters",
     "Detector",
     "Formula",
     "Kind",

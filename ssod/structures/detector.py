@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ssod.structures.clusters import Clusters
 from ssod.structures.images import View
 from ssod.structures.rows import Assigned, Assignment, Kind, Predictions, Rank, RowLoss
 from ssod.structures.targets import Targets, join
@@ -38,6 +39,10 @@ class Output(Protocol):
 
         ``score`` replaces the configured threshold, ``rank`` the detector's own ranking of the same maps.
         """
+        ...
+
+    def clusters(self) -> Clusters:
+        """Return ``detections()``, and which of the boxes that were suppressed belong to each."""
         ...
 
     def score(self, boxes: list[Tensor]) -> Predictions:

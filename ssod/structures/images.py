@@ -28,6 +28,7 @@ class View(Mapped):
         targets: N ``Targets`` in this view's pixels, or None where there are no labels.
         half_size: whether a detector looks at every second pixel alone, with a pyramid that begins one level finer. Its
             maps are then as large as those of all pixels, and all places stay those of the full size.
+        per_image: looks at each image that stand side by side, of labelled images as many as these have views.
     """
 
     images: Tensor
@@ -37,6 +38,7 @@ class View(Mapped):
     ids: list[Any] = field(default_factory=list)
     targets: list[Targets] | None = None
     half_size: bool = False
+    per_image: int = 1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,6 +50,15 @@ class View(Mapped):
             TypeError: the images have no labels.
         """
         return given(self.targets, "these images have no labels")
+
+    def first(self) -> View:
+        """Return the first look at each image alone."""
+        if self.per_image == 1:
+            return self
+        rows = slice(None, None, self.per_image)
+        tensors = {name: getattr(self, name)[rows] for name in ("images", "sizes", "matrix", "keys")}
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, **tensors, ids=self.ids[rows], targets=targets, per_image=1)
 
     def flipped(self) -> View:
         """Mirror each image about its own vertical axis, padding kept at the right; targets are not carried."""

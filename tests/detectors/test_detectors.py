@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssod.detectors import dense
+from ssod.detectors import nearest
 from ssod.detectors.build import build, describe
 from ssod.structures import Assignment, Targets, View
 from ssod.structures.boxes import iou
@@ -278,12 +278,12 @@ def test_many_boxes_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     found = overlap.amax(0) > 0
     expected = torch.where(found, overlap.argmax(0), torch.cdist(*centers).argmin(0))
     assert 0 < found.sum() < len(boxes)
-    assert torch.equal(dense._nearest(decoded, boxes), expected)
-    monkeypatch.setattr(dense, "CPU_PART", 600)
+    assert torch.equal(nearest.nearest_row(decoded, boxes), expected)
+    monkeypatch.setattr(nearest, "CPU_PART", 600)
     with Largest() as made:
-        assert torch.equal(dense._nearest(decoded, boxes), expected)
+        assert torch.equal(nearest.nearest_row(decoded, boxes), expected)
     assert made.elements <= 2 * 600
-    assert len(dense._nearest(decoded, boxes[:0])) == 0
+    assert len(nearest.nearest_row(decoded, boxes[:0])) == 0
 
 
 def test_score_of_faster_rcnn_keeps_gradients() -> None:

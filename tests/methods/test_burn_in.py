@@ -48,13 +48,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def section(name: str, **changes: Any) -> dict[str, Any]:
     """Return a method's section with a burn-in of ``STEPS``."""
-    usual = {"burn_in": STEPS, "start": STEPS}
+    usual = {"burn_in": STEPS, "start": STEPS, "look": 1}
     own = {key: value for key, value in usual.items() if key in find(name).Config.model_fields}
     return {"name": name, "ema": EMA, **own, **changes}
 
 
 def config(folder: Path, method: dict[str, Any], net: str = "fcos", **changes: Any) -> Config:
-    changes = {"train__steps": STEPS + 1, "train__warm_up": {"steps": 0}, "detector": NETS[net], **changes}
+    changes = {"train__steps": STEPS + 2, "train__warm_up": {"steps": 0}, "detector": NETS[net], **changes}
     path = small_config(folder, method=method, views__unlabeled__strong=STRONG, **changes)
     return load(path)
 

@@ -174,12 +174,13 @@ class _Steps(Dataset):
         samples: list[Sample] = []
         ids: list[Any] = []
         setting = Setting(step / self.total, len(self.labeled), self._opened)
-        for position, i in self._mine(self.labeled_stream, self.sampling.labeled, step, micro):
+        mine = self._mine(self.labeled_stream, self.sampling.labeled, step, micro)
+        for position, i in mine:
             draw = self.sampling.seed, "labeled", i, position
             seen = make_views(*self._opened(i), self.views.labeled, *draw, setting=setting)
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
-        return collate(samples, ids, self.divisor)
+        return collate(samples, ids, self.divisor, per_image=len(samples) // len(mine))
 
     def _opened(self, i: int) -> tuple[Image.Image, Targets]:
         image = self.read(self.labeled.images, i)
@@ -234,13 +235,14 @@ def by_canvas(samples: Sequence[Sample], divisor: int) -> list[list[int]]:
     return list(groups.values())
 
 
-def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
+def collate(samples: Sequence[Sample], ids: list[Any], divisor: int, per_image: int = 1) -> View:
     """Pad pictures with 0 at the bottom and right to the smallest common multiple-of-``divisor`` size.
 
     Args:
         samples: N views, at least one; all with targets or all without.
         ids: N image ids.
         divisor: the sides of the result are multiples of it.
+        per_image: see ``View``.
     """
     sizes = torch.tensor([s.image.size[::-1] for s in samples])
     height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(0))
@@ -255,4 +257,5 @@ def collate(samples: Sequence[Sample], ids: list[Any], divisor: int) -> View:
         keys=torch.tensor([s.key for s in samples]),
         ids=ids,
         targets=None if samples[0].targets is None else [s.targets for s in samples],
+        per_image=per_image,
     )

@@ -106,8 +106,11 @@ def body_of(backbone: D2Model) -> nn.Module:
 # ---- rows to detections ----------------------------------------------------------------------------------------------
 
 
-def clip_first(p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig) -> Detections:
+def clip_first(
+    p: Predictions, scores: Tensor, levels: tuple[int, ...], cfg: DecodeConfig, *, clusters: bool = False
+) -> Detections:
     """detectron2's two-stage detectors clip, suppress, and then drop what has no area."""
     boxes, values, labels, _ = candidates(p, scores, levels, cfg)
     boxes = clip(boxes, p.sizes[:, None])
-    return without_empty(suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections))
+    found = suppress(boxes, values, labels, scores.shape[1], cfg.nms, cfg.detections, clusters=clusters)
+    return without_empty(found)
