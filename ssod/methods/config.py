@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, SupervisedLoss
 from ssod.losses.weighting.registry import RULES
 from ssod.transforms.mix import MixConfig
-from ssod.utils.schema import Duration, Section, over_default
+from ssod.utils.schema import Duration, Section, over_default, own_default
 
 LossName = Literal["cls", "box", "quality", "spread", "rpn_cls", "rpn_box", "aux", "rpn_aux", "weighting"]
 Rule = Literal["ema", "copy", "never"]
@@ -167,7 +167,7 @@ class Config(Common):
     @field_validator("ramp_shape")
     @classmethod
     def _shape_of_a_ramp(cls, shape: str, info: ValidationInfo) -> str:
-        if shape != "linear" and info.data.get("ramp") == 0:
+        if shape != own_default(cls, info) and info.data.get("ramp") == 0:
             raise ValueError("has no meaning with 'ramp: 0'; give the ramp's steps")
         return shape
 
@@ -191,7 +191,7 @@ class Config(Common):
         if self.taught_by == "boxes":
             return self
         if self.mix is not None:
-            problem = f"'mix' blends the student's view, and '{self.name}' compares it with the teacher's row by row"
+            problem = f"'mix' blends the student's view, and '{self.name}' compares it with another row by row"
             raise refusal(self, ("mix",), f"{problem}; remove it")
         if self.damping not in (1, type(self).model_fields["damping"].default):
             problem = f"counts images with a pseudo-label, and '{self.name}' makes none"
@@ -199,6 +199,18 @@ class Config(Common):
         if self.taught_by == "distances" and self.loss is not None and self.loss.unsup != SideLoss():
             problem = f"'{self.name}' has no losses of rows on pseudo-labels"
             raise refusal(self, ("loss", "unsup"), f"{problem}; remove it, or use e.g. mean_teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _who_is_never_asked_is_not_named(self) -> Config:
+        if self.asks_teacher:
+            return self
+        if self.teacher is not None:
+            problem = f"nobody labels: '{self.name}' compares the student with itself"
+            raise refusal(self, ("teacher",), f"{problem}; remove it")
+        if self.ema.rule != "ema":
+            problem = f"'{self.ema.rule}' says who labels, and '{self.name}' asks nobody"
+            raise refusal(self, ("ema", "rule"), f"{problem}; remove it: 'decay' alone says what is measured")
         return self
 
     @model_validator(mode="after")
@@ -218,6 +230,16 @@ class Config(Common):
             problem = f"no label is made before burn-in ends at step {self.burn_in}"
             raise refusal(self, ("teacher", "until"), f"{problem}; raise it, or remove 'teacher'")
         return self
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether who labels is asked in a step at all; where not, ``taught_by`` is ``distances`` to something else."""
+        return True
+
+    @property
+    def compares_labeled(self) -> bool:
+        """Whether ``distill`` compares labelled images, too: their look then is ``Context.labeled``."""
+        return False
 
     @property
     def needs_maps(self) -> bool:
@@ -256,7 +278,8 @@ class Config(Common):
 
         ``boxes``: pseudo-boxes, which an assigner hands to the rows; they are carried from view to view. ``maps``: the
         method's ``assign`` asks the rows for the teacher's map. ``distances``: the method's ``distill`` compares both
-        maps, and rows are asked for nothing. For the last two, views have their pixels in the same places.
+        maps, and rows are asked for nothing. For the last two, views have their pixels in the same places, if a teacher
+        is asked.
         """
         return "boxes"
 
