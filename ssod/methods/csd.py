@@ -51,6 +51,9 @@ from ssod.structures.boxes import mirror
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Duration
 
+EVEN_CHANCE = 0.4  # what a class says, by the focal loss, of a row where it is as likely to be there as not
+PROPOSALS = 2000  # of an image in the release's training
+
 
 class Config(base.Config):
     """The released constants, those of CSD-SSD; on COCO there are none."""
@@ -64,10 +67,10 @@ class Config(base.Config):
     "The steps from which on, and at which, `weight` has fallen, as exp(-12.5 t^2); null = it stays."
     distance: Literal["kl", "js"] = "kl"
     "Between the classes: the symmetrised KL divergence (released), or Jensen-Shannon (paper)."
-    foreground: float = Field(0.4, ge=0, lt=1)
-    "One stage: rows without a class above this score are background, and are not compared."
-    proposals: int = Field(2000, ge=1)
-    "Two stages: best proposals of an image that are asked about in it and in its mirror image."
+    foreground: float | None = Field(None, ge=0, lt=1)
+    "One stage: rows without a class above this score are background, and are not compared; default: 0.4."
+    proposals: int | None = Field(None, ge=1)
+    "Two stages: best proposals of an image that are asked about in it and in its mirror image; default: 2000."
     ema: EmaConfig = EmaConfig(decay=0.0, warm_up=False)
     "What is measured: decay 0 is the student itself."
 
@@ -113,16 +116,20 @@ class Csd(base.Method, burn_in_reads=()):
 
     def __init__(self, student: Detector, cfg: Config) -> None:
         two_stages = student.kinds["cls"] == "softmax"
-        for name, own, kind in (("foreground", not two_stages, "one stage"), ("proposals", two_stages, "two stages")):
-            if not own and getattr(cfg, name) != Config.model_fields[name].default:
-                problem = f"is read by detectors with {kind} only, and this one has not"
-                raise SsodError("config", f"method.{name}", problem, "remove it")
+        if two_stages and cfg.foreground is not None:
+            problem = "a softmax head has a background class to compare with, and needs no score"
+            raise SsodError("config", "method.foreground", problem, "remove it")
+        if not two_stages and cfg.proposals is not None:
+            problem = "a detector with one stage has no proposals, and its rows are compared"
+            raise SsodError("config", "method.proposals", problem, "remove it")
         super().__init__(student, cfg)
+        self.score = EVEN_CHANCE if cfg.foreground is None else cfg.foreground
+        self.proposals = PROPOSALS if cfg.proposals is None else cfg.proposals
 
     def distill(self, ctx: Context) -> Losses:
         """Compare each image with its mirror image, unlabelled ones and labelled ones."""
         pairs = [self.pair(look) for look in (ctx.labeled, ctx)]
-        kept = [pair.foreground(self.cfg.foreground) for pair in pairs]
+        kept = [pair.foreground(self.score) for pair in pairs]
         self.stats["pseudo/foreground_per_image"] = kept[1].sum() / len(ctx.view)
         self.stats["labeled/foreground_per_image"] = kept[0].sum() / len(ctx.labeled.view)
         return agreement(pairs, kept, DIVERGENCES[self.cfg.distance])
@@ -139,7 +146,7 @@ class Csd(base.Method, burn_in_reads=()):
         out, mirrored = ctx.student, self.student.predict(ctx.view.flipped())
         if out.proposals is None:
             return pair_of_rows(out.stages["dense"], mirrored.stages["dense"])
-        return pair_of_boxes([boxes[: self.cfg.proposals] for boxes in out.proposals], out, mirrored)
+        return pair_of_boxes([boxes[: self.proposals] for boxes in out.proposals], out, mirrored)
 
 
 def pair_of_rows(p: Predictions, mirrored: Predictions) -> Pair:
