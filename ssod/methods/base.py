@@ -112,8 +112,7 @@ class Method(Supervised):
         teacher = self.ask(batch.weak, step)
         if self.cfg.taught_by == "boxes":
             return Labels(teacher, self.label(teacher, batch))
-        if self.cfg.asks_teacher:
-            self.require_aligned(batch)
+        self.require_aligned(batch)
         return Labels(teacher, None)
 
     def mix(self, view: View, pseudo: Pseudo | None, labeled: View) -> tuple[View, Pseudo | None]:
@@ -198,7 +197,7 @@ class Method(Supervised):
         if self.seen_aligned:
             return
         weak = batch.weak
-        for name in self.cfg.student_views:
+        for name in self.cfg.aligned_views:
             view = batch.views[name]
             same = weak.images.shape == view.images.shape and torch.equal(weak.sizes, view.sizes)
             if not same or not torch.equal(weak.matrix, view.matrix):

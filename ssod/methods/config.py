@@ -254,6 +254,11 @@ class Config(Common):
         """The unlabelled views that the student learns from, one after the other; their losses are added."""
         return ("strong",)
 
+    @property
+    def aligned_views(self) -> tuple[str, ...]:
+        """Those of ``student_views`` that must have their pixels where the teacher's view has them."""
+        return self.student_views if self.asks_teacher and self.taught_by != "boxes" else ()
+
 
 def refusal(section: Section, key: tuple[str, ...], text: str) -> ValidationError:
     """Return the error that refuses ``key`` of ``section``, a key that is valid by itself."""
