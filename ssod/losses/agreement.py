@@ -30,7 +30,7 @@ def symmetric_kl(a: Tensor, b: Tensor) -> Tensor:
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:
-    """Jensen-Shannon divergence, [R], at most ln 2 per distribution; both sides learn (the paper, Eq. 3)."""
+    """Jensen-Shannon divergence, [R], at most ln 2 per distribution; both sides learn (paper)."""
     return js_terms(a, b).sum(-1)
 
 

@@ -23,13 +23,14 @@ What is not as released (soo89/CSD-SSD, soo89/CSD-RFCN):
   (``ssod.pseudo_labels.flip_ensemble``); a row without a partner is not compared.
 - The second stage's mean is over all rows, there over those of an image and then over images; and it has no output of
   boxes for background, which the released mean contains.
-- A run begins with labels and agreement at once; the release looks at the labelled images alone for one epoch, in which
-  the weight is near 0.
+- Both kinds of images are compared from the first step on; CSD-SSD looks at the labelled ones alone for one epoch, in
+  which the weight is near 0.
+- Of an image's proposals the best `proposals` are asked about; there all of them.
 
 On RetinaNet and FCOS, which no one has published, ours: a sigmoid head has no background. A class and its absence are
 the two outcomes of a distribution of its own, and the divergences of all classes are added. Background is eliminated
 where no class scores above `foreground`. The default, 0.4, is what a class says that learns by the focal loss (alpha
-0.25, gamma 2) where it is as likely to be there as not; one half would leave next to nothing. FCOS's centerness is
+0.25, gamma 2) where it is as likely to be there as not; another class loss may want another. FCOS's centerness is
 compared as one more such class (`loss_weights: {quality: 0}` leaves it out), its distances in strides.
 """
 
@@ -52,7 +53,7 @@ from ssod.utils.errors import SsodError
 from ssod.utils.schema import Duration
 
 EVEN_CHANCE = 0.4  # what a class says, by the focal loss, of a row where it is as likely to be there as not
-PROPOSALS = 2000  # of an image in the release's training
+PROPOSALS = 2000  # of an image, as many as a detector keeps in training by default
 
 
 class Config(base.Config):
@@ -64,7 +65,7 @@ class Config(base.Config):
     ramp_shape: Literal["linear", "sigmoid"] = "sigmoid"
     "How `weight` rises over `ramp`: in proportion, or as exp(-5 (1 - t)^2)."
     ramp_down: tuple[Duration, Duration] | None = ("83.3333%", "100%")  # type: ignore
-    "The steps from which on, and at which, `weight` has fallen, as exp(-12.5 t^2); null = it stays."
+    "The first and the last step of the fall of `weight`, as exp(-12.5 t^2); null = it does not fall."
     distance: Literal["kl", "js"] = "kl"
     "Between the classes: the symmetrised KL divergence (released), or Jensen-Shannon (paper)."
     foreground: float | None = Field(None, ge=0, lt=1)
