@@ -268,7 +268,7 @@ def _cross_check(cfg: Config, source: Source) -> None:
             raise source.error(f"views.unlabeled.{name}", "missing", f"'{cfg.method.name}' needs it")
     if cfg.method.labels_once and by_chance(cfg.views.unlabeled, "weak"):
         raise source.error("views.unlabeled.weak", "drawn by chance, but labelled once", "write [], or what val has")
-    for name in cfg.method.student_views if cfg.method.taught_by != "boxes" else ():
+    for name in cfg.method.aligned_views:
         if misaligned(cfg.views.unlabeled, "weak", name):
             problem = f"not pixel-aligned with weak, which '{cfg.method.name}' compares row by row"
             raise source.error(f"views.unlabeled.{name}", problem, "write {start: weak, ops: [what moves no pixel]}")

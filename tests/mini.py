@@ -146,8 +146,10 @@ def _shrink_method(method: dict[str, Any]) -> None:
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
             method[key] = 1e-3
-    if "proposals" in method and form != "pseudo_label":
+    if method.get("proposals") and form != "pseudo_label":
         method["proposals"] = 16
+    if "ramp_down" in method:  # the first step of such a ramp weighs nothing, and a second one there is not
+        method |= {"ramp": 0, "ramp_down": None}
 
 
 def _shrink_train(train: dict[str, Any]) -> None:

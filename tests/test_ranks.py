@@ -206,6 +206,25 @@ def test_two_ranks_weigh_boxes_by_the_votes_of_all(tmp_path: Path, net: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("net", ["fcos", "faster_rcnn"])
+def test_two_ranks_compare_the_rows_of_both(tmp_path: Path, net: str) -> None:
+    """CSD divides by the rows that are left on both ranks, of labelled and of unlabelled images."""
+    keys = {"ramp": 0, "ramp_down": None} | ({"foreground": 0.02} if net == "fcos" else {})
+    config = small_config(
+        tmp_path, detector=begun(net, tmp_path), train__steps=3, **PLAIN, method={"name": "csd", **keys}
+    )
+    run(train_command(config, tmp_path / "one"))
+    two(config, tmp_path / "two")
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert alone[0].keys() == together[0].keys()
+    assert alone[0]["unsup/cls"] > 0
+    assert alone[0]["unsup/box"] > 0
+    worst = largest_difference(alone[0], together[0])
+    print(f"{net}: largest difference in the first step {worst:.1e}")
+    assert worst <= 1e-6
+
+
+@pytest.mark.slow
 def test_two_ranks_with_banks_of_their_own_go_on_where_they_stopped(tmp_path: Path) -> None:
     """Each takes up its own banks, of which the checkpoint has all."""
     threshold = {"name": "gmm", "banks": "rank"}

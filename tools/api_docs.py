@@ -24,7 +24,13 @@ OUT = ROOT / "docs" / "api"
 # What a page shows: modules, or packages with all of their modules.
 PAGES = {
     "structures": ("ssod.structures",),
-    "methods": ("ssod.methods.supervised", "ssod.methods.base", "ssod.methods.config", "ssod.methods.teachers"),
+    "methods": (
+        "ssod.methods.supervised",
+        "ssod.methods.base",
+        "ssod.methods.config",
+        "ssod.methods.teacher_config",
+        "ssod.methods.teachers",
+    ),
     "detectors": (
         "ssod.detectors.build",
         "ssod.detectors.backbones",

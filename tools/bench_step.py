@@ -184,7 +184,8 @@ def synthetic(args: argparse.Namespace) -> tuple[Method, TrainConfig, Callable[[
     detector = build(read_section(DetectorConfig, section, "detector", COMMAND_LINE, {}), CLASSES, pretrained=False)
     kind = find(args.method)
     at_once = {key: 0 for key in ("burn_in", "start") if key in kind.Config.model_fields}
-    method = kind(detector, kind.Config.model_validate({"name": args.method} | at_once))
+    section = {"name": args.method} | at_once
+    method = kind(detector, kind.Config.model_validate(section, context={"steps": 1000}))
     batch = {"labeled": args.batch, "unlabeled": args.batch if kind.uses_unlabeled else 0}
     train = {"steps": 1000, "batch": batch, "device": args.device, "precision": args.precision, "clip": 20}
     cfg = TrainConfig.model_validate(train, context={"steps": 1000})

@@ -150,7 +150,9 @@ def _strong(tree: dict[str, Any]) -> str:
     moves = any(name in flow(view["ops"]) for name in ("soft_teacher_strong", "stac_strong", "translate_x"))
     what = "moved or turned" if moves else "the same pixels"
     later = "colors" in find(tree["method"]["name"]).Config.model_fields
-    colors = "; colours and holes come on the device, method.colors" if later else ", colours changed, parts erased"
+    colors = "; colours and holes come on the device, method.colors" if later else ", colours changed"
+    if not later and view["ops"] != _colors(tree):  # labelled images lose no part
+        colors += ", parts erased"
     return f"{flow(view)} # the student's: {what}{colors}"
 
 

@@ -118,11 +118,16 @@ def l2(p: Predictions, t: SoftTargets, squared: bool = False) -> Tensor:
 
     A head that answers with boxes in pixels is compared in sides of its priors.
     """
-    error = upcast(p.deltas) - t.deltas
+    error = offset_errors(p, t.deltas)
+    return error.square().sum(-1) if squared else torch.linalg.vector_norm(error, dim=-1)
+
+
+def offset_errors(p: Predictions, deltas: Tensor) -> Tensor:
+    """Return [R, C * 4], how far encoded boxes are from others [R, C, 4] of the same rows; see ``l2`` about pixels."""
+    error = upcast(p.deltas) - deltas
     if isinstance(p.coder, IdentityCoder):
         error = error / (p.priors[:, 2:] - p.priors[:, :2]).repeat(1, 2)[:, None]
-    error = error.flatten(1)
-    return error.square().sum(-1) if squared else torch.linalg.vector_norm(error, dim=-1)
+    return error.flatten(1)
 
 
 def quality_kl(p: Predictions, t: SoftTargets) -> Tensor:
@@ -182,15 +187,16 @@ def kl_softmax_elements(logits: Tensor, target: Tensor) -> Tensor:
 
 def js_elements(logits: Tensor, target: Tensor) -> Tensor:
     """Jensen-Shannon divergence of every Bernoulli variable."""
-    return _js_terms(logits.sigmoid(), target) + _js_terms((-logits).sigmoid(), 1 - target)
+    return js_terms(logits.sigmoid(), target) + js_terms((-logits).sigmoid(), 1 - target)
 
 
 def js_softmax_elements(logits: Tensor, target: Tensor) -> Tensor:
     """Terms of the divergence of each row, [R, K + 1]."""
-    return _js_terms(logits.softmax(-1), target)
+    return js_terms(logits.softmax(-1), target)
 
 
-def _js_terms(a: Tensor, b: Tensor) -> Tensor:
+def js_terms(a: Tensor, b: Tensor) -> Tensor:
+    """Return what each outcome adds to the Jensen-Shannon divergence of probabilities; either may have a gradient."""
     # A floor, because the derivative of x log x is infinite at 0, where a saturated softmax does arrive.
     tiny = torch.finfo(a.dtype).tiny
     a, b = a.clamp(min=tiny), b.clamp(min=tiny)
@@ -207,8 +213,13 @@ def _by_parts(elements: Callable[[Tensor, Tensor], Tensor], p: Predictions, t: S
     def rows(logits: Tensor, target: Tensor) -> Tensor:
         return elements(upcast(logits), target).sum(-1)
 
-    size = max(1, PART // p.logits.shape[1])
-    if len(p) <= size:
-        return rows(p.logits, t.probs)
-    parts = zip(p.logits.split(size), t.probs.split(size))
+    return in_parts(rows, p.logits, t.probs)
+
+
+def in_parts(rows: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    """Apply a formula of rows to [R, columns] twice, part by part where they are many; see ``_by_parts``."""
+    size = max(1, PART // logits.shape[1])
+    if len(logits) <= size:
+        return rows(logits, target)
+    parts = zip(logits.split(size), target.split(size))
     return torch.cat([checkpoint(rows, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

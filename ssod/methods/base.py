@@ -71,20 +71,24 @@ class Method(Supervised):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Learn from the labels, then from what the teacher says; see ``Supervised.forward``."""
-        cfg, teacher, tasks = self.cfg, None, []
+        cfg, teacher, pseudo, tasks = self.cfg, None, None, []
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.truth())}
         # The student comes last: where parts of a step wait for each other's labels, it need not look twice.
         if step >= cfg.burn_in:
-            with torch.no_grad():
-                labels = self.labels(batch, step)
-            teacher, pseudo = labels.teacher, labels.pseudo
-            self.count(pseudo)
+            if cfg.asks_teacher:
+                with torch.no_grad():
+                    labels = self.labels(batch, step)
+                teacher, pseudo = labels.teacher, labels.pseudo
+                self.count(pseudo)
             if step >= cfg.unsup_start:  # before, labels are only made: what they teach the thresholds is kept
                 tasks = [self.task(name, batch, step, pseudo) for name in cfg.student_views]
-        losses = self.scale("sup", self.learn(self.look_at_labeled(batch, step)), self.sup_weight(step))
+        labeled = self.look_at_labeled(batch, step)
+        losses = self.scale("sup", self.learn(labeled), self.sup_weight(step))
+        beside = labeled if cfg.compares_labeled else None
+        del labeled  # the rest of what the student saw there is not kept in memory
         for view, mine, weight in tasks:
             view, mine = self.mix(view, mine, batch.labeled)
-            ctx = self.look("unsup", batch, step, view, mine, teacher)
+            ctx = self.look("unsup", batch, step, view, mine, teacher, beside)
             unsup = self.distill(ctx) if cfg.taught_by == "distances" else self.learn(ctx)
             losses = add(losses, self.scale("unsup", unsup, weight, cfg.loss_weights))
         return losses
@@ -103,7 +107,7 @@ class Method(Supervised):
 
         That is the step itself, the look that an evaluation takes, its alarms and the galleries. By default they are
         what ``label`` makes of what who labels sees. A method that makes them in another way overrides this, and not
-        ``forward`` alone.
+        ``forward`` alone. Where no step asks (``asks_teacher``), whoever looks at a run is shown what is measured.
         """
         teacher = self.ask(batch.weak, step)
         if self.cfg.taught_by == "boxes":
@@ -124,7 +128,7 @@ class Method(Supervised):
         return harden_labels(a, p.num_classes) if self.cfg.mixes and stage == "rpn" else a
 
     def distill(self, ctx: Context) -> Losses:
-        """Compare the student's maps with the teacher's; needed, and asked, where ``taught_by`` is ``distances``."""
+        """Compare the student's maps with others; needed, and asked, where ``taught_by`` is ``distances``."""
         raise NotImplementedError
 
     def unsup_weight(self, step: int, pseudo: Pseudo | None) -> float | Tensor:
@@ -193,7 +197,7 @@ class Method(Supervised):
         if self.seen_aligned:
             return
         weak = batch.weak
-        for name in self.cfg.student_views:
+        for name in self.cfg.aligned_views:
             view = batch.views[name]
             same = weak.images.shape == view.images.shape and torch.equal(weak.sizes, view.sizes)
             if not same or not torch.equal(weak.matrix, view.matrix):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, SupervisedLoss
 from ssod.losses.weighting.registry import RULES
+from ssod.methods.teacher_config import FileTeacher, TeacherConfig
 from ssod.transforms.mix import MixConfig
-from ssod.utils.schema import Duration, Section, over_default
+from ssod.utils.schema import Duration, Section, over_default, own_default
 
 LossName = Literal["cls", "box", "quality", "spread", "rpn_cls", "rpn_box", "aux", "rpn_aux", "weighting"]
 Rule = Literal["ema", "copy", "never"]
@@ -44,45 +44,6 @@ class EmaConfig(Section):
             have = f"'every: {self.every}' is for 'rule: copy'" if self.every else "'rule: copy' needs 'every'"
             raise ValueError(f"{have}; write e.g. {{rule: copy, every: 10000}}, or leave 'every' out")
         return self
-
-
-class FrozenTeacher(Section):
-    """A trained detector labels, and never changes."""
-
-    name: Literal["frozen"] = "frozen"
-    "The kind of teacher."
-    weights: str
-    """A run folder (its best.safetensors), or a file of weights of a detector as the run's own, that knows the run's
-    classes. It is read when a run starts; a checkpoint has the weights."""
-
-
-class FileTeacher(Section):
-    """A file of boxes labels."""
-
-    name: Literal["file"] = "file"
-    "The kind of teacher."
-    results: str
-    """COCO results or a COCO annotation file of the unlabelled images, with boxes in pixels of the upright image. The
-    path is relative to the current folder; the file is read when a run starts and when it goes on."""
-    until: Duration | None = None
-    "Before this step the file labels, from it on the average does; null = the file labels to the end."
-
-
-def _model_file(value: object) -> object:
-    """Read the path of a model file or run folder as the frozen teacher of these weights."""
-    if not isinstance(value, str):
-        return value
-    if value.endswith((".safetensors", ".pt")) or Path(value).is_dir():
-        return {"name": "frozen", "weights": value}
-    fix = "write {name: frozen, weights: RUN} or {name: file, results: boxes.json}"
-    raise ValueError(f"{value!r} is neither a model file nor a run folder that is there; {fix}")
-
-
-# A path is short for ``{name: frozen, weights: PATH}``.
-TeacherConfig = Annotated[
-    Annotated[FrozenTeacher | FileTeacher, Field(discriminator="name")],
-    BeforeValidator(_model_file),
-]
 
 
 class Common(Section):
@@ -167,7 +128,7 @@ class Config(Common):
     @field_validator("ramp_shape")
     @classmethod
     def _shape_of_a_ramp(cls, shape: str, info: ValidationInfo) -> str:
-        if shape != "linear" and info.data.get("ramp") == 0:
+        if shape != own_default(cls, info) and info.data.get("ramp") == 0:
             raise ValueError("has no meaning with 'ramp: 0'; give the ramp's steps")
         return shape
 
@@ -191,7 +152,7 @@ class Config(Common):
         if self.taught_by == "boxes":
             return self
         if self.mix is not None:
-            problem = f"'mix' blends the student's view, and '{self.name}' compares it with the teacher's row by row"
+            problem = f"'mix' blends the student's view, and '{self.name}' compares it with another row by row"
             raise refusal(self, ("mix",), f"{problem}; remove it")
         if self.damping not in (1, type(self).model_fields["damping"].default):
             problem = f"counts images with a pseudo-label, and '{self.name}' makes none"
@@ -199,6 +160,18 @@ class Config(Common):
         if self.taught_by == "distances" and self.loss is not None and self.loss.unsup != SideLoss():
             problem = f"'{self.name}' has no losses of rows on pseudo-labels"
             raise refusal(self, ("loss", "unsup"), f"{problem}; remove it, or use e.g. mean_teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _who_is_never_asked_is_not_named(self) -> Config:
+        if self.asks_teacher:
+            return self
+        if self.teacher is not None:
+            problem = f"nobody labels: '{self.name}' compares the student with itself"
+            raise refusal(self, ("teacher",), f"{problem}; remove it")
+        if self.ema.rule != "ema":
+            problem = f"'{self.ema.rule}' says who labels, and '{self.name}' asks nobody"
+            raise refusal(self, ("ema", "rule"), f"{problem}; remove it: 'decay' alone says what is measured")
         return self
 
     @model_validator(mode="after")
@@ -218,6 +191,16 @@ class Config(Common):
             problem = f"no label is made before burn-in ends at step {self.burn_in}"
             raise refusal(self, ("teacher", "until"), f"{problem}; raise it, or remove 'teacher'")
         return self
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether who labels is asked in a step at all; where not, ``taught_by`` is ``distances`` to something else."""
+        return True
+
+    @property
+    def compares_labeled(self) -> bool:
+        """Whether ``distill`` compares labelled images, too: their look then is ``Context.labeled``."""
+        return False
 
     @property
     def needs_maps(self) -> bool:
@@ -256,7 +239,8 @@ class Config(Common):
 
         ``boxes``: pseudo-boxes, which an assigner hands to the rows; they are carried from view to view. ``maps``: the
         method's ``assign`` asks the rows for the teacher's map. ``distances``: the method's ``distill`` compares both
-        maps, and rows are asked for nothing. For the last two, views have their pixels in the same places.
+        maps, and rows are asked for nothing. For the last two, views have their pixels in the same places, if a teacher
+        is asked.
         """
         return "boxes"
 
@@ -269,6 +253,11 @@ class Config(Common):
     def student_views(self) -> tuple[str, ...]:
         """The unlabelled views that the student learns from, one after the other; their losses are added."""
         return ("strong",)
+
+    @property
+    def aligned_views(self) -> tuple[str, ...]:
+        """Those of ``student_views`` that must have their pixels where the teacher's view has them."""
+        return self.student_views if self.asks_teacher and self.taught_by != "boxes" else ()
 
 
 def refusal(section: Section, key: tuple[str, ...], text: str) -> ValidationError:

@@ -142,14 +142,22 @@ class Supervised(nn.Module):
         return self.look("sup", batch, step, batch.labeled, Pseudo(batch.labeled.truth()))
 
     def look(
-        self, side: Side, batch: Batch, step: int, view: View, labels: Pseudo | None, teacher: Output | None = None
+        self,
+        side: Side,
+        batch: Batch,
+        step: int,
+        view: View,
+        labels: Pseudo | None,
+        teacher: Output | None = None,
+        labeled: Context | None = None,
     ) -> Context:
         """Let the student look at a view, and put together what is known about it; see ``Context``."""
         rows, factors = self.criterion.rows(side, labels), self.criterion.factors[side]
         own, normalizer = self.student.rows, self.student.cls_normalizer
-        return Context(
-            side, step, self.student.predict(view), view, labels, batch, teacher, own | rows, factors, normalizer
-        )
+        out = self.student.predict(view)
+        known = Context(side, step, out, view, labels, batch, teacher, own | rows, factors, normalizer)
+        known.labeled_or_none = labeled
+        return known
 
     def scale(
         self, side: Side, losses: Losses, weight: float | Tensor, factors: Mapping[Any, float] = MappingProxyType({})

@@ -133,7 +133,7 @@ def _health(run: Run) -> list[Markup]:
         look, damaged = None, [text(f"Left out: {error.line()}")]
     chooses = any("pseudo/boxes_per_image" in row or "pseudo/kept" in row for row in (*run.train, *run.evals))
     if not chooses and look is not None:
-        message = "The method chooses no box; it learns from the teacher's output as it is. What the teacher detects:"
+        message = "The method chooses no box; it learns from outputs as they are. What the teacher detects:"
         return [text(message), grid(_scores(run, look))]
     if not chooses:
         message = "The run made no pseudo-labels: the method uses none, or burn-in was not over."

@@ -111,7 +111,7 @@ def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
     figures = [_pair(shown, data.classes.names, word) for shown in show(batch, found, chosen, hidden)]
     how = "Blue: kept as pseudo-label. Red, dashed: rejected."
     if chosen is None:
-        how = "This method chooses no box; it learns from the teacher's output as it is. Blue: detections that score "
+        how = "This method chooses no box; it learns from outputs as they are. Blue: detections that score "
         how += f"above {SURE:g}. Red, dashed: below."
     if chosen is not None and chosen.unsure is not None:
         how += " Green: unsure, neither object nor background, unless the method makes more of it."

@@ -35,6 +35,7 @@ class Context:
         guesses: what the auxiliary branch says, by stage.
         losses: weightings that learn add theirs here.
         stats: detached scalars for the log.
+        labeled_or_none: the look at the step's labelled images, for a method that compares these, too; else None.
     """
 
     side: Side
@@ -50,6 +51,7 @@ class Context:
     guesses: dict[str, Guess] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+    labeled_or_none: Context | None = None
 
     @property
     def labels(self) -> Pseudo:
@@ -68,6 +70,15 @@ class Context:
             TypeError: the images are labelled.
         """
         return given(self.teacher_or_none, "these images are labelled, and the teacher has not looked at them")
+
+    @property
+    def labeled(self) -> Context:
+        """The look at the step's labelled images.
+
+        Raises:
+            TypeError: this is that look, or the method does not compare labelled images.
+        """
+        return given(self.labeled_or_none, "labelled images are compared where compares_labeled of the method says so")
 
     def loss(self, stage: str, name: str) -> RowLoss:
         """Return the row loss ``cls`` or ``box`` of a stage."""
