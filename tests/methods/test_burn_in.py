@@ -191,6 +191,11 @@ def test_the_teacher_follows_alike_where_the_words_are_equal() -> None:
             decays = tuple(teacher.decay(step) for step in range(steps))
             assert found.setdefault(str(average(ema, steps, steps)), decays) == decays
         assert len(found) < len(grid)
+    for every, gamma, start in product((1, 3), (None, 4.0), (0, 1, 5)):
+        ema = EmaConfig(decay=0.7, start=start, every=every, gamma=gamma)
+        teacher = Ema(net, decay=0.7, warm_up=True, start=start, every=every, gamma=gamma)
+        decays = tuple(teacher.decay(step) for step in range(8))
+        assert found.setdefault(str(average(ema, 8, 8)), decays) == decays
     assert average(EmaConfig(decay=0.999), 0, 400) == average(EmaConfig(decay=0.9996), 400, 400)
     assert average(EmaConfig(decay=0.5, start=None), 400, 400) == average(EmaConfig(decay=0.9, start=500), 400, 400)
     assert average(EmaConfig(decay=0.9, start=None), 0, 400)["start"] == 0, "a supervised run has no burn-in to copy in"
