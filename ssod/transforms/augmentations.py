@@ -3,8 +3,8 @@
 An item of a list is a name (``flip``), ``{name: {parameter: value}}``, ``{one_of: [a, b, [c, d]]}``,
 ``{shuffle: [a, b]}``, ``{maybe: {p: 0.2, ops: [a]}}``, or the name of a preset, which stands for a list of items.
 
-A new operation is a section with a ``draw`` in ``geometry``, ``centered``, ``photometric`` or ``erasing``, and one
-line in ``AUGMENTATIONS``.
+A new operation is a section with a ``draw`` in ``geometry``, ``centered``, ``photometric``, ``erasing`` or ``one_op``,
+and one line in ``AUGMENTATIONS``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from ssod.transforms import centered, erasing, geometry, photometric
+from ssod.transforms import centered, erasing, geometry, one_op, photometric
 from ssod.transforms.geometry import Augmentation, Size, Transform, chain
 from ssod.transforms.presets import PRESETS
 from ssod.utils.schema import Section
@@ -123,7 +123,9 @@ AUGMENTATIONS: dict[str, type[Section]] = {
     "shear_y": geometry.ShearY,
     "center_rotate": centered.CenterRotate,
     "center_shear": centered.CenterShear,
+    "geometry_op": one_op.GeometryOp,
     "color_op": photometric.ColorOp,
+    "color_op_uniform": one_op.ColorOpUniform,
     "color_jitter": photometric.ColorJitter,
     "grayscale": photometric.Grayscale,
     "blur": photometric.Blur,
