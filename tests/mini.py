@@ -144,6 +144,8 @@ def _shrink_method(method: dict[str, Any]) -> None:
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
             method[key] = 1e-3
+    if "mosaic_size" in method:
+        method["mosaic_size"], method["cache"]["side"] = [16, 32], LONG
     if "proposals" in method and form != "pseudo_label":
         method["proposals"] = 16
 

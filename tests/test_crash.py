@@ -58,6 +58,7 @@ METHODS = {
     "acrst": {"bank": {"size": 5, "side": 16}},
     "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
     "stac": {"burn_in": 12, "score": 0.05},
+    "mix_pl": {"score": 0.05, "cache": {"side": 64}, "mosaic_size": [20, 40]},
 }
 PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2}  # of a step, where there are several
 
