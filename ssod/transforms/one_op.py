@@ -22,10 +22,17 @@ from ssod.utils.schema import Section
 GeometryName = Literal["rotate", "shear_x", "shear_y", "translate_x", "translate_y"]
 GEOMETRY: tuple[GeometryName, ...] = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
+
+def keep_bits(image: Image.Image, bits: float) -> Image.Image:
+    """Return the picture with the highest ``bits`` of each channel, rounded up; Pillow's own refuses to keep none."""
+    mask = 256 - 2 ** (8 - math.ceil(bits))
+    return image.point([level & mask for level in range(256)] * 3)
+
+
 # name -> (picture, strength) -> picture; the other colour operations have no strength.
 STRENGTH_OPS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "solarize": lambda image, threshold: F.solarize(image, threshold),
-    "posterize": lambda image, bits: F.posterize(image, math.ceil(bits)),
+    "posterize": keep_bits,
     "color": lambda image, factor: F.adjust_saturation(image, factor),
     "contrast": lambda image, factor: F.adjust_contrast(image, factor),
     "brightness": lambda image, factor: F.adjust_brightness(image, factor),
