@@ -60,7 +60,7 @@ METHODS = {
     "stac": {"burn_in": 12, "score": 0.05},
     "mix_pl": {"score": 0.05, "cache": {"side": 64}, "mosaic_size": [20, 40]},
 }
-PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2}  # of a step, where there are several
+PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2, "mix_pl": 2}  # of a step, where there are several
 
 
 @pytest.mark.slow
