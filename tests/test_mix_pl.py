@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssod import build, config
+from ssod.engine.checkpointing import checkpoint
 from ssod.engine.guard import Guard
 from ssod.methods.base import Task
 from ssod.methods.mix_pl import Config, MixPL, needed
@@ -21,9 +23,11 @@ from ssod.transforms.augmentations import parse_list
 from ssod.transforms.mix import GREY
 from ssod.transforms.one_op import STRENGTH_OPS
 from ssod.utils.errors import SsodError
+from tests import test_ranks as ranks
 from tests.parts import together
-from tests.small import small_config
+from tests.small import small_config, train_command
 from tests.test_methods import SIDE, batch, bits, detector, method, optimizer_of, step
+from tests.test_ranks import PLAIN as PLAIN_TRAIN
 from tests.waits import Waits
 
 PLAIN = {"erase": {"patches": [0, 0]}}
@@ -388,6 +392,35 @@ def test_what_the_config_refuses(tmp_path: Path, changes: dict, field: str, word
 )
 def test_every_key_of_its_own_changes_a_picture_or_its_weight(changes: dict) -> None:
     assert not same(run(mixpl(), 3), run(mixpl(**changes), 3))
+
+
+@pytest.mark.slow
+def test_two_ranks_mix_as_one_process_with_both_batches_does(tmp_path: Path) -> None:
+    """They lose what one process loses, and those that go on have their own views again."""
+    own = {"name": "mix_pl", "score": 0.1, "ema": {"decay": 0.9}, "cache": {"side": 64}, "mosaic_size": [20, 40]}
+    own["burn_in"] = 0
+    shared = {"train__batch": {"labeled": 2, "unlabeled": 8}, "data__split": {"percent": 25, "fold": 1}}
+    path = small_config(
+        tmp_path, detector=ranks.begun("fcos", tmp_path), train__steps=4, **PLAIN_TRAIN | shared, method=own
+    )
+    ranks.run(train_command(path, tmp_path / "one"))
+    ranks.two(path, tmp_path / "two")
+    ranks.two(path, tmp_path / "cut", "train.steps=3")
+    ranks.two(path, tmp_path / "cut")
+    alone, together = ranks.losses(tmp_path / "one"), ranks.losses(tmp_path / "two")
+    assert len(alone) == len(together) == 4
+    rows = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["pseudo/whole_mosaic"] for row in rows if row["kind"] == "train"] == [0, 0, 1, 1]
+    assert max(ranks.largest_difference(a, b) for a, b in zip(alone, together)) <= 1e-5
+    one, two, cut = (checkpoint.load(tmp_path / n / "checkpoints" / checkpoint.LAST) for n in ("one", "two", "cut"))
+    mine = [share["buffers"] for share in two["ranks"]]
+    for name in ("cache.pixels", "cache.facts"):
+        assert not torch.equal(mine[0][name], mine[1][name])
+        batches = zip(*(share[name].split(4) for share in mine))  # each has four of every batch
+        torch.testing.assert_close(torch.cat([half for pair in batches for half in pair]), one["method"][name])
+    for a, b in zip(two["ranks"], cut["ranks"]):
+        assert all(torch.equal(value, b["buffers"][name]) for name, value in a["buffers"].items())
+    assert all(torch.equal(value, cut["method"][name]) for name, value in two["method"].items())
 
 
 # ---- operations of the views ----------------------------------------------------------------------------------------
