@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ssod.engine.checkpointing import checkpoint
 from ssod.engine.guard import Guard
 from ssod.methods.base import Task
 from ssod.methods.mix_pl import Config, MixPL, needed
+from ssod.report.pictures import trained_method
 from ssod.structures import Batch, Pseudo, Targets, View
 from ssod.transforms.augmentations import parse_list
 from ssod.transforms.mix import GREY
@@ -353,6 +355,25 @@ def test_the_room_of_the_cache_is_two_batches_of_a_process(tmp_path: Path) -> No
     assert (cfg.method.ema.every, cfg.method.ema.gamma, cfg.method.ema.decay) == (3, 4, 0.9998)
     assert [needed(n) for n in (1, 2, 3, 4, 8)] == [4, 5, 6, 8, 16]
     assert len(MixPL(detector("fcos"), Config(name="mix_pl")).cache.pixels) == 8  # what the release keeps
+
+
+def test_a_report_reads_the_state_of_a_run_of_several_processes(tmp_path: Path) -> None:
+    """Each had half of the batch, and so has the cache in the checkpoint; the report is one process."""
+    batch_of_both = {"labeled": 2, "unlabeled": 6}
+    path = small_config(tmp_path, method={"name": "mix_pl", "cache": {"side": 64}}, train__batch=batch_of_both)
+    cfg = config.load(path)
+    data = build.load_data(cfg)
+    half = build.build_method(cfg, data)
+    half.see_batch(3)
+    half.cache.pixels.fill_(7)
+    identity = {"classes": {"names": list(data.classes.names)}, "world_size": 2}
+    state = {"method": half.state_dict(), "step": 9, "identity": identity}
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.save(tmp_path / "checkpoints", state)
+    found, step = trained_method(SimpleNamespace(path=tmp_path), cfg, data)
+    assert step == 9
+    assert found.cache.pixels.shape == (6, 3, 64, 64)
+    assert (found.cache.pixels == 7).all()
 
 
 @pytest.mark.parametrize(
