@@ -212,6 +212,7 @@ def build_method(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Met
     detector = build_detector(cfg.detector, len(classes), pretrained=pretrained, classes=classes)
     method = find(cfg.method.name)(detector, cfg.method)
     method.see_labels(label_statistics(data.labeled))
+    method.see_batch(cfg.train.batch.unlabeled // collective.world_size())
     threshold.divide(method, cfg.train.accumulate)
     labeler = labelers.build_labeler(cfg, data, pretrained=pretrained)
     if labeler is not None:

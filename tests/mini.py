@@ -146,6 +146,8 @@ def _shrink_method(method: dict[str, Any]) -> None:
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
             method[key] = 1e-3
+    if "mosaic_size" in method:
+        method["mosaic_size"], method["cache"]["side"] = [16, 32], LONG
     if method.get("proposals") and form != "pseudo_label":
         method["proposals"] = 16
     if "ramp_down" in method:  # the first step of such a ramp weighs nothing, and a second one there is not

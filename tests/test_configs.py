@@ -14,6 +14,7 @@ from ssod.detectors.build import build
 from ssod.engine.schedule import in_proportion
 from ssod.experiments.published import published as published_figures
 from ssod.methods.registry import find, names
+from ssod.transforms.geometry import Resize
 from ssod.transforms.views import Pipeline
 from ssod.utils import recipes
 from tests.recipes_resolved import DATA, DETECTORS, METHODS, combinations
@@ -475,6 +476,33 @@ def test_s4od_as_we_read_it(family: str, data: str, percent: int | None, burn_in
         assert part["strong"].start == "weak"
         assert len(part["strong"].ops) == 6
     assert (cfg.detector.decode.score, cfg.detector.decode.per_level) == (0.05, 1000)
+
+
+@pytest.mark.parametrize(("family", "score"), [("retinanet", 0.4), ("fcos", 0.3), ("faster_rcnn", 0.7)])
+def test_mix_pl_as_released(family: str, score: float) -> None:
+    cfg = of("mix_pl", family, "coco", 10)
+    m, t = cfg.method, cfg.train
+    assert (m.score, m.weight, m.mosaic_weight, m.mosaic_size, m.burn_in, m.ramp) == (score, 2, 0.5, (400, 799), 0, 0)
+    assert (m.erase.patches, m.erase.share, m.erase.hidden, m.interpolation) == ((1, 19), (0, 0.1), 0.7, "nearest")
+    assert (m.ema.decay, m.ema.warm_up, m.ema.gamma, m.ema.every) == (0.9998, True, 4, 3)
+    assert ((t.batch.labeled, t.batch.unlabeled), t.steps, t.lr, t.clip) == ((8, 32), 180_000, 0.01, 20)
+    assert (t.warm_up.steps, t.warm_up.factor, t.schedule.name) == (500, 0.001, "constant")
+    assert (m.cache.side, names_of(cfg.views.unlabeled["weak"])) == (1333, ["resize", "flip"])
+    assert names_of(cfg.views.labeled["weak"]) == ["resize", "flip", "color_op_uniform"]
+    assert names_of(cfg.views.unlabeled["strong"]) == ["resize", "flip", "shuffle"]
+
+
+@pytest.mark.parametrize("data", ["neu_det", "bccd", "shapes", "voc"])
+def test_no_view_of_mix_pl_is_erased_and_none_is_too_large_for_its_cache(data: str) -> None:
+    """A patch of the view would take no box with it."""
+    cfg = config("mix_pl", "fcos_r50_fpn" if data == "voc" else "fcos_tiny_fpn", data)
+    strong = cfg.views.unlabeled["strong"]
+    assert "cutout" not in names_of(strong)
+    resize = next((op for op in strong.ops if isinstance(op, Resize)), None)
+    largest = {"voc": 1000, "neu_det": 96, "bccd": 192, "shapes": 96}[data]  # BCCD is 4 to 3, the other two are square
+    assert resize is None or max(resize.short) <= largest
+    assert cfg.method.cache.side == largest
+    assert [round(side / largest, 1) for side in cfg.method.mosaic_size] == [0.3, 0.6]
 
 
 def test_small_sets_leave_out_what_hardly_happens_there() -> None:

@@ -203,6 +203,7 @@ def test_labelled_views_have_the_recipe_s_colours(here: Path) -> None:
         "acrst": "the student's: moved or turned; colours and holes come on the device, method.colors",
         "mean_teacher": "the student's: moved or turned, colours changed, parts erased",
         "dense_teacher": "the student's: the same pixels, colours changed, parts erased",
+        "mix_pl": "the student's: moved or turned, colours changed, parts erased",
     }
     for method, text in words.items():
         write_config(f"{method}.yaml", "voc", "free", "voc", method=method)

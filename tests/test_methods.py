@@ -85,6 +85,7 @@ def method(name: str, net: torch.nn.Module, **changes: object) -> Method:
     net, kind = suited(name, net), find(name)
     usual = {"burn_in": 0, "start": 0, "score": 0.3, "candidate_score": 0.05, "spread": 1.0, "certainty": 0.3}
     usual |= {"look": 1, "members": 1}
+    usual |= {"cache": {"side": SIDE, "boxes": 20}, "mosaic_size": (32, 64)}
     usual |= {"margin": 0.0} if name == "unbiased_teacher_v2" else {}  # untrained, teacher and student are equals
     usual |= {"burn_in": 1} if name == "stac" and "teacher" not in changes else {}  # it has a first stage, or a teacher
     usual = {key: value for key, value in usual.items() if key in kind.Config.model_fields}

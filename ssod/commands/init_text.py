@@ -147,7 +147,8 @@ def _colors(tree: dict[str, Any]) -> list[Any]:
 def _strong(tree: dict[str, Any]) -> str:
     """Return the student's view, which a method that compares rows one by one needs in place."""
     view = tree["views"]["unlabeled"]["strong"]
-    moves = any(name in flow(view["ops"]) for name in ("soft_teacher_strong", "stac_strong", "translate_x"))
+    moving = ("soft_teacher_strong", "stac_strong", "mix_pl_strong", "translate_x")
+    moves = any(name in flow(view["ops"]) for name in moving)
     what = "moved or turned" if moves else "the same pixels"
     later = "colors" in find(tree["method"]["name"]).Config.model_fields
     colors = "; colours and holes come on the device, method.colors" if later else ", colours changed"

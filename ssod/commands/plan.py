@@ -149,15 +149,17 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
         passes = last.start * train.batch.labeled / len(data.labeled)
         rows.append(("burn-in", f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"))
     ema = cfg.method.ema
-    life = half_life(ema.decay)
+    every = (ema.every or 1) if ema.rule == "ema" else 1
+    life = half_life(ema.decay) * every
     if ema.rule == "ema":
-        rows.append(("EMA half-life", f"{life:.0f} steps (decay {ema.decay:g})"))
+        often = f", every {every} steps" if every > 1 else ""
+        rows.append(("EMA half-life", f"{life:.0f} steps (decay {ema.decay:g}{often})"))
     else:
         rows.append(("teacher", f"a copy, renewed every {ema.every} steps" if ema.every else "as burn-in leaves it"))
     if ema.rule == "ema" and life > last.steps:
         problem = f"the teacher's half-life of {life:.0f} steps is longer than the {last.steps} steps with {last.name}"
         warnings.append(
-            f"{problem}: it will hardly learn; set method.ema.decay={0.5 ** (10 / last.steps):.4f} or lower"
+            f"{problem}: it will hardly learn; set method.ema.decay={0.5 ** (10 * every / last.steps):.4f} or lower"
         )
     rows.append(("learning rate", rates(cfg)))
     return rows, warnings

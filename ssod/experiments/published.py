@@ -1,9 +1,10 @@
 """The published tables, beside one's own rows where the protocol is the same.
 
 ``published.csv`` has one number a line, each with its source and how it is known: ``paper`` (as the paper, or a survey
-quoting it, prints it), ``repository`` (the authors' README), ``re-implemented by others``, ``quoted by another paper``,
-or ``recalled, not checked``. Numbers are per cent. Published runs differ among each other in splits, evaluators and
-score thresholds (these move AP by about a point), so they are references, and never ranked.
+quoting it, prints it), ``repository`` (the authors' README), ``figure`` (read off a drawing of the authors, by its
+pixels), ``re-implemented by others``, ``quoted by another paper``, or ``recalled, not checked``. Numbers are per cent.
+Published runs differ among each other in splits, evaluators and score thresholds (these move AP by about a point), so
+they are references, and never ranked.
 """
 
 from __future__ import annotations

@@ -30,6 +30,9 @@ from ssod.utils.errors import SsodError
 __all__ = ["Common", "Config", "Context", "EmaConfig", "Labels", "LossName", "Losses", "Method", "count_per_image"]
 
 
+Task = tuple[View, Pseudo | None, float | Tensor]  # a view, the labels in its pixels, how much its losses weigh
+
+
 @dataclass
 class Labels:
     """What unlabelled images teach in one step.
@@ -81,7 +84,7 @@ class Method(Supervised):
                 teacher, pseudo = labels.teacher, labels.pseudo
                 self.count(pseudo)
             if step >= cfg.unsup_start:  # before, labels are only made: what they teach the thresholds is kept
-                tasks = [self.task(name, batch, step, pseudo) for name in cfg.student_views]
+                tasks = self.tasks(batch, step, pseudo)
         labeled = self.look_at_labeled(batch, step)
         losses = self.scale("sup", self.learn(labeled), self.sup_weight(step))
         beside = labeled if cfg.compares_labeled else None
@@ -172,9 +175,14 @@ class Method(Supervised):
         """Return what of a teacher's answer is kept while the other parts of a step are looked at."""
         return worth_keeping(out, again, self.cfg.asks_maps)
 
-    def task(
-        self, name: str, batch: Batch, step: int, pseudo: Pseudo | None
-    ) -> tuple[View, Pseudo | None, float | Tensor]:
+    def tasks(self, batch: Batch, step: int, pseudo: Pseudo | None) -> list[Task]:
+        """Return what the student learns from, one after the other; by default each of ``Config.student_views``.
+
+        A method that makes views of its own, once labels are known, overrides this.
+        """
+        return [self.task(name, batch, step, pseudo) for name in self.cfg.student_views]
+
+    def task(self, name: str, batch: Batch, step: int, pseudo: Pseudo | None) -> Task:
         """Return one of the student's views, the labels in its pixels, and how much its losses weigh."""
         view, mine = batch.views[name], pseudo and pseudo.move(batch.weak, batch.views[name])
         self.count(mine)  # before it is mixed, which may add labelled boxes

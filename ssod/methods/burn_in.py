@@ -11,7 +11,7 @@ from typing import Any
 
 from ssod.engine.checkpointing.resume_check import UNLABELED, flat, kind
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, reaches_labeled
-from ssod.methods.config import Common, Config, EmaConfig
+from ssod.methods.config import Common, Config, EmaConfig, cap
 from ssod.methods.registry import find
 
 MEASURES = ("data.val", "views.val")  # cosmetic for a run that goes on, but its first evaluations are taken over
@@ -68,15 +68,18 @@ def average(ema: EmaConfig, burn_in: int, step: int) -> dict[str, Any]:
     """Return how the teacher follows in the first ``step`` steps, the same words wherever it follows the same way.
 
     ``teachers.Ema.decay`` says how: until ``start`` it is a copy, and from there on the decay is capped by
-    ``1 - 1 / (t + 2)`` where ``warm_up`` says so. What the cap never reaches, or always holds below the decay, or
+    ``config.cap`` where ``warm_up`` says so. What the cap never reaches, or always holds below the decay, or
     what comes after ``step``, makes no difference.
     """
     start = min(burn_in if ema.start is None else ema.start, step)
-    if start == step or ema.decay == 0:
+    every = ema.every if ema.rule == "ema" and ema.every else 1
+    if start == step or (ema.decay == 0 and every == 1):
         return {"start": step, "decay": 0.0, "warm_up": False}
-    first, last = (1 - 1 / (t + 2) for t in (start, step - 1))
+    first, last = (cap(t, ema.gamma) for t in (start, step - 1))
     warm_up = ema.warm_up and first < ema.decay
-    return {"start": start, "decay": min(ema.decay, last) if warm_up else ema.decay, "warm_up": warm_up}
+    own = {"start": start, "decay": min(ema.decay, last) if warm_up else ema.decay, "warm_up": warm_up}
+    own |= {"gamma": ema.gamma} if warm_up and ema.gamma is not None else {}
+    return own | ({"every": every} if every > 1 else {})
 
 
 def losses(method: Common) -> dict[str, Any]:

@@ -113,6 +113,9 @@ class Supervised(nn.Module):
     def see_labels(self, statistics: LabelStatistics) -> None:
         """Take note of what the labelled set holds; called once, before the first step and before a state is loaded."""
 
+    def see_batch(self, unlabeled: int) -> None:
+        """Take note of how many unlabelled images a step of this process has; called once, as ``see_labels`` is."""
+
     def sup_weight(self, step: int) -> float:
         """Return the factor of the losses on labelled images at ``step``."""
         return 1.0

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import InitVar, dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssod.losses.weighting.context import Context
-from ssod.methods.config import EmaConfig
+from ssod.methods.config import EmaConfig, cap
 from ssod.structures import Assignment, Clusters, Detector, Output, Predictions, Rank, Targets, View, move_targets
 from ssod.structures.ragged import select
 
@@ -33,12 +34,16 @@ class Ema(nn.Module):
         warm_up: cap the decay at ``1 - 1 / (t + 1)``, a plain running mean until ``decay`` is reached, so that a random
             initialisation never lingers (Mean Teacher's and Consistent-Teacher's schedule).
         start: until this step the teacher is a plain copy of the student.
+        gamma, every: another cap, and steps between two moves; see ``EmaConfig``.
     """
 
-    def __init__(self, student: Detector, *, decay: float, warm_up: bool, start: int) -> None:
+    def __init__(
+        self, student: Detector, *, decay: float, warm_up: bool, start: int, gamma: float | None = None, every: int = 1
+    ) -> None:
         super().__init__()
         self.model: Detector = deepcopy(student).requires_grad_(False).eval()
         self.share, self.warm_up, self.start = decay, warm_up, start
+        self.gamma, self.interval = gamma, every
 
     def train(self, mode: bool = True) -> Ema:
         """Stay in eval mode: a teacher with live batch-norm or dropout gives labels that depend on its batch."""
@@ -52,7 +57,9 @@ class Ema(nn.Module):
         """Return the share of the teacher that the update after step number ``step`` keeps."""
         if step < self.start:
             return 0.0
-        return min(self.share, 1 - 1 / (step + 2)) if self.warm_up else self.share
+        if (step + 1) % self.interval:
+            return 1.0
+        return min(self.share, cap(step, self.gamma)) if self.warm_up else self.share
 
     def after_step(self, student: Detector, step: int) -> None:
         """Follow the student as step number ``step`` left it."""
@@ -85,10 +92,11 @@ class Copy(Ema):
     Args:
         every: steps between two copies.
         burn_in: the first step with pseudo-labels.
+        average: how it follows before, see ``Ema``.
     """
 
-    def __init__(self, student: Detector, *, every: int, burn_in: int, decay: float, warm_up: bool, start: int) -> None:
-        super().__init__(student, decay=decay, warm_up=warm_up, start=start)
+    def __init__(self, student: Detector, *, every: int, burn_in: int, **average: Any) -> None:
+        super().__init__(student, **average)
         self.every, self.burn_in = every, burn_in
 
     def decay(self, step: int) -> float:
@@ -107,11 +115,11 @@ class Stopped(Ema):
     """An average that stops moving when burn-in ends (arXiv:2106.10456, table 5).
 
     Args:
-        burn_in: the first step with pseudo-labels.
+        burn_in, average: as in ``Copy``.
     """
 
-    def __init__(self, student: Detector, *, burn_in: int, decay: float, warm_up: bool, start: int) -> None:
-        super().__init__(student, decay=decay, warm_up=warm_up, start=start)
+    def __init__(self, student: Detector, *, burn_in: int, **average: Any) -> None:
+        super().__init__(student, **average)
         self.burn_in = burn_in
 
     def decay(self, step: int) -> float:
@@ -292,7 +300,9 @@ def build_teacher(student: Detector, cfg: EmaConfig, burn_in: int) -> Ema:
         cfg: the config section.
         burn_in: the first step with pseudo-labels; 0 where there are none.
     """
-    average = {"decay": cfg.decay, "warm_up": cfg.warm_up, "start": burn_in if cfg.start is None else cfg.start}
+    average = cfg.model_dump(exclude={"rule", "every"}) | {"start": burn_in if cfg.start is None else cfg.start}
     if cfg.rule == "copy":
         return Copy(student, every=cfg.every or 1, burn_in=burn_in, **average)
-    return Stopped(student, burn_in=burn_in, **average) if cfg.rule == "never" else Ema(student, **average)
+    if cfg.rule == "never":
+        return Stopped(student, burn_in=burn_in, **average)
+    return Ema(student, every=cfg.every or 1, **average)

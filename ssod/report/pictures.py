@@ -62,8 +62,10 @@ def trained_method(run: Run, cfg: Config, data: DataSets) -> tuple[Method, int]:
     """
     classes = data.classes.names
     last, best = run.path / "checkpoints" / checkpoint.LAST, run.path / "best.safetensors"
+    processes = 1
     if last.exists():
         saved = checkpoint.load(last)
+        processes = saved["identity"].get("world_size", 1)
         path, state, step, learnt = last, saved["method"], saved["step"], saved["identity"]["classes"]["names"]
     else:
         state, card = model_file.read(best)
@@ -72,6 +74,7 @@ def trained_method(run: Run, cfg: Config, data: DataSets) -> tuple[Method, int]:
         fix = "pictures need the data that the run was trained on"
         raise SsodError(run.path / "config.yaml", "data", _differences(learnt, classes), fix, code=Exit.DATA)
     method = root.build_method(cfg, data, pretrained=False)
+    method.see_batch(cfg.train.batch.unlabeled // processes)  # what is kept of a batch is that of one of them
     module = method if path == last else method.teacher.model
     checkpoint.check_model(path, state, module.state_dict())
     module.load_state_dict(state)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from ssod.transforms import box_color, box_move, centered, erasing, geometry, photometric, scale_aware, zoom
+from ssod.transforms import box_color, box_move, centered, erasing, geometry, one_op, photometric, scale_aware, zoom
 from ssod.transforms.presets import PRESETS
 from ssod.transforms.transform import Augmentation, Size, Transform, chain
 from ssod.utils.schema import Section
@@ -124,7 +124,9 @@ AUGMENTATIONS: dict[str, type[Section]] = {
     "shear_y": geometry.ShearY,
     "center_rotate": centered.CenterRotate,
     "center_shear": centered.CenterShear,
+    "geometry_op": one_op.GeometryOp,
     "color_op": photometric.ColorOp,
+    "color_op_uniform": one_op.ColorOpUniform,
     "color_jitter": photometric.ColorJitter,
     "grayscale": photometric.Grayscale,
     "blur": photometric.Blur,

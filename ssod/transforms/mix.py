@@ -183,7 +183,7 @@ def mix(
     others = _on_canvas(labeled.images, labeled.sizes, canvas)
     sources += [_pick(others, index) for index in partners]
     images = sum(_weigh(image, part) for image, part in zip(sources, parts))
-    images = torch.where(_inside(size, canvas), images, 0.0)
+    images = torch.where(inside(size, canvas), images, 0.0)
 
     truth = [_place([labeled.truth()[i] for i in index], part, num_classes) for index, part in zip(partners, parts[1:])]
     labels = pseudo.each(lambda own: _place(own, parts[0], num_classes))
@@ -253,15 +253,15 @@ def _on_canvas(images: Tensor, sizes: Tensor, canvas: list[int]) -> Tensor:
     images = images if images.is_floating_point() else images.float() / 255
     height, width = canvas
     images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
-    return torch.where(_inside(sizes, canvas), images, _grey(images))
+    return torch.where(inside(sizes, canvas), images, grey(images))
 
 
-def _grey(like: Tensor) -> Tensor:
+def grey(like: Tensor) -> Tensor:
     """Return the mean colour, [3, 1, 1], made on the device."""
     return torch.cat([like.new_full((1, 1, 1), value) for value in GREY])
 
 
-def _inside(sizes: Tensor, canvas: list[int]) -> Tensor:
+def inside(sizes: Tensor, canvas: list[int]) -> Tensor:
     """[N, 2] (height, width) -> [N, 1, H, W] bool."""
     rows, columns = (torch.arange(side, device=sizes.device) for side in canvas)
     return ((rows < sizes[:, 0, None])[:, :, None] & (columns < sizes[:, 1, None])[:, None, :])[:, None]
@@ -278,7 +278,7 @@ def _weigh(images: Tensor, part: Part) -> Tensor:
         real = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
         image = torch.arange(n, device=images.device)[:, None, None]
         moved = images[image, :, y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None, :]]
-        images = torch.where(real[:, None], moved.permute(0, 3, 1, 2), _grey(images))
+        images = torch.where(real[:, None], moved.permute(0, 3, 1, 2), grey(images))
     return images * (inside * part.share[:, None, None])[:, None].to(images)
 
 

@@ -37,6 +37,9 @@ PRESETS: dict[str, list[Any]] = {
         {"shuffle": ["color_op", {"maybe": {"p": 0.5, "ops": [_ONE_MOVE]}}]},
         "cutout_squares",
     ],
+    # MixPL (arXiv:2312.07006), from its released code: one colour and one geometric operation in random order. Patches
+    # are erased by the method, on the device, as boxes that they hide are dropped (`method.erase` of `mix_pl`).
+    "mix_pl_strong": [{"shuffle": ["color_op_uniform", "geometry_op"]}],
     # Instant-Teaching (arXiv:2103.11402), from its released config; photometric only.
     "instant_strong": [
         {"maybe": {"p": 0.5, "ops": ["holes"]}},

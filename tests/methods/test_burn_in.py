@@ -91,7 +91,8 @@ def test_methods_that_share_burn_in_learn_in_it_as_supervised_does(folder: Path,
         if (name, net) == ("dense_teacher", "faster_rcnn") or name == "unbiased_teacher_v2":  # which these refuse
             continue
         own = {"as_released": False} if name == "instant_teaching" else {}
-        cfg = config(folder, section(name, **own), net)
+        alike = {"ema": {**EMA, "every": None, "gamma": None}} if name == "mix_pl" else {}  # which it has otherwise
+        cfg = config(folder, section(name, **own, **alike), net)
         if not own:
             assert different(decided(cfg), decided(plain)) is None, name
         assert difference(burnt_in(cfg, data), expected) == [], name
@@ -191,6 +192,11 @@ def test_the_teacher_follows_alike_where_the_words_are_equal() -> None:
             decays = tuple(teacher.decay(step) for step in range(steps))
             assert found.setdefault(str(average(ema, steps, steps)), decays) == decays
         assert len(found) < len(grid)
+    for every, gamma, start in product((1, 3), (None, 4.0), (0, 1, 5)):
+        ema = EmaConfig(decay=0.7, start=start, every=every, gamma=gamma)
+        teacher = Ema(net, decay=0.7, warm_up=True, start=start, every=every, gamma=gamma)
+        decays = tuple(teacher.decay(step) for step in range(8))
+        assert found.setdefault(str(average(ema, 8, 8)), decays) == decays
     assert average(EmaConfig(decay=0.999), 0, 400) == average(EmaConfig(decay=0.9996), 400, 400)
     assert average(EmaConfig(decay=0.5, start=None), 400, 400) == average(EmaConfig(decay=0.9, start=500), 400, 400)
     assert average(EmaConfig(decay=0.9, start=None), 0, 400)["start"] == 0, "a supervised run has no burn-in to copy in"

@@ -96,7 +96,7 @@ def test_a_teacher_that_rests_keeps_its_buffers() -> None:
 @pytest.mark.parametrize(
     ("name", "section", "message"),
     [
-        ("mean_teacher", {"ema": {"every": 5}}, "'every: 5' is for 'rule: copy'"),
+        ("mean_teacher", {"ema": {"gamma": 4, "warm_up": False}}, "'gamma: 4' shapes the warm-up, which is off"),
         ("mean_teacher", {"ema": {"rule": "copy"}}, "'rule: copy' needs 'every'"),
         ("mean_teacher", {"ema": {"rule": "never", "every": 5}, "burn_in": 1}, "is for 'rule: copy'"),
         ("mean_teacher", {"ema": {"rule": "never"}}, "would stay untrained; give a burn-in"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ssod.methods.teachers import Copy, Ema, Stopped
+from ssod.methods.config import EmaConfig
+from ssod.methods.teachers import Copy, Ema, Stopped, build_teacher
 from tests.paths import golden_path
 
 GOLDEN = np.load(golden_path("box_transfer_and_ema.npz"))
@@ -81,6 +82,21 @@ def test_the_student_does_not_move() -> None:
 
 def test_until_its_start_the_teacher_is_a_copy() -> None:
     assert [ema(net(), 0.6, start=3).decay(step) for step in (0, 2, 3)] == [0, 0, 0.6]
+
+
+def test_an_average_may_move_every_third_step_and_warm_up_by_another_law() -> None:
+    """MixPL's momentum at the steps at which it moves; in between nothing does, and until the start it is a copy."""
+    teacher = Ema(net(), decay=1 - 2e-4, warm_up=True, start=0, gamma=4, every=3)
+    momentum = {2: 0.666667, 5: 0.444444, 8: 0.333333, 299: 0.013201, 2999: 0.001332, 19994: 0.0002, 19997: 0.0002}
+    for step, expected in momentum.items():
+        assert 1 - teacher.decay(step) == pytest.approx(expected, abs=5e-7)
+        assert teacher.decay(step + 1) == teacher.decay(step + 2) == 1
+    assert 1 - teacher.decay(19994) == pytest.approx(4 / 19998)
+    later = Ema(net(), decay=0.9, warm_up=False, start=4, every=3)
+    assert [later.decay(step) for step in range(9)] == [0, 0, 0, 0, 1, 0.9, 1, 1, 0.9]
+    assert build_teacher(net(), EmaConfig(every=3, gamma=4), 0).decay(5) == pytest.approx(1 - 4 / 9)
+    plain = build_teacher(net(), EmaConfig(), 0)
+    assert [plain.decay(step) for step in (0, 1, 2, 10**6)] == [1 - 1 / 2, 1 - 1 / 3, 1 - 1 / 4, 0.999]
 
 
 def test_copies_are_made_from_the_end_of_burn_in_on() -> None:
