@@ -45,7 +45,8 @@ from torch import Tensor
 
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, LossName, quantiles
-from ssod.methods.teachers import BoxesAndTop, build_teacher
+from ssod.methods.kept_answers import BoxesAndTop
+from ssod.methods.teachers import build_teacher
 from ssod.pseudo_labels.image_veto import ImageClassifier, confirmed, label_sets, presence_loss
 from ssod.pseudo_labels.pseudo_recall import PseudoRecall
 from ssod.structures import Batch, Detector, LabelStatistics, Output, Pseudo, Targets, View

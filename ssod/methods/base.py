@@ -17,8 +17,9 @@ from torch import Tensor
 from ssod.losses.weighting.context import Context, Reweight, Side
 from ssod.losses.weighting.criterion import Criterion
 from ssod.methods.config import Common, Config, EmaConfig, LossName
+from ssod.methods.kept_answers import worth_keeping
 from ssod.methods.supervised import Losses, Supervised, count_per_image
-from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown, worth_keeping
+from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
 from ssod.pseudo_labels.background_damping import damping
 from ssod.pseudo_labels.label_mass import harden_labels
 from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View

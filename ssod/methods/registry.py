@@ -9,7 +9,7 @@ import ssod.methods
 from ssod.methods.supervised import Supervised
 from ssod.utils.errors import SsodError
 
-_NOT_METHODS = {"base", "burn_in", "config", "labels_once", "registry", "teacher_config", "teachers"}
+_NOT_METHODS = {"base", "burn_in", "config", "kept_answers", "labels_once", "registry", "teacher_config", "teachers"}
 
 
 def names() -> list[str]:

@@ -41,7 +41,7 @@ from torch import Tensor
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, quantiles
 from ssod.methods.config import before_the_end
-from ssod.methods.teachers import BoxesAlone
+from ssod.methods.kept_answers import BoxesAlone
 from ssod.pseudo_labels.best_f1 import BestF1
 from ssod.pseudo_labels.nms_spread import cluster_spread
 from ssod.structures import Batch, Clusters, Detector, Output, Pseudo, View
