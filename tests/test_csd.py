@@ -118,6 +118,8 @@ def test_the_ramp_of_a_run_with_burn_in_begins_at_its_end() -> None:
         assert m.unsup_weight(step, None) == pytest.approx(2 * math.exp(-12.5 * t**2))
     linear = csd("fcos", burn_in=10, ramp=10, ramp_shape="linear", ramp_down=None)
     assert [linear.unsup_weight(step, None) for step in (11, 15, 20, 99)] == pytest.approx([0.1, 0.5, 1, 1])
+    assert csd("fcos", ramp=0, ramp_down=(30, 30)).unsup_weight(31, None) == pytest.approx(math.exp(-12.5))
+    Config.model_validate({"name": "csd"}, context={"steps": 1})  # a run to see whether it starts
     at_once = csd("fcos", ramp=0, ramp_down=None)
     assert (at_once.cfg.unsup_start, at_once.unsup_weight(0, None)) == (0, 1)
 
@@ -450,7 +452,7 @@ def test_centerness_is_compared_and_may_be_left_out() -> None:
         ({"damping": 0.5}, "counts images with a pseudo-label, and 'csd' makes none"),
         ({"loss": {"unsup": {"cls": "bce"}}}, "'csd' has no losses of rows on pseudo-labels"),
         ({"ramp": 0, "ramp_shape": "linear"}, "has no meaning with 'ramp: 0'"),
-        ({"ramp_down": [50, 50]}, "give two that rise"),
+        ({"ramp_down": [51, 50]}, "is where the weight begins to fall; exchange them"),
         ({"ramp_down": [5, 10], "burn_in": 10}, "would be gone at step 10, before burn-in ends"),
         ({"ramp_down": ["50%", "x%"]}, "neither a number of steps nor a percentage"),
         ({"foreground": 1.0}, "less than 1"),

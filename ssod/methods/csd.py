@@ -82,8 +82,8 @@ class Config(base.Config):
     ) -> tuple[int, int] | None:
         if value is None:
             return value
-        if value[0] >= value[1]:
-            raise ValueError(f"the first of {list(value)} is where the weight begins to fall; give two that rise")
+        if value[0] > value[1]:  # equal are the shares of a run of a few steps
+            raise ValueError(f"the first of {list(value)} is where the weight begins to fall; exchange them")
         if value[1] <= info.data.get("burn_in", 0):
             raise ValueError(f"the weight would be gone at step {value[1]}, before burn-in ends; raise it")
         return value
@@ -140,7 +140,7 @@ class Csd(base.Method, burn_in_reads=()):
         weight, fall = super().unsup_weight(step, pseudo), self.cfg.ramp_down
         if fall is None or step <= fall[0]:
             return weight
-        return weight * math.exp(-12.5 * min(1.0, (step - fall[0]) / (fall[1] - fall[0])) ** 2)
+        return weight * math.exp(-12.5 * min(1.0, (step - fall[0]) / max(1, fall[1] - fall[0])) ** 2)
 
     def pair(self, ctx: Context) -> Pair:
         """Let the student look at the mirror image of a look, and read there what is said about the same places."""
