@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.experiments.sweep import pool
 from ssod.experiments.sweep.pool import locked, run_cells, why
 from ssod.experiments.sweep.sweep import Cell, finished, read_sweep
+from ssod.methods.registry import names
 from ssod.utils.errors import Exit, SsodError
 from tests.experiments.fake import config, fake_run
 from tests.patience import LONG
@@ -292,6 +294,16 @@ def test_the_sweep_of_the_docs_is_sound() -> None:
     assert {tree.data.split.fold for tree in trees} == {1, 2}
 
 
+def test_the_sweep_of_every_method_has_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two further rows are taught by boxes of files, which its header says how to write."""
+    monkeypatch.chdir(tmp_path)
+    trees = [cell.load() for cell in read_sweep(DOCS / "sweep_neu_det.yaml").cells]
+    assert {tree.method.name for tree in trees} == set(names())
+    assert len(trees) == 3 * (len(names()) + 2)
+    taught = Counter(tree.method.teacher.results for tree in trees if getattr(tree.method, "teacher", None))
+    assert taught == {"runs/truth.json": 3, "runs/part.json": 3}
+
+
 @pytest.mark.parametrize(
     ("name", "detector", "rows"), [("two_stage", "faster_rcnn", 10), ("weighting", "retinanet", 5)]
 )
@@ -301,4 +313,6 @@ def test_the_second_sweep_of_a_table_begins_where_the_first_one_leaves_its_model
     start, cells = (read_sweep(DOCS / f"sweep_neu_det_{n}.yaml").cells for n in ("start", name))
     left = {str(cell.folder / "best.safetensors") for cell in start if cell.name.startswith(f"{detector}/")}
     assert (len(left), len(cells)) == (3, rows * 3)
-    assert {cell.load().detector.weights for cell in cells} == left
+    trees = [cell.load() for cell in cells]
+    assert {tree.detector.weights for tree in trees} == left
+    assert not any(getattr(tree.method, "fresh_heads", False) for tree in trees), "the models' heads would be lost"
