@@ -240,7 +240,7 @@ def test_a_mosaic_s_boxes_lie_where_their_pixels_are(smooth: bool) -> None:
     """Scaled by 2: views of (40, 50), (50, 40), (32, 32), (20, 60) into (100, 120)."""
     picture, found = made([(100, 120)], smooth=smooth)
     scaled = [(96, 120), (100, 80), (100, 100), (40, 120)]
-    assert fit(torch.tensor([(40, 50), (50, 40), (32, 32), (20, 60)]), torch.tensor([[100, 120]])).tolist() == [
+    assert fit(torch.tensor([(40, 50), (50, 40), (32, 32), (20, 60)]), torch.tensor([[100, 120]] * 4)).tolist() == [
         list(size) for size in scaled
     ]
     assert picture.sizes.tolist() == [[224, 256]]
