@@ -146,6 +146,8 @@ def _shrink_method(method: dict[str, Any]) -> None:
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
             method[key] = 1e-3
+    if "queue" in method:
+        method["queue"] = 64
     if "mosaic_size" in method:
         method["mosaic_size"], method["cache"]["side"] = [16, 32], LONG
     if method.get("proposals") and form != "pseudo_label":
