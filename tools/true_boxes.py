@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,9 @@ def kept(crowd: np.ndarray, drop: float, seed: int) -> np.ndarray:
 
 
 def table(data: Labeled, drop: float, seed: int) -> dict:
-    """Return images, categories and the annotations that are left."""
-    whole = to_coco(data)
+    """Return images, categories and the annotations that are left; who reads them goes by the images' names."""
+    numbered = replace(data, images=replace(data.images, ids=range(1, len(data) + 1)))  # a name is no id for COCO
+    whole = to_coco(numbered)
     rows = zip(whole["annotations"], kept(data.crowd, drop, seed))
     return whole | {"annotations": [row for row, stays in rows if stays]}
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ssod.data import datasets
 from ssod.data.datasets import DataSets
 from ssod.data.stored import Stored, read_stored
 from ssod.data.synthetic import write_shapes
-from tools.true_boxes import kept, main
+from tools.true_boxes import kept, main, table
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,16 @@ def test_a_share_is_left_out_and_every_image_stays(root: Path, tmp_path: Path) -
     assert part["images"] == whole["images"]
     assert part == again != other
     assert all(row in whole["annotations"] for row in part["annotations"])
+
+
+def test_images_that_have_names_for_ids_are_numbered(root: Path) -> None:
+    """As those of VOC and YOLO have; a COCO file with such ids would be refused by who reads it."""
+    data, _ = hidden(root)
+    named = replace(data.labeled, images=replace(data.labeled.images, ids=[f"im{i}" for i in range(len(data.labeled))]))
+    found = table(named, 0.0, 0)
+    assert [image["id"] for image in found["images"]] == list(range(1, len(named) + 1))
+    assert {row["image_id"] for row in found["annotations"]} <= {image["id"] for image in found["images"]}
+    assert found["annotations"]
 
 
 def test_a_crowd_stays() -> None:
