@@ -38,6 +38,7 @@ def sweep_file(folder: Path, **keys: object) -> Path:
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+SHAPE = {"name", "backbone", "channels", "levels", "anchors", "code", "spread", "align"}  # of a detector; weights fit where equal
 UNSPLIT = "data={split: null, unlabeled: {format: folder, path: train}}"
 METHODS = [
     {"name": "supervised", "ema": {"decay": 0.9}},
@@ -295,24 +296,34 @@ def test_the_sweep_of_the_docs_is_sound() -> None:
 
 
 def test_the_sweep_of_every_method_has_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two further rows are taught by boxes of files, which its header says how to write."""
+    """Two further rows are taught by boxes of files, and two are what detectors of methods are without a teacher."""
     monkeypatch.chdir(tmp_path)
     trees = [cell.load() for cell in read_sweep(DOCS / "sweep_neu_det.yaml").cells]
     assert {tree.method.name for tree in trees} == set(names())
-    assert len(trees) == 3 * (len(names()) + 2)
-    taught = Counter(tree.method.teacher.results for tree in trees if getattr(tree.method, "teacher", None))
+    assert len(trees) == 3 * (len(names()) + 4)
+    teachers = [tree.method.teacher for tree in trees if getattr(tree.method, "teacher", None)]
+    taught = Counter(teacher.results for teacher in teachers if teacher.name == "file")
     assert taught == {"runs/truth.json": 3, "runs/part.json": 3}
 
 
 @pytest.mark.parametrize(
-    ("name", "detector", "rows"), [("two_stage", "faster_rcnn", 10), ("weighting", "retinanet", 5)]
+    ("file", "models", "rows"),
+    [
+        ("sweep_neu_det.yaml", ("retinanet", "retinanet_sides", "retinanet_aligned"), 21),
+        ("sweep_neu_det_two_stage.yaml", ("faster_rcnn",), 10),
+        ("sweep_neu_det_weighting.yaml", ("retinanet",), 5),
+    ],
 )
 def test_the_second_sweep_of_a_table_begins_where_the_first_one_leaves_its_models(
-    name: str, detector: str, rows: int
+    file: str, models: tuple[str, ...], rows: int
 ) -> None:
-    start, cells = (read_sweep(DOCS / f"sweep_neu_det_{n}.yaml").cells for n in ("start", name))
-    left = {str(cell.folder / "best.safetensors") for cell in start if cell.name.startswith(f"{detector}/")}
-    assert (len(left), len(cells)) == (3, rows * 3)
+    start, cells = (read_sweep(DOCS / name).cells for name in ("sweep_neu_det_start.yaml", file))
+    left = {str(cell.folder / "best.safetensors"): cell for cell in start if cell.name.split("/")[0] in models}
+    assert (len(left), len(cells)) == (3 * len(models), rows * 3)
     trees = [cell.load() for cell in cells]
-    assert {tree.detector.weights for tree in trees} == left
+    assert {tree.detector.weights for tree in trees} == left.keys()
+    for tree in trees:  # the fold's own model, of the same detector but for what has no weights
+        model = left[tree.detector.weights].load()
+        assert model.data.split.fold == tree.data.split.fold
+        assert model.detector.model_dump(include=SHAPE) == tree.detector.model_dump(include=SHAPE)
     assert not any(getattr(tree.method, "fresh_heads", False) for tree in trees), "the models' heads would be lost"
