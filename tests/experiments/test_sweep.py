@@ -38,7 +38,7 @@ def sweep_file(folder: Path, **keys: object) -> Path:
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-SHAPE = {"name", "backbone", "channels", "levels", "anchors", "code", "spread", "align"}  # of a detector; weights fit where equal
+SHAPE = {"name", "backbone", "channels", "levels", "anchors", "code", "spread", "align"}  # where equal, weights fit
 UNSPLIT = "data={split: null, unlabeled: {format: folder, path: train}}"
 METHODS = [
     {"name": "supervised", "ema": {"decay": 0.9}},
