@@ -20,8 +20,8 @@ from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator, model_validator
-from torch import Tensor
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
 
 from ssod.assign.ratio import RatioAssigner, RatioConfig
 from ssod.detectors.anchors import SidesAnchors
@@ -74,14 +74,22 @@ class DenseDetectorConfig(BackboneConfig):
     at 640 pixels."""
     level_weights: tuple[Annotated[float, Field(ge=0)], ...] = (4.0, 1.0, 0.4)
     "Factor of the objectness loss of each level."
-    assigner: Annotated[RatioConfig, BeforeValidator(named)] = RatioConfig()
-    "Which rows learn which box: `ratio`, or `{name: ratio, most: 4}`. The box code reaches no others."
+    assigner: RatioConfig = RatioConfig()
+    "Which rows learn which box: `ratio`, or `{name: ratio, most: 4}`; the box code does not reach those of others."
     loss: DenseDetectorLoss = DenseDetectorLoss()
     "Losses."
     decode: DecodeConfig = DecodeConfig(score=0.001, nms=0.65, detections=300)
     "From rows to detections."
 
     _own = field_validator("decode", mode="before")(over_default)
+
+    @field_validator("assigner", mode="before")
+    @classmethod
+    def _no_other(cls, value: object) -> object:
+        value = named(value)
+        if isinstance(value, dict) and value.get("name", "ratio") != "ratio":
+            raise ValueError(f"the box code does not reach the rows that '{value['name']}' chooses; use ratio")
+        return value
 
     @model_validator(mode="after")
     def _one_entry_a_level(self) -> Self:
@@ -151,6 +159,11 @@ class DenseDetector(Dense):
         a = q if a.quality_of is None else replace(a, quality_of=q)
         learns = has_class(a, p.num_classes) & (p.num_classes > 1)
         return super().reduce({"dense": (p, replace(a, cls_weight=a.cls_weight * learns))}, rows, factors)
+
+    @property
+    def cls_layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layer that says the class logits, of the first level; those of the others are as large."""
+        return {"dense": self.head[0].classification_head.cls_logits}
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """See ``structures.Detector``."""

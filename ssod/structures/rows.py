@@ -193,7 +193,7 @@ class Assignment:
         return loss * weight if weight.ndim == 1 else (loss * weight).sum(-1)
 
     def weighed_quality(self, loss: Tensor) -> Tensor:
-        """Return the quality loss of ``quality_rows`` times their weight: their own, or the mean one of a box's sides."""
+        """Return the quality loss of ``quality_rows`` times their weight: their own, or the mean of a box's sides."""
         if self.quality_weight is not None:
             return loss * self.quality_weight
         weight = self.box_weight[self.fg_rows]
