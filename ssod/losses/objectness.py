@@ -16,8 +16,9 @@ from ssod.structures import Assignment, Predictions
 def fit(p: Predictions, a: Assignment) -> Tensor:
     """Return [R]: for rows of objects the CIoU of the box that they predict with ``a.box``, at least 0; else 0 (YOLO).
 
-    A row of an object is one with a class, whether or not it regresses a box. All rows are decoded and none is searched
-    for, so that nothing waits for the device.
+    A row of an object is one with a class, whether or not it regresses a box; of soft classes, what they lack to 1 is
+    background, and takes its share of the overlap. All rows are decoded and none is searched for, so that nothing waits
+    for the device.
 
     Args:
         p: R rows of a head with one box a row.
@@ -25,7 +26,9 @@ def fit(p: Predictions, a: Assignment) -> Tensor:
     """
     boxes = p.coder.decode(upcast(p.deltas[:, 0]), p.priors)
     near = 1 - ciou_pairs(boxes, a.box.to(boxes))
-    return torch.where(named(a, p.num_classes), near.clamp(min=0), 0.0)
+    if a.cls.ndim == 1:
+        return torch.where(named(a, p.num_classes), near.clamp(min=0), 0.0)
+    return near.clamp(min=0) * a.cls.sum(-1).clamp(max=1).to(near)
 
 
 def with_objectness(p: Predictions, a: Assignment) -> Assignment:
