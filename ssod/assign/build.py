@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Wrap
 from ssod.assign.adaptive import AdaptiveAssigner, AdaptiveConfig
 from ssod.assign.center import CenterAssigner, CenterConfig
 from ssod.assign.iou import IoUAssigner, IoUConfig
+from ssod.assign.ratio import RatioAssigner, RatioConfig
 from ssod.structures import Assigner
 from ssod.utils.schema import named
 
@@ -19,10 +20,17 @@ def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:
 
 # ``iou`` is short for ``{name: iou}``.
 AssignerConfig = Annotated[
-    Annotated[IoUConfig | CenterConfig | AdaptiveConfig, Field(discriminator="name")],
+    Annotated[IoUConfig | CenterConfig | AdaptiveConfig | RatioConfig, Field(discriminator="name")],
     BeforeValidator(named),
     WrapSerializer(_short),
 ]
+
+
+def for_points(cfg: object) -> object:
+    """Refuse ``ratio`` to a detector whose priors are points."""
+    if isinstance(cfg, RatioConfig):
+        raise ValueError("'ratio' compares boxes with the sides of anchors, and FCOS has points; use iou or center")
+    return cfg
 
 
 def divisor_of(assigner: Assigner | None) -> int | None:
@@ -30,10 +38,12 @@ def divisor_of(assigner: Assigner | None) -> int | None:
     return assigner.divisor if isinstance(assigner, IoUAssigner | AdaptiveAssigner) else None
 
 
-def pick_assigner(cfg: IoUConfig | CenterConfig | AdaptiveConfig) -> Assigner:
+def pick_assigner(cfg: IoUConfig | CenterConfig | AdaptiveConfig | RatioConfig) -> Assigner:
     """Return the assigner that ``cfg`` names."""
     if isinstance(cfg, IoUConfig):
         return IoUAssigner(cfg.high, cfg.low, bool(cfg.claim), cfg.divisor, own=cfg.claim == "own")
     if isinstance(cfg, CenterConfig):
         return CenterAssigner(math.inf if cfg.radius == "box" else cfg.radius)
+    if isinstance(cfg, RatioConfig):
+        return RatioAssigner(cfg.most)
     return AdaptiveAssigner(**cfg.model_dump(exclude={"name"}))

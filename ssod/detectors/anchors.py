@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -70,9 +71,11 @@ class Anchors(Priors):
         super().__init__()
         self.spacing, self.offset = spacing, offset
         generator = AnchorGenerator(tuple(sizes), (tuple(ratios),) * len(sizes))
-        self.per_cell = generator.num_anchors_per_location()[0]
-        self.count = len(sizes)
-        cells = [unrounded(s, ratios) for s in sizes] if exact else generator.cell_anchors
+        self.keep([unrounded(s, ratios) for s in sizes] if exact else generator.cell_anchors)
+
+    def keep(self, cells: list[Tensor]) -> None:
+        """Keep the boxes of a cell of each level, [A, 4] around 0."""
+        self.per_cell, self.count = len(cells[0]), len(cells)
         for level, cell in enumerate(cells):
             self.register_buffer(f"cell{level}", cell, persistent=False)
 
@@ -89,6 +92,21 @@ class Anchors(Priors):
             shift = torch.stack([x, y, x, y], -1).view(-1, 1, 4)
             out.append((shift + cell).view(-1, 4))
         return torch.cat(out)
+
+
+class SidesAnchors(Anchors):
+    """Priors of which each level has widths and heights of its own, around the middles of cells that are a stride wide.
+
+    Args:
+        sides: width and height in pixels, of each anchor of each level.
+        strides: pixels per cell of each level.
+    """
+
+    def __init__(self, sides: Sequence[Sequence[tuple[float, float]]], strides: tuple[int, ...]) -> None:
+        Priors.__init__(self)
+        self.spacing, self.offset = strides, 0.5
+        half = [torch.tensor(level, dtype=torch.float32) / 2 for level in sides]
+        self.keep([torch.cat([-h, h], 1) for h in half])
 
 
 def grid_of(features: Tensor) -> tuple[int, int]:

@@ -101,6 +101,9 @@ def refuse_impossible(cfg: BackboneConfig) -> None:
     if cfg.weights == "coco" and cfg.backbone != "resnet50":
         problem = f"there are no coco weights with backbone '{cfg.backbone}'"
         raise SsodError("config", "detector.weights", problem, "use backbone: resnet50, or weights: imagenet")
+    if cfg.weights == "coco" and cfg.name == "dense_detector":
+        problem = "there are no coco weights of 'dense_detector'"
+        raise SsodError("config", "detector.weights", problem, "use weights: imagenet, or a file of your own")
     if cfg.weights in ("imagenet", "coco") and cfg.norm == "group":
         problem = f"there are no {cfg.weights} weights with group normalisation"
         raise SsodError("config", "detector.norm", problem, "use norm: frozen, affine or batch, or weights: none")

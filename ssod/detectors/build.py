@@ -11,6 +11,7 @@ from ssod.detectors.d2.config import D2Config, D2FasterRcnnConfig, D2FcosConfig,
 from ssod.detectors.d2.dense import build_d2_dense
 from ssod.detectors.d2.faster_rcnn import build_d2_faster_rcnn
 from ssod.detectors.d2.weights import initialise as initialise_d2
+from ssod.detectors.dense_detector import DenseDetectorConfig, build_dense_detector
 from ssod.detectors.faster_rcnn import FasterRcnnConfig, build_faster_rcnn
 from ssod.detectors.fcos import FcosConfig, build_fcos
 from ssod.detectors.retinanet import RetinaNetConfig, build_retinanet
@@ -19,9 +20,17 @@ from ssod.structures import Detector
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 
-OurConfig = Annotated[RetinaNetConfig | FcosConfig | FasterRcnnConfig, Field(discriminator="name")]
+OurConfig = Annotated[
+    RetinaNetConfig | FcosConfig | FasterRcnnConfig | DenseDetectorConfig, Field(discriminator="name")
+]
 DetectorConfig = Annotated[
-    RetinaNetConfig | FcosConfig | FasterRcnnConfig | D2RetinaNetConfig | D2FcosConfig | D2FasterRcnnConfig,
+    RetinaNetConfig
+    | FcosConfig
+    | FasterRcnnConfig
+    | DenseDetectorConfig
+    | D2RetinaNetConfig
+    | D2FcosConfig
+    | D2FasterRcnnConfig,
     Field(discriminator="name"),
 ]
 
@@ -29,6 +38,7 @@ _CONFIGS = {
     "retinanet": RetinaNetConfig,
     "fcos": FcosConfig,
     "faster_rcnn": FasterRcnnConfig,
+    "dense_detector": DenseDetectorConfig,
     "d2_retinanet": D2RetinaNetConfig,
     "d2_fcos": D2FcosConfig,
     "d2_faster_rcnn": D2FasterRcnnConfig,
@@ -38,6 +48,7 @@ _BUILDERS: dict[str, Callable[[Any, int], Detector]] = {
     "retinanet": build_retinanet,
     "fcos": build_fcos,
     "faster_rcnn": build_faster_rcnn,
+    "dense_detector": build_dense_detector,
     "d2_retinanet": build_d2_dense,
     "d2_fcos": build_d2_dense,
     "d2_faster_rcnn": build_d2_faster_rcnn,

@@ -78,9 +78,8 @@ class Rule(Protocol):
 
 
 def rank(p: Predictions) -> Tensor:
-    """Return [R, K] float32 scores: the class probability, or its geometric mean with the quality (FCOS)."""
-    probs = p.probs()
-    return probs if p.quality is None else (probs * p.quality.float().sigmoid()[:, None]).sqrt()
+    """Return [R, K] float32 scores; see ``Predictions.scores``."""
+    return p.scores()
 
 
 def detect(

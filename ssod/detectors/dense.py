@@ -179,6 +179,7 @@ class Dense(Detector):
             sizes=view.sizes,
             coder=coder,
             quality=None if quality is None else quality.flatten(),
+            objectness=self.objectness,
             levels=levels,
             strides=self.strides,
             grids=tuple(grids),
@@ -248,7 +249,7 @@ class Dense(Detector):
             "box": self.box_loss(p, a, rows["box"], normalizer["box"]),
         }
         if p.quality is not None:
-            losses["quality"] = (q.weighed_quality(rows["quality"](p, q)) / normalizer["quality"][q.fg_rows]).sum()
+            losses["quality"] = (q.weighed_quality(rows["quality"](p, q)) / normalizer["quality"][q.quality_rows]).sum()
         if "spread" in rows:
             losses["spread"] = (a.weighed_box(rows["spread"](p, a)) / normalizer["box"][fg]).sum()
         if p.box_std is not None:  # a loss that does not read it leaves it without gradient, and DDP wants one

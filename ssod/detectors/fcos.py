@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 
-from ssod.assign.build import AssignerConfig, pick_assigner
+from ssod.assign.build import AssignerConfig, for_points, pick_assigner
 from ssod.assign.center import CenterConfig
 from ssod.assign.quality import Quality
 from ssod.detectors.anchors import Anchors
@@ -69,6 +69,7 @@ class FcosConfig(BackboneConfig):
     "From rows to detections."
 
     _own = field_validator("decode", mode="before")(over_default)
+    _points = field_validator("assigner")(for_points)
 
     @model_validator(mode="after")
     def _a_divisor_of_its_own(self) -> Self:

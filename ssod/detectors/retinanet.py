@@ -53,8 +53,9 @@ class RetinaNetConfig(BackboneConfig):
     """Take each box from the cells (`2d`), or cells and levels (`3d`, Consistent-Teacher's FAM-3D), that its features
     point to; `none` takes it from its own cell. Needs one anchor per cell and a loss on boxes such as giou."""
     assigner: AssignerConfig = IoUConfig()
-    """Which rows learn which box: best overlap (`iou`), FCOS's `center` rule, or the rows that predict it best already
-    (`adaptive`); a name, or a name with its options. The weighting `cleanliness` stands in for it."""
+    """Which rows learn which box: best overlap (`iou`), FCOS's `center` rule, the rows that predict it best already
+    (`adaptive`), or anchors of its shape (`ratio`, YOLO's rule); a name, or a name with its options. The weighting
+    `cleanliness` stands in for it."""
     normalizer: Literal["image", "batch"] = "image"
     "Divide losses by the positives of each image (torchvision), or of the batch (detectron2, mmdetection)."
     spread: BoxStd = None

@@ -48,7 +48,7 @@ TORCHVISION = {
     "faster_rcnn": "fasterrcnn_resnet50_fpn",
 }
 
-_DENSE = "head.classification_head.cls_logits."
+_DENSE = "classification_head.cls_logits."  # of the head, or of each of its levels
 _SCORE, _BOX = "roi_heads.box_predictor.cls_score.", "roi_heads.box_predictor.bbox_pred."
 _WORDS = ("imagenet", "coco", "none")
 
@@ -160,7 +160,7 @@ def fit(detector: Detector, state: State, cfg: BackboneConfig, source: str) -> L
     except RuntimeError as error:
         detail = str(error).strip().splitlines()[-1].strip()
         raise _misfit(source, detail) from error
-    by_class = {name for name in own if name.startswith((_DENSE, _SCORE, _BOX))}
+    by_class = {name for name in own if is_by_class(name)}
     optional = by_class | {name for name in own if name.endswith("num_batches_tracked")} | {"level_scale"}
     new = ("head.spread.", "roi_heads.box_predictor.spread.", "backbone.finest.")
     optional |= {name for name in own if name.startswith(new)}
@@ -195,7 +195,7 @@ def adapt_classes(detector: Detector, state: State) -> State:
     for name, outer, inner in class_layers(detector, state):
         value = state[name]
         have, want = len(value) // (outer * inner), len(own[name]) // (outer * inner)
-        columns = class_columns(have, want, name.startswith(_DENSE))
+        columns = class_columns(have, want, _DENSE in name)
         if columns is None or len(value) != outer * inner * have:
             del adapted[name]
         else:
@@ -222,7 +222,7 @@ def by_name(detector: Detector, state: State, theirs: list[str], ours: Sequence[
     for name, outer, inner in class_layers(detector, state):
         if name.startswith(_BOX) and len(own[name]) == len(state[name]) == 4:
             continue  # one box for all classes
-        background = 0 if name.startswith(_DENSE) else 1
+        background = 0 if _DENSE in name else 1
         to = [*range(background), *(background + ours.index(c) for c in known)]
         of = [*range(background), *(background + theirs.index(c) for c in known)]
         if len(state[name]) != outer * inner * (background + len(theirs)):
@@ -238,10 +238,15 @@ def class_layers(detector: Detector, state: State) -> list[tuple[str, int, int]]
     """Return the weights with rows for classes: name, outer and inner of their rows [outer, classes, inner]."""
     own = detector.state_dict()
     return [
-        (name, detector.anchors.per_cell if name.startswith(_DENSE) else 1, 4 if name.startswith(_BOX) else 1)
+        (name, detector.anchors.per_cell if _DENSE in name else 1, 4 if name.startswith(_BOX) else 1)
         for name in state
-        if name in own and name.startswith((_DENSE, _SCORE, _BOX))
+        if name in own and is_by_class(name)
     ]
+
+
+def is_by_class(name: str) -> bool:
+    """Whether a weight of this name has rows for classes."""
+    return _DENSE in name or name.startswith((_SCORE, _BOX))
 
 
 def class_columns(have: int, want: int, dense: bool) -> list[int] | None:

@@ -119,11 +119,12 @@ def label_smoothing(p: Predictions, a: Assignment, eps: Share = 0.1) -> Tensor:
 
 
 def quality_bce(p: Predictions, a: Assignment) -> Tensor:
-    """Binary cross entropy of the quality branch (centerness or IoU) on foreground rows, [rows with fg].
+    """Binary cross entropy of the quality branch: centerness or IoU on foreground rows, objectness on all.
 
-    As FCOS has it (Tian et al. 2019). The slope is p less the target, -1 and 1 at most.
+    As FCOS (Tian et al. 2019) and YOLO have it. The slope is p less the target, -1 and 1 at most. One number for each
+    of ``a.quality_rows``.
     """
-    rows = a.fg_rows
+    rows = a.quality_rows
     logits = upcast(given(p.quality, "this head has no quality branch")[rows])
     target = given(a.quality, "the quality branch is asked for nothing")[rows].to(logits)
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none")

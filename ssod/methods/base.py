@@ -64,6 +64,9 @@ class Method(Supervised):
     labels_alone = True
 
     def __init__(self, student: Detector, cfg: Config) -> None:
+        if student.objectness and cfg.taught_by != "boxes":
+            problem = "this detector's class outputs speak of objects alone, and the method compares those of all rows"
+            raise SsodError("config", "method.name", problem, "use a detector without objectness, e.g. retinanet")
         super().__init__(student, cfg, cfg.burn_in)
         self.given: Frozen | FromFile | None = None
         self.mixer = None if cfg.mix is None else Mixer(student.num_classes, **cfg.mix.model_dump())

@@ -26,7 +26,8 @@ second stage has boxes for each class (as released it has one for all, which the
 
 Published on Faster R-CNN. On RetinaNet and FCOS the same rules are ours. Nothing is sampled there: reliable and unsure
 boxes are assigned together, the teacher's answer to a row is its own row at the same place, and what divides boxes and
-unsure rows is the detector's normalizer, counted over the rows of both kinds.
+unsure rows is the detector's normalizer, counted over the rows of both kinds. Where rows have an objectness, that of an
+unsure box's rows is the teacher's.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from ssod.losses.objectness import fit
 from ssod.losses.weighting.background import dense_rows, roi_rows, transfer
 from ssod.losses.weighting.registry import RULES
 from ssod.methods import base
@@ -56,6 +58,7 @@ from ssod.structures import (
     Pseudo,
 )
 from ssod.structures.boxes import clip, paired_iou, warp
+from ssod.utils.given import given
 from ssod.utils.schema import Duration
 
 
@@ -160,6 +163,9 @@ class LabelMatch(base.Method, burn_in_reads=()):
             self.stats["pseudo/mined_per_image"] = good.sum() / p.num_images
             soft = soft & ~good[box]
             b = replace(a, cls=torch.where(soft[:, None], sharpened(seen, self.cfg.temperature), a.soft(p.num_classes)))
+            if p.objectness:
+                known = given(seen.quality, "the teacher has the student's head").float().sigmoid()
+                b = replace(b, quality=torch.where(soft, known, fit(p, b)))
         return replace(b, box_weight=b.box_weight * ~soft, normalizer=self.normalizers(stage, p, a, soft))
 
     @torch.no_grad()
@@ -186,7 +192,8 @@ class LabelMatch(base.Method, burn_in_reads=()):
         hard = replace(a, cls_weight=a.cls_weight * ~soft, box_weight=a.box_weight * ~soft)
         own, all_ = (self.student.cls_normalizer(stage, p, one) for one in (hard, a))
         sample = torch.full((), float(len(p)), device=soft.device) if stage == "roi" else all_
-        return {"cls": torch.where(soft, sample, own), "box": all_, "quality": all_}
+        quality = {} if p.objectness else {"quality": all_}  # objectness is a mean over all rows
+        return {"cls": torch.where(soft, sample, own), "box": all_} | quality
 
 
 def unsure_box(a: Assignment, labels: Pseudo) -> tuple[Tensor, int]:

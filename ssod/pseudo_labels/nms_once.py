@@ -18,9 +18,8 @@ def rows_of(out: Output) -> Predictions:
 
 
 def confidence(p: Predictions) -> Tensor:
-    """Return [R, K] float32: class probability, or its geometric mean with the quality (FCOS)."""
-    probs = p.probs()
-    return probs if p.quality is None else (probs * p.quality.float().sigmoid()[:, None]).sqrt()
+    """Return [R, K] float32 scores; see ``Predictions.scores``."""
+    return p.scores()
 
 
 def confident(p: Predictions, threshold: float, *, overlap: float = 0.5, secondary: bool = False) -> list[Targets]:

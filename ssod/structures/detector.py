@@ -73,6 +73,7 @@ class Detector(nn.Module):
         sides: whether each box output tells where one side is (``boxes.Coder``).
         pretrained_heads: whether pyramid and heads have weights from a file, too.
         half_size: whether it can look at a ``View.half_size``.
+        objectness: whether its dense rows have an objectness, see ``Predictions``.
     """
 
     num_classes: int
@@ -84,6 +85,7 @@ class Detector(nn.Module):
     sides: bool = False
     pretrained_heads: bool = False
     half_size: bool = False
+    objectness: bool = False
 
     @property
     def body(self) -> nn.Module:

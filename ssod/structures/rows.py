@@ -31,7 +31,9 @@ class Predictions:
         sizes: [N, 2] int64, (height, width) of the images.
         coder: turns ``deltas`` and ``priors`` into boxes and back.
         softmax: whether ``logits`` are of a softmax head.
-        quality: [R] logit of centerness or IoU, or None.
+        quality: [R] logit of centerness, of IoU, or of objectness, or None.
+        objectness: whether ``quality`` is the logit of a row's being an object at all, whatever its class. All rows
+            learn it, and ``logits`` then are of the class that an object has, which rows of objects alone learn.
         levels: rows per pyramid level of one image, for heads with a fixed number of rows per image.
         strides: pixels per cell of each level, parallel to ``levels``.
         grids: cells (height, width) of each level, parallel to ``levels``.
@@ -47,6 +49,7 @@ class Predictions:
     coder: Coder
     softmax: bool = False
     quality: Tensor | None = None
+    objectness: bool = False
     levels: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
@@ -67,9 +70,26 @@ class Predictions:
         return self.logits.shape[1] - int(self.softmax)
 
     def probs(self) -> Tensor:
-        """Return [R, K] foreground probabilities in float32."""
+        """Return [R, K] foreground probabilities in float32, of a head with ``objectness`` its product with the class.
+
+        With objectness and one class, which no row has to learn, that of an object.
+        """
         logits = self.logits.float()
-        return logits.softmax(-1)[:, :-1] if self.softmax else logits.sigmoid()
+        probs = logits.softmax(-1)[:, :-1] if self.softmax else logits.sigmoid()
+        if self.quality is None or not self.objectness:
+            return probs
+        known = self.quality.float().sigmoid()[:, None]
+        return known if self.num_classes == 1 else probs * known
+
+    def scores(self) -> Tensor:
+        """Return [R, K] float32, by which rows are ranked: ``probs``, or their geometric mean with the quality (FCOS).
+
+        With objectness, which ``probs`` hold already, ``probs``.
+        """
+        probs = self.probs()
+        if self.quality is None or self.objectness:
+            return probs
+        return (probs * self.quality.float().sigmoid()[:, None]).sqrt()
 
     def deltas_of(self, labels: Tensor | None) -> Tensor:
         """Return [R, 4]: deltas of class ``labels`` [R], or the only ones, for which labels may be None."""
@@ -102,6 +122,7 @@ class Assignment:
         box: [R, 4] the box to regress; anything where ``box_weight`` is 0.
         box_weight: [R], above 0 = foreground; or [R, 4], a weight for each encoded side, any above 0 = foreground.
         quality: [R] target of the quality branch, or None.
+        quality_weight: [R], how much each row's quality counts; None = foreground rows, by their ``box_weight``.
         matched: [R] int64 index of the target over all images concatenated, -1 background, -2 ignored; None where
             rows were asked for a teacher's map and not for boxes.
         normalizer: what a loss is divided by, [] or [R], by its name ``cls``, ``box`` or ``quality``; a loss that is
@@ -116,6 +137,7 @@ class Assignment:
     box: Tensor
     box_weight: Tensor
     quality: Tensor | None = None
+    quality_weight: Tensor | None = None
     matched: Tensor | None = None
     normalizer: dict[str, Tensor] = field(default_factory=dict)
     box_std: Tensor | None = None
@@ -130,6 +152,11 @@ class Assignment:
     def fg_rows(self) -> Tensor:
         """[rows with fg] int64, which they are; searched once, as each search waits for the device."""
         return self.fg.nonzero().squeeze(1)
+
+    @property
+    def quality_rows(self) -> Tensor | slice:
+        """The rows that the quality branch learns, as an index: ``fg_rows``, or, where each has a weight, all."""
+        return self.fg_rows if self.quality_weight is None else slice(None)
 
     def soft(self, num_classes: int) -> Tensor:
         """Return [R, K] float32 class targets."""
@@ -166,7 +193,9 @@ class Assignment:
         return loss * weight if weight.ndim == 1 else (loss * weight).sum(-1)
 
     def weighed_quality(self, loss: Tensor) -> Tensor:
-        """Return the quality loss of each foreground row, [F], times the mean weight of its sides."""
+        """Return the quality loss of ``quality_rows`` times their weight: their own, or the mean of a box's sides."""
+        if self.quality_weight is not None:
+            return loss * self.quality_weight
         weight = self.box_weight[self.fg_rows]
         return loss * (weight if weight.ndim == 1 else weight.mean(-1))
 
@@ -178,7 +207,7 @@ Rank = Callable[[Predictions], Tensor]
 # {stage: (what was predicted, what should have been)}; stages are "dense", or "rpn" and "roi".
 Assigned = dict[str, tuple[Predictions, Assignment]]
 
-# (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg].
+# (predictions, assignment) -> one loss per row: [R], except box and quality losses, [rows with fg] or [R].
 RowLoss = Callable[[Predictions, Assignment], Tensor]
 # ... with parameters behind these two, which a config may set.
 Formula = Callable[..., Tensor]

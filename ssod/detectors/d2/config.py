@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from ssod.assign.build import AssignerConfig
+from ssod.assign.build import AssignerConfig, for_points
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.schema import Section
 from ssod.utils.yaml_io import read_yaml
@@ -49,8 +49,8 @@ class DenseD2Config(D2Config):
     """What detectron2's one-stage detectors have in common."""
 
     assigner: AssignerConfig | None = None
-    """Which rows learn which box, as for our own detectors (`iou`, `center`, `adaptive`); left out: as detectron2 does.
-    The weighting `cleanliness` stands in for it."""
+    """Which rows learn which box, as for our own detectors (`iou`, `center`, `adaptive`, of RetinaNet `ratio`); left
+    out: as detectron2 does. The weighting `cleanliness` stands in for it."""
     normalizer: Literal["running", "batch"] = "running"
     """Divide losses by a running mean of the positives of a batch, which starts at 100 (FCOS: 300) and is kept in
     checkpoints (detectron2), or by the positives of the batch."""
@@ -72,6 +72,8 @@ class D2FcosConfig(DenseD2Config):
     "The detector."
     config: str | dict[str, Any] = "COCO-Detection/fcos_R_50_FPN_1x.py"
     "One of detectron2's own configs by name; it has FCOS in Python configs only, which `opts` may change."
+
+    _points = field_validator("assigner")(for_points)
 
 
 class D2FasterRcnnConfig(D2Config):

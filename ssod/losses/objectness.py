@@ -1,0 +1,42 @@
+"""What an objectness branch is asked for: on rows of objects how well they fit, on all others 0."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ssod.losses.box import ciou_pairs
+from ssod.losses.elements import upcast
+from ssod.structures import Assignment, Predictions
+
+
+@torch.no_grad()
+def fit(p: Predictions, a: Assignment) -> Tensor:
+    """Return [R]: for rows of objects the CIoU of the box that they predict with ``a.box``, at least 0; else 0 (YOLO).
+
+    A row of an object is one with a class, whether or not it regresses a box.
+
+    Args:
+        p: R rows of a head with one box a row.
+        a: their assignment.
+    """
+    rows = named(a, p.num_classes).nonzero().squeeze(1)
+    boxes = p.coder.decode(upcast(p.deltas[rows, 0]), p.priors[rows])
+    near = 1 - ciou_pairs(boxes, a.box[rows].to(boxes))
+    return boxes.new_zeros(len(p)).index_put((rows,), near.clamp(min=0))
+
+
+def with_objectness(p: Predictions, a: Assignment) -> Assignment:
+    """Ask all rows for their objectness, which is how well they ``fit``.
+
+    Where ``a`` does not say how much the quality of a row counts, it counts as its class would on a head without
+    objectness, background included: by ``cls_weight``.
+    """
+    return replace(a, quality=fit(p, a), quality_weight=a.cls_weight if a.quality_weight is None else a.quality_weight)
+
+
+def named(a: Assignment, num_classes: int) -> Tensor:
+    """Return [R] bool: rows that are asked for some class, whatever it counts."""
+    return a.cls < num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0
