@@ -17,7 +17,7 @@ from ssod.methods.registry import find, names
 from ssod.transforms.geometry import Resize
 from ssod.transforms.views import Pipeline
 from ssod.utils import recipes
-from tests.recipes_resolved import DATA, DETECTORS, METHODS, combinations
+from tests.recipes_resolved import DATA, DETECTORS, METHODS, combinations, offered
 
 CONFIGS = recipes.folder()
 OURS = [name for name in recipes.names("detector") if not name.startswith("d2_")]
@@ -33,6 +33,11 @@ R50 = ("retinanet_r50_fpn", "fcos_r50_fpn", "faster_rcnn_r50_fpn")
 
 def ids(combination: object) -> str:
     return "-".join(combination) if isinstance(combination, tuple) else str(combination)
+
+
+def usual(method: str) -> str:
+    """The first of the detectors of papers that a method's recipe does not refuse."""
+    return next(name for name in R50 if name in offered(method))
 
 
 def published(*methods: str) -> list[tuple[str, str, str]]:
@@ -64,7 +69,7 @@ def builds(section: str) -> int:
 
 def test_every_method_and_the_published_protocols_are_there() -> None:
     assert set(names()) <= set(METHODS)
-    assert {config(method, R50[0], "voc").method.name for method in METHODS} == set(names())
+    assert {config(method, usual(method), "voc").method.name for method in METHODS} == set(names())
     assert set(R50) <= set(DETECTORS)
     assert {(name, percent) for name, percent in DATA if name in PAPER} == {
         *((name, None) for name in PAPER[1:]),
@@ -114,7 +119,7 @@ def test_the_header_is_a_claim(method: str) -> None:
     accumulate = re.search(r"train\.accumulate=(\d+)", text)
     assert accumulate, "say with which train.accumulate one GPU makes the same batch"
     for data in PAPER:
-        batch = config(method, R50[0], data).train.batch
+        batch = config(method, usual(method), data).train.batch
         for parts in (int(accumulate[1]), 8):
             assert (batch.labeled % parts == batch.unlabeled % parts == 0) or f"({data.upper()}:" in text
 

@@ -253,6 +253,11 @@ def test_a_file_that_is_not_there_is_named(config: Path, tmp_path: Path) -> None
         (["method.name=label_match"], "method.teacher", "'label_match' asks its teacher for more than boxes"),
         (["method.name=dense_teacher"], "method.teacher", "'dense_teacher' asks its teacher"),
         (["method.name=s4od", "method.look=2"], "method.teacher", "'s4od' asks its teacher for more than boxes"),
+        (
+            ["method.name=efficient_teacher"],
+            "method.teacher",
+            "'efficient_teacher' asks its teacher for more",
+        ),
         (["method.name=humble_teacher"], "method.teacher", "asks its teacher for more than boxes; write {name: frozen"),
         (["method.score=0.5", "method.form=consistency"], "method.teacher", "'mean_teacher' asks its teacher for more"),
         (["method.loss={unsup: {weighting: background_reliability}}"], "method.teacher", "'background_reliability'"),
