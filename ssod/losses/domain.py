@@ -54,8 +54,9 @@ class DomainClassifier(nn.Module):
             pyramid: [N, channels, h, w] of each level.
             domain: ``LABELED`` or ``UNLABELED``, what the images are.
         """
-        logits = [level(Reversed.apply(x)).flatten(2) for level, x in zip(self.levels, pyramid, strict=True)]
-        log = upcast(torch.cat(logits, 2)).log_softmax(1)[:, domain]
+        like = next(self.parameters())
+        maps = [level(Reversed.apply(x).to(like)).flatten(2) for level, x in zip(self.levels, pyramid, strict=True)]
+        log = upcast(torch.cat(maps, 2)).log_softmax(1)[:, domain]
         loss = -((1 - log.exp()) ** 2) * log
         # Canvases of ranks, and of the parts of a step, may differ.
         return 0.5 * loss.sum() / mean_count(torch.full((), float(loss.numel()), device=loss.device))

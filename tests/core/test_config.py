@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from ssod.config import SECTIONS, Config, describe, load, load_recipe, validate
+from ssod.detectors.dense_detector import DenseDetectorConfig
 from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.fcos import FcosConfig
 from ssod.detectors.retinanet import RetinaNetConfig
@@ -112,6 +113,7 @@ def test_a_changed_format_starts_the_section_afresh(child: Path) -> None:
 def own_defaults() -> list[tuple[str, type[Section], str]]:
     """Every field of a detector or method that is a section, or a table, with values of its own."""
     kinds = {"retinanet": RetinaNetConfig, "fcos": FcosConfig, "faster_rcnn": FasterRcnnConfig}
+    kinds["dense_detector"] = DenseDetectorConfig
     kinds |= {name: find(name).Config for name in names()}
     fields = [
         (name, kind, field, info.default) for name, kind in kinds.items() for field, info in kind.model_fields.items()

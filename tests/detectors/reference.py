@@ -15,9 +15,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from ssod.detectors.build import DetectorConfig, build
 from ssod.structures import Targets, View
 
-NAMES = ("retinanet", "fcos", "faster_rcnn")
+NAMES = ("retinanet", "fcos", "faster_rcnn")  # torchvision has them, too
+ALL = (*NAMES, "dense_detector")
 CONFIG = TypeAdapter(DetectorConfig)
-FINAL = ("cls_logits", "cls_score", "bbox_reg", "bbox_pred", "bbox_ctrness")
+FINAL = ("cls_logits", "cls_score", "bbox_reg", "bbox_pred", "bbox_ctrness", "objectness")
 SIZES = ((128, 160), (128, 128), (96, 150))
 
 

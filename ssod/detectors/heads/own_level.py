@@ -18,7 +18,7 @@ from ssod.losses.elements import upcast
 class LevelHead(RetinaNetHead):
     """torchvision's RetinaNet head, under torchvision's names, for one level, with objectness beside the box branch.
 
-    It begins as YOLO does: an image of 640 pixels has eight objects, and of an object 0.6 of K classes is known.
+    It begins as YOLO does: an image of 640 pixels has eight objects, and the odds of each class are 0.6 / (K - 0.99).
 
     Args:
         channels: of the features.

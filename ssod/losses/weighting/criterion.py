@@ -215,8 +215,8 @@ def find_rule(student: Detector, name: str, field: str, side: Side, *, mixes: bo
             return "needs the teacher's view of each row, and this method mixes images"
         if student.objectness and rule is RULES["ohem"]:
             return "ranks background by its class loss, and this detector's classes learn no background"
-        if student.objectness and rule.candidates:
-            return "chooses rows by overlap, and this detector's boxes reach those of its own assigner alone"
+        if student.objectness and rule.softens:
+            return "asks classes for how well a box fits, and this detector's objectness is asked for that"
         if rule.matched and maps:
             return "needs boxes that rows are matched to, and this method asks its rows for the teacher's map"
         return ""
