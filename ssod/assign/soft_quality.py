@@ -36,6 +36,8 @@ def with_soft_quality(
     in_doubt = given(labels.unsure, "there is a list of boxes in doubt, and be it empty")
     first, second = numbers([len(t) for t in labels.cls], [len(t) for t in in_doubt], sure.cls.device)
     known = [given(t.quality, "a teacher was asked about these boxes").float() for t in in_doubt]
+    own_quality = given(sure.quality, "the quality branch is asked for something")
+    own_weight = given(sure.quality_weight, "... on rows that are weighed")
     box, own = unsure.matches(), sure.matches()
     quality = of_row(torch.cat(known), box, 0.0)
     alone, soft = own < 0, box >= 0
@@ -48,8 +50,8 @@ def with_soft_quality(
         cls_weight=sure.cls_weight * ~doubt,
         box=torch.where(doubt[:, None], unsure.box, sure.box),
         box_weight=torch.where(doubt, unsure.box_weight * (quality >= least), sure.box_weight),
-        quality=torch.where(soft, quality, sure.quality),
-        quality_weight=torch.where(soft, unsure.cls_weight, sure.quality_weight),
+        quality=torch.where(soft, quality, own_quality),
+        quality_weight=torch.where(soft, unsure.cls_weight, own_weight),
         matched=torch.where(doubt, of_row(second, box, box), of_row(first, own, own)),
     )
 

@@ -153,7 +153,7 @@ class EfficientTeacher(base.Method, burn_in_reads=()):
             "pseudo/threshold_unsure": limits[1],
             "pseudo/unsure_per_image": count_per_image(unsure),
         }
-        return replace(labels, unsure=asked(teacher, unsure))
+        return replace(labels, unsure=with_known_quality(teacher, unsure))
 
     def limits(self) -> Tensor:
         """Return [2, K], the thresholds of reliable boxes and of those in doubt."""
@@ -208,7 +208,8 @@ class EfficientTeacher(base.Method, burn_in_reads=()):
             return self.student.cls_normalizer("dense", p, replace(a, cls_weight=some.float(), normalizer={}))
 
         box = torch.where(unsure, rows(a.fg & unsure), a.normalizer.get("box", rows(a.fg & ~unsure)))
-        quality = {} if p.objectness else {"quality": rows(a.quality_weight > 0)}  # objectness: a mean over all rows
+        asked = given(a.quality_weight, "each row's quality has a weight") > 0
+        quality = {} if p.objectness else {"quality": rows(asked)}  # objectness: a mean over all rows
         return a.normalizer | {"box": box} | quality
 
     # ---- maps ------------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ class EfficientTeacher(base.Method, burn_in_reads=()):
         return super().scale(side, rows, weight, factors) | super().scale(side, domain, 1.0)
 
 
-def asked(teacher: Output, unsure: list[Targets]) -> list[Targets]:
+def with_known_quality(teacher: Output, unsure: list[Targets]) -> list[Targets]:
     """Return boxes with the quality that the teacher gives each of them, by its row that is nearest to it."""
     known = given(teacher.score([t.boxes for t in unsure]).quality, "the teacher has the student's head")
     each = known.float().sigmoid().split([len(t) for t in unsure])
