@@ -155,8 +155,8 @@ def _shrink_method(method: dict[str, Any]) -> None:
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
             method[key] = 1e-3
-    if "unsure_score" in method:
-        method["unsure_score"] = 1e-4
+    if "unsure_score" in method:  # with objectness, scores begin lower still
+        method |= {"score": 1e-7, "unsure_score": 1e-8}
     if "queue" in method:
         method["queue"] = 64
     if "mosaic_size" in method:
