@@ -275,6 +275,13 @@ def test_who_cannot_be_taught_by_a_file(config: Path, changes: list[str], field:
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_does_not_know_the_other_images_of_a_mosaic(config: Path) -> None:
+    ops = ["views.unlabeled.weak=[{mosaic: {size: 32}}]", "method.teacher.name=file", "method.teacher.results=b.json"]
+    with pytest.raises(SsodError, match="'mosaic' puts other images into the view, and a file says what") as caught:
+        build.load_data(load(config, ops))
+    assert caught.value.field == "views.unlabeled.weak"
+
+
 # ---- what it says -----------------------------------------------------------------------------------------------
 
 
