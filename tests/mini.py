@@ -100,6 +100,9 @@ def shrunk(method: str, detector: str, data: str, percent: int | None, root: Pat
     return validate(tree, "miniature", stem=full.stem)
 
 
+MOSAIC = 32  # pixels of the pictures of a mosaic, and of what becomes of it
+
+
 def _longest(views: Any) -> int:
     """Return the longest side that a view can have, 0 without a resize."""
     if isinstance(views, dict):
@@ -114,6 +117,12 @@ def _resized(views: Any, factor: float) -> Any:
         return [_resized(item, factor) for item in views]
     if not isinstance(views, dict):
         return views
+    for name in ("mosaic", "affine", "stretch"):
+        if name in views:
+            sides = {"size": MOSAIC, "height": MOSAIC, "width": MOSAIC}
+            return {name: {key: sides.get(key, value) for key, value in views[name].items()}}
+    if set(views) == {"long"}:
+        return {"long": LONG}
     if "short" not in views:
         return {key: _resized(value, factor) for key, value in views.items()}
     short = [max(1, round(side * factor)) for side in views["short"]]
@@ -146,6 +155,8 @@ def _shrink_method(method: dict[str, Any]) -> None:
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
             method[key] = 1e-3
+    if "unsure_score" in method:  # with objectness, scores begin lower still
+        method |= {"score": 1e-7, "unsure_score": 1e-8}
     if "queue" in method:
         method["queue"] = 64
     if "mosaic_size" in method:

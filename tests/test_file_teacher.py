@@ -253,6 +253,11 @@ def test_a_file_that_is_not_there_is_named(config: Path, tmp_path: Path) -> None
         (["method.name=label_match"], "method.teacher", "'label_match' asks its teacher for more than boxes"),
         (["method.name=dense_teacher"], "method.teacher", "'dense_teacher' asks its teacher"),
         (["method.name=s4od", "method.look=2"], "method.teacher", "'s4od' asks its teacher for more than boxes"),
+        (
+            ["method.name=efficient_teacher"],
+            "method.teacher",
+            "'efficient_teacher' asks its teacher for more",
+        ),
         (["method.name=humble_teacher"], "method.teacher", "asks its teacher for more than boxes; write {name: frozen"),
         (["method.score=0.5", "method.form=consistency"], "method.teacher", "'mean_teacher' asks its teacher for more"),
         (["method.loss={unsup: {weighting: background_reliability}}"], "method.teacher", "'background_reliability'"),
@@ -268,6 +273,13 @@ def test_who_cannot_be_taught_by_a_file(config: Path, changes: list[str], field:
     assert (caught.value.field, caught.value.code) == (field, Exit.USAGE)
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_does_not_know_the_other_images_of_a_mosaic(config: Path) -> None:
+    ops = ["views.unlabeled.weak=[{mosaic: {size: 32}}]", "method.teacher.name=file", "method.teacher.results=b.json"]
+    with pytest.raises(SsodError, match="'mosaic' puts other images into the view, and a file says what") as caught:
+        build.load_data(load(config, ops))
+    assert caught.value.field == "views.unlabeled.weak"
 
 
 # ---- what it says -----------------------------------------------------------------------------------------------

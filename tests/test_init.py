@@ -184,7 +184,8 @@ def test_every_detector(here: Path) -> None:
 
 def test_every_method(here: Path) -> None:
     for method in names():
-        write_config(f"{method}.yaml", "voc", "free", "voc", method=method)
+        detector = "fcos_r50_fpn" if method == "efficient_teacher" else "retinanet_r50_fpn"
+        write_config(f"{method}.yaml", "voc", "free", "voc", method=method, detector=detector)
         cfg = load(f"{method}.yaml")
         assert cfg.method.name == method
         assert getattr(cfg.method, "burn_in", cfg.train.steps // 2) == cfg.train.steps // 2

@@ -22,6 +22,7 @@ from tests.small import small_config
 K, SIDE = 3, 96
 SEMI = [name for name in names() if find(name).uses_unlabeled]
 REFUSED = {("dense_teacher", "faster_rcnn")}  # it asks rows for a map; test_dense_teacher.py reads the refusal
+REFUSED |= {("efficient_teacher", net) for net in ("retinanet", "faster_rcnn")}  # it asks for a quality branch
 OF_LABELS = {"image"}  # losses that labelled images alone have: a classifier of images, acrst's
 NOT_COMPARED = {"csd": {"rpn_cls", "rpn_box"}}  # it leaves the proposal network to them
 DETECTORS = {

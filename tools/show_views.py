@@ -72,10 +72,13 @@ def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: i
             yield f"labelled {data.labeled.images.ids[i]}", seen
     if data.unlabeled is None or not views.unlabeled:
         return
-    n = len(data.unlabeled)
+    unlabeled, n = data.unlabeled, len(data.unlabeled)
+    check_others(views.unlabeled, n, "unlabeled")
+    setting = Setting(count=n, read=lambda i: (read(unlabeled, i), None))
     for i in range(min(images, n)):
         for draw in range(draws):
-            seen = make_views(read(data.unlabeled, i), None, views.unlabeled, seed, "unlabeled", i, i + draw * n)
+            drawn = seed, "unlabeled", i, i + draw * n
+            seen = make_views(read(data.unlabeled, i), None, views.unlabeled, *drawn, setting=setting)
             yield f"unlabelled {data.unlabeled.ids[i]}", seen
 
 

@@ -117,6 +117,7 @@ class Dense(Detector):
     backbone: BackboneWithFPN
     head: Any  # with torchvision's names, or detectron2's
     assigner: Assigner
+    with_quality: Callable[[Predictions, Assignment], Assignment]
 
     def __init__(
         self,

@@ -200,11 +200,14 @@ def fixed_set(data: DataSets, most: int, batch: int) -> tuple[Images | None, Lab
 
 
 def same_views(cfg: Config, labeled: Labeled, images: Images) -> Iterator[Batch]:
-    """Show each of ``images``, a ``fixed_set``, once, always in the same weak and strong views."""
+    """Show each of ``images``, a ``fixed_set``, once, always in the same weak and strong views.
+
+    Nothing of other images is in them: a mosaic has the image alone, where and as large as it is in training.
+    """
     size = min(cfg.eval.batch, len(images))
     sampling = Sampling(labeled=1, unlabeled=size, seed=cfg.train.seed)
     steps, loading = range(len(images) // size), Loading(0, cfg.data.reader())
-    return train_batches(labeled, images, cfg.views, sampling, steps, loading, Place())
+    return train_batches(labeled, images, cfg.views, sampling, steps, loading, Place(), others=False)
 
 
 @contextlib.contextmanager

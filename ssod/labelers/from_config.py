@@ -15,6 +15,8 @@ from ssod.methods.config import FileTeacher, TeacherConfig
 from ssod.methods.registry import find
 from ssod.methods.teachers import FromFile, Frozen
 from ssod.structures import Targets
+from ssod.transforms.views import takes_others
+from ssod.utils.errors import SsodError
 
 
 def wanted(cfg: Config) -> TeacherConfig | None:
@@ -26,11 +28,14 @@ def with_boxes(cfg: Config, data: DataSets, findings: Findings) -> DataSets:
     """Read the boxes of a file that labels, if one does.
 
     Raises:
-        SsodError: code 3, what is wrong with the file.
+        SsodError: code 3, what is wrong with the file; code 2, views that the file does not know all boxes of.
     """
     teacher = wanted(cfg)
     if not isinstance(teacher, FileTeacher) or data.unlabeled is None:
         return data
+    if takes_others(cfg.views.unlabeled, "weak"):
+        problem = "puts other images into the view, and a file says what is in one image"
+        raise SsodError("config", "views.unlabeled.weak", f"'mosaic' {problem}", "remove it, or method.teacher")
     ctx = Context("", "method.teacher.results", cfg.data.rules(), findings)
     return data.with_stored(read_stored(teacher.results, data.unlabeled, data.classes, ctx))
 

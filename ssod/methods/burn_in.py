@@ -11,7 +11,8 @@ from typing import Any
 
 from ssod.engine.checkpointing.resume_check import UNLABELED, flat, kind
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, reaches_labeled
-from ssod.methods.config import Common, Config, EmaConfig, cap
+from ssod.methods.config import Common, Config
+from ssod.methods.ema_config import EmaConfig, cap
 from ssod.methods.registry import find
 
 MEASURES = ("data.val", "views.val")  # cosmetic for a run that goes on, but its first evaluations are taken over
@@ -68,18 +69,27 @@ def average(ema: EmaConfig, burn_in: int, step: int) -> dict[str, Any]:
     """Return how the teacher follows in the first ``step`` steps, the same words wherever it follows the same way.
 
     ``teachers.Ema.decay`` says how: until ``start`` it is a copy, and from there on the decay is capped by
-    ``config.cap`` where ``warm_up`` says so. What the cap never reaches, or always holds below the decay, or
+    ``ema_config.cap`` where ``warm_up`` says so. What the cap never reaches, or always holds below the decay, or
     what comes after ``step``, makes no difference.
     """
     start = min(burn_in if ema.start is None else ema.start, step)
     every = ema.every if ema.rule == "ema" and ema.every else 1
     if start == step or (ema.decay == 0 and every == 1):
         return {"start": step, "decay": 0.0, "warm_up": False}
-    first, last = (cap(t, ema.gamma) for t in (start, step - 1))
+    if ema.warm_up and ema.growth is not None:
+        own: dict[str, Any] = {"start": start, "decay": ema.decay, "growth": ema.growth}
+    else:
+        own = capped(ema, start, step - 1)
+    own |= {"buffers": ema.buffers} if ema.buffers else {}
+    return own | ({"every": every} if every > 1 else {})
+
+
+def capped(ema: EmaConfig, start: int, end: int) -> dict[str, Any]:
+    """Return what decides the decay of steps ``start`` to ``end`` where ``ema_config.cap`` may hold it down."""
+    first, last = (cap(t, ema.gamma) for t in (start, end))
     warm_up = ema.warm_up and first < ema.decay
     own = {"start": start, "decay": min(ema.decay, last) if warm_up else ema.decay, "warm_up": warm_up}
-    own |= {"gamma": ema.gamma} if warm_up and ema.gamma is not None else {}
-    return own | ({"every": every} if every > 1 else {})
+    return own | ({"gamma": ema.gamma} if warm_up and ema.gamma is not None else {})
 
 
 def losses(method: Common) -> dict[str, Any]:

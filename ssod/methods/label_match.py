@@ -46,6 +46,7 @@ from ssod.methods.base import Context, EmaConfig, count_per_image, quantiles
 from ssod.methods.config import before_the_end, refusal, rows_keep_their_place
 from ssod.pseudo_labels.label_queue import LabelQueue
 from ssod.pseudo_labels.mining import mined
+from ssod.pseudo_labels.two_limits import divide
 from ssod.structures import (
     Assigned,
     Assignment,
@@ -55,10 +56,8 @@ from ssod.structures import (
     Output,
     Predictions,
     Pseudo,
-    Targets,
 )
 from ssod.structures.boxes import clip, paired_iou, warp
-from ssod.structures.ragged import select
 from ssod.utils.given import given
 from ssod.utils.schema import Duration
 
@@ -195,18 +194,6 @@ class LabelMatch(base.Method, burn_in_reads=()):
         sample = torch.full((), float(len(p)), device=soft.device) if stage == "roi" else all_
         quality = {} if p.objectness else {"quality": all_}  # objectness is a mean over all rows
         return {"cls": torch.where(soft, sample, own), "box": all_} | quality
-
-
-def divide(detections: list[Targets], limits: Tensor) -> tuple[list[Targets], None, list[Targets]]:
-    """Return the reliable detections, None, and the unsure ones: what ``Pseudo`` is made of.
-
-    Args:
-        detections: N Targets with scores.
-        limits: [2, K] thresholds of reliable and of unsure boxes.
-    """
-    scores = torch.cat([t.confidence() for t in detections])
-    reliable, unsure = scores >= limits[:, torch.cat([t.labels for t in detections])]
-    return select(detections, reliable), None, select(detections, unsure & ~reliable)
 
 
 def unsure_box(a: Assignment, labels: Pseudo) -> tuple[Tensor, int]:

@@ -9,7 +9,8 @@ import ssod.methods
 from ssod.methods.supervised import Supervised
 from ssod.utils.errors import SsodError
 
-_NOT_METHODS = {"base", "burn_in", "config", "kept_answers", "labels_once", "registry", "teacher_config", "teachers"}
+_NOT_METHODS = {"base", "burn_in", "config", "ema_config", "kept_answers", "labels_once", "registry"}
+_NOT_METHODS |= {"teacher_config", "teachers"}
 
 
 def names() -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssod.losses.weighting.context import Context
-from ssod.methods.config import EmaConfig, cap
+from ssod.methods.ema_config import EmaConfig, cap, grown
 from ssod.structures import Assignment, Clusters, Detector, Output, Predictions, Rank, Targets, View, move_targets
 from ssod.structures.ragged import select
 
@@ -24,9 +24,9 @@ from ssod.structures.ragged import select
 class Ema(nn.Module):
     """A moving average of the student: the teacher of almost every method.
 
-    Parameters are averaged, buffers are copied: batch-norm statistics are averages already, and averaging counters or
-    anchors is wrong. ``torch.optim.swa_utils.AveragedModel`` does the same but reads its step count back from the
-    device at every update; here the caller, who knows the step, passes it.
+    Parameters are averaged, buffers are copied: batch-norm statistics are averages already (with ``buffers`` they are
+    averaged, too), and averaging counters or anchors is wrong. ``torch.optim.swa_utils.AveragedModel`` does the same
+    but reads its step count back from the device at every update; here the caller, who knows the step, passes it.
 
     Args:
         student: the detector to follow.
@@ -34,16 +34,28 @@ class Ema(nn.Module):
         warm_up: cap the decay at ``1 - 1 / (t + 1)``, a plain running mean until ``decay`` is reached, so that a random
             initialisation never lingers (Mean Teacher's and Consistent-Teacher's schedule).
         start: until this step the teacher is a plain copy of the student.
-        gamma, every: another cap, and steps between two moves; see ``EmaConfig``.
+        gamma, growth: other warm-ups; see ``EmaConfig``.
+        buffers: not None = average those buffers that are floats, too; see ``EmaConfig``.
+        every: steps between two moves.
     """
 
     def __init__(
-        self, student: Detector, *, decay: float, warm_up: bool, start: int, gamma: float | None = None, every: int = 1
+        self,
+        student: Detector,
+        *,
+        decay: float,
+        warm_up: bool,
+        start: int,
+        gamma: float | None = None,
+        growth: float | None = None,
+        buffers: str | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
         self.model: Detector = deepcopy(student).requires_grad_(False).eval()
         self.share, self.warm_up, self.start = decay, warm_up, start
-        self.gamma, self.interval = gamma, every
+        self.gamma, self.growth, self.interval = gamma, growth, every
+        self.averages_buffers = buffers is not None
 
     def train(self, mode: bool = True) -> Ema:
         """Stay in eval mode: a teacher with live batch-norm or dropout gives labels that depend on its batch."""
@@ -59,7 +71,11 @@ class Ema(nn.Module):
             return 0.0
         if (step + 1) % self.interval:
             return 1.0
-        return min(self.share, cap(step, self.gamma)) if self.warm_up else self.share
+        if not self.warm_up:
+            return self.share
+        if self.growth is not None:
+            return grown(self.share, step, self.growth)
+        return min(self.share, cap(step, self.gamma))
 
     def after_step(self, student: Detector, step: int) -> None:
         """Follow the student as step number ``step`` left it."""
@@ -75,13 +91,18 @@ class Ema(nn.Module):
             return
         mine: list[Tensor] = list(self.model.parameters())
         theirs: list[Tensor] = list(student.parameters())
+        buffers = list(zip(self.model.buffers(), student.buffers()))
+        if self.averages_buffers:
+            floats = [pair for pair in buffers if pair[0].is_floating_point()]
+            mine += [own for own, _ in floats]
+            theirs += [other for _, other in floats]
+            buffers = [pair for pair in buffers if not pair[0].is_floating_point()]
         if decay == 0:
             torch._foreach_copy_(mine, theirs)
         else:
             torch._foreach_lerp_(mine, theirs, 1 - decay)
-        buffers = list(self.model.buffers())
         if buffers:
-            torch._foreach_copy_(buffers, list(student.buffers()))
+            torch._foreach_copy_([own for own, _ in buffers], [other for _, other in buffers])
 
 
 class Copy(Ema):

@@ -74,6 +74,8 @@ class Detector(nn.Module):
         pretrained_heads: whether pyramid and heads have weights from a file, too.
         half_size: whether it can look at a ``View.half_size``.
         objectness: whether its dense rows have an objectness, see ``Predictions``.
+        with_quality: asks the quality branch for what it is asked for where nobody says it; None where rows have an
+            objectness, or no quality at all.
     """
 
     num_classes: int
@@ -86,6 +88,7 @@ class Detector(nn.Module):
     pretrained_heads: bool = False
     half_size: bool = False
     objectness: bool = False
+    with_quality: Callable[[Predictions, Assignment], Assignment] | None = None
 
     @property
     def body(self) -> nn.Module:

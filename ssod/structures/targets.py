@@ -26,6 +26,8 @@ class Targets(Mapped):
             object nor background (COCO's crowds are read as that).
         box_std: [M, 4] logit of the deviation of each side, as the detector that found the box predicts it; or None.
         box_weight: [M] trust in the box's place alone, None = 1; 0 = it teaches its class, and no place.
+        quality: [M] in 0..1, what a teacher's quality branch says of the box, for a method that asks it; or None. A
+            union of boxes forgets it.
     """
 
     boxes: Tensor
@@ -35,6 +37,7 @@ class Targets(Mapped):
     weight: Tensor | None = None
     box_std: Tensor | None = None
     box_weight: Tensor | None = None
+    quality: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -17,7 +17,19 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from ssod.transforms import box_color, box_move, centered, erasing, geometry, one_op, photometric, scale_aware, zoom
+from ssod.transforms import (
+    box_color,
+    box_move,
+    centered,
+    erasing,
+    geometry,
+    mosaic,
+    one_op,
+    photometric,
+    scale_aware,
+    yolo_colors,
+    zoom,
+)
 from ssod.transforms.presets import PRESETS
 from ssod.transforms.transform import Augmentation, Size, Transform, chain
 from ssod.utils.schema import Section
@@ -125,6 +137,8 @@ AUGMENTATIONS: dict[str, type[Section]] = {
     "center_rotate": centered.CenterRotate,
     "center_shear": centered.CenterShear,
     "geometry_op": one_op.GeometryOp,
+    "mosaic": mosaic.Mosaic,
+    "affine": mosaic.Affine,
     "color_op": photometric.ColorOp,
     "color_op_uniform": one_op.ColorOpUniform,
     "color_jitter": photometric.ColorJitter,
@@ -134,11 +148,13 @@ AUGMENTATIONS: dict[str, type[Section]] = {
     "brightness_contrast": photometric.BrightnessContrast,
     "rgb_shift": photometric.RgbShift,
     "hsv_shift": photometric.HsvShift,
+    "hsv_gain": yolo_colors.HsvGain,
     "channel_shuffle": photometric.ChannelShuffle,
     "jpeg": photometric.Jpeg,
     "noise": photometric.Noise,
     "cutout": erasing.Cutout,
     "cutout_squares": erasing.CutoutSquares,
+    "cutout_scales": yolo_colors.CutoutScales,
     "holes": erasing.Holes,
     "erase": erasing.Erase,
     "zoom_in": zoom.ZoomIn,
@@ -172,12 +188,14 @@ class Asks:
 
     Attributes:
         name: of the operation.
-        others: whether it takes parts of other labelled images; else it asks for the boxes of its own.
+        others: whether it takes parts of other images of the picture's kind.
+        boxes: whether it asks for boxes, its own and those of these images.
         instead: what to write where nobody can answer; empty = nothing but to remove it.
     """
 
     name: str
     others: bool
+    boxes: bool = True
     instead: str = ""
 
 
@@ -187,7 +205,9 @@ def asks(augmentations: Sequence[Augmentation]) -> list[Asks]:
     for op in leaves(augmentations):
         if isinstance(op, scale_aware.Policy) and {"zoom_out", "boxes"} & set(op.does):
             rest = [part for part in scale_aware.SEARCHED[op.variant].parts if part in ("zoom_in", "jitter")]
-            found.append(Asks("policy", "zoom_out" in op.does, f"parts: [{', '.join(rest)}]"))
+            found.append(Asks("policy", "zoom_out" in op.does, instead=f"parts: [{', '.join(rest)}]"))
+        elif isinstance(op, mosaic.Mosaic):
+            found.append(Asks("mosaic", others=True, boxes=False))
         elif isinstance(op, zoom.ZoomOut | box_color.BoxColor | box_move.BoxMove):
             found.append(Asks(_NAMES[type(op)], isinstance(op, zoom.ZoomOut)))
     return found

@@ -21,23 +21,23 @@ Size = tuple[int, int]  # (width, height), Pillow's order
 MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as Pseudo.move does with pseudo-boxes
 
 
-def _nobody(number: int) -> tuple[Image.Image, Targets]:
-    raise LookupError(f"no labelled image {number}: this view is made of one picture alone")
+def _nobody(number: int) -> tuple[Image.Image, Targets | None]:
+    raise LookupError(f"no other image {number}: this view is made of one picture alone")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What an operation may ask for besides the picture. Only views of labelled images in training have one.
+    """What an operation may ask for besides the picture. Only views in training have one.
 
     Attributes:
         progress: share of the run's steps that lie behind, in 0..1; a function of the step.
-        count: labelled images of the run.
-        read: number of a labelled image -> the image, upright RGB, and its boxes.
+        count: images of the run that are of the picture's kind, labelled or unlabelled.
+        read: number of one of them -> the image, upright RGB, and its boxes, None of an unlabelled one.
     """
 
     progress: float = 1.0
     count: int = 0
-    read: Callable[[int], tuple[Image.Image, Targets]] = _nobody
+    read: Callable[[int], tuple[Image.Image, Targets | None]] = _nobody
 
 
 ALONE = Setting()
@@ -90,16 +90,18 @@ class Transform:
         matrix: [3, 3] float64, old pixels -> new pixels.
         apply: the picture before -> the picture after; never changes its argument.
         boxed: does the same where boxes are known, in the place of ``apply`` and ``matrix``; None = boxes just follow.
+        always: whether ``boxed`` does it also where they are not.
     """
 
     size: Size
     matrix: np.ndarray
     apply: Callable[[Image.Image], Image.Image]
     boxed: Callable[[Seen], Seen] | None = None
+    always: bool = False
 
     def follow(self, seen: Seen) -> Seen:
         """Return what becomes of a picture, its matrix and its boxes."""
-        if self.boxed is not None and seen.targets is not None:
+        if self.boxed is not None and (self.always or seen.targets is not None):
             return self.boxed(seen)
         image = self.apply(seen.image)
         return replace(seen, image=image, matrix=self.matrix @ seen.matrix, since=self.matrix @ seen.since)
@@ -142,7 +144,8 @@ def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size:
         return seen
 
     reads = any(transform.boxed is not None for transform in transforms)
-    return Transform(size, matrix, apply, boxed if reads else None)
+    always = any(transform.always for transform in transforms)
+    return Transform(size, matrix, apply, boxed if reads else None, always)
 
 
 def needs_boxes(image: Image.Image) -> Image.Image:

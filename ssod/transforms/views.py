@@ -92,7 +92,7 @@ def _connected(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
 
 def _without_labels(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
     for name, pipeline in pipelines.items():
-        if found := asks(pipeline.ops):
+        if found := [one for one in asks(pipeline.ops) if one.boxes]:
             why = "an unlabelled image does not have when its views are made"
             raise ValueError(_nobody_answers(found[0], f"view '{name}'", why))
     return _connected(pipelines)
@@ -100,7 +100,7 @@ def _without_labels(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
 
 def _nobody_answers(one: Asks, where: str, why: str) -> str:
     """Return the message about an operation that asks for what is not there."""
-    what = "boxes and other labelled images" if one.others else "boxes"
+    what = "other images" if not one.boxes else "boxes and other labelled images" if one.others else "boxes"
     fix = f"write {one.instead}, or remove it" if one.instead else "remove it, or put it in a view of labelled images"
     return f"{where}: '{one.name}' asks for {what}, which {why}; {fix}"
 
@@ -147,12 +147,13 @@ class Sample:
     targets: Targets | None
 
 
-def check_others(pipelines: Mapping[str, Pipeline], count: int) -> None:
-    """Test that there are labelled images enough for operations that take parts of others.
+def check_others(pipelines: Mapping[str, Pipeline], count: int, kind: str = "labeled") -> None:
+    """Test that there are images enough for operations that take parts of others.
 
     Args:
-        pipelines: views of labelled images.
+        pipelines: views of images of one kind.
         count: of these images.
+        kind: ``labeled`` or ``unlabeled``.
 
     Raises:
         SsodError: code 2, too few.
@@ -160,8 +161,9 @@ def check_others(pipelines: Mapping[str, Pipeline], count: int) -> None:
     for name, pipeline in pipelines.items():
         wanting = [one.name for one in asks(pipeline.ops) if one.others]
         if wanting and count < TILES:
-            problem = f"'{wanting[0]}' puts {TILES} labelled images together, and there are {count}"
-            raise SsodError("config", f"views.labeled.{name}", problem, "label more, or remove it")
+            kinds, fix = ("labelled", "label more") if kind == "labeled" else ("unlabelled", "add some")
+            problem = f"'{wanting[0]}' puts {TILES} {kinds} images together, and there are {count}"
+            raise SsodError("config", f"views.{kind}.{name}", problem, f"{fix}, or remove it")
 
 
 def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bool:
@@ -180,6 +182,13 @@ def misaligned(pipelines: Mapping[str, Pipeline], first: str, second: str) -> bo
         if ends[first][0] != ends[second][0] or not np.array_equal(ends[first][1], ends[second][1]):
             return True
     return False
+
+
+def takes_others(pipelines: Mapping[str, Pipeline], name: str) -> bool:
+    """Whether a view, or one that it starts from, has parts of other images in it."""
+    pipeline = pipelines[name]
+    own = any(one.others for one in asks(pipeline.ops))
+    return own or (pipeline.start is not None and takes_others(pipelines, pipeline.start))
 
 
 def by_chance(pipelines: Mapping[str, Pipeline], name: str) -> bool:

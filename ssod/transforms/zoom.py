@@ -138,7 +138,7 @@ class ZoomOut(Section):
         return Transform(canvas, scale_matrix(size, tile), needs_boxes, boxed)
 
 
-def _brought_to(size: Size, image: Image.Image, targets: Targets) -> Seen:
+def _brought_to(size: Size, image: Image.Image, targets: Targets | None) -> Seen:
     return resized(image.size, size).follow(Seen(image, np.eye(3), targets))
 
 

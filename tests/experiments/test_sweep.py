@@ -296,11 +296,11 @@ def test_the_sweep_of_the_docs_is_sound() -> None:
 
 
 def test_the_sweep_of_every_method_has_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two further rows are taught by boxes of files, and two are what detectors of methods are without a teacher."""
+    """Two further rows are taught by boxes of files, and three are what detectors of methods are without a teacher."""
     monkeypatch.chdir(tmp_path)
     trees = [cell.load() for cell in read_sweep(DOCS / "sweep_neu_det.yaml").cells]
     assert {tree.method.name for tree in trees} == set(names())
-    assert len(trees) == 3 * (len(names()) + 4)
+    assert len(trees) == 3 * (len(names()) + 5)
     teachers = [tree.method.teacher for tree in trees if getattr(tree.method, "teacher", None)]
     taught = Counter(teacher.results for teacher in teachers if teacher.name == "file")
     assert taught == {"runs/truth.json": 3, "runs/part.json": 3}
@@ -309,7 +309,7 @@ def test_the_sweep_of_every_method_has_them_all(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("file", "models", "rows"),
     [
-        ("sweep_neu_det.yaml", ("retinanet", "retinanet_sides", "retinanet_aligned"), 21),
+        ("sweep_neu_det.yaml", ("retinanet", "retinanet_sides", "retinanet_aligned", "dense_detector"), 24),
         ("sweep_neu_det_two_stage.yaml", ("faster_rcnn",), 10),
         ("sweep_neu_det_weighting.yaml", ("retinanet",), 5),
     ],

@@ -88,10 +88,12 @@ def test_methods_that_share_burn_in_learn_in_it_as_supervised_does(folder: Path,
     data = build.load_data(plain)
     expected = burnt_in(plain, data)
     for name in SHARING:
-        if (name, net) == ("dense_teacher", "faster_rcnn") or name == "unbiased_teacher_v2":  # which these refuse
+        refused = {("dense_teacher", "faster_rcnn"), ("efficient_teacher", "faster_rcnn")}
+        if (name, net) in refused or name == "unbiased_teacher_v2":  # which these refuse
             continue
         own = {"as_released": False} if name == "instant_teaching" else {}
-        alike = {"ema": {**EMA, "every": None, "gamma": None}} if name == "mix_pl" else {}  # which it has otherwise
+        others = {"mix_pl": ("every", "gamma"), "efficient_teacher": ("growth", "buffers")}  # which they have otherwise
+        alike = {"ema": EMA | dict.fromkeys(others[name])} if name in others else {}
         cfg = config(folder, section(name, **own, **alike), net)
         if not own:
             assert different(decided(cfg), decided(plain)) is None, name
@@ -197,6 +199,11 @@ def test_the_teacher_follows_alike_where_the_words_are_equal() -> None:
         teacher = Ema(net, decay=0.7, warm_up=True, start=start, every=every, gamma=gamma)
         decays = tuple(teacher.decay(step) for step in range(8))
         assert found.setdefault(str(average(ema, 8, 8)), decays) == decays
+    for growth, start in product((1.0, 5.0), (0, 1)):
+        ema = EmaConfig(decay=0.7, start=start, growth=growth)
+        decays = tuple(Ema(net, decay=0.7, warm_up=True, start=start, growth=growth).decay(step) for step in range(8))
+        assert found.setdefault(str(average(ema, 8, 8)), decays) == decays
+    assert average(EmaConfig(buffers="average"), 0, 8) != average(EmaConfig(), 0, 8)
     assert average(EmaConfig(decay=0.999), 0, 400) == average(EmaConfig(decay=0.9996), 400, 400)
     assert average(EmaConfig(decay=0.5, start=None), 400, 400) == average(EmaConfig(decay=0.9, start=500), 400, 400)
     assert average(EmaConfig(decay=0.9, start=None), 0, 400)["start"] == 0, "a supervised run has no burn-in to copy in"

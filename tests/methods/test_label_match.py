@@ -23,8 +23,9 @@ from ssod.detectors.roi_sample import sure_first
 from ssod.losses.box import l1
 from ssod.losses.softmax import cross_entropy
 from ssod.methods.base import Method
-from ssod.methods.label_match import Config, divide, sharpened
+from ssod.methods.label_match import Config, sharpened
 from ssod.pseudo_labels.label_queue import LabelQueue, ranks_of, scores_at
+from ssod.pseudo_labels.two_limits import divide
 from ssod.structures import Assignment, Batch, LabelStatistics, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import DeltaCoder, clip, warp
 from ssod.utils import distributed

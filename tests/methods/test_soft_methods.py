@@ -97,6 +97,8 @@ def test_a_teacher_that_rests_keeps_its_buffers() -> None:
     ("name", "section", "message"),
     [
         ("mean_teacher", {"ema": {"gamma": 4, "warm_up": False}}, "'gamma: 4' shapes the warm-up, which is off"),
+        ("mean_teacher", {"ema": {"growth": 9, "warm_up": False}}, "'growth: 9' shapes the warm-up, and it is off"),
+        ("mean_teacher", {"ema": {"growth": 9, "gamma": 4}}, "and 'gamma: 4' does, too"),
         ("mean_teacher", {"ema": {"rule": "copy"}}, "'rule: copy' needs 'every'"),
         ("mean_teacher", {"ema": {"rule": "never", "every": 5}, "burn_in": 1}, "is for 'rule: copy'"),
         ("mean_teacher", {"ema": {"rule": "never"}}, "would stay untrained; give a burn-in"),

@@ -99,6 +99,21 @@ def test_an_average_may_move_every_third_step_and_warm_up_by_another_law() -> No
     assert [plain.decay(step) for step in (0, 1, 2, 10**6)] == [1 - 1 / 2, 1 - 1 / 3, 1 - 1 / 4, 0.999]
 
 
+def test_a_decay_may_grow_as_yolos_and_statistics_be_averaged() -> None:
+    """0.9999 (1 - exp(-n / 2000)) with n = 1 at the first step; counters are copied all the same."""
+    teacher = build_teacher(net(), EmaConfig(decay=0.9999, growth=2000, buffers="average"), 0)
+    grown = {0: 0.000499825, 1999: 0.632057347, 19999: 0.999854605, 10**6: 0.9999}
+    assert {step: round(teacher.decay(step), 9) for step in grown} == grown
+    student = net()
+    student(torch.randn(2, 3, 4, 4))
+    before = teacher.model[1].running_mean.clone()
+    teacher.move(student, 0.75)
+    torch.testing.assert_close(teacher.model[1].running_mean, 0.75 * before + 0.25 * student[1].running_mean)
+    assert teacher.model[1].num_batches_tracked == 1
+    teacher.move(student, 0.0)
+    assert all(torch.equal(a, b) for a, b in zip(teacher.model.state_dict().values(), student.state_dict().values()))
+
+
 def test_copies_are_made_from_the_end_of_burn_in_on() -> None:
     teacher = Copy(net(), every=2, burn_in=3, decay=0.6, warm_up=False, start=1)
     assert [teacher.decay(step) for step in range(7)] == [0, 0.6, 0.6, 1, 0, 1, 0]

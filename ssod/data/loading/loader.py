@@ -22,7 +22,7 @@ from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
 from ssod.structures import Batch, Targets, View
-from ssod.transforms.transform import Setting
+from ssod.transforms.transform import ALONE, Setting
 from ssod.transforms.views import Pipeline, Sample, ViewsConfig, check_others, make_views, to_tensor
 from ssod.utils.errors import SsodError
 
@@ -53,6 +53,8 @@ def train_batches(
     loading: Loading,
     place: Place,
     on_bad: Callable[[SsodError], None] | None = None,
+    *,
+    others: bool = True,
 ) -> Generator[Batch, None, None]:
     """Yield ``sampling.accumulate`` micro-batches for each of ``steps``.
 
@@ -67,6 +69,8 @@ def train_batches(
         loading: how they are read.
         place: whose share of each micro-batch is yielded.
         on_bad: called in this process once for each unreadable unlabelled image, with what is wrong with it.
+        others: whether operations of unlabelled views may take parts of other unlabelled images; without, a mosaic has
+            its own picture alone.
 
     Returns:
         A generator, to be closed (``workers.reading``); ``batch.labeled`` holds each image once per labelled view, its
@@ -83,6 +87,8 @@ def train_batches(
         what = "data.unlabeled" if unlabeled is None else "views.unlabeled"
         raise SsodError("config", what, f"missing, but train.batch.unlabeled is {sampling.unlabeled}", "add it")
     check_others(views.labeled, len(labeled))
+    if sampling.unlabeled and others:
+        check_others(views.unlabeled, len(unlabeled or ()), "unlabeled")
     dataset = _Steps(
         labeled=labeled,
         unlabeled=unlabeled if sampling.unlabeled else None,
@@ -94,6 +100,7 @@ def train_batches(
         divisor=loading.divisor,
         read=loading.read,
         total=steps.stop,
+        others=others,
     )
     numbers = range(steps.start * sampling.accumulate, steps.stop * sampling.accumulate)
     batches = run(dataset, numbers, dataset.describe, loading.workers, loading.timeout)
@@ -148,6 +155,7 @@ class _Steps(Dataset):
     divisor: int
     read: Reader
     total: int
+    others: bool
 
     def __getitem__(self, k: int) -> tuple[Batch, list[SsodError]] | SsodError:
         step, micro = divmod(k, self.sampling.accumulate)
@@ -190,12 +198,19 @@ class _Steps(Dataset):
     def _unlabeled(self, step: int, micro: int, bad: list[SsodError]) -> dict[str, View]:
         samples: dict[str, list[Sample]] = {name: [] for name, p in self.views.unlabeled.items() if not p.hidden}
         ids: list[Any] = []
+        images = self.unlabeled
+
+        def other(i: int) -> tuple[Image.Image, None]:
+            return self.read.or_next(images, i, bad)[1], None
+
+        setting = Setting(count=len(images), read=other) if self.others else ALONE
         for position, wanted in self._mine(self.unlabeled_stream, self.sampling.unlabeled, step, micro):
-            i, image = self.read.or_next(self.unlabeled, wanted, bad)
-            seen = make_views(image, None, self.views.unlabeled, self.sampling.seed, "unlabeled", i, position)
+            i, image = self.read.or_next(images, wanted, bad)
+            draw = self.sampling.seed, "unlabeled", i, position
+            seen = make_views(image, None, self.views.unlabeled, *draw, setting=setting)
             for name, sample in seen.items():
                 samples[name].append(sample)
-            ids.append(self.unlabeled.ids[i])
+            ids.append(images.ids[i])
         return {name: collate(items, list(ids), self.divisor) for name, items in samples.items()}
 
 
