@@ -73,6 +73,8 @@ class Detector(nn.Module):
         sides: whether each box output tells where one side is (``boxes.Coder``).
         pretrained_heads: whether pyramid and heads have weights from a file, too.
         half_size: whether it can look at a ``View.half_size``.
+        strides: pixels per cell of each level of its dense rows.
+        central: whether the loss of a whole box counts by its row's centerness, and is divided by the sum of that.
     """
 
     num_classes: int
@@ -84,6 +86,8 @@ class Detector(nn.Module):
     sides: bool = False
     pretrained_heads: bool = False
     half_size: bool = False
+    strides: tuple[int, ...] = ()
+    central: bool = False
 
     @property
     def body(self) -> nn.Module:
