@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ssod import config
+from ssod.data.loading.loader import collate
 from ssod.methods.base import Labels, Method
 from ssod.pseudo_labels.class_balance import ClassBalance
 from ssod.structures import Batch, Predictions, Pseudo, Targets, View
-from ssod.structures.boxes import LtrbCoder, clip
+from ssod.structures.boxes import LtrbCoder, clip, mirror
 from ssod.transforms.half_copy import half_boxes, half_copy
+from ssod.transforms.patch_shuffle import PatchShuffle, exchanged
+from ssod.transforms.transform import Seen, Transform
+from ssod.transforms.views import Pipeline, Sample, make_views
+from ssod.utils.errors import SsodError
 from tests.paths import golden_path
+from tests.small import small_config
 from tests.test_methods import detector, method, view
+from tests.transforms.common import picture
 
 FILE = np.load(golden_path("dsl.npz"), allow_pickle=False)
 CASES = json.loads(str(FILE["cases_json"]))
@@ -171,3 +181,110 @@ def test_losses_of_three_images(case: dict) -> None:
         for i, x in enumerate(maps[own]):
             grad = torch.zeros_like(x) if x.grad is None else x.grad
             close(grad, level(case, i, f"grad_{name}"), rtol=1e-3)
+
+
+# ---- patches that change places ------------------------------------------------------------------------------------
+
+
+def cut_of(case: dict) -> Transform:
+    height, width = array(case, "image").shape[:2]
+    return exchanged((width, height), int(array(case, "cut")), across=case["axis"] == "x")
+
+
+def all_boxes(case: dict, suffix: str = "") -> list[Targets]:
+    """Labels and boxes in doubt, the released code's input or output."""
+    labels = array(case, f"labels{suffix}").long()
+    ignored = array(case, f"ignore{suffix or '_boxes'}").view(-1, 4)
+    boxes = array(case, f"boxes{suffix}").view(-1, 4)
+    return [Targets(boxes, labels), Targets(ignored, torch.zeros(len(ignored), dtype=torch.long))]
+
+
+def wide(t: Targets) -> Targets:
+    return t[(t.boxes[:, 2:] - t.boxes[:, :2] > 1).all(1)]  # others are dropped here
+
+
+@pytest.mark.parametrize("case", named("patch_shuffle"))
+def test_boxes_go_with_their_pixels(case: dict) -> None:
+    """True boxes inside the view, and pseudo-labels by what the view says of its parts, one box or two for each."""
+    picture, wanted = Image.fromarray(array(case, "image").numpy()), [wide(t) for t in all_boxes(case, "_out")]
+    cut = cut_of(case)
+    for given, out in zip(all_boxes(case), wanted):
+        seen = cut.follow(Seen(picture, np.eye(3), given))
+        assert np.array_equal(np.asarray(seen.image), array(case, "image_out").numpy())
+        close(seen.boxes().boxes, out.boxes)
+        assert seen.boxes().labels.tolist() == out.labels.tolist()
+    unknown = cut.follow(Seen(picture, np.eye(3), None))
+    assert np.array_equal(np.asarray(unknown.image), array(case, "image_out").numpy())
+    src = collate([Sample(picture, np.eye(3), 0, None)], [0], 8)
+    dst = collate([Sample(unknown.image, unknown.matrix, 0, None, unknown.pieces)], [0], 8)
+    labels, doubt = all_boxes(case)
+    moved = Pseudo([labels], unsure=[doubt]).move(src, dst)
+    for got, out in zip((moved.cls[0], moved.unsure[0]), wanted):
+        close(got.boxes, out.boxes)
+        assert got.labels.tolist() == out.labels.tolist()
+
+
+OPS = [{"resize": {"ratio": 0.8}}, {"patch_shuffle": {"p": 1}}, {"flip": {"p": 1}}, {"resize": {"ratio": 1.5}}]
+
+
+def test_pseudo_labels_follow_as_true_boxes_do() -> None:
+    """From the mirrored weak view into one that is scaled, cut, mirrored and scaled again; one image stays whole."""
+    boxes = torch.tensor([[3.0, 5, 40, 44], [30, 2, 77, 20], [50, 30, 60, 58], [1, 1, 79, 59]])
+    truth = Targets(boxes, torch.tensor([0, 1, 2, 0]), torch.tensor([0.9, 0.8, 0.7, 0.6]))
+    views = {"weak": Pipeline.model_validate([{"flip": {"p": 1}}]), "strong": Pipeline.model_validate(OPS)}
+    plain = views | {"strong": Pipeline.model_validate(OPS[:1])}
+    counts = []
+    for draw in range(6):
+        image = picture(80, 60, draw)
+        known, blind = ([make_views(image, of, v, draw) for v in (views, plain)] for of in (truth, None))
+        src, dst = (collate([of[name] for of in blind], [0, 1], 32) for name in ("weak", "strong"))
+        assert np.array_equal(np.asarray(known[0]["strong"].image), np.asarray(blind[0]["strong"].image))
+        labels = Pseudo([of["weak"].targets for of in known])
+        moved = labels.move(src, dst).cls
+        for got, of in zip(moved, known):
+            close(got.boxes, of["strong"].targets.boxes, atol=1e-3)
+            assert torch.equal(got.labels, of["strong"].targets.labels)
+            assert torch.equal(got.confidence(), of["strong"].targets.confidence())
+        mirrored = labels.move(src, dst.flipped()).cls
+        close(mirrored[0].boxes, mirror(moved[0].boxes, dst.sizes[0, 1]), atol=1e-3)
+        counts.append((len(moved[0]), len(moved[1])))
+        with pytest.raises(TypeError, match="out of a view that was cut"):
+            Pseudo(moved).move(dst, src)
+    assert all(whole == 4 for _, whole in counts)
+    assert max(cut for cut, _ in counts) > 4
+
+
+def test_two_cuts_undo_each_other() -> None:
+    image = np.asarray(picture(50, 30))
+    for across, length in ((True, 50), (False, 30)):
+        once, again = (exchanged((50, 30), cut, across=across) for cut in (11, length - 11))
+        assert np.array_equal(np.asarray(again.apply(once.apply(Image.fromarray(image)))), image)
+
+
+def test_half_of_the_pictures_are_cut() -> None:
+    """Across and down alike, and the same whatever is drawn besides."""
+    seen = [PatchShuffle().draw(np.random.default_rng(i), (64, 48)) for i in range(400)]
+    cut = [t for t in seen if t.always]
+    assert 160 < len(cut) < 240
+    place = [cut.boxed(Seen(picture(64, 48), np.eye(3), None)).pieces.regions[0, 0].tolist() for cut in cut[:100]]
+    across = [region for region in place if region[3] == 48]
+    assert 30 < len(across) < 70
+    assert {region[2] for region in across} != {64}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ("views.unlabeled.weak=[patch_shuffle]", "views.unlabeled", "tears apart what the teacher is to find whole"),
+        ("views.unlabeled.strong=[patch_shuffle, {maybe: {ops: [patch_shuffle]}}]", "views.unlabeled", "cut 2 times"),
+        ("views.val=[patch_shuffle]", "views.val", "tears apart what is to be found whole"),
+        ("method={name: soft_teacher}", "views.unlabeled.strong", "'soft_teacher' asks its teacher for more"),
+        ("method={name: dense_teacher, burn_in: 2}", "views.unlabeled.strong", "'dense_teacher' asks its teacher"),
+    ],
+)
+def test_where_no_picture_may_be_cut(tmp_path: Path, change: str, field: str, words: str) -> None:
+    with pytest.raises(SsodError) as error:
+        config.load(small_config(tmp_path, views__unlabeled__strong=["patch_shuffle"]), [change])
+    assert error.value.field.startswith(field)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)

@@ -76,12 +76,12 @@ class Method(Supervised):
     def forward(self, batch: Batch, step: int) -> Losses:
         """Learn from the labels, then from what the teacher says; see ``Supervised.forward``."""
         losses: Losses = {}
-        for ctx, weight in self.looks(batch, step):
+        for ctx, weight in self.each_look(batch, step):
             losses = add(losses, self.losses_of(ctx, weight))
             del ctx  # what the student saw is not kept in memory while it looks again
         return losses
 
-    def looks(self, batch: Batch, step: int) -> Iterator[tuple[Context, float | Tensor]]:
+    def each_look(self, batch: Batch, step: int) -> Iterator[tuple[Context, float | Tensor]]:
         """Yield what the student sees in a step, and how much its losses weigh: labelled images, then each task.
 
         It looks again when the next one is asked for. A method that learns from all of them together overrides

@@ -116,7 +116,7 @@ class Dsl(base.Method, burn_in_reads=()):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Look at all images of a step, then learn from them as from one batch."""
-        looks = list(self.looks(batch, step))
+        looks = list(self.each_look(batch, step))
         if len(looks) == 1:
             return self.losses_of(*looks[0])
         looks += [(self.at_half_size(ctx), weight) for ctx, weight in looks[1:]]

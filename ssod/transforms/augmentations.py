@@ -17,7 +17,18 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError
 
-from ssod.transforms import box_color, box_move, centered, erasing, geometry, one_op, photometric, scale_aware, zoom
+from ssod.transforms import (
+    box_color,
+    box_move,
+    centered,
+    erasing,
+    geometry,
+    one_op,
+    patch_shuffle,
+    photometric,
+    scale_aware,
+    zoom,
+)
 from ssod.transforms.presets import PRESETS
 from ssod.transforms.transform import Augmentation, Size, Transform, chain
 from ssod.utils.schema import Section
@@ -125,6 +136,7 @@ AUGMENTATIONS: dict[str, type[Section]] = {
     "center_rotate": centered.CenterRotate,
     "center_shear": centered.CenterShear,
     "geometry_op": one_op.GeometryOp,
+    "patch_shuffle": patch_shuffle.PatchShuffle,
     "color_op": photometric.ColorOp,
     "color_op_uniform": one_op.ColorOpUniform,
     "color_jitter": photometric.ColorJitter,
