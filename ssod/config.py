@@ -23,7 +23,7 @@ from ssod.evaluation.eval_config import EvalConfig
 from ssod.methods.base import Common
 from ssod.methods.burn_in import not_kept
 from ssod.methods.registry import find
-from ssod.transforms.views import ViewsConfig, by_chance, misaligned
+from ssod.transforms.views import ViewsConfig, by_chance, unfit
 from ssod.utils import recipes
 from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown
 from ssod.utils.errors import SsodError
@@ -268,10 +268,10 @@ def _cross_check(cfg: Config, source: Source) -> None:
             raise source.error(f"views.unlabeled.{name}", "missing", f"'{cfg.method.name}' needs it")
     if cfg.method.labels_once and by_chance(cfg.views.unlabeled, "weak"):
         raise source.error("views.unlabeled.weak", "drawn by chance, but labelled once", "write [], or what val has")
-    for name in cfg.method.aligned_views:
-        if misaligned(cfg.views.unlabeled, "weak", name):
-            problem = f"not pixel-aligned with weak, which '{cfg.method.name}' compares row by row"
-            raise source.error(f"views.unlabeled.{name}", problem, "write {start: weak, ops: [what moves no pixel]}")
+    for name in (m := cfg.method).student_views:
+        facts = {"aligned": name in m.aligned_views, "places": m.asks_teacher and m.asks_maps}
+        if found := unfit(cfg.views.unlabeled, name, m.name, **facts):
+            raise source.error(f"views.unlabeled.{name}", *found)
     if cfg.data.unlabeled is None and cfg.data.split is None:
         problem, fix = f"no unlabelled images, but '{cfg.method.name}' needs them", "name a folder, or a data.split"
         raise source.error("data.unlabeled", problem, fix)

@@ -133,7 +133,8 @@ def _shrink_detector(detector: dict[str, Any]) -> None:
     if detector["name"] in D2_OPTS:
         detector |= {"weights": "none", "opts": detector.get("opts", {}) | D2_OPTS[detector["name"]]}
         return
-    detector.pop("trainable_layers", None)
+    for key in ("trainable_layers", "rla"):  # of larger nets
+        detector.pop(key, None)
     detector |= {"backbone": "tiny", "weights": "none", "norm": "group", "channels": 16}
     if "rpn" in detector:
         detector["rpn"] |= {"rows": 32, "before": [60, 40], "after": [24, 16]}
@@ -152,11 +153,13 @@ def _shrink_method(method: dict[str, Any]) -> None:
     if method["ema"].get("start") is not None:  # None: where burn-in ends
         method["ema"]["start"] = min(method["ema"]["start"], 1)
     form = method.get("form")  # Mean Teacher's forms refuse each other's keys
-    for key in ("score", "candidate_score"):
+    for key in ("score", "candidate_score", "unsure"):
         if key in method and form != "consistency":
             method[key] = 1e-3
     if "unsure_score" in method:  # with objectness, scores begin lower still
         method |= {"score": 1e-7, "unsure_score": 1e-8}
+    if "rise" in method:  # thresholds by class are chosen after each step
+        method["every"] = 1
     if "queue" in method:
         method["queue"] = 64
     if "mosaic_size" in method:

@@ -59,9 +59,10 @@ METHODS = {
     "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
     "stac": {"burn_in": 12, "score": 0.05},
     "s4od": {"every": 6, "look": 3, "score": 0.05, "spread": 0.5},
+    "dsl": {"every": 5, "score": 0.05, "unsure": 0.02, "rise": 0.3},
     "mix_pl": {"score": 0.05, "cache": {"side": 64}, "mosaic_size": [20, 40]},
 }
-PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2, "mix_pl": 2, "s4od": 2}  # of a step
+PARTS = {"acrst": 2, "consistent_teacher": 2, "dsl": 2, "label_match": 2, "mix_pl": 2, "s4od": 2}  # of a step
 
 
 @pytest.mark.slow

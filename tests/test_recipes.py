@@ -51,8 +51,10 @@ def test_what_is_not_offered_is_refused_in_one_line() -> None:
     no_quality = {("efficient_teacher", name) for name in DETECTORS if "retinanet" in name or "faster_rcnn" in name}
     maps = ("dense_teacher", "humble_teacher", "csd", "mean_teacher_consistency")
     objects = {(method, name) for method in maps for name in DETECTORS if name.startswith("dense_")}
-    assert refused_ == dense | sides | no_quality | objects
+    levels = {("dsl", name) for name in DETECTORS if "faster_rcnn" in name or name.startswith("dense_")}
+    assert refused_ == dense | levels | sides | no_quality | objects
     why = dict.fromkeys(dense, ("faster_rcnn/d2_faster_rcnn", "a detector with proposals has none"))
+    why |= dict.fromkeys(levels, ("faster_rcnn/d2_faster_rcnn/dense_detector", "dense_detector speak of objects alone"))
     why |= dict.fromkeys(sides, ("d2_retinanet/d2_fcos/d2_faster_rcnn/dense_detector", "heads do not say"))
     why |= dict.fromkeys(no_quality, ("retinanet/d2_retinanet/faster_rcnn/d2_faster_rcnn", "has no branch for that"))
     why |= dict.fromkeys(objects, ("dense_detector", "those of this detector speak of objects alone"))

@@ -33,7 +33,7 @@ from tests.mini import STEPS, shrunk, write_data
 from tests.recipes_resolved import DETECTORS, FAMILIES, combinations
 
 FAMILY = {"RetinaNet R50-FPN": "retinanet", "FCOS R50-FPN": "fcos", "Faster R-CNN R50-FPN": "faster_rcnn"}
-FAMILY |= {"Faster R-CNN R50, P3-P7": "faster_rcnn"}
+FAMILY |= {"Faster R-CNN R50, P3-P7": "faster_rcnn", "FCOS R50-RLA": "fcos"}
 PROTOCOL = {
     "coco": "COCO 10 %",
     "coco_additional": "COCO additional",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ssod.assign.matches import IGNORED
 from ssod.structures import Assignment
 
 
@@ -24,6 +25,27 @@ def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
         normalizer=normalizer,
         box_std=box.box_std,
     )
+
+
+def with_doubts(sure: Assignment, unsure: Assignment, counts: list[tuple[int, int]]) -> Assignment:
+    """Let rows that learn nothing of one set, and would learn a box of the other, learn no class. (DSL)
+
+    A box in doubt takes no row from a sure one, also where it is the smaller or the better fit.
+
+    Args:
+        sure: what rows are asked for.
+        unsure: what they would be asked for by the boxes in doubt.
+        counts: how many sure boxes and how many boxes in doubt each image has. ``matched`` counts both, image by image,
+            those in doubt behind the others (``Pseudo.with_ignored``).
+    """
+    matched = sure.matches()
+    doubt = (unsure.matches() >= 0) & (matched < 0)
+    numbers, start = [matched.new_zeros(1)], 0  # one more, so that there is something to look up
+    for own, others in counts:
+        numbers.insert(-1, torch.arange(start, start + own, device=matched.device))
+        start += own + others
+    matched = torch.where(matched >= 0, torch.cat(numbers)[matched.clamp(min=0)], matched)
+    return replace(sure, cls_weight=sure.cls_weight * ~doubt, matched=torch.where(doubt, IGNORED, matched))
 
 
 def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: int, num_classes: int) -> Assignment:

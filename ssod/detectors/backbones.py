@@ -17,6 +17,7 @@ from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
 from ssod.detectors.half_size import HalfSizePyramid
+from ssod.detectors.rla import Layers, aggregate
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section, Switch
 
@@ -65,6 +66,10 @@ class BackboneConfig(Section):
     downsample: Literal["1x1"] | None = None
     """Which convolution of a ResNet-50 or 101 bottleneck has the stride: `1x1` is the first (MSRA's original, most of
     detectron2's models); by default the second (torchvision)."""
+    rla: Switch = None
+    """`true`: the blocks of a ResNet hand on a memory, which each reads and writes (recurrent layer aggregation, DSL).
+    Weights of a plain ResNet fit, and the net starts as that one. Its normalisation follows `norm`; of its statistics a
+    plain file knows nothing, so that `frozen` there is none."""
     pixel_std: tuple[float, float, float] | None = None
     "What RGB in 0..255 is divided by; `[1, 1, 1]` for detectron2's MSRA models. By default ImageNet's deviations."
     name: str
@@ -110,6 +115,9 @@ def refuse_impossible(cfg: BackboneConfig) -> None:
     if cfg.downsample and cfg.backbone not in ("resnet50", "resnet101"):
         problem = f"'{cfg.backbone}' has no bottlenecks"
         raise SsodError("config", "detector.downsample", problem, "remove it, or use backbone: resnet50")
+    if cfg.rla and cfg.backbone not in ("resnet18", "resnet50", "resnet101"):
+        problem = f"'{cfg.backbone}' has no blocks that could hand it on"
+        raise SsodError("config", "detector.rla", problem, "remove it, or use backbone: resnet50")
     if cfg.level6 and (cfg.levels[1] != 7 or LEVELS[cfg.backbone][1][-1] == cfg.channels):
         problem = "needs levels up to 7, and other channels than the backbone's last stage"
         raise SsodError("config", "detector.level6", problem, "remove it")
@@ -137,14 +145,20 @@ def build_backbone(cfg: BackboneConfig) -> BackboneWithFPN:
     names, widths = LEVELS[cfg.backbone]
     first, last = cfg.levels
     used = range(first - 2 - bool(cfg.half_size), min(last, 5) - 1)
+    if cfg.rla:
+        aggregate(body, norm, names[used[-1]])
     freeze(body, cfg)
-    return (HalfSizePyramid if cfg.half_size else BackboneWithFPN)(
+    return_layers = {names[i]: str(n) for n, i in enumerate(used)}
+    pyramid = (HalfSizePyramid if cfg.half_size else BackboneWithFPN)(
         body,
-        return_layers={names[i]: str(n) for n, i in enumerate(used)},
+        return_layers=return_layers,
         in_channels_list=[widths[i] for i in used],
         out_channels=cfg.channels,
         extra_blocks=_extra(last, cfg.channels, widths[-1] if cfg.level6 == "c5" else cfg.channels),
     )
+    if cfg.rla:
+        pyramid.body = Layers(body, return_layers)
+    return pyramid
 
 
 def stride_first(body: nn.Module) -> None:

@@ -263,7 +263,8 @@ class Dense(Detector):
         if not self.central or a.box_weight.ndim == 2 or "box" in a.normalizer:
             return (rows / normalizer[a.fg_rows]).sum()
         near = given(with_centerness(p, a).quality, "rows have a centerness")[a.fg_rows]
-        return (rows * near).sum() / mean_count(near.sum(), least=1e-6)
+        total = a.normalizer.get("centerness")
+        return (rows * near).sum() / (mean_count(near.sum(), least=1e-6) if total is None else total)
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:
         """See ``structures.Detector``; changes nothing, unlike the ``normalizers`` of a subclass that remembers."""

@@ -4,7 +4,8 @@ Our detectors keep torchvision's ``state_dict`` names, so a torchvision checkpoi
 rename what older files call otherwise). Two things are mapped:
 
 * **backbone files** (ImageNet classifiers): ``<name>`` or ``features.<name>`` -> ``backbone.body.<name>``; the
-  classifier is left out.
+  classifier is left out. The authors' RLA-ResNets have other names (``ssod.detectors.rla``), and a plain ResNet's
+  convolutions are filled up with 0 where ours read a memory.
 * **class columns**, where the file has another number of them than we have:
 
   ========================  ================================  =====================================================
@@ -36,6 +37,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from ssod.detectors.backbones import GROUPS, BackboneConfig
+from ssod.detectors.rla import FRESH, own_name, widened
 from ssod.structures import Detector
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
@@ -155,6 +157,7 @@ def fit(detector: Detector, state: State, cfg: BackboneConfig, source: str) -> L
     whole = any(name.startswith("backbone.") for name in state)
     state = adapt_classes(detector, state) if whole else backbone_names(state, cfg.backbone)
     own = detector.state_dict()
+    state = widened(state, own)
     try:
         missing, unexpected = detector.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -162,7 +165,7 @@ def fit(detector: Detector, state: State, cfg: BackboneConfig, source: str) -> L
         raise _misfit(source, detail) from error
     by_class = {name for name in own if is_by_class(name)}
     optional = by_class | {name for name in own if name.endswith("num_batches_tracked")} | {"level_scale"}
-    new = ("head.spread.", "roi_heads.box_predictor.spread.", "backbone.finest.")
+    new = ("head.spread.", "roi_heads.box_predictor.spread.", "backbone.finest.", *FRESH)
     optional |= {name for name in own if name.startswith(new)}
     needed = set(own) if whole else {name for name in own if name.startswith("backbone.body.")}
     lacking = [name for name in missing if name in needed - optional]
@@ -181,9 +184,9 @@ def fit(detector: Detector, state: State, cfg: BackboneConfig, source: str) -> L
 def backbone_names(state: State, backbone: str) -> State:
     """Rename an ImageNet classifier's weights; the classifier itself is left out."""
     prefix = "features." if backbone == "mobilenet_v3_large" else ""
-    heads = ("fc.", "classifier.")
+    heads = ("fc.", "classifier.", "bn2.")
     return {
-        f"backbone.body.{name.removeprefix(prefix)}": value
+        f"backbone.body.{own_name(name).removeprefix(prefix)}": value
         for name, value in state.items()
         if not name.startswith(heads)
     }

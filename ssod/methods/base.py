@@ -7,7 +7,7 @@ A method is one file in this folder: a ``Config`` (its knobs), a ``Method`` that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
 from ssod.pseudo_labels.background_damping import damping
 from ssod.pseudo_labels.label_mass import harden_labels
-from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+from ssod.structures import Assigned, Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 from ssod.structures.ragged import select
 from ssod.transforms.mix import Mixer
 from ssod.utils import collective
@@ -78,6 +78,18 @@ class Method(Supervised):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Learn from the labels, then from what the teacher says; see ``Supervised.forward``."""
+        losses: Losses = {}
+        for ctx, weight in self.each_look(batch, step):
+            losses = add(losses, self.losses_of(ctx, weight))
+            del ctx  # what the student saw is not kept in memory while it looks again
+        return losses
+
+    def each_look(self, batch: Batch, step: int) -> Iterator[tuple[Context, float | Tensor]]:
+        """Yield what the student sees in a step, and how much its losses weigh: labelled images, then each task.
+
+        It looks again when the next one is asked for. A method that learns from all of them together overrides
+        ``forward``, not this.
+        """
         cfg, teacher, pseudo, tasks = self.cfg, None, None, []
         self.stats = {"labeled/boxes_per_image": count_per_image(batch.labeled.truth())}
         # The student comes last: where parts of a step wait for each other's labels, it need not look twice.
@@ -90,15 +102,19 @@ class Method(Supervised):
             if step >= cfg.unsup_start:  # before, labels are only made: what they teach the thresholds is kept
                 tasks = self.tasks(batch, step, pseudo)
         labeled = self.look_at_labeled(batch, step)
-        losses = self.scale("sup", self.learn(labeled), self.sup_weight(step))
+        yield labeled, self.sup_weight(step)
         beside = labeled if cfg.compares_labeled else None
-        del labeled  # the rest of what the student saw there is not kept in memory
+        del labeled
         for view, mine, weight in tasks:
             view, mine = self.mix(view, mine, batch.labeled)
-            ctx = self.look("unsup", batch, step, view, mine, teacher, beside)
-            unsup = self.distill(ctx) if cfg.taught_by == "distances" else self.learn(ctx)
-            losses = add(losses, self.scale("unsup", unsup, weight, cfg.loss_weights))
-        return losses
+            yield self.look("unsup", batch, step, view, mine, teacher, beside), weight
+
+    def losses_of(self, ctx: Context, weight: float | Tensor, assigned: Assigned | None = None) -> Losses:
+        """Return the losses of a look, named and weighed; see ``learn`` and ``scale``."""
+        if ctx.side == "sup":
+            return self.scale("sup", self.learn(ctx, assigned), weight)
+        unsup = self.distill(ctx) if self.cfg.taught_by == "distances" else self.learn(ctx, assigned)
+        return self.scale("unsup", unsup, weight, self.cfg.loss_weights)
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from ssod.structures.clusters import Clusters
 from ssod.structures.detector import Assigner, Detector, Output, Priors
 from ssod.structures.images import Batch, View
+from ssod.structures.pieces import Pieces
 from ssod.structures.pseudo import Pseudo, move_targets
 from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss
 from ssod.structures.statistics import LabelStatistics
@@ -19,6 +20,7 @@ __all__ = [
     "Kind",
     "LabelStatistics",
     "Output",
+    "Pieces",
     "Predictions",
     "Priors",
     "Pseudo",

@@ -76,6 +76,8 @@ class Detector(nn.Module):
         objectness: whether its dense rows have an objectness, see ``Predictions``.
         with_quality: asks the quality branch for what it is asked for where nobody says it; None where rows have an
             objectness, or no quality at all.
+        strides: pixels per cell of each level of its dense rows.
+        central: whether the loss of a whole box counts by its row's centerness, and is divided by the sum of that.
     """
 
     num_classes: int
@@ -89,6 +91,8 @@ class Detector(nn.Module):
     half_size: bool = False
     objectness: bool = False
     with_quality: Callable[[Predictions, Assignment], Assignment] | None = None
+    strides: tuple[int, ...] = ()
+    central: bool = False
 
     @property
     def body(self) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssod.structures.boxes import compose
 from ssod.structures.mapped import Mapped
+from ssod.structures.pieces import Pieces
 from ssod.structures.targets import Targets
 from ssod.utils.given import given
 
@@ -22,13 +23,14 @@ class View(Mapped):
         images: [N, 3, H, W] RGB, padded with 0 at the bottom and right to the common, stride-divisible size; uint8
             in 0..255 or float in 0..1. Normalisation belongs to the detector.
         sizes: [N, 2] int64, (height, width) of each image without its padding.
-        matrix: [N, 3, 3] float32, pixels of the original image -> pixels of this view.
+        matrix: [N, 3, 3] float32, pixels of the original image -> pixels of this view, as if it had not been cut.
         keys: [N] int64, one random key per image (``ssod.utils.seeding``).
         ids: N image ids, as the data set's file names them; for messages and results.
         targets: N ``Targets`` in this view's pixels, or None where there are no labels.
         half_size: whether a detector looks at every second pixel alone, with a pyramid that begins one level finer. Its
             maps are then as large as those of all pixels, and all places stay those of the full size.
         per_image: looks at each image that stand side by side, of labelled images as many as these have views.
+        pieces: how unlabelled images were cut, and where the parts went; None where all are whole.
     """
 
     images: Tensor
@@ -39,6 +41,7 @@ class View(Mapped):
     targets: list[Targets] | None = None
     half_size: bool = False
     per_image: int = 1
+    pieces: Pieces | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,7 +72,8 @@ class View(Mapped):
         mirror = torch.eye(3, dtype=self.matrix.dtype, device=self.matrix.device).repeat(len(self), 1, 1)
         mirror[:, 0, 0].fill_(-1)
         mirror[:, 0, 2] = width.to(mirror)
-        return replace(self, images=self.images.gather(3, index), matrix=compose(mirror, self.matrix), targets=None)
+        pieces, images = self.pieces and self.pieces.then(mirror), self.images.gather(3, index)
+        return replace(self, images=images, matrix=compose(mirror, self.matrix), targets=None, pieces=pieces)
 
 
 @dataclass

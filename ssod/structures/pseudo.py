@@ -11,6 +11,7 @@ from torch import Tensor
 from ssod.structures.boxes import clip, compose, warp, warp_sides
 from ssod.structures.images import View
 from ssod.structures.mapped import Mapped
+from ssod.structures.pieces import move_in_pieces
 from ssod.structures.ragged import image_index, select
 from ssod.structures.targets import Targets, join
 
@@ -38,10 +39,20 @@ class Pseudo(Mapped):
         """Carry every box from the pixels of ``src`` into those of ``dst``.
 
         Corners are mapped, their axis-aligned hull is clipped to the image, and a box with a side of ``min_size``
-        pixels or less is dropped: it has left the view, and what stays of it would teach a wrong place.
+        pixels or less is dropped: it has left the view, and what stays of it would teach a wrong place. In a ``dst``
+        that was cut (``View.pieces``) a box goes with its pixels, and becomes several where it crosses a cut.
+
+        Raises:
+            TypeError: ``src`` was cut: which of its boxes are parts of one object is not known.
         """
+        if src.pieces is not None:
+            raise TypeError("boxes are not carried out of a view that was cut; the config should have refused it")
         # inv_ex: unlike inv it does not wait for the device to report singular matrices.
-        transfer = compose(dst.matrix, torch.linalg.inv_ex(src.matrix).inverse)
+        back, pieces = torch.linalg.inv_ex(src.matrix).inverse, dst.pieces
+        if pieces is not None:
+            before = compose(pieces.before, back)
+            return self.each(lambda targets: move_in_pieces(targets, before, pieces, dst.sizes, min_size))
+        transfer = compose(dst.matrix, back)
         return self.each(lambda targets: move_targets(targets, transfer, dst.sizes, min_size))
 
     def with_ignored(self) -> list[Targets]:

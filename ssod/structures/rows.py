@@ -126,7 +126,7 @@ class Assignment:
         matched: [R] int64 index of the target over all images concatenated, -1 background, -2 ignored; None where
             rows were asked for a teacher's map and not for boxes.
         normalizer: what a loss is divided by, [] or [R], by its name ``cls``, ``box`` or ``quality``; a loss that is
-            not named has the detector's own.
+            not named has the detector's own. ``centerness`` [] divides the box loss of a detector that weighs it so.
         box_std: [R, 4] logit of the deviation of each side of ``box``, as the teacher predicts it; None where it does
             not, and any number where no box was found.
         quality_of: the rows and boxes that the quality branch learns; None = those of this assignment.

@@ -37,6 +37,9 @@ PRESETS: dict[str, list[Any]] = {
         {"shuffle": ["color_op", {"maybe": {"p": 0.5, "ops": [_ONE_MOVE]}}]},
         "cutout_squares",
     ],
+    # DSL (arXiv:2207.05536), from its released code, after the patch shuffle and the flip: half of the images are moved
+    # as a whole. There the pixels of a single box are moved in the others, for which boxes are needed.
+    "dsl_strong": [{"maybe": {"p": 0.5, "ops": [_ONE_MOVE]}}, "unbiased_strong"],
     # MixPL (arXiv:2312.07006), from its released code: one colour and one geometric operation in random order. Patches
     # are erased by the method, on the device, as boxes that they hide are dropped (`method.erase` of `mix_pl`).
     "mix_pl_strong": [{"shuffle": ["color_op_uniform", "geometry_op"]}],

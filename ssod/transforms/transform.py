@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssod.structures import Targets, move_targets
+from ssod.structures import Pieces, Targets, move_targets
 
 Size = tuple[int, int]  # (width, height), Pillow's order
 MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as Pseudo.move does with pseudo-boxes
@@ -55,6 +55,8 @@ class Seen:
         targets: boxes, or None where nobody knows them.
         since: [3, 3] float64, pixels that the boxes refer to -> pixels of ``image``.
         setting: what operations may ask for.
+        pieces: how the picture was cut (``structures.Pieces``, N = 1, float64), where nobody knows boxes; None = it is
+            whole. ``matrix`` is then as if it had not been.
     """
 
     image: Image.Image
@@ -62,6 +64,7 @@ class Seen:
     targets: Targets | None
     since: np.ndarray = field(default_factory=lambda: np.eye(3))
     setting: Setting = ALONE
+    pieces: Pieces | None = None
 
     def boxes(self) -> Targets:
         """Return the boxes [M, 4] float64 in pixels of ``image``: hulls, clipped, without those that became too small.
@@ -90,7 +93,7 @@ class Transform:
         matrix: [3, 3] float64, old pixels -> new pixels.
         apply: the picture before -> the picture after; never changes its argument.
         boxed: does the same where boxes are known, in the place of ``apply`` and ``matrix``; None = boxes just follow.
-        always: whether ``boxed`` does it also where they are not.
+        always: whether ``boxed`` does it also where they are not: no matrix says where pixels go.
     """
 
     size: Size
@@ -103,8 +106,9 @@ class Transform:
         """Return what becomes of a picture, its matrix and its boxes."""
         if self.boxed is not None and (self.always or seen.targets is not None):
             return self.boxed(seen)
-        image = self.apply(seen.image)
-        return replace(seen, image=image, matrix=self.matrix @ seen.matrix, since=self.matrix @ seen.since)
+        image, pieces = self.apply(seen.image), seen.pieces and seen.pieces.then(torch.from_numpy(self.matrix)[None])
+        matrix, since = self.matrix @ seen.matrix, self.matrix @ seen.since
+        return replace(seen, image=image, matrix=matrix, since=since, pieces=pieces)
 
 
 class Augmentation(Protocol):

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from ssod.structures import Targets
-from ssod.transforms.augmentations import Asks, Augmentations, asks, dump_list, nearest
+from ssod.structures import Pieces, Targets
+from ssod.transforms.augmentations import Asks, Augmentations, asks, dump_list, leaves, nearest
+from ssod.transforms.patch_shuffle import PatchShuffle
 from ssod.transforms.transform import ALONE, Seen, Setting, chain
 from ssod.transforms.zoom import TILES
 from ssod.utils import seeding
@@ -95,7 +96,23 @@ def _without_labels(pipelines: dict[str, Pipeline]) -> dict[str, Pipeline]:
         if found := [one for one in asks(pipeline.ops) if one.boxes]:
             why = "an unlabelled image does not have when its views are made"
             raise ValueError(_nobody_answers(found[0], f"view '{name}'", why))
-    return _connected(pipelines)
+    pipelines = _connected(pipelines)
+    for name in pipelines:
+        cuts = count_cuts(pipelines, name)
+        if cuts > 1:
+            fix = "leave one of them"
+            raise ValueError(f"view '{name}': is cut {cuts} times by 'patch_shuffle', and boxes follow one cut; {fix}")
+        if cuts and name == "weak":
+            fix = "put it into 'strong'"
+            raise ValueError(f"view 'weak': 'patch_shuffle' tears apart what the teacher is to find whole; {fix}")
+    return pipelines
+
+
+def count_cuts(pipelines: Mapping[str, Pipeline], name: str) -> int:
+    """Return how often a view, or what it starts from, may be cut into parts that change places."""
+    pipeline = pipelines[name]
+    own = sum(isinstance(op, PatchShuffle) for op in leaves(pipeline.ops))
+    return own if pipeline.start is None else own + count_cuts(pipelines, pipeline.start)
 
 
 def _nobody_answers(one: Asks, where: str, why: str) -> str:
@@ -108,6 +125,8 @@ def _nobody_answers(one: Asks, where: str, why: str) -> str:
 def _alone(pipeline: Pipeline) -> Pipeline:
     if found := asks(pipeline.ops):
         raise ValueError(_nobody_answers(found[0], "the view of evaluation", "are not shown to a detector"))
+    if count_cuts({"val": pipeline.model_copy(update={"start": None})}, "val"):
+        raise ValueError("the view of evaluation: 'patch_shuffle' tears apart what is to be found whole; remove it")
     if pipeline.start is not None or pipeline.hidden:
         raise ValueError("the view of evaluation is the only one: it has no 'start' and is not 'hidden'")
     return pipeline
@@ -139,12 +158,14 @@ class Sample:
         matrix: [3, 3] float64, pixels of the file's upright image -> pixels of this view.
         key: random key of this view of this image at this position.
         targets: its boxes in this view's pixels, or None where there are no labels.
+        pieces: how an image without labels was cut (``Seen.pieces``); None = it is whole.
     """
 
     image: Image.Image
     matrix: np.ndarray
     key: int
     targets: Targets | None
+    pieces: Pieces | None = None
 
 
 def check_others(pipelines: Mapping[str, Pipeline], count: int, kind: str = "labeled") -> None:
@@ -191,6 +212,27 @@ def takes_others(pipelines: Mapping[str, Pipeline], name: str) -> bool:
     return own or (pipeline.start is not None and takes_others(pipelines, pipeline.start))
 
 
+def unfit(
+    pipelines: Mapping[str, Pipeline], name: str, method: str, *, aligned: bool, places: bool
+) -> tuple[str, str] | None:
+    """Return why a method's student cannot learn from a view, and what to write; None where it can.
+
+    Args:
+        pipelines: views of unlabelled images.
+        name: the student's.
+        method: the method's name.
+        aligned: whether its pixels must be where those of ``weak`` are.
+        places: whether the teacher is asked for more than boxes.
+    """
+    if places and count_cuts(pipelines, name):
+        problem = f"is cut by 'patch_shuffle', which boxes alone follow, and '{method}' asks its teacher for more"
+        return problem, "remove it"
+    if aligned and misaligned(pipelines, "weak", name):
+        problem = f"not pixel-aligned with weak, which '{method}' compares row by row"
+        return problem, "write {start: weak, ops: [what moves no pixel]}"
+    return None
+
+
 def by_chance(pipelines: Mapping[str, Pipeline], name: str) -> bool:
     """Whether a view of one image may be another one the next time.
 
@@ -231,9 +273,8 @@ def make_views(
         seen = Seen(image, np.eye(3), targets, setting=setting) if pipeline.start is None else made[pipeline.start]
         made[name] = chain(pipeline.ops, seeding.generator(*draw, name), seen.image.size).follow(seen)
     return {
-        name: Sample(made[name].image, made[name].matrix, seeding.key(*draw, name), _carried(made[name]))
-        for name, pipeline in pipelines.items()
-        if not pipeline.hidden
+        name: Sample(seen.image, seen.matrix, seeding.key(*draw, name), _carried(seen), seen.pieces)
+        for name, seen in ((name, made[name]) for name, pipeline in pipelines.items() if not pipeline.hidden)
     }
 
 

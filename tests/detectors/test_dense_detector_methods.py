@@ -21,6 +21,7 @@ REFUSED = {
     "dense_teacher": "speak of objects alone",
     "humble_teacher": "speak of objects alone",
     "csd": "speak of objects alone",
+    "dsl": "speak of objects alone",
     "unbiased_teacher_v2": "detector.spread",
 }
 

@@ -21,7 +21,7 @@ from ssod.data.formats.records import Images, Labeled
 from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
-from ssod.structures import Batch, Targets, View
+from ssod.structures import Batch, Pieces, Targets, View
 from ssod.transforms.transform import ALONE, Setting
 from ssod.transforms.views import Pipeline, Sample, ViewsConfig, check_others, make_views, to_tensor
 from ssod.utils.errors import SsodError
@@ -265,12 +265,14 @@ def collate(samples: Sequence[Sample], ids: list[Any], divisor: int, per_image: 
     for row, sample in zip(images, samples):
         pixels = to_tensor(sample.image)
         row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+    matrix = torch.from_numpy(np.stack([s.matrix for s in samples])).float()
     return View(
         images=images,
         sizes=sizes,
-        matrix=torch.from_numpy(np.stack([s.matrix for s in samples])).float(),
+        matrix=matrix,
         keys=torch.tensor([s.key for s in samples]),
         ids=ids,
         targets=None if samples[0].targets is None else [s.targets for s in samples],
         per_image=per_image,
+        pieces=Pieces.batch([s.pieces for s in samples], matrix),
     )

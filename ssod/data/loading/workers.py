@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssod.data.loading.team import Team, prepare, worker_deaths
-from ssod.structures import Batch, Targets, View
+from ssod.structures import Batch, Pieces, Targets, View
 from ssod.utils.errors import SsodError
 
 T = TypeVar("T")
@@ -109,7 +109,11 @@ def _of_view(view: View, fn: Callable[[Any], Any]) -> View:
     targets = view.targets
     if targets is not None:
         targets = [Targets(**{f.name: fn(getattr(t, f.name)) for f in fields(t)}) for t in targets]
-    return replace(view, sizes=fn(view.sizes), matrix=fn(view.matrix), keys=fn(view.keys), targets=targets)
+    pieces = view.pieces
+    if pieces is not None:
+        pieces = Pieces(**{f.name: fn(getattr(pieces, f.name)) for f in fields(Pieces)})
+    more = {"targets": targets, "pieces": pieces}
+    return replace(view, sizes=fn(view.sizes), matrix=fn(view.matrix), keys=fn(view.keys), **more)
 
 
 def _to_array(item: Tensor | None) -> np.ndarray | None:

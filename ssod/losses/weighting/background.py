@@ -80,5 +80,7 @@ def dense_rows(p: Predictions, theirs: Predictions, here: View, there: View) -> 
 
 
 def transfer(here: View, there: View) -> Tensor:
-    """Return [N, 3, 3], pixels of one view to pixels of another of the same images."""
+    """Return [N, 3, 3], pixels of one view to pixels of another of the same images, both of which are whole."""
+    if here.pieces is not None or there.pieces is not None:
+        raise TypeError("no matrix leads into a view that was cut; the config should have refused it")
     return compose(there.matrix, torch.linalg.inv_ex(here.matrix).inverse)
