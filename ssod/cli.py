@@ -1,20 +1,25 @@
 """The command line: one function a subcommand, each a thin cover over a Python call.
 
-Nothing heavy is imported here; ``ssod --help`` must answer at once, so torch is imported by the command that needs it.
+Nothing heavy is imported here; ``ssod --help`` must answer at once, so torch is imported by the command that needs it,
+and only after the files that it was given are known to be there.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssod.commands import listing
 from ssod.commands import options as option
 from ssod.commands.ending import one_line_errors
+from ssod.experiments.run_folder import run_folder
 from ssod.version import __version__
+
+if TYPE_CHECKING:
+    from ssod.config import Config
 
 app = typer.Typer(
     name="ssod",
@@ -81,9 +86,10 @@ def check(
     fold: option.Fold = None,
 ) -> None:
     """Counts, classes, bad boxes, leakage: every finding, not the first."""
+    cfg = _load(words, method, detector, data, percent, fold)
     from ssod.run import check
 
-    raise typer.Exit(check(_load(words, method, detector, data, percent, fold)))
+    raise typer.Exit(check(cfg))
 
 
 @app.command()
@@ -114,9 +120,10 @@ def plan(
     fold: option.Fold = None,
 ) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
+    cfg = _load(words, method, detector, data, percent, fold)
     from ssod.commands.plan import plan
 
-    plan(_load(words, method, detector, data, percent, fold))
+    plan(cfg)
 
 
 @app.command()
@@ -138,9 +145,9 @@ def train(
     ] = None,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
+    cfg = _load(words, method, detector, data, percent, fold)
     from ssod.build import opened
 
-    cfg = _load(words, method, detector, data, percent, fold)
     with opened(cfg, out=out, allow_change=allow_change or [], from_burn_in=from_burn_in) as trainer:
         trainer.fit()
 
@@ -229,7 +236,7 @@ def compare(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder.", callback=run_folder)],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default report.html in it.")] = None,
     baseline: Annotated[
         Path | None, typer.Option("--baseline", "--twin", help="The supervised run to compare with.")
@@ -264,7 +271,7 @@ def _given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _load(words: list[str] | None, *named: str | float | None) -> object:
+def _load(words: list[str] | None, *named: str | float | None) -> Config:
     from ssod.config import load_words
 
     return load_words(words or [], dict(zip(("method", "detector", "data", "percent", "fold"), named)))

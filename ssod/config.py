@@ -4,32 +4,35 @@ A file may name a ``recipe`` (data set, detector and method, each a file of ``co
 merged under it, key by key. One rule replaces deletion: **when a section's ``name`` (or ``format``) changes, the
 section starts afresh.** Overrides ``a.b=c`` come last; the bare ``method.name=supervised`` leaves the ``method.ema``
 that was written: a method and its baseline are measured by it. Where a value came from is kept, and told in messages.
+
+Files are read and merged without torch, so that a mistake in them is told at once; ``validate`` imports the sections.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ssod.data.datasets import DataConfig
-from ssod.detectors.build import DetectorConfig, names_assigner
-from ssod.engine.trainer import TrainConfig
-from ssod.evaluation.eval_config import EvalConfig
-from ssod.methods.base import Common
-from ssod.methods.burn_in import not_kept
 from ssod.methods.registry import find
-from ssod.transforms.views import ViewsConfig, by_chance, unfit
 from ssod.utils import recipes
 from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown
+from ssod.utils.config_files import read_with_bases
 from ssod.utils.errors import SsodError
 from ssod.utils.merging import merge, override, replace
 from ssod.utils.schema import Section
-from ssod.utils.yaml_io import dump_yaml, read_yaml
+from ssod.utils.yaml_io import dump_yaml
+
+if TYPE_CHECKING:
+    from ssod.data.data_config import DataConfig
+    from ssod.detectors.build import DetectorConfig
+    from ssod.engine.train_config import TrainConfig
+    from ssod.evaluation.eval_config import EvalConfig
+    from ssod.methods.config import Common
+    from ssod.transforms.views import ViewsConfig
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def load(
         SsodError: naming the file, the key and the fix. Code 2 for mistakes, 7 for YAML that wants to run code.
     """
     path = Path(path)
-    chain = _read_with_bases(path, ())
+    chain = read_with_bases(path)
     named = {key: value for _, tree in chain for key, value in tree.pop("recipe").items()}
     if recipe and not named:
         keys = ", ".join(f"--{key}" for key in recipe)
@@ -194,51 +197,11 @@ def validate(
         method = find(method_name)
     except SsodError as error:
         raise source.error("method.name", error.problem, error.fix) from None
-    kinds = {
-        "data": DataConfig,
-        "views": ViewsConfig,
-        "detector": DetectorConfig,
-        "method": method.Config,
-        "train": TrainConfig,
-        "eval": EvalConfig,
-    }
-    parts = {n: read_section(kind, tree[n], n, source, context) for n, kind in kinds.items()}
+    kinds = _sections() | {"method": method.Config}
+    parts = {n: read_section(kinds[n], tree[n], n, source, context) for n in SECTIONS}
     cfg = Config(stem=stem, raw=dict(tree), origins=origins or {}, **parts)
     _cross_check(cfg, source)
     return cfg
-
-
-# ---- merging -----------------------------------------------------------------------------------------------------
-
-
-def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
-    """Return a file and the bases below it, the lowest first, each with its ``recipe``."""
-    if path.resolve() in seen:
-        raise SsodError(path, "base", "bases form a circle", "remove one")
-    if not path.exists() and (options := recipes.former(path)):
-        raise SsodError(path, "", "not found; each method has one file now", f"give {options}")
-    tree = read_yaml(path)
-    if not isinstance(tree, dict):
-        raise SsodError(path, "", f"is a {type(tree).__name__}, expected sections", "see `ssod init`")
-    recipe = tree.get("recipe") or {}
-    if not isinstance(recipe, dict):
-        raise SsodError(path, "recipe", f"{shown(recipe)} is no section", "write {method: ..., detector: ...}")
-    base, below = tree.pop("base", None), []
-    if isinstance(base, str):
-        if not (path.parent / base).exists():
-            near = difflib.get_close_matches(base, _beside(path.parent / base, base), 1)
-            fix = f"did you mean '{near[0]}'?" if near else "the path is relative to this file"
-            raise SsodError(path, "base", f"'{base}' not found", recipes.former_base(Path(base)) or fix)
-        below = _read_with_bases(path.parent / base, (*seen, path.resolve()))
-    elif base is not None:
-        raise SsodError(path, "base", "is not one path", "name one file, relative to this one")
-    return [*below, (path, {**tree, "recipe": recipe})]
-
-
-def _beside(target: Path, written: str) -> list[str]:
-    """Return the files in ``target``'s folder, written as ``written`` is."""
-    folder = target.parent
-    return [written[: -len(target.name)] + item.name for item in folder.iterdir()] if folder.is_dir() else []
 
 
 # ---- validating --------------------------------------------------------------------------------------------------
@@ -248,8 +211,24 @@ class _Steps(Section):
     steps: int = Field(ge=1)
 
 
+def _sections() -> dict[str, Any]:
+    """Return the class of each section but ``method``; they are imported here, since most of them import torch."""
+    from ssod.data.data_config import DataConfig
+    from ssod.detectors.build import DetectorConfig
+    from ssod.engine.train_config import TrainConfig
+    from ssod.evaluation.eval_config import EvalConfig
+    from ssod.transforms.views import ViewsConfig
+
+    detector: Any = DetectorConfig  # a union
+    return {"data": DataConfig, "views": ViewsConfig, "detector": detector, "train": TrainConfig, "eval": EvalConfig}
+
+
 def _cross_check(cfg: Config, source: Source) -> None:
     """Refuse what is valid section by section but makes no sense together."""
+    from ssod.detectors.build import names_assigner
+    from ssod.methods.burn_in import not_kept
+    from ssod.transforms.views import by_chance, unfit
+
     problem = not_kept(cfg.method, cfg.train.on_collapse) if cfg.train.keep_burn_in else ""
     if problem:
         raise source.error("train.keep_burn_in", problem, "remove it")

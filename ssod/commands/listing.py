@@ -14,7 +14,7 @@ def methods() -> None:
 
 def detectors() -> None:
     """The detectors a config can name, and the recipes of them that --detector takes."""
-    from ssod.detectors.build import describe
+    from ssod.detectors.registry import describe
     from ssod.utils.recipes import names
 
     _table(describe())

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ssod.inference.weights_file import weights_file
+
 Words = Annotated[
     list[str] | None,
     typer.Argument(
@@ -57,4 +59,12 @@ Changes = Annotated[
         help="Keys of the config that is written: data.labeled.box_format=xyxy, train.steps=5000 ...",
     ),
 ]
-Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.")]
+
+
+def _present(weights: Path) -> Path:
+    """Refuse weights that are not there, before torch is imported for them."""
+    weights_file(weights)
+    return weights
+
+
+Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.", callback=_present)]

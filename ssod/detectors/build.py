@@ -34,15 +34,6 @@ DetectorConfig = Annotated[
     Field(discriminator="name"),
 ]
 
-_CONFIGS = {
-    "retinanet": RetinaNetConfig,
-    "fcos": FcosConfig,
-    "faster_rcnn": FasterRcnnConfig,
-    "dense_detector": DenseDetectorConfig,
-    "d2_retinanet": D2RetinaNetConfig,
-    "d2_fcos": D2FcosConfig,
-    "d2_faster_rcnn": D2FasterRcnnConfig,
-}
 # Each is called with the section of its own name.
 _BUILDERS: dict[str, Callable[[Any, int], Detector]] = {
     "retinanet": build_retinanet,
@@ -120,8 +111,3 @@ def heads_among(detector: Detector, fresh: set[str]) -> bool:
     """Return whether any weight above ``detector.body`` is not among the names ``fresh``."""
     body = {id(parameter) for parameter in detector.body.parameters()}
     return any(id(p) not in body and name not in fresh for name, p in detector.named_parameters())
-
-
-def describe() -> list[tuple[str, str]]:
-    """Return each detector's name and one line about it."""
-    return [(name, (config.__doc__ or "").strip().splitlines()[0]) for name, config in _CONFIGS.items()]

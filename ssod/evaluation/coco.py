@@ -1,22 +1,21 @@
 """COCO average precision of a detector, in the pixels and ids of the annotation file."""
 
-import contextlib
-import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ssod.evaluation.columns import Found, Truth, Wanted, as_columns
 from ssod.evaluation.matching import MOST
+from ssod.evaluation.precision import curves
 from ssod.structures import Detector, Targets, View, boxes
 from ssod.utils import collective, distributed, signals
 from ssod.utils.device import Precision, autocast
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
-Truth = dict[str, Any]
 Metrics = dict[str, float]
 
 
@@ -28,7 +27,7 @@ def evaluate(
     device: torch.device | str,
     precision: Precision = "fp32",
     score: float | None = None,
-    metrics: Callable[[Truth, list[dict]], Metrics] | None = None,
+    metrics: Callable[[Truth, Found], Metrics] | None = None,
 ) -> Metrics:
     """Run ``detector`` on ``views`` and compare what it finds with ``truth``.
 
@@ -48,41 +47,49 @@ def evaluate(
     Raises:
         signals.Stopped: on every rank, when any was asked to stop before it was done.
     """
-    found = []
+    parts: list[tuple[Hashable, np.ndarray, np.ndarray, np.ndarray]] = []
+    sizes = _sizes(truth)
     for view in views:
         if signals.requested():
             break
-        found += detect(detector, view, truth, device=device, precision=precision, score=score)
-    shares = distributed.gather((signals.requested(), found if collective.active() else []))
+        parts += detect(detector, view, sizes, device=device, precision=precision, score=score)
+    found = Found.of_images(parts)
+    shares = distributed.gather((signals.requested(), found if collective.active() else None))
     stop = max(code for code, _ in shares)
     if stop:
         raise signals.Stopped(stop)
-    detections = [d for _, share in shares for d in share] if collective.active() else found
-    return distributed.on_rank_zero(lambda: (metrics or coco_metrics)(truth, detections))
+    all_ = Found.joined([share for _, share in shares if share is not None]) if collective.active() else found
+    return distributed.on_rank_zero(lambda: (metrics or coco_metrics)(truth, all_))
 
 
 @torch.no_grad()
 def detect(
     detector: Detector,
     view: View,
-    truth: Truth,
+    sizes: Mapping[Any, tuple[int, int]],
     *,
     device: torch.device | str,
     precision: Precision = "fp32",
     score: float | None = None,
-) -> list[dict]:
-    """Return what ``detector`` finds in ``view`` as COCO results: ``image_id, category_id, bbox (xywh), score``."""
+) -> Iterator[tuple[Hashable, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield what ``detector`` finds in each image of ``view``: its id, boxes [n, 4] (xywh), labels [n] and scores [n].
+
+    Args:
+        detector: in whatever mode it is.
+        view: the images.
+        sizes: (height, width) of the originals by image id, where known.
+        device: where the detector lies.
+        precision: of the forward pass.
+        score: lowest score of a detection; None = the detector's own.
+    """
     device = torch.device(device)
-    categories = [category["id"] for category in truth["categories"]]
-    sizes = _sizes(truth)
     with autocast(device, precision):
         found = detector.predict(view.to(device)).detections(score)
     back = torch.linalg.inv(view.matrix.cpu().double())
-    results = []
     for image, targets, matrix, size in zip(view.ids, found, back, view.sizes.cpu()):
-        original = to_original(targets, matrix, sizes.get(image) or _original_size(size, matrix))
-        results += _rows(image, original, categories)
-    return results
+        there = to_original(targets, matrix, sizes.get(image) or _original_size(size, matrix))
+        xywh = torch.cat([there.boxes[:, :2], there.boxes[:, 2:] - there.boxes[:, :2]], 1)
+        yield image, xywh.numpy(), there.labels.numpy(), there.confidence().double().numpy()
 
 
 def to_original(targets: Targets, matrix: torch.Tensor, size: tuple[float, float]) -> Targets:
@@ -108,22 +115,12 @@ def _original_size(size: torch.Tensor, matrix: torch.Tensor) -> tuple[float, flo
     return float(corner[3].round()), float(corner[2].round())
 
 
-def _rows(image: Any, targets: Targets, categories: list[int]) -> list[dict]:
-    xywh = torch.cat([targets.boxes[:, :2], targets.boxes[:, 2:] - targets.boxes[:, :2]], 1).tolist()
-    return [
-        {"image_id": image, "category_id": categories[label], "bbox": box, "score": score}
-        for box, label, score in zip(xywh, targets.labels.tolist(), targets.confidence().tolist())
-    ]
-
-
-def coco_metrics(truth: Truth, detections: list[dict], most: int = MOST) -> Metrics:
-    """Return COCO's twelve numbers, and AP and AP50 of each class.
-
-    The evaluation is faster-coco-eval's where it is installed, pycocotools' otherwise; their results are the same.
+def coco_metrics(truth: Truth, detections: Found | Sequence[dict], most: int = MOST) -> Metrics:
+    """Return COCO's twelve numbers, and AP and AP50 of each class, to the last bit as pycocotools has them.
 
     Args:
         truth: COCO layout; ``iscrowd`` and ``area`` default to 0 and the box's area.
-        detections: COCO results.
+        detections: columns, or COCO results.
         most: detections of an image and class that count, the best ones: COCO's 100, or more where images have more
             objects.
 
@@ -132,22 +129,9 @@ def coco_metrics(truth: Truth, detections: list[dict], most: int = MOST) -> Metr
         ``ARs``, ``ARm``, ``ARl``, and ``AP/<class>``, ``AP50/<class>``, all fractions; NaN where nothing is to be
         found.
     """
-    tool, evaluator = _backend()
-    # Both want numbers for images; scores that tie are ordered as the ids are.
-    ids = sorted((image["id"] for image in truth["images"]), key=lambda i: (isinstance(i, str), i))
-    number = {image: n for n, image in enumerate(ids, 1)}
-    # Both sort the ids of categories, too: by their places the results come in the order of the list.
-    place = {category["id"]: k for k, category in enumerate(truth["categories"], 1)}
-    with contextlib.redirect_stdout(io.StringIO()):  # both print their progress
-        wanted = _index(tool, truth, number, place, truth["annotations"])
-        run = evaluator(wanted, _index(tool, truth, number, place, detections), iouType="bbox")
-        run.params.imgIds = list(number.values())
-        run.params.catIds = list(place.values())
-        run.params.maxDets = [1, 10, most]
-        run.evaluate()
-        run.accumulate()
-    result = _numbers(np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"]))
-    precision = np.asarray(run.eval["precision"])[:, :, :, 0, -1]
+    found = curves(as_columns(detections, truth), Wanted.of(truth, sort=True), (1, 10, most))
+    result = _numbers(found.precision, found.recall)
+    precision = found.precision[:, :, :, 0]
     for k, category in enumerate(truth["categories"]):
         result[f"AP/{category['name']}"] = _mean(precision[:, :, k])
         result[f"AP50/{category['name']}"] = _mean(precision[0, :, k])
@@ -158,11 +142,10 @@ def _numbers(precision: np.ndarray, recall: np.ndarray) -> Metrics:
     """Return COCO's twelve numbers.
 
     Args:
-        precision: [T, R, K, A, M]: thresholds, recalls, classes, areas (all, small, medium, large), most detections.
-        recall: [T, K, A, M].
+        precision: [T, R, K, A]: thresholds, recalls, classes, areas (all, small, medium, large).
+        recall: [T, K, A, M], M limits of detections.
     """
-    ap = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
-    ap += [precision[..., area, -1] for area in (1, 2, 3)]
+    ap = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *(precision[..., a] for a in (1, 2, 3))]
     ar = [recall[..., 0, m] for m in range(3)] + [recall[..., area, -1] for area in (1, 2, 3)]
     return dict(zip(NAMES, map(_mean, (*ap, *ar))))
 
@@ -170,42 +153,3 @@ def _numbers(precision: np.ndarray, recall: np.ndarray) -> Metrics:
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
     return float(values.mean()) if values.size else math.nan
-
-
-def _backend() -> tuple[type, type]:
-    """Return the classes that index annotations and evaluate them."""
-    try:
-        import faster_coco_eval as tool
-    except ImportError:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
-        return COCO, COCOeval
-    return tool.COCO, tool.COCOeval_faster
-
-
-def _index(tool: type, truth: Truth, number: dict[Any, int], place: dict[int, int], rows: list[dict]) -> Any:
-    """Return ``rows`` (annotations or results) as the evaluator's own table; works for no rows at all.
-
-    Args:
-        tool: the class of the table.
-        truth: COCO layout.
-        number: of each image's id.
-        place: of each category's id; rows of another category are left out.
-        rows: with the ids of ``truth``.
-    """
-    annotations = []
-    for i, row in enumerate((row for row in rows if row["category_id"] in place), 1):
-        x, y, w, h = row["bbox"]
-        known = {"id": i, "image_id": number[row["image_id"]], "bbox": [x, y, w, h]}
-        known["category_id"] = place[row["category_id"]]
-        annotations.append({"iscrowd": 0, "area": w * h, **row, **known})
-    table = tool()
-    table.dataset = {
-        "info": {},
-        "images": [{**image, "id": number[image["id"]]} for image in truth["images"]],
-        "categories": [{**category, "id": place[category["id"]]} for category in truth["categories"]],
-        "annotations": annotations,
-    }
-    table.createIndex()
-    return table

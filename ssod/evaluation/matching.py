@@ -10,23 +10,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ssod.evaluation.voc import IOUS
+from ssod.evaluation.columns import Found, Truth, Wanted, as_columns
+from ssod.evaluation.greedy import IOUS, coco_rule, in_cells, voc_rule
 from ssod.utils import atomic
 from ssod.utils.npz import reading
 
 MOST = 100  # detections of an image and class that COCO counts
 _ELEMENTS = 4_000_000  # of a temporary array: resamples are done in parts that stay below
-
-# (IoU [D, G], ignore [G], thresholds [T]) -> (right [D, T], counted [D, T]), detections best first
-Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -66,13 +63,13 @@ class Matches:
 
 
 def match(
-    truth: dict[str, Any], detections: list[dict], metric: str, score: float | None = None, most: int = MOST
+    truth: Truth, detections: Found | Sequence[dict], metric: str, score: float | None = None, most: int = MOST
 ) -> Matches:
     """Match detections with the truth by the rules of ``metric``.
 
     Args:
         truth: COCO layout.
-        detections: COCO results.
+        detections: columns, or COCO results.
         metric: ``coco``, ``voc`` or ``voc07``, as in the config.
         score: the lowest score that the detector was asked for; kept in ``about``.
         most: detections of an image and class that ``coco`` counts.
@@ -81,94 +78,24 @@ def match(
         The table; ``average_precision`` of it is what ``coco_metrics`` or ``voc_metrics`` return.
     """
     coco = metric == "coco"
-    images = [image["id"] for image in truth["images"]]
-    ids = sorted(images, key=lambda i: (isinstance(i, str), i)) if coco else images
-    number = {image: i for i, image in enumerate(ids)}
-    label = {category["id"]: k for k, category in enumerate(truth["categories"])}
-    boxes, ignored = defaultdict(list), defaultdict(list)
-    for row in (row for row in truth["annotations"] if row["category_id"] in label):
-        cell = number[row["image_id"]], label[row["category_id"]]
-        boxes[cell].append(row["bbox"])
-        ignored[cell].append(bool(row.get("iscrowd", 0) or (not coco and row.get("difficult", 0))))
-    wanted = np.zeros((len(ids), len(label)), np.int32)
-    for cell, flags in ignored.items():
-        wanted[cell] = len(flags) - sum(flags)
-    found = defaultdict(list)
-    for row in (row for row in detections if row["category_id"] in label):
-        found[number[row["image_id"]], label[row["category_id"]]].append(row)
-    parts = [_cell(rows, boxes[cell], ignored[cell], coco, most) for cell, rows in sorted(found.items())]
-    cells = [cell for (cell, _), part in zip(sorted(found.items()), parts) for _ in part[0]]
-    score_, iou, right, counted = (
-        (np.concatenate([part[i] for part in parts]) if parts else empty)
-        for i, empty in enumerate((np.zeros(0), np.zeros(0), np.zeros((0, len(IOUS)), bool), np.zeros((0, 10), bool)))
-    )
-    order = np.argsort(-score_, kind="stable")
-    image, of = np.array(cells, np.int32).reshape(-1, 2)[order].T
+    wanted = Wanted.of(truth, sort=coco)
+    cells = in_cells(as_columns(detections, truth), wanted, most if coco else None)
+    skip = cells.wanted.crowd if coco else cells.wanted.crowd | cells.wanted.difficult
+    if coco:
+        taken = coco_rule(cells, skip[None])
+        best, right = taken.best, np.zeros((len(cells), len(IOUS)), bool)
+        counted = np.ones_like(right)
+        right[taken.rows], counted[taken.rows] = taken.right[:, 0], ~taken.ignored[:, 0]
+    else:
+        right, counted, best = voc_rule(cells, skip)
+    to_find = np.zeros((len(wanted.ids), len(wanted.classes)), np.int32)
+    np.add.at(to_find, (cells.wanted.image[~skip], cells.wanted.label[~skip]), 1)
+    order = np.argsort(-cells.scores, kind="stable")
+    image, label = cells.image[order].astype(np.int32), cells.label[order].astype(np.int32)
+    columns = (image, label, cells.scores[order], best[order], right[order], counted[order])
     about = {"metric": metric, "score": score, "val": fingerprint(truth)}
-    classes = tuple(category["name"] for category in truth["categories"])
     points = {"coco": 101, "voc": 0, "voc07": 11}[metric]
-    columns = (image, of, score_[order], iou[order], right[order], counted[order])
-    return Matches(ids, classes, *columns, wanted, points, about)
-
-
-def _cell(rows: list[dict], boxes: list, ignored: list[bool], coco: bool, most: int) -> tuple[np.ndarray, ...]:
-    """Return score, IoU, right and counted of the detections of one image and class, best first."""
-    score = np.array([row["score"] for row in rows])
-    order = np.argsort(-score, kind="stable")[: most if coco else None]
-    found = np.array([rows[i]["bbox"] for i in order]).reshape(-1, 4)
-    ignore = np.array(ignored, bool)
-    overlap = overlaps(found, np.array(boxes, float).reshape(-1, 4), ignore & coco)
-    right, counted = (_coco if coco else _voc)(overlap, ignore, np.array(IOUS))
-    best = np.where(ignore, 0.0, overlap).max(1, initial=0.0)
-    return score[order], best, right, counted
-
-
-def _coco(overlap: np.ndarray, ignore: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Best box that is free, boxes that count before crowds, the later of two equal ones; as pycocotools does."""
-    dets, truths = overlap.shape
-    right = np.zeros((dets, len(thresholds)), bool)
-    counted = np.ones_like(right)
-    free = np.repeat(~ignore[None], len(thresholds), 0)  # [T, G]
-    lowest = np.minimum(thresholds, 1 - 1e-10)[:, None]
-    if not truths:
-        return right, counted
-    rows = np.arange(len(thresholds))
-    for d in range(dets):
-        value = np.where(free & (overlap[d] >= lowest), overlap[d], -1.0)
-        best = truths - 1 - value[:, ::-1].argmax(1)
-        hit = value[rows, best] >= 0
-        right[d] = hit
-        free[rows[hit], best[hit]] = False
-        crowd = (ignore & (overlap[d] >= lowest)).any(1)
-        counted[d] = hit | ~crowd
-    return right, counted
-
-
-def _voc(overlap: np.ndarray, ignore: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The box overlapped most decides; a second hit on it is wrong; see ``voc.class_ap``."""
-    right = np.zeros((len(overlap), len(thresholds)), bool)
-    counted = np.ones_like(right)
-    if not overlap.shape[1]:
-        return right, counted
-    taken = np.zeros((overlap.shape[1], len(thresholds)), bool)
-    for d, best in enumerate(overlap.argmax(1)):
-        hit = overlap[d, best] > thresholds
-        if ignore[best]:
-            counted[d] = ~hit
-        else:
-            right[d] = hit & ~taken[best]
-            taken[best] |= hit
-    return right, counted
-
-
-def overlaps(found: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """Return [D, G] IoU of ``x, y, w, h`` boxes; with a crowd it is the share of the detection that lies inside."""
-    low = np.maximum(found[:, None, :2], boxes[:, :2])
-    high = np.minimum(found[:, None, :2] + found[:, None, 2:], boxes[:, :2] + boxes[:, 2:])
-    shared = (high - low).clip(min=0).prod(2)
-    own = found[:, 2:].prod(1)[:, None]
-    union = np.where(crowd, own, own + boxes[:, 2:].prod(1) - shared)
-    return shared / np.maximum(union, np.finfo(float).eps)
+    return Matches(wanted.ids, wanted.classes, *columns, to_find, points, about)
 
 
 def fingerprint(truth: dict[str, Any]) -> str:

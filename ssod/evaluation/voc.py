@@ -5,36 +5,32 @@ Boxes are continuous ``x, y, w, h`` as everywhere here; a VOC file's inclusive 1
 """
 
 import math
-from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+from ssod.evaluation.columns import Found, Truth
+from ssod.evaluation.greedy import IOUS
+from ssod.evaluation.matching import Matches, match
 
 
-def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points: bool = False) -> dict[str, float]:
+def voc_metrics(
+    truth: Truth, detections: Found | Sequence[dict], *, eleven_points: bool = False
+) -> dict[str, float]:
     """Return VOC's mean AP at IoU 0.5, and at COCO's ten thresholds for comparison.
 
     Args:
         truth: COCO layout; a box with ``difficult`` or ``iscrowd`` is neither to be found nor wrong to find.
-        detections: COCO results; a category without any detection has AP 0. Equal scores are ordered as the images
-            are, as in ``matching.match``: in which order ranks hand them in does not matter.
+        detections: columns, or COCO results; a category without any detection has AP 0. Equal scores are ordered as the
+            images are: in which order ranks hand them in does not matter.
         eleven_points: VOC 2007's average over eleven points of recall instead of the area under the curve.
 
     Returns:
         ``AP`` (mean over IoU .50:.95), ``AP50``, ``AP75``, and ``AP/<class>``, ``AP50/<class>``, fractions; NaN
         where a class has nothing to find. Means are over the classes that have.
     """
-    boxes = _by_class_and_image(truth["annotations"])
-    place = {image["id"]: i for i, image in enumerate(truth["images"])}
-    found = defaultdict(list)
-    for row in sorted(detections, key=lambda row: place.get(row["image_id"], 0)):
-        found[row["category_id"]].append(row)
-    table = {}
-    for category in truth["categories"]:
-        key = category["id"]
-        table[category["name"]] = [class_ap(boxes[key], found[key], iou, eleven_points) for iou in IOUS]
+    matches = match(truth, detections, "voc")
+    table = {name: class_ap(matches, k, eleven_points) for k, name in enumerate(matches.classes)}
     values = np.array([row for row in table.values() if not math.isnan(row[0])])
     result = {"AP": values.mean(), "AP50": values[:, 0].mean(), "AP75": values[:, 5].mean()} if len(values) else {}
     result = {name: float(result.get(name, math.nan)) for name in ("AP", "AP50", "AP75")}
@@ -43,40 +39,20 @@ def voc_metrics(truth: dict[str, Any], detections: list[dict], *, eleven_points:
     return result
 
 
-def class_ap(
-    truth: dict[Any, tuple[np.ndarray, np.ndarray]], detections: list[dict], iou: float, eleven_points: bool
-) -> float:
-    """Return the AP of one class.
+def class_ap(matches: Matches, label: int, eleven_points: bool) -> list[float]:
+    """Return the AP of one class at each IoU; NaN where it has nothing to find.
 
-    Going down the scores, a detection is right when the box it overlaps most does so by more than ``iou`` and is not
+    Going down the scores, a detection is right when the box it overlaps most does so by more than the IoU and is not
     taken yet; a second hit on the same box is wrong; a hit on a difficult box counts as neither.
-
-    Args:
-        truth: image id -> ([M, 4] ``x1, y1, x2, y2``, [M] bool difficult).
-        detections: COCO results of the class.
-        iou: the overlap needed.
-        eleven_points: see ``voc_metrics``.
     """
-    total = sum(int((~difficult).sum()) for _, difficult in truth.values())
+    total = int(matches.wanted[:, label].sum())
     if total == 0:
-        return math.nan
-    order = np.argsort([-row["score"] for row in detections], kind="stable")
-    taken = {image: np.zeros(len(difficult), bool) for image, (_, difficult) in truth.items()}
-    right, wrong = np.zeros(len(order)), np.zeros(len(order))
-    for i, index in enumerate(order):
-        row = detections[index]
-        boxes, difficult = truth.get(row["image_id"], (np.zeros((0, 4)), np.zeros(0, bool)))
-        overlap = _overlaps(_corners(row["bbox"]), boxes)
-        best = int(overlap.argmax()) if len(overlap) else -1
-        if best < 0 or overlap[best] <= iou:
-            wrong[i] = 1
-        elif not difficult[best]:
-            again = taken[row["image_id"]][best]
-            taken[row["image_id"]][best] = True
-            right[i], wrong[i] = not again, again
-    right, wrong = right.cumsum(), wrong.cumsum()
+        return [math.nan] * len(IOUS)
+    rows = matches.label == label
+    right = matches.right[rows].cumsum(0, dtype=float)
+    wrong = (matches.counted[rows] & ~matches.right[rows]).cumsum(0, dtype=float)
     recall, precision = right / total, right / np.maximum(right + wrong, np.finfo(float).eps)
-    return average_precision(recall, precision, eleven_points)
+    return [average_precision(recall[:, t], precision[:, t], eleven_points) for t in range(len(IOUS))]
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray, eleven_points: bool) -> float:
@@ -91,28 +67,3 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, eleven_points: 
     recall = np.concatenate([[0.0], recall, [1.0]])
     envelope = np.maximum.accumulate(np.concatenate([[0.0], precision, [0.0]])[::-1])[::-1]
     return float(np.sum(np.diff(recall) * envelope[1:]))
-
-
-def _by_class_and_image(rows: list[dict]) -> dict[int, dict[Any, tuple[np.ndarray, np.ndarray]]]:
-    lists: dict[int, dict[Any, list]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        skip = bool(row.get("difficult", 0) or row.get("iscrowd", 0))
-        lists[row["category_id"]][row["image_id"]].append((_corners(row["bbox"]), skip))
-    arrays: dict[int, dict[Any, tuple[np.ndarray, np.ndarray]]] = defaultdict(dict)
-    for category, images in lists.items():
-        for image, pairs in images.items():
-            arrays[category][image] = (np.stack([b for b, _ in pairs]), np.array([d for _, d in pairs]))
-    return arrays
-
-
-def _corners(xywh: list[float]) -> np.ndarray:
-    x, y, w, h = xywh
-    return np.array([x, y, x + w, y + h])
-
-
-def _overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return [M] IoU of ``box`` [4] with ``boxes`` [M, 4]."""
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    shared = sides.clip(min=0).prod(1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return shared / np.maximum((box[2:] - box[:2]).prod() + areas - shared, np.finfo(float).eps)

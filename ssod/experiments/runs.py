@@ -15,6 +15,7 @@ from ssod.engine.checkpointing.resume_check import UNLABELED, flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
 from ssod.evaluation import matching
 from ssod.evaluation.matching import Matches
+from ssod.experiments.run_folder import run_folder
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import read_yaml
 
@@ -194,13 +195,7 @@ def read_run(path: Path) -> Run:
     Raises:
         SsodError: code 3, not a run folder, or a damaged file in it.
     """
-    path = Path(path)
-    for name in ("config.yaml", "split.json"):
-        if not (path / name).is_file():
-            problem = f"no {name} in it" if path.is_dir() else "not found"
-            raise SsodError(
-                path, "", f"is no run folder: {problem}", "name a folder that `ssod train` wrote", code=Exit.DATA
-            )
+    path = run_folder(Path(path))
     config = _checked(path / "config.yaml", "", read_yaml(path / "config.yaml"), CONFIG)
     split = _checked(path / "split.json", "", _json(path / "split.json"), SPLIT)
     rows = _lines(path / "metrics.jsonl")

@@ -38,7 +38,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ssod.inference.export_parity import Parity, Run, as_view, measure, pictures
-from ssod.inference.model import DIVISOR, Model, load, weights_file
+from ssod.inference.model import DIVISOR, Model, load
+from ssod.inference.weights_file import weights_file
 from ssod.structures import Detector
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError

@@ -19,6 +19,7 @@ from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
 from ssod.evaluation.coco import to_original
 from ssod.inference.draw_boxes import Picture, as_picture
+from ssod.inference.weights_file import weights_file
 from ssod.structures import Detector, Targets
 from ssod.transforms.views import Pipeline, Sample, make_views
 from ssod.utils import model_file
@@ -175,16 +176,6 @@ def _fill(detector: Detector, state: dict[str, torch.Tensor], file: Path, name: 
     except RuntimeError as error:
         problem = "; ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
         raise _refused(file, "weights", f"do not fit {name}: {problem}", "") from None
-
-
-def weights_file(path: str | os.PathLike) -> Path:
-    """Return the model file that ``path`` is, or that the run folder ``path`` holds."""
-    path = Path(path)
-    file = path / "best.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        problem = "no best.safetensors in this folder" if path.is_dir() else "not found"
-        raise _refused(path, "", problem, "name a run folder that has finished an evaluation, or a .safetensors file")
-    return file
 
 
 def _refused(file: Path, field: str, problem: str, fix: str) -> SsodError:

@@ -10,7 +10,7 @@ from ssod.data.formats.findings import Context, Findings
 from ssod.data.stored import Stored, read_stored
 from ssod.detectors.build import build as build_detector
 from ssod.detectors.build import load_trained
-from ssod.inference.model import weights_file
+from ssod.inference.weights_file import weights_file
 from ssod.methods.config import FileTeacher, TeacherConfig
 from ssod.methods.registry import find
 from ssod.methods.teachers import FromFile, Frozen

@@ -1,13 +1,19 @@
 """Finding a method by name: the file name is the registry."""
 
+from __future__ import annotations
+
 import difflib
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import ssod.methods
-from ssod.methods.supervised import Supervised
+from ssod.utils.docstrings import first_line
 from ssod.utils.errors import SsodError
+
+if TYPE_CHECKING:
+    from ssod.methods.supervised import Supervised
 
 _NOT_METHODS = {"base", "burn_in", "config", "ema_config", "kept_answers", "labels_once", "registry"}
 _NOT_METHODS |= {"teacher_config", "teachers"}
@@ -19,8 +25,8 @@ def names() -> list[str]:
 
 
 def summary(name: str) -> str:
-    """Return the first line of a method's docstring."""
-    return (_module(name).__doc__ or "").strip().splitlines()[0]
+    """Return the first line of the docstring of a method of this package, which is not imported for it."""
+    return first_line(f"{ssod.methods.__name__}.{name}")
 
 
 def find(name: str) -> type[Supervised]:
@@ -30,6 +36,8 @@ def find(name: str) -> type[Supervised]:
         SsodError: no such module, or it has no ``METHOD``.
     """
     module = _module(name)
+    from ssod.methods.supervised import Supervised  # here, so that names are listed without torch
+
     method = getattr(module, "METHOD", None)
     if not (isinstance(method, type) and issubclass(method, Supervised)):
         raise SsodError(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssod.detectors import nearest
-from ssod.detectors.build import build, describe
+from ssod.detectors.build import DetectorConfig, build
+from ssod.detectors.registry import SECTIONS, describe
 from ssod.structures import Assignment, Targets, View
 from ssod.structures.boxes import iou
 from tests.detectors.reference import ALL, NAMES, config, enliven, images, targets, view
@@ -438,3 +440,6 @@ def test_every_box_of_a_new_fcos_has_an_area_and_a_slope(head_norm: str) -> None
 
 def test_describe_names_all() -> None:
     assert [name for name, _ in describe()] == [*ALL, *(f"d2_{name}" for name in NAMES)]
+    sections = {kind.model_fields["name"].default: kind for kind in get_args(get_args(DetectorConfig)[0])}
+    assert {name: (kind.__module__, kind.__name__) for name, kind in sections.items()} == SECTIONS
+    assert {name: (kind.__doc__ or "").splitlines()[0] for name, kind in sections.items()} == dict(describe())

@@ -8,7 +8,7 @@ import torch
 from ssod import config, run
 from ssod.detectors.build import build
 from ssod.engine.checkpointing import checkpoint
-from ssod.inference.model import weights_file
+from ssod.inference.weights_file import weights_file
 from ssod.losses.build import settable
 from ssod.losses.sigmoid import SIGMOID, SOFTMAX
 from ssod.utils import model_file
