@@ -130,7 +130,7 @@ def _shrink_detector(detector: dict[str, Any]) -> None:
         detector["rpn"] |= {"rows": 32, "before": [60, 40], "after": [24, 16]}
         detector["roi"] |= {"rows": 16, "hidden": 32}
     # A detector that has learned nothing finds something at that score, so that there are pseudo-boxes.
-    detector["decode"] |= {"score": 1e-4, "per_level": 50, "detections": 10}
+    detector["decode"] |= {"score": 1e-5, "per_level": 50, "detections": 10}
 
 
 def _shrink_method(method: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ def _shrink_method(method: dict[str, Any]) -> None:
     form = method.get("form")  # Mean Teacher's forms refuse each other's keys
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
-            method[key] = 1e-3
+            method[key] = 1e-4
     if "queue" in method:
         method["queue"] = 64
     if "mosaic_size" in method:
