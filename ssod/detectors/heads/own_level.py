@@ -43,7 +43,7 @@ class LevelHead(RetinaNetHead):
         nn.init.constant_(bias_of(self.classification_head.cls_logits), math.log(0.6 / (num_classes - 0.99)))
         self.register_buffer("reach", stride / torch.tensor(anchors, dtype=torch.float32), persistent=False)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # torchvision's reads all levels
+    def level(self, x: Tensor) -> dict[str, Tensor]:
         """[N, channels, h, w] -> ``cls_logits``, ``bbox_regression``, ``bbox_ctrness`` and what the first one read."""
         read, box = self.classification_head.conv(x), self.regression_head.conv(x)
         return {
@@ -59,7 +59,7 @@ class LevelHeads(nn.ModuleList):
 
     def forward(self, features: list[Tensor]) -> dict[str, Any]:
         """Return what the levels say, one after another; ``cls_features`` is a list."""
-        said = [head(x) for head, x in zip(self, features)]
+        said = [head.level(x) for head, x in zip(self, features)]
         joined = {name: torch.cat([s[name] for s in said], 1) for name in said[0] if name != "cls_features"}
         return joined | {"cls_features": [s["cls_features"] for s in said]}
 
