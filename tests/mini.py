@@ -139,7 +139,7 @@ def _shrink_detector(detector: dict[str, Any]) -> None:
         detector["rpn"] |= {"rows": 32, "before": [60, 40], "after": [24, 16]}
         detector["roi"] |= {"rows": 16, "hidden": 32}
     # A detector that has learned nothing finds something at that score, so that there are pseudo-boxes.
-    detector["decode"] |= {"score": 1e-4, "per_level": 50, "detections": 10}
+    detector["decode"] |= {"score": 1e-5, "per_level": 50, "detections": 10}
 
 
 def _shrink_method(method: dict[str, Any]) -> None:
@@ -154,8 +154,8 @@ def _shrink_method(method: dict[str, Any]) -> None:
     form = method.get("form")  # Mean Teacher's forms refuse each other's keys
     for key in ("score", "candidate_score"):
         if key in method and form != "consistency":
-            method[key] = 1e-3
-    if "unsure_score" in method:  # with objectness, scores begin lower still
+            method[key] = 1e-4
+    if "unsure_score" in method:  # with 20 classes and objectness, scores begin lower still
         method |= {"score": 1e-7, "unsure_score": 1e-8}
     if "queue" in method:
         method["queue"] = 64

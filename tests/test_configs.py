@@ -587,7 +587,9 @@ def test_the_supervised_baseline_sees_no_unlabelled_image(combination: tuple[str
 def test_baselines_share_data_and_detector(combination: tuple[str, str, str]) -> None:
     """What differs between a method and its supervised baseline is the method, its views and its schedule.
 
-    And, as released, when boxes are cut: Consistent-Teacher's head does not cut them before suppression.
+    And, as released, when boxes are cut: Consistent-Teacher's head does not cut them before suppression. On the Dense
+    Detector the baseline of the published protocols is Efficient Teacher's, with images of 640 pixels; other methods
+    are measured there as on other detectors.
     """
     cfg, baseline = config(*combination), config("supervised", *combination[1:])
     assert cfg.data.split == baseline.data.split
@@ -598,6 +600,8 @@ def test_baselines_share_data_and_detector(combination: tuple[str, str, str]) ->
     )
     own = {} if cfg.method.name != "consistent_teacher" else {"clip": cfg.detector.decode.clip}
     assert cfg.detector.decode == baseline.detector.decode.model_copy(update=own)
+    if cfg.detector.name == "dense_detector" and combination[2] in PAPER and cfg.method.name != "efficient_teacher":
+        baseline = cfg if cfg.method.name == "supervised" else config(cfg.method.name, R50[0], combination[2])
     assert cfg.views.val == baseline.views.val
 
 

@@ -87,6 +87,18 @@ def test_a_quality_branch_that_predicts_iou_exports(format: str) -> None:
     assert found.boxes > 10
 
 
+def test_a_dense_detector_exports() -> None:
+    """Heads of its own on each level, and scores that are products."""
+    sides = [[[16, 16], [32, 20]], [[60, 60], [80, 120]]]
+    model = random_model("dense_detector", levels=(4, 5), channels=16, anchors=sides, level_weights=(1, 1))
+    run = runner(convert(model, "onnx"), "onnx")
+    for seed, size in enumerate(SIZES[1:3]):
+        found = measure(model.detector, Graph(model.detector), run, pictures(3, size, seed=seed + 10))
+        assert found.differ == 0, found.problem
+        assert found.boxes > 10
+        assert found.score <= 1e-4
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_padding_and_neighbours_do_not_matter(graph: Callable, name: str) -> None:
     """``sizes`` makes an image in a batch what it is alone; what lies in its padding is not looked at."""

@@ -37,6 +37,7 @@ PAGES = {
         "ssod.detectors.anchors",
         "ssod.detectors.retinanet",
         "ssod.detectors.fcos",
+        "ssod.detectors.dense_detector",
         "ssod.detectors.rcnn",
         "ssod.detectors.faster_rcnn",
         "ssod.detectors.heads.fam3d",
@@ -44,6 +45,7 @@ PAGES = {
         "ssod.assign.iou",
         "ssod.assign.center",
         "ssod.assign.adaptive",
+        "ssod.assign.ratio",
     ),
     "pseudo_labels": ("ssod.pseudo_labels.threshold", "ssod.transforms.mix"),
 }

@@ -13,7 +13,7 @@ from ssod.detectors.build import build
 from ssod.detectors.weights import class_columns, coco_ids
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
-from tests.detectors.reference import NAMES, config, detect, enliven, images, pair, torchvision_detector, view
+from tests.detectors.reference import ALL, NAMES, config, detect, enliven, images, pair, torchvision_detector, view
 
 
 def section(name: str, path: object, **changes: object):
@@ -92,7 +92,7 @@ def own_model(name: str, folder: Path, classes: list[str]) -> nn.Module:
     return trained
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_classes_of_our_own_models_are_found_by_name(name: str, tmp_path: Path, caplog) -> None:
     trained = own_model(name, tmp_path, ["cat", "dog", "owl"])
     cfg = config(name, backbone="tiny", channels=32, weights=str(tmp_path / "best.safetensors"))
@@ -105,7 +105,7 @@ def test_classes_of_our_own_models_are_found_by_name(name: str, tmp_path: Path, 
     torch.testing.assert_close(moved_deltas, deltas[[2, 0, 1]] if name == "faster_rcnn" else deltas)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_class_of_another_name_starts_afresh(name: str, tmp_path: Path, caplog) -> None:
     """As many classes, so that the shapes alone would not tell."""
     trained = own_model(name, tmp_path, ["cat", "dog", "owl"])
@@ -118,7 +118,8 @@ def test_a_class_of_another_name_starts_afresh(name: str, tmp_path: Path, caplog
     assert "start afresh: cow, elk" in caplog.text
     logits, moved = answers(trained)[0], answers(other)[0]
     torch.testing.assert_close(moved[[3, 1, *range(4, len(moved))]], logits[[0, 1, *range(3, len(logits))]])
-    last = "head.classification_head.cls_logits.weight"
+    level = "1." if name == "dense_detector" else ""
+    last = f"head.{level}classification_head.cls_logits.weight"
     if name == "faster_rcnn":
         last, cow, cat = "roi_heads.box_predictor.cls_score.weight", slice(1, 2), slice(4, 5)
     else:
@@ -172,7 +173,8 @@ def test_backbone_file_fills_the_backbone(backbone: str, tmp_path: Path) -> None
     torch.manual_seed(3)
     model = torchvision.models.get_model(backbone, weights=None)
     torch.save(model.state_dict(), tmp_path / "b.pth")
-    detector = build(section("fcos", tmp_path / "b.pth", backbone=backbone, norm="batch", channels=32), 3)
+    name = "dense_detector" if backbone == "resnet18" else "fcos"
+    detector = build(section(name, tmp_path / "b.pth", backbone=backbone, norm="batch", channels=32), 3)
     x = torch.rand(1, 3, 64, 64)
     body = model.features if backbone == "mobilenet_v3_large" else nn.Sequential(*list(model.children())[:-2])
     model.eval()
