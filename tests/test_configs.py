@@ -111,7 +111,7 @@ def test_the_header_is_a_claim(method: str) -> None:
     assert re.search(r"(not|[Nn]one of (it|these) was) run here", text), "say 'not run here' of what was not"
     assert re.search(r"Published|[Nn]o published figure", text), "give the published figures, or 'no published figure'"
     figures = [row for row in published_figures() if row.method == method and "COCO20" not in row.protocol]
-    known = [row for row in figures if re.fullmatch(r"(RetinaNet|FCOS|Faster R-CNN) R50-FPN", row.detector)]
+    known = [row for row in figures if re.fullmatch(r"(RetinaNet|FCOS|Faster R-CNN) R50-(FPN|RLA)", row.detector)]
     for row in known:
         assert f"{row.value:.2f}" in text, (row.detector, row.protocol)
         assert row.source.split("arXiv:")[1] in text
@@ -508,6 +508,31 @@ def test_no_view_of_mix_pl_is_erased_and_none_is_too_large_for_its_cache(data: s
     assert resize is None or max(resize.short) <= largest
     assert cfg.method.cache.side == largest
     assert [round(side / largest, 1) for side in cfg.method.mosaic_size] == [0.3, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("data", "percent", "weight", "every", "passes", "slow", "clip"),
+    [
+        ("coco", 1, 3.0, 14_600, 28, 5000, 35),
+        ("coco", 10, 3.0, 13_300, 28, 5000, 35),
+        ("coco_additional", None, 1.0, 15_400, 34, 5000, 35),
+        ("voc", None, 2.0, 1440, 50, 0, 10),
+    ],
+)
+def test_dsl_as_released(
+    data: str, percent: int | None, weight: float, every: int, passes: int, slow: int, clip: int
+) -> None:
+    """Passes over the unlabelled images; the teacher sees what is evaluated, and the student a picture that is cut."""
+    cfg = of("dsl", "fcos", data, percent)
+    m, t, views = cfg.method, cfg.train, cfg.views
+    assert (m.score, m.rise, m.power, m.unsure, m.consistency) == (0.3, 0.05, 0.05, 0.1, 1.0)
+    assert (m.weight, m.every, m.slow, m.ema.decay, m.ema.warm_up) == (weight, every, slow, 0.99, False)
+    assert (t.batch.labeled, t.batch.unlabeled, t.clip, t.steps // every) == (8, 8, clip, passes)
+    assert views.unlabeled["weak"] == views.val
+    for ops in (views.labeled["weak"], views.unlabeled["strong"]):
+        assert names_of(ops)[:3] == ["resize", "patch_shuffle", "flip"]
+    assert (cfg.detector.rla, cfg.detector.points, cfg.detector.box_weight) == (True, "middle", "centerness")
+    assert of("dsl", "retinanet", data, percent).detector.rla
 
 
 def test_small_sets_leave_out_what_hardly_happens_there() -> None:

@@ -14,19 +14,23 @@ from PIL import Image
 from torch import Tensor
 
 from ssod import config
+from ssod.data.loading import workers
 from ssod.data.loading.loader import collate
+from ssod.losses.scales import scale_distance
 from ssod.methods.base import Labels, Method
-from ssod.pseudo_labels.class_balance import ClassBalance
-from ssod.structures import Batch, Predictions, Pseudo, Targets, View
+from ssod.methods.dsl import Config
+from ssod.pseudo_labels.class_balance import ClassBalance, balanced
+from ssod.structures import Assignment, Batch, Predictions, Pseudo, Targets, View
 from ssod.structures.boxes import LtrbCoder, clip, mirror
 from ssod.transforms.half_copy import half_boxes, half_copy
 from ssod.transforms.patch_shuffle import PatchShuffle, exchanged
 from ssod.transforms.transform import Seen, Transform
 from ssod.transforms.views import Pipeline, Sample, make_views
 from ssod.utils.errors import SsodError
+from tests.parts import together
 from tests.paths import golden_path
 from tests.small import small_config
-from tests.test_methods import detector, method, view
+from tests.test_methods import K, batch, detector, method, optimizer_of, some_targets, step, view
 from tests.transforms.common import picture
 
 FILE = np.load(golden_path("dsl.npz"), allow_pickle=False)
@@ -254,6 +258,16 @@ def test_pseudo_labels_follow_as_true_boxes_do() -> None:
     assert max(cut for cut, _ in counts) > 4
 
 
+def test_parts_come_through_the_workers() -> None:
+    blind = make_views(picture(80, 60), None, {"strong": Pipeline.model_validate(OPS)}, 0)["strong"]
+    strong = collate([blind], [0], 32)
+    sent = workers._each_view(Batch(view(0), {"strong": strong}), workers._to_array)
+    got = workers._unpack(sent).strong
+    for name in ("before", "regions", "after"):
+        assert torch.equal(getattr(got.pieces, name), getattr(strong.pieces, name))
+    assert workers._unpack(sent).labeled.pieces is None
+
+
 def test_two_cuts_undo_each_other() -> None:
     image = np.asarray(picture(50, 30))
     for across, length in ((True, 50), (False, 30)):
@@ -288,3 +302,193 @@ def test_where_no_picture_may_be_cut(tmp_path: Path, change: str, field: str, wo
     assert error.value.field.startswith(field)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# ---- a step --------------------------------------------------------------------------------------------------------
+
+DENSE = ["fcos", "retinanet"]
+
+
+def dsl(net: str, keys: dict | None = None, **changes: object) -> Method:
+    return method("dsl", detector(net, keys={net: keys or {}}), **changes)
+
+
+def spied(m: Method, data: Batch, number: int = 50) -> tuple[dict[str, Tensor], list[tuple[Predictions, Assignment]]]:
+    """Losses of a step, and what each look was asked for: labelled images, unlabelled ones, these at half the size."""
+    asked: list[tuple[Predictions, Assignment]] = []
+    reduce = m.student.reduce
+    m.student.reduce = lambda assigned, *more: asked.append(assigned["dense"]) or reduce(assigned, *more)
+    losses = m(data, number)
+    m.student.reduce = reduce
+    return losses, asked
+
+
+@pytest.mark.parametrize(
+    ("net", "keys"),
+    [("fcos", {}), ("fcos", {"box_weight": "centerness"}), ("retinanet", {}), ("fcos", {"assigner": "adaptive"})],
+)
+def test_all_images_of_a_step_are_divided_by_what_they_count_together(net: str, keys: dict) -> None:
+    m = dsl(net, keys)
+    losses, asked = spied(m, batch())
+    assert len(asked) == 3
+    assert all(a.fg.any() for _, a in asked)
+    for name in asked[0][1].normalizer:
+        assert len({float(a.normalizer[name]) for _, a in asked}) == 1
+    divided = asked[0][1].normalizer["cls"]
+    if "assigner" not in keys:
+        assert divided == sum(int((a.matches() >= 0).sum()) for _, a in asked)
+    own = [replace(a, normalizer={"cls": torch.ones(())}) for _, a in asked]
+    sums = [m.student.reduce({"dense": (p, a)})["cls"] for (p, _), a in zip(asked, own)]
+    torch.testing.assert_close(losses["sup/cls"], sums[0] / divided)
+    torch.testing.assert_close(losses["unsup/cls"], 3 * (sums[1] + sums[2]) / divided)
+    before, alone = spied(dsl(net, keys, burn_in=60), batch())
+    assert len(alone) == 1
+    assert "centerness" not in alone[0][1].normalizer
+    assert before.keys() == {key for key in losses if key.startswith("sup/")}
+
+
+@pytest.mark.parametrize("net", DENSE)
+def test_rows_of_boxes_in_doubt_learn_no_class_unless_they_learn_a_sure_box(net: str) -> None:
+    m, data = dsl(net, score=0.9), batch(flip=False)
+    sure = [replace(t, scores=torch.ones(len(t))) for t in some_targets()]
+    # The same boxes, and smaller ones inside them, which FCOS would give the rows to.
+    doubt = [replace(t, boxes=t.boxes + torch.tensor([4.0, 4, -4, -4])) for t in sure]
+    m.label = lambda teacher, of: Pseudo(sure, unsure=doubt)
+    _, (_, (p, a), _) = spied(m, data)
+    plain, other = (m.student.assign(SimpleNamespace(stages={"dense": p}), t)["dense"][1] for t in (sure, doubt))
+    objects = plain.matched >= 0
+    assert torch.equal(a.cls, plain.cls)
+    assert torch.equal(a.box_weight, plain.box_weight)
+    assert torch.equal(a.cls_weight, plain.cls_weight * ~((other.matched != -1) & ~objects))
+    labels = Pseudo(sure, unsure=doubt).with_ignored()
+    assert torch.equal(torch.cat([t.boxes for t in labels])[a.matched[objects]], plain.box[objects])
+    m.label = lambda teacher, of: Pseudo([t[:0] for t in sure], unsure=doubt)
+    _, (_, (_, alone), _) = spied(m, data)
+    assert torch.equal(alone.cls_weight == 0, other.matched != -1)
+    assert not alone.fg.any()
+
+
+@pytest.mark.parametrize("net", DENSE)
+def test_both_sizes_learn_from_their_distance(net: str) -> None:
+    m, data = dsl(net, slow=0), batch()
+    losses, asked = spied(m, data)
+    whole, half = asked[1][0], asked[2][0]
+    torch.testing.assert_close(losses["unsup/consistency"], scale_distance(whole, half))
+    gradient = torch.autograd.grad(scale_distance(whole, half), (whole.logits, half.logits))
+    assert all(g.any() for g in gradient)
+    n, k, per_cell = whole.num_images, whole.num_classes, m.student.anchors.per_cell
+    start = sum(whole.levels[:1])
+    (h, w), cells = whole.grids[1], whole.logits.view(n, -1, k)
+    second = cells[:, start : start + h * w * per_cell].reshape(n, h, w, -1)
+    first = half.logits.view(n, -1, k)[:, : whole.levels[0]].reshape(n, *whole.grids[0], -1)[:, :h, :w]
+    pairs = [(second - first).square().mean()]
+    rest = scale_distance(whole, half) - pairs[0]
+    assert rest > 0
+    doubled = replace(whole, logits=torch.cat([cells[:, :start] * 9, cells[:, start:]], 1).flatten(0, 1))
+    torch.testing.assert_close(scale_distance(doubled, half), pairs[0] + rest)  # no level lies below the first
+
+
+def test_the_distance_counts_little_at_first() -> None:
+    m = dsl("fcos", burn_in=10, slow=5, consistency=2.0)
+    assert [m.consistency(number) for number in (10, 14, 15, 90)] == [0.002, 0.002, 2.0, 2.0]
+    assert "unsup/consistency" not in dsl("fcos", consistency=0)(batch(), 50)
+
+
+def test_thresholds_are_chosen_after_each_so_many_steps_and_come_back() -> None:
+    m = dsl("fcos", burn_in=2, every=3, rise=0.3)
+    optimizer, seen = optimizer_of(m), []
+    for number in range(9):
+        data = batch() if number >= 2 else Batch(view(0, some_targets()))
+        if number == 4:
+            m(data, number)
+            m.after_skip(number)
+        else:
+            step(m, data, number, optimizer)
+        seen.append((m.balance.values.clone(), int(m.balance.count.sum())))
+    counts = [count for _, count in seen]
+    assert [count == 0 for count in counts] == [True, True, False, False, True, False, False, True, False]
+    assert torch.equal(seen[3][0], torch.full((K,), 0.3))
+    assert not torch.equal(seen[4][0], seen[3][0])
+    other = dsl("fcos", burn_in=2, every=3, rise=0.3)
+    other.load_state_dict(m.state_dict())
+    for name in ("values", "count", "total"):
+        assert torch.equal(getattr(other.balance, name), getattr(m.balance, name))
+
+
+def test_parts_and_ranks_count_what_all_of_them_see() -> None:
+    g = torch.Generator().manual_seed(0)
+    images = [
+        scored(torch.rand(n, 4, generator=g), torch.randint(0, K, (n,), generator=g), torch.rand(n, generator=g))
+        for n in (5, 0, 7, 20)
+    ]
+
+    def counted(some: list[Targets]) -> ClassBalance:
+        of = balance(K)
+        of.see(some)
+        return of
+
+    alone = counted(images)
+    parts, _ = together([lambda some=some: counted(some) for some in (images[:2], images[2:])])
+    assert alone.count.sum() > 0
+    for of in parts:
+        assert torch.equal(of.count, alone.count)
+        torch.testing.assert_close(of.total, alone.total, rtol=1e-6, atol=0)
+
+
+def test_ignore_regions_are_not_counted_and_a_constant_share_changes_nothing() -> None:
+    crowd = replace(scored(torch.zeros(2, 4), torch.zeros(2).long(), torch.ones(2)), weight=torch.tensor([1.0, 0]))
+    of = balance(2)
+    of.see([crowd])
+    assert of.count.tolist() == [1, 0]
+    count = torch.tensor([40, 40, 0])
+    assert balanced(count, count * 0.5, 0.3, 0.05, 0.0).tolist() == pytest.approx([0.3, 0.3, 0])
+
+
+def test_a_half_copy_of_an_odd_picture() -> None:
+    """Its last column has the mean colour beside it; what lies outside is padding, and places follow the matrix."""
+    picture_ = View(
+        torch.full((1, 3, 8, 8), 255, dtype=torch.uint8), torch.tensor([[5, 6]]), torch.eye(3)[None], torch.zeros(1)
+    )
+    half = half_copy(picture_)
+    assert half.sizes.tolist() == [[3, 3]]
+    assert half.images[0, :, :2, :3].eq(1).all()
+    assert half.images[0, 0, 2, 0] == pytest.approx((1 + 0.485) / 2)
+    assert not half.images[0, :, 3:].any()
+    assert half.matrix[0].diagonal().tolist() == [0.5, 0.5, 1]
+
+
+# ---- the config ----------------------------------------------------------------------------------------------------
+
+
+def test_the_released_constants_are_the_defaults() -> None:
+    cfg = Config(name="dsl")
+    assert (cfg.weight, cfg.score, cfg.rise, cfg.power, cfg.unsure) == (3.0, 0.3, 0.05, 0.05, 0.1)
+    assert (cfg.consistency, cfg.slow, cfg.every) == (1.0, 5000, 13_300)
+    assert (cfg.ema.decay, cfg.ema.warm_up, cfg.ema.start) == (0.99, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"every": 0}, "method.every", "must be 1 or more"),
+        ({"unsure": 0.4}, "method.unsure", "above 'score: 0.3', so that no detection is in doubt"),
+        ({"threshold": "gmm"}, "method.threshold", "unknown key"),
+    ],
+)
+def test_what_the_config_refuses(tmp_path: Path, changes: dict, field: str, words: str) -> None:
+    with pytest.raises(SsodError) as error:
+        config.load(small_config(tmp_path, method={"name": "dsl", "burn_in": 6} | changes))
+    assert (error.value.field, error.value.code) == (field, 2)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_detectors_that_have_nothing_to_compare_are_refused() -> None:
+    with pytest.raises(SsodError, match="a detector with proposals has none of them") as error:
+        method("dsl", detector("faster_rcnn"))
+    assert (error.value.field, error.value.code) == ("method.name", 2)
+    one = detector("fcos", keys={"fcos": {"levels": (4, 4)}})
+    with pytest.raises(SsodError, match=r"set method\.consistency=0") as error:
+        method("dsl", one)
+    assert error.value.field == "detector.levels"
+    assert "unsup/cls" in method("dsl", one, consistency=0)(batch(), 50)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ssod.assign.matches import IGNORED
+from ssod.assign.matches import BACKGROUND, IGNORED
 from ssod.structures import Assignment
 
 
@@ -28,7 +28,7 @@ def with_boxes_of(cls: Assignment, box: Assignment) -> Assignment:
 
 
 def with_doubts(sure: Assignment, unsure: Assignment, counts: list[tuple[int, int]]) -> Assignment:
-    """Let rows that learn nothing of one set, and would learn a box of the other, learn no class. (DSL)
+    """Let rows without a box of one set, which the other set would not leave to background, learn no class. (DSL)
 
     A box in doubt takes no row from a sure one, also where it is the smaller or the better fit.
 
@@ -39,7 +39,7 @@ def with_doubts(sure: Assignment, unsure: Assignment, counts: list[tuple[int, in
             those in doubt behind the others (``Pseudo.with_ignored``).
     """
     matched = sure.matches()
-    doubt = (unsure.matches() >= 0) & (matched < 0)
+    doubt = (unsure.matches() != BACKGROUND) & (matched < 0)
     numbers, start = [matched.new_zeros(1)], 0  # one more, so that there is something to look up
     for own, others in counts:
         numbers.insert(-1, torch.arange(start, start + own, device=matched.device))

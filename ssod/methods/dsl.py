@@ -4,8 +4,9 @@ Order of a step, as in the released code:
 
 1. Labelled images, weight 1, in a view that `patch_shuffle` may have cut.
 2. The teacher on the weak view. A detection that reaches the threshold of its class is a pseudo-label; below it, from
-   `unsure` on, it is in doubt. Rows that the detector's assigner would give to a box in doubt learn no class, unless
-   they learn a sure box: the cells near its center on one level, and not its whole area.
+   `unsure` on, it is in doubt. Rows that the detector's assigner would not leave to background, were a box in doubt a
+   sure one, learn no class, unless they learn a sure box: of FCOS the cells near its center on one level, and not its
+   whole area.
 3. The student on the strong view, and on its copy at half the size, pasted at the top left of a canvas of the same
    size, with boxes at half their size (``ssod.transforms.half_copy``). The losses of both count `weight` times.
 4. All three kinds of images are one batch: their losses are divided by what all of them count together, without the
@@ -127,6 +128,8 @@ class Dsl(base.Method, burn_in_reads=()):
         losses: Losses = {}
         for (ctx, weight), (p, _), a in zip(looks, rows, divided_together(rows, self.student.central)):
             losses = add(losses, self.losses_of(ctx, weight, {"dense": (p, a)}))
+        if not self.cfg.consistency:
+            return losses
         whole, half = (p for p, _ in rows[1:])
         return losses | self.scale("unsup", {"consistency": scale_distance(whole, half)}, self.consistency(step))
 
