@@ -86,3 +86,8 @@ def played() -> AbstractContextManager:
     """Return what plays the machine that ``SSOD_TEST_ROUNDING`` names; nothing where it names none."""
     seed = os.environ.get("SSOD_TEST_ROUNDING")
     return nullcontext() if seed is None else Rounding(int(seed))
+
+
+def unplayed() -> AbstractContextManager:
+    """Return what ends the play, in a process that was forked in the middle of it and is to be as one of its own."""
+    return nullcontext() if os.environ.get("SSOD_TEST_ROUNDING") is None else torch._C.DisableTorchFunction()

@@ -1,20 +1,23 @@
-"""The real command, killed at random moments, ends with the bits of a run that nobody disturbed."""
+"""The command, killed at random moments, ends with the bits of a run that nobody disturbed.
+
+Each start is a process of its own that runs the command line from the top; it finds torch imported, so that what is
+killed is the command's own work.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.engine.crash import difference, final_state, kill_until_done
+from tests.engine.fork import Command, run
 from tests.small import seen_once, small_config, train_command
 
 KILLS = int(os.environ.get("SSOD_KILLS", "3"))
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +25,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
     """A config, the folder of a run that nobody disturbed, and the seconds that its command took."""
     folder = tmp_path_factory.mktemp("calm")
     config = small_config(folder, train__steps=48)
-    run, begin = train_command(config, folder / "run"), time.monotonic()
-    subprocess.run(run, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
+    begin = time.monotonic()
+    run(train_command(config, folder / "run"))
     return config, folder / "run", time.monotonic() - begin
 
 
@@ -43,7 +46,7 @@ def test_kill_9_at_random_moments_changes_no_bit(calm: tuple, tmp_path: Path, af
     longest = in_the_loop(undisturbed) if after_save else 0.8 * seconds
     wild = tmp_path / "wild"
     command = train_command(config, wild)
-    record = kill_until_done(command, wild, kills=KILLS, longest=longest, after_save=after_save, env=ONE_THREAD)
+    record = kill_until_done(lambda: Command(command), wild, kills=KILLS, longest=longest, after_save=after_save)
     print(f"killed {record.killed} times, after steps {record.steps}")
     assert record.killed > 0
     assert difference(final_state(undisturbed), final_state(wild)) == []
@@ -53,12 +56,12 @@ METHODS = {
     "humble_teacher": {},
     "instant_teaching": {"score": 0.05},
     "instant_teaching_rectify": {"score": 0.05},
-    "consistent_teacher": {"start": 10},
-    "label_match": {"start": 10, "queue": 16, "score": 0.05},
+    "consistent_teacher": {"start": 3},
+    "label_match": {"start": 3, "queue": 16, "score": 0.05},
     "acrst": {"bank": {"size": 5, "side": 16}},
     "mean_teacher": {"threshold": "gmm", "loss": {"unsup": {"weighting": "uncertainty"}}},
-    "stac": {"burn_in": 12, "score": 0.05},
-    "s4od": {"every": 6, "look": 3, "score": 0.05, "spread": 0.5},
+    "stac": {"burn_in": 3, "score": 0.05},
+    "s4od": {"every": 4, "look": 3, "score": 0.05, "spread": 0.5},
     "mix_pl": {"score": 0.05, "cache": {"side": 64}, "mosaic_size": [20, 40]},
 }
 PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2, "mix_pl": 2, "s4od": 2}  # of a step
@@ -68,17 +71,19 @@ PARTS = {"acrst": 2, "consistent_teacher": 2, "label_match": 2, "mix_pl": 2, "s4
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_remembers_survives_kill_9(name: str, tmp_path: Path) -> None:
-    """Score banks, thresholds, a second model, an auxiliary branch: all come back to the bit."""
-    method = {"name": name, "burn_in": 6, "ema": {"decay": 0.9}, **METHODS[name]}
+    """Score banks, thresholds, a second model, an auxiliary branch: all come back to the bit.
+
+    Each has begun to fill when the first checkpoint is written, after four steps; the kill comes after that.
+    """
+    method = {"name": name, "burn_in": 2, "ema": {"decay": 0.9}, **METHODS[name]}
     parts = PARTS.get(name, 1)
-    config = small_config(tmp_path, method=method, train__steps=32, train__eval_every=0, train__accumulate=parts)
-    command = train_command(config, tmp_path / "calm", *seen_once(name))
-    subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
-    command = train_command(config, tmp_path / "wild", *seen_once(name))
-    longest = in_the_loop(tmp_path / "calm")
-    record = kill_until_done(command, tmp_path / "wild", kills=1, longest=longest, after_save=True, env=ONE_THREAD)
+    config = small_config(tmp_path, method=method, train__steps=14, train__eval_every=0, train__accumulate=parts)
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    run(train_command(config, calm, *seen_once(name)))
+    command, longest = train_command(config, wild, *seen_once(name)), in_the_loop(calm)
+    record = kill_until_done(lambda: Command(command), wild, kills=1, longest=longest, after_save=True)
     assert record.killed > 0
-    assert difference(final_state(tmp_path / "calm"), final_state(tmp_path / "wild")) == []
+    assert difference(final_state(calm), final_state(wild)) == []
 
 
 @pytest.mark.slow
@@ -87,8 +92,7 @@ def test_workers_change_no_bit(tmp_path: Path) -> None:
     states = []
     for workers in (0, 2):
         out = tmp_path / f"w{workers}"
-        command = train_command(config, out, f"train.workers={workers}")
-        subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
+        run(train_command(config, out, f"train.workers={workers}"))
         state = final_state(out)
         del state["checkpoint"]["identity"]  # knows the number of workers
         states.append(state)

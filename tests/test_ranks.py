@@ -1,4 +1,7 @@
-"""Two processes and one process with the same batch in total learn the same from the same images."""
+"""Two processes and one process with the same batch in total learn the same from the same images.
+
+Processes are forked with the environment that torchrun gives; the last test starts torchrun itself.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from ssod.data.synthetic import CLASSES
 from ssod.detectors.build import build
 from ssod.engine.checkpointing import checkpoint
 from tests.detectors.reference import config as section
+from tests.engine.fork import run
 from tests.small import seen_once, small_config, train_command
 from tests.test_methods import SIDES
 
@@ -54,11 +58,6 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in r.items() if k.startswith(("sup/", "unsup/"))} for r in rows if r["kind"] == "train"]
 
 
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[:3000] + " ... " + done.stderr[-3000:]
-
-
 def begun(net: str, folder: Path) -> dict[str, object]:
     """Return a detector's section; FCOS starts from weights with which no rounding chooses between near ties.
 
@@ -82,8 +81,7 @@ def largest_difference(alone: dict[str, float], together: dict[str, float]) -> f
 
 
 def two(config: Path, out: Path, *changes: str) -> None:
-    command = train_command(config, out, *changes)
-    run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command[1:]])
+    run(train_command(config, out, *changes), ranks=2)
 
 
 @pytest.mark.slow

@@ -1,16 +1,14 @@
 """Comparing runs bit for bit, and killing a training process again and again until it is done.
 
-``kill_until_done`` works for any command that resumes by itself; ``final_state`` reads any run folder.
+``kill_until_done`` works for any program that resumes by itself; ``final_state`` reads any run folder.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from ssod.engine.checkpointing import checkpoint
 from ssod.utils import model_file
+from tests.engine.fork import Forked
 from tests.patience import LONG
 
 # Figures of the machine, not of the run.
@@ -70,7 +69,7 @@ class Kills:
 
 
 def kill_until_done(
-    command: Sequence[str],
+    start: Callable[[], Forked],
     folder: Path,
     *,
     kills: int,
@@ -79,22 +78,20 @@ def kill_until_done(
     number: int = signal.SIGKILL,
     resumable: Sequence[int] = (75, 130),
     after_save: bool = False,
-    env: dict[str, str] | None = None,
     after_kill: Callable[[Kills], None] = lambda record: None,
 ) -> Kills:
-    """Start ``command`` again and again, kill it at a random moment, and in the end let it finish.
+    """Start a program again and again, kill it at a random moment, and in the end let it finish.
 
     Args:
-        command: trains in ``folder`` and goes on by itself where it was stopped.
+        start: starts it; it trains in ``folder`` and goes on by itself where it was stopped.
         folder: the run folder; after each kill it must hold a loadable checkpoint or none at all.
-        kills: how many times to kill; fewer if the command finishes before.
+        kills: how many times to kill; fewer if the program finishes before.
         longest: seconds within which the moment is drawn, uniformly; about the time of the whole run is good.
         seed: of the moments.
         number: the signal.
         resumable: exit codes that mean "start me again", for signals that a process survives.
         after_save: start the clock when the process has written its first checkpoint, so that every start gets
             further than the one before; otherwise it starts with the process, and start-up is killed too.
-        env: more environment variables.
         after_kill: a further check.
 
     Raises:
@@ -103,27 +100,22 @@ def kill_until_done(
     moments, record = random.Random(seed), Kills()
     newest = folder / "checkpoints" / checkpoint.LAST
     while True:
-        before = _written(newest)
-        process = subprocess.Popen(
-            command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            last = len(record.steps) >= kills
-            if after_save and not last:
-                wait_for(lambda p=process, b=before: p.poll() is not None or _written(newest) != b, 600)
-            output, _ = process.communicate(timeout=None if last else moments.uniform(0, longest))
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            output, _ = process.communicate()
-        code = process.returncode
+        before, program = _written(newest), start()
+        process, last = program.process, len(record.steps) >= kills
+        if after_save and not last:
+            wait_for(lambda p=process, b=before: p.exitcode is not None or _written(newest) != b, 600)
+        process.join(None if last else moments.uniform(0, longest))
+        if process.exitcode is None:
+            program.signal(number)
+            process.join()
+        code = process.exitcode
         if code == 0:
             record.codes.append(code)
             return record
         record.killed += code == -number
         if code != -number:
             record.codes.append(code)
-            assert code in resumable, f"exit {code}:\n{output[-3000:]}"
+            assert code in resumable, f"exit {code}:\n{program.output.read_text()[-3000:]}"
         path = checkpoint.find(folder / "checkpoints")
         record.steps.append(None if path is None else checkpoint.load(path)["step"])
         after_kill(record)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from ssod.utils.signals import Signals, requested
 from tests.engine import toy
 from tests.engine.crash import difference, final_state, kill_until_done, wait_for
 from tests.engine.fork import Job
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def lines(folder: Path) -> list[dict]:
@@ -95,10 +92,8 @@ def test_handlers_are_put_back_and_nested_listeners_inherit() -> None:
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     """Three kills here; ``tests.engine.crash`` is what longer campaigns use."""
     options = {"steps": 60, "log_every": 3, "eval_every": 10, "save_every": 4}
-    command = [sys.executable, "-m", "tests.engine.job", str(tmp_path / "run"), json.dumps({"pace": 0.1, **options})]
-    record = kill_until_done(
-        command, tmp_path / "run", kills=3, longest=0.5, after_save=True, env={"PYTHONPATH": str(ROOT)}
-    )
+    run = tmp_path / "run"
+    record = kill_until_done(lambda: Job(run, pace=0.1, **options), run, kills=3, longest=0.5, after_save=True)
     assert record.killed == 3
     assert record.codes == [0]
     toy.run(tmp_path / "whole", **options)
