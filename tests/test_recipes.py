@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 import ssod
+from ssod import cli
 from ssod.commands.init import write_recipe
 from ssod.config import Config, load, load_recipe, load_words
 from ssod.experiments.sweep.sweep import read_sweep
@@ -229,14 +228,20 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, says: str) -> None:
 # ---- the command line --------------------------------------------------------------------------------------------
 
 
-def test_the_options_are_a_config(tmp_path: Path) -> None:
+def test_the_options_are_a_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     named = {"method": "mean_teacher", "detector": "fcos_r50_fpn", "data": "coco", "percent": 5.0, "fold": None}
     cfg = load_words(["train.lr=0.3"], named)
     assert (cfg.stem, cfg.train.lr) == ("mean_teacher_fcos_r50_fpn_coco_5p", 0.3)
     options = ["--method", "supervised", "--detector", "fcos_tiny", "--data", "bccd", "--fold", "4", "eval.batch=3"]
-    done = subprocess.run([sys.executable, "-m", "ssod", "config", *options], capture_output=True, text=True)
-    assert re.search(r"fold: 4 +# command line", done.stdout), done.stderr
-    assert re.search(r"decay: 0.996 +# configs/methods/supervised.yaml \(for protocol small\)", done.stdout)
+    monkeypatch.setattr("sys.argv", ["ssod", "config", *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    assert re.search(r"fold: 4 +# command line", told)
+    assert re.search(r"decay: 0.996 +# configs/methods/supervised.yaml \(for protocol small\)", told)
 
 
 def test_mistakes_in_the_options(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The picture sheet of a config's views."""
+"""The picture sheet of a config's views: from the command once, else from its function."""
 
 import subprocess
 import sys
@@ -10,6 +10,7 @@ from PIL import Image
 from ssod.data.synthetic import write_shapes
 from tests.patience import LONG
 from tests.small import small_config
+from tools import show_views
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_views.py"
 CONFIG = """
@@ -30,47 +31,63 @@ views:
 POLICY = ", {policy: {name: scale_aware, variant: released}}"
 
 
-def run(tmp_path, preset, labeled="", train=3):
-    root = write_shapes(tmp_path / "data", train=train, val=1, unlabeled=3, size=96)
-    (tmp_path / "c.yaml").write_text(CONFIG.format(root=root, preset=preset, labeled=labeled))
-    command = [sys.executable, str(TOOL), str(tmp_path / "c.yaml"), "-o", str(tmp_path / "v.png"), "--images", "2"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=LONG)
+def config_file(folder, preset, labeled="", train=3):
+    root = write_shapes(folder / "data", train=train, val=1, unlabeled=3, size=96)
+    (folder / "c.yaml").write_text(CONFIG.format(root=root, preset=preset, labeled=labeled))
+    return folder / "c.yaml"
+
+
+@pytest.fixture
+def draw(monkeypatch, capsys):
+    """Return a function that runs the tool in this process: words -> its exit code and what it printed as an error."""
+
+    def draw(*words):
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, words)])
+        try:
+            code = show_views.main()
+        except SystemExit as end:
+            code = end.code
+        return code, capsys.readouterr().err
+
+    return draw
 
 
 def test_draws_a_sheet(tmp_path):
-    done = run(tmp_path, "soft_teacher_strong")
+    config, out = config_file(tmp_path, "soft_teacher_strong"), tmp_path / "v.png"
+    command = [sys.executable, str(TOOL), str(config), "-o", str(out), "--images", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
-    with Image.open(tmp_path / "v.png") as sheet:
+    with Image.open(out) as sheet:
         assert sheet.width > 500
         assert sheet.height > 1000  # two labelled and two unlabelled rows
         assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000
 
 
-def test_draws_what_takes_parts_of_other_images(tmp_path):
-    done = run(tmp_path, "blur", POLICY, train=5)
-    assert done.returncode == 0, done.stderr
-    too_few = run(tmp_path / "few", "blur", POLICY)
-    assert too_few.returncode == 2
-    assert too_few.stderr.count("\n") == 1
-    assert "'policy' puts 4 labelled images together, and there are 3" in too_few.stderr
+def test_draws_what_takes_parts_of_other_images(tmp_path, draw):
+    config = config_file(tmp_path, "blur", POLICY, train=5)
+    code, told = draw(config, "-o", tmp_path / "v.png", "--images", "2")
+    assert code == 0, told
+    code, told = draw(config_file(tmp_path / "few", "blur", POLICY), "-o", tmp_path / "few.png", "--images", "2")
+    assert code == 2
+    assert told.count("\n") == 1
+    assert "'policy' puts 4 labelled images together, and there are 3" in told
 
 
-def test_draws_what_a_method_mixes(tmp_path):
+def test_draws_what_a_method_mixes(tmp_path, draw):
     config = small_config(tmp_path, method={"name": "instant_teaching", "mix": {"tiles": 4}})
-    command = [sys.executable, str(TOOL), str(config), "-o", str(tmp_path / "v.png"), "--images", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
-    assert done.returncode == 0, done.stderr
+    code, told = draw(config, "-o", tmp_path / "v.png", "--images", "2")
+    assert code == 0, told
     with Image.open(tmp_path / "v.png") as sheet:
         assert sheet.height == 6 * 330  # two labelled, two unlabelled and two mixed rows
 
 
 @pytest.mark.parametrize("preset", ["soft_teacher_stron"])
-def test_a_mistake_is_one_line(tmp_path, preset):
-    done = run(tmp_path, preset)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "did you mean 'soft_teacher_strong'?" in done.stderr
-    assert "unlabeled.strong" in done.stderr
+def test_a_mistake_is_one_line(tmp_path, preset, draw):
+    code, told = draw(config_file(tmp_path, preset), "-o", tmp_path / "v.png", "--images", "2")
+    assert code == 2
+    assert told.count("\n") == 1
+    assert "did you mean 'soft_teacher_strong'?" in told
+    assert "unlabeled.strong" in told
 
 
 @pytest.mark.parametrize(
@@ -81,8 +98,8 @@ def test_a_mistake_is_one_line(tmp_path, preset):
         (["-o", "x.foo"], "'x.foo' is no picture file"),
     ],
 )
-def test_options_that_make_no_sheet(options, words):
-    done = subprocess.run([sys.executable, str(TOOL), "c.yaml", *options], capture_output=True, text=True, timeout=LONG)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_options_that_make_no_sheet(options, words, draw):
+    code, told = draw("c.yaml", *options)
+    assert code == 2
+    assert words in told
+    assert "Traceback" not in told
