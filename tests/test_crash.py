@@ -78,7 +78,7 @@ def test_what_a_method_remembers_survives_kill_9(name: str, tmp_path: Path) -> N
     """
     method = {"name": name, "burn_in": 2, "ema": {"decay": 0.9}, **METHODS[name]}
     parts = PARTS.get(name, 1)
-    config = small_config(tmp_path, method=method, train__steps=20, train__eval_every=0, train__accumulate=parts)
+    config = small_config(tmp_path, method=method, train__steps=14, train__eval_every=0, train__accumulate=parts)
     calm, wild = tmp_path / "calm", tmp_path / "wild"
     run(train_command(config, calm, *seen_once(name)))
     command, longest = train_command(config, wild, *seen_once(name)), in_the_loop(calm)
