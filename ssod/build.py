@@ -33,8 +33,9 @@ from ssod.engine.checkpointing.burn_in import BurnIn
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.trainer import Trainer
 from ssod.evaluation.coco import coco_metrics
-from ssod.evaluation.coco import evaluate as measure
+from ssod.evaluation.columns import Found
 from ssod.evaluation.matching import MOST
+from ssod.evaluation.measure import evaluate as measure
 from ssod.evaluation.voc import voc_metrics
 from ssod.labelers import from_config as labelers
 from ssod.methods import burn_in
@@ -248,7 +249,7 @@ def evaluator(
     truth: Labeled,
     *,
     score: float | None = None,
-    keep: Callable[[dict, list[dict]], None] | None = None,
+    keep: Callable[[dict, Found], None] | None = None,
 ) -> Callable[[Detector], dict[str, float]]:
     """Return what measures a detector on ``truth``, with the config's metric, seen through its view.
 
@@ -258,13 +259,10 @@ def evaluator(
     images = truth.images
     if images.sizes is not None:  # neighbours of one size share a batch
         images = images.subset(np.lexsort(images.sizes.T))
-    metrics = {
-        "coco": coco_metrics,
-        "voc": voc_metrics,
-        "voc07": partial(voc_metrics, eleven_points=True),
-    }[cfg.eval.metric]
+    known = {"coco": coco_metrics, "voc": voc_metrics, "voc07": partial(voc_metrics, eleven_points=True)}
+    metrics = known[cfg.eval.metric]
 
-    def measured(truth: dict, found: list[dict], most: int) -> dict[str, float]:
+    def measured(truth: dict, found: Found, most: int) -> dict[str, float]:
         if keep is not None:
             keep(truth, found)
         return metrics(truth, found, most) if cfg.eval.metric == "coco" else metrics(truth, found)

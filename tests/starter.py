@@ -162,7 +162,7 @@ def _become(run: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for module in ("torch", "ssod.build", "ssod.commands.evaluate", "ssod.commands.plan", "pycocotools.cocoeval"):
+    for module in ("torch", "ssod.build", "ssod.commands.evaluate", "ssod.commands.plan"):
         importlib.import_module(module)
     from ssod.cli import main
 

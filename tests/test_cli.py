@@ -13,6 +13,7 @@ import yaml
 
 from ssod import build as build_module
 from ssod import cli
+from ssod.evaluation.columns import Found
 from ssod.methods.registry import names
 from ssod.utils.errors import Exit
 from tests.data.nano import Nano
@@ -224,10 +225,9 @@ def test_debug_shows_tracebacks_wherever_it_stands(
 def test_train_eval_predict_label_in_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def metrics(truth: dict, found: list[dict], most: int) -> dict[str, float]:
+    def metrics(truth: dict, found: Found, most: int) -> dict[str, float]:
         """Figures that eight steps bring above 0, and that other weights, views or thresholds change."""
-        scores = [row["score"] for row in found]
-        return {"AP": sum(scores) / len(scores), "AR100": len(scores) / 1000}
+        return {"AP": float(found.scores.mean()), "AR100": len(found) / 1000}
 
     monkeypatch.setattr(build_module, "coco_metrics", metrics)
     config = small_config(tmp_path, train__steps=8, train__eval_every=4)

@@ -19,7 +19,6 @@ _NEEDED = (
     "numpy",
     "scikit-learn",
     "scipy",
-    "pycocotools",
     "pillow",
     "pyyaml",
     "pydantic",
@@ -29,7 +28,7 @@ _NEEDED = (
     "jinja2",
     "matplotlib",
 )
-_OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "faster-coco-eval", "tensorboard", "detectron2")
+_OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "tensorboard", "detectron2")
 
 
 def doctor() -> int:

@@ -31,6 +31,7 @@ from ssod.diagnostics import gallery
 from ssod.diagnostics.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.evaluation import matching
+from ssod.evaluation.columns import Found
 from ssod.evaluation.matching import MOST, match, mean_ap
 from ssod.methods.base import Method
 from ssod.structures import Batch, Targets, View
@@ -71,12 +72,12 @@ class Diagnose:
         self.cfg, self.folder, self.labeled = cfg, folder, data.labeled
         self.images, self.hidden = fixed_set(data, cfg.eval.diagnose, cfg.eval.batch)
         self.categories = [{"id": i, "name": n} for i, n in enumerate(data.classes.names)]
-        self._evaluated: tuple[dict[str, Any], list[dict]] | None = None
+        self._evaluated: tuple[dict[str, Any], Found] | None = None
         wanted = self.images is not None and cfg.train.trackers and collective.rank() == 0
         self._gallery = gallery.spread(self.images.ids) if wanted else set()
         self._shown: list[gallery.Shown] = []  # of the last look, in the order of the images
 
-    def keep(self, truth: dict[str, Any], found: list[dict]) -> None:
+    def keep(self, truth: dict[str, Any], found: Found) -> None:
         """Take note of an evaluation's truth and detections; called on rank 0, the teacher's come first."""
         self._evaluated = truth, found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -164,7 +165,7 @@ def _rounds(
     rounds = np.searchsorted(nth[which][by_round], np.arange(nth.max(initial=-1) + 2))
     right = np.zeros((len(rows), len(ignored), len(lowest)), bool)
     skipped, free = np.zeros_like(right), np.ones((ignored.shape[1], *right.shape[1:]), bool)
-    for begin, end in zip(rounds, rounds[1:]):
+    for begin, end in pairwise(rounds.tolist()):
         pairs = by_round[begin:end]
         mine, box = which[pairs], boxes[pairs]
         starts = np.flatnonzero(np.diff(mine, prepend=-1))

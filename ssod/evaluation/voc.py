@@ -14,9 +14,7 @@ from ssod.evaluation.greedy import IOUS
 from ssod.evaluation.matching import Matches, match
 
 
-def voc_metrics(
-    truth: Truth, detections: Found | Sequence[dict], *, eleven_points: bool = False
-) -> dict[str, float]:
+def voc_metrics(truth: Truth, detections: Found | Sequence[dict], *, eleven_points: bool = False) -> dict[str, float]:
     """Return VOC's mean AP at IoU 0.5, and at COCO's ten thresholds for comparison.
 
     Args:

@@ -17,7 +17,7 @@ from ssod.data.formats.image import Pixels
 from ssod.data.formats.records import Classes
 from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
-from ssod.evaluation.coco import to_original
+from ssod.evaluation.measure import to_original
 from ssod.inference.draw_boxes import Picture, as_picture
 from ssod.inference.weights_file import weights_file
 from ssod.structures import Detector, Targets

@@ -1,38 +1,16 @@
 """COCO and VOC numbers equal those of pycocotools and of detectron2's VOC evaluator; boxes find their way back."""
 
-import json
 import math
 
 import pytest
 import torch
 
-from ssod.evaluation.coco import NAMES, coco_metrics, evaluate
+from ssod.evaluation.coco import NAMES, coco_metrics
+from ssod.evaluation.measure import evaluate
 from ssod.evaluation.voc import IOUS, average_precision, voc_metrics
 from ssod.structures import Targets, View, boxes
 from ssod.utils import signals
-from tests.paths import golden_path
-
-COCO = json.loads(golden_path("coco_eval.json").read_text())
-VOC = json.loads(golden_path("voc_eval.json").read_text())
-
-
-def coco_case(case: dict) -> tuple[dict, list[dict]]:
-    truth, rows = COCO["ground_truth"], COCO["detections"]
-    name = case["name"]
-    if name.startswith("score_above_"):
-        rows = [r for r in rows if r[6] > float(name.rsplit("_", 1)[1])]
-    if name == "scores_rounded_to_0.1":
-        rows = [[*r[:6], round(r[6], 1)] for r in rows]
-    if name == "ground_truth_as_detections":
-        rows = [[a["image_id"], a["category_id"], *a["bbox"], 0.9] for a in truth["annotations"] if not a["iscrowd"]]
-    if case["image_ids"] is not None:
-        truth = {**truth, "images": [i for i in truth["images"] if i["id"] in case["image_ids"]]}
-        rows = [r for r in rows if r[0] in case["image_ids"]]
-        truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in case["image_ids"]]
-    if case["category_ids"] is not None:
-        truth = {**truth, "categories": [c for c in truth["categories"] if c["id"] in case["category_ids"]]}
-    keys = ("image_id", "category_id")
-    return truth, [{**dict(zip(keys, r)), "bbox": r[2:6], "score": r[6]} for r in rows]
+from tests.evaluation.golden import COCO, VOC, coco_case, voc_case
 
 
 @pytest.mark.parametrize("case", COCO["cases"], ids=lambda c: c["name"])
@@ -50,30 +28,6 @@ def test_coco_numbers_are_those_of_pycocotools(case: dict) -> None:
 def _defined(values: list[float]) -> list[float]:
     """What is -1 in pycocotools, since there is nothing to find, is no number here."""
     return [math.nan if value == -1 else value for value in values]
-
-
-def voc_case(case: dict) -> tuple[dict, list[dict]]:
-    """The golden detections get 1 added and the truth is inclusive: in continuous coordinates, x = xmin - 1."""
-    truth = {"images": [], "categories": [{"id": k, "name": n} for k, n in enumerate(VOC["classes"])]}
-    truth["annotations"] = [
-        {
-            "image_id": image,
-            "category_id": k,
-            "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1],
-            "difficult": VOC["difficult_flags"][image][i] if case["use_difficult_flags"] else 0,
-        }
-        for image, rows in VOC["ground_truth"].items()
-        for i, (k, x1, y1, x2, y2) in enumerate(rows)
-    ]
-    rows = VOC["detections"]
-    if case["name"] == "no_platelet_detections":
-        rows = [r for r in rows if r[1] != VOC["classes"].index("Platelets")]
-    if case["name"] == "confident_only":
-        rows = [r for r in rows if r[2] > 0.6]
-    return truth, [
-        {"image_id": i, "category_id": k, "score": s, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-        for i, k, s, x1, y1, x2, y2 in rows
-    ]
 
 
 @pytest.mark.parametrize("case", VOC["cases"], ids=lambda c: f"{c['name']}-{c['metric']}")
@@ -171,8 +125,10 @@ def test_boxes_are_clipped_to_the_original_image() -> None:
     seen = []
     view = View(torch.zeros(1, 3, 8, 8), torch.tensor([[120, 200]]), torch.diag(torch.tensor([2.0, 2, 1]))[None],
                 torch.zeros(1).long(), [7])  # fmt: skip
-    evaluate(Oracle(found), [view], TRUTH, device="cpu", metrics=lambda t, d: seen.extend(d) or {"AP": 0.0})
-    assert seen[0] == {"image_id": 7, "category_id": 90, "bbox": [0, 0, 100, 60], "score": pytest.approx(0.8)}
+    evaluate(Oracle(found), [view], TRUTH, device="cpu", metrics=lambda t, d: seen.append(d) or {"AP": 0.0})
+    assert (seen[0].ids, seen[0].image.tolist(), seen[0].label.tolist()) == ([7], [0], [1])
+    assert seen[0].boxes.tolist() == [[0, 0, 100, 60]]
+    assert seen[0].scores.tolist() == pytest.approx([0.8])
 
 
 def test_an_evaluation_hears_that_it_should_stop() -> None:

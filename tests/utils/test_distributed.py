@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ssod.engine.checkpointing import checkpoint
-from ssod.evaluation.coco import evaluate
+from ssod.evaluation.measure import evaluate
 from ssod.utils import distributed
 from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
