@@ -103,6 +103,7 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
     changed = [key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allow)]
     lines = {key: f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed}
     refused = [key for key in changed if kind(key) == "identity" or key in now.get("fixed", ())]
+    refused.sort(key=lambda key: not key.endswith(".name"))  # another detector has other keys, which say less
     if refused:
         problem = f"{', '.join(lines[key] for key in refused[:3])}{' ...' if len(refused) > 3 else ''} changes the run"
         raise _error(path, refused[0], problem, f"pass --allow-change {refused[0]}, or start a new run")
