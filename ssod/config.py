@@ -193,7 +193,7 @@ def validate(
     try:
         method = find(method_name)
     except SsodError as error:
-        raise source.error("method.name", error.problem, error.fix) from None
+        raise source.error("method.name", error.problem, error.fix, code=error.code) from None
     kinds = {
         "data": DataConfig,
         "views": ViewsConfig,
