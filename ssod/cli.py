@@ -5,6 +5,7 @@ Nothing heavy is imported here; ``ssod --help`` must answer at once, so torch is
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,11 +80,12 @@ def check(
     data: option.RecipeData = None,
     percent: option.Percent = None,
     fold: option.Fold = None,
+    decode: option.Decode = None,
 ) -> None:
     """Counts, classes, bad boxes, leakage: every finding, not the first."""
     from ssod.run import check
 
-    raise typer.Exit(check(_load(words, method, detector, data, percent, fold)))
+    raise typer.Exit(check(_load(words, method, detector, data, percent, fold), decode=decode))
 
 
 @app.command()
@@ -275,6 +277,9 @@ def _root(
     debug: Annotated[  # `main` takes it, wherever it stands; it is here for the help
         bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")
     ] = False,
+    allow_code: Annotated[  # likewise
+        bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
@@ -284,6 +289,8 @@ def _root(
 
 def main() -> None:
     """Run the command line; turns errors a user can mend into one line and an exit code."""
-    words = [word for word in sys.argv[1:] if word != "--debug"]
-    with one_line_errors(debug=len(words) < len(sys.argv[1:])):
+    words = [word for word in sys.argv[1:] if word not in ("--debug", "--allow-code")]
+    if "--allow-code" in sys.argv[1:]:
+        os.environ["SSOD_ALLOW_CODE"] = "*"  # for processes that this one starts, too; see ssod/methods/registry.py
+    with one_line_errors(debug="--debug" in sys.argv[1:]):
         app(words)

@@ -29,6 +29,12 @@ Alpha = Annotated[
     str | None,
     typer.Option("--alpha", help="What an alpha channel means, blend or ignore; default: as in training."),
 ]
+Decode = Annotated[
+    str | None,
+    typer.Option(
+        help="Images to decode, which finds truncated ones: none, sample or all; all of a set of up to 20 000 images."
+    ),
+]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
 Ids = Annotated[
     Path | None,
