@@ -41,9 +41,9 @@ def compare(
         if target.suffix not in WRITERS:
             known = ", ".join(WRITERS)
             raise SsodError("command line", "-o", f"'{target}' has no known ending", f"use one of {known}")
-    console = printing.console(soft_wrap=False)
+    console = printing.console(wrap=True)
     if not console.is_terminal:
-        console = printing.console(soft_wrap=False, width=max(console.width, 160))
+        console = printing.console(wrap=True, width=max(console.width, 160))
     failures: dict[str, str] = {}
     if sweep is not None:
         plan = read_sweep(sweep)

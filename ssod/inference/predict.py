@@ -252,7 +252,7 @@ def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
 
 
 def _progress(items: list[Any]) -> Iterator[Any]:
-    shown = console(stderr=True, soft_wrap=False)
+    shown = console(stderr=True, wrap=True)
     yield from track(items, "images", console=shown, transient=True, disable=not shown.is_terminal)
 
 

@@ -73,12 +73,12 @@ def _allowed(name: str) -> bool:
 
 def _file(name: str) -> str | None:
     """Return the file of a module, None if there is none; nothing of it and of the packages above it is run."""
-    parts, path, spec = name.split("."), None, None
+    parts, path, file = name.split("."), None, None
     for i in range(1, len(parts) + 1):
         full = ".".join(parts[:i])
         specs = (finder.find_spec(full, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
         spec = next((found for found in specs if found is not None), None)
         if spec is None or (spec.submodule_search_locations is None and i < len(parts)):
             return None
-        path = spec.submodule_search_locations
-    return spec.origin or name
+        path, file = spec.submodule_search_locations, spec.origin or name
+    return file

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -132,7 +132,7 @@ def class_names(path: Path | str) -> list[str] | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Generator[Any, None, None]:
     """Open a file whose header is reasonable; what the parser says against it is one line."""
     _check_header(path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def _array(source: Source, archive: zipfile.ZipFile, member: zipfile.ZipInfo, ki
         shape, _, kind = _HEADERS[np.lib.format.read_magic(file)](file)
         if kind.kind not in kinds:
             raise source.error(member.filename, f"holds {kind}")
-        needed = int(np.prod([int(side) for side in shape], dtype=object)) * kind.itemsize
+        needed = math.prod(shape) * kind.itemsize
         if needed != member.file_size - file.tell():
             raise source.error(member.filename, f"is {member.file_size} bytes, its header says {needed}")
     with archive.open(member) as file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -21,16 +20,17 @@ class _Terminal(Console):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
-def console(*, stderr: bool = False, **options: Any) -> Console:
+def console(*, stderr: bool = False, wrap: bool = False, width: int | None = None) -> Console:
     """Return where tables and bars are shown; ``[/b]`` and ``:car:`` in a class or a file are nothing but text.
 
     Args:
         stderr: on standard error, not on standard output.
-        options: of rich's ``Console``; long lines are left to the terminal unless they say otherwise.
+        wrap: break long lines between words; else they are left to the terminal.
+        width: in letters; None = that of the terminal.
     """
     stream = sys.stderr if stderr else sys.stdout
     out = getattr(stream, "styled", stream)  # what else a command prints is made harmless by its outlet
-    return _Terminal(file=out, **{"soft_wrap": True, "markup": False, "emoji": False, "highlight": False, **options})
+    return _Terminal(file=out, soft_wrap=not wrap, markup=False, emoji=False, highlight=False, width=width)
 
 
 def percent(value: float | None) -> str:

@@ -56,7 +56,7 @@ def test_whatever_prints_shows_no_control_character(say: str, terminal: bool, mo
         elif say == "warning":
             print(Finding("warning", "D1", NAME, NAME, NAME, NAME).line(), file=sys.stderr)
         elif say == "log":
-            bar = console(soft_wrap=False, stderr=True)
+            bar = console(wrap=True, stderr=True)
             bar.print(NAME, markup=False, highlight=False)
         else:
             console().print(table)

@@ -43,6 +43,8 @@ def test_a_state_that_is_spoilt_anywhere_goes_on_or_is_one_line(tmp_path: Path) 
     folder = tmp_path / "run" / "checkpoints"
     (folder / checkpoint.PREVIOUS).unlink(missing_ok=True)
     good = {"schema": checkpoint.SCHEMA, **checkpoint.load(folder / checkpoint.LAST)}
+    window = good["ranks"][0]["window"]
+    window |= {"sums": {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, "counts": {"a": 1, "b": 2}}
     changed = list(spoilt(good, 2, seed=3))
     for name, part in (("method", good["method"]), ("ranks", good["ranks"][0]["window"]["sums"])):
         for i, key in enumerate(part):

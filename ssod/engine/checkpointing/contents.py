@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, InstanceOf
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from ssod.engine.checkpointing.checkpoint import State
 from ssod.utils import untrusted
 from ssod.utils.errors import Exit
 from ssod.utils.untrusted import Kinds, Source
+
+MOST_VALUES = 100_000  # of a vector that a line of the log tells: one for each class
 
 _Count = Annotated[int, Field(ge=0)]
 _Tensors = dict[str, InstanceOf[Tensor]]
@@ -44,12 +47,25 @@ def load(path: Path) -> State:
     state = checkpoint.load(path)
     source = Source(path, "use another checkpoint", Exit.CHECKPOINT)
     untrusted.checked(source, "", state, _PARTS)
+    names = None
     for number, rank in enumerate(state["ranks"]):
-        untrusted.checked(source, f"ranks[{number}]", rank, _RANK)
-        window = rank["window"]
-        if window["sums"].keys() != window["counts"].keys():
-            raise source.error(f"ranks[{number}].window", "sums and counts of other names")
+        where = f"ranks[{number}]"
+        untrusted.checked(source, where, rank, _RANK)
+        names = rank["buffers"].keys() if names is None else names
+        if rank["buffers"].keys() != names:
+            raise source.error(f"{where}.buffers", "others than those of the first process")
+        _check_window(source, f"{where}.window", rank["window"])
     return state
+
+
+def _check_window(source: Source, where: str, window: Mapping[str, Any]) -> None:
+    """Test that averages are numbers, and that of vectors there is no more than a line of the log can tell."""
+    if window["sums"].keys() != window["counts"].keys():
+        raise source.error(where, "sums and counts of other names")
+    for part, most in (("sums", 1), ("last", MOST_VALUES)):
+        name = next((name for name, value in window[part].items() if not 1 <= value.numel() <= most), None)
+        if name is not None:
+            raise source.error(f"{where}.{part}.{name}", f"{window[part][name].numel()} values, at most {most}")
 
 
 def check_fit(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -65,10 +81,14 @@ def check_fit(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> N
     """
     checkpoint.check_model(path, saved["method"], own)
     source = Source(path, "use another checkpoint", Exit.CHECKPOINT)
-    kept = ((f"optimizer.{name}.{key}", own[name], value) for name, values in saved["optimizer"].items()
-            if name in own for key, value in values.items() if isinstance(value, Tensor) and value.ndim)  # fmt: skip
-    buffers = ((f"ranks.buffers.{name}", own[name], value) for rank in saved["ranks"]
-               for name, value in rank["buffers"].items() if name in own)  # fmt: skip
-    for where, tensor, value in (*kept, *buffers):
-        if value.shape != tensor.shape:
-            raise source.error(where, f"shape {list(value.shape)}, the model has {list(tensor.shape)}")
+    for name, values in saved["optimizer"].items():
+        for key, value in values.items() if name in own else ():
+            shape = value.shape if isinstance(value, Tensor) else None
+            if value is not None and shape != (torch.Size() if key == "step" else own[name].shape):
+                said = f"a {type(value).__name__}" if shape is None else f"shape {list(shape)}"
+                raise source.error(f"optimizer.{name}.{key}", f"{said} beside a weight of {list(own[name].shape)}")
+    for rank in saved["ranks"]:
+        for name, value in rank["buffers"].items():
+            if name in own and (value.shape, value.dtype) != (own[name].shape, own[name].dtype):
+                problem = f"{value.dtype} {list(value.shape)}, the model has {own[name].dtype} {list(own[name].shape)}"
+                raise source.error(f"ranks.buffers.{name}", problem)

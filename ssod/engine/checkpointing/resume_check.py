@@ -136,7 +136,7 @@ def own_share(path: Path, shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _check_classes(path: Path, saved: Mapping | None, now: Mapping | None, allow: Collection[str]) -> None:
     if "classes" in allow or saved == now:
         return
-    old, new = list((saved or {}).get("names", [])), list((now or {}).get("names", []))
+    old, new = list((saved or {}).get("names") or []), list((now or {}).get("names") or [])
     fix = "start a new run, or initialise from the model file"
     if len(old) != len(new):
         raise _error(path, "classes", f"{len(old)} classes saved, the data has {len(new)}", fix)

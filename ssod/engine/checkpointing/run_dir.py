@@ -53,7 +53,7 @@ class RunFolder:
         self.burn_in = self.path / "burn_in.json"
         self._lock: int | None = None
         self._begun = False
-        self._found = True  # whether anything was there before this process came
+        self._found = True  # whether anything was there before it was entered
 
     @classmethod
     def create(cls, runs: Path | str, stem: str, name: str | None = None) -> Self:
@@ -96,7 +96,7 @@ class RunFolder:
             return False
 
     def __enter__(self) -> Self:
-        distributed.on_rank_zero(self._take)
+        self._found = distributed.on_rank_zero(self._take)
         self._begun = False
         if not distributed.on_rank_zero(lambda: self.resumable):
             distributed.on_rank_zero(lambda: self.burn_in.unlink(missing_ok=True))
@@ -165,14 +165,14 @@ class RunFolder:
 
         distributed.on_rank_zero(files)
 
-    def _take(self) -> None:
-        """Make the folder and lock it, or say who has it.
+    def _take(self) -> bool:
+        """Make the folder and lock it, or say who has it; return whether it held anything before.
 
         Raises:
             SsodError: code 6, locked or not to be written; code 2, it holds files and no run.
         """
         self._refuse_foreign()
-        self._found = self.path.exists() and any(self.path.iterdir())
+        found = self.path.exists() and any(self.path.iterdir())
         lock = self.path / ".lock"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -201,6 +201,7 @@ class RunFolder:
         _close_in_children(self)
         for folder in (self.path, self.checkpoints):
             atomic.sweep(folder)
+        return found
 
     def _refuse_foreign(self) -> None:
         """Leave alone a folder that is neither empty nor a run's; a run has a lock from its first moment on.

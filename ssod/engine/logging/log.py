@@ -63,7 +63,7 @@ class Log:
         if not self._main:
             return
         self._guarded("metrics.jsonl", lambda: drop_after(folder.metrics, step, pending))
-        console = printing.console(soft_wrap=False)
+        console = printing.console(wrap=True)
         if console.is_terminal:
             text = TextColumn("{task.fields[line]}")
             self._bar = Progress(BarColumn(bar_width=20), MofNCompleteColumn(), text, console=console)
