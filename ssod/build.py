@@ -63,7 +63,7 @@ def opened(
     with Signals(), distributed.job(device):
         data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
         with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
-            yield build(cfg, data, folder, allow_change=allow_change, from_burn_in=from_burn_in)
+            yield folder.or_discard(partial(build, cfg, data, folder, allow_change, from_burn_in))
 
 
 def read_data(cfg: Config) -> DataSets:

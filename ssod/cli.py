@@ -6,6 +6,7 @@ and only after the files that it was given are known to be there.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,12 +85,13 @@ def check(
     data: option.RecipeData = None,
     percent: option.Percent = None,
     fold: option.Fold = None,
+    decode: option.Decode = None,
 ) -> None:
     """Counts, classes, bad boxes, leakage: every finding, not the first."""
     cfg = _load(words, method, detector, data, percent, fold)
     from ssod.run import check
 
-    raise typer.Exit(check(cfg))
+    raise typer.Exit(check(cfg, decode=decode))
 
 
 @app.command()
@@ -279,9 +281,8 @@ def _load(words: list[str] | None, *named: str | float | None) -> Config:
 
 @app.callback(invoke_without_command=True)
 def _root(
-    debug: Annotated[  # `main` takes it, wherever it stands; it is here for the help
-        bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")
-    ] = False,
+    debug: option.Debug = False,  # `main` takes both, wherever they stand; they are here for the help
+    allow_code: option.AllowCode = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
@@ -291,6 +292,8 @@ def _root(
 
 def main() -> None:
     """Run the command line; turns errors a user can mend into one line and an exit code."""
-    words = [word for word in sys.argv[1:] if word != "--debug"]
-    with one_line_errors(debug=len(words) < len(sys.argv[1:])):
+    words = [word for word in sys.argv[1:] if word not in ("--debug", "--allow-code")]
+    if "--allow-code" in sys.argv[1:]:
+        os.environ["SSOD_ALLOW_CODE"] = "*"  # for processes that this one starts, too; see ssod/methods/registry.py
+    with one_line_errors(debug="--debug" in sys.argv[1:]):
         app(words)

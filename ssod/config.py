@@ -196,7 +196,7 @@ def validate(
     try:
         method = find(method_name)
     except SsodError as error:
-        raise source.error("method.name", error.problem, error.fix) from None
+        raise source.error("method.name", error.problem, error.fix, code=error.code) from None
     kinds = _sections() | {"method": method.Config}
     parts = {n: read_section(kinds[n], tree[n], n, source, context) for n in SECTIONS}
     cfg = Config(stem=stem, raw=dict(tree), origins=origins or {}, **parts)

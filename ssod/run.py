@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from ssod.build import opened, visible
+from ssod.commands.check import Decode
 from ssod.commands.check import check as check_data
 from ssod.config import Config
 from ssod.data.checks.summary import summary
+from ssod.utils.errors import SsodError
 
 
 def train(
@@ -31,8 +34,23 @@ def train(
         return trainer.fit()
 
 
-def check(cfg: Config) -> int:
-    """Print counts and every finding about a config's data; return the exit code."""
-    report = check_data(cfg.data, visible=visible(cfg))
-    print("\n".join([*summary(report.counts, report.split), *(report.lines() or ["no findings"])]))
+def check(cfg: Config, *, decode: Decode | None = None) -> int:
+    """Print counts and every finding about a config's data; return the exit code.
+
+    Args:
+        cfg: from ``ssod.config.load``.
+        decode: which images to decode, which finds truncated ones: ``none``, a ``sample`` or ``all``; None = all of a
+            set of up to 20 000 images, and a sample of a larger one.
+
+    Raises:
+        SsodError: it is none of these.
+    """
+    if decode not in (None, *get_args(Decode)):
+        raise SsodError("command line", "--decode", f"'{decode}' is unknown", f"use {', '.join(get_args(Decode))}")
+    report = check_data(cfg.data, decode=decode, visible=visible(cfg))
+    said = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
+    seen = [f"images decoded: {', '.join(said)}"] if said else []
+    if any(count < total for count, total in report.decoded.values()):
+        seen[0] += "; --decode all finds what is truncated in the others, too"
+    print("\n".join([*summary(report.counts, report.split), *seen, *(report.lines() or ["no findings"])]))
     return int(report.code)

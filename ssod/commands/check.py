@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from ssod.data.formats.registry import read_images
 from ssod.data.loading.reader import allowed_bad
 from ssod.utils.errors import Exit, SsodError
 
+Decode = Literal["none", "sample", "all"]
+SAMPLE = 1000  # images of a set, evenly spread
+MOST = 20_000  # images of a set that are decoded unless somebody says otherwise; larger ones are sampled
+
 
 @dataclass
 class Report:
@@ -29,11 +33,13 @@ class Report:
         findings: errors, repairs and warnings, of every part of the section.
         counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
         split: what ``DataSets.split`` will be; empty if it could not be drawn.
+        decoded: per part: how many images were decoded, and how many there are.
     """
 
     findings: Findings = field(default_factory=Findings)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
+    decoded: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def code(self) -> Exit:
@@ -46,12 +52,15 @@ class Report:
         return self.findings.lines()
 
 
-def check(cfg: DataConfig, *, decode: bool = False, limit: int | None = None, visible: Visible | None = None) -> Report:
+def check(
+    cfg: DataConfig, *, decode: Decode | None = "none", limit: int | None = None, visible: Visible | None = None
+) -> Report:
     """Look for everything that is wrong, instead of stopping at the first thing.
 
     Args:
         cfg: the ``data`` section.
-        decode: decode every image, which finds truncated ones; otherwise only headers are read.
+        decode: which images to decode, which finds truncated ones; of the others the headers are read. None = all of a
+            set of up to ``MOST`` images, and a sample of a larger one.
         limit: open at most this many images of each set, and compare at most this many of each pair of sets by
             content; None = all.
         visible: what the views and the detector of the config can show and find; None = it is not asked.
@@ -90,7 +99,7 @@ def _collect(report: Report, ctx: Context, error: SsodError | None = None) -> No
     report.findings.extend(ctx.findings)
 
 
-def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -> Labeled | None:
+def _labeled(cfg: DataConfig, report: Report, decode: Decode | None, limit: int | None) -> Labeled | None:
     ctx = _context(cfg, "labeled")
     try:
         data = datasets.read_labeled(cfg.labeled, ctx, classes=cfg.classes)
@@ -98,13 +107,15 @@ def _labeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -
         _collect(report, ctx, error)
         _count_anyway(cfg, "labeled", report)
         return None
-    _look(data.images, datasets.name_of(cfg.labeled, ctx), ctx, decode, limit, needed=True)
+    _look("labeled", data.images, datasets.name_of(cfg.labeled, ctx), ctx, report, decode, limit, needed=True)
     report.counts["labeled"] = count(data)
     _collect(report, ctx)
     return data
 
 
-def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool, limit: int | None) -> Labeled | None:
+def _val(
+    cfg: DataConfig, labeled: Labeled | None, report: Report, decode: Decode | None, limit: int | None
+) -> Labeled | None:
     if cfg.val is None:
         return None
     ctx = _context(cfg, "val")
@@ -116,7 +127,7 @@ def _val(cfg: DataConfig, labeled: Labeled | None, report: Report, decode: bool,
         _collect(report, ctx, error)
         _count_anyway(cfg, "val", report)
         return None
-    _look(data.images, datasets.name_of(cfg.val, ctx), ctx, decode, limit, needed=True)
+    _look("val", data.images, datasets.name_of(cfg.val, ctx), ctx, report, decode, limit, needed=True)
     report.counts["val"] = count(data)
     _collect(report, ctx)
     return data
@@ -129,7 +140,7 @@ def _count_anyway(cfg: DataConfig, part: str, report: Report) -> None:
             report.counts[part] = count(datasets.read_labeled(getattr(cfg, part), _context(cfg, part)))
 
 
-def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None) -> Images | None:
+def _unlabeled(cfg: DataConfig, report: Report, decode: Decode | None, limit: int | None) -> Images | None:
     if cfg.unlabeled is None:
         return None
     ctx = _context(cfg, "unlabeled")
@@ -139,7 +150,7 @@ def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None)
         _collect(report, ctx, error)
         return None
     file = datasets.name_of(cfg.unlabeled, ctx)
-    bad = _look(images, file, ctx, decode, limit, needed=False)
+    bad = _look("unlabeled", images, file, ctx, report, decode, limit, needed=False)
     if bad > allowed_bad(len(images)):
         problem = f"{bad} of {len(images)} images cannot be read"
         ctx.findings.error("I01", file, ctx.section, problem, "remove or replace them", count=bad)
@@ -148,11 +159,29 @@ def _unlabeled(cfg: DataConfig, report: Report, decode: bool, limit: int | None)
     return images
 
 
-def _look(images: Images, file: str, ctx: Context, decode: bool, limit: int | None, *, needed: bool) -> int:
+def _look(
+    part: str,
+    images: Images,
+    file: str,
+    ctx: Context,
+    report: Report,
+    decode: Decode | None,
+    limit: int | None,
+    *,
+    needed: bool,
+) -> int:
     """Look at the image files themselves; return how many cannot be read."""
     missing = set(check_files(images, file, ctx, needed=needed))
     rows = [row for row in range(len(images))[:limit] if row not in missing]
-    return len(missing) + check_images(images, rows, file, ctx, decode=decode, needed=needed)
+    decoded = rows[:: _every(decode, len(rows))] if decode != "none" else []
+    report.decoded[part] = len(decoded), len(images)
+    return len(missing) + check_images(images, rows, file, ctx, decoded=decoded, needed=needed)
+
+
+def _every(decode: Decode | None, images: int) -> int:
+    """Return the distance of the images that are decoded."""
+    sampled = decode == "sample" or (decode is None and images > MOST)
+    return max(1, -(-images // SAMPLE)) if sampled else 1
 
 
 def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> Labeled | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from ssod.experiments import tables
 from ssod.experiments.bootstrap import RESAMPLES
 from ssod.experiments.comparison import Comparison, comparison
@@ -14,7 +12,7 @@ from ssod.experiments.records import comma_separated
 from ssod.experiments.runs import read_run
 from ssod.experiments.sweep.pool import run_cells
 from ssod.experiments.sweep.sweep import read_sweep
-from ssod.utils import atomic
+from ssod.utils import atomic, printing
 from ssod.utils.errors import Exit, SsodError
 
 
@@ -43,9 +41,9 @@ def compare(
         if target.suffix not in WRITERS:
             known = ", ".join(WRITERS)
             raise SsodError("command line", "-o", f"'{target}' has no known ending", f"use one of {known}")
-    console = Console()
+    console = printing.console(wrap=True)
     if not console.is_terminal:
-        console = Console(width=max(console.width, 160))
+        console = printing.console(wrap=True, width=max(console.width, 160))
     failures: dict[str, str] = {}
     if sweep is not None:
         plan = read_sweep(sweep)

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from ssod.config import load
 from ssod.data.synthetic import write_shapes
+from ssod.experiments import run_files
 from ssod.inference.predict import predict_files
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.printing import console, percent
-from ssod.utils.yaml_io import read_yaml
 
 CONFIG = Path(str(files("ssod"))) / "demo.yaml"
 TRAIN, VAL, SIDE = 660, 200, 96  # images, images, pixels
@@ -68,7 +68,7 @@ def _run(out: Path, name: str, seed: int) -> Path:
 def _refuse_another(run: Path, steps: int) -> None:
     """Refuse a run of another length: its result is not what is asked for, and going on with it would not be either."""
     config = run / "config.yaml"
-    there = read_yaml(config)["train"]["steps"] if config.exists() else steps
+    there = run_files.config(config)["train"]["steps"] if config.exists() else steps
     if there != steps:
         raise SsodError(run, "train.steps", f"{there} in this run, {steps} wanted", "remove it, or name another -o")
 
@@ -120,13 +120,11 @@ def _exit(job: subprocess.Popen) -> Exit:
 
 def _evaluations(run: Path) -> list[dict]:
     file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [row for row in map(json.loads, lines) if row["kind"] == "eval"]
+    return [row for row in run_files.lines(file) if row.get("kind") == "eval"]
 
 
 def _finished(run: Path) -> bool:
-    file = run / "exit.json"
-    return file.exists() and json.loads(file.read_text())["code"] == 0
+    return run_files.json_object(run / "exit.json", run_files.EXIT).get("code") == 0
 
 
 def _last_ap(run: Path) -> float:

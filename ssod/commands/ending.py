@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.plain_text import visible
 
 
 @contextmanager
@@ -32,6 +33,15 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
             traceback.print_exc()
         print(f"ssod: error: {error.line()}", file=sys.stderr)
         sys.exit(int(error.code))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        # What nobody foresaw of a file is still no bug: a name that is too long, say, or a disk that went away.
+        refusal = SsodError(error.filename, "", f"{error.strerror}", "check the path and the disk", code=Exit.IO)
+        print(f"ssod: error: {refusal.line()}", file=sys.stderr)
+        sys.exit(int(Exit.IO))
     except SystemExit as end:
         if end.code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C
             print("ssod: interrupted", file=sys.stderr)
@@ -42,16 +52,31 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
 
 
 class Outlet:
-    """A stream that nobody needs to read (``ssod ... | head``): what can no longer be written is dropped.
+    """A stream that nobody needs to read (``ssod ... | head``), and whose reader may be a terminal.
 
-    A training goes on, and a command ends with its own code; typer would end it with 1.
+    What can no longer be written is dropped: a training goes on, and a command ends with its own code; typer would end
+    it with 1. Names of classes and files cannot do anything to a terminal: control characters are written out, as is
+    what the stream's encoding has not.
+
+    Args:
+        stream: where it goes.
+        harmless: False for ``styled``, where a console writes colours and moves its bars, and sees to its texts.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO, harmless: bool = True) -> None:
+        self.stream, self.harmless = stream, harmless
+
+    @property
+    def styled(self) -> Outlet:
+        """The same stream for a console."""
+        return Outlet(self.stream, harmless=False)
 
     def write(self, text: str) -> int:
         """Write, or drop."""
+        if self.harmless:
+            back = "\r" * text.startswith("\r")  # a bar of torch's downloads begins its line anew
+            encoding = self.stream.encoding or "utf-8"
+            text = back + visible(text[len(back) :]).encode(encoding, "backslashreplace").decode(encoding)
         try:
             return self.stream.write(text)
         except BrokenPipeError:

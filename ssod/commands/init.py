@@ -11,7 +11,6 @@ The numbers follow from the data by a rule that suits a few hundred labelled ima
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from ssod.commands.init_text import compose, flow, with_changes
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.data.formats.infer import data_section
-from ssod.utils import recipes
+from ssod.utils import atomic, recipes
 from ssod.utils.config_errors import Source, nearest, read_section
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.merging import merge, override
@@ -211,9 +210,6 @@ def _unlabeled(section: dict[str, Any], data: DataSets) -> str:
 
 def _write_new(out: Path, text: str) -> None:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(out, "x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise SsodError(out, "", f"cannot be written: {reason}", "choose another place", code=Exit.IO) from error
+        atomic.write_text(out, text, new=True)
+    except SsodError as error:
+        raise SsodError(out, "", error.problem, "choose another place", code=Exit.IO) from error

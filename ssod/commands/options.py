@@ -31,6 +31,12 @@ Alpha = Annotated[
     str | None,
     typer.Option("--alpha", help="What an alpha channel means, blend or ignore; default: as in training."),
 ]
+Decode = Annotated[
+    str | None,
+    typer.Option(
+        help="Images to decode, which finds truncated ones: none, sample or all; all of a set of up to 20 000 images."
+    ),
+]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
 Ids = Annotated[
     Path | None,
@@ -68,3 +74,7 @@ def _present(weights: Path) -> Path:
 
 
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.", callback=_present)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")
+]

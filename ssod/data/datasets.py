@@ -179,7 +179,8 @@ def align(found: Labeled, classes: Classes, source: Section, ctx: Context, owner
         raise ctx.findings.fatal("D40", name_of(source, ctx), "categories", problem, "make the class lists equal")
     own = classes if isinstance(source, VocSource) else found.classes  # a VOC folder has no ids
     ids = dict(zip(own.names, own.ids))
-    order = np.array([names.index(name) for name in found.classes.names], dtype=np.int64)
+    label = {name: i for i, name in enumerate(names)}
+    order = np.array([label[name] for name in found.classes.names], dtype=np.int64)
     in_order = Classes(names, tuple(ids[name] for name in names))
     return replace(found, classes=in_order, labels=order[found.labels])
 

@@ -91,7 +91,8 @@ def read_stored(path: str, images: Images, classes: Classes, ctx: Context) -> St
         names, ids = _classes(data, classes, file, ctx)
         image, entries = _of_annotations(data, rows, images, file, ctx)
         label = look_up(rows, "category_id", np.array(ids, dtype=np.int64), "D19")
-        label = np.array([classes.names.index(name) for name in names], dtype=np.int64)[label]
+        own = {name: i for i, name in enumerate(classes.names)}
+        label = np.array([own[name] for name in names], dtype=np.int64)[label]
     else:
         problem = f"top level is {kind(data)}, expected COCO results or a COCO file"
         raise ctx.findings.fatal("D06", file, ctx.section, problem, "give one of these")

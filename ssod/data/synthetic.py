@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ssod.utils import seeding
+from ssod.utils import seeding, untrusted
 from ssod.utils.errors import SsodError
 
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -59,7 +59,7 @@ def write_shapes(
     settings = {"version": VERSION, "size": size, "seed": seed, **counts}
     marker = root / "shapes.json"
     if marker.exists():
-        if json.loads(marker.read_text()) == settings:
+        if untrusted.read_json(untrusted.Source(marker, "remove it")) == settings:
             return root
         raise SsodError(marker, "", "holds the set with other settings", f"remove {root} or name another folder")
     for part, count in counts.items():

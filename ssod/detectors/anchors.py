@@ -19,9 +19,9 @@ class AnchorConfig(Section):
 
     scale: float = Field(4.0, gt=0)
     "Side of the smallest square anchor, in strides of its level; lower it for small images or objects."
-    octaves: int = Field(3, ge=1)
+    octaves: int = Field(3, ge=1, le=100)
     "Anchors per ratio, each 2**(1/octaves) times larger than the one before."
-    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1)
+    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, max_length=100)
     "Heights over widths."
     spacing: Literal["stride"] | None = None
     """`stride` puts anchors on whole multiples of their level's stride (detectron2, mmdetection); by default they are

@@ -53,7 +53,7 @@ class BackboneConfig(Section):
     `group`."""
     trainable_layers: int | None = Field(None, ge=0, le=6)
     "Stages of the backbone that learn, from its end; by default 3 with pretrained weights, all without and of `tiny`."
-    channels: int = Field(256, ge=8, multiple_of=8)
+    channels: int = Field(256, ge=8, le=1 << 16, multiple_of=8)
     "Channels of the feature pyramid and of the head."
     levels: tuple[int, int] = (3, 7)
     "First and last pyramid level; level l has stride 2**l. Level 6 alone is pooled, 6 and 7 are convolutions."

@@ -27,9 +27,9 @@ class DecodeConfig(Section):
     "Detections must score above this."
     nms: float = Field(0.5, ge=0, le=1)
     "Of two boxes of one class that overlap more than this, the one with the lower score is dropped."
-    per_level: int = Field(1000, ge=1)
+    per_level: int = Field(1000, ge=1, le=100_000)
     "Best (prior, class) pairs of each pyramid level that enter suppression; two-stage: of each image."
-    detections: int = Field(100, ge=1)
+    detections: int = Field(100, ge=1, le=100_000)
     "Detections kept per image."
     clip: Literal["last"] | None = None
     """`last` cuts boxes at the border after suppression (detectron2's one-stage detectors; refused with two stages), by

@@ -56,7 +56,7 @@ class FcosConfig(BackboneConfig):
     "`middle` puts each point into the middle of its cell (the paper, detectron2), by default its corner (torchvision)."
     spread: BoxStd = None
     "`true`: predict how uncertain each distance is, for `loss.spread` or the box loss `nll`; decoding ignores it."
-    bins: int | None = Field(None, ge=2)
+    bins: int | None = Field(None, ge=2, le=1000)
     """Read each distance as the mean of a softmax over so many whole numbers of strides, from 0 on (17 in Unbiased
     Teacher v2); by default the head says the distance itself."""
     box_weight: Literal["centerness"] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,9 @@ from ssod.utils.schema import Section
 KINDS: dict[str, Kind] = {"cls": "softmax", "box": "box", "rpn_cls": "sigmoid", "rpn_box": "box"}
 
 
+Most = Annotated[int, Field(ge=1, le=100_000)]
+
+
 class RpnConfig(Section):
     """The proposal network."""
 
@@ -38,13 +41,13 @@ class RpnConfig(Section):
     "An anchor that overlaps a box at least this much is foreground."
     low: float = Field(0.3, ge=0, le=1)
     "An anchor that overlaps every box less than this is background."
-    rows: int = Field(256, ge=1)
+    rows: int = Field(256, ge=1, le=100_000)
     "Anchors sampled per image."
     fraction: float = Field(0.5, ge=0, le=1)
     "Largest share of foreground among them."
-    before: tuple[int, int] = (2000, 1000)
+    before: tuple[Most, Most] = (2000, 1000)
     "Best anchors of each level that enter suppression, in training and in evaluation."
-    after: tuple[int, int] = (2000, 1000)
+    after: tuple[Most, Most] = (2000, 1000)
     "Proposals per image, in training and in evaluation."
     nms: float = Field(0.7, ge=0, le=1)
     "Of two anchors of a level that overlap more than this, the lower score is dropped."
@@ -55,13 +58,13 @@ class RoiConfig(Section):
 
     iou: float = Field(0.5, ge=0, le=1)
     "A proposal that overlaps a box at least this much is foreground, else background."
-    rows: int = Field(512, ge=1)
+    rows: int = Field(512, ge=1, le=100_000)
     "Proposals sampled per image; the labelled boxes are among the candidates."
     fraction: float = Field(0.25, ge=0, le=1)
     "Largest share of foreground among them."
-    size: int = Field(7, ge=1)
+    size: int = Field(7, ge=1, le=100)
     "Cells per side that a box is pooled to."
-    hidden: int = Field(1024, ge=1)
+    hidden: int = Field(1024, ge=1, le=1 << 16)
     "Width of the two hidden layers."
     scale: float = Field(224.0, gt=0)
     "Side of a box that is pooled from level 4 (FPN eq. 1); lower it for small images."

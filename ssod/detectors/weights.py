@@ -30,8 +30,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
@@ -39,7 +37,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ssod.detectors.backbones import GROUPS, BackboneConfig
 from ssod.detectors.rla import FRESH, own_name, widened
 from ssod.structures import Detector
-from ssod.utils import model_file
+from ssod.utils import model_file, torch_file
 from ssod.utils.errors import Exit, SsodError
 
 State = dict[str, Tensor]
@@ -125,25 +123,26 @@ def read(path: Path) -> State:
     """Read a ``state_dict`` from ``.safetensors`` or ``.pth``/``.pt``, tensors only; no code in the file can run.
 
     Raises:
-        SsodError: absent, damaged, not a ``state_dict``, or a pickle that wants more than tensors (code 7).
+        SsodError: absent, damaged, not finite, not a ``state_dict``, or a pickle that wants more than tensors (code 7).
     """
     if not path.is_file():
         words = ", ".join(_WORDS)
         raise SsodError("config", "detector.weights", f"no file '{path}'", f"one of {words}, or a file's path")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        fix = "save its state_dict alone, or as .safetensors"
-        raise SsodError(path, "", "is no plain state_dict and is not unpickled", fix, code=Exit.UNSAFE) from error
-    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
-        raise SsodError(path, "", f"cannot be read: {error}", "copy it again", code=Exit.CHECKPOINT) from error
+    if path.suffix == ".safetensors":
+        return _finite(path, model_file.tensors(path))
+    state = torch_file.read(path, "save its state_dict alone, or as .safetensors")
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
         raise SsodError(path, "", "holds no state_dict", "save model.state_dict()", code=Exit.CHECKPOINT)
+    return _finite(path, state)
+
+
+def _finite(path: Path, state: State) -> State:
+    """Refuse weights that no training recovers from, here where the file is known."""
+    model_file.check_finite(path, state, Exit.CHECKPOINT)
     return state
 
 

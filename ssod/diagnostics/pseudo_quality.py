@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -201,10 +202,7 @@ def fixed_set(data: DataSets, most: int, batch: int) -> tuple[Images | None, Lab
 
 
 def same_views(cfg: Config, labeled: Labeled, images: Images) -> Iterator[Batch]:
-    """Show each of ``images``, a ``fixed_set``, once, always in the same weak and strong views.
-
-    Nothing of other images is in them: a mosaic has the image alone, where and as large as it is in training.
-    """
+    """Show each of ``images``, a ``fixed_set``, always in the same weak and strong views; a mosaic has one alone."""
     size = min(cfg.eval.batch, len(images))
     sampling = Sampling(labeled=1, unlabeled=size, seed=cfg.train.seed)
     steps, loading = range(len(images) // size), Loading(0, cfg.data.reader())
@@ -269,8 +267,8 @@ def churn(before: np.ndarray, now: np.ndarray) -> float:
 
 def previous(folder: Path, step: int) -> Pseudo | None:
     """Return the latest look that was saved before ``step``."""
-    steps = [int(path.name.split("_")[1].split(".")[0]) for path in folder.glob("step_*.pseudo.npz")]
-    earlier = [s for s in steps if s < step]
+    found = (re.fullmatch(r"step_(\d{1,18})\.pseudo\.npz", path.name, re.ASCII) for path in folder.glob("step_*"))
+    earlier = [number for number in (int(match[1]) for match in found if match) if number < step]
     return read_pseudo(folder / f"step_{max(earlier)}.pseudo.npz") if earlier else None
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ssod.utils import atomic
-from ssod.utils.npz import reading
+from ssod.utils import atomic, npz
+from ssod.utils.untrusted import Source
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,26 @@ def save_pseudo(path: Path, look: Pseudo) -> None:
     atomic.write(path, lambda file: file.write(buffer.getvalue()))
 
 
+_LAYOUT = {
+    **{"image": npz.Array("iu", ("B",), below="I"), "label": npz.Array("iu", ("B",), below="K")},
+    **{"box": npz.Array("f", ("B", 4)), "confidence": npz.Array("f", ("B",)), "rows": npz.Array("iu", ("F", 2))},
+    **{name: npz.Array("f", ("D",)) for name in ("score", "iou")},
+    **{name: npz.Array("b", ("D",)) for name in ("right", "counted")},
+}
+_TEXT = {"ids": list[int | str], "classes": list[str], "known": bool}
+
+
 def read_pseudo(path: Path) -> Pseudo:
     """Read a look.
 
     Raises:
-        SsodError: code 3, the file is damaged.
+        SsodError: code 3, the file is damaged, or its parts do not fit each other.
     """
-    with reading(path, "remove it") as file:
-        text = json.loads(str(file["text"]))
-        columns = zip(*(file[name].tolist() for name in ("image", "label", "box", "confidence")))
-        boxes = [
-            {"image_id": text["ids"][image], "category_id": label, "bbox": box, "score": score}
-            for image, label, box, score in columns
-        ]
-        arrays = [file[name] for name in ("rows", "score", "iou", "right", "counted")]
-        return Pseudo(text["ids"], text["classes"], text["known"], boxes, *arrays)
+    text, found = npz.read(Source(path, "remove it"), _LAYOUT, _TEXT, {"I": "ids", "K": "classes"})
+    columns = zip(*(found[name].tolist() for name in ("image", "label", "box", "confidence")))
+    boxes = [
+        {"image_id": text["ids"][image], "category_id": label, "bbox": box, "score": score}
+        for image, label, box, score in columns
+    ]
+    arrays = [found[name] for name in ("rows", "score", "iou", "right", "counted")]
+    return Pseudo(text["ids"], text["classes"], text["known"], boxes, *arrays)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ssod.engine import endings
-from ssod.engine.checkpointing import burn_in, checkpoint
+from ssod.engine.checkpointing import burn_in, checkpoint, contents
 from ssod.engine.checkpointing import resume_check as identities
 from ssod.engine.logging import log
 from ssod.engine.logging.alarms import COLLAPSE, Watch, advice
@@ -156,7 +156,7 @@ class Trainer:
         values, steps = self.window.read(), self.step - last // every * every
         values |= totals(values) | self.clock.read() | {"memory/gb": log.memory(self.stepper.device)}
         values |= {"phase": self.parts.phase(last), "lr": self.stepper.lr(last)}
-        if self.record.last:
+        if self.cfg.best in self.record.last:
             values[f"teacher/{self.cfg.best}"] = self.record.last[self.cfg.best]
         self.log.line(self.step, values)
         for text in self.watch.look(values, steps):
@@ -253,7 +253,7 @@ class Trainer:
             saved, own = self.put_back(source, burn_in.read(source, deciding, self.method.state_dict()))
         else:
             return
-        self.step, self.pending, self.setbacks = saved["step"], saved["pending"], saved.get("setbacks", 0)
+        self.step, self.pending, self.setbacks = saved["step"], saved["pending"], saved.get("setbacks") or 0
         if self.source is not None:  # which may have been evaluated at other steps
             self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)
         self.window.load_state_dict(own["window"], self.stepper.device)
@@ -282,17 +282,17 @@ class Trainer:
         Returns:
             All that the checkpoint holds, and the part of it that is this rank's own.
         """
-        saved = checkpoint.load(path)
+        saved = contents.load(path)
         now, allow = self.identity, self.parts.allow_change
         distributed.on_rank_zero(lambda: identities.check(path, saved["identity"], now, allow))
-        checkpoint.check_model(path, saved["method"], self.method.state_dict())
+        contents.check_fit(path, saved, self.method.state_dict())
         return self.put_back(path, saved)
 
     def put_back(self, path: Path, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Put back what was learned from a state that fits; see ``take_up``."""
         own = identities.own_share(path, saved["ranks"])
-        self.bad, self.record.best, self.record.last = saved["bad"], saved["best"], saved["metrics"]
-        self.watch.load_state_dict(saved.get("watch", {}))
+        self.bad, self.record.best, self.record.last = saved["bad"], saved.get("best"), saved["metrics"]
+        self.watch.load_state_dict(saved.get("watch") or {})
         dropped = self.stepper.load_state_dict(saved, own["buffers"])
         if dropped and collective.rank() == 0:
             problem = f"the momentum of {dropped} parameters is of another optimizer than {self.cfg.optimizer.name}"

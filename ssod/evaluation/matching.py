@@ -13,14 +13,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ssod.evaluation.columns import Found, Truth, Wanted, as_columns
 from ssod.evaluation.greedy import IOUS, coco_rule, in_cells, voc_rule
-from ssod.utils import atomic
-from ssod.utils.npz import reading
+from ssod.utils import atomic, npz
+from ssod.utils.untrusted import Source, checked
 
 MOST = 100  # detections of an image and class that COCO counts
 _ELEMENTS = 4_000_000  # of a temporary array: resamples are done in parts that stay below
@@ -202,16 +202,25 @@ def save(path: Path, matches: Matches) -> None:
     atomic.write(path, lambda file: file.write(buffer.getvalue()))
 
 
+_LAYOUT = {
+    **{"image": npz.Array("iu", ("D",), below="I"), "label": npz.Array("iu", ("D",), below="K")},
+    **{name: npz.Array("f", ("D",)) for name in ("score", "iou")},
+    **{name: npz.Array("u", ("D", 2)) for name in ("right", "counted")},  # a bit for each of 10 IoUs
+    "wanted": npz.Array("iu", ("I", "K")),
+}
+_TEXT = {"ids": list[int | str], "classes": list[str], "points": Literal[0, 11, 101], "about": dict[str, Any]}
+_ABOUT = {"metric": str | None, "score": float | None, "val": str | None}
+
+
 def read(path: Path) -> Matches:
     """Read what ``save`` wrote.
 
     Raises:
-        SsodError: code 3, the file is absent or damaged.
+        SsodError: code 3, the file is absent, damaged, or its parts do not fit each other.
     """
-    with reading(path, "remove it; the run is then compared without intervals") as file:
-        text = json.loads(str(file["text"]))
-        image, label, score, iou = (file[name] for name in ("image", "label", "score", "iou"))
-        right, counted = (np.unpackbits(file[n], axis=1, count=len(IOUS)).astype(bool) for n in ("right", "counted"))
-        classes, wanted = tuple(text["classes"]), file["wanted"]
-        columns = (image, label, score, iou, right, counted)
-        return Matches(text["ids"], classes, *columns, wanted, text["points"], text["about"])
+    source = Source(path, "remove it; the run is then compared without intervals")
+    text, found = npz.read(source, _LAYOUT, _TEXT, {"I": "ids", "K": "classes"})
+    checked(source, "about", text["about"], _ABOUT)
+    for name in ("right", "counted"):
+        found[name] = np.unpackbits(found[name], axis=1, count=len(IOUS)).astype(bool)
+    return Matches(text["ids"], tuple(text["classes"]), points=text["points"], about=text["about"], **found)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
@@ -17,6 +15,7 @@ from ssod.experiments.groups import Group
 from ssod.experiments.published import references
 from ssod.experiments.runs import METRICS, Run
 from ssod.experiments.settings import Row
+from ssod.utils import plain_text
 
 COLUMNS = (
     *("kind", "board", "rank", "row", "method", "detector", "percent", "fold", "seed", "folds", "runs", "state"),
@@ -30,16 +29,12 @@ COLUMNS = (
 
 def comma_separated(groups: Sequence[Group], rows: Sequence[Row], refusals: Sequence[str] = ()) -> str:
     """Return the CSV of a comparison, ``COLUMNS`` as its first line; ``rows`` are all, also those without a group."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for number, group in enumerate(groups, 1):
-        writer.writerows({"board": number, **record} for record in _group(group))
+    records = [{"board": number, **record} for number, group in enumerate(groups, 1) for record in _group(group)]
     for row in rows:
         for run, state in row.members:
-            writer.writerow({"kind": "run", "row": row.name, **_setting(run), **_repetition(run), "state": state})
-    writer.writerows({"kind": "refused", "text": line} for line in refusals)
-    return buffer.getvalue()
+            records.append({"kind": "run", "row": row.name, **_setting(run), **_repetition(run), "state": state})
+    records += [{"kind": "refused", "text": line} for line in refusals]
+    return plain_text.comma_separated([COLUMNS, *([record.get(name) for name in COLUMNS] for record in records)])
 
 
 def _group(group: Group) -> Iterator[dict[str, Any]]:

@@ -15,13 +15,13 @@ from ssod.engine.checkpointing.resume_check import UNLABELED, flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
 from ssod.evaluation import matching
 from ssod.evaluation.matching import Matches
+from ssod.experiments import run_files
+from ssod.experiments.run_files import METRICS
 from ssod.experiments.run_folder import run_folder
-from ssod.utils.errors import Exit, SsodError
-from ssod.utils.yaml_io import read_yaml
+from ssod.utils.errors import SsodError
 
 REPEATED = ("data.split.fold", "train.seed")  # may differ between the repetitions of one row
 MOVES_AP = ("views.val",)  # cosmetic for resuming a run, not for comparing it
-METRICS = ("AP", "AP50", "AP75")
 _FOLD = re.compile(r"\.(\d+)@")  # instances_train2017.{fold}@{percent}.json
 
 
@@ -63,7 +63,7 @@ class Run:
     @property
     def percent(self) -> float | None:
         """Share of the images that kept their labels; None where the labelled images were named by a file."""
-        named = re.search(r"@([\d.]+)\.json$", str(self.config["data"]["labeled"].get("ann", "")))
+        named = re.search(r"@(\d+(?:\.\d+)?)\.json$", str(self.config["data"]["labeled"].get("ann", "")))
         return self.split.get("percent") or (float(named[1]) if named else None)
 
     @property
@@ -127,7 +127,7 @@ class Run:
     def begun(self) -> dict[str, Any]:
         """Return ``burn_in.json``: ``from``, whose burn-in the run began with, and ``step``; {} if it made its own."""
         path = self.path / "burn_in.json"
-        return _checked(path, "", _json(path), BEGUN) if path.exists() else {}
+        return run_files.json_object(path, run_files.BEGUN) if path.exists() else {}
 
     def _named_start(self, start: Run) -> str:
         file = Path(self.config["detector"]["weights"]).name
@@ -157,7 +157,7 @@ class Run:
         """When its process ended, seconds since 1970; 0 where that is not known."""
         try:
             return datetime.fromisoformat(self.exit.get("time") or "").timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):  # no time, or one that no clock shows
             return 0.0
 
     @property
@@ -196,89 +196,14 @@ def read_run(path: Path) -> Run:
         SsodError: code 3, not a run folder, or a damaged file in it.
     """
     path = run_folder(Path(path))
-    config = _checked(path / "config.yaml", "", read_yaml(path / "config.yaml"), CONFIG)
-    split = _checked(path / "split.json", "", _json(path / "split.json"), SPLIT)
-    rows = _lines(path / "metrics.jsonl")
+    rows = run_files.lines(path / "metrics.jsonl")
     return Run(
         path=path,
-        config=config,
-        split=split,
-        env=_checked(path / "env.json", "", _json(path / "env.json"), ENV),
-        exit=_checked(path / "exit.json", "", _json(path / "exit.json"), EXIT),
+        config=run_files.config(path / "config.yaml"),
+        split=run_files.json_object(path / "split.json", run_files.SPLIT),
+        env=run_files.json_object(path / "env.json", run_files.ENV),
+        exit=run_files.json_object(path / "exit.json", run_files.EXIT),
         train=[row for row in rows if row.get("kind") == "train"],
-        evals=[_defined(row) for row in rows if row.get("kind") == "eval"],
+        evals=[run_files.defined(row) for row in rows if row.get("kind") == "eval"],
         alarms=[row for row in rows if row.get("kind") == "alarm"],
     )
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-# What is read of each file, and of which kinds it may be; what may be None may be absent.
-NUMBER, MAYBE = (int, float), type(None)
-Kinds = dict[str, type | tuple[type, ...]]
-CONFIG: Kinds = {
-    **{"data.labeled": dict, "data.val": (dict, MAYBE), "detector.name": str, "detector.decode": (dict, MAYBE)},
-    **{"method.name": str, "method.burn_in": (int, MAYBE), "eval.metric": str},
-    **{"train.steps": int, "train.seed": int, "train.batch.labeled": int, "train.batch.unlabeled": int},
-}
-SPLIT: Kinds = {
-    **{"hash": str, "boxes": dict, "labeled": (int, MAYBE), "unlabeled": (int, MAYBE)},
-    **{"percent": (*NUMBER, MAYBE), "fold": (int, str, MAYBE)},
-}
-ENV: Kinds = {"gpus": (list, MAYBE)}
-EXIT: Kinds = {"code": (int, MAYBE), "time": (str, MAYBE)}
-BEGUN: Kinds = {"from": str, "step": int}
-LINES: dict[str, Kinds] = {
-    "train": {"step": int, "time/step": NUMBER},
-    "eval": {"step": int, **{f"teacher/{name}": (*NUMBER, MAYBE) for name in METRICS}},
-    "alarm": {"step": int, "text": str},
-}
-
-
-def _checked(path: Path, where: str, value: Any, kinds: Kinds) -> Any:
-    """Return ``value``; refuse what another program, another version or half a write left under one of our names."""
-    refusal = {"fix": "name a folder that this version of `ssod train` wrote, or leave it out", "code": Exit.DATA}
-    if not isinstance(value, dict):
-        raise SsodError(path, where, f"cannot be {value!r:.40}", **refusal)
-    for key, kind in kinds.items():
-        found: Any = value
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        if not isinstance(found, kind):
-            problem = "missing" if found is None else f"cannot be {found!r:.40}"
-            raise SsodError(path, f"{where}: {key}" if where else key, problem, **refusal)
-    return value
-
-
-def _defined(row: dict[str, Any]) -> dict[str, Any]:
-    """Return an evaluation in which what is undefined is None: earlier versions wrote -1 there."""
-    measured = ("teacher/", "student/")
-    return {key: None if value == -1 and key.startswith(measured) else value for key, value in row.items()}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        fix = "mend or remove it, or leave the run out"
-        raise SsodError(path, "", f"damaged: {error}", fix, code=Exit.DATA) from None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of ``metrics.jsonl``; a last line that is cut off is being written, and left out."""
-    if not path.exists():
-        return []
-    rows = []
-    lines = path.read_text("utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            if number < len(lines):
-                raise SsodError(path, f"line {number}", "damaged", "remove the line", code=Exit.DATA) from None
-        else:
-            kind = row.get("kind") if isinstance(row, dict) else None
-            rows.append(_checked(path, f"line {number}", row, LINES.get(kind, {"kind": str})))
-    return rows

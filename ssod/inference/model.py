@@ -17,6 +17,7 @@ from ssod.data.formats.image import Pixels
 from ssod.data.formats.records import Classes
 from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
+from ssod.detectors.d2.config import D2Config
 from ssod.evaluation.measure import to_original
 from ssod.inference.draw_boxes import Picture, as_picture
 from ssod.inference.weights_file import weights_file
@@ -128,18 +129,43 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
     """
     device = _present(device)
     file = weights_file(path)
-    state, card = model_file.read(file)
+    card = model_file.read_card(file)
     try:
         cfg = TypeAdapter(DetectorConfig).validate_python(card["detector"])
-        detector = build(cfg, len(card["classes"]["names"]), pretrained=False)
-        _fill(detector, state, file, cfg.name)
+        classes = len(card["classes"]["names"])
+        _refuse_other(cfg, classes, file)
+        Pipeline.model_validate(card["val_view"])
+        detector = build(cfg, classes, pretrained=False)
+        _fill(detector, model_file.weights(file), file, cfg.name)
         return Model(detector.to(device).eval().requires_grad_(False), card, device)
+    except SsodError as error:  # of the detector's builder, which knows of no file
+        if error.file != "config":
+            raise
+        raise _refused(file, f"card.{error.field}", error.problem, error.fix) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _refused(file, f"card.{where}", first["msg"], "it was written by another version of ssod") from None
     except (KeyError, TypeError, ValueError) as error:
         raise _refused(file, "card", f"damaged ({error})", "use a run's best.safetensors") from None
+
+
+def _refuse_other(cfg: DetectorConfig, classes: int, file: Path) -> None:
+    """Refuse a card that says another detector than the weights are of, before memory is taken for either.
+
+    A detector of detectron2 goes past: its builder moves what it has built, which a device without memory cannot do.
+    """
+    if isinstance(cfg, D2Config):
+        return
+    with torch.device("meta"):
+        own = {name: tuple(value.shape) for name, value in build(cfg, classes, pretrained=False).state_dict().items()}
+    theirs = model_file.shapes(file)
+    wrong = next((name for name in own if theirs.get(name) != own[name]), None)
+    if wrong is None:
+        wrong = next((name for name in theirs if name not in own), None)
+    if wrong is not None:
+        have, want = (f"{list(part[wrong])}" if wrong in part else "none" for part in (theirs, own))
+        raise _refused(file, "weights", f"do not fit {cfg.name}: {wrong} is {have}, the card asks for {want}", "")
 
 
 def _pixels(card: model_file.Card) -> Pixels:

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from ssod.data.formats.folder import before_wildcard
 from ssod.data.formats.records import Images
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 
+_PREFIX = ".tmp-ssod-"  # of folders that a command fills; whole names are taken from them at its end
+_MOVING = ".moving.json"
+
 
 def refuse_taken(out: Path) -> None:
-    """Refuse anything but a new or an empty folder.
+    """Refuse anything but a new or an empty folder; what a killed command left in it goes.
 
     Raises:
         SsodError: naming it.
     """
     try:
+        sweep(out)
         taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:
         raise atomic.refused(out, error) from None
@@ -68,38 +76,80 @@ def refuse_shared(images: Images, name: Callable[[str], str], what: str, fix: st
 def staged(folder: Path) -> Iterator[Path]:
     """Give a temporary folder below ``folder``; what is written there comes to ``folder`` at the end, or is removed.
 
-    It lies inside, so that a folder that is a mount of its own can be filled by renaming.
+    It lies inside, so that a folder that is a mount of its own can be filled by renaming. Ctrl-C and SIGTERM remove it;
+    what a kill leaves is removed by the next call.
 
     Args:
         folder: made if there is none; what is in it stays as it is.
 
     Raises:
         SsodError: with code 6 when the disk refuses, also within the block, or a file has come to lie there meanwhile.
+        SystemExit: with code 75, a scheduler ended the process (SIGTERM).
     """
     new = not folder.exists()
     stage: Path | None = None
+    handle: int | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
-        yield stage
+        sweep(folder)
+        stage = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+        handle = os.open(stage, os.O_RDONLY)
+        atomic.lock(handle)  # whoever sweeps sees that somebody works here
+        with _ended_by_sigterm():
+            yield stage
         _publish(stage, folder)
     except OSError as error:
         raise atomic.refused(Path(error.filename or folder), error) from error
-    except KeyboardInterrupt:
-        print(f"interrupted: nothing was written to {folder}", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as end:
+        what = "interrupted" if isinstance(end, KeyboardInterrupt) else "stopped"
+        print(f"{what}: nothing was written to {folder}", file=sys.stderr)
         raise
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
         if new:
             with suppress(OSError):  # it is filled, or was never made
                 folder.rmdir()
 
 
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the process as Ctrl-C does, so that what is half done is removed; elsewhere it kills."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(int(Exit.PREEMPTED))
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _publish(stage: Path, folder: Path) -> None:
+    """Move what is in ``stage``; a list in it says what, for ``sweep``, if the process is killed half way."""
     names = sorted(os.listdir(stage))
     for name in names:
         if os.path.lexists(folder / name):
             raise FileExistsError(errno.EEXIST, "", str(folder / name))
+    atomic.write_text(stage / _MOVING, json.dumps({name: os.lstat(stage / name).st_ino for name in names}))
     for name in names:
         os.rename(stage / name, folder / name)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed commands left in a folder: their temporary folders, and what they had not yet moved whole."""
+    for stage in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
+        if stage.is_symlink() or not atomic.is_abandoned(stage):
+            continue
+        with suppress(OSError, ValueError, AttributeError):  # it was killed before it moved anything
+            for name, inode in json.loads((stage / _MOVING).read_text()).items():
+                there = folder / os.path.basename(name)
+                if os.lstat(there).st_ino == inode:  # it is what was moved, whoever wrote the list
+                    shutil.rmtree(there) if there.is_dir() and not there.is_symlink() else there.unlink(missing_ok=True)
+        shutil.rmtree(stage, ignore_errors=True)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 
 from ssod.data.checks.pixels import census, check_pixels
@@ -30,6 +29,7 @@ from ssod.transforms.views import Sample
 from ssod.utils import atomic
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import SsodError
+from ssod.utils.printing import console
 
 __all__ = ["Detected", "Model", "label_files", "load", "predict_files"]
 
@@ -252,8 +252,8 @@ def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
 
 
 def _progress(items: list[Any]) -> Iterator[Any]:
-    console = Console(stderr=True)
-    yield from track(items, "images", console=console, transient=True, disable=not console.is_terminal)
+    shown = console(stderr=True, wrap=True)
+    yield from track(items, "images", console=shown, transient=True, disable=not shown.is_terminal)
 
 
 def _picture_name(path: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ssod.utils import atomic
+from ssod.utils.plain_text import comma_separated
 
 SHARE = 0.5  # boxes above this share of the threshold are looked at, too
 
@@ -63,10 +62,8 @@ def write(path: Path, doubts: Sequence[Doubt]) -> None:
     Raises:
         SsodError: with code 6 when the disk refuses.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["rank", "image", "doubt", "labels", "boxes just below", "lowest score"])
+    rows: list[list[object]] = [["rank", "image", "doubt", "labels", "boxes just below", "lowest score"]]
     for rank, d in enumerate(sorted(doubts, key=lambda d: (-d.doubt, d.path)), 1):
         lowest = "" if d.lowest is None else f"{d.lowest:.3f}"
-        writer.writerow([rank, d.path, f"{d.doubt:.3f}", d.kept, d.below, lowest])
-    atomic.write_text(path, buffer.getvalue())
+        rows.append([rank, d.path, f"{d.doubt:.3f}", d.kept, d.below, lowest])
+    atomic.write_text(path, comma_separated(rows))

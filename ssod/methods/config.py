@@ -24,7 +24,7 @@ class Common(Section):
     """What every method has, also one without unlabelled images."""
 
     name: str
-    "File name in ssod/methods, or a dotted module of your own."
+    "File name in ssod/methods, or a dotted module of your own, which `--allow-code` lets run."
     ema: EmaConfig = EmaConfig()
     "How the teacher follows the student. What a config leaves out is the method's own default."
     loss: SupervisedLoss | None = None

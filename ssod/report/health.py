@@ -26,7 +26,7 @@ RIGHT, WRONG = 0, 1  # colours: blue and orange, which every eye tells apart
 def column(rows: Sequence[dict[str, Any]], name: str, scale: float = 1.0) -> tuple[list[int], list[float | None]]:
     """Return steps and values of a name, where the log has it."""
     found = [(row["step"], row[name]) for row in rows if name in row]
-    return [step for step, _ in found], [None if value is None else scale * value for _, value in found]
+    return [step for step, _ in found], [scale * v if isinstance(v, int | float) else None for _, v in found]
 
 
 def burn_in(run: Run) -> list[tuple[float, str]]:
@@ -95,7 +95,9 @@ def classes(run: Run) -> Section:
         )
         counts = (str(int(wanted[k])), str(int(labels[k])), str(run.split.get("boxes", {}).get(name, "-")))
         pseudo = [whole.get(f"pseudo/{what}/{name}") for what in ("precision", "recall")]
-        rows.append([name, ap, ap50, *counts, *("-" if v is None else f"{100 * v:.0f}" for v in pseudo)])
+        rows.append(
+            [name, ap, ap50, *counts, *(f"{100 * v:.0f}" if isinstance(v, int | float) else "-" for v in pseudo)]
+        )
     columns = ["class", "AP", "AP50", "val boxes", "detections", "labelled boxes"]
     columns += ["pseudo precision", "pseudo recall"]
     shown = numbers.ranked(table)
@@ -113,7 +115,8 @@ def _of(shown: Sequence[int], what: str) -> str:
 
 def _whole(run: Run) -> tuple[dict[str, Any], list[Markup]]:
     """Return the last ``eval/step_*.json``, which has the numbers of single classes, and a note if it is damaged."""
-    return saved(run.path / "eval" / f"step_{run.last['step']}.json") if run.last else ({}, [])
+    kind = dict[str, float | str | list[float | None] | None]
+    return saved(run.path / "eval" / f"step_{run.last['step']}.json", kind) if run.last else ({}, [])
 
 
 def _precision_recall(table: Matches, shown: Sequence[int], title: str) -> Markup:
@@ -210,16 +213,17 @@ def thresholds(run: Run) -> Markup:
     series = []
     for name in names:
         rows = [row for row in run.train if name in row]
-        steps = [row["step"] for row in rows]
         if not isinstance(rows[-1][name], list):
-            series.append(Series(name.split("/")[-1], steps, [row[name] for row in rows]))
+            series.append(Series(name.split("/")[-1], *column(run.train, name)))
             continue
         count = len(rows[-1][name])
+        rows = [row for row in rows if isinstance(row[name], list) and len(row[name]) == count]
+        steps = [row["step"] for row in rows]
         labels = run.classes if count == len(run.classes) else [f"{name.split('/')[-1]} {i}" for i in range(count)]
         for k in _spread([row[name] for row in rows], count):
             series.append(Series(labels[k], steps, [row[name][k] for row in rows]))
     fixed = run.config["method"].get("score")
-    if not series and fixed is not None:
+    if not series and isinstance(fixed, int | float):
         steps = [row["step"] for row in run.train if "pseudo/boxes_per_image" in row]
         series = [Series("method.score, fixed", steps, [fixed] * len(steps))]
     return charts.lines(series, "Score thresholds", "step", "score", y_range=(0, 1), marks=burn_in(run))
@@ -242,13 +246,18 @@ def _histogram(boxes: Scored, low: float) -> Markup:
     return charts.bars(labels, groups, f"Scores{above} of the teacher's boxes, {boxes.where}", "score", "boxes")
 
 
+def _numbers(value: Any) -> int:
+    """Return how many numbers a list holds, 0 for anything else."""
+    return len(value) if isinstance(value, list) else 0
+
+
 def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
     """Return the histogram of scores, right and wrong, and confidence against IoU; of val where truth is not hidden."""
     boxes = numbers.scored(run.table, look)
     if boxes is None:
         return [charts.empty("Scores of the teacher's boxes", "the run saved no detections")]
-    quantiles = [row for row in run.train if isinstance(row.get("pseudo/score_quantiles"), list)]
     names = ("lowest", "25 %", "median", "75 %", "highest")
+    quantiles = [row for row in run.train if _numbers(row.get("pseudo/score_quantiles")) == len(names)]
     lines = [
         Series(name, [row["step"] for row in quantiles], [row["pseudo/score_quantiles"][i] for row in quantiles])
         for i, name in enumerate(names)

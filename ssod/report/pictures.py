@@ -20,7 +20,7 @@ from ssod.data.loading.loader import Loading, eval_views
 from ssod.data.loading.sampling import Place
 from ssod.diagnostics.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
 from ssod.diagnostics.pseudo_quality import fixed_set, same_views, untouched
-from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing import checkpoint, contents
 from ssod.evaluation.matching import Matches
 from ssod.experiments.runs import Run
 from ssod.labelers import from_config as labelers
@@ -64,12 +64,13 @@ def trained_method(run: Run, cfg: Config, data: DataSets) -> tuple[Method, int]:
     last, best = run.path / "checkpoints" / checkpoint.LAST, run.path / "best.safetensors"
     processes = 1
     if last.exists():
-        saved = checkpoint.load(last)
-        processes = saved["identity"].get("world_size", 1)
-        path, state, step, learnt = last, saved["method"], saved["step"], saved["identity"]["classes"]["names"]
+        saved = contents.load(last)
+        processes = saved["identity"].get("world_size") or 1
+        path, state, step = last, saved["method"], saved["step"]
+        learnt = (saved["identity"].get("classes") or {}).get("names") or []
     else:
         state, card = model_file.read(best)
-        path, step, learnt = best, card["step"], card["classes"]["names"]
+        path, step, learnt = best, card.get("step") or 0, card["classes"]["names"]
     if list(learnt) != list(classes):
         fix = "pictures need the data that the run was trained on"
         raise SsodError(run.path / "config.yaml", "data", _differences(learnt, classes), fix, code=Exit.DATA)

@@ -149,8 +149,8 @@ def _seen(count: int, size: int | None) -> str:
 def settings(run: Run, baseline: Run | None) -> Section:
     """Return what the config sets over its base, and where it differs from the baseline's."""
     own = flat(run.config)
-    origins, blocks = saved(run.path / "origins.json")
-    if "keys" in origins:
+    origins, blocks = saved(run.path / "origins.json", dict[str, str | dict[str, str]])
+    if isinstance(origins.get("keys"), dict):
         base = origins.get("base", "")
         rows = [
             [key, _value(own.get(key)), source]

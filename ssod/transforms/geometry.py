@@ -16,9 +16,11 @@ from PIL import Image
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ssod.transforms.transform import Size, Transform, nothing
+from ssod.utils.errors import Exit, SsodError
 from ssod.utils.schema import Section
 
 FILL = 125
+LARGEST = 1 << 26  # pixels of a view
 
 
 def _pair(value: object) -> object:
@@ -40,7 +42,14 @@ IntSpan = Annotated[tuple[int, int], BeforeValidator(_pair), AfterValidator(_ord
 
 
 def resized(size: Size, to: Size) -> Transform:
-    """Scale a picture of ``size`` to ``to``, bilinear with antialiasing."""
+    """Scale a picture of ``size`` to ``to``, bilinear with antialiasing.
+
+    Raises:
+        SsodError: code 3, it would have more than ``LARGEST`` pixels: no picture of a file is worth that memory.
+    """
+    if to[0] * to[1] > LARGEST:
+        problem = f"a picture of {size[0]} x {size[1]} would become {to[0]} x {to[1]} pixels"
+        raise SsodError("config", "views", problem, "name a smaller size, or a 'long' side", code=Exit.DATA)
     matrix = np.diag([to[0] / size[0], to[1] / size[1], 1.0])
     if to == size:
         return nothing(size)

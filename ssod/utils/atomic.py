@@ -7,6 +7,8 @@ checkpoints have the label ``ckpt``, model files ``model``.
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import signal
@@ -25,15 +27,24 @@ _PREFIX = ".tmp-"
 _passed: Counter[str] = Counter()  # how often each failpoint was met; only ever touched while SSOD_FAILPOINT is set
 
 
-def write(path: Path, fill: Callable[[BinaryIO], object], *, previous: Path | None = None, label: str = "file") -> None:
+def write(
+    path: Path,
+    fill: Callable[[BinaryIO], object],
+    *,
+    previous: Path | None = None,
+    new: bool = False,
+    label: str = "file",
+) -> None:
     """Replace ``path`` by what ``fill`` writes, or leave it as it was, whatever happens in between.
 
-    The bytes go to a temporary file in the same folder, are forced to the disk, and only then take the name.
+    The bytes go to a temporary file in the same folder, are forced to the disk, and only then take the name. What a
+    killed process left of the same name goes first.
 
     Args:
         path: the file; its folder is made if there is none.
         fill: writes the content to an open binary file; what it returns is not looked at.
         previous: where the old content of ``path`` goes; None = it is given up.
+        new: refuse a ``path`` that is there, also one that came meanwhile.
         label: the first part of the failpoints' names.
 
     Raises:
@@ -42,8 +53,12 @@ def write(path: Path, fill: Callable[[BinaryIO], object], *, previous: Path | No
     temporary = path.with_name(f"{_PREFIX}{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f"{_PREFIX}{glob.escape(path.name)}-*"):
+            if is_abandoned(leftover):
+                _remove(leftover)
         failpoint(f"{label}.before_open")
         with open(temporary, "wb") as file:
+            lock(file.fileno())
             failpoint(f"{label}.after_open")
             failpoint(f"{label}.before_write")
             fill(file)
@@ -57,7 +72,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object], *, previous: Path | No
             os.replace(path, previous)
             failpoint(f"{label}.after_keep")
         failpoint(f"{label}.before_replace")
-        os.replace(temporary, path)
+        _take_new_name(temporary, path) if new else os.replace(temporary, path)
         failpoint(f"{label}.after_replace")
         _sync_folder(path.parent)
         failpoint(f"{label}.after_dir_fsync")
@@ -67,9 +82,41 @@ def write(path: Path, fill: Callable[[BinaryIO], object], *, previous: Path | No
         _remove(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, new: bool = False) -> None:
     """Write UTF-8 text as ``write`` does."""
-    write(path, lambda file: file.write(text.encode()))
+    write(path, lambda file: file.write(text.encode()), new=new)
+
+
+def _take_new_name(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without second names
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "", str(path)) from None
+        os.replace(temporary, path)
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False where somebody else has, or the disk knows no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_abandoned(path: Path) -> bool:
+    """Return whether no process has locked a temporary file or folder any more; False where that cannot be known."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return lock(handle)
+    finally:
+        os.close(handle)
 
 
 def sweep(folder: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ssod.utils.errors import SsodError
+from ssod.utils.errors import Exit, SsodError
 
 # A section whose value for one of these changes is another kind of section.
 KINDS = ("name", "format")
@@ -30,11 +30,11 @@ class Source:
     file: str
     origins: Mapping[str, str]
 
-    def error(self, path: str, problem: str, fix: str = "") -> SsodError:
+    def error(self, path: str, problem: str, fix: str = "", *, code: Exit = Exit.USAGE) -> SsodError:
         """Return the error about the key ``path``."""
         below = [origin for key, origin in self.origins.items() if key.startswith(f"{path}.")]
         origin = self.origins.get(path) or (below[-1] if below else origin_of(path, self.origins))
-        return SsodError(origin or self.file, path, problem, fix)
+        return SsodError(origin or self.file, path, problem, fix, code=code)
 
 
 def origin_of(path: str, origins: Mapping[str, str]) -> str:

@@ -2,6 +2,10 @@
 
 from enum import IntEnum
 
+from ssod.utils.plain_text import visible
+
+LONGEST = 300  # characters of a line
+
 
 class Exit(IntEnum):
     """Exit codes of every command. A traceback always means ``BUG``."""
@@ -37,15 +41,23 @@ class SsodError(Exception):
         super().__init__(self.line())
 
     def line(self) -> str:
-        """Return the message on one line, at most 300 characters."""
-        head = ": ".join(part for part in (self.file, self.field, self.problem) if part)
-        text = f"{head}; {self.fix}" if self.fix else head
-        text = " ".join(text.split())
-        return text if len(text) <= 300 else text[:297] + "..."
+        """Return the message on one line, at most 300 characters, without a control character of any name in it.
+
+        Where it would be longer, file, field and problem are cut, and what is to be done about it stays.
+        """
+        head, fix = (_one_line(": ".join(filter(None, (self.file, self.field, self.problem)))), _one_line(self.fix))
+        tail = f"; {fix}" if fix else ""
+        tail = tail if len(tail) <= LONGEST // 2 else f"{tail[: LONGEST // 2 - 3]}..."
+        room = LONGEST - len(tail)
+        return (head if len(head) <= room else f"{head[: room - 3]}...") + tail
 
     def __reduce__(self) -> tuple:
         """Pickle across data workers with every field kept."""
         return _rebuild, (type(self), self.file, self.field, self.problem, self.fix, self.code)
+
+
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.split()))
 
 
 def _rebuild(kind: type, file: str, field: str, problem: str, fix: str, code: Exit) -> SsodError:

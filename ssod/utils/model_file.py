@@ -2,23 +2,40 @@
 
 import json
 import struct
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import safetensors
+from pydantic import Field
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ssod.utils import atomic
+from ssod.utils import atomic, untrusted
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.untrusted import MB, Kinds, Source
 
 FORMAT = 1
-HEADER_LIMIT = 100 * 1024 * 1024
+HEADER_LIMIT = 100 * MB
+CARD_LIMIT = 16 * MB
+MOST_CLASSES = 100_000
 _CARD = "ssod"
-_NEEDED = ("format", "detector", "classes", "val_view")
 
 Card = dict[str, Any]
+
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+# What a card must say and may say; that the detector's section and the view are good is for those who build them.
+_ENTRIES: Kinds = {
+    **{"format": int, "detector": dict[str, Any], "detector.name": str, "classes": dict[str, Any]},
+    "classes.names": Annotated[list[_Name], Field(min_length=1, max_length=MOST_CLASSES)],
+    **{"classes.ids": list[int], "val_view": list[Any], "pixels": dict[str, Any] | None},
+    "pixels.levels": Annotated[list[float], Field(min_length=2, max_length=2)] | None,
+    "pixels.alpha": Literal["blend", "ignore"] | None,
+    **{"step": Annotated[int, Field(ge=0)] | None, "method": str | None, "metrics": dict[str, float | None] | None},
+}
+_KINDS = {f"card.{key}": kind for key, kind in _ENTRIES.items()}
 
 
 def save(path: Path | str, state: dict[str, Tensor], card: Card) -> None:
@@ -35,7 +52,7 @@ def save(path: Path | str, state: dict[str, Tensor], card: Card) -> None:
         SsodError: code 5 when a weight is not finite, code 6 when the disk refuses.
     """
     path = Path(path)
-    _check_finite(path, state, Exit.DIVERGED)
+    check_finite(path, state, Exit.DIVERGED)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     content = to_bytes(tensors, {_CARD: json.dumps({"format": FORMAT, **card})})
     atomic.write(path, lambda file: file.write(content), label="model")
@@ -48,40 +65,56 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], Card]:
         SsodError: code 4 when the file is absent, damaged, of a newer format, without a card or with non-finite
             weights; code 7 when it is no safetensors file or its header is unreasonable.
     """
-    path = Path(path)
     card = read_card(path)
-    state = load_file(path)
-    _check_finite(path, state, Exit.CHECKPOINT)
-    return state, card
+    return weights(path), card
+
+
+def weights(path: Path | str) -> dict[str, Tensor]:
+    """Return the weights alone; raises as ``read`` does. ``shapes`` tells before what memory they take."""
+    path = Path(path)
+    state = tensors(path)
+    check_finite(path, state, Exit.CHECKPOINT)
+    return state
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """Return what any ``.safetensors`` holds; raises as ``read`` does, but asks for no card and no finite numbers."""
+    with _opened(path):
+        return load_file(path)
 
 
 def read_card(path: Path | str) -> Card:
-    """Return the card alone; raises as ``read`` does, but looks at no weight."""
+    """Return the card alone, whose entries are of the kinds that they must be; looks at no weight.
+
+    Raises:
+        SsodError: as ``read`` does.
+    """
     path = Path(path)
-    _check_header(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise SsodError(path, "", f"damaged: {error}", "copy or download it again", code=Exit.CHECKPOINT) from error
-    try:
-        card = json.loads(metadata[_CARD])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise SsodError(
-            path,
-            "header",
-            "has no readable card: not written by ssod",
-            "use a run's best.safetensors",
-            code=Exit.CHECKPOINT,
-        ) from error
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_CARD)
+    foreign = Source(path, "use a run's best.safetensors", Exit.CHECKPOINT)
+    if text is None:
+        raise foreign.error("header", "has no readable card: not written by ssod")
+    if len(text) > CARD_LIMIT:
+        raise foreign.error("card", f"{len(text) / MB:.0f} MB > {CARD_LIMIT / MB:.0f} MB limit")
+    card = untrusted.parse_json(foreign, "card", text)
     version = card.get("format") if isinstance(card, dict) else None
     if version != FORMAT:
         fix = "upgrade ssod" if isinstance(version, int) and version > FORMAT else ""
-        raise SsodError(path, "format", f"{version}, this version reads {FORMAT}", fix, code=Exit.CHECKPOINT)
-    missing = [key for key in _NEEDED if key not in card]
-    if missing:
-        raise SsodError(path, f"card.{missing[0]}", "missing", "write the file again", code=Exit.CHECKPOINT)
+        raise SsodError(path, "format", f"{version!r:.40}, this version reads {FORMAT}", fix, code=Exit.CHECKPOINT)
+    source = Source(path, "write the file again", Exit.CHECKPOINT)
+    untrusted.checked(source, "", {"card": card}, _KINDS)
+    names, ids = card["classes"]["names"], card["classes"]["ids"]
+    for what, values in (("names", names), ("ids", ids)):
+        if len(set(values)) < len(names):
+            raise source.error(f"card.classes.{what}", f"{len(set(values))} different ones of {len(names)} classes")
     return card
+
+
+def shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each weight by its name, from the header alone; raises as ``read`` does."""
+    with _opened(Path(path)) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no mapping
 
 
 def class_names(path: Path | str) -> list[str] | None:
@@ -90,11 +123,23 @@ def class_names(path: Path | str) -> list[str] | None:
     Raises:
         SsodError: as ``read_card`` does, for a file that ssod wrote.
     """
-    if Path(path).suffix != ".safetensors":
+    path = Path(path)
+    if path.suffix != ".safetensors":
         return None
-    with safetensors.safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         known = _CARD in (file.metadata() or {})
     return list(read_card(path)["classes"]["names"]) if known else None
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Any, None, None]:
+    """Open a file whose header is reasonable; what the parser says against it is one line."""
+    _check_header(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except (safetensors.SafetensorError, OSError) as error:
+        raise SsodError(path, "", f"damaged: {error}", "copy or download it again", code=Exit.CHECKPOINT) from error
 
 
 def _check_header(path: Path) -> None:
@@ -104,7 +149,7 @@ def _check_header(path: Path) -> None:
         return SsodError(path, "", problem, fix, code=Exit.CHECKPOINT)
 
     try:
-        size = path.stat().st_size
+        size = untrusted.regular_size(Source(path, "check the path", Exit.CHECKPOINT))
         with open(path, "rb") as file:
             head = file.read(8)
     except OSError as error:
@@ -118,12 +163,13 @@ def _check_header(path: Path) -> None:
     if head[:2] in (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6))):
         raise SsodError(path, "", "a pickle or .pt file; only .safetensors is loaded", "convert it", code=Exit.UNSAFE)
     if length > HEADER_LIMIT:
-        problem = f"header of {length:.2g} bytes > {HEADER_LIMIT // 2**20} MB limit"
+        problem = f"header of {length:.2g} bytes > {HEADER_LIMIT // MB} MB limit"
         raise SsodError(path, "", problem, "not a safetensors file; refused", code=Exit.UNSAFE)
     raise damaged(f"cut off after {size} bytes")
 
 
-def _check_finite(path: Path, state: dict[str, Tensor], code: Exit) -> None:
+def check_finite(path: Path, state: dict[str, Tensor], code: Exit) -> None:
+    """Raise ``SsodError`` of ``code`` about the first weight that holds NaN or infinity."""
     for name, value in state.items():
         bad = int((~value.isfinite()).sum()) if value.is_floating_point() else 0
         if bad:

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from ssod.utils.plain_text import visible
 
 
-def console() -> Console:
-    """Return where tables are printed; ``[/b]`` and ``:car:`` in a class, a file or a folder are nothing but text."""
-    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+class _Terminal(Console):
+    """Writes styles of its own, and nothing that would move a terminal in the texts that it is given."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+def console(*, stderr: bool = False, wrap: bool = False, width: int | None = None) -> Console:
+    """Return where tables and bars are shown; ``[/b]`` and ``:car:`` in a class or a file are nothing but text.
+
+    Args:
+        stderr: on standard error, not on standard output.
+        wrap: break long lines between words; else they are left to the terminal.
+        width: in letters; None = that of the terminal.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    out = getattr(stream, "styled", stream)  # what else a command prints is made harmless by its outlet
+    return _Terminal(file=out, soft_wrap=not wrap, markup=False, emoji=False, highlight=False, width=width)
 
 
 def percent(value: float | None) -> str:

@@ -14,9 +14,12 @@ from typing import Any, ClassVar
 
 import yaml
 
+from ssod.utils import untrusted
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.untrusted import Source, encodable
 
-_MAX_NODES = 10_000
+MOST_VALUES = 10_000
+_MOST_LETTERS = 100  # for each value, on average, comments among them
 _TAG = "tag:yaml.org,2002:"
 # (tag, what a plain word must look like, with which characters it may begin)
 _WORDS = (
@@ -46,11 +49,22 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list] = {}
     yaml_constructors: ClassVar[dict[str | None, Any]] = {}
 
+    def __init__(self, text: str, most: int, number_keys: bool) -> None:
+        super().__init__(text)
+        self.most, self.number_keys, self.seen = most, number_keys, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Stop at the first value too many: reading on takes minutes where somebody wrote millions."""
+        self.seen += 1
+        if self.seen > 2 * self.most:  # keys are values here, and an alias is one
+            raise SsodError("", "", f"more than {self.most} values", "", code=Exit.UNSAFE)
+        return super().compose_node(parent, index)
+
     def get_single_node(self) -> yaml.Node | None:
         """Refuse, before anything is built, what would become too large once its aliases are written out."""
         node = super().get_single_node()
         if node is not None:
-            _expanded(node, {})
+            _expanded(node, {}, self.most)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -59,16 +73,18 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
-            if not isinstance(name, str):
-                raise _Mistake(key, f"key {name!r} is not text; quote it")
-            if name in seen:
+            if not isinstance(name, str) and not (self.number_keys and type(name) is int):
+                raise _Mistake(key, f"key {name!r:.40} is not text; quote it")
+            if str(name) in seen:
                 raise _Mistake(key, f"duplicate key '{name}'")
-            seen.add(name)
+            seen.add(str(name))
         return super().construct_mapping(node, deep=deep)
 
     def construct_scalar(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
             raise _Mistake(node, "expected a single value")
+        if not encodable(node.value) or "\0" in node.value:
+            raise _Mistake(node, f"{node.value[:20]!r} holds NUL, or half a character (a lone surrogate)")
         return node.value
 
     def construct_sequence(self, node: yaml.Node, deep: bool = False) -> list:
@@ -77,7 +93,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_sequence(node, deep=deep)
 
 
-def _expanded(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+def _expanded(node: yaml.Node, sizes: dict[yaml.Node, int], most: int) -> int:
     """Return the number of values below ``node`` with every alias written out; each node is counted once."""
     if node in sizes:
         if sizes[node] == 0:
@@ -89,9 +105,9 @@ def _expanded(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
         children = node.value
     elif isinstance(node, yaml.MappingNode):
         children = [part for pair in node.value for part in pair]
-    sizes[node] = 1 + sum(_expanded(child, sizes) for child in children)
-    if sizes[node] > _MAX_NODES:
-        raise _Unsafe(node, f"more than {_MAX_NODES} values after aliases")
+    sizes[node] = 1 + sum(_expanded(child, sizes, most) for child in children)
+    if sizes[node] > most:
+        raise _Unsafe(node, f"more than {most} values after aliases")
     return sizes[node]
 
 
@@ -155,30 +171,54 @@ def read_yaml(path: Path) -> Any:
     """Read one YAML file as plain values.
 
     Raises:
-        SsodError: code 2, the file is absent or not valid; code 7, it wants more than plain values.
+        SsodError: code 2, the file is absent or not valid; code 7, it wants more than plain values, or too many.
     """
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], 1)
-        raise SsodError(path, "", "not found", f"did you mean '{near[0]}'?" if near else "check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+        raise SsodError(path, "", "not found", f"did you mean '{near[0]}'?" if near else "check the path")
+    most = MOST_VALUES * _MOST_LETTERS
+    content = untrusted.read_bytes(Source(path, "name a config", Exit.USAGE), most)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
         raise SsodError(path, "", f"cannot be read ({error})", "save it as UTF-8 text") from None
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML text; ``source`` is what messages name. Raises as ``read_yaml`` does."""
+def parse_yaml(text: str, source: str, *, most: int = MOST_VALUES, number_keys: bool = False) -> Any:
+    """Parse YAML text.
+
+    Args:
+        text: what was read.
+        source: what messages name.
+        most: values that it may have once aliases are written out, keys among them.
+        number_keys: whether keys may be integers; else they are text.
+
+    Raises:
+        SsodError: as ``read_yaml`` does.
+    """
+    if len(text) > most * _MOST_LETTERS:
+        problem = f"{len(text)} letters > {most * _MOST_LETTERS} limit"
+        raise SsodError(source, "", problem, "name a smaller file", code=Exit.UNSAFE)
+    loader = None
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text, most, number_keys)
+        return loader.get_single_data()
     except _Mistake as error:
         raise SsodError(source, f"line {error.line}", error.problem, code=error.code) from None
+    except SsodError as error:
+        raise SsodError(source, "", error.problem, "name a smaller file", code=error.code) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else ""
         raise SsodError(source, line, f"not valid YAML ({getattr(error, 'problem', error)})", "mend it") from None
-    except RecursionError:
-        raise SsodError(source, "", "nested too deeply", "flatten it", code=Exit.UNSAFE) from None
+    except (RecursionError, ValueError, OverflowError) as error:  # of pyyaml's own: an escape beyond Unicode, say
+        reason = "nested too deeply" if isinstance(error, RecursionError) else f"not valid YAML ({error})"
+        code = Exit.UNSAFE if isinstance(error, RecursionError) else Exit.USAGE
+        raise SsodError(source, "", reason, "flatten it" if code == Exit.UNSAFE else "mend it", code=code) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
 def dump_yaml(value: Any, **style: Any) -> str:

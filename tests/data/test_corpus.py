@@ -398,7 +398,7 @@ def test_one_row_of_the_table(case: Case, tmp_path: Path) -> None:
     case.spoil(nano)
     cfg = nano.config()
     start = time.process_time()
-    report = check(cfg, decode=True)
+    report = check(cfg, decode="all")
     assert in_time(time.process_time() - start, 2)
     found = report.findings.kept
     assert {f.id for f in found} == {case.id}, report.lines()
@@ -430,7 +430,7 @@ def load_says_the_same(case: Case, cfg: Any, line: str) -> None:
 
 
 def test_the_good_set_has_no_finding(tmp_path: Path) -> None:
-    report = check(Nano(tmp_path).config(), decode=True)
+    report = check(Nano(tmp_path).config(), decode="all")
     assert report.lines() == []
     assert report.code == Exit.OK
 

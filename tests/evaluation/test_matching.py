@@ -107,7 +107,7 @@ def test_a_file_without_an_entry(name: str, read: Callable, tmp_path: Path) -> N
     flags = {name: np.zeros((0, 2), np.uint8) for name in ("right", "counted")}
     path = tmp_path / "x.npz"
     np.savez(path, text=np.array(json.dumps(texts)), **{name: np.zeros(0) for name in arrays}, **flags)
-    with pytest.raises(SsodError, match=f"x.npz: cannot be read: KeyError: '{name}'; remove it"):
+    with pytest.raises(SsodError, match=f"x.npz: text: {name}: missing; remove it"):
         read(path)
 
 

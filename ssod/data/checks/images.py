@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from ssod.data.formats.findings import Context, Finding, short
 from ssod.data.formats.header import path_of, read_header
@@ -10,6 +11,7 @@ from ssod.data.formats.image import MIN_SIDE, open_image
 from ssod.data.formats.records import Images
 from ssod.utils.errors import Exit, SsodError
 
+_THREADS = 4  # that decode; Pillow lets others work meanwhile
 # What opening an image complains of -> the row of the project's table of bad inputs.
 _ROWS = {
     "not found": "I01",
@@ -26,39 +28,51 @@ _ROWS = {
 
 
 def check_images(
-    images: Images, rows: Iterable[int], file: str, ctx: Context, *, decode: bool = False, needed: bool = True
+    images: Images,
+    rows: Iterable[int],
+    file: str,
+    ctx: Context,
+    *,
+    decoded: Collection[int] = (),
+    needed: bool = True,
 ) -> int:
     """Open images, record what is wrong with them, and return how many cannot be read.
 
     An image takes a tenth of a millisecond, a large PNG a few, and what the disk takes to find it. A truncated image
-    only shows when it is decoded.
+    only shows when it is decoded, which takes some ten milliseconds.
 
     Args:
         images: all images; those of ``rows`` are there.
         rows: which of them to open.
         file: the file that names them; for messages.
         ctx: rules and findings.
-        decode: decode them, instead of reading their headers.
+        decoded: which of ``rows`` to decode, instead of reading their headers.
         needed: the images have annotations: one that cannot be read is an error, and the sizes that the annotations
             state are compared with the files'. False = it would be skipped, and is recorded as that.
     """
-    bad = 0
-    for row in rows:
-        place = f"images[{row}] {short(images.paths[row])}"
+    rows, decoded, bad = list(rows), set(decoded), 0
+
+    def look(row: int) -> tuple[int, int, int] | SsodError | None:
         try:
             path = path_of(images, row, ctx)
         except SsodError:
-            continue  # check_files has reported it
+            return None  # check_files has reported it
         try:
-            height, width, turn = _open(path, ctx, decode)
+            return _open(path, ctx, row in decoded)
         except SsodError as error:
-            bad += 1
-            id = next((id for text, id in _ROWS.items() if text in error.problem), "I04")
-            level, code = ("error", error.code) if needed else ("skipped", Exit.OK)
-            ctx.findings.add(Finding(level, id, file, place, error.problem, error.fix, code))
-            continue
-        if needed:
-            _compare_size(images, row, (height, width), turn, place, file, ctx)
+            return error
+
+    with ThreadPoolExecutor(_THREADS if decoded else 1) as pool:
+        found = pool.map(look, rows) if decoded else map(look, rows)
+        for row, seen in zip(rows, found):
+            place = f"images[{row}] {short(images.paths[row])}"
+            if isinstance(seen, SsodError):
+                bad += 1
+                id = next((id for text, id in _ROWS.items() if text in seen.problem), "I04")
+                level, code = ("error", seen.code) if needed else ("skipped", Exit.OK)
+                ctx.findings.add(Finding(level, id, file, place, seen.problem, seen.fix, code))
+            elif seen is not None and needed:
+                _compare_size(images, row, seen[:2], seen[2], place, file, ctx)
     return bad
 
 

@@ -65,7 +65,7 @@ def check_pair(first: Images, second: Images, pair: str, blame: Blame, limit: in
         limit: look at the bytes of no more than this many images of ``second``; None = all.
     """
     places = common_places(first, second)
-    common = places or common_content(first, second, limit)
+    common = places or common_content(first, second, limit, allow_symlinks=blame.ctx.rules.allow_symlinks)
     if not common:
         return False
     id, what = _PAIRS[pair]

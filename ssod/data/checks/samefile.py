@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ssod.data.formats.paths import same_text
+from ssod.data.formats.paths import Opener, same_text
 from ssod.data.formats.records import Images
 
 _THREADS = 16
@@ -35,20 +34,25 @@ def common_places(first: Images, second: Images) -> list[tuple[str, str]]:
     return [(mine, name) for mine, name in pairs if mine is not None]
 
 
-def common_content(first: Images, second: Images, limit: int | None = None) -> list[tuple[str, str]]:
-    """Return (name in ``first``, name in ``second``) of images with the same bytes; absent ones are left out.
+def common_content(
+    first: Images, second: Images, limit: int | None = None, *, allow_symlinks: bool = False
+) -> list[tuple[str, str]]:
+    """Return (name in ``first``, name in ``second``) of images with the same bytes.
+
+    Those that are absent, or must not be opened, are left out.
 
     Args:
         first: one set.
         second: the other.
         limit: look at no more than this many images of ``second``; None = all.
+        allow_symlinks: whether links may lead out of the sets' folders.
     """
-    wanted = _by_length(second.root, second.paths[:limit])
-    there = _by_length(first.root, first.paths)
+    one, other = (Opener(images.root, allow_symlinks=allow_symlinks) for images in (first, second))
+    wanted, there = _by_length(other, second.paths[:limit]), _by_length(one, first.paths)
     found: dict[str, str] = {}
     for length in wanted.keys() & there.keys():
-        for a, b in _alike(first.root, there[length], second.root, wanted[length], _middle):
-            for twins, names in _alike(first.root, a, second.root, b, _whole):
+        for a, b in _alike(one, there[length], other, wanted[length], _middle):
+            for twins, names in _alike(one, a, other, b, _whole):
                 found |= dict.fromkeys(names, twins[0])
     return [(found[name], name) for name in second.paths[:limit] if name in found]
 
@@ -89,34 +93,34 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _by_length(root: str, names: Sequence[str]) -> dict[int, list[str]]:
-    """Return {length in bytes: names} of the regular files that are not empty."""
+def _by_length(opener: Opener, names: Sequence[str]) -> dict[int, list[str]]:
+    """Return {length in bytes: names} of the regular files that are not empty and may be opened."""
     found: dict[int, list[str]] = defaultdict(list)
     parts = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for part, lengths in zip(parts, pool.map(lambda part: [_length(os.path.join(root, n)) for n in part], parts)):
+        for part, lengths in zip(parts, pool.map(lambda part: [_length(opener.path(n)) for n in part], parts)):
             for name, length in zip(part, lengths):
                 if length:
                     found[length].append(name)
     return found
 
 
-def _length(path: str) -> int:
+def _length(path: str | None) -> int:
     try:
-        info = os.stat(path)
-    except (OSError, ValueError):
+        return 0 if path is None else os.stat(path).st_size
+    except OSError:
         return 0
-    return info.st_size if stat.S_ISREG(info.st_mode) else 0
 
 
 def _alike(
-    root: str, names: Sequence[str], other: str, others: Sequence[str], digest: Callable[[str], str]
+    one: Opener, names: Sequence[str], other: Opener, others: Sequence[str], digest: Callable[[str], str]
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the names below ``root`` and those below ``other`` that share a digest, for each that both have."""
+    """Yield the names of one set and those of the other that share a digest, for each that both have."""
     mine, theirs = defaultdict(list), defaultdict(list)
-    for place, of, found in ((root, names, mine), (other, others, theirs)):
+    for opener, of, found in ((one, names, mine), (other, others, theirs)):
         for name in of:
-            found[digest(os.path.join(place, name))].append(name)
+            path = opener.path(name)
+            found["" if path is None else digest(path)].append(name)
     for key in theirs.keys() & mine.keys() - {""}:
         yield mine[key], theirs[key]
 

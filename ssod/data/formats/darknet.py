@@ -22,7 +22,9 @@ def read_obj_data(file: str, ctx: Context) -> dict[str, Any]:
         SsodError: a line without ``=``, a number of classes that is none, or a file of names that is not there.
     """
     said: dict[str, str] = {}
-    for number, line in enumerate(read_text(file, ctx, f"{ctx.section}.root").split("\n"), start=1):
+    for number, line in enumerate(
+        read_text(file, ctx, f"{ctx.section}.root", os.path.dirname(file)).split("\n"), start=1
+    ):
         key, equals, value = map(str.strip, line.partition("="))
         if line.strip() and not equals:
             problem = f"{short(line.strip())}, expected key = value"
@@ -37,13 +39,13 @@ def read_obj_data(file: str, ctx: Context) -> dict[str, Any]:
         if not there:
             problem = f"{short(said['names'])} not found below {short(os.path.dirname(file))}"
             raise ctx.findings.fatal("Y01", file, "names", problem, "mend the line, or put the file there")
-        tree["names"] = read_names(there[0], ctx)
+        tree["names"] = read_names(there[0], ctx, os.path.dirname(file))
     return tree
 
 
-def read_names(file: str, ctx: Context) -> list[str]:
-    """Return the names of a file with a name a line; the last line may end or not."""
-    lines = [line.strip() for line in read_text(file, ctx, f"{ctx.section}.root").rstrip().split("\n")]
+def read_names(file: str, ctx: Context, root: str) -> list[str]:
+    """Return the names of a file below ``root`` with a name a line; the last line may end or not."""
+    lines = [line.strip() for line in read_text(file, ctx, f"{ctx.section}.root", root).rstrip().split("\n")]
     for number, line in enumerate(lines, start=1):
         if not line:
             ctx.findings.error("D16", file, f"line {number}", "no name", "every line is a class: name it")

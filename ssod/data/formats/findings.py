@@ -63,11 +63,12 @@ class Finding:
 
         Beyond 300 characters the problem is cut, and what is to be done about it stays.
         """
-        text = f"{self.level}[{self.id}] {self.error().line()}"
+        head = f"{self.level}[{self.id}] "
+        text = head + self.error().line()
         if len(text) <= LONGEST:
             return text
         problem = self.problem[: max(len(self.problem) - (len(text) - LONGEST) - 3, 40)] + "..."
-        return f"{self.level}[{self.id}] {replace(self, problem=problem).error().line()}"
+        return head + replace(self, problem=problem).error().line()
 
 
 class Findings:

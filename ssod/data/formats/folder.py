@@ -86,12 +86,12 @@ def _from_list(path: str, root: str, ctx: Context) -> list[str]:
     return once(names, path, ctx)
 
 
-def list_lines(path: str, field: str, ctx: Context) -> list[tuple[int, str]]:
+def list_lines(path: str, field: str, ctx: Context, root: str | None = None) -> list[tuple[int, str]]:
     """Return (line number, text) of the lines of a list, without blank ones and ``#`` comments.
 
-    Comments that read like an image's name are counted.
+    Comments that read like an image's name are counted. ``root`` is that of ``read_text``.
     """
-    lines = [(i, line.strip()) for i, line in enumerate(read_text(path, ctx, field).split("\n"), start=1)]
+    lines = [(i, line.strip()) for i, line in enumerate(read_text(path, ctx, field, root).split("\n"), start=1)]
     report_left_out("L04", [line for _, line in lines if line.startswith("#") and is_image(line)], path, ctx)
     return [(i, line) for i, line in lines if line and not line.startswith("#")]
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ssod.data.formats.findings import Context, short
+from ssod.data.formats.paths import inside
 from ssod.utils.errors import Exit
 
 # What an integer beyond the interpreter's digit limit is read as: out of range for every column.
@@ -33,10 +34,20 @@ def nearest(path: str) -> str:
     return f"; nearest match {short(close[0])}" if close else ""
 
 
-def read_bytes(path: str, ctx: Context, field: str) -> bytes:
-    """Read a whole regular file, or raise one SsodError that says why not."""
+def read_bytes(path: str, ctx: Context, field: str, root: str | None = None) -> bytes:
+    """Read a whole regular file, or raise one SsodError that says why not.
+
+    Args:
+        path: the file.
+        ctx: rules and findings.
+        field: what of the config led to it, for messages.
+        root: folder of the data set that says where the file is; no link may lead out of it. None = the user named it.
+    """
     fatal = ctx.findings.fatal
     try:
+        if root is not None and not ctx.rules.allow_symlinks and not inside(root, path):
+            fix = "set data.allow_symlinks=true to accept it"
+            raise fatal("S03", path, field, f"resolves outside {short(root)}; refused", fix, code=Exit.UNSAFE)
         if not stat.S_ISREG(os.stat(path).st_mode):
             code = Exit.DATA if os.path.isdir(path) else Exit.UNSAFE
             raise fatal("S06", path, field, "not a regular file; refused", f"fix {field}", code=code)
@@ -51,9 +62,9 @@ def read_bytes(path: str, ctx: Context, field: str) -> bytes:
     return data
 
 
-def read_text(path: str, ctx: Context, field: str) -> str:
-    """Read UTF-8 text, with or without a byte-order mark."""
-    data = read_bytes(path, ctx, field)
+def read_text(path: str, ctx: Context, field: str, root: str | None = None) -> str:
+    """Read UTF-8 text, with or without a byte-order mark; arguments as of ``read_bytes``."""
+    data = read_bytes(path, ctx, field, root)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
         raise ctx.findings.fatal("D05", path, field, "UTF-16 or UTF-32 is not supported", "save it as UTF-8")
     if data.startswith(codecs.BOM_UTF8):

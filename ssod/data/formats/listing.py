@@ -117,6 +117,8 @@ def maybe_image(path: str) -> bool:
             return False
         if ending:
             return True
+        if os.path.islink(path):  # it may lead out of the folder
+            return False
         with open(path, "rb") as file:
             return file.read(8).startswith(_FIRST_BYTES)
     except OSError:

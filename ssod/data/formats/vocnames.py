@@ -69,7 +69,7 @@ def read_list(base: str, split: str, ctx: Context) -> list[Line]:
         raise ctx.findings.fatal("D01", base, f"{ctx.section}.root", f"not found{nearest(base)}", "fix the path")
     file, place = os.path.join(base, "ImageSets", "Main", f"{split}.txt"), f"{ctx.section}.split"
     folder = os.path.join(base, IMAGES)
-    text = read_text(file, ctx, place).split("\n")
+    text = read_text(file, ctx, place, base).split("\n")
     names = [(number, plain_name(name)) for number, line in enumerate(text, start=1) if (name := _name(line))]
     if not names:
         raise ctx.findings.fatal("D08", file, place, "0 images", "check the list")

@@ -47,4 +47,6 @@ def parse_xml(data: bytes) -> Element:
         raise XmlProblem(
             "V02", f"line {error.lineno}", f"{problem} {expat.ErrorString(error.code)}", "mend it"
         ) from None
+    except (LookupError, ValueError) as error:  # an encoding that Python does not have, or that is wider than a byte
+        raise XmlProblem("V02", "line 1", f"cannot be read ({error})", "save it as UTF-8") from None
     return builder.close()

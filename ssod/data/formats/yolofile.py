@@ -10,17 +10,17 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from ssod.data.formats.darknet import CLASSES, OBJ_DATA, read_names, read_obj_data
 from ssod.data.formats.findings import Context, default_root, short
 from ssod.data.formats.jsonfile import kind, nearest, read_text
 from ssod.data.formats.leftout import report_left_out
-from ssod.utils.errors import Exit
+from ssod.utils.errors import Exit, SsodError
+from ssod.utils.yaml_io import parse_yaml
 
 NAME = "data.yaml"
 VAL = ("val", "valid", "validation")  # one part under three names
 PARTS = ("train", *VAL, "test")
+_MOST_VALUES = 50_000  # of a file; a class by its number is two
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def read_data_yaml(root: str, ctx: Context, *, needed: bool) -> DataYaml:
     if not needed and not is_yaml(root) and not os.path.lexists(file):
         return DataYaml(file, folder)
     if name == CLASSES:
-        return DataYaml(file, folder, {"names": read_names(file, ctx)})
-    tree = read_obj_data(file, ctx) if name == OBJ_DATA else _parse(file, ctx)
+        return DataYaml(file, folder, {"names": read_names(file, ctx, folder)})
+    tree = read_obj_data(file, ctx) if name == OBJ_DATA else _parse(file, ctx, None if is_yaml(root) else folder)
     where = tree.get("path")
     if where is None or where == "":
         where = "."
@@ -97,15 +97,16 @@ def _base(folder: str, where: str) -> str:
     return next((place for place in places if os.path.isdir(place)), places[0])
 
 
-def _parse(file: str, ctx: Context) -> dict[str, Any]:
+def _parse(file: str, ctx: Context, root: str | None) -> dict[str, Any]:
+    """Read the YAML; the file lies below ``root``, unless the user named it."""
     place = f"{ctx.section}.root"
+    text = read_text(file, ctx, place, root)
     try:
-        tree: Any = yaml.safe_load(read_text(file, ctx, place))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        tag = isinstance(error, yaml.constructor.ConstructorError)
-        problem = f"not plain YAML ({str(error).splitlines()[-1].strip()})"
-        code = Exit.UNSAFE if tag else Exit.DATA
-        raise ctx.findings.fatal("S10", file, place, problem, "only plain values are allowed", code=code) from None
+        tree = parse_yaml(text, file, most=_MOST_VALUES, number_keys=True)
+    except SsodError as error:
+        code = Exit.UNSAFE if error.code == Exit.UNSAFE else Exit.DATA
+        where, fix = f"{place} {error.field}".strip(), error.fix or "write plain values only"
+        raise ctx.findings.fatal("S10", file, where, error.problem, fix, code=code) from None
     return tree if isinstance(tree, dict) else {}
 
 

@@ -91,7 +91,8 @@ def _from_list(path: str, data: DataYaml, split: str, ctx: Context) -> list[str]
     if not path.lower().endswith(".txt"):
         problem = f"{short(os.path.basename(path))} is neither a folder nor a .txt list"
         raise ctx.findings.fatal("Y01", data.file, split, problem, "name a folder or a list")
-    lines = list_lines(path, split, ctx)
+    root = data.base if path.startswith(os.path.join(data.base, "")) else None  # elsewhere only by a name
+    lines = list_lines(path, split, ctx, root)
     for number, line in lines:
         if not is_image(line):
             ctx.findings.error("Y03", path, f"line {number}", f"{short(line)} is no image", "name images, one a line")

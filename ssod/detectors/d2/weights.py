@@ -95,6 +95,7 @@ def read_file(path: Path) -> tuple[State, bool]:
             state[name] = torch.from_numpy(value)
         elif zoo:
             raise SsodError(path, str(name), f"is a {type(value).__name__}, no array", "", code=Exit.CHECKPOINT)
+    model_file.check_finite(path, state, Exit.CHECKPOINT)
     return state, bool(tree.get("matching_heuristics")) or not zoo
 
 

@@ -33,7 +33,7 @@ class AlignConfig(Section):
 
     name: Literal["2d", "3d"]
     "`3d`: from neighbouring levels and cells, as published; `2d`: from cells of the same level only."
-    hidden: int = Field(64, ge=1)
+    hidden: int = Field(64, ge=1, le=1 << 16)
     "Channels of the map from which offsets are predicted."
     keep_inverted: bool = True
     """Keep a row's box whose corners changed places, since its coordinates come from different cells (as released); it

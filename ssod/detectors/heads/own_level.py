@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ class LevelHeads(nn.ModuleList):
 
     def forward(self, features: list[Tensor]) -> dict[str, Any]:
         """Return what the levels say, one after another; ``cls_features`` is a list."""
-        said = [head.level(x) for head, x in zip(self, features)]
+        said = [cast(LevelHead, head).level(x) for head, x in zip(self, features)]
         joined = {name: torch.cat([s[name] for s in said], 1) for name in said[0] if name != "cls_features"}
         return joined | {"cls_features": [s["cls_features"] for s in said]}
 

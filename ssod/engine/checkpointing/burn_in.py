@@ -9,7 +9,6 @@ fits is decided by ``ssod.methods.burn_in``, which says what decides these steps
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any
 
 import torch
 
-from ssod.engine.checkpointing import checkpoint, lines
+from ssod.engine.checkpointing import checkpoint, contents, lines
 from ssod.engine.checkpointing.checkpoint import State
 from ssod.engine.checkpointing.run_dir import RunFolder
-from ssod.utils import atomic
+from ssod.utils import atomic, untrusted
 from ssod.utils.errors import Exit, SsodError
 
 MOVED = ("student", "teacher", "criterion")  # parts of a method that burn-in moves; all else is as it was built
@@ -64,26 +63,26 @@ def read(source: Path, deciding: Callable[[int], Mapping[str, Any]], own: Mappin
     if not path.is_file():
         fix = "train it with train.keep_burn_in=true"
         raise SsodError(source, "", f"keeps no {path.relative_to(source)}", fix, code=Exit.CHECKPOINT)
-    saved = checkpoint.load(path)
-    there, here = saved.get("deciding", {}), deciding(saved["step"])
+    saved = contents.load(path)
+    there, here = saved.get("deciding") or {}, deciding(saved["step"])
     key = different(there, here)
     if key is not None:
         made, wanted = (repr(part[key])[:60] if key in part else "none" for part in (there, here))
         problem = f"{made} in the state, {wanted} here: that is another burn-in"
         fix = "begin with the state of an equal one, or drop --from-burn-in"
         raise SsodError(path, key, problem, fix, code=Exit.CHECKPOINT)
-    checkpoint.check_model(path, moved(saved["method"]), moved(own))
     ranks = [{**rank, "buffers": moved(rank["buffers"])} for rank in saved["ranks"]]
+    contents.check_fit(path, {**saved, "method": moved(saved["method"]), "ranks": ranks}, moved(own))
     return {**saved, "method": {**own, **moved(saved["method"])}, "ranks": ranks, "best": None}
 
 
 def said(run: Path) -> dict[str, Any] | None:
     """Return what decided the state that a run kept; None where there is none that can be read. Weights are not."""
     try:
-        state = torch.load(path_of(run), map_location="cpu", mmap=True, weights_only=True)
-        return state["deciding"]
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError):
+        found = torch.load(path_of(run), map_location="cpu", mmap=True, weights_only=True)["deciding"]
+    except Exception:  # torch raises nearly anything of a damaged file
         return None
+    return found if isinstance(found, dict) else None
 
 
 def different(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -114,7 +113,7 @@ def take_over(source: Path, folder: RunFolder, step: int) -> None:
     rows = [shared(json.loads(line)) for line in lines.up_to(text.splitlines(), step, pending=True)]
     atomic.write_text(folder.metrics, "".join(f"{json.dumps(row)}\n" for row in rows))
     for number in (row["step"] for row in rows if row.get("kind") == "eval"):
-        _copy(source / "eval" / f"step_{number}.npz", folder.eval, lambda content: content)
+        _copy(source / "eval" / f"step_{number}.npz", folder.eval, lambda file, content: content)
         _copy(source / "eval" / f"step_{number}.json", folder.eval, _measured_json)
     folder.write_json(folder.burn_in, {"from": str(source), "step": step})
 
@@ -126,12 +125,15 @@ def shared(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if not key.startswith("memory/")}
 
 
-def _measured_json(content: bytes) -> bytes:
-    values = {key: value for key, value in json.loads(content).items() if key.startswith(MEASURED)}
+def _measured_json(path: Path, content: bytes) -> bytes:
+    source = untrusted.Source(path, "remove it")
+    found = untrusted.parse_json(source, "", content)
+    untrusted.of_kind(source, "", found, dict[str, Any])
+    values = {key: value for key, value in found.items() if key.startswith(MEASURED)}
     return (json.dumps(values, indent=1) + "\n").encode()
 
 
-def _copy(file: Path, folder: Path, change: Callable[[bytes], bytes]) -> None:
+def _copy(file: Path, folder: Path, change: Callable[[Path, bytes], bytes]) -> None:
     if file.is_file():
-        content = change(file.read_bytes())
+        content = change(file, file.read_bytes())
         atomic.write(folder / file.name, lambda target: target.write(content))

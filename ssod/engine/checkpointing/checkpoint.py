@@ -10,8 +10,6 @@ generators in it: the loop seeds every generator anew at each step, from the run
 
 import hashlib
 import logging
-import pickle
-import re
 import shutil
 import struct
 from collections.abc import Mapping
@@ -21,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ssod.utils import atomic
+from ssod.utils import atomic, torch_file
 from ssod.utils.errors import Exit, SsodError
 
 SCHEMA = 2  # 2: the optimiser's state is by the parameters' names; in 1 it was by their place in its groups
@@ -106,13 +104,18 @@ def find(folder: Path) -> Path | None:
     if not previous.exists() or damage(previous) is not None:
         raise SsodError(last, "", f"{fault}, and there is no good {PREVIOUS}", "start a new run", code=Exit.CHECKPOINT)
     if last.exists():
-        last.replace(folder / BAD)
+        try:
+            last.replace(folder / BAD)
+        except OSError as error:  # the one is a folder, and the other there already
+            raise atomic.refused(folder / BAD, error) from None
     logging.getLogger("ssod").warning(f"{last}: {fault}; going on from {PREVIOUS}")
     return previous
 
 
 def damage(path: Path) -> str | None:
     """Return what is wrong with the bytes of ``path``, None if they are what was written. Nothing is parsed."""
+    if not path.is_file():
+        return "is no file"
     size = path.stat().st_size
     if size < _TRAILER.size:
         return "cut off" if size else "empty file"
@@ -138,13 +141,7 @@ def load(path: Path) -> State:
     fault = damage(path)
     if fault is not None:
         raise SsodError(path, "", fault, "use another checkpoint", code=Exit.CHECKPOINT)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        # torch's own message advises to load the file all the same.
-        needs = re.search(r"GLOBAL ([\w.]+)", str(error))
-        problem = f"not a weights-only file: needs {needs[1]!r}" if needs else "not a file of weights"
-        raise SsodError(path, "", problem, "refused; only tensors are loaded", code=Exit.UNSAFE) from error
+    state = torch_file.read(path, "refused; only tensors are loaded")
     schema = state.get("schema") if isinstance(state, dict) else None
     if schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
@@ -171,6 +168,8 @@ def check_model(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) ->
     if unknown:
         raise error(unknown[0], f"{len(unknown)} keys too many", "is this another detector or method?")
     for key, value in saved.items():
+        if isinstance(value, Tensor) != isinstance(own[key], Tensor):
+            raise error(key, f"is a {type(value).__name__}, the model has a {type(own[key]).__name__}")
         if isinstance(value, Tensor) and value.shape != own[key].shape:
             raise error(key, f"shape {list(value.shape)}, the model has {list(own[key].shape)}")
     bad = first_nonfinite(_weights(saved))

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 def step_of(line: str | bytes) -> float:
     """Return the step that a line tells of, infinity where it is damaged or still being written."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError):
+        step = json.loads(line)["step"]
+        return step if isinstance(step, int) else math.inf
+    except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
 
 

@@ -103,6 +103,7 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
     changed = [key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allow)]
     lines = {key: f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed}
     refused = [key for key in changed if kind(key) == "identity" or key in now.get("fixed", ())]
+    refused.sort(key=lambda key: not key.endswith(".name"))  # another detector has other keys, which say less
     if refused:
         problem = f"{', '.join(lines[key] for key in refused[:3])}{' ...' if len(refused) > 3 else ''} changes the run"
         raise _error(path, refused[0], problem, f"pass --allow-change {refused[0]}, or start a new run")
@@ -135,7 +136,7 @@ def own_share(path: Path, shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _check_classes(path: Path, saved: Mapping | None, now: Mapping | None, allow: Collection[str]) -> None:
     if "classes" in allow or saved == now:
         return
-    old, new = list((saved or {}).get("names", [])), list((now or {}).get("names", []))
+    old, new = list((saved or {}).get("names") or []), list((now or {}).get("names") or [])
     fix = "start a new run, or initialise from the model file"
     if len(old) != len(new):
         raise _error(path, "classes", f"{len(old)} classes saved, the data has {len(new)}", fix)

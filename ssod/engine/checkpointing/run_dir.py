@@ -1,5 +1,6 @@
 """One run's folder: its files by name, and the lock that keeps a second process out."""
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -9,10 +10,10 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torchvision
@@ -22,6 +23,8 @@ from ssod.utils import atomic, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import dump_yaml
 from ssod.version import __version__
+
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -50,6 +53,7 @@ class RunFolder:
         self.burn_in = self.path / "burn_in.json"
         self._lock: int | None = None
         self._begun = False
+        self._found = True  # whether anything was there before it was entered
 
     @classmethod
     def create(cls, runs: Path | str, stem: str, name: str | None = None) -> Self:
@@ -88,11 +92,11 @@ class RunFolder:
         """Whether the last process that trained here ended well."""
         try:
             return json.loads(self.exit.read_text())["code"] == Exit.OK
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
     def __enter__(self) -> Self:
-        distributed.on_rank_zero(self._take)
+        self._found = distributed.on_rank_zero(self._take)
         self._begun = False
         if not distributed.on_rank_zero(lambda: self.resumable):
             distributed.on_rank_zero(lambda: self.burn_in.unlink(missing_ok=True))
@@ -124,6 +128,18 @@ class RunFolder:
                 os.close(self._lock)
                 self._lock = None
 
+    def or_discard(self, work: Callable[[], T]) -> T:
+        """Do ``work``; where it is refused the run never began, and a folder that held nothing before is not left."""
+        try:
+            return work()
+        except SsodError:
+            self._begun = self._begun and self._found
+            if not self._found and self._lock is not None:
+                for path in (self.checkpoints, self.path / ".lock", self.path):
+                    with contextlib.suppress(OSError):  # the shell's own log may lie there
+                        path.rmdir() if path.is_dir() else path.unlink()
+            raise
+
     def write_exit(self, error: BaseException | None) -> None:
         """Write ``exit.json``: the exit code that ``error`` means, its name, the message and the time."""
         code = Exit.OK if error is None else getattr(error, "code", Exit.BUG)
@@ -149,13 +165,14 @@ class RunFolder:
 
         distributed.on_rank_zero(files)
 
-    def _take(self) -> None:
-        """Make the folder and lock it, or say who has it.
+    def _take(self) -> bool:
+        """Make the folder and lock it, or say who has it; return whether it held anything before.
 
         Raises:
             SsodError: code 6, locked or not to be written; code 2, it holds files and no run.
         """
         self._refuse_foreign()
+        found = self.path.exists() and any(self.path.iterdir())
         lock = self.path / ".lock"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -184,6 +201,7 @@ class RunFolder:
         _close_in_children(self)
         for folder in (self.path, self.checkpoints):
             atomic.sweep(folder)
+        return found
 
     def _refuse_foreign(self) -> None:
         """Leave alone a folder that is neither empty nor a run's; a run has a lock from its first moment on.

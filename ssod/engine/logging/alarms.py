@@ -32,6 +32,7 @@ class Watch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a saved state; an empty one, of an older checkpoint, changes nothing."""
+        state = {key: value for key, value in state.items() if value is not None}
         self.best, self.teaching = state.get("best", self.best), state.get("teaching", self.teaching)
         self._lasting = dict(state.get("lasting", self._lasting))
 

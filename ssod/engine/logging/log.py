@@ -17,15 +17,15 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ssod.engine.checkpointing import lines
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.engine.logging.meters import Values
 from ssod.engine.logging.trackers import Name, Trackers
-from ssod.utils import atomic, collective
+from ssod.utils import atomic, collective, printing
 from ssod.utils.errors import SsodError
+from ssod.utils.plain_text import visible
 from ssod.utils.printing import percent
 
 
@@ -63,7 +63,7 @@ class Log:
         if not self._main:
             return
         self._guarded("metrics.jsonl", lambda: drop_after(folder.metrics, step, pending))
-        console = Console(file=sys.stdout)
+        console = printing.console(wrap=True)
         if console.is_terminal:
             text = TextColumn("{task.fields[line]}")
             self._bar = Progress(BarColumn(bar_width=20), MofNCompleteColumn(), text, console=console)
@@ -149,7 +149,7 @@ class Log:
 
     def _text(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._guarded("train.log", lambda: _append(self.folder.log, f"{stamp} {text}"))
+        self._guarded("train.log", lambda: _append(self.folder.log, f"{stamp} {visible(text)}"))
 
     def _guarded(self, name: str, write: Callable[[], object]) -> None:
         """Write, or say once that it cannot be done."""
@@ -172,10 +172,10 @@ def log_finished(folder: RunFolder, step: int, results: dict[str, float]) -> Non
 
 
 def printable(text: str) -> str:
-    """Return ``text`` as standard output can show it: what its encoding has not becomes ``\\xe4``."""
+    """Return ``text`` as standard output can show it: controls, and what its encoding has not, become ``\\xe4``."""
     out = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # while a bar is shown, rich stands before it
     encoding = getattr(out, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return visible(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _percents(values: dict[str, float]) -> str:

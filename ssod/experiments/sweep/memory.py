@@ -39,7 +39,7 @@ class Stated:
         whole = new[: new.rfind(b"\n") + 1]  # a line that is cut off is still being written
         self._end += len(whole)
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError):  # a line that a full disk cut
+            with contextlib.suppress(ValueError, AttributeError, RecursionError):  # a line that a full disk cut
                 self.gb = json.loads(line).get("memory/gb") or self.gb
         return self.gb
 
