@@ -44,8 +44,8 @@ def random_set(seed: int, images: int = 4, classes: int = 5) -> Set:
 
     truth, results = [], []
     for image in ids:
-        here = [{"image_id": image, "category_id": int(rng.choice(categories[1:])), "bbox": box()} for _ in range(8)]
-        here = here[: rng.integers(0, 9)]
+        some = [int(k) for k in rng.choice(categories[1:] or categories, rng.integers(0, 9))]
+        here: list[dict] = [{"image_id": image, "category_id": k, "bbox": box()} for k in some]
         for row in here:
             row |= {"iscrowd": 1} if rng.random() < 0.2 else {}
             row |= {"difficult": 1} if rng.random() < 0.2 else {}
