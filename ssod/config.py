@@ -213,11 +213,11 @@ def validate(
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
     """Return a file and the bases below it, the lowest first, each with its ``recipe``."""
-    if path.resolve() in seen:
-        raise SsodError(path, "base", "bases form a circle", "remove one")
     if not path.exists() and (options := recipes.former(path)):
         raise SsodError(path, "", "not found; each method has one file now", f"give {options}")
     tree = read_yaml(path)
+    if path.resolve() in seen:
+        raise SsodError(path, "base", "bases form a circle", "remove one")
     if not isinstance(tree, dict):
         raise SsodError(path, "", f"is a {type(tree).__name__}, expected sections", "see `ssod init`")
     recipe = tree.get("recipe") or {}
