@@ -30,10 +30,18 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
     return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
 
 
-def spoilt(tree: Any, each: int, seed: int) -> Iterator[tuple[str, Any]]:
-    """Spoil every place of ``tree`` in ``each`` ways, drawn by ``seed``; yield what was done, and the spoilt copy."""
+def spoilt(tree: Any, each: int, seed: int, most: int | None = None) -> Iterator[tuple[str, Any]]:
+    """Spoil places of ``tree`` in ``each`` ways, drawn by ``seed``; yield what was done, and the spoilt copy.
+
+    Args:
+        tree: a plain value.
+        each: ways, of ``VALUES``.
+        seed: of the draw.
+        most: places that are spoilt; None = every one.
+    """
     draw = np.random.RandomState(seed)
-    for path in places(tree):
+    found = places(tree)
+    for path in found if most is None else [found[i] for i in draw.permutation(len(found))[:most]]:
         for i in draw.choice(len(VALUES), each, replace=False):
             new, value = copy.deepcopy(tree), VALUES[i]
             said = f"{'.'.join(map(str, path)) or 'all'} = {'gone' if value is GONE else repr(value)[:30]}"

@@ -149,7 +149,7 @@ def sections(root: Path) -> dict[str, tuple[dict[str, Any], list[tuple[str, str]
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
 def test_any_path_of_a_data_section_may_be_anything(tmp_path: Path, format: str) -> None:
     section, keys = sections(tmp_path)[format]
-    for said, path in kinds(tmp_path / "kinds").items():
+    for said, path in {**kinds(tmp_path / "kinds"), "NUL": "a\0b"}.items():
         for part, key in keys:
             tree = {**section, key: path} if not part else {**section, part: {**section[part], key: path}}
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,11 +84,11 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
     Raises:
         SsodError: code 2, no path at all.
     """
-    found: dict[Path, Path] = {}  # as it is named by what it is
+    found: dict[str, Path] = {}  # as it is named by what it is
     for path in map(Path, paths):
         inside = [] if _is_run(path) else sorted(f.parent for f in path.rglob("split.json") if _is_run(f.parent))
         for folder in inside or [path]:
-            found.setdefault(folder.resolve(), folder)
+            found.setdefault(os.path.realpath(folder), folder)
     if not found:
         raise SsodError("command line", "RUN", "no run folder was named", "name run folders, or --sweep sweep.yaml")
     return list(found.values())

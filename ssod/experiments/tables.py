@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import mean
 
 from rich import box
@@ -102,11 +102,13 @@ def ranking(group: Group, name: str = "") -> Sheet:
 
 def shared_burn_ins(group: Group) -> list[str]:
     """Return which rows went on from the burn-in of another run; one sentence for each they had it from."""
-    names = {run.path.resolve(): row.name for row in group.rows for run in row.runs}
+    names = {os.path.realpath(run.path): row.name for row in group.rows for run in row.runs}
     found: dict[tuple[str, int], list[str]] = {}
     for row in group.rows:
         begun = [run.begun for run in row.runs if run.begun]
-        for source, step in dict.fromkeys((names.get(Path(b["from"]).resolve(), b["from"]), b["step"]) for b in begun):
+        for source, step in dict.fromkeys(
+            (names.get(os.path.realpath(b["from"]), b["from"]), b["step"]) for b in begun
+        ):
             found.setdefault((source, step), []).append(row.name)
     return [
         f"the first {step} steps of {', '.join(rows)} are those of {source}, made once; images and hours count them"

@@ -22,11 +22,11 @@ def read_with_bases(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path,
     Raises:
         SsodError: code 2, a file is absent or no config, or bases form a circle; code 7, it wants to run code.
     """
-    if path.resolve() in seen:
-        raise SsodError(path, "base", "bases form a circle", "remove one")
     if not path.exists() and (options := recipes.former(path)):
         raise SsodError(path, "", "not found; each method has one file now", f"give {options}")
     tree = read_yaml(path)
+    if path.resolve() in seen:
+        raise SsodError(path, "base", "bases form a circle", "remove one")
     if not isinstance(tree, dict):
         raise SsodError(path, "", f"is a {type(tree).__name__}, expected sections", "see `ssod init`")
     recipe = tree.get("recipe") or {}

@@ -65,7 +65,8 @@ def regular_size(source: Source) -> int:
     """Return the bytes of a regular file; a pipe would never end, and a device is none of ours."""
     status = os.stat(source.path)
     if not stat.S_ISREG(status.st_mode):
-        raise source.error("", "is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise source.error("", f"cannot be read: it is {what}")
     return status.st_size
 
 

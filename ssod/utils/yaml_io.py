@@ -83,8 +83,8 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
             raise _Mistake(node, "expected a single value")
-        if not encodable(node.value) or "\0" in node.value:
-            raise _Mistake(node, f"{node.value[:20]!r} holds NUL, or half a character (a lone surrogate)")
+        if not encodable(node.value):
+            raise _Mistake(node, f"{node.value[:20]!r} holds half a character (a lone surrogate)")
         return node.value
 
     def construct_sequence(self, node: yaml.Node, deep: bool = False) -> list:

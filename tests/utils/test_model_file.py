@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[Path], object], Exit, str]] = {
     "newer": (lambda p: model_file.save(p, STATE, {**CARD, "format": 9}), Exit.CHECKPOINT, "upgrade ssod"),
     "no classes": (lambda p: model_file.save(p, STATE, {k: v for k, v in CARD.items() if k != "classes"}),
                    Exit.CHECKPOINT, "card.classes: missing"),
-    "folder": (lambda p: p.mkdir(), Exit.CHECKPOINT, "is a folder"),
+    "folder": (lambda p: p.mkdir(), Exit.CHECKPOINT, "cannot be read: it is a folder"),
     "nan": (lambda p: save_file({"fpn.w": torch.tensor([1.0, float("nan")])}, p,
                                 {"ssod": json.dumps({"format": 1, **CARD})}), Exit.CHECKPOINT, "fpn.w: 1 non-finite"),
 }  # fmt: skip

@@ -212,5 +212,13 @@ class Context:
     findings: Findings = field(default_factory=Findings)
 
     def path(self, name: str) -> str:
-        """Return a path of the config: ``~`` expanded, and under ``root`` unless it is absolute."""
-        return os.path.normpath(os.path.join(os.path.expanduser(self.root), os.path.expanduser(name)))
+        """Return a path of the config: ``~`` expanded, and under ``root`` unless it is absolute.
+
+        Raises:
+            SsodError: code 7, no file can have this name.
+        """
+        path = os.path.normpath(os.path.join(os.path.expanduser(self.root), os.path.expanduser(name)))
+        if "\0" in path:
+            raise SsodError("config", self.section, f"{short(path)}: illegal file name (NUL byte)", "fix the name",
+                            code=Exit.UNSAFE)  # fmt: skip
+        return path

@@ -7,6 +7,7 @@ evaluate expressions; a stranger's may not, as both are code.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -114,7 +115,7 @@ def is_package_name(name: str) -> bool:
     return bool(parts) and not Path(name).is_absolute() and ".." not in parts and not name.startswith(("/", "~"))
 
 
-def read_config(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_config(path: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a detectron2 config from YAML, its bases merged below it; a base inside the package stays named.
 
     Raises:
@@ -129,14 +130,15 @@ def read_config(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise SsodError(path, BASE, "is not one path", "name one file, relative to this one")
     below = path.parent / base
-    if below.resolve() in (*seen, path.resolve()):
+    own = (*seen, os.path.realpath(path))
+    if os.path.realpath(below) in own:
         raise SsodError(path, BASE, "bases form a circle", "remove one")
     if not below.is_file():
         if base.endswith((".yaml", ".yml")) and is_package_name(base):
             return tree
         raise SsodError(path, BASE, f"'{base}' not found", "name a file relative to this one, or a detectron2 config")
     del tree[BASE]
-    return merge(read_config(below, (*seen, path.resolve())), tree)
+    return merge(read_config(below, own), tree)
 
 
 def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
