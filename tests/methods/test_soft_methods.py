@@ -44,6 +44,7 @@ def follow(
     student, kind = nn.Linear(1, 1, bias=False), find(name)
     nn.init.zeros_(student.weight)
     student.num_classes = 1
+    student.objectness = False
     m = kind(student, kind.Config.model_validate({"name": name, "burn_in": burn_in, "ema": ema}))
     seen = []
     for number in range(steps):
@@ -85,6 +86,7 @@ def test_a_copy_that_falls_on_a_skipped_step_is_made_and_nothing_else() -> None:
 
 def test_a_teacher_that_rests_keeps_its_buffers() -> None:
     student = nn.BatchNorm1d(2)
+    student.objectness = False
     m = Method(student, base.Config(name="x", burn_in=1, ema={"rule": "never"}))
     m.after_step(0)
     student(torch.randn(4, 2))
