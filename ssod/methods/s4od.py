@@ -12,7 +12,8 @@ Order of a step:
    all else is background, and nothing is ignored. Every label teaches its class.
 2. A label teaches its place when suppression merged `members` boxes or more into it and their sides spread by less than
    `spread` (``ssod.pseudo_labels.nms_spread``). With `soft` its place counts by exp(-spread of it / `spread`) instead.
-   The centerness of FCOS and the boxes of a proposal network are learnt with the place.
+   The centerness of FCOS and the boxes of a proposal network are learnt with the place. On a dense head the losses of
+   places are divided by the rows of all labels: where few places are sure, they weigh little.
 3. In the last `look` steps before a choice, the teacher on the labelled images of the batch, in the first of their
    views. Detections are matched with true boxes, the best first, and counted by class and score
    (``ssod.pseudo_labels.greedy_match``).
@@ -38,14 +39,16 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
+from ssod.losses.weighting.one_batch import near
 from ssod.methods import base
 from ssod.methods.base import Context, EmaConfig, quantiles
 from ssod.methods.config import before_the_end
 from ssod.methods.kept_answers import BoxesAlone
 from ssod.pseudo_labels.best_f1 import BestF1
 from ssod.pseudo_labels.nms_spread import cluster_spread
-from ssod.structures import Batch, Clusters, Detector, Output, Pseudo, View
+from ssod.structures import Assignment, Batch, Clusters, Detector, Output, Predictions, Pseudo, View
 from ssod.structures.ragged import select
+from ssod.utils.collective import mean_count
 from ssod.utils.schema import Duration
 
 
@@ -137,6 +140,16 @@ class S4OD(base.Method, burn_in_reads=()):
     def kept(self, out: Output, again: Callable[[], Output]) -> Output:
         """See ``base.Method``: boxes and clusters are enough, if no weighting asks for maps."""
         return super().kept(out, again) if self.cfg.weightings_of_maps else BoxesAndClusters(out, again)
+
+    def reweight(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
+        """Divide what dense rows learn of places by the rows of all labels: few sure places do not count for many."""
+        a = super().reweight(stage, p, a, ctx)
+        if stage != "dense":
+            return a
+        rows = self.student.cls_normalizer(stage, p, a)
+        found = replace(a, box_weight=(a.matches() >= 0).to(a.box))
+        places = {"centerness": mean_count(near(p, found), least=1e-6)} if self.student.central else {"box": rows}
+        return replace(a, normalizer={"quality": rows, **places, **a.normalizer})
 
     # ---- thresholds ------------------------------------------------------------------------------------------------
 
