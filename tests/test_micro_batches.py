@@ -34,6 +34,7 @@ FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("mean_teacher", "faster_rcnn", {}, {"form": "consistency", "score": 0.5}),
     ("unbiased_teacher", "faster_rcnn", {}, {"threshold": "gmm"}),
     ("humble_teacher", "fcos", {}, {"norm": "foreground"}),
+    ("dsl", "fcos", {"box_weight": "centerness"}, {}),
     ("pseco", "fcos", {"half_size": True}, {}),
     ("pseco", "faster_rcnn", {"half_size": True, "levels": (3, 6)}, {}),
     ("unbiased_teacher_v2", "fcos", {}, {"box_score": 0.2, "normalize": True}),
