@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ssod.detectors.build import DetectorConfig, build
 from ssod.inference.export import Graph, convert, runner
-from ssod.inference.export_parity import Parity, as_view, measure, rows, texture, within
+from ssod.inference.export_parity import Parity, Run, as_view, measure, rows, texture, within
 from ssod.inference.model import DIVISOR, Model
 
 DETECTORS = ("retinanet", "fcos", "faster_rcnn")
@@ -95,14 +95,10 @@ class Sweep:
 
     parity: Parity
     crashes: int
-    seconds: float
 
 
-def sweep(name: str, format: str, count: int) -> Sweep:
-    """Compare one detector's graph with torch on ``count`` pictures of each size."""
-    start = time.perf_counter()
-    model = random_model(name)
-    run = runner(convert(model, format), format)
+def sweep(model: Model, run: Run, count: int) -> Sweep:
+    """Compare a detector's graph, loaded as ``run``, with torch on ``count`` pictures of each size."""
     total, crashes = Parity(), 0
 
     def guarded(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,12 +107,12 @@ def sweep(name: str, format: str, count: int) -> Sweep:
             return run(images, sizes)
         except Exception as error:
             crashes += 1
-            print(f"{name} {tuple(images.shape)}: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"{tuple(images.shape)}: {type(error).__name__}: {error}", file=sys.stderr)
             return torch.zeros(len(images), 1, 4), torch.zeros(len(images), 1), torch.zeros(len(images), 1)
 
     for number, size in enumerate(SIZES):
         total.merge(measure(model.detector, Graph(model.detector), guarded, pictures(count, size, seed=number)))
-    return Sweep(total, crashes, time.perf_counter() - start)
+    return Sweep(total, crashes)
 
 
 def main() -> int:
@@ -128,9 +124,10 @@ def main() -> int:
     args = parser.parse_args()
     failed = False
     for name in args.detector:
-        found = sweep(name, args.format, args.images)
+        start, model = time.perf_counter(), random_model(name)
+        found = sweep(model, runner(convert(model, args.format), args.format), args.images)
         print(f"{name} {args.format}: {found.parity.line()}; {found.parity.differ} differ, {found.crashes} crashes")
-        print(f"  {found.seconds:.0f} s {found.parity.problem}", flush=True)
+        print(f"  {time.perf_counter() - start:.0f} s {found.parity.problem}", flush=True)
         failed |= bool(found.parity.differ or found.crashes)
     return int(failed)
 
