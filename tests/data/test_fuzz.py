@@ -19,6 +19,7 @@ from ssod.data.formats.records import Labeled
 from ssod.data.formats.voc import read_voc
 from ssod.data.formats.yolo import read_yolo
 from ssod.utils.errors import Exit, SsodError
+from tests.amount import examples
 from tests.data.nano import Nano, coco, voc, voc_object, xml, yolo
 
 FOLDER = tempfile.TemporaryDirectory(prefix="ssod-fuzz-")  # removed when the interpreter ends
@@ -36,7 +37,10 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 FUZZ = settings(
-    max_examples=400, deadline=30_000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=examples(100),
+    deadline=30_000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 
 

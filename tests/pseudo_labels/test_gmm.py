@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssod.pseudo_labels import gmm
+from tests.amount import examples
 from tests.paths import golden_path
 from tools import bench_gmm
 
@@ -120,7 +121,9 @@ def gap(bank: Tensor, m: gmm.Mixtures, row: int, one: float, other: float) -> fl
     return min(abs(dense[0] - dense[1]), float(sides.min()))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(banks())
 def test_every_bank_gets_what_scikit_learn_gives_it(bank: Tensor) -> None:
     ours, theirs = (fit(bank, bank > 0, all_rows(bank)) for fit in (gmm.fit, gmm.fit_sklearn))

@@ -25,6 +25,7 @@ from ssod.pseudo_labels.score_bank import ScoreBank
 from ssod.pseudo_labels.threshold import FixedThreshold, GmmThreshold, ThresholdConfig, build_threshold
 from ssod.structures import Targets
 from ssod.utils import distributed
+from tests.amount import examples
 from tests.engine.fork import free_port
 from tests.paths import golden_path
 from tests.waits import Waits
@@ -88,7 +89,7 @@ def test_golden_selection() -> None:
 # ---- the bank ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 1000)), max_size=12), max_size=5))
 def test_a_bank_is_a_queue_per_class(batches: list[list[tuple[int, int]]]) -> None:
     bank, queues = ScoreBank(4, 5), [[] for _ in range(4)]

@@ -22,6 +22,7 @@ from ssod.transforms.scale_aware import DIGITS, RATIOS, SEARCHED, decode, operat
 from ssod.transforms.transform import Setting
 from ssod.transforms.views import Pipeline, ViewsConfig, by_chance, make_views, misaligned
 from ssod.utils.errors import SsodError
+from tests.amount import examples
 from tests.data.test_loader import same_batches
 from tests.transforms.common import loaded, make_images, make_labeled, picture
 from tests.transforms.scale_aware_cases import CASES
@@ -191,7 +192,7 @@ ANY = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     ops=st.lists(st.sampled_from(ANY), max_size=5),
     size=st.tuples(st.integers(4, 90), st.integers(4, 90)),

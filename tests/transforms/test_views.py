@@ -14,6 +14,7 @@ from ssod.structures import Targets
 from ssod.transforms.augmentations import AUGMENTATIONS
 from ssod.transforms.presets import PRESETS
 from ssod.transforms.views import Pipeline, ViewsConfig, make_views, order, to_tensor
+from tests.amount import examples
 from tests.transforms.common import picture
 
 CONFIG = """
@@ -221,7 +222,7 @@ op = st.one_of(names, sized, st.lists(st.one_of(names, sized), min_size=1, max_s
 side = st.floats(0, 100, width=32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     ops=st.lists(op, max_size=5),
     size=st.tuples(st.integers(8, 100), st.integers(8, 100)),
