@@ -14,26 +14,32 @@ IMAGES, BOXES, CLASSES = 118_287, 860_001, 80
 MASK = ",".join(f"{20 + 13.37 * i:.2f}" for i in range(26))
 
 
-def write_coco(root: Path) -> None:
-    """Write a COCO JSON of train2017's size, masks included, and as many image files (links to a few)."""
+def write_coco(root: Path, share: int = 1) -> None:
+    """Write a COCO JSON of train2017's size, masks included, and as many image files (links to a few).
+
+    Args:
+        root: an empty folder.
+        share: of what part of that size; 4 = a quarter.
+    """
+    count = IMAGES // share
     images = ",".join(
         f'{{"license":3,"file_name":"{i:012d}.jpg","coco_url":"http://images.cocodataset.org/train2017/{i:012d}.jpg",'
         f'"height":480,"width":640,"date_captured":"2013-11-14 11:18:45","id":{i * 5 % 581_929}}}'
-        for i in range(IMAGES)
+        for i in range(count)
     )
     annotations = ",".join(
         f'{{"segmentation":[[{MASK}]],'
         f'"area":{(20 + i % 91) * (20 + i % 77) * (5 + i % 5) / 10},"iscrowd":{int(i % 86 == 0)},'
-        f'"image_id":{i * 7919 % IMAGES * 5 % 581_929},'
+        f'"image_id":{i * 7919 % count * 5 % 581_929},'
         f'"bbox":[{i % 300}.25,{i % 200}.5,{20 + i % 91}.75,{20 + i % 77}.5],'
         f'"category_id":{1 + i % CLASSES},"id":{i + 1}}}'
-        for i in range(BOXES)
+        for i in range(BOXES // share)
     )
     categories = ",".join(f'{{"supercategory":"x","id":{i + 1},"name":"class {i}"}}' for i in range(CLASSES))
     text = f'{{"info":{{}},"images":[{images}],"annotations":[{annotations}],"categories":[{categories}]}}'
     (root / "train.json").write_text(text)
     (root / "train").mkdir()
-    for i in range(IMAGES):
+    for i in range(count):
         if i % 10_000 == 0:  # file systems limit the links to one file
             picture(root / f"{i}.jpg", i, size=(640, 480))
         os.link(root / f"{i - i % 10_000}.jpg", root / "train" / f"{i:012d}.jpg")
