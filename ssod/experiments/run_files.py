@@ -20,7 +20,6 @@ Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 CONFIG: Kinds = {
-    **dict.fromkeys(("data", "detector", "method", "train", "train.batch", "eval"), dict[str, Any]),
     **{"data.labeled": dict[str, Any], "data.val": dict[str, Any] | None, "data.split": dict[str, Any] | None},
     **{"detector.name": str, "detector.decode": dict[str, Any] | None, "detector.decode.score": Share | None},
     **{"method.name": str, "method.burn_in": Count | None, "method.start": Count | None, "eval.metric": str},

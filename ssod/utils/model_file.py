@@ -28,7 +28,7 @@ Card = dict[str, Any]
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
 # What a card must say and may say; that the detector's section and the view are good is for those who build them.
 _ENTRIES: Kinds = {
-    **{"format": int, "detector": dict[str, Any], "detector.name": str, "classes": dict[str, Any]},
+    **{"format": int, "detector": dict[str, Any], "classes": dict[str, Any]},
     "classes.names": Annotated[list[_Name], Field(min_length=1, max_length=MOST_CLASSES)],
     **{"classes.ids": list[int], "val_view": list[Any], "pixels": dict[str, Any] | None},
     "pixels.levels": Annotated[list[float], Field(min_length=2, max_length=2)] | None,

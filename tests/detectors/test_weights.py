@@ -260,10 +260,10 @@ def test_bad_files(saved: dict[str, Path], tmp_path: Path, capsys: pytest.Captur
     torch.save({"x": Trap()}, trap)
     expect(Exit.UNSAFE, str(trap), weights=str(trap))
     assert "code ran" not in capsys.readouterr().out
-    for suffix in ("pth", "safetensors"):
+    for suffix, code in (("pth", Exit.CHECKPOINT), ("safetensors", Exit.UNSAFE)):  # where no .pt file should be
         broken = tmp_path / f"broken.{suffix}"
         broken.write_bytes(saved["fcos"].read_bytes()[:1000])
-        expect(Exit.CHECKPOINT, str(broken), weights=str(broken))
+        expect(code, str(broken), weights=str(broken))
     torch.save([1, 2], tmp_path / "list.pth")
     expect(Exit.CHECKPOINT, "no state_dict", weights=str(tmp_path / "list.pth"))
 
