@@ -22,7 +22,7 @@ from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
 from ssod.pseudo_labels.background_damping import damping
 from ssod.pseudo_labels.label_mass import harden_labels
-from ssod.structures import Assigned, Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
 from ssod.structures.ragged import select
 from ssod.transforms.mix import Mixer
 from ssod.utils import collective
@@ -80,7 +80,9 @@ class Method(Supervised):
         """Learn from the labels, then from what the teacher says; see ``Supervised.forward``."""
         losses: Losses = {}
         for ctx, weight in self.each_look(batch, step):
-            losses = add(losses, self.losses_of(ctx, weight))
+            by_distance = ctx.side == "unsup" and self.cfg.taught_by == "distances"
+            found = self.distill(ctx) if by_distance else self.learn(ctx)
+            losses = add(losses, self.weighed(ctx, found, weight))
             del ctx  # what the student saw is not kept in memory while it looks again
         return losses
 
@@ -109,12 +111,9 @@ class Method(Supervised):
             view, mine = self.mix(view, mine, batch.labeled)
             yield self.look("unsup", batch, step, view, mine, teacher, beside), weight
 
-    def losses_of(self, ctx: Context, weight: float | Tensor, assigned: Assigned | None = None) -> Losses:
-        """Return the losses of a look, named and weighed; see ``learn`` and ``scale``."""
-        if ctx.side == "sup":
-            return self.scale("sup", self.learn(ctx, assigned), weight)
-        unsup = self.distill(ctx) if self.cfg.taught_by == "distances" else self.learn(ctx, assigned)
-        return self.scale("unsup", unsup, weight, self.cfg.loss_weights)
+    def weighed(self, ctx: Context, losses: Losses, weight: float | Tensor) -> Losses:
+        """Name and weigh the losses of a look, unlabelled ones by the config's ``loss_weights``, too; see ``scale``."""
+        return self.scale(ctx.side, losses, weight, self.cfg.loss_weights if ctx.side == "unsup" else {})
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 

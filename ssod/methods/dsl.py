@@ -120,14 +120,14 @@ class Dsl(base.Method, burn_in_reads=()):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Look at all images of a step, then learn from them as from one batch."""
-        looks = list(self.each_look(batch, step))
-        if len(looks) == 1:
-            return self.losses_of(*looks[0])
-        looks += [(self.at_half_size(ctx), weight) for ctx, weight in looks[1:]]
+        (labeled, alone), *others = looks = list(self.each_look(batch, step))
+        if not others:
+            return self.weighed(labeled, self.learn(labeled), alone)
+        looks += [(self.at_half_size(ctx), weight) for ctx, weight in others]
         rows = [self.assign(ctx)["dense"] for ctx, _ in looks]
         losses: Losses = {}
         for (ctx, weight), (p, _), a in zip(looks, rows, divided_together(rows, self.student.central)):
-            losses = add(losses, self.losses_of(ctx, weight, {"dense": (p, a)}))
+            losses = add(losses, self.weighed(ctx, self.learn(ctx, {"dense": (p, a)}), weight))
         if not self.cfg.consistency:
             return losses
         whole, half = (p for p, _ in rows[1:])
