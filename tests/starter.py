@@ -53,7 +53,12 @@ class Starter:
         self.folder, self.count = folder, 0
 
     def __enter__(self) -> Self:
-        env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}", "OMP_NUM_THREADS": "1"}
+        env = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}",
+            "OMP_NUM_THREADS": "1",
+            "SSOD_ALLOW_CODE": "own",
+        }
         command = [sys.executable, "-m", "tests.starter"]
         self.process = subprocess.Popen(
             command, env=env, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

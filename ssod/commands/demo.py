@@ -17,8 +17,10 @@ from ssod.config import load
 from ssod.data.synthetic import write_shapes
 from ssod.experiments import run_files
 from ssod.inference.predict import predict_files
+from ssod.utils import untrusted
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.printing import console, percent
+from ssod.utils.yaml_io import read_yaml
 
 CONFIG = Path(str(files("ssod"))) / "demo.yaml"
 TRAIN, VAL, SIDE = 660, 200, 96  # images, images, pixels
@@ -68,7 +70,10 @@ def _run(out: Path, name: str, seed: int) -> Path:
 def _refuse_another(run: Path, steps: int) -> None:
     """Refuse a run of another length: its result is not what is asked for, and going on with it would not be either."""
     config = run / "config.yaml"
-    there = run_files.config(config)["train"]["steps"] if config.exists() else steps
+    there = steps
+    if config.exists():
+        source = untrusted.Source(config, "remove it, or name another -o")
+        there = untrusted.checked(source, "", read_yaml(config), {"train.steps": int})["train"]["steps"]
     if there != steps:
         raise SsodError(run, "train.steps", f"{there} in this run, {steps} wanted", "remove it, or name another -o")
 
