@@ -22,6 +22,7 @@ from ssod.structures import Batch, Clusters, Targets, View
 from ssod.utils.errors import SsodError
 from ssod.utils.signals import Signals
 from tests import test_ranks as ranks
+from tests.detectors.test_dense_detector_methods import detector as dense_detector
 from tests.small import small_config, train_command
 from tests.test_methods import (
     DETECTORS,
@@ -139,6 +140,31 @@ def test_rows_learn_the_places_of_steady_boxes_alone(net: str) -> None:
         assert torch.equal(placed, learning & on_steady & (a.box_weight > 0))
         assert (a.box_weight[learning & ~on_steady] == 0).all()
         assert (a.cls_weight[learning & ~on_steady] > 0).any()
+
+
+@pytest.mark.parametrize("net", ["retinanet", "fcos", "central", "dense_detector"])
+def test_what_a_sure_place_counts_does_not_depend_on_how_many_others_are_sure(net: str) -> None:
+    """Two halves of the labels lose together what all of them lose; what is no place loses the same each time."""
+    models = {
+        "dense_detector": dense_detector,
+        "central": lambda: detector("fcos", keys={"fcos": {"box_weight": "centerness"}}),
+    }
+    m, data = method("s4od", models.get(net, lambda: detector(net))()), batch()
+    out = m.student.predict(data.strong)
+    p, a = m.student.assign(out, some_targets())["dense"]
+
+    def lost(sure: Tensor) -> dict[str, Tensor]:
+        b = m.reweight("dense", p, replace(a, box_weight=a.box_weight * sure), None)
+        return m.student.reduce({"dense": (p, b)})
+
+    first = a.matches() % 2 == 0
+    assert a.fg[first].any()
+    assert a.fg[~first].any()
+    whole, one, other = lost(torch.ones_like(first)), lost(first), lost(~first)
+    assert m.student.reduce({"dense": (p, a)}).keys() == whole.keys()
+    of_places = {"box", "quality"} if net in ("fcos", "central") else {"box"}
+    for name, loss in whole.items():
+        torch.testing.assert_close(one[name] + other[name] if name in of_places else one[name], loss)
 
 
 def test_soft_weights_reach_the_rows() -> None:

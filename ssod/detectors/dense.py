@@ -260,10 +260,10 @@ class Dense(Detector):
     def box_loss(self, p: Predictions, a: Assignment, loss: RowLoss, normalizer: Tensor) -> Tensor:
         """Return the scalar box loss; ``normalizer`` [R] divides it unless centerness does."""
         rows = a.weighed_box(loss(p, a))
-        if not self.central or a.box_weight.ndim == 2 or "box" in a.normalizer:
+        total = a.normalizer.get("centerness")
+        if not self.central or a.box_weight.ndim == 2 or ("box" in a.normalizer and total is None):
             return (rows / normalizer[a.fg_rows]).sum()
         near = given(with_centerness(p, a).quality, "rows have a centerness")[a.fg_rows]
-        total = a.normalizer.get("centerness")
         return (rows * near).sum() / (mean_count(near.sum(), least=1e-6) if total is None else total)
 
     def cls_normalizer(self, stage: str, p: Predictions, a: Assignment) -> Tensor:

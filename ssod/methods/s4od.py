@@ -147,9 +147,13 @@ class S4OD(base.Method, burn_in_reads=()):
         if stage != "dense":
             return a
         rows = self.student.cls_normalizer(stage, p, a)
-        found = replace(a, box_weight=(a.matches() >= 0).to(a.box))
-        places = {"centerness": mean_count(near(p, found), least=1e-6)} if self.student.central else {"box": rows}
-        return replace(a, normalizer={"quality": rows, **places, **a.normalizer})
+        shared = {"box": rows}
+        if not p.objectness:  # that is learnt by all rows, and is no place
+            shared["quality"] = rows
+        if self.student.central:
+            found = replace(a, box_weight=(a.matches() >= 0).to(a.box))
+            shared["centerness"] = mean_count(near(p, found), least=1e-6)
+        return replace(a, normalizer=shared | a.normalizer)
 
     # ---- thresholds ------------------------------------------------------------------------------------------------
 
