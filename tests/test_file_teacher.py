@@ -128,6 +128,19 @@ def test_boxes_of_other_images_are_left_out_and_images_without_an_entry_are_repo
     )
 
 
+def test_pictures_of_several_images_want_an_entry_for_each(config: Path, data: DataSets, tmp_path: Path) -> None:
+    def method(file: Path) -> Config:
+        return load(config, [f"method={{name: mix_pl, teacher: {{name: file, results: {file}}}}}"])
+
+    tree = truth(data)
+    assert len(build.load_data(method(written(tmp_path, tree))).stored) == len(data.unlabeled)
+    gone = tree["images"].pop()["id"]
+    tree["annotations"] = [row for row in tree["annotations"] if row["image_id"] != gone]
+    with pytest.raises(SsodError, match="1 unlabelled images have no entry, and 'mix_pl' puts several") as error:
+        build.load_data(method(written(tmp_path, tree)))
+    assert error.value.code == Exit.DATA
+
+
 def test_the_boxes_are_data_that_a_run_is_reported_by(config: Path, data: DataSets, tmp_path: Path) -> None:
     first = build.load_data(taught(config, written(tmp_path, results(data)))).fingerprint
     assert first == build.load_data(taught(config, written(tmp_path, results(data)))).fingerprint

@@ -16,7 +16,7 @@ from ssod.methods.registry import find
 from ssod.methods.teachers import FromFile, Frozen
 from ssod.structures import Targets
 from ssod.transforms.views import takes_others
-from ssod.utils.errors import SsodError
+from ssod.utils.errors import Exit, SsodError
 
 
 def wanted(cfg: Config) -> TeacherConfig | None:
@@ -37,7 +37,13 @@ def with_boxes(cfg: Config, data: DataSets, findings: Findings) -> DataSets:
         problem = "puts other images into the view, and a file says what is in one image"
         raise SsodError("config", "views.unlabeled.weak", f"'mosaic' {problem}", "remove it, or method.teacher")
     ctx = Context("", "method.teacher.results", cfg.data.rules(), findings)
-    return data.with_stored(read_stored(teacher.results, data.unlabeled, data.classes, ctx))
+    stored = read_stored(teacher.results, data.unlabeled, data.classes, ctx)
+    lost = len(data.unlabeled) - len(stored)
+    if cfg.method.blends_unlabeled and lost:
+        problem = f"{lost} unlabelled images have no entry, and '{cfg.method.name}' puts several images into a picture"
+        fix = "list them, in an annotation file if nothing is in them, or leave them out of data.unlabeled"
+        raise SsodError(teacher.results, "", problem, fix, code=Exit.DATA)
+    return data.with_stored(stored)
 
 
 def build_labeler(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Frozen | FromFile | None:

@@ -224,6 +224,11 @@ class Config(Common):
         return self.mix is not None
 
     @property
+    def blends_unlabeled(self) -> bool:
+        """Whether a picture that the student sees may hold several unlabelled images, so that each must be labelled."""
+        return False
+
+    @property
     def student_views(self) -> tuple[str, ...]:
         """The unlabelled views that the student learns from, one after the other; their losses are added."""
         return ("strong",)

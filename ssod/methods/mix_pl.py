@@ -104,6 +104,11 @@ class Config(base.Config):
         """See ``base.Config``."""
         return True
 
+    @property
+    def blends_unlabeled(self) -> bool:
+        """See ``base.Config``."""
+        return True
+
 
 class MixPL(base.Method, burn_in_reads=()):
     """A cache of views, and two pictures of each batch that are made with it."""
