@@ -516,23 +516,33 @@ def test_no_view_of_mix_pl_is_erased_and_none_is_too_large_for_its_cache(data: s
         ("coco", 1, 3.0, 14_600, 28, 5000, 35),
         ("coco", 10, 3.0, 13_300, 28, 5000, 35),
         ("coco_additional", None, 1.0, 15_400, 34, 5000, 35),
-        ("voc", None, 2.0, 1440, 50, 0, 10),
+        ("voc", None, 2.0, 1440, 28, 0, 10),
     ],
 )
 def test_dsl_as_released(
     data: str, percent: int | None, weight: float, every: int, passes: int, slow: int, clip: int
 ) -> None:
-    """Passes over the unlabelled images; the teacher sees what is evaluated, and the student a picture that is cut."""
-    cfg = of("dsl", "fcos", data, percent)
+    """Passes over the unlabelled images; the teacher sees what is evaluated, and the student a picture that is cut.
+
+    Scores of FCOS are the roots of the released ones, and so are the limits of its thresholds.
+    """
+    cfg, retinanet = (of("dsl", family, data, percent) for family in ("fcos", "retinanet"))
     m, t, views = cfg.method, cfg.train, cfg.views
-    assert (m.score, m.rise, m.power, m.unsure, m.consistency) == (0.3, 0.05, 0.05, 0.1, 1.0)
+    own = retinanet.method
+    assert (own.score, own.rise, own.power, own.unsure, own.consistency) == (0.3, 0.05, 0.05, 0.1, 1.0)
+    limits = [own.score, own.score + own.rise, own.unsure]
+    assert [m.score**2, (m.score + m.rise) ** 2, m.unsure**2] == pytest.approx(limits, abs=1e-4)
+    assert m.power == own.power / 2
     assert (m.weight, m.every, m.slow, m.ema.decay, m.ema.warm_up) == (weight, every, slow, 0.99, False)
     assert (t.batch.labeled, t.batch.unlabeled, t.clip, t.steps // every) == (8, 8, clip, passes)
     assert views.unlabeled["weak"] == views.val
     for ops in (views.labeled["weak"], views.unlabeled["strong"]):
         assert names_of(ops)[:3] == ["resize", "patch_shuffle", "flip"]
     assert (cfg.detector.rla, cfg.detector.points, cfg.detector.box_weight) == (True, "middle", "centerness")
-    assert of("dsl", "retinanet", data, percent).detector.rla
+    assert (cfg.detector.level_scale, cfg.detector.norm) == (True, "affine")
+    assert (retinanet.detector.rla, retinanet.detector.norm) == (True, "affine")
+    drops = [20, 32] if data == "coco_additional" else [20, 26]
+    assert list(t.schedule.milestones) == [round(t.steps * drop / passes) for drop in drops]
 
 
 def test_small_sets_leave_out_what_hardly_happens_there() -> None:

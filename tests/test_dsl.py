@@ -258,6 +258,19 @@ def test_pseudo_labels_follow_as_true_boxes_do() -> None:
     assert max(cut for cut, _ in counts) > 4
 
 
+def test_boxes_in_pieces_go_to_the_half_copy() -> None:
+    """As those of the view that was cut, at half their size; half of a pixel is the least that stays of them."""
+    image, truth = picture(80, 60), Targets(torch.tensor([[3.0, 5, 40, 44], [50, 30, 60, 58]]), torch.tensor([0, 1]))
+    views = {"weak": Pipeline.model_validate(OPS[:1]), "strong": Pipeline.model_validate(OPS)}
+    blind = [make_views(image, None, views, draw) for draw in range(3)]
+    src, dst = (collate([of[name] for of in blind], [0, 1, 2], 32) for name in ("weak", "strong"))
+    labels = Pseudo([truth] * 3)
+    whole, half = labels.move(src, dst).cls, labels.move(src, half_copy(dst), 0.5).cls
+    assert max(len(t) for t in whole) > 2
+    for a, b in zip(whole, half):
+        close(b.boxes, a.boxes / 2, atol=1e-3)
+
+
 def test_parts_come_through_the_workers() -> None:
     blind = make_views(picture(80, 60), None, {"strong": Pipeline.model_validate(OPS)}, 0)["strong"]
     strong = collate([blind], [0], 32)

@@ -17,7 +17,7 @@ from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
 from ssod.detectors.half_size import HalfSizePyramid
-from ssod.detectors.rla import Layers, aggregate
+from ssod.detectors.rla import Layers, Stage, aggregate
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section, Switch
 
@@ -68,8 +68,9 @@ class BackboneConfig(Section):
     detectron2's models); by default the second (torchvision)."""
     rla: Switch = None
     """`true`: the blocks of a ResNet hand on a memory, which each reads and writes (recurrent layer aggregation, DSL).
-    Weights of a plain ResNet fit, and the net starts as that one. Its normalisation follows `norm`; of its statistics a
-    plain file knows nothing, so that `frozen` there is none."""
+    Weights of a plain ResNet fit, and the net starts as that one; stages that do not learn then leave the memory 0. Its
+    normalisation follows `norm`; of its statistics a plain file knows nothing, so that `frozen` there is none, and
+    `affine` scale and shift alone."""
     pixel_std: tuple[float, float, float] | None = None
     "What RGB in 0..255 is divided by; `[1, 1, 1]` for detectron2's MSRA models. By default ImageNet's deviations."
     name: str
@@ -168,13 +169,18 @@ def stride_first(body: nn.Module) -> None:
 
 
 def freeze(body: nn.Module, cfg: BackboneConfig) -> None:
-    """Switch off the gradients of all but the last ``trainable_layers`` stages."""
+    """Switch off the gradients of all but the last ``trainable_layers`` stages.
+
+    Of these, a stage with a memory hands on 0 until a file says how it writes: random numbers would stay random.
+    """
     groups = GROUPS[cfg.backbone]
     count = cfg.trainable_layers
     if count is None:
         count = len(groups) if cfg.weights == "none" or cfg.backbone == "tiny" else 3
     for name in sum(groups[: len(groups) - count], ()):
-        body.get_submodule(name).requires_grad_(False)
+        stage = body.get_submodule(name).requires_grad_(False)
+        if isinstance(stage, Stage):
+            nn.init.zeros_(stage.hidden.recurrent.weight)
 
 
 def norm_layer(kind: str, eps: float = 1e-5) -> NormLayer:

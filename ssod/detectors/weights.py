@@ -122,6 +122,8 @@ def fetch(weights: WeightsEnum) -> State:
 def read(path: Path) -> State:
     """Read a ``state_dict`` from ``.safetensors`` or ``.pth``/``.pt``, tensors only; no code in the file can run.
 
+    Names may begin with ``module.``, as ``DataParallel`` has them.
+
     Raises:
         SsodError: absent, damaged, not finite, not a ``state_dict``, or a pickle that wants more than tensors (code 7).
     """
@@ -129,7 +131,7 @@ def read(path: Path) -> State:
         words = ", ".join(_WORDS)
         raise SsodError("config", "detector.weights", f"no file '{path}'", f"one of {words}, or a file's path")
     if path.suffix == ".safetensors":
-        return _finite(path, model_file.tensors(path))
+        return _finite(path, alone(model_file.tensors(path)))
     state = torch_file.read(path, "save its state_dict alone, or as .safetensors")
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -137,7 +139,13 @@ def read(path: Path) -> State:
     named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not named or not state:
         raise SsodError(path, "", "holds no state_dict", "save model.state_dict()", code=Exit.CHECKPOINT)
-    return _finite(path, state)
+    return _finite(path, alone(state))
+
+
+def alone(state: State) -> State:
+    """Take `module.` off the names of a net that ``DataParallel`` had around it."""
+    wrapped = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module."): value for name, value in state.items()} if wrapped else state
 
 
 def _finite(path: Path, state: State) -> State:

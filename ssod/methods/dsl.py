@@ -33,7 +33,10 @@ What is not as released:
   shift or a turn leaves them behind. No pixels of single boxes are moved (STAC's `box_affine`).
 - The release counts `slow` anew after a restart, and shuffles boxes to where their pixels are not: here they fit.
 - Logits are compared over the images of a process, there of one image. Boxes that leave the strong view are dropped
-  with a side of a pixel or less. Biases have the rate of weights, there twice as much.
+  with a side of a pixel or less. Biases have the rate of weights, there twice as much; norms do not decay.
+
+Thresholds are on the scale of a detector's scores. Those of FCOS are roots of the released ones, class x centerness,
+and so are the numbers of its recipe. The sums that raise thresholds are of roots, too, and so larger.
 
 Published on FCOS. RetinaNet by the same rules is ours: its rows are counted as those of FCOS are, also where the
 detector divides image by image. A detector with proposals has no class logits of its levels, and is refused.

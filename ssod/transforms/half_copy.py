@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ssod.structures import Pseudo, View
+from ssod.structures.boxes import compose
 from ssod.transforms.mix import grey, inside
 
 
@@ -27,8 +28,10 @@ def half_copy(view: View) -> View:
     sizes = (view.sizes + 1) // 2
     small = torch.where(inside(sizes, list(small.shape[-2:])), small, 0.0)
     images = F.pad(small, (0, width - small.shape[-1], 0, height - small.shape[-2]))
-    matrix = torch.cat([view.matrix[:, :2] / 2, view.matrix[:, 2:]], 1)
-    return replace(view, images=images, sizes=sizes, matrix=matrix)
+    half = torch.eye(3, dtype=view.matrix.dtype, device=view.matrix.device).repeat(len(view), 1, 1)
+    half[:, :2] /= 2
+    pieces = view.pieces and view.pieces.then(half)
+    return replace(view, images=images, sizes=sizes, matrix=compose(half, view.matrix), pieces=pieces)
 
 
 def half_boxes(labels: Pseudo) -> Pseudo:

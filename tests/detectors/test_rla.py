@@ -80,6 +80,21 @@ def test_each_weight_learns_and_frozen_stages_do_not() -> None:
     assert not any(p.requires_grad for p in frozen.body["layer1"].parameters())
 
 
+def test_a_frozen_stage_hands_on_0_and_the_next_one_what_it_writes(tmp_path: Path) -> None:
+    """A file of this kind of net says how the frozen stage writes, too."""
+    own = {"rla": True, "trainable_layers": 3, **SMALL}
+    x, h = torch.randn(2, 64, 12, 8), torch.zeros(2, CHANNELS, 12, 8)
+    frozen = build_backbone(config("fcos", weights="none", **own)).eval()
+    with torch.no_grad():
+        y, after = frozen.body["layer1"](x, h)
+        assert not after.any()
+        assert frozen.body["layer2"](y, after)[1].any()
+        source = build_backbone(config("fcos", weights="none", rla=True, **SMALL))
+        torch.save(source.body.state_dict(), tmp_path / "body.pth")
+        net = build(config("fcos", weights=str(tmp_path / "body.pth"), **own), 2).eval()
+        assert net.backbone.body["layer1"](x, h)[1].any()
+
+
 def test_images_of_half_their_size_have_maps_with_odd_sides() -> None:
     net = build_backbone(config("fcos", rla=True, half_size=True, weights="none", **SMALL)).eval()
     with torch.no_grad():

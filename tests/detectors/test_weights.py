@@ -10,7 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ssod.detectors import weights
 from ssod.detectors.build import build
-from ssod.detectors.weights import class_columns, coco_ids
+from ssod.detectors.weights import class_columns, coco_ids, read
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 from tests.detectors.reference import ALL, NAMES, config, detect, enliven, images, pair, torchvision_detector, view
@@ -189,6 +189,17 @@ def test_wrapped_and_safetensors(saved: dict[str, Path], tmp_path: Path) -> None
     save_file({k: v.contiguous().clone() for k, v in state.items()}, tmp_path / "a.safetensors")
     a, b = (build(section("fcos", tmp_path / f"a.{s}"), 80).state_dict() for s in ("pth", "safetensors"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_names_of_several_gpus(tmp_path: Path) -> None:
+    """`module.` is before all names or before none: a net may have a part of this name."""
+    value = torch.ones(1)
+    torch.save({"state_dict": {"module.conv1.weight": value, "module.module.bias": value}}, tmp_path / "all.pth")
+    save_file({"module.conv1.weight": value}, tmp_path / "all.safetensors")
+    torch.save({"module.weight": value, "fc.weight": value}, tmp_path / "one.pth")
+    assert read(tmp_path / "all.pth").keys() == {"conv1.weight", "module.bias"}
+    assert read(tmp_path / "all.safetensors").keys() == {"conv1.weight"}
+    assert read(tmp_path / "one.pth").keys() == {"module.weight", "fc.weight"}
 
 
 def test_frozen_layers_do_not_learn(saved: dict[str, Path]) -> None:
