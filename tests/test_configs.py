@@ -641,14 +641,20 @@ def test_baselines_share_data_and_detector(combination: tuple[str, str, str]) ->
 
 
 def test_efficient_teacher_as_released() -> None:
-    """300 passes over the unlabelled images, of which 220 are burn-in where labels are few."""
-    for percent, burn_in in ((1, 367_000), (2, 367_000), (5, 367_000), (10, 0)):
+    """300 passes over unlabelled images; where labels are few, 80, after a burn-in of 220 over labelled ones."""
+    images, size = 118_287, 64
+    few = ((1, 4_070, 150_000), (2, 8_140, 153_000), (5, 20_240, 160_000))
+    for percent, burn_in, steps in (*few, (10, 0, 500_000)):
+        labeled, warm_up = images * percent / 100, 500 if burn_in else 5_000
+        passes = (220 * labeled / size, 80) if burn_in else (0, 300)
+        assert burn_in == pytest.approx(passes[0], rel=1e-2)
+        assert steps == pytest.approx(passes[0] + passes[1] * (images - labeled) / size, rel=1e-2)
         cfg = of("efficient_teacher", "dense_detector", "coco", percent)
         m, t = cfg.method, cfg.train
         assert (m.weight, m.score, m.unsure_score, m.box_quality) == (3, 0.6, 0.1, 0.99)
         assert (m.thresholds, m.domain) == (None, 0)
-        assert (m.burn_in, t.steps, t.batch.labeled, t.batch.unlabeled, t.lr) == (burn_in, 500_000, 64, 64, 0.01)
-        assert burn_in in (0, pytest.approx(t.steps * 220 / 300, rel=1e-3))
+        assert (m.burn_in, t.steps, t.batch.labeled, t.batch.unlabeled, t.lr) == (burn_in, steps, 64, 64, 0.01)
+        assert (t.warm_up.steps, t.warm_up.factor) == (warm_up, 0.001)
         assert (t.optimizer.momentum, t.optimizer.nesterov, t.schedule.name) == (0.937, True, "constant")
         assert (m.ema.decay, m.ema.growth, m.ema.buffers, m.ema.start) == (0.9999, 2000, "average", 0)
         other = of("efficient_teacher", "fcos", "coco", percent)
@@ -661,7 +667,14 @@ def test_efficient_teacher_as_released() -> None:
     assert (cfg.detector.decode.nms, cfg.detector.decode.detections) == (0.65, 300)
     assert {cfg.detector.loss.cls.weight, cfg.detector.loss.box.weight, cfg.detector.loss.quality.weight} == {64}
     voc = of("efficient_teacher", "dense_detector", "voc")
-    assert (voc.method.weight, voc.method.burn_in, voc.train.steps) == (1, 26_400, 36_000)
+    assert (voc.method.weight, voc.method.burn_in, voc.train.steps) == (1, 11_500, 36_000)
+    assert voc.method.burn_in == pytest.approx(220 * 5_011 / voc.train.batch.labeled, rel=1e-2)
+    other = of("efficient_teacher", "fcos", "voc")
+    assert other.method.burn_in / other.train.steps == pytest.approx(11_500 / 36_000, abs=1e-3)
+    loss = voc.detector.loss
+    assert {loss.cls.weight, loss.box.weight, loss.quality.weight, voc.train.batch.labeled} == {96}
+    assert (loss.cls.name, loss.box.name) == ("bce", "ciou")
+    assert voc.train.optimizer.weight_decay == pytest.approx(5e-4 * 96 / 64)
     assert of("efficient_teacher", "dense_detector", "coco_additional").train.steps == 580_000
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ssod.assign.soft_quality import numbers
+from ssod.detectors.build import DetectorConfig, build
 from ssod.losses.domain import LABELED, UNLABELED, DomainClassifier
 from ssod.methods.base import Method
-from ssod.methods.efficient_teacher import Config
+from ssod.methods.efficient_teacher import Config, best_class
 from ssod.pseudo_labels.label_queue import BOXES, LabelQueue
 from ssod.structures import LabelStatistics, Pseudo, Targets
 from ssod.utils.errors import SsodError
@@ -31,7 +32,7 @@ def efficient(**changes: object) -> Method:
 def test_detections_are_reliable_in_doubt_or_nothing_and_the_teacher_is_asked_about_those_in_doubt() -> None:
     m, data = efficient(), batch()
     teacher = m.teacher.predict(data.weak)
-    found, labels = teacher.detections(), m.label(teacher, data)
+    found, labels = teacher.detections(rank=best_class), m.label(teacher, data)
     assert any(len(t) for t in labels.cls)
     for t, sure, unsure in zip(found, labels.cls, labels.unsure):
         assert torch.equal(sure.boxes, t.boxes[t.scores >= MIDDLE])
@@ -44,6 +45,24 @@ def test_detections_are_reliable_in_doubt_or_nothing_and_the_teacher_is_asked_ab
         flipped = 96 - before.boxes[:, [2, 1, 0, 3]] * torch.tensor([1, -1, 1, -1]) - torch.tensor([0, 96.0, 0, 96])
         assert set(after.quality.tolist()) <= set(before.quality.tolist())
         assert len(after) <= len(flipped)
+
+
+@pytest.mark.parametrize("net", ["fcos", "dense_detector"])
+def test_a_row_gives_one_box_of_its_best_class(net: str) -> None:
+    """Two classes of a row would be a reliable box and one in doubt in the same place."""
+    own = {"name": net, "backbone": "tiny", "channels": 16}
+    m = method("efficient_teacher", build(TypeAdapter(DetectorConfig).validate_python(own), K), score=0.6)
+    data = batch()
+    teacher = m.teacher.predict(data.weak)
+    p = teacher.stages["dense"]
+    p.quality = torch.full_like(p.quality, 9.0)
+    p.logits = torch.full_like(p.logits, -9.0)
+    place = torch.tensor([len(p) // 4, 3 * len(p) // 4])  # a row of each image
+    p.logits[place] = torch.tensor([-0.5, 2.0, -9.0])
+    assert [t.labels.tolist() for t in teacher.detections(score=0.1)] == [[1, 0]] * 2
+    labels = m.label(teacher, data)
+    assert [t.labels.tolist() for t in labels.cls] == [[1]] * 2
+    assert [len(t) for t in labels.unsure] == [0, 0]
 
 
 def test_a_limit_of_the_detector_is_not_that_of_the_method() -> None:
@@ -147,12 +166,26 @@ def test_thresholds_are_fixed_until_the_queue_is_full_and_follow_the_labels_then
     scores = [m.queue.scores[m.queue.labels == c].sort(descending=True).values for c in range(K)]
     expected = [16, 8, 1]  # boxes of a class in 4 images, cut to whole ones; half of them are reliable
     assert limits[1].tolist() == pytest.approx([max(0.64, float(s[n])) for s, n in zip(scores, expected)])
-    assert limits[0].tolist() == pytest.approx([max(0.64, float(s[n // 2])) for s, n in zip(scores, expected)])
+    reliable = [float(s[n // 2]) or MIDDLE for s, n in zip(scores, expected)]  # 0 = the class has fewer scores
+    assert limits[0].tolist() == pytest.approx([max(0.64, s) for s in reliable])
     assert (limits[0] > limits[1]).any()
     assert m.queue.scores.shape == (4, BOXES)
     assert isinstance(m.queue, LabelQueue)
     assert not m.labels_alone
     assert efficient().labels_alone
+
+
+def test_a_class_with_fewer_scores_than_boxes_should_be_reliable_keeps_the_fixed_threshold() -> None:
+    m = efficient(score=0.6, unsure_score=0.1, thresholds={"queue": 2, "reliable": 0.5})
+    boxes = torch.tensor([2, 4, 2])  # in an image each; half of them are reliable
+    m.see_labels(LabelStatistics(1, boxes, boxes))
+    scores, labels = torch.tensor([0.9, 0.4, 0.3, 0.2, 0.8]), torch.tensor([0, 0, 0, 1, 1])
+    found = Targets(torch.zeros(5, 4), labels, scores)
+    m.queue.push([found, found[:2]])
+    # Reliable are those not below the third of five, the fifth of two, and the third of none.
+    assert m.limits()[0].tolist() == pytest.approx([0.4, 0.6, 0.6])
+    assert m.limits()[1].tolist() == pytest.approx([0.3, 0.1, 0.1])
+    assert m.queue.too_few().tolist() == [[False, True, True], [False, True, True]]
 
 
 # ---- the config ----------------------------------------------------------------------------------------------------

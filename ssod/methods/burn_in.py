@@ -27,6 +27,8 @@ def apart(method: Common, on_collapse: str) -> str:
     """Return why no other run may begin with a run's burn-in, nor this run with another's; empty where they may."""
     if find(method.name).burn_in_reads is None:
         return f"'{method.name}' does not say that it learns in burn-in as 'supervised' does"
+    if method.burns_in_alone:
+        return f"with these settings '{method.name}' moves more in burn-in than 'supervised' does"
     if on_collapse == "roll_back":
         return "with train.on_collapse=roll_back a run may go back, and make other steps"
     return ""

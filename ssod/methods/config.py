@@ -45,6 +45,11 @@ class Common(Section):
         return None
 
     @property
+    def burns_in_alone(self) -> bool:
+        """Whether a setting makes steps before the first pseudo-label move what those of ``supervised`` do not."""
+        return False
+
+    @property
     def matched_sides(self) -> list[SideLoss]:
         """What the config says of the images whose rows are matched to boxes; empty where it says nothing of losses."""
         return [] if self.loss is None else [self.loss.sup]

@@ -3,8 +3,9 @@
 Order of a step after burn-in:
 
 1. Labelled images.
-2. The teacher on the weak view. A detection whose score reaches `score` is reliable; one that reaches `unsure_score`
-   alone is in doubt, and the teacher is asked for its objectness.
+2. The teacher on the weak view. Of each row the best class alone is a detection, as released, also on FCOS: two classes
+   of one row would give a reliable box and one in doubt in the same place. A detection whose score reaches `score` is
+   reliable; one that reaches `unsure_score` alone is in doubt, and the teacher is asked for its objectness.
 3. The Pseudo Label Assigner (Sec. 3.2). Reliable boxes teach as true ones do. On the rows of a box in doubt the
    objectness learns what the teacher says of that box, also where a reliable box has the row; classes learn nothing
    there, and places only where the teacher's objectness is `box_quality` or more. All other rows are background.
@@ -19,7 +20,7 @@ As released, thresholds are fixed: `thresholds` takes them from the distribution
 (Sec. 3.3). Of a class as many boxes are expected in an unlabelled image as in a labelled one; a detection that is among
 so many best ones is in doubt, and among `reliable` of these reliable. The paper reads the scores of the last epoch, and
 this the last `queue` images (``ssod.pseudo_labels.label_queue``); until these are there, the fixed thresholds hold, and
-none is lower than `unsure_score`.
+none is lower than `unsure_score`. A class with fewer scores in the queue than boxes should be reliable has `score`.
 
 What is not as released: a row that several boxes of one kind take has one of them; and rows of reliable boxes, and of
 boxes in doubt whose places are learnt, are counted over all processes.
@@ -107,6 +108,11 @@ class Config(base.Config):
         """See ``base.Config``: the teacher is asked for its objectness."""
         return True
 
+    @property
+    def burns_in_alone(self) -> bool:
+        """See ``base.Config``: a domain classifier decays in burn-in."""
+        return self.domain > 0
+
 
 class EfficientTeacher(base.Method, burn_in_reads=()):
     """Two kinds of boxes, and the teacher's word on whether those of one kind are objects."""
@@ -141,7 +147,7 @@ class EfficientTeacher(base.Method, burn_in_reads=()):
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Divide the teacher's detections, and ask for the objectness of those in doubt."""
         # The detector's own limit is for what is measured, and strict.
-        found = teacher.detections(score=0.99 * self.cfg.unsure_score)
+        found = teacher.detections(score=0.99 * self.cfg.unsure_score, rank=best_class)
         limits = self.limits()
         if self.queue is not None:
             self.queue.push(found)
@@ -161,7 +167,10 @@ class EfficientTeacher(base.Method, burn_in_reads=()):
         if self.queue is None:
             return fixed
         self.stats["pseudo/queue_fill"] = fill = self.queue.fill()
-        return torch.where(fill >= 1, self.queue.thresholds().clamp(min=self.cfg.unsure_score), fixed)
+        reliable, unsure = self.queue.thresholds().clamp(min=self.cfg.unsure_score)
+        # The floor that a class with too few scores has would make all its boxes reliable.
+        reliable = torch.where(self.queue.too_few()[0], fixed[0], reliable)
+        return torch.where(fill >= 1, torch.stack([reliable, unsure]), fixed)
 
     def unsup_weight(self, step: int, pseudo: Pseudo | None) -> float | Tensor:
         """Return the factor, 0 where no image of the batch has a box of either kind."""
@@ -231,6 +240,12 @@ class EfficientTeacher(base.Method, burn_in_reads=()):
         rows = {name: loss for name, loss in losses.items() if name != "domain"}
         domain = {name: loss for name, loss in losses.items() if name == "domain"}
         return super().scale(side, rows, weight, factors) | super().scale(side, domain, 1.0)
+
+
+def best_class(p: Predictions) -> Tensor:
+    """Return [R, K] float32, the score of each row's best class, and 0 for the others, which are no detections."""
+    best, label = p.scores().max(1, keepdim=True)
+    return best.new_zeros(len(p), p.num_classes).scatter(1, label, best)
 
 
 def with_known_quality(teacher: Output, unsure: list[Targets]) -> list[Targets]:

@@ -65,6 +65,12 @@ class LabelQueue(nn.Module):
         return torch.where(self.seen >= self.images, found, self.start)
 
     @torch.no_grad()
+    def too_few(self) -> Tensor:
+        """Return [2, K] bool, where a class has fewer scores than a rank asks for, of reliable and of unsure boxes."""
+        there = (self.scores > 0).flatten().long()
+        return self.ranks >= torch.zeros_like(self.ranks[0]).index_add_(0, self.labels.flatten(), there)
+
+    @torch.no_grad()
     def push(self, detections: list[Targets]) -> None:
         """Put in the scores of a batch in the place of the oldest ones; on several ranks, all call it together."""
         # One exchange: float32 holds a label exactly. Thresholds are read before, so that nothing in this step depends

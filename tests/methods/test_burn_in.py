@@ -224,6 +224,8 @@ def test_why_not_is_said() -> None:
     assert "'instant_teaching_rectify' does not say" in apart(Common(name="instant_teaching_rectify"), "warn")
     assert "roll_back" in apart(Common(name="supervised"), "roll_back")
     assert apart(Common(name="supervised"), "stop") == ""
+    domains = [find("efficient_teacher").Config(name="efficient_teacher", domain=of) for of in (0.0, 0.1)]
+    assert ["moves more in burn-in" in apart(cfg, "warn") for cfg in domains] == [False, True]
 
 
 @pytest.mark.parametrize(
