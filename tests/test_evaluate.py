@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from ssod.commands.evaluate import evaluate
 from ssod.detectors.build import DetectorConfig, build
+from ssod.evaluation.columns import Found
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
@@ -55,8 +56,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     make = measure.evaluator
 
     def evaluator(cfg, val, *, score=None):
-        def keep(truth: dict, rows: list[dict]) -> None:
+        def keep(truth: dict, rows: Found) -> None:
             passed["rows"] = rows
+            passed["names"] = [truth["categories"][label]["name"] for label in rows.label.tolist()]
 
         passed["view"] = cfg.views.val.model_dump(mode="json")
         return make(cfg, val, score=score, keep=keep)
@@ -76,7 +78,7 @@ def test_detector_and_view_are_the_model_s_unless_an_override_changes_them(confi
     evaluate(path, data=other, overrides=["detector.decode.detections=3"])
     assert len(seen["rows"]) == 6 * 3
     evaluate(path, data=config, overrides=["detector.decode.score=0.99"])
-    assert seen["rows"] == []
+    assert len(seen["rows"]) == 0
     evaluate(path, data=config, overrides=["views.val=[{resize: {short: 32, long: 32}}]"])
     assert seen["view"] == [{"resize": {"short": [32, 32], "long": 32}}]
 
@@ -119,11 +121,9 @@ def test_nothing_but_val_has_to_be_there(tmp_path: Path) -> None:
 def test_labels_of_val_are_brought_into_the_model_s_order(config: Path, seen: dict) -> None:
     names = names_of(config)
     straight = evaluate(weights(config), data=config)
-    rows = seen["rows"]
+    said = seen["names"]
     turned = evaluate(weights(config, names[::-1]), data=config)
-    ids = {row["category_id"] for row in rows}
-    back = {a["category_id"]: b["category_id"] for a, b in zip(rows, seen["rows"])}
-    assert back == {id: len(names) + 1 - id for id in ids}
+    assert dict(zip(said, seen["names"])) == {name: names[-1 - names.index(name)] for name in set(said)}
     assert set(straight) == set(turned)
     with pytest.raises(SsodError, match="only in the model: 'zebra'") as caught:
         evaluate(weights(config, [*names[:-1], "zebra"]), data=config)

@@ -412,6 +412,7 @@ def test_a_method_may_live_in_the_users_own_module(tmp_path, monkeypatch) -> Non
     (tmp_path / "pkg" / "__init__.py").write_text("")
     (tmp_path / "pkg" / "mine.py").write_text((tmp_path / "my_methods.py").read_text())
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SSOD_ALLOW_CODE", "pkg")
     assert find("pkg.mine").__name__ == "Mine"
 
 

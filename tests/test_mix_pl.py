@@ -371,7 +371,9 @@ def test_a_report_reads_the_state_of_a_run_of_several_processes(tmp_path: Path) 
     half.see_batch(3)
     half.cache.pixels.fill_(7)
     identity = {"classes": {"names": list(data.classes.names)}, "world_size": 2}
-    state = {"method": half.state_dict(), "step": 9, "identity": identity}
+    window = {"sums": {}, "counts": {}, "last": {}, "skipped": 0}
+    state = {"method": half.state_dict(), "step": 9, "identity": identity, "ranks": [{"window": window, "buffers": {}}]}
+    state |= {"bad": 0, "best": None, "metrics": {}, "pending": False, "optimizer": {}, "scaler": {}}
     (tmp_path / "checkpoints").mkdir()
     checkpoint.save(tmp_path / "checkpoints", state)
     found, step = trained_method(SimpleNamespace(path=tmp_path), cfg, data)

@@ -27,9 +27,9 @@ SEARCH = "looks for one thing, and leaves the rest where it is"
 ERROR = "what is left out is an error, which stops the run: "
 # function -> in how many places it may leave something out, and what counts it or why nothing is lost.
 KNOWN: dict[str, tuple[int, str]] = {
-    "checks/images.py:check_images": (3, "I01 I02 I03 I04"),
     "checks/pixels.py:census": (1, "an image that cannot be opened: whoever opens it for training says so, I02"),
     "checks/pixels.py:check_pixels": (1, "8-bit colour and grey, of which there is nothing to say"),
+    "checks/samefile.py:_alike": (1, "names that must not be opened; whoever opens them says so"),
     "checks/samefile.py:_by_length": (1, "cuts the work into parts for threads"),
     "checks/samefile.py:common_content": (3, "limit: the caller's, of ssod.check alone; it says what it looks at"),
     "checks/samefile.py:common_places": (1, SEARCH),
@@ -61,12 +61,12 @@ KNOWN: dict[str, tuple[int, str]] = {
     "formats/header.py:_png_orientation": (1, "bytes of one header"),
     "formats/header.py:fill_sizes": (1, ERROR + "I01"),
     "formats/header.py:turn_upright": (1, "an image that cannot be read: check_images, and whoever opens it, say so"),
-    "formats/infer.py:_fit": (1, SEARCH),
+    "formats/image_folder.py:_fit": (1, SEARCH),
+    "formats/image_folder.py:_sample": (1, "a sample decides about a folder; reading the set looks at all of it"),
+    "formats/image_folder.py:image_folder": (1, SEARCH),
     "formats/infer.py:_pick": (1, TEXT),
-    "formats/infer.py:_sample": (1, "a sample decides about a folder; reading the set looks at all of it"),
     "formats/infer.py:_voc_split": (1, "a list's hidden copy, ._train.txt, is no list; nor has it images"),
     "formats/infer.py:below_one_root": (1, "keys that are no paths"),
-    "formats/infer.py:image_folder": (1, SEARCH),
     "formats/infer.py:labeled_source": (1, TEXT),
     "formats/jsonfile.py:_not_json": (1, TEXT),
     "formats/jsonfile.py:read_text": (1, "bytes of one mark, D05"),

@@ -167,12 +167,14 @@ def test_after_an_interruption_the_same_command_works(
     assert not [name for name in contents(tmp_path) if ".tmp-" in name]
 
 
-def test_the_command_line_says_that_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_command_line_says_that_it_was_interrupted(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stop(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predicting, "predict_files", stop)
-    monkeypatch.setattr("sys.argv", ["ssod", "predict", "w", "in", "-o", "out"])
+    monkeypatch.setattr("sys.argv", ["ssod", "predict", str(weights), "in", "-o", "out"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == Exit.INTERRUPTED
