@@ -29,6 +29,7 @@ ERROR = "what is left out is an error, which stops the run: "
 KNOWN: dict[str, tuple[int, str]] = {
     "checks/pixels.py:census": (1, "an image that cannot be opened: whoever opens it for training says so, I02"),
     "checks/pixels.py:check_pixels": (1, "8-bit colour and grey, of which there is nothing to say"),
+    "checks/images.py:check_images": (2, "I01 I02 I03 I04"),
     "checks/samefile.py:_alike": (1, "names that must not be opened; whoever opens them says so"),
     "checks/samefile.py:_by_length": (1, "cuts the work into parts for threads"),
     "checks/samefile.py:common_content": (3, "limit: the caller's, of ssod.check alone; it says what it looks at"),
