@@ -13,6 +13,7 @@ from ssod.config import load
 from ssod.data import datasets
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.trainer import Trainer
+from ssod.evaluation.columns import Found
 from ssod.utils import collective
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
@@ -165,9 +166,9 @@ def test_what_is_found_in_an_image_does_not_depend_on_eval_batch(tmp_path):
         data = datasets.load(cfg.data)
         seen = {}
 
-        def keep(truth: dict, rows: list[dict]) -> None:
-            for row in rows:
-                seen.setdefault(row["image_id"], []).append((row["score"], *row["bbox"]))
+        def keep(truth: dict, rows: Found) -> None:
+            for image, score, box in zip(rows.image.tolist(), rows.scores.tolist(), rows.boxes.tolist()):
+                seen.setdefault(rows.ids[image], []).append((score, *box))
 
         teacher = ssod.build.build_method(cfg, data).teacher.model
         ssod.build.evaluator(cfg, data.val, keep=keep)(teacher)
