@@ -100,7 +100,7 @@ def with_background(p: Predictions) -> Tensor:
 def weighted(a: Tensor, weight_a: Tensor, b: Tensor, weight_b: Tensor) -> Tensor:
     """Return the mean of boxes [M, 4] weighted by [M]; ``a`` where neither weighs anything."""
     share = weight_b / (weight_a + weight_b).clamp(min=torch.finfo(weight_b.dtype).tiny)
-    return torch.lerp(a, b, share[:, None])
+    return torch.lerp(a, b, share[:, None].to(a.dtype))
 
 
 def soft_boxes(targets: list[Targets], num_classes: int) -> SoftBoxes:
