@@ -33,6 +33,7 @@ FORMS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("mean_teacher", "retinanet", {}, {"form": "consistency", "score": 0.5}),
     ("mean_teacher", "faster_rcnn", {}, {"form": "consistency", "score": 0.5}),
     ("unbiased_teacher", "faster_rcnn", {}, {"threshold": "gmm"}),
+    ("mean_teacher", "retinanet", {}, {"threshold": {"name": "label_count", "images": 6}, "hold_back": 1.0}),
     ("humble_teacher", "fcos", {}, {"norm": "foreground"}),
     ("dsl", "fcos", {"box_weight": "centerness"}, {}),
     ("pseco", "fcos", {"half_size": True}, {}),

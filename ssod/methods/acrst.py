@@ -149,6 +149,7 @@ class Acrst(base.Method):
 
     def see_labels(self, statistics: LabelStatistics) -> None:
         """Note how often each class is to be expected."""
+        super().see_labels(statistics)
         self.recall.see(statistics)
 
     @torch.no_grad()

@@ -20,9 +20,10 @@ from ssod.methods.config import Common, Config, EmaConfig, LossName
 from ssod.methods.kept_answers import worth_keeping
 from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
-from ssod.pseudo_labels.background_damping import damping
+from ssod.pseudo_labels.background_damping import damping, enough_boxes
 from ssod.pseudo_labels.label_mass import harden_labels
-from ssod.structures import Assignment, Batch, Detector, Output, Predictions, Pseudo, Targets, View
+from ssod.pseudo_labels.label_queue import LabelQueue
+from ssod.structures import Assignment, Batch, Detector, LabelStatistics, Output, Predictions, Pseudo, Targets, View
 from ssod.structures.ragged import select
 from ssod.transforms.mix import Mixer
 from ssod.utils import collective
@@ -71,6 +72,7 @@ class Method(Supervised):
         self.given: Frozen | FromFile | None = None
         self.mixer = None if cfg.mix is None else Mixer(student.num_classes, **cfg.mix.model_dump())
         self.seen_aligned = False
+        self.boxes_per_image = 1.0  # of labelled images; `see_labels` knows it
 
     def build_criterion(self) -> Criterion:
         """See ``Supervised``."""
@@ -165,9 +167,24 @@ class Method(Supervised):
         if cfg.ramp:
             t = max(0.0, min(1.0, (step - cfg.unsup_start + 1) / cfg.ramp))
             weight = weight * (t if cfg.ramp_shape == "linear" else math.exp(-5 * (1 - t) ** 2))
-        if cfg.damping < 1 and pseudo is not None:
-            return weight * damping(pseudo.cls, cfg.damping)
+        if pseudo is None:
+            return weight
+        if cfg.damping < 1:
+            weight = weight * damping(pseudo.cls, cfg.damping)
+        if cfg.hold_back:
+            enough = enough_boxes(pseudo.cls, cfg.hold_back * self.boxes_per_image)
+            self.stats["pseudo/held_back"] = 1 - enough
+            weight = weight * enough
         return weight
+
+    def see_labels(self, statistics: LabelStatistics) -> None:
+        """See ``Supervised.see_labels``; thresholds that count labels expect as many boxes as labelled images have."""
+        each = float(statistics.boxes.sum()) / max(statistics.images, 1)
+        for module in self.modules():
+            if isinstance(module, Method):  # this one, and a peer
+                module.boxes_per_image = each
+            elif isinstance(module, LabelQueue):
+                module.expect(statistics)
 
     # ---- shared by all ---------------------------------------------------------------------------------------------
 

@@ -78,6 +78,9 @@ class Config(Common):
     """Factor of the unlabelled losses while fewer than half of the unlabelled images have a pseudo-label; 1 = none. A
     dense detector divides its losses by the boxes' rows, so that images with few boxes teach background many times
     over; Faster R-CNN divides by its sample."""
+    hold_back: float = Field(0.0, ge=0, le=1)
+    """The unlabelled losses count nothing in a step whose unlabelled images have fewer than this share of the boxes
+    that labelled images have; 0 = they always count. What a teacher misses teaches background."""
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
     """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
     config leaves out has the method's own."""
@@ -136,6 +139,9 @@ class Config(Common):
         if self.damping not in (1, type(self).model_fields["damping"].default):
             problem = f"counts images with a pseudo-label, and '{self.name}' makes none"
             raise refusal(self, ("damping",), f"{problem}; remove it")
+        if self.hold_back:
+            problem = f"counts pseudo-labels, and '{self.name}' makes none"
+            raise refusal(self, ("hold_back",), f"{problem}; remove it")
         if self.taught_by == "distances" and self.loss is not None and self.loss.unsup != SideLoss():
             problem = f"'{self.name}' has no losses of rows on pseudo-labels"
             raise refusal(self, ("loss", "unsup"), f"{problem}; remove it, or use e.g. mean_teacher")

@@ -60,7 +60,8 @@ class Config(base.Config):
     count_ratio: float = Field(1.0, ge=0)
     "Detections kept per image before the threshold: this times the sum of their scores, and one; 0 = all."
     threshold: ThresholdConfig = GmmConfig()
-    "What becomes a pseudo-label: `{name: gmm}`, a threshold per class; or `{name: fixed, score: 0.4}`."
+    """What becomes a pseudo-label: `{name: gmm}` or `{name: label_count}`, a threshold per class; or
+    `{name: fixed, score: 0.4}`."""
     damping: float = Field(0.01, ge=0, le=1)
     "Factor of the unlabelled losses while fewer than half of the unlabelled images have a pseudo-label."
     ema: EmaConfig = EmaConfig(decay=0.9995)
@@ -100,14 +101,14 @@ class ConsistentTeacher(base.Method, burn_in_reads=()):
         detections = teacher.detections()
         ratio = self.cfg.count_ratio
         counted = count_filter(detections, ratio) if ratio else detections
-        kept = self.threshold(counted)
+        labels = self.threshold.label(counted)
         self.stats |= tag("pseudo", self.threshold.stats) | {
             "pseudo/score_quantiles": quantiles(detections),
             "pseudo/detected_per_image": count_per_image(detections),
             "pseudo/counted_per_image": count_per_image(counted),
-            "pseudo/passed_per_image": count_per_image(kept),
+            "pseudo/passed_per_image": count_per_image(labels.cls),
         }
-        return Pseudo(kept)
+        return labels
 
 
 METHOD = ConsistentTeacher

@@ -54,7 +54,6 @@ from ssod.structures import (
     Assignment,
     Batch,
     Detector,
-    LabelStatistics,
     Output,
     Predictions,
     Pseudo,
@@ -136,11 +135,6 @@ class EfficientTeacher(base.Method, burn_in_reads=()):
         if cfg.domain:
             dense = cast(Any, student)  # with a quality branch it is
             self.domain = DomainClassifier(len(dense.strides), dense.backbone.out_channels)
-
-    def see_labels(self, statistics: LabelStatistics) -> None:
-        """Expect as many boxes of each class as labelled images have."""
-        if self.queue is not None:
-            self.queue.expect(statistics)
 
     # ---- pseudo-labels ---------------------------------------------------------------------------------------------
 

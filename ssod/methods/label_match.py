@@ -52,7 +52,6 @@ from ssod.structures import (
     Assignment,
     Batch,
     Detector,
-    LabelStatistics,
     Output,
     Predictions,
     Pseudo,
@@ -123,10 +122,6 @@ class LabelMatch(base.Method, burn_in_reads=()):
         self.queue = LabelQueue(
             student.num_classes, images=cfg.queue, share=cfg.reliable, start=cfg.score, least=cfg.least
         )
-
-    def see_labels(self, statistics: LabelStatistics) -> None:
-        """Expect as many boxes of each class as labelled images have."""
-        self.queue.expect(statistics)
 
     def label(self, teacher: Output, batch: Batch) -> Pseudo:
         """Divide the teacher's detections by the two thresholds of their class."""

@@ -46,7 +46,8 @@ class Config(base.Config):
     score: float = Field(0.5, ge=0, le=1)
     "Pseudo-label form: a detection becomes a pseudo-label when its score is above this."
     threshold: ThresholdConfig | None = None
-    "Pseudo-label form: another rule in the place of `score`; `{name: gmm}` finds a threshold for each class."
+    """Pseudo-label form: another rule in the place of `score`; `{name: gmm}` and `{name: label_count}` find one for
+    each class."""
     damping: float = Field(0.01, ge=0, le=1)
     "Pseudo-label form: factor of the losses while fewer than half of the unlabelled images have a pseudo-label."
     distance: Literal["mse", "kl", "js"] = "mse"
@@ -87,9 +88,9 @@ class MeanTeacher(base.Method, burn_in_reads=()):
         """Keep the teacher's detections above the threshold."""
         detections = teacher.detections()
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
-        kept = self.threshold(detections)
+        labels = self.threshold.label(detections)
         self.stats |= tag("pseudo", self.threshold.stats)
-        return Pseudo(kept)
+        return labels
 
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage."""

@@ -28,7 +28,7 @@ class Config(base.Config):
     score: float = Field(0.7, ge=0, le=1)
     "A detection becomes a pseudo-label when its score is above this."
     threshold: ThresholdConfig | None = None
-    "Another rule in the place of `score`; `{name: gmm}` finds a threshold for each class."
+    "Another rule in the place of `score`; `{name: gmm}` and `{name: label_count}` find one for each class."
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {"box": 0.0, "rpn_box": 0.0}
     """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
     config leaves out has the factor here: `{box: 1, rpn_box: 1}` learns boxes, too."""
@@ -50,9 +50,9 @@ class UnbiasedTeacher(base.Method, burn_in_reads=()):
         """Keep the teacher's detections above the threshold."""
         detections = teacher.detections()
         self.stats["pseudo/score_quantiles"] = quantiles(detections)
-        kept = self.threshold(detections)
+        labels = self.threshold.label(detections)
         self.stats |= tag("pseudo", self.threshold.stats)
-        return Pseudo(kept)
+        return labels
 
 
 METHOD = UnbiasedTeacher

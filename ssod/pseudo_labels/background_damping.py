@@ -1,4 +1,4 @@
-"""Weaker losses while most unlabelled images have no pseudo-label."""
+"""Weaker losses while unlabelled images have few pseudo-labels, or none while they have far too few."""
 
 import torch
 from torch import Tensor
@@ -20,3 +20,14 @@ def damping(targets: list[Targets], factor: float) -> Tensor:
     share = sum(len(t) > 0 for t in targets) / len(targets)
     share = mean_over_ranks(torch.full((), share, device=targets[0].boxes.device))
     return torch.where(share < 0.5, factor, 1.0)
+
+
+def enough_boxes(targets: list[Targets], least: float) -> Tensor:
+    """Return 1 while the images, over all ranks, have ``least`` boxes each on average, else 0; a scalar.
+
+    Args:
+        targets: the pseudo-labels of N images.
+        least: boxes an image.
+    """
+    count = torch.full((), sum(map(len, targets)) / len(targets), device=targets[0].boxes.device)
+    return (mean_over_ranks(count) >= least).to(count)

@@ -26,8 +26,9 @@ class LabelQueue(nn.Module):
         num_classes: K.
         images: Q, how many are remembered.
         share: of the boxes that are expected, those that are reliable.
-        start: both thresholds of every class until the queue was full once.
+        start: both thresholds of every class until the queue was full once; None = ranks that grow with it.
         least: no threshold of unsure boxes is below; that of reliable ones is 0.05 or more.
+        unsure: a box is unsure up to so many times the boxes that are expected.
 
     Attributes:
         scores: [Q, 100] float32, the best scores in each image, 20 of a class at most; 0 = no box.
@@ -42,27 +43,34 @@ class LabelQueue(nn.Module):
     ranks: Tensor
     alike = ("scores", "labels", "seen", "ranks")  # on all processes
 
-    def __init__(self, num_classes: int, *, images: int, share: float, start: float, least: float) -> None:
+    def __init__(
+        self, num_classes: int, *, images: int, share: float, start: float | None, least: float, unsure: float = 1.0
+    ) -> None:
         super().__init__()
-        self.images, self.share, self.start, self.least = images, share, start, least
+        self.images, self.share, self.start, self.least, self.unsure = images, share, start, least, unsure
         self.register_buffer("scores", torch.zeros(images, BOXES))
         self.register_buffer("labels", torch.zeros(images, BOXES, dtype=torch.int32))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         expected = torch.full((num_classes,), float(images))
         # Config and labelled set say them: a state of another `share` must not bring its own.
-        self.register_buffer("ranks", ranks_of(expected, share, images * OF_A_CLASS), persistent=False)
+        self.register_buffer("ranks", self._ranks(expected), persistent=False)
 
     @torch.no_grad()
     def expect(self, statistics: LabelStatistics) -> None:
         """Take note of the labelled set; a class without a box in it counts as one box."""
         expected = self.images * statistics.boxes.clamp(min=1).double() / max(statistics.images, 1)
-        self.ranks.copy_(ranks_of(expected, self.share, self.images * OF_A_CLASS))
+        self.ranks.copy_(self._ranks(expected))
+
+    def _ranks(self, expected: Tensor) -> Tensor:
+        return ranks_of(expected, self.share, self.images * OF_A_CLASS, self.unsure)
 
     @torch.no_grad()
     def thresholds(self) -> Tensor:
         """Return [2, K], of reliable and of unsure boxes; a box passes whose score is not below."""
-        found = scores_at(self.scores.flatten(), self.labels.flatten(), self.ranks, self.least)
-        return torch.where(self.seen >= self.images, found, self.start)
+        held = self.seen.clamp(max=self.images)
+        ranks = self.ranks if self.start is not None else self.ranks * held // self.images
+        found = scores_at(self.scores.flatten(), self.labels.flatten(), ranks, self.least)
+        return found if self.start is None else torch.where(held >= self.images, found, self.start)
 
     @torch.no_grad()
     def too_few(self) -> Tensor:
@@ -71,11 +79,15 @@ class LabelQueue(nn.Module):
         return self.ranks >= torch.zeros_like(self.ranks[0]).index_add_(0, self.labels.flatten(), there)
 
     @torch.no_grad()
-    def push(self, detections: list[Targets]) -> None:
-        """Put in the scores of a batch in the place of the oldest ones; on several ranks, all call it together."""
-        # One exchange: float32 holds a label exactly. Thresholds are read before, so that nothing in this step depends
-        # on what comes in.
-        rows = collective.all_gather_rows(best_scores(detections), decides=False)
+    def push(self, detections: list[Targets], *, decides: bool = False) -> None:
+        """Put in the scores of a batch in the place of the oldest ones; on several ranks, all call it together.
+
+        Args:
+            detections: N Targets with scores.
+            decides: whether thresholds are read after it in the same step; see ``collective.all_gather_rows``.
+        """
+        # One exchange: float32 holds a label exactly.
+        rows = collective.all_gather_rows(best_scores(detections), decides=decides)
         count = len(rows)
         last = torch.arange(count, device=rows.device)[-self.images :]
         place, rows = (self.seen + last) % self.images, rows[-self.images :]
@@ -88,9 +100,16 @@ class LabelQueue(nn.Module):
         return (self.seen / self.images).clamp(max=1)
 
 
-def ranks_of(expected: Tensor, share: float, scores: int) -> Tensor:
-    """Return [2, K] int64 ranks of expected boxes [K] among so many scores, 0 = the best; first of their ``share``."""
-    return torch.stack([expected * share, expected]).long().clamp(max=scores - 1)
+def ranks_of(expected: Tensor, share: float, scores: int, unsure: float = 1.0) -> Tensor:
+    """Return the ranks [2, K] int64, 0 = the best, of reliable and of unsure boxes among so many scores.
+
+    Args:
+        expected: [K] boxes.
+        share: of them, the reliable ones.
+        scores: how many there are.
+        unsure: so many times them, the unsure ones.
+    """
+    return torch.stack([expected * share, expected * unsure]).long().clamp(max=scores - 1)
 
 
 def scores_at(scores: Tensor, labels: Tensor, ranks: Tensor, least: float) -> Tensor:

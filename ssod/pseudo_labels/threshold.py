@@ -1,7 +1,7 @@
 """Which detections are good enough? A fixed score, or one that each class finds for itself.
 
-Every threshold is a module with one call, detections in and those that pass out, so that any method can use any of
-them. What it learns is in its buffers, and so in checkpoints.
+Every threshold is a module that makes pseudo-labels of detections, so that any method can use any of them. What it
+learns is in its buffers, and so in checkpoints.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from ssod.pseudo_labels import two_limits
 from ssod.pseudo_labels.gmm import Backend, Policy, thresholds
+from ssod.pseudo_labels.label_queue import LabelQueue
 from ssod.pseudo_labels.score_bank import ScoreBank
-from ssod.structures import Targets
+from ssod.structures import Pseudo, Targets
 from ssod.structures.ragged import select
 from ssod.utils.schema import Section, named
 
@@ -48,14 +50,45 @@ class GmmConfig(Section):
     "`batched`: all classes at once, on the device; `sklearn`: class by class with scikit-learn, on the CPU."
 
 
+class LabelCountConfig(Section):
+    """A score for each class, such that it has as many boxes in an image as labelled images have."""
+
+    name: Literal["label_count"] = "label_count"
+    "The kind of threshold."
+    images: int = Field(512, ge=1)
+    "Unlabelled images whose scores are remembered. Each takes 800 bytes, also in a checkpoint."
+    reliable: float = Field(0.6, gt=0, le=1)
+    "A class has so many labels, as a share of the boxes that a labelled image has of it."
+    unsure: float = Field(3.0, ge=1)
+    "Up to so many times these boxes, a detection is neither a label nor background."
+    least: float = Field(0.05, ge=0, le=1)
+    "No detection whose score is below is a label, or spared from being background."
+
+
 # ``gmm`` is short for ``{name: gmm}``.
 ThresholdConfig = Annotated[
-    Annotated[FixedConfig | GmmConfig, Field(discriminator="name")],
+    Annotated[FixedConfig | GmmConfig | LabelCountConfig, Field(discriminator="name")],
     BeforeValidator(named),
 ]
 
 
-class FixedThreshold(nn.Module):
+class Threshold(nn.Module):
+    """Pass what is good enough.
+
+    Attributes:
+        stats: of the last call, for the log.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stats: dict[str, Tensor] = {}
+
+    def label(self, detections: list[Targets]) -> Pseudo:
+        """Return the pseudo-labels that N Targets with scores make."""
+        return Pseudo(self(detections))
+
+
+class FixedThreshold(Threshold):
     """Pass what scores above one number.
 
     Args:
@@ -65,14 +98,13 @@ class FixedThreshold(nn.Module):
     def __init__(self, score: float) -> None:
         super().__init__()
         self.score = score
-        self.stats: dict[str, Tensor] = {}
 
     def forward(self, detections: list[Targets]) -> list[Targets]:
         """N Targets with scores -> those above the threshold."""
         return select(detections, torch.cat([t.confidence() for t in detections]) > self.score)
 
 
-class GmmThreshold(nn.Module):
+class GmmThreshold(Threshold):
     """Pass what scores above its class's own threshold (arXiv:2209.01589, Sec. 3.4, as released).
 
     The detections of a batch enter the score bank of their class; the classes that occur in the batch are fitted anew
@@ -107,7 +139,6 @@ class GmmThreshold(nn.Module):
         self.policy, self.fallback, self.backend = policy, fallback, backend
         self.bank = ScoreBank(num_classes, size, per_rank=banks == "rank")
         self.register_buffer("values", torch.full((num_classes,), fallback))
-        self.stats: dict[str, Tensor] = {}
 
     def divide(self, parts: int) -> None:
         """See ``ScoreBank.divide``."""
@@ -133,11 +164,49 @@ class GmmThreshold(nn.Module):
         return select(detections, scores > mine[labels])
 
 
-def build_threshold(cfg: FixedConfig | GmmConfig, num_classes: int) -> FixedThreshold | GmmThreshold:
+class LabelCountThreshold(Threshold):
+    """Pass as many boxes of a class as labelled images let expect, and set aside those that may be objects.
+
+    A fixed score fits one detector on one set at one time: where a teacher is weak it keeps next to nothing, and all
+    that it misses teaches background. Here a class has always as many labels, the best there are, and what scores a
+    little less teaches nothing. That labelled and unlabelled images hold the same is LabelMatch's idea
+    (arXiv:2206.06608), see ``ssod.pseudo_labels.label_queue``; what is ours is that the boxes in between are ignored,
+    how many there are, and that ranks grow with the queue, so that it serves from the first step.
+
+    Args:
+        num_classes: K.
+        images, reliable, unsure, least: see ``LabelCountConfig``.
+
+    Attributes:
+        queue: the last scores.
+        stats: ``threshold`` and ``threshold_unsure`` [K], ``queue_fill``, ``unsure_per_image``.
+    """
+
+    def __init__(self, num_classes: int, *, images: int, reliable: float, unsure: float, least: float) -> None:
+        super().__init__()
+        self.queue = LabelQueue(num_classes, images=images, share=reliable, start=None, least=least, unsure=unsure)
+
+    @torch.no_grad()
+    def label(self, detections: list[Targets]) -> Pseudo:
+        """See ``Threshold.label``; the scores of these detections have a say. All ranks call it together."""
+        self.queue.push(detections, decides=True)
+        limits = self.queue.thresholds().clamp(min=self.queue.least)
+        labels = Pseudo(*two_limits.divide(detections, limits))
+        self.stats = {
+            "threshold": limits[0],
+            "threshold_unsure": limits[1],
+            "queue_fill": self.queue.fill(),
+            "unsure_per_image": torch.tensor(sum(map(len, labels.unsure or [])) / max(len(detections), 1)),
+        }
+        return labels
+
+
+def build_threshold(cfg: FixedConfig | GmmConfig | LabelCountConfig, num_classes: int) -> Threshold:
     """Return the threshold that ``cfg`` names."""
     if cfg.name == "fixed":
         return FixedThreshold(cfg.score)
-    return GmmThreshold(num_classes, **cfg.model_dump(exclude={"name"}))
+    kind = GmmThreshold if cfg.name == "gmm" else LabelCountThreshold
+    return kind(num_classes, **cfg.model_dump(exclude={"name"}))
 
 
 def divide(method: nn.Module, parts: int) -> None:
