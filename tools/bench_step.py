@@ -50,7 +50,7 @@ from ssod.structures import Batch, Pseudo, Targets, View
 from ssod.utils.config_errors import read_section
 from ssod.utils.device import autocast
 from ssod.utils.errors import SsodError
-from tools.options import COMMAND_LINE, count, cpu_time
+from tools.options import COMMAND_LINE, count, cpu_time, size
 from tools.stopwatch import Clock, Stopwatch, watched
 from tools.synthetic import CLASSES, Remember, calibrate, learners, noise
 
@@ -231,7 +231,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--method", default="mean_teacher")
     parser.add_argument("--detector", default="retinanet")
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--size", type=count, default=320, help="side of the square images, a multiple of 32")
+    parser.add_argument("--size", type=size, default="320", help="height and width of images, 800x1333, or their side")
     parser.add_argument("--batch", type=count, default=2, help="labelled images, and as many unlabelled ones")
     parser.add_argument("--steps", type=count, default=5, help="rounds")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -251,7 +251,9 @@ def main(argv: list[str] | None = None) -> Result:
     args = arguments(argv)
     if args.config is None:
         method, cfg, batches = synthetic(args)
-        title = f"{args.method}, {args.detector} {args.backbone}, {args.batch} + {args.batch} x {args.size} px of noise"
+        height, width = args.size
+        shown = f"{args.batch} + {args.batch} x {height} x {width} px of noise"
+        title = f"{args.method}, {args.detector} {args.backbone}, {shown}"
     else:
         method, cfg, batches = configured(args.config, args.overrides)
         title = args.config.stem

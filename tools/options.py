@@ -21,6 +21,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def size(text: str) -> tuple[int, int]:
+    """Read a height and a width, ``800x1333``, or the side of a square."""
+    height, _, width = text.partition("x")
+    return count(height), count(width or height)
+
+
 def cpu_time(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse ``--cpu-time`` on a GPU, whose work is none of this process."""
     if args.cpu_time and args.device != "cpu":

@@ -32,19 +32,28 @@ class Remember:
         return self.last[-1]
 
 
-def noise(images: int, side: int, unlabeled: bool) -> Batch:
-    """Return a batch of noise with seven random boxes in each labelled image."""
+def noise(images: int, side: int | tuple[int, int], unlabeled: bool) -> Batch:
+    """Return a batch of noise with seven random boxes in each labelled image.
+
+    Args:
+        images: labelled images, and as many unlabelled ones in each of two views.
+        side: of square images, or height and width; what they lack to a multiple of 32 is padding.
+        unlabeled: whether there are unlabelled ones.
+    """
     g = torch.Generator().manual_seed(0)
+    height, width = (side, side) if isinstance(side, int) else side
+    padded = [-(-length // 32) * 32 for length in (height, width)]
     targets = []
     for _ in range(images):
-        corner = torch.rand(7, 2, generator=g) * side * 0.7
-        size = (0.05 + 0.25 * torch.rand(7, 2, generator=g)) * side
+        extent = torch.tensor([width, height])
+        corner = torch.rand(7, 2, generator=g) * extent * 0.7
+        size = (0.05 + 0.25 * torch.rand(7, 2, generator=g)) * extent
         targets.append(Targets(torch.cat([corner, corner + size], 1), torch.randint(CLASSES, (7,), generator=g)))
 
     def view(seed: int, targets: list[Targets] | None = None) -> View:
         return View(
-            images=torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, generator=g),
-            sizes=torch.full((images, 2), side),
+            images=torch.randint(0, 256, (images, 3, *padded), dtype=torch.uint8, generator=g),
+            sizes=torch.tensor([[height, width]]).repeat(images, 1),
             matrix=torch.eye(3).repeat(images, 1, 1),
             keys=torch.arange(images) + 1000 * seed,
             ids=list(range(images)),

@@ -180,8 +180,14 @@ def _pt2(model: Model) -> bytes:
     return buffer.getvalue()
 
 
-def runner(content: bytes, format: str) -> Run:
-    """Return a graph as a function, loaded from the very bytes that are written."""
+def runner(content: bytes, format: str, provider: str = "CPUExecutionProvider") -> Run:
+    """Return a graph as a function, loaded from the very bytes that are written.
+
+    Args:
+        content: what ``convert`` returned.
+        format: of it.
+        provider: onnxruntime's, which computes; for ONNX.
+    """
     if format == "pt2":
         with _quiet():
             return torch.export.load(io.BytesIO(content)).module()
@@ -189,7 +195,7 @@ def runner(content: bytes, format: str) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=[provider])
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out: list[np.ndarray] = session.run(list(OUTPUTS), {"images": images.numpy(), "sizes": sizes.numpy()})
