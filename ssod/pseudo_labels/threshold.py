@@ -51,7 +51,7 @@ class GmmConfig(Section):
 # ``gmm`` is short for ``{name: gmm}``.
 ThresholdConfig = Annotated[
     Annotated[FixedConfig | GmmConfig, Field(discriminator="name")],
-    BeforeValidator(named),
+    BeforeValidator(named, json_schema_input_type=str | FixedConfig | GmmConfig),
 ]
 
 
