@@ -197,7 +197,7 @@ def validate(
         method = find(method_name)
     except SsodError as error:
         raise source.error("method.name", error.problem, error.fix, code=error.code) from None
-    kinds = _sections() | {"method": method.Config}
+    kinds = section_types() | {"method": method.Config}
     parts = {n: read_section(kinds[n], tree[n], n, source, context) for n in SECTIONS}
     cfg = Config(stem=stem, raw=dict(tree), origins=origins or {}, **parts)
     _cross_check(cfg, source)
@@ -211,7 +211,7 @@ class _Steps(Section):
     steps: int = Field(ge=1)
 
 
-def _sections() -> dict[str, Any]:
+def section_types() -> dict[str, Any]:
     """Return the class of each section but ``method``; they are imported here, since most of them import torch."""
     from ssod.data.data_config import DataConfig
     from ssod.detectors.build import DetectorConfig

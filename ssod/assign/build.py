@@ -21,7 +21,7 @@ def _short(value: Any, write: SerializerFunctionWrapHandler) -> Any:
 # ``iou`` is short for ``{name: iou}``.
 AssignerConfig = Annotated[
     Annotated[IoUConfig | CenterConfig | AdaptiveConfig | RatioConfig, Field(discriminator="name")],
-    BeforeValidator(named),
+    BeforeValidator(named, json_schema_input_type=str | IoUConfig | CenterConfig | AdaptiveConfig | RatioConfig),
     WrapSerializer(_short),
 ]
 

@@ -49,7 +49,9 @@ class RetinaNetConfig(BackboneConfig):
     code: Literal["sides"] | None = None
     """What the head's box outputs are. `sides`: how far each side of the anchor moves, ten times over the anchor's
     size, which Unbiased Teacher v2 needs; by default a shift of its center and log sizes."""
-    align: Annotated[AlignConfig | None, BeforeValidator(named_or_none)] = None
+    align: Annotated[
+        AlignConfig | None, BeforeValidator(named_or_none, json_schema_input_type=str | AlignConfig | None)
+    ] = None
     """Take each box from the cells (`2d`), or cells and levels (`3d`, Consistent-Teacher's FAM-3D), that its features
     point to; `none` takes it from its own cell. Needs one anchor per cell and a loss on boxes such as giou."""
     assigner: AssignerConfig = IoUConfig()

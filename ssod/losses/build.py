@@ -38,7 +38,7 @@ class LossSpec(Section):
     "Factor of this loss wherever it is used."
 
 
-Loss = Annotated[LossSpec, BeforeValidator(named)]
+Loss = Annotated[LossSpec, BeforeValidator(named, json_schema_input_type=str | LossSpec)]
 
 
 def pick(spec: LossSpec, kind: Kind, field: str, *, counted: bool = False) -> Formula:

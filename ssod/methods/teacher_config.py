@@ -45,5 +45,5 @@ def _model_file(value: object) -> object:
 # A path is short for ``{name: frozen, weights: PATH}``.
 TeacherConfig = Annotated[
     Annotated[FrozenTeacher | FileTeacher, Field(discriminator="name")],
-    BeforeValidator(_model_file),
+    BeforeValidator(_model_file, json_schema_input_type=str | FrozenTeacher | FileTeacher),
 ]

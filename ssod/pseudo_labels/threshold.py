@@ -68,7 +68,7 @@ class LabelCountConfig(Section):
 # ``gmm`` is short for ``{name: gmm}``.
 ThresholdConfig = Annotated[
     Annotated[FixedConfig | GmmConfig | LabelCountConfig, Field(discriminator="name")],
-    BeforeValidator(named),
+    BeforeValidator(named, json_schema_input_type=str | FixedConfig | GmmConfig | LabelCountConfig),
 ]
 
 

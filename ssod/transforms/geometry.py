@@ -34,8 +34,14 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 
 # A closed range; one number stands for the range that holds only it.
-Span = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_ordered)]
-IntSpan = Annotated[tuple[int, int], BeforeValidator(_pair), AfterValidator(_ordered)]
+Span = Annotated[
+    tuple[float, float],
+    BeforeValidator(_pair, json_schema_input_type=float | tuple[float, float]),
+    AfterValidator(_ordered),
+]
+IntSpan = Annotated[
+    tuple[int, int], BeforeValidator(_pair, json_schema_input_type=int | tuple[int, int]), AfterValidator(_ordered)
+]
 
 
 # ---- deterministic transforms ----------------------------------------------------------------------------------------

@@ -47,9 +47,14 @@ def _steps(value: object, info: ValidationInfo) -> object:
         raise ValueError(f"{value!r} is neither a number of steps nor a percentage such as '5%'") from None
 
 
+_StepsOrShare = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^ *[0-9.]+ *%$", examples=["5%"])]
+
 # A number of steps, or a share of ``train.steps`` such as "5%", resolved once when the config is read with
 # ``model_validate(data, context={"steps": N})``.
-Duration = Annotated[int, Field(ge=0), BeforeValidator(_steps)]
+Duration = Annotated[int, Field(ge=0), BeforeValidator(_steps, json_schema_input_type=_StepsOrShare)]
 
 # False says what silence says, so that a config which names the key is the same run as one that does not.
-Switch = Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)]
+Switch = Annotated[
+    Literal[True] | None,
+    BeforeValidator(lambda value: None if value is False else value, json_schema_input_type=bool | None),
+]

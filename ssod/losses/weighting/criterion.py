@@ -44,7 +44,7 @@ class WeightSpec(Section):
     "A weighting; `ssod losses` lists them."
 
 
-NamedWeighting = Annotated[WeightSpec, BeforeValidator(named)]
+NamedWeighting = Annotated[WeightSpec, BeforeValidator(named, json_schema_input_type=str | WeightSpec)]
 
 
 def _listed(value: Any) -> Any:
@@ -64,7 +64,9 @@ class SideLoss(Section):
     "Object-or-not loss of the proposal network."
     rpn_box: Loss | None = None
     "Box loss of the proposal network."
-    weighting: Annotated[list[NamedWeighting], BeforeValidator(_listed)] = []
+    weighting: Annotated[
+        list[NamedWeighting], BeforeValidator(_listed, json_schema_input_type=NamedWeighting | list[NamedWeighting])
+    ] = []
     "Weight of each row: a name, `{name:, <parameters>}`, or a list of them, in the order in which they apply."
 
 
