@@ -297,7 +297,7 @@ def test_of_several_jsons_that_of_the_part_is_taken(tmp_path: Path) -> None:
         (
             "x.dat",
             "?",
-            "holds 3 images, 1 .dat files, and no labels that are read; give a COCO JSON, Label Studio JSON",
+            "holds 3 images, 1 .dat files, and no labels that are read; give a JSON of COCO or Label",
         ),
     ],
 )

@@ -19,10 +19,7 @@ from ssod.utils.errors import SsodError
 
 Source = dict[str, str]  # a source of the config's `data` section, with absolute paths
 
-READ = (
-    "COCO JSON, Label Studio JSON, VOC folder (ImageSets/Main, or XML files in Annotations or beside images), YOLO "
-    "folder (data.yaml, obj.data or classes.txt) or labelme folder"
-)
+READ = "JSON of COCO or Label Studio, or a folder of VOC (XML), YOLO (data.yaml or classes.txt) or labelme"
 _HEAD = 2000  # bytes of a file that say which tool wrote it
 # What the beginning of a file says, where the tool has an export that is read, and what to choose.
 _TOOLS = {
