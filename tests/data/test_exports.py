@@ -309,12 +309,19 @@ def test_a_refusal_names_what_was_found_and_what_is_read(file: str, text: str, w
     assert words in caught.value.line()
 
 
+def test_voc_files_may_say_that_they_are_verified(tmp_path: Path) -> None:
+    EXPORTS["rf_voc"](tmp_path)
+    path = tmp_path / "train/a.xml"
+    path.write_text(path.read_text().replace("<annotation>", '<?xml version="1.0"?>\n<annotation verified="yes">'))
+    same(boxes(read(tmp_path)), TRUTH)
+
+
 def test_a_json_that_is_no_set_is_refused_by_what_it_has(tmp_path: Path) -> None:
     EXPORTS["labelme"](tmp_path)
     with pytest.raises(SsodError, match="is labelme's, of one image; name its folder: "):
         labeled_source(str(tmp_path / "a.json"), "--labeled", LEARNT)
     (tmp_path / "min.json").write_text(json.dumps([{"image": "/data/upload/1/a.jpg", "label": []}]))
-    with pytest.raises(SsodError, match="top level is list"):
+    with pytest.raises(SsodError, match=r"is a list of objects with 'image', 'label'; choose JSON, not JSON-MIN"):
         labeled_source(str(tmp_path / "min.json"), "--labeled", LEARNT)
     (tmp_path / "odd.json").write_text('{"regions": 1}')
     with pytest.raises(SsodError, match=r"has no list 'images' \(it has 'regions'\)"):
@@ -370,6 +377,14 @@ def test_the_rest_is_what_nobody_labelled(export: str, tmp_path: Path) -> None:
     same(boxes(both), TRUTH | {"b": []})
     with pytest.raises(SsodError, match="which: bare: images without labels"):
         read_labeled(TypeAdapter(LabeledSource).validate_python(section["labeled"] | {"which": "bare"}), ctx)
+
+
+def test_the_labelled_folder_itself_is_no_other_images(tmp_path: Path) -> None:
+    EXPORTS["labelme"](tmp_path / "set")
+    EXPORTS["ls_voc"](tmp_path / "val")
+    for name in ("set", "set/../set"):
+        with pytest.raises(SsodError, match="holds the labelled images themselves; name other images, or rest for"):
+            data_section(str(tmp_path / "set"), str(tmp_path / name), str(tmp_path / "val"))
 
 
 @pytest.mark.parametrize("export", FILES)

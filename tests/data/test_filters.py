@@ -58,7 +58,7 @@ KNOWN: dict[str, tuple[int, str]] = {
     "formats/exports.py:_labelstudio": (1, "the server's prefix of one name"),
     "formats/exports.py:_of_split": (1, SEARCH),
     "formats/exports.py:found_in": (1, SEARCH),
-    "formats/exports.py:read_set": (1, TEXT),
+    "formats/exports.py:read_set": (2, TEXT),
     "formats/exports.py:what_is_in": (1, TEXT),
     "formats/findings.py:Finding.line": (1, TEXT),
     "formats/findings.py:Findings.errors": (1, SEARCH),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,6 +111,11 @@ def read_set(ann: Path, option: str, images: str | None, also: str | None, *, bo
     if isinstance(tree, dict) and isinstance(tree.get("shapes"), list):
         problem = f"'{ann}' is labelme's, of one image"
         raise SsodError("command line", option, problem, f"name its folder: {ann.parent}")
+    if isinstance(tree, list) and tree and isinstance(tree[0], dict) and "score" not in tree[0]:
+        problem = f"'{ann}' is a list of objects with {', '.join(map(short, list(tree[0])[:5]))}"
+        raise SsodError(
+            "command line", option, problem, f"choose JSON, not JSON-MIN, in Label Studio; or give a {READ}"
+        )
     if not isinstance(tree, dict):
         tree = read_json(str(ann), Context(), option)  # says what is wrong
     for key in ("images", "annotations", "categories") if boxes else ("images",):
@@ -195,7 +201,7 @@ def _head(folder: Path, name: str) -> bytes:
 def _is_voc(folder: Path) -> bool:
     """Return whether a folder holds VOC's XML files; the first of them decides."""
     xml = [name for name in _files(folder) if name.lower().endswith(".xml")]
-    return bool(xml) and b"<annotation>" in _head(folder, xml[0])
+    return bool(xml) and re.search(rb"<annotation[\s>]", _head(folder, xml[0])) is not None
 
 
 def _has_shapes(file: Path, option: str) -> bool:

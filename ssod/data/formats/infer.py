@@ -85,8 +85,8 @@ def unlabeled_source(path: str, option: str, labeled: Source, also: str | None =
         source = {"format": "voc", "root": str(where), "split": split}
     else:
         source = {"format": "folder", "path": str(where)}
-    if source == labeled:
-        fix = "name other images; or, to hide 90 % of the labels, drop --unlabeled and give --percent 10"
+    if source == labeled or (source["format"] == "folder" and source["path"] == labeled.get("root")):
+        fix = "name other images, or rest for those without labels; or drop --unlabeled and give --percent 10"
         raise SsodError("command line", option, f"'{path}' holds the labelled images themselves", fix)
     return source
 

@@ -46,9 +46,9 @@ class CocoSource(_Annotated):
     """How the file writes a box. COCO's own, and the default, is xywh in pixels; `_norm`: in shares of the image's
     width and height; `cx`, `cy`: the centre. What is written here is believed; by default boxes that fit another
     reading alone are refused."""
-    names: Names = "path"
-    """What of a `file_name` counts: `path`: all of it; `last`: its longest end that is a file in `images`, as where a
-    tool wrote the place of a file on its server."""
+    names: Names | None = None
+    """What of a `file_name` counts: `path`, the default: all of it; `last`: its longest end that is a file in `images`,
+    as where a tool wrote the place of a file on its server."""
 
 
 class VocSource(_Annotated):
@@ -131,7 +131,7 @@ def read_labeled(
                 ctx,
                 box_format=source.box_format,
                 classes=classes,
-                names=source.names,
+                names=source.names or "path",
                 which=source.which,
             )
         case VocSource():
@@ -150,7 +150,7 @@ def read_images(source: AnySource, ctx: Context | None = None) -> Images:
     ctx = ctx or Context()
     match source:
         case CocoSource():
-            return read_coco_images(source.ann, source.images, ctx, names=source.names, which=source.which)
+            return read_coco_images(source.ann, source.images, ctx, names=source.names or "path", which=source.which)
         case VocSource():
             return read_voc_images(source.root, source.split, ctx, which=source.which)
         case YoloSource():
