@@ -110,6 +110,11 @@ def _ls_yolo(root: Path) -> None:
     write(root / "notes.json", {"categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES)], "info": {}})
 
 
+def _labelimg_yolo(root: Path) -> None:
+    yolo(root, root)
+    write(root / "classes.txt", "\n".join(CLASSES) + "\n")
+
+
 def _cvat_ultra(root: Path) -> None:
     yolo(root / "images/train", root / "labels/train")
     write(root / "train.txt", "".join(f"data/images/train/{stem}.jpg\n" for stem in TRUTH))
@@ -176,6 +181,7 @@ EXPORTS: dict[str, Callable[[Path], None]] = {
     "ls_coco_media": lambda root: _ls_coco(root, "../../label-studio/label-studio/media/upload/1/"),
     "ls_coco_windows": lambda root: _ls_coco(root, "images\\"),
     "ls_yolo": _ls_yolo,
+    "labelimg_yolo": _labelimg_yolo,
     "cvat_ultra": _cvat_ultra,
     "cvat_yolo11": _cvat_yolo11,
     "cvat_coco": _cvat_coco,

@@ -212,6 +212,16 @@ def test_shapes_of_label_studio_and_labelme(tmp_path: Path) -> None:
     same(boxes(read(tmp_path / "me")), TRUTH | {"a": [("nut", 5, 5, 20, 30), ("disc", 35, 25, 45, 35)]})
 
 
+@pytest.mark.parametrize("prefix", ["/data/local-files/?d=day%201/", "https://host:8080/day%201/", "day 1/"])
+def test_images_of_label_studio_may_lie_in_folders(prefix: str, tmp_path: Path) -> None:
+    tools.images(tmp_path / "photos/day 1")
+    tools.write(tmp_path / "project.json", tools.tasks(prefix))
+    data = read(tmp_path / "project.json", images=str(tmp_path / "photos"))
+    same(boxes(data), TRUTH)
+    assert data.images.paths == [f"day 1/{stem}.jpg" for stem in TRUTH]
+    assert data.images.ids == [10, 11, 12]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -360,7 +370,15 @@ def half(export: str, root: Path) -> None:
         next(path for path in root.rglob("b.*") if path.suffix in (".txt", ".xml", ".json")).unlink()
 
 
-FILES = ["ls_yolo", "cvat_ultra", "rf_voc", "ls_voc", "labelme", "ls_json"]  # a file or a task for each image
+FILES = [
+    "ls_yolo",
+    "labelimg_yolo",
+    "cvat_ultra",
+    "rf_voc",
+    "ls_voc",
+    "labelme",
+    "ls_json",
+]  # a file or a task for each image
 
 
 @pytest.mark.parametrize("export", [*FILES, "ls_coco", "cvat_coco"])

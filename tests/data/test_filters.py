@@ -126,7 +126,7 @@ KNOWN: dict[str, tuple[int, str]] = {
     "formats/yoloparts.py:_folders": (1, "hidden folders are no parts"),
     "formats/yoloparts.py:_from_list": (2, "lines that begin otherwise are relative to another folder"),
     "formats/yoloparts.py:find_part": (2, "divides folders from lists; both are read"),
-    "formats/yoloparts.py:named_parts": (2, SEARCH),
+    "formats/yoloparts.py:named_parts": (3, SEARCH),
     "loading/loader.py:_Steps._unlabeled": (1, "hidden views, as the config says"),
     "loading/loader.py:eval_views": (1, "cuts the images into batches"),
     "loading/reader.py:Reader.or_next": (2, "counted in bad, which training prints one by one"),

@@ -155,9 +155,9 @@ def _labelstudio(ann: Path, tasks: list[Any], option: str, images: str | None, a
     if paths is None:
         raise SsodError("command line", option, f"'{ann}' names no image file", "export tasks of images")
     last = [_last(path) for path in paths]
-    tries = [last, [name[9:] if name[8:9] == "-" else name for name in last]]  # without the server's prefix
+    bare = [name[9:] if name[8:9] == "-" else name for name in last]  # without the server's prefix
     first: SsodError | None = None
-    for names in tries:
+    for names in (last, bare, [path.lstrip("/") for path in paths]):
         try:
             folder = image_folder(ann, [{"file_name": name} for name in names], option, images, also)
             return {"format": "labelstudio", "ann": str(ann), "images": str(folder)}

@@ -14,6 +14,7 @@ from ssod.data.formats.darknet import CLASSES, OBJ_DATA, read_names, read_obj_da
 from ssod.data.formats.findings import Context, default_root, short
 from ssod.data.formats.jsonfile import kind, nearest, read_text
 from ssod.data.formats.leftout import report_left_out
+from ssod.data.formats.listing import is_image
 from ssod.data.formats.paths import Opener
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import parse_yaml
@@ -63,8 +64,8 @@ def which(folder: str) -> str | None:
     others = [name for name in _listed(folder) if is_yaml(name) and _lists_names(folder, name)]
     if len(others) == 1:
         return others[0]
-    flat = os.path.isfile(os.path.join(folder, CLASSES)) and os.path.isdir(os.path.join(folder, "images"))
-    return CLASSES if flat else None
+    flat = os.path.isdir(os.path.join(folder, "images")) or any(map(is_image, _listed(folder)))
+    return CLASSES if flat and os.path.isfile(os.path.join(folder, CLASSES)) else None
 
 
 def _listed(folder: str) -> list[str]:
