@@ -56,9 +56,9 @@ def doctor() -> None:
 def init(
     out: Annotated[Path, typer.Option("-o", "--out", help="The config to write.")],
     changes: option.Changes = None,
-    labeled: Annotated[str | None, typer.Option(help="COCO JSON, VOC folder or YOLO folder with boxes.")] = None,
+    labeled: Annotated[str | None, typer.Option(help="COCO JSON, VOC or YOLO folder, or an export of a tool.")] = None,
     val: Annotated[str | None, typer.Option(help="Like --labeled, for measuring.")] = None,
-    unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images without boxes.")] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images, or rest.")] = None,
     percent: option.Percents = None,
     detector: Annotated[str, typer.Option(help="A file of configs/detectors.")] = "retinanet_r50_fpn",
     method: Annotated[str, typer.Option(help="A file of configs/methods.")] = "mean_teacher",

@@ -254,8 +254,8 @@ def test_nothing_is_overwritten(here: Path) -> None:
     [
         (("vco", "free", "voc"), "--labeled: 'vco' not found; nearest match 'voc'"),
         (("voc", "fere", "voc"), "--unlabeled: 'fere' not found; nearest match 'free'"),
-        (("voc", "free", "free"), "--val: 'free' has neither ImageSets/Main (VOC) nor data.yaml (YOLO)"),
-        (("coco", "free", "voc"), "it holds annotations/instances_train2017.json: name that file"),
+        (("voc", "free", "free"), "--val: 'free' holds 4 images, and no labels that are read"),
+        (("coco/train2017", "free", "voc"), "holds 5 images, and no labels that are read; give a JSON of COCO or"),
         (("list.txt", "free", "voc"), "--labeled: 'list.txt' is a file, but no COCO JSON"),
         (("voc", "free/u0.png", "voc"), "--unlabeled: 'free/u0.png' is neither a COCO JSON nor a .txt list"),
         (("voc", "voc", "voc"), "--unlabeled: 'voc' holds the labelled images themselves"),

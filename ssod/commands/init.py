@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssod import config
+from ssod.commands.half_labeled import refuse_half_labeled
 from ssod.commands.init_text import compose, flow, with_changes
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
@@ -47,9 +48,9 @@ def write_config(
 
     Args:
         out: the file to write; never overwritten.
-        labeled: COCO JSON, VOC folder or YOLO folder.
-        unlabeled: folder, glob or .txt list of images, or one of the above. None = with ``percent``, the labelled
-            set's other images.
+        labeled: COCO JSON, VOC folder or YOLO folder, or another export of a labelling tool.
+        unlabeled: folder, glob or .txt list of images, or one of the above; "rest": the images of ``labeled`` that
+            nobody labelled. None = with ``percent``, the labelled set's other images.
         val: like ``labeled``.
         percent: share of the labelled images that keep their labels; needed where ``unlabeled`` is None. With both,
             the unlabelled images are those of ``unlabeled`` alone, and the labelled set's others are left out.
@@ -80,8 +81,9 @@ def write_config(
     changes = changed(overrides)
     merge(section, changes.pop("data", {}), {}, "command line")
     data = _read(section)
-    if section["labeled"]["format"] == "voc" and "classes" not in section:
-        section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
+    refuse_half_labeled(section, data)
+    if section["labeled"]["format"] in ("voc", "labelme", "labelstudio") and "classes" not in section:
+        section["classes"] = list(data.classes.names)  # these have no list; this one stays the same
     text = with_changes(compose(out, section, data, recipe), changes)
     _check(text, recipe, out)
     _write_new(out, text)
@@ -189,11 +191,13 @@ def own_recipe(method: str, detector: str) -> Recipe:
 
 
 def _found(source: dict[str, str], images: Any) -> str:
-    what = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO", "folder": "no labels"}[source["format"]]
-    if source["format"] == "coco":
+    what = {"coco": "COCO", "voc": "VOC", "yolo": "YOLO", "folder": "no labels", "labelstudio": "Label Studio"}
+    what = what.get(source["format"], source["format"])
+    if "ann" in source:
         place = f"{source['ann']}, images in {source['images']}"
     else:
-        place = source.get("path") or f"{source['root']}, {source['split']}"
+        place = source.get("path") or ", ".join([source["root"], *([source["split"]] if "split" in source else [])])
+    what = f"those of {what} without labels" if source.get("which") == "bare" else what
     return f"{len(images)} images ({what}: {place})"
 
 

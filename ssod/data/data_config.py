@@ -30,7 +30,8 @@ class DataConfig(Section):
     split: SplitConfig | None = None
     "Keep the labels of a part of `labeled` only."
     classes: list[str] | None = None
-    "Class names in the order of labels; COCO and YOLO files must list the same. None = their order; VOC: sorted names."
+    """Class names in the order of labels; COCO and YOLO files must list these, and others only if no box has them. None
+    = their order; of formats without a list: sorted names."""
     strict: bool = False
     "Make boxes without area, and images that are both labelled and unlabelled, errors instead of warnings."
     max_boxes_per_image: int = Field(1000, ge=1)

@@ -14,11 +14,11 @@ from ssod.data.checks.images import check_images
 from ssod.data.checks.leakage import Blame, blame_source, check_pair
 from ssod.data.checks.pixels import Census, census, check_pixels
 from ssod.data.data_config import DataConfig
-from ssod.data.formats.coco import differences
+from ssod.data.formats.classlists import differences
 from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Classes, Images, Labeled
-from ssod.data.formats.registry import VocSource, read_images, read_labeled
+from ssod.data.formats.registry import NAMES_FOUND, read_images, read_labeled
 from ssod.data.stored import Stored
 from ssod.utils.schema import Section
 
@@ -133,7 +133,7 @@ def load_val(cfg: DataConfig, classes: Classes, ctx: Context, owner: str = "labe
     """Read the validation set and bring its labels into the order of ``classes``, which are those of ``owner``.
 
     Raises:
-        SsodError: the class lists differ. Classes that were found in a VOC folder, and not declared, may be fewer.
+        SsodError: the class lists differ. Classes that were found, in files without a list of them, may be fewer.
     """
     if cfg.val is None:
         return None
@@ -172,12 +172,12 @@ def load_measured(cfg: DataConfig, classes: Classes) -> Labeled | None:
 def align(found: Labeled, classes: Classes, source: Section, ctx: Context, owner: str = "labeled") -> Labeled:
     """Bring the labels of ``found``, read from ``source``, into the order of ``classes``; see ``load_val``."""
     names = classes.names
-    # A class that was only not found in a VOC folder's files is no contradiction.
-    theirs = found.classes.names if not isinstance(source, VocSource) else {*found.classes.names, *names}
+    # A class that was only not found in a set's files is no contradiction.
+    theirs = found.classes.names if not isinstance(source, NAMES_FOUND) else {*found.classes.names, *names}
     problem = differences("val", theirs, owner, names)
     if problem:
         raise ctx.findings.fatal("D40", name_of(source, ctx), "categories", problem, "make the class lists equal")
-    own = classes if isinstance(source, VocSource) else found.classes  # a VOC folder has no ids
+    own = classes if isinstance(source, NAMES_FOUND) else found.classes  # these have no ids
     ids = dict(zip(own.names, own.ids))
     label = {name: i for i, name in enumerate(names)}
     order = np.array([label[name] for name in found.classes.names], dtype=np.int64)

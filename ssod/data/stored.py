@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from ssod.data.formats.boxrules import ABSURD
-from ssod.data.formats.coco import differences, look_up, read_categories, read_table
+from ssod.data.formats.classlists import differences, read_categories
+from ssod.data.formats.coco import look_up, read_table
 from ssod.data.formats.columns import Rows
 from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.jsonfile import kind, read_any_json

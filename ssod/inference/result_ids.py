@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssod.data.formats.coco import read_categories, read_coco_images, read_table
+from ssod.data.formats.classlists import read_categories
+from ssod.data.formats.coco import read_coco_images, read_table
+from ssod.data.formats.cocoimages import Names
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.infer import unlabeled_source
 from ssod.data.formats.jsonfile import read_json
@@ -62,7 +64,10 @@ def images_of(file: str | os.PathLike) -> Images:
         SsodError: no COCO file, or its images are not found.
     """
     source = unlabeled_source(os.fspath(file), "--unlabeled", {})
-    return read_coco_images(source["ann"], source["images"], Context("", "images"))
+    if source["format"] != "coco":
+        raise SsodError(os.fspath(file), "", "is no COCO JSON", "give one, or a folder of images")
+    names: Names = "last" if source.get("names") == "last" else "path"
+    return read_coco_images(source["ann"], source["images"], Context("", "images"), names=names)
 
 
 def of_file(file: str | os.PathLike | None, found: Images) -> ResultIds:

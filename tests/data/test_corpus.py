@@ -106,6 +106,16 @@ def box(row: int, *values: Any) -> Spoil:
     return put("annotations", row, "bbox", to=list(values))
 
 
+def without_mask(spoil: Spoil) -> Spoil:
+    """Take the mask of the same annotation away, too: it would give a box."""
+
+    def both(nano: Nano) -> None:
+        spoil(nano)
+        nano.train["annotations"][8]["segmentation"] = []
+
+    return both
+
+
 def name(value: str) -> Spoil:
     return put("images", 0, "file_name", to=value)
 
@@ -233,9 +243,9 @@ CASES = [
     ),
     Case("D20", put("annotations", 5, "image_id", to=777), "annotations[5].image_id", ("777 has no image; 1 such",)),
     Case("D20", each(lambda row: row.update(image_id=777)), "annotations[0].image_id", ("777 has no image; 20 such",)),
-    Case("D21", drop("annotations", 8, "bbox"), BAD_BOX, ("missing", "[x, y, width, height]")),
-    Case("D21", put("annotations", 8, "bbox", to=None), BAD_BOX, ("missing",)),
-    Case("D21", box(8), BAD_BOX, ("missing",)),
+    Case("D21", without_mask(drop("annotations", 8, "bbox")), BAD_BOX, ("missing", "[x, y, width, height]")),
+    Case("D21", without_mask(put("annotations", 8, "bbox", to=None)), BAD_BOX, ("missing",)),
+    Case("D21", without_mask(box(8)), BAD_BOX, ("missing",)),
     Case("D22", box(8, 1, 2, 3), BAD_BOX, ("3 values, expected 4 numbers",)),
     Case("D22", box(8, 1, 2, 3, 4, 5), BAD_BOX, ("5 values, expected 4 numbers",)),
     Case("D22", box(8, 1, "2", 3, 4), f"{BAD_BOX}[1]", ("string '2', expected 4 numbers",)),

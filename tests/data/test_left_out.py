@@ -24,6 +24,7 @@ from ssod.data.formats.leftout import LEFT_OUT
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.run import check
 from ssod.transforms.views import Pipeline
+from tests import tool_exports
 from tests.data.nano import Nano, picture, voc, voc_object, xml, yolo
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -129,6 +130,49 @@ def data_yaml(root: Path) -> None:
     (root / "data.yaml").write_text("names: [car, van]\ntrain: ../images/train\n")
 
 
+def title(nano: Nano) -> None:
+    rows = [row | {"supercategory": "vehicles"} for row in nano.train["categories"]]
+    nano.train["categories"] = [{"id": 0, "name": "vehicles", "supercategory": "none"}, *rows]
+
+
+def one_class_more(nano: Nano) -> None:
+    as_yolo(lambda root: (root / "data.yaml").write_text("names: [car, spare, van]\n"))(nano)
+    for path in (nano.root / "yolo/labels/train").iterdir():
+        path.write_text(path.read_text().replace("1 0.5", "2 0.5"))
+    nano.section["classes"] = ["van", "car"]
+
+
+def labeled_alone(nano: Nano) -> None:
+    gone = nano.train["images"][0]["id"]
+    nano.train["annotations"] = [row for row in nano.train["annotations"] if row["image_id"] != gone]
+    nano.section["labeled"]["which"] = "labeled"
+
+
+def exported(export: str, change: Callable[[Path], Any]) -> Spoil:
+    """Make the labelled set an export of a tool, and spoil that."""
+
+    def spoil(nano: Nano) -> None:
+        root = nano.root / "export"
+        tool_exports.EXPORTS[export](root)
+        source = {"format": "labelme", "root": str(root)}
+        if export == "ls_json":
+            source = {"format": "labelstudio", "ann": str(root / "project-1.json"), "images": str(root / "images")}
+        nano.section |= {"labeled": source, "val": None, "classes": None}
+        change(root)
+
+    return spoil
+
+
+def stray(root: Path) -> None:
+    (root / "notes.json").write_text("{}")
+
+
+def annotated_twice(root: Path) -> None:
+    tasks = tool_exports.tasks("")
+    tasks[1]["annotations"] *= 2
+    (root / "project-1.json").write_text(json.dumps(tasks))
+
+
 # name -> what is done, and what is said: {id: count}.
 CASES: dict[str, tuple[Spoil, dict[str, int]]] = {
     "hidden folder": (into(".thumbnails/a.jpg", "@eaDir/b.png"), {"L01": 2}),
@@ -164,6 +208,12 @@ CASES: dict[str, tuple[Spoil, dict[str, int]]] = {
     "filename of another image": (as_voc(second_filename), {"L14": 1}),
     "path that lies elsewhere": (as_yolo(data_yaml), {"L15": 1}),
     "other unicode form": (unicode_forms, {"L16": 1}),
+    "title among the categories": (title, {"L17": 1}),
+    "class without a box": (one_class_more, {"L18": 1}),
+    "images without labels": (labeled_alone, {"L19": 1}),
+    "JSON without shapes": (exported("labelme", stray), {"L20": 1}),
+    "two annotations of a task": (exported("ls_json", annotated_twice), {"L21": 1}),
+    "path on a server": (exported("ls_json", lambda root: None), {"L15": 3}),
 }
 
 
@@ -235,11 +285,13 @@ def test_many_label_files_without_an_image_are_refused(part: str, tmp_path: Path
     assert ("nearly the name of one: '3.png.txt', '3.png'" in str(caught.value)) == ("case" in part)
 
 
-def test_a_part_that_is_mostly_without_labels_is_refused(tmp_path: Path) -> None:
+def test_a_part_that_is_mostly_without_labels_is_learnt_from_by_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     nano = Nano(tmp_path)
     as_yolo(lambda root: [(root / f"labels/train/{i}.txt").unlink() for i in range(7)])(nano)
-    with pytest.raises(Exception, match=r"7 of 12 images have no label file"):
-        build.read_data(config(nano, "bare"))
+    assert len(build.read_data(config(nano, "bare")).labeled) == 5
+    assert told(capsys.readouterr().out) == {"L06": 7}
 
 
 def test_one_entry_an_annotation_is_refused_and_a_few_are_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ssod.data.checks.samefile import common_content, common_places
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.records import Images
-from ssod.data.formats.registry import CocoSource, FolderSource, VocSource, YoloSource
+from ssod.data.formats.registry import AnySource, CocoSource, FolderSource, LabelmeSource, VocSource, YoloSource
 
 # Which pair is compared -> the row of the table of bad inputs, and what to say of images in both.
 _PAIRS = {
@@ -32,7 +32,7 @@ class Blame:
     ctx: Context
 
 
-def blame_source(source: CocoSource | VocSource | YoloSource | FolderSource, file: str, ctx: Context) -> Blame:
+def blame_source(source: AnySource, file: str, ctx: Context) -> Blame:
     """Return what a message says of the source ``source`` at ``file``, whose images can be left out.
 
     Only a list of images can leave some out; a folder or a glob takes what is there.
@@ -42,12 +42,18 @@ def blame_source(source: CocoSource | VocSource | YoloSource | FolderSource, fil
             fix = "remove their lines"
         case FolderSource():
             fix = f"move them elsewhere, or list the others in a .txt file and name that in {ctx.section}.path"
+        case LabelmeSource():
+            fix = "move them elsewhere"
+        case VocSource() if source.split == ".":
+            fix = "move them elsewhere"
         case VocSource():
             fix = f"remove their lines from ImageSets/Main/{source.split}.txt"
         case YoloSource():
             fix = f"move them out of the images of '{source.split}'"
         case CocoSource():
             fix = "remove them from its 'images'"
+        case _:
+            fix = "remove their tasks from it"
     return Blame(file, fix, ctx)
 
 

@@ -55,13 +55,13 @@ def _segmented(value: Any) -> float:
             return sum(_polygon(np.asarray(part, dtype=np.float64)) for part in value)
         if isinstance(value, Mapping):
             counts = value["counts"]
-            return float(sum((_unpacked(counts) if isinstance(counts, str) else counts)[1::2]))
+            return float(sum((unpacked(counts) if isinstance(counts, str) else counts)[1::2]))
     except (KeyError, IndexError, TypeError, ValueError):  # nobody trains on masks here: a broken one is none
         return 0.0
     return 0.0
 
 
-def _unpacked(text: str) -> list[int]:
+def unpacked(text: str) -> list[int]:
     """Return the run lengths that COCO packs into a string.
 
     Six bits a letter, counted from "0": five of the number, the lowest first, and whether more follow; the last one's

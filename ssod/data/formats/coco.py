@@ -15,18 +15,28 @@ import numpy as np
 
 from ssod.data.formats.areas import areas
 from ssod.data.formats.boxrules import check_counts, report_twins, settle
-from ssod.data.formats.cocoimages import read_image_table, repeated
+from ssod.data.formats.classlists import in_order, read_categories, used_ids
+from ssod.data.formats.cocoimages import Names, read_image_table
 from ssod.data.formats.columns import Rows
-from ssod.data.formats.findings import Context, short
+from ssod.data.formats.findings import Context
 from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
+from ssod.data.formats.hulls import fill_boxes
 from ssod.data.formats.jsonfile import kind, read_json
+from ssod.data.formats.marked import Which, keep_labeled, keep_marked
 from ssod.data.formats.readings import check_format, corners, in_pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 
 
 def read_coco(
-    ann: str, images: str, ctx: Context, *, box_format: str | None = None, classes: Sequence[str] | None = None
+    ann: str,
+    images: str,
+    ctx: Context,
+    *,
+    box_format: str | None = None,
+    classes: Sequence[str] | None = None,
+    names: Names = "path",
+    which: Which | None = None,
 ) -> Labeled:
     """Read annotated images.
 
@@ -37,6 +47,8 @@ def read_coco(
         box_format: ``xywh``, ``xyxy`` or ``cxcywh`` in pixels, with ``_norm`` in shares of the image; None = ``xywh``,
             unless the boxes speak against it.
         classes: the names in the order that labels are to have; None = ascending category id.
+        names: what of a ``file_name`` counts, as of ``read_image_table``.
+        which: which of the images, as of ``keep_labeled``.
 
     Raises:
         SsodError: the first error found; all of them are in ``ctx.findings``.
@@ -44,24 +56,36 @@ def read_coco(
     file = ctx.path(ann)
     data = read_json(file, ctx, f"{ctx.section}.ann")
     tables = {name: read_table(data, name, file, ctx) for name in ("images", "categories", "annotations")}
-    known = read_categories(tables["categories"], ctx)
-    found = read_image_table(tables["images"], ctx.path(images), ctx, needed=True)
+    used = used_ids(tables["annotations"])
+    known = read_categories(tables["categories"], ctx, used)
+    found = read_image_table(tables["images"], ctx.path(images), ctx, needed=True, names=names)
     ctx.findings.raise_first()  # what follows refers to ids
-    order = in_order(known, classes, file, ctx)
+    order = in_order(known, classes, file, ctx, used)
     unknown = range(len(found)) if found.sizes is None else np.flatnonzero(~found.sizes.all(1)).tolist()
     found = fill_sizes(found, unknown, file, ctx)
     ctx.findings.raise_first()
     if ctx.rules.exif == "ignore":
         found = stored_sizes(found, file, ctx)
-    return _annotations(tables["annotations"], found, Classes(*order), box_format, ctx)
+    data = _annotations(tables["annotations"], found, Classes(*order), box_format, ctx)
+    return keep_labeled(data, None, which, file, ctx)
 
 
-def read_coco_images(ann: str, images: str, ctx: Context) -> Images:
-    """Read the images of a COCO JSON and nothing else: no box and no category leaves this function."""
+def read_coco_images(
+    ann: str, images: str, ctx: Context, *, names: Names = "path", which: Which | None = None
+) -> Images:
+    """Read the images of a COCO JSON and nothing else: no box and no category leaves this function.
+
+    Args:
+        ann, images, ctx, names: as of ``read_coco``.
+        which: which of the images, as of ``keep_marked``; for it, images are told by the ``image_id`` of annotations.
+    """
     file = ctx.path(ann)
     data = read_json(file, ctx, f"{ctx.section}.ann")
-    found = read_image_table(read_table(data, "images", file, ctx), ctx.path(images), ctx, needed=False)
+    found = read_image_table(read_table(data, "images", file, ctx), ctx.path(images), ctx, needed=False, names=names)
     ctx.findings.raise_first()
+    if which in ("labeled", "bare"):
+        seen = set(map(str, read_table(data, "annotations", file, ctx).values("image_id")))
+        found = keep_marked(found, None, [str(id) in seen for id in found.ids], which, file, ctx)
     return found if found.sizes is None or found.sizes.all() else replace(found, sizes=None)
 
 
@@ -79,59 +103,12 @@ def read_table(data: dict[str, Any], name: str, file: str, ctx: Context) -> Rows
     return Rows(name, data[name], file, ctx.findings)
 
 
-def read_categories(table: Rows, ctx: Context) -> tuple[list[str], list[int]] | None:
-    """Return names and ids by ascending id."""
-    ids, names = table.integers("id"), table.strings("name", "D16")
-    if ids is None or names is None:
-        return None
-    for id, rows in repeated(ids):
-        names_of = " and ".join(short(names[row]) for row in rows[:5])
-        table.findings.error("D16", table.file, "categories", f"id {id} is {names_of}", "ids must be unique")
-    by_name: dict[str, list[int]] = {}
-    for name, id in zip(names, ids.tolist()):
-        by_name.setdefault(name, []).append(id)
-    for name, same in by_name.items():
-        if len(same) > 1:
-            problem = f"name {short(name)} has ids {' and '.join(map(str, same[:5]))}"
-            table.findings.error("D16", table.file, "categories", problem, "merge them")
-    if len(by_name) < len(ids) or len(set(ids.tolist())) < len(ids):
-        return None
-    order = np.argsort(ids, kind="stable")
-    ids, names = ids[order].tolist(), [names[i] for i in order]
-    if ids != list(range(ids[0], ids[0] + len(ids))) or ids[0] not in (0, 1):
-        problem = f"ids {ids[0]}..{ids[-1]} mapped to labels 0..{len(ids) - 1}"
-        table.findings.repaired("D17", table.file, "categories", problem, "results carry the file's ids")
-    return names, ids
-
-
-def in_order(
-    known: tuple[list[str], list[int]], classes: Sequence[str] | None, file: str, ctx: Context
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Put names and ids in the order of ``classes``, which must name the same set."""
-    names, ids = known
-    if classes is None:
-        return tuple(names), tuple(ids)
-    problem = differences("file", names, "data.classes", classes)
-    if problem:
-        raise ctx.findings.fatal("D40", file, "categories", problem, "make the class lists equal")
-    by_name = dict(zip(names, ids))
-    return tuple(classes), tuple(by_name[name] for name in classes)
-
-
-def differences(here: str, mine: Sequence[str], there: str, theirs: Sequence[str]) -> str:
-    """Say which names are in one list only; nothing if the lists hold the same."""
-    parts = []
-    for text, odd in ((here, set(mine) - set(theirs)), (there, set(theirs) - set(mine))):
-        if odd:
-            parts.append(f"only in {text}: {', '.join(map(short, sorted(odd)[:5]))}")
-    return f"categories differ: {'; '.join(parts)}" if parts else ""
-
-
 def _annotations(table: Rows, images: Images, classes: Classes, box_format: str | None, ctx: Context) -> Labeled:
     file, findings = table.file, ctx.findings
     _check_ids(table)
     image = look_up(table, "image_id", np.array(images.ids, dtype=np.int64), "D20")
     label = look_up(table, "category_id", np.array(classes.ids, dtype=np.int64), "D19")
+    fill_boxes(table, box_format, ctx)
     raw = table.boxes()
     crowd = table.flags("iscrowd")
     sound = np.isfinite(raw).all(1) & (image >= 0) & (label >= 0)

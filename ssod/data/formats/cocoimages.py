@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 
@@ -12,11 +13,15 @@ from ssod.data.formats.listing import warn_of_hidden
 from ssod.data.formats.paths import plain_name, refuse_unsafe
 from ssod.data.formats.presence import as_spelled
 from ssod.data.formats.records import Images
+from ssod.data.formats.tails import tails
 
 MANY = 0.25  # of the files may be named by several images
 
 
-def read_image_table(table: Rows, root: str, ctx: Context, *, needed: bool) -> Images:
+Names = Literal["path", "last"]  # what of a file_name counts
+
+
+def read_image_table(table: Rows, root: str, ctx: Context, *, needed: bool, names: Names = "path") -> Images:
     """Read the images of a COCO file, and record what is wrong with their ids, names and sizes.
 
     Args:
@@ -24,22 +29,25 @@ def read_image_table(table: Rows, root: str, ctx: Context, *, needed: bool) -> I
         root: folder that their names are relative to.
         ctx: rules and findings.
         needed: boxes belong to them.
+        names: what of a ``file_name`` counts: ``path``: all of it; ``last``: its longest end that is a file below
+            ``root``, as where a tool wrote the place of a file on its server.
 
     Returns:
         Images; empty where ids or names are unsound.
     """
     ids = table.integers("id")
-    names = table.strings("file_name", "D43")
-    names = None if names is None else list(map(plain_name, names))
+    said = table.strings("file_name", "D43")
+    paths = None if said is None else list(map(plain_name, said))
     sizes = table.sizes()
-    if names is not None:
-        refuse_unsafe(names, root, table.file, "images[{}].file_name", ctx)
-    if ids is None or names is None:
+    if paths is not None:
+        paths = tails(paths, root, table.file, ctx) if names == "last" else paths
+        refuse_unsafe(paths, root, table.file, "images[{}].file_name", ctx)
+    if ids is None or paths is None:
         return Images(root, [], [])
     for id, rows in repeated(ids):
         problem = f"id {id} used {len(rows)}× (rows {', '.join(map(str, rows[:5]))})"
         table.findings.error("D14", table.file, "images", problem, "ids must be unique")
-    found = Images(root, names, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None)
+    found = Images(root, paths, ids.tolist(), sizes.astype(np.int32) if sizes.any() else None)
     found = as_spelled(found, table.file, ctx)
     warn_of_hidden(found.paths, table.file, ctx)
     _report_twice(found, table, needed)

@@ -1,4 +1,4 @@
-"""What is at a path that a user gave: a COCO JSON, a VOC folder, a YOLO folder, or images without labels."""
+"""What is at a path that a user gave: a set of one of the formats, an export of a labelling tool, or images alone."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssod.data.formats.exports import READ, Source, found_in, like, read_set, what_is_in
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import before_wildcard
-from ssod.data.formats.image_folder import image_folder
-from ssod.data.formats.jsonfile import read_json
 from ssod.data.formats.listing import hidden
 from ssod.data.formats.yolofile import NAME, VAL, is_yaml, read_data_yaml, which
 from ssod.data.formats.yoloparts import named_parts
 from ssod.utils.errors import SsodError
 
-Source = dict[str, str]  # a source of the config's `data` section, with absolute paths
-
 _PATHS = ("ann", "images", "root", "path")
+REST = "rest"  # in the place of unlabelled images: those of the labelled set that nobody labelled
 _UNLABELED = ("unlabeled", "unlabelled")
 MEASURED = (*VAL, "test")  # what a run is measured on while it trains; the best model is chosen by it
 
@@ -31,7 +29,8 @@ def labeled_source(
     """Say what annotated set is at ``path``.
 
     Args:
-        path: a COCO JSON, a VOC folder, or a YOLO folder or its data.yaml, whatever that is called.
+        path: a JSON of COCO or Label Studio, a folder of VOC, YOLO or labelme, a data.yaml, whatever that is called,
+            or the folder of such an export.
         option: the command's option that the path came from, for messages.
         splits: names of a part of a VOC or YOLO folder, the likeliest first.
         images: image folder of a COCO JSON; None = look where they usually lie.
@@ -48,13 +47,14 @@ def labeled_source(
     if where.is_file():
         if where.suffix.lower() != ".json":
             raise _unknown(option, path, "is a file, but no COCO JSON")
-        return _coco(where, option, ("images", "annotations", "categories"), images, also)
+        return read_set(where, option, images, also)
     if (where / "ImageSets" / "Main").is_dir():
         return {"format": "voc", "root": str(where), "split": _voc_split(where, option, splits)}
-    json = sorted(where.glob("*.json")) + sorted(where.glob("annotations/*.json"))
-    json = [file for file in json if not hidden(file.name)]
-    hint = f"; it holds {json[0].relative_to(where)}: name that file" if json else ""
-    raise _unknown(option, path, f"has neither ImageSets/Main (VOC) nor data.yaml (YOLO){hint}")
+    source = found_in(where, option, splits, images, also)
+    if source is None:
+        problem, fix = what_is_in(where)
+        raise SsodError("command line", option, f"'{path}' {problem}", fix)
+    return source
 
 
 def unlabeled_source(path: str, option: str, labeled: Source, also: str | None = None) -> Source:
@@ -77,7 +77,7 @@ def unlabeled_source(path: str, option: str, labeled: Source, also: str | None =
     if is_yaml(str(where)) or which(str(where)):
         source = _yolo(where, option, (*_UNLABELED, "train"))
     elif where.is_file() and where.suffix.lower() == ".json":
-        source = _coco(where, option, ("images",), None, also)
+        source = read_set(where, option, None, also, boxes=False)
     elif where.is_file() and where.suffix.lower() != ".txt":
         raise _unknown(option, path, "is neither a COCO JSON nor a .txt list")
     elif (where / "ImageSets" / "Main").is_dir():
@@ -85,8 +85,8 @@ def unlabeled_source(path: str, option: str, labeled: Source, also: str | None =
         source = {"format": "voc", "root": str(where), "split": split}
     else:
         source = {"format": "folder", "path": str(where)}
-    if source == labeled:
-        fix = "name other images; or, to hide 90 % of the labels, drop --unlabeled and give --percent 10"
+    if source == labeled or (source["format"] == "folder" and source["path"] == labeled.get("root")):
+        fix = "name other images, or rest for those without labels; or drop --unlabeled and give --percent 10"
         raise SsodError("command line", option, f"'{path}' holds the labelled images themselves", fix)
     return source
 
@@ -107,17 +107,6 @@ def below_one_root(sources: Sequence[Source]) -> tuple[str | None, list[Source]]
     return root, relative
 
 
-def _coco(ann: Path, option: str, needs: Sequence[str], images: str | None, also: str | None) -> Source:
-    table = read_json(str(ann), Context(), option)
-    for key in needs:
-        if not isinstance(table.get(key), list):
-            raise _unknown(option, str(ann), f"is JSON, but has no list '{key}', so it is no COCO file")
-    folder = image_folder(ann, table["images"], option, images, also)
-    if folder is None:
-        raise _unknown(option, str(ann), "names no image file")
-    return {"format": "coco", "ann": str(ann), "images": str(folder)}
-
-
 def _voc_split(root: Path, option: str, wanted: Sequence[str]) -> str:
     files = sorted((root / "ImageSets" / "Main").glob("*.txt"))
     lists = [file.stem for file in files if not hidden(file.name)]
@@ -135,8 +124,9 @@ def _yolo(where: Path, option: str, wanted: Sequence[str]) -> Source:
 
 def _pick(found: Sequence[str], wanted: Sequence[str], option: str, where: str) -> str:
     for name in wanted:
-        if name in found:
-            return name
+        alike = [name] if name in found else [other for other in found if like(other, name)]
+        if len(alike) == 1:
+            return alike[0]
     if len(found) == 1:
         return found[0]
     there = f"it has {', '.join(found[:8])}" if found else "it is empty"
@@ -150,7 +140,7 @@ def _nearest(where: Path) -> str:
 
 
 def _unknown(option: str, path: str, problem: str) -> SsodError:
-    known = "COCO JSON, VOC folder (ImageSets/Main) or YOLO folder (data.yaml)"
+    known = READ
     if option == "--unlabeled":
         known = "folder, glob or .txt list of images, or one of the labelled formats"
     return SsodError("command line", option, f"'{path}' {problem}", f"give a {known}")
@@ -169,7 +159,8 @@ def data_section(
     """Return the ``data`` section for what the user named, with paths below one root."""
     if unlabeled is None and percent is None:
         fix = (
-            "name images without boxes, or give --percent 10 to keep the labels of 10 % of --labeled and hide the rest"
+            "name images without boxes, or 'rest' for those of --labeled that nobody labelled, or give --percent 10 to "
+            "hide the labels of all but 10 % of it"
         )
         raise SsodError("command line", "--unlabeled", "missing", fix)
     if percent is not None and not 0 < percent < 100:
@@ -183,7 +174,10 @@ def data_section(
         raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
     sources = {"labeled": taught, "val": measured}
     if unlabeled is not None:
-        free = unlabeled_source(unlabeled, "--unlabeled", taught, also=images)
+        if unlabeled == REST:
+            free, taught = taught | {"which": "bare"}, taught | {"which": "labeled"}
+        else:
+            free = unlabeled_source(unlabeled, "--unlabeled", taught, also=images)
         sources = {"labeled": taught, "unlabeled": free, "val": measured}
     _refuse_idle("--images", images, list(sources.values()))
     _refuse_idle("--val-images", val_images, [measured])
@@ -197,6 +191,6 @@ def data_section(
 
 
 def _refuse_idle(option: str, folder: str | None, sources: list[dict[str, str]]) -> None:
-    """Refuse an image folder that belongs to no COCO JSON."""
-    if folder is not None and all(source["format"] != "coco" for source in sources):
+    """Refuse an image folder that belongs to no JSON."""
+    if folder is not None and not {"coco", "labelstudio"} & {source["format"] for source in sources}:
         raise SsodError("command line", option, f"'{folder}' is for a COCO JSON, and there is none", "leave it out")

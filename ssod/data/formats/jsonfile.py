@@ -20,8 +20,8 @@ from ssod.utils.errors import Exit
 TOO_LONG = 1 << 63
 
 # COCO's masks are most of a file and no detector here reads them; they are dropped object by object while parsing,
-# which halves the memory. Where the area beside a mask is odd the mask is kept, for its own.
-UNREAD = ("segmentation", "keypoints", "caption")
+# which halves the memory. Where the area beside a mask is odd the mask is kept, for its own, and where there is no box.
+UNREAD = ("segmentation", "keypoints", "caption", "imageData")
 
 
 def nearest(path: str) -> str:
@@ -101,7 +101,7 @@ def read_any_json(path: str, ctx: Context, field: str) -> Any:
         row = dict(pairs)
         if len(row) != len(pairs):
             repeated.append((row, *_first_repeated(pairs)))
-        mask = row.get("segmentation") if _odd_area(row) else None
+        mask = row.get("segmentation") if _needs_mask(row) else None
         for key in UNREAD:
             row.pop(key, None)
         if mask is not None:
@@ -121,9 +121,11 @@ def read_any_json(path: str, ctx: Context, field: str) -> Any:
     return top
 
 
-def _odd_area(row: dict[str, Any]) -> bool:
-    """Return whether an annotation states an area that its box hardly has: its mask may tell a better one."""
+def _needs_mask(row: dict[str, Any]) -> bool:
+    """Return whether an annotation has no box, or states an area that it hardly has: its mask may tell a better one."""
     area, box = row.get("area"), row.get("bbox")
+    if box is None or box == []:
+        return True
     try:
         return not max(box[2], box[3], 2) / 2 <= area <= 1.1 * (box[2] + 1) * (box[3] + 1)
     except (

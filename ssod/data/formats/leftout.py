@@ -34,7 +34,11 @@ LEFT_OUT: dict[str, Left] = {
     "L03": Left("skipped", "files with other endings", "convert them to one of {jpg, png, webp, bmp, tif}"),
     "L04": Left("skipped", "lines that begin with # and name an image", "write ./# where a file's name begins so"),
     "L05": Left("warning", "label files without an image", "give them the names of their images"),
-    "L06": Left("warning", "images without a label file", "taken as images without objects; label them, or move them"),
+    "L06": Left(
+        "warning",
+        "images without a label file",
+        "taken as unlabelled; or, with `which: all`, as images without objects",
+    ),
     "L08": Left("skipped", "images without an object", "in neither part of an index file's split"),
     "L09": Left("skipped", "boxes of images outside the unlabelled set", "give the file of these images"),
     "L10": Left("warning", "boxes of at most a pixel once their images are resized", "raise the size in views"),
@@ -48,6 +52,11 @@ LEFT_OUT: dict[str, Left] = {
     ),
     "L15": Left("repaired", "paths that lie elsewhere than they say", "mend them in the file"),
     "L16": Left("repaired", "names in another Unicode form than the disk's", "files of the same letters are taken"),
+    "L17": Left("skipped", "titles among the categories", "no box has it, so it is no class; remove it from the file"),
+    "L18": Left("skipped", "classes without a box", "data.classes does not name them; add them if they are meant"),
+    "L19": Left("skipped", "images without labels", "`which: labeled` leaves them out"),
+    "L20": Left("skipped", "JSON files without shapes", "no labels of an image; move them elsewhere"),
+    "L21": Left("warning", "other annotations of one task", "the last is taken, or the ground truth; keep one"),
 }
 
 

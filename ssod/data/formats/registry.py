@@ -1,4 +1,4 @@
-"""Where images come from: four formats, one config section each, and the two ways to read any of them.
+"""Where images come from: the formats, one config section each, and the two ways to read any of them.
 
 ``read_labeled`` gives images with boxes. ``read_images`` gives images only: of an annotated source it reads the list
 of images and never builds an object that holds a box, so that no label of the unlabelled set can reach training.
@@ -12,16 +12,29 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ssod.data.formats.coco import read_coco, read_coco_images
+from ssod.data.formats.cocoimages import Names
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.header import turn_upright
+from ssod.data.formats.labelme import read_labelme, read_labelme_images
+from ssod.data.formats.labelstudio import read_labelstudio, read_labelstudio_images
+from ssod.data.formats.marked import Which
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.formats.voc import read_voc, read_voc_images
 from ssod.data.formats.yolo import read_yolo, read_yolo_images
 from ssod.utils.schema import Section
 
 
-class CocoSource(Section):
+class _Annotated(Section):
+    """Images with labels."""
+
+    which: Which | None = None
+    """Which of its images: `all`; `labeled`: those with labels; `bare`: the others, as data.unlabeled. An image without
+    a label file is bare; where none lacks one, and in a JSON, one without a box. By default images without a label file
+    are left out of a labelled set, and every other image without a box shows no object."""
+
+
+class CocoSource(_Annotated):
     """A COCO JSON and the folder of its images."""
 
     format: Literal["coco"]
@@ -33,27 +46,48 @@ class CocoSource(Section):
     """How the file writes a box. COCO's own, and the default, is xywh in pixels; `_norm`: in shares of the image's
     width and height; `cx`, `cy`: the centre. What is written here is believed; by default boxes that fit another
     reading alone are refused."""
+    names: Names | None = None
+    """What of a `file_name` counts: `path`, the default: all of it; `last`: its longest end that is a file in `images`,
+    as where a tool wrote the place of a file on its server."""
 
 
-class VocSource(Section):
-    """A PASCAL VOC folder: ImageSets/Main, Annotations, JPEGImages."""
+class VocSource(_Annotated):
+    """A PASCAL VOC folder: ImageSets/Main, Annotations, JPEGImages; or XML files in Annotations or beside images."""
 
     format: Literal["voc"]
     root: str
     "The folder, e.g. voc/VOCdevkit/VOC2007."
     split: str
-    "A list in ImageSets/Main, e.g. trainval."
+    'A list in ImageSets/Main, e.g. trainval; ".": all annotations.'
 
 
-class YoloSource(Section):
+class YoloSource(_Annotated):
     """A YOLO set: data.yaml, which names the images of its parts, and a label file for each image."""
 
     format: Literal["yolo"]
     root: str
-    "The folder that holds data.yaml, or such a file of another name."
+    "The folder that holds data.yaml, or such a file by any name."
     split: str
     """Which part: train, val or test of data.yaml; one that it does not name is images/<part> or <part>/images, and "."
     is images itself."""
+
+
+class LabelmeSource(_Annotated):
+    """labelme's files: a JSON beside each image."""
+
+    format: Literal["labelme"]
+    root: str
+    "The folder, which is searched recursively."
+
+
+class LabelStudioSource(_Annotated):
+    """Label Studio's own JSON, and the folder of its images."""
+
+    format: Literal["labelstudio"]
+    ann: str
+    "The JSON."
+    images: str
+    "Folder of the images, under the names that the tasks give them."
 
 
 class FolderSource(Section):
@@ -66,12 +100,15 @@ class FolderSource(Section):
     "Folder that the lines of a .txt list are relative to; by default the list's own."
 
 
-LabeledSource = Annotated[CocoSource | VocSource | YoloSource, Field(discriminator="format")]
-Source = Annotated[CocoSource | VocSource | YoloSource | FolderSource, Field(discriminator="format")]
+AnnotatedSource = CocoSource | VocSource | YoloSource | LabelmeSource | LabelStudioSource
+AnySource = AnnotatedSource | FolderSource
+LabeledSource = Annotated[AnnotatedSource, Field(discriminator="format")]
+Source = Annotated[AnySource, Field(discriminator="format")]
+NAMES_FOUND = (VocSource, LabelmeSource, LabelStudioSource)  # without a list of classes: they are those found
 
 
 def read_labeled(
-    source: CocoSource | VocSource | YoloSource, ctx: Context | None = None, *, classes: Sequence[str] | None = None
+    source: AnnotatedSource, ctx: Context | None = None, *, classes: Sequence[str] | None = None
 ) -> Labeled:
     """Read images with their boxes.
 
@@ -79,7 +116,8 @@ def read_labeled(
         source: one of the annotated formats.
         ctx: data root, rules and findings; None = those of a bare call.
         classes: the class names in the order that labels are to have, the same ones that the file lists; None = the
-            file's own order (COCO: ascending id; YOLO: as listed; VOC, which has no list: the names found, sorted).
+            file's own order (COCO: ascending id; YOLO: as listed; others, which have no list: the names found, sorted).
+            Classes that a file lists and no box has may be left out.
 
     Raises:
         SsodError: the first error; all of them are in ``ctx.findings``.
@@ -87,23 +125,39 @@ def read_labeled(
     ctx = ctx or Context()
     match source:
         case CocoSource():
-            data = read_coco(source.ann, source.images, ctx, box_format=source.box_format, classes=classes)
+            data = read_coco(
+                source.ann,
+                source.images,
+                ctx,
+                box_format=source.box_format,
+                classes=classes,
+                names=source.names or "path",
+                which=source.which,
+            )
         case VocSource():
-            data = read_voc(source.root, source.split, ctx, classes=classes)
+            data = read_voc(source.root, source.split, ctx, classes=classes, which=source.which)
         case YoloSource():
-            data = read_yolo(source.root, source.split, ctx, classes=classes)
+            data = read_yolo(source.root, source.split, ctx, classes=classes, which=source.which)
+        case LabelmeSource():
+            data = read_labelme(source.root, ctx, classes=classes, which=source.which)
+        case LabelStudioSource():
+            data = read_labelstudio(source.ann, source.images, ctx, classes=classes, which=source.which)
     return turn_upright(data, ctx) if ctx.rules.exif == "ignore" else data
 
 
-def read_images(source: CocoSource | VocSource | YoloSource | FolderSource, ctx: Context | None = None) -> Images:
+def read_images(source: AnySource, ctx: Context | None = None) -> Images:
     """Read images without labels, from any format; see ``read_labeled``."""
     ctx = ctx or Context()
     match source:
         case CocoSource():
-            return read_coco_images(source.ann, source.images, ctx)
+            return read_coco_images(source.ann, source.images, ctx, names=source.names or "path", which=source.which)
         case VocSource():
-            return read_voc_images(source.root, source.split, ctx)
+            return read_voc_images(source.root, source.split, ctx, which=source.which)
         case YoloSource():
-            return read_yolo_images(source.root, source.split, ctx)
+            return read_yolo_images(source.root, source.split, ctx, which=source.which)
+        case LabelmeSource():
+            return read_labelme_images(source.root, ctx, which=source.which)
+        case LabelStudioSource():
+            return read_labelstudio_images(source.ann, source.images, ctx, which=source.which)
         case FolderSource():
             return read_folder(source.path, source.images, ctx)

@@ -1,4 +1,4 @@
-"""PASCAL VOC folders: ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml``, ``JPEGImages``.
+"""PASCAL VOC folders: ``ImageSets/Main/<split>.txt``, ``Annotations/*.xml``, ``JPEGImages``, or less (``voclayout``).
 
 VOC counts pixels from 1 and includes the last one, so 1 is subtracted from xmin and ymin and nothing from xmax and
 ymax, as detectron2 does: a box from 1 to 200 is then 0..200, the whole of a 200-pixel image. ``difficult`` objects are
@@ -7,24 +7,26 @@ kept and flagged. Which image a line means is said in ``vocnames``.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ssod.data.formats.boxrules import check_classes, check_counts, report_twins, settle
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
+from ssod.data.formats.listing import image_names
+from ssod.data.formats.marked import Which, keep_labeled, keep_marked
+from ssod.data.formats.named import Named, assemble
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.presence import spelled
 from ssod.data.formats.readings import check_format
-from ssod.data.formats.records import Classes, Images, Labeled
-from ssod.data.formats.vocnames import IMAGES, Chooser, Folder, read_list
+from ssod.data.formats.records import Images, Labeled
+from ssod.data.formats.voclayout import ALL, Layout, find_layout
+from ssod.data.formats.vocnames import Chooser, Folder, Line, read_list
 from ssod.data.formats.xmlfile import XmlProblem, parse_xml
 from ssod.utils.errors import Exit, SsodError
 
@@ -41,14 +43,17 @@ class _Box:
     difficult: bool
 
 
-def read_voc(root: str, split: str, ctx: Context, *, classes: Sequence[str] | None = None) -> Labeled:
+def read_voc(
+    root: str, split: str, ctx: Context, *, classes: Sequence[str] | None = None, which: Which | None = None
+) -> Labeled:
     """Read the annotated images of a split, in the order of its list.
 
     Args:
-        root: folder that holds ``ImageSets``, relative to the data root or absolute.
-        split: name of a list in ``ImageSets/Main``, e.g. ``trainval``.
+        root: folder that holds ``ImageSets``, relative to the data root or absolute; or one of annotations and images.
+        split: name of a list in ``ImageSets/Main``, e.g. ``trainval``; ".": all annotations, sorted by name.
         ctx: root, rules and findings.
         classes: the class names in order; an object of another class is an error. None = the names found, sorted.
+        which: which of the images, as of ``keep_labeled``. Images without an annotation are there for "." alone.
 
     Returns:
         Labeled; ids are the list's entries, class ids count from 0.
@@ -56,63 +61,91 @@ def read_voc(root: str, split: str, ctx: Context, *, classes: Sequence[str] | No
     Raises:
         SsodError: the first error found; all of them are in ``ctx.findings``.
     """
-    base = ctx.path(root)
-    lines = read_list(base, split, ctx)
-    chooser = _chooser(base, split, ctx)
+    layout = find_layout(ctx.path(root))
+    base = layout.base
+    lines = read_list(layout, split, ctx)
+    chooser = _chooser(layout, split, ctx)
     objects: list[_Box] = []
     paths: list[str] = []
     sizes = np.zeros((len(lines), 2), dtype=np.int32)
     for row, line in enumerate(lines):
-        tree = _open(base, line.stem, f"{_listed(split)} line {line.number}", ctx)
+        tree = _open(layout, line.stem, _where(split, line), ctx)
         if tree is not None:
             sizes[row] = _size(tree)
-            objects += _objects(tree, row, f"Annotations/{line.stem}.xml", ctx)
+            objects += _objects(tree, row, layout.file(line.stem), ctx)
             paths.append(chooser.choose(line, (tree.findtext("filename") or "").strip()))
     chooser.report()
     ctx.findings.raise_first()
-    unknown = np.flatnonzero((sizes <= 0).any(1)).tolist()
-    images = Images(os.path.join(base, IMAGES), paths, [line.stem for line in lines], sizes)
+    images = Images(layout.image_folder(), paths, [line.stem for line in lines], sizes)
+    if split == ALL:
+        images = _with_bare(images, ctx)
+    unknown = np.flatnonzero((images.sizes <= 0).any(1)).tolist()
     images = fill_sizes(images, unknown, base, ctx, id="V03")
     ctx.findings.raise_first()
     if ctx.rules.exif == "ignore":
         images = stored_sizes(images, base, ctx)
-    names = tuple(sorted({o.name for o in objects})) if classes is None else tuple(classes)
-    return _labeled(images, objects, Classes(names, tuple(range(len(names)))), base, ctx)
+    data = _labeled(images, objects, classes, layout, ctx)
+    return keep_labeled(data, _have_files(images, lines, split), which, base, ctx)
 
 
-def read_voc_images(root: str, split: str, ctx: Context) -> Images:
+def read_voc_images(root: str, split: str, ctx: Context, *, which: Which | None = None) -> Images:
     """Read the list of a split and no label: an annotation is opened only for its ``<filename>``, and only where there
-    is no image with the annotation's name.
+    is no image with the annotation's name. For ``which`` (as of ``keep_marked``) it is seen whether it has an object.
     """
-    base = ctx.path(root)
-    lines = read_list(base, split, ctx)
-    chooser = _chooser(base, split, ctx)
-    paths = []
+    layout = find_layout(ctx.path(root))
+    lines = read_list(layout, split, ctx)
+    chooser = _chooser(layout, split, ctx)
+    paths, boxes = [], []
     for line in lines:
-        file = None
-        if line.file is None and not chooser.images.of_stem(line.stem):
-            tree = _open(base, line.stem, f"{_listed(split)} line {line.number}", Context(rules=ctx.rules))
+        file, tree = None, None
+        if which in ("labeled", "bare") or (line.file is None and not chooser.images.of_stem(line.stem)):
+            tree = _open(layout, line.stem, _where(split, line), Context(rules=ctx.rules))
             file = None if tree is None else (tree.findtext("filename") or "").strip()
         paths.append(chooser.choose(line, file))
+        boxes.append(tree is not None and tree.find("object") is not None)
     chooser.report()
     ctx.findings.raise_first()
-    return Images(chooser.images.root, paths, [line.stem for line in lines])
+    images = Images(chooser.images.root, paths, [line.stem for line in lines])
+    if split == ALL:
+        images = _with_bare(images, ctx)
+    boxes += [False] * (len(images) - len(lines))
+    return keep_marked(images, _have_files(images, lines, split), boxes, which, layout.base, ctx)
 
 
-def _chooser(base: str, split: str, ctx: Context) -> Chooser:
-    folder = os.path.join(base, IMAGES)
+def _with_bare(images: Images, ctx: Context) -> Images:
+    """Return the images with those of their folder behind them that no annotation is about."""
+    taken, stems = set(images.paths), set(images.ids)
+    more = [path for path in image_names(images.root, ctx) if path not in taken]
+    stem = [os.path.splitext(path)[0] for path in more]
+    ids = [id if id not in stems else path for id, path in zip(stem, more)]
+    sizes = None if images.sizes is None else np.concatenate([images.sizes, np.zeros((len(more), 2), np.int32)])
+    return replace(images, paths=[*images.paths, *more], ids=[*images.ids, *ids], sizes=sizes)
+
+
+def _have_files(images: Images, lines: Sequence[Line], split: str) -> list[bool] | None:
+    """Return which images have an annotation; None where a list names the images, each of which must have one."""
+    return [row < len(lines) for row in range(len(images))] if split == ALL else None
+
+
+def _chooser(layout: Layout, split: str, ctx: Context) -> Chooser:
+    folder = layout.image_folder()
     if not os.path.isdir(folder):
         raise ctx.findings.fatal("D01", folder, f"{ctx.section}.root", "image folder not found", "fix the path")
-    return Chooser(Folder(folder), base, _listed(split), ctx)
+    return Chooser(Folder(folder), layout.folder(), _listed(split), ctx)
+
+
+def _where(split: str, line: Line) -> str:
+    return f"{_listed(split)} line {line.number}"
 
 
 def _listed(split: str) -> str:
-    return f"ImageSets/Main/{split}.txt"
+    return "all annotations" if split == ALL else f"ImageSets/Main/{split}.txt"
 
 
-def _open(base: str, stem: str, listed: str, ctx: Context) -> Element | None:
+def _open(layout: Layout, stem: str, listed: str, ctx: Context) -> Element | None:
     """Return the tree of one annotation file, or None after recording why not."""
-    name = spelled(base, f"Annotations/{stem}.xml")
+    base = layout.base
+    name = spelled(base, layout.file(stem))
     path = os.path.join(base, name)
     if not os.path.lexists(path):
         ctx.findings.error("V01", path, stem, f"not found ({listed})", "add it or drop the line")
@@ -183,50 +216,18 @@ def _objects(tree: Element, row: int, file: str, ctx: Context) -> list[_Box]:
     return found
 
 
-def _labeled(images: Images, objects: list[_Box], classes: Classes, base: str, ctx: Context) -> Labeled:
-    label = {name: i for i, name in enumerate(classes.names)}
-    strange = [(o.name, o.file) for o in objects if o.name not in label]
-    check_classes(strange, lambda name: _unknown_class(name, classes.names), base, "V06", ctx)
-    ctx.findings.raise_first()
-    image = np.array([o.image for o in objects], dtype=np.int64)
+def _labeled(
+    images: Images, objects: list[_Box], classes: Sequence[str] | None, layout: Layout, ctx: Context
+) -> Labeled:
     corners = np.array([o.corners for o in objects], dtype=np.float64).reshape(-1, 4)
     # xmin = xmax would be one pixel wide; in practice it is a slip of the mouse, dropped like any box without area.
     point = (corners[:, :2] == corners[:, 2:]).any(1, keepdims=True)
     boxes = corners - np.where(point, 0, (1, 1, 0, 0))
-
-    def place(i: int) -> str:
-        return f"{objects[i].file} object[{objects[i].number}].bndbox"
-
-    if not check_format(corners, "xyxy", image, images.sizes, base, ctx, keyed=False):
+    image = np.array([o.image for o in objects], dtype=np.int64)
+    places = [(o.file, f"object[{o.number}].bndbox") for o in objects]
+    named = Named([o.name for o in objects], image, boxes, places, np.array([o.difficult for o in objects], dtype=bool))
+    if not ctx.findings.errors() and not check_format(
+        corners, "xyxy", image, images.sizes, layout.base, ctx, keyed=False
+    ):
         ctx.findings.raise_first()
-    boxes, keep = settle(boxes, image, images, place, base, ctx)
-    starts = np.concatenate([[0], np.bincount(image[keep], minlength=len(images)).cumsum()]).astype(np.int64)
-    check_counts(starts, lambda i: f"Annotations/{images.ids[i]}.xml", base, ctx)
-    labels, kept = np.array([label[o.name] for o in objects], dtype=np.int64)[keep], np.flatnonzero(keep)
-    report_twins(image[keep], labels, boxes[keep], lambda i: place(int(kept[i])), base, ctx)
-    ctx.findings.raise_first()
-    return Labeled(
-        images=images,
-        classes=classes,
-        boxes=boxes[keep],
-        labels=labels,
-        crowd=np.zeros(int(keep.sum()), dtype=bool),
-        difficult=np.array([o.difficult for o in objects], dtype=bool)[keep],
-        starts=starts,
-    )
-
-
-def _unknown_class(name: str, known: Sequence[str]) -> tuple[str, str]:
-    """Return problem and fix of a class that is not declared.
-
-    A slip of the pen leaves four fifths of a name, and case or separators do not count; names that merely rhyme, such
-    as scratches and patches, have less in common.
-    """
-    plain = {_plain(other): other for other in known}
-    close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8)
-    fix = f"did you mean {short(plain[close[0]])}? if not, add it" if close else "add it, or remove these objects"
-    return f"{short(name)} is not in data.classes", fix
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ")
+    return assemble(images, named, classes, layout.base, ctx, name_of=lambda i: layout.file(images.ids[i]))

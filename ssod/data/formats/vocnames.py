@@ -1,4 +1,4 @@
-"""Which image and which annotation a line of a VOC list means.
+"""Which image and which annotation a line of a VOC list means; without a list, all annotations are lines.
 
 A line may have the image's ending or not; ``a.jpg`` is that file and no other. Without an ending, the annotation's
 ``<filename>`` says which image it is about, if there is such a one, and else its own name does.
@@ -15,8 +15,7 @@ from ssod.data.formats.jsonfile import nearest, read_text
 from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.listing import hidden, is_image
 from ssod.data.formats.paths import plain_name, refuse_unsafe, same_text
-
-IMAGES, ANNOTATIONS = "JPEGImages", "Annotations"
+from ssod.data.formats.voclayout import ALL, Layout
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,19 @@ class Folder:
         return [f"{folder}/{name}" if folder else name for name in self._stems[folder].get(same_text(base), [])]
 
 
-def read_list(base: str, split: str, ctx: Context) -> list[Line]:
-    """Return the lines of ``ImageSets/Main/<split>.txt`` that have a name.
+def read_list(layout: Layout, split: str, ctx: Context) -> list[Line]:
+    """Return the lines of ``ImageSets/Main/<split>.txt`` that have a name, or one for each annotation.
 
     Raises:
         SsodError: there is no such list, it is empty, or names an image twice or one outside its folder.
     """
+    base = layout.base
     if not os.path.isdir(base):
         raise ctx.findings.fatal("D01", base, f"{ctx.section}.root", f"not found{nearest(base)}", "fix the path")
+    if split == ALL:
+        return _all_annotations(layout, ctx)
     file, place = os.path.join(base, "ImageSets", "Main", f"{split}.txt"), f"{ctx.section}.split"
-    folder = os.path.join(base, IMAGES)
+    folder = layout.image_folder()
     text = read_text(file, ctx, place, base).split("\n")
     names = [(number, plain_name(name)) for number, line in enumerate(text, start=1) if (name := _name(line))]
     if not names:
@@ -76,7 +78,7 @@ def read_list(base: str, split: str, ctx: Context) -> list[Line]:
     refuse_unsafe([name for _, name in names], folder, file, "name {}", ctx)
     ctx.findings.raise_first()
     images = Folder(folder)
-    lines = [_line(number, name, base, images) for number, name in names]
+    lines = [_line(number, name, layout, images) for number, name in names]
     stems = Counter(line.stem for line in lines)
     if len(stems) < len(lines):
         twice = stems.most_common(1)[0][0]
@@ -94,10 +96,20 @@ def _name(line: str) -> str:
     return line.strip()
 
 
-def _line(number: int, name: str, base: str, images: Folder) -> Line:
+def _all_annotations(layout: Layout, ctx: Context) -> list[Line]:
+    stems = layout.stems()
+    if not stems:
+        problem, place = "0 annotations (.xml)", f"{ctx.section}.root"
+        raise ctx.findings.fatal("D08", layout.folder(), place, problem, "fix the path")
+    refuse_unsafe(stems, layout.folder(), layout.folder(), "name {}", ctx)
+    ctx.findings.raise_first()
+    return [Line(number, stem, None) for number, stem in enumerate(stems, start=1)]
+
+
+def _line(number: int, name: str, layout: Layout, images: Folder) -> Line:
     if not is_image(name) or images.of_stem(name):
         return Line(number, name, None)
-    if os.path.lexists(os.path.join(base, ANNOTATIONS, f"{name}.xml")):  # some tools keep the ending: a.jpg.xml
+    if os.path.lexists(os.path.join(layout.base, layout.file(name))):  # some tools keep the ending: a.jpg.xml
         return Line(number, name, name)
     return Line(number, os.path.splitext(name)[0], name)
 
@@ -108,7 +120,7 @@ class Chooser:
 
     Attributes:
         images: those that are there.
-        base: the VOC folder.
+        place: the folder of the annotations.
         list: the list, for messages.
         ctx: section and findings.
         lost: annotations whose ``<filename>`` is no image.
@@ -117,7 +129,7 @@ class Chooser:
     """
 
     images: Folder
-    base: str
+    place: str
     list: str
     ctx: Context
     lost: list[str] = field(default_factory=list)
@@ -162,11 +174,10 @@ class Chooser:
         return self.images.of_stem(name)
 
     def _error(self, line: Line, problem: str, fix: str = "mend <filename>") -> None:
-        file = os.path.join(self.base, ANNOTATIONS, f"{line.stem}.xml")
+        file = os.path.join(self.place, f"{line.stem}.xml")
         self.ctx.findings.error("D14", file, self.ctx.section, problem, fix)
 
     def report(self) -> None:
         """Record what was found out about all of them."""
-        place = os.path.join(self.base, ANNOTATIONS)
-        report_left_out("L13", self.lost, place, self.ctx)
-        report_left_out("L14", self.other, place, self.ctx)
+        report_left_out("L13", self.lost, self.place, self.ctx)
+        report_left_out("L14", self.other, self.place, self.ctx)

@@ -1,7 +1,8 @@
 """YOLO sets: data.yaml says which images a part has (``yoloparts``), and each image has a text file (``yololabels``).
 
-A line is ``class cx cy width height`` in shares of the image, so the sizes of all annotated images are read from their
-headers. An image without a text file, or with an empty one, has no boxes.
+A line is ``class cx cy width height`` in shares of the image, or ``class x y x y x y ...``, a polygon, of which the box
+around it is taken. The sizes of all annotated images are read from their headers. An empty text file says that there
+is no object; an image without one is unlabelled (``marked``).
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from ssod.data.formats.boxrules import check_classes, check_counts, report_twins, settle
-from ssod.data.formats.coco import in_order
+from ssod.data.formats.classlists import in_order
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.header import fill_sizes
+from ssod.data.formats.hulls import around_points
 from ssod.data.formats.jsonfile import read_text
+from ssod.data.formats.marked import Which, keep_labeled, keep_marked
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.formats.yolofile import check_nc, class_names, read_data_yaml
-from ssod.data.formats.yololabels import find_labels
+from ssod.data.formats.yololabels import Labels, find_labels
 from ssod.data.formats.yoloparts import find_part
 from ssod.utils.errors import SsodError
 
@@ -27,7 +30,9 @@ from ssod.utils.errors import SsodError
 SLACK = 0.01
 
 
-def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | None = None) -> Labeled:
+def read_yolo(
+    root: str, split: str, ctx: Context, *, classes: Sequence[str] | None = None, which: Which | None = None
+) -> Labeled:
     """Read the annotated images of a split, sorted by path; those of a list in its order.
 
     Args:
@@ -36,6 +41,7 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
         ctx: root, rules and findings.
         classes: the names in the order that labels are to have; None = that of data.yaml. Where data.yaml lists no
             names, they name its classes.
+        which: which of the images, as of ``keep_labeled``.
 
     Returns:
         Labeled; ids are the images' paths without suffix, class ids the numbers in the text files.
@@ -47,7 +53,6 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
     declared = class_names(data, ctx, needed=classes is None)
     names = list(classes) if declared is None else declared
     check_nc(data, names, ctx)
-    order = Classes(*in_order((names, list(range(len(names)))), classes, data.file, ctx))
     part = find_part(data, split, ctx)
     images = part.images
     _refuse_twins(images, ctx)
@@ -61,16 +66,34 @@ def read_yolo(root: str, split: str, ctx: Context, *, classes: Sequence[str] | N
         for number, row in _boxes(labels.root, name, len(names), strange, ctx) if name is not None else ():
             rows.append([i, *row])
             places.append((name, number))
+    known = names, list(range(len(names)))
+    order = Classes(*in_order(known, classes, data.file, ctx, {int(row[1]) for row in rows}))
     listed = "data.classes" if declared is None else os.path.basename(data.file)
     problem, fix = f"is not in 0..{len(names) - 1}", f"add its name to {listed}, or mend the lines"
     check_classes(strange, lambda label: (f"class {short(label, 30)} {problem}", fix), labels.root, "D19", ctx)
     ctx.findings.raise_first()
-    return _labeled(images, order, rows, places, labels.root, ctx)
+    found = _labeled(images, order, rows, places, labels.root, ctx)
+    return keep_labeled(found, [name is not None for name in labels.names], which, labels.root, ctx)
 
 
-def read_yolo_images(root: str, split: str, ctx: Context) -> Images:
-    """Read the images of a split and nothing else: no label file is opened."""
-    return find_part(read_data_yaml(ctx.path(root), ctx, needed=False), split, ctx).images
+def read_yolo_images(root: str, split: str, ctx: Context, *, which: Which | None = None) -> Images:
+    """Read the images of a split and nothing else: no label file is opened, but to see for ``which`` that it is empty.
+
+    Args:
+        root, split, ctx: as of ``read_yolo``.
+        which: which of the images, as of ``keep_marked``.
+    """
+    part = find_part(read_data_yaml(ctx.path(root), ctx, needed=False), split, ctx)
+    if which not in ("labeled", "bare"):
+        return part.images
+    labels = find_labels(part, ctx)
+    boxes = [name is not None and _says_something(labels, name, ctx) for name in labels.names]
+    return keep_marked(part.images, [name is not None for name in labels.names], boxes, which, labels.root, ctx)
+
+
+def _says_something(labels: Labels, name: str, ctx: Context) -> bool:
+    path = safe_join(labels.root, name, allow_symlinks=ctx.rules.allow_symlinks)
+    return os.path.getsize(path) > 0 and bool(read_text(path, ctx, "labels").strip())
 
 
 def _refuse_twins(images: Images, ctx: Context) -> None:
@@ -104,16 +127,28 @@ def _boxes(
             if problem is None and float(line.split()[0]) not in range(num_classes):
                 strange.append((line.split()[0], name))
             elif problem is None:
-                found.append((number, [float(value) for value in line.split()]))
+                found.append((number, _row(line.split())))
             else:
                 id, text, fix = problem
                 ctx.findings.error(id, path, f"line {number}", text, fix)
     return found
 
 
+def _row(values: list[str]) -> list[float]:
+    """Return class, cx, cy, width, height of a sound line."""
+    label, *numbers = map(float, values)
+    corners = around_points(numbers) if len(numbers) > 4 else None
+    if corners is None:
+        return [label, *numbers]
+    x1, y1, x2, y2 = corners
+    return [label, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+
+
 def _line_problem(values: list[str]) -> tuple[str, str, str] | None:
-    if len(values) != 5:
-        return "D22", f"{len(values)} values, expected 5: class cx cy width height", "mend or drop the line"
+    polygon = len(values) >= 7 and len(values) % 2 == 1
+    if len(values) != 5 and not polygon:
+        problem = f"{len(values)} values, expected 5: class cx cy width height (or a polygon: class x y x y x y ...)"
+        return "D22", problem, "mend or drop the line"
     try:
         _, *box = map(float, values)
     except ValueError:
@@ -122,7 +157,7 @@ def _line_problem(values: list[str]) -> tuple[str, str, str] | None:
         wrong = next(value for value in values[1:] if not -SLACK <= float(value) <= 1 + SLACK)
         id = "D12" if wrong.lower().lstrip("+-") in ("nan", "inf", "infinity") else "D26"
         return id, f"{short(wrong, 30)} is not in 0..1; are these pixels?", "divide by the image's width and height"
-    if box[2] < 0 or box[3] < 0:
+    if not polygon and (box[2] < 0 or box[3] < 0):
         return "D24", f"size {box[2]:g} {box[3]:g} is negative", "mend or drop the line"
     return None
 
@@ -146,5 +181,6 @@ def _labeled(
     report_twins(image[keep], label[keep], boxes[keep], lambda i: place(int(kept[i])), labels, ctx)
     ctx.findings.raise_first()
     none = np.zeros(int(keep.sum()), dtype=bool)
-    in_place = np.argsort(classes.ids)  # the file's numbers -> labels
+    in_place = np.full(max(classes.ids) + 1, -1)  # the file's numbers -> labels
+    in_place[list(classes.ids)] = np.arange(len(classes))
     return Labeled(images, classes, boxes[keep], in_place[label[keep]], none, none, starts)

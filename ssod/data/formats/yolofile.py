@@ -14,12 +14,15 @@ from ssod.data.formats.darknet import CLASSES, OBJ_DATA, read_names, read_obj_da
 from ssod.data.formats.findings import Context, default_root, short
 from ssod.data.formats.jsonfile import kind, nearest, read_text
 from ssod.data.formats.leftout import report_left_out
+from ssod.data.formats.listing import is_image
+from ssod.data.formats.paths import Opener
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import parse_yaml
 
 NAME = "data.yaml"
 VAL = ("val", "valid", "validation")  # one part under three names
 PARTS = ("train", *VAL, "test")
+_LOOKED_AT = 1 << 20  # characters of a file of another name, to see what it is
 _MOST_VALUES = 50_000  # of a file; a class by its number is two
 
 
@@ -51,12 +54,36 @@ def is_yaml(path: str) -> bool:
 
 
 def which(folder: str) -> str | None:
-    """Return the name of the file that says what set lies in a folder; None if it is no YOLO folder."""
+    """Return the name of the file that says what set lies in a folder; None if it is no YOLO folder.
+
+    That is data.yaml, or the one YAML file of another name that lists ``names`` and a part.
+    """
     for name in (NAME, OBJ_DATA):
         if os.path.lexists(os.path.join(folder, name)):
             return name
-    flat = os.path.isfile(os.path.join(folder, CLASSES)) and os.path.isdir(os.path.join(folder, "images"))
-    return CLASSES if flat else None
+    others = [name for name in _listed(folder) if is_yaml(name) and _lists_names(folder, name)]
+    if len(others) == 1:
+        return others[0]
+    flat = os.path.isdir(os.path.join(folder, "images")) or any(map(is_image, _listed(folder)))
+    return CLASSES if flat and os.path.isfile(os.path.join(folder, CLASSES)) else None
+
+
+def _listed(folder: str) -> list[str]:
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def _lists_names(folder: str, name: str) -> bool:
+    """Return whether a YAML file has the keys of a data.yaml at the start of lines; reading it says what is wrong."""
+    path = Opener(folder, allow_symlinks=False).path(name)
+    if path is None:
+        return False
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(_LOOKED_AT)
+    except OSError:
+        return False
+    keys = {line.partition(":")[0].strip("\ufeff") for line in text.splitlines()}
+    return "names" in keys and not keys.isdisjoint(PARTS)
 
 
 def read_data_yaml(root: str, ctx: Context, *, needed: bool) -> DataYaml:

@@ -1,4 +1,4 @@
-"""Which text file belongs to which image of a YOLO part, which belong to none, and which images have none."""
+"""Which text file belongs to which image of a YOLO part, and which belong to none."""
 
 from __future__ import annotations
 
@@ -30,11 +30,7 @@ class Labels:
 
 
 def find_labels(part: Part, ctx: Context) -> Labels:
-    """Find the label file of each image of ``part``; record label files without an image, and images without one.
-
-    Many label files without an image are an error, and so is a part most of whose images have none: these would be
-    learnt as images without objects.
-    """
+    """Find the label file of each image of ``part``; record label files without an image, of which many are wrong."""
     images = part.images
     homes: dict[str, str] = {}
     paths: list[str | None] = []
@@ -50,7 +46,6 @@ def find_labels(part: Part, ctx: Context) -> Labels:
     root = os.path.commonpath([home(folder) for folder in part.folders] or list(homes.values()))
     root = os.path.commonpath([root, *homes.values()])
     _report_orphans(part, homes, there, paths, ctx)
-    _report_bare(part, paths, ctx)
     return Labels(root, [None if path is None else os.path.relpath(path, root) for path in paths])
 
 
@@ -129,13 +124,3 @@ def _near(lost: set[str], bare: list[str]) -> list[tuple[str, str]]:
 def _plain(name: str) -> str:
     stem = os.path.splitext(name)[0] if is_image(name) else name
     return "".join(letter for letter in same_text(stem).casefold() if letter.isalnum())
-
-
-def _report_bare(part: Part, paths: list[str | None], ctx: Context) -> None:
-    bare = [name for name, path in zip(part.images.paths, paths) if path is None]
-    if len(bare) * 2 > len(paths) > len(bare):
-        problem = f"{len(bare)} of {len(paths)} images have no label file, first {short(bare[0])}"
-        fix = "label them, name them as data.unlabeled instead, or give those without objects an empty file"
-        ctx.findings.error("L06", part.images.root, ctx.section, problem, fix, count=len(bare))
-    else:
-        report_left_out("L06", bare, part.images.root, ctx, f"of {len(paths)}")

@@ -21,6 +21,7 @@ from ssod.data.formats.presence import as_spelled
 from ssod.data.formats.records import Images
 from ssod.data.formats.yolofile import PARTS, DataYaml, check_base, place_of
 
+ALL = "."  # the part of a set that has no parts
 SAMPLE = 20  # lines of a list that are looked up to learn what they are relative to
 
 
@@ -80,6 +81,8 @@ def _usual(data: DataYaml, split: str, ctx: Context) -> list[str]:
         folder = os.path.normpath(os.path.join(data.base, *names))
         if os.path.isdir(folder):
             return [folder]
+    if split == ALL:
+        return [data.base]
     problem = f"neither images/{split} nor {split}/images is there"
     if data.parts:
         problem = f"{os.path.basename(data.file)} does not name '{split}' (only {', '.join(data.parts)}), and {problem}"
@@ -121,7 +124,7 @@ def _relative_to(lines: Sequence[str], bases: Sequence[str]) -> tuple[str, str]:
 def named_parts(data: DataYaml, folder: str) -> list[str]:
     """Return the parts of a set: those that data.yaml names, or else the folders that are there.
 
-    Where the images lie in ``images`` itself, they are the part ".".
+    Where the images lie in ``images`` itself, or in ``folder``, they are the part ".".
     """
     if data.parts:
         return [name for name in PARTS if name in data.parts]
@@ -129,8 +132,8 @@ def named_parts(data: DataYaml, folder: str) -> list[str]:
     found += [name for name in _folders(folder) if os.path.isdir(os.path.join(folder, name, "images"))]
     if found:
         return sorted(set(found))
-    top = os.path.join(folder, "images")
-    return ["."] if os.path.isdir(top) and any(map(is_image, os.listdir(top))) else []
+    tops = [top for top in (os.path.join(folder, "images"), folder) if os.path.isdir(top)]
+    return [ALL] if any(is_image(name) for top in tops for name in os.listdir(top)) else []
 
 
 def _folders(folder: str) -> list[str]:
