@@ -202,7 +202,7 @@ def label(
     max_pixels: option.MaxPixels = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
-    from ssod.inference.predict import label_files
+    from ssod.inference.label import label_files
 
     how = _given(levels=levels, alpha=alpha, max_pixels=max_pixels)
     label_files(weights, images, out, format=format, score=score, **how)
