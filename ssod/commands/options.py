@@ -1,7 +1,7 @@
 """Words and options that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,3 +78,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")
 ]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others keep the defaults of what is called."""
+    return {key: value for key, value in options.items() if value is not None}

@@ -1,7 +1,8 @@
 """Detections as label files that other tools, and our own readers, can train on: COCO JSON, YOLO, PASCAL VOC.
 
 YOLO and VOC want images and labels side by side, so the images are linked (hard links; copies where the file system
-has none) into the new folder. Nothing is ever written over, and the files are all there or none of them is.
+has none) into the new folder. Nothing is ever written over, and the files are all there or none of them is. What people
+correct labels with is written by ``tool_writers``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import yaml
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.records import Images, Labeled
-from ssod.inference import output_dir, review_queue
+from ssod.inference import output_dir, review_queue, tool_writers
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 
@@ -39,7 +40,7 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
     """Check, before any image is looked at, that labels can be written; return where they will go.
 
     Args:
-        format: ``coco``, ``yolo`` or ``voc``.
+        format: one of ``WRITERS``.
         out: a folder, or for COCO a ``.json`` file.
         images: what the user named.
         found: the images there, which will be labelled.
@@ -50,6 +51,11 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
     """
     if format not in WRITERS:
         raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {', '.join(WRITERS)}")
+    if format in TOOLS:
+        output_dir.refuse_taken(out)
+        if format == "cvat":
+            tool_writers.refuse_not_xml(found.paths, found.root)
+        return out
     if format != "coco":
         output_dir.refuse_inside(out, images)
         output_dir.refuse_taken(out)
@@ -92,7 +98,9 @@ def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: 
 
 
 def source(format: str, target: Path, images: Images) -> str:
-    """Return the lines of a config, on one, that are needed to train on the files at ``target``."""
+    """Return what a config needs to train on the files at ``target``, on one line; of a tool's files, how to go on."""
+    if format in TOOLS:
+        return tool_writers.next_step(format, target, images)
     if format == "coco":
         keys = {"format": format, "ann": str(target.resolve()), "images": os.path.realpath(images.root)}
     else:
@@ -162,7 +170,8 @@ def _voc(target: Path, data: Labeled, scores: np.ndarray) -> None:
     _text(target / "ImageSets" / "Main" / f"{SPLIT}.txt", "".join(f"{name}\n" for name in names))
 
 
-WRITERS: dict[str, Writer] = {"coco": _coco, "yolo": _yolo, "voc": _voc}
+TOOLS: dict[str, Writer] = {"labelstudio": tool_writers.label_studio, "cvat": tool_writers.cvat}
+WRITERS: dict[str, Writer] = {"coco": _coco, "yolo": _yolo, "voc": _voc, **TOOLS}
 
 
 def _leaf(parent: xml.Element, key: str, value: object) -> None:
