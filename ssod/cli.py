@@ -192,7 +192,8 @@ def predict(
     predict_files(weights, images, out, score, **how)
 
 
-app.command()(loop.label)
+for declared in (loop.label, loop.audit):
+    app.command()(declared)
 
 
 @app.command()

@@ -23,12 +23,34 @@ def label(
             "images: 0.9. A class that has no such score is left out."
         ),
     ] = None,
+    next: Annotated[
+        int, typer.Option(min=0, help="Choose so many images to label next, which most is to be learnt from: out/next.")
+    ] = 0,
+    audit: Annotated[
+        int, typer.Option(min=0, help="Draw so many images by chance, whose labels to check: out/audit.")
+    ] = 0,
+    labeled: Annotated[
+        list[str] | None,
+        typer.Option(help="Labelled already, as the run's own images are: neither --next nor --audit takes them."),
+    ] = None,
     levels: option.Levels = None,
     alpha: option.Alpha = None,
     max_pixels: option.MaxPixels = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
+    from ssod.commands.labelled import parts
     from ssod.inference.label import label_files
 
+    wanted = parts(weights, next=next, audit=audit, labeled=labeled or [])
     how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels)
-    label_files(weights, images, out, format=format, score=score, precision=precision, **how)
+    label_files(weights, images, out, format=format, score=score, precision=precision, parts=wanted, **how)
+
+
+def audit(
+    labels: Annotated[str, typer.Argument(help="COCO JSON, VOC folder or YOLO folder: labels, or a sample of them.")],
+    corrected: Annotated[str, typer.Argument(help="What a person made of them, likewise.")],
+) -> None:
+    """Precision and recall of labels, with their intervals, from a sample that a person corrected."""
+    from ssod.commands.audit import audit
+
+    audit(labels, corrected)

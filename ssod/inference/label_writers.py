@@ -36,7 +36,7 @@ val: images/{SPLIT} # the same images: put those here that a person has labelled
 Writer = Callable[[Path, Labeled, np.ndarray], None]  # (target, data, scores [A])
 
 
-def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) -> Path:
+def prepare(format: str, out: Path, images: str | os.PathLike, found: Images, parts: Sequence[str] = ()) -> Path:
     """Check, before any image is looked at, that labels can be written; return where they will go.
 
     Args:
@@ -44,6 +44,7 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
         out: a folder, or for COCO a ``.json`` file.
         images: what the user named.
         found: the images there, which will be labelled.
+        parts: names of the parts of them that are written, too.
 
     Raises:
         SsodError: an unknown format, a target that exists or that a next run would search for images, images whose
@@ -65,7 +66,18 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
     target = out if out.suffix == ".json" else out / "instances.json"
     if target.exists() or review_queue.place(target).exists() or (out != target and out.exists() and not out.is_dir()):
         raise SsodError(target, "", "exists; nothing is written over", "name another place with -o")
+    for taken in (part(target, name).parent for name in parts):
+        if taken.exists():
+            raise SsodError(taken, "", "exists; nothing is written over", "name another place with -o")
     return target
+
+
+def part(target: Path, name: str) -> Path:
+    """Return where a part of the labels at ``target`` goes, in the same format: a folder, or for COCO a file in one."""
+    if target.suffix != ".json":
+        return target / name
+    folder = target.parent / name if target.name == "instances.json" else target.with_name(f"{target.stem}-{name}")
+    return folder / "instances.json"
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def predict_files(
     named = result_ids.of_file(images if result_ids.is_coco(images) else ids, found)
     output_dir.refuse_inside(out, images)
     output_dir.refuse_taken(out)
-    output_dir.refuse_shared(found, _picture_name, "picture", "rename one")
+    output_dir.refuse_shared(found, picture_name, "picture", "rename one")
     model = model_for(weights, found, levels, alpha)
     numbers, classes, said = named.with_classes(model.classes)
     shown, rows = 0, []
@@ -86,7 +86,7 @@ def predict_files(
         for i, picture, detected in look_through(model, found, lowest, bad, max_pixels):
             visible = detected[detected.scores > score]
             shown += len(visible)
-            _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
+            save(draw(picture, visible, model.classes.names), stage / picture_name(found.paths[i]))
             rows += _rows(detected, numbers[i], found.paths[i], classes)
         atomic.write_text(stage / "results.json", json.dumps(rows))
     print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{unreadable(bad)}; {said}")
@@ -181,11 +181,13 @@ def _progress(items: list[Any]) -> Iterator[Any]:
     yield from track(items, "images", console=shown, transient=True, disable=not shown.is_terminal)
 
 
-def _picture_name(path: str) -> str:
+def picture_name(path: str) -> str:
+    """Return the file of the picture that belongs to an image's path."""
     return path if path.lower().endswith((".jpg", ".jpeg", ".png")) else f"{path}.png"
 
 
-def _save(picture: Image.Image, target: Path) -> None:
+def save(picture: Image.Image, target: Path) -> None:
+    """Write a picture; its folder is made if there is none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
 

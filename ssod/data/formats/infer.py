@@ -11,7 +11,7 @@ from typing import Any
 
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import before_wildcard
-from ssod.data.formats.image_folder import image_folder
+from ssod.data.formats.image_folder import image_folder, stated_folder
 from ssod.data.formats.jsonfile import read_json
 from ssod.data.formats.listing import hidden
 from ssod.data.formats.yolofile import NAME, VAL, is_yaml, read_data_yaml, which
@@ -112,7 +112,7 @@ def _coco(ann: Path, option: str, needs: Sequence[str], images: str | None, also
     for key in needs:
         if not isinstance(table.get(key), list):
             raise _unknown(option, str(ann), f"is JSON, but has no list '{key}', so it is no COCO file")
-    folder = image_folder(ann, table["images"], option, images, also)
+    folder = image_folder(ann, table["images"], option, images, also, stated_folder(table))
     if folder is None:
         raise _unknown(option, str(ann), "names no image file")
     return {"format": "coco", "ann": str(ann), "images": str(folder)}
