@@ -60,7 +60,7 @@ def init(
     val: Annotated[str | None, typer.Option(help="Like --labeled, for measuring.")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images without boxes.")] = None,
     percent: option.Percents = None,
-    detector: Annotated[str, typer.Option(help="A file of configs/detectors.")] = "retinanet_r50_fpn",
+    detector: option.OwnDetector = None,
     method: Annotated[str, typer.Option(help="A file of configs/methods.")] = "mean_teacher",
     data: Annotated[
         str | None, typer.Option(help="In place of --labeled and --val: a file of configs/data, such as coco.")
@@ -68,11 +68,13 @@ def init(
     fold: Annotated[int | None, typer.Option(help="Draw of the labels that are kept.")] = None,
     images: option.ImageFolder = None,
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
+    weights: option.BeginWith = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
     from ssod.commands.init import write_config, write_recipe
 
     given = option.given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
+    given |= option.given(weights=weights)
     common = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
     print(write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common))
 
@@ -192,7 +194,7 @@ def predict(
     predict_files(weights, images, out, score, **how)
 
 
-for declared in (loop.label, loop.audit):
+for declared in (loop.label, loop.audit, loop.merge):
     app.command()(declared)
 
 

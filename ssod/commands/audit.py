@@ -45,10 +45,8 @@ def audit(labels: str | os.PathLike, corrected: str | os.PathLike) -> list[Agree
     mine, truth = mine.subset(chosen), truth.subset(common)
     names = joined_classes([truth, mine])
     found = agreement(_truth(truth, names), _found(mine, names))
-    _show(
-        found,
-        f"{Path(labels)} against {Path(corrected)}, {len(common)} images, IoU 0.5; in brackets 95 % intervals (Wilson)",
-    )
+    title = f"{Path(labels)} against {Path(corrected)}, {len(common)} images, IoU 0.5"
+    _show(found, f"{title}; in brackets 95 % intervals (Wilson)")
     left = len(rows) - len(common)
     if left:
         print(f"{left} images of {corrected} are not in {labels}: not compared")

@@ -54,3 +54,18 @@ def audit(
     from ssod.commands.audit import audit
 
     audit(labels, corrected)
+
+
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(help="COCO JSONs, VOC or YOLO folders; corrections after what they correct.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="COCO JSON to write.")],
+    images: Annotated[
+        list[str] | None, typer.Option(help="Image folder of a JSON whose images are in no usual one; may be repeated.")
+    ] = None,
+) -> None:
+    """Several labelled sets to one COCO JSON; of an image that two of them have, the labels of the last count."""
+    from ssod.commands.merge import merge
+
+    merge(sources, out, images=images or [])

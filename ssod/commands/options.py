@@ -50,6 +50,14 @@ Percents = Annotated[
         "--unlabeled names some: then the others are left out. One of the two options is needed.",
     ),
 ]
+OwnDetector = Annotated[
+    str | None,
+    typer.Option("--detector", help="A file of configs/detectors; else that of --weights, or retinanet_r50_fpn."),
+]
+BeginWith = Annotated[
+    str | None,
+    typer.Option("--weights", help="Run folder, or its best.safetensors: the training begins with that teacher."),
+]
 ImageFolder = Annotated[
     str | None,
     typer.Option(

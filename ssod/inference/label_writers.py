@@ -133,7 +133,7 @@ def _stays(root: str, path: str) -> bool:
 
 
 def _coco(target: Path, data: Labeled, scores: np.ndarray) -> None:
-    table = to_coco(data)
+    table = {"info": {"images": os.path.realpath(data.images.root)}, **to_coco(data)}  # `ssod init` looks there
     for annotation, score in zip(table["annotations"], scores.tolist()):
         annotation["bbox"] = [round(value, 3) for value in annotation["bbox"]]
         annotation["area"] = round(annotation["area"], 3)

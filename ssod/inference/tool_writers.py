@@ -1,8 +1,8 @@
 """Detections as tasks of labelling tools, for a person to correct: Label Studio JSON, CVAT XML.
 
 Neither holds an image: the tools get those from where they lie. The layouts are those of Label Studio's "predictions"
-(https://labelstud.io/guide/predictions) and of "CVAT for images 1.1" (https://docs.cvat.ai/docs/manual/advanced/
-xml_format). Both count pixels from the upper left corner of the upright image, as we do.
+(https://labelstud.io/guide/predictions) and of "CVAT for images 1.1" (https://docs.cvat.ai/docs/other/xml_format). Both
+count pixels from the upper left corner of the upright image, as we do.
 """
 
 from __future__ import annotations

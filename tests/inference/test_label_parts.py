@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from ssod.commands.labelled import parts
+from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.records import Images
-from ssod.data.formats.registry import YoloSource, read_labeled
+from ssod.data.formats.registry import CocoSource, YoloSource, read_labeled
 from ssod.inference.label import label_files
 from ssod.inference.label_parts import Wanted, sample, unlabelled
 from ssod.utils.errors import SsodError
@@ -59,6 +60,16 @@ def test_next_and_audit_are_parts_of_the_labels(run: Path, tmp_path: Path, capsy
     (tmp_path / "mine-next").mkdir()
     with pytest.raises(SsodError, match="mine-next: exists"):
         label_files(run, tmp_path / "images", tmp_path / "mine.json", score=0.3, parts=Wanted(next=1))
+
+
+def test_init_finds_the_images_of_what_was_written(run: Path, tmp_path: Path) -> None:
+    written = label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, parts=Wanted(audit=2))
+    for file, count in (("instances.json", 5), ("audit/instances.json", 2)):
+        source = labeled_source(str(tmp_path / "out" / file), "--labeled", ("train",))
+        assert source["images"] == str(tmp_path / "images")
+        back = read_labeled(CocoSource(**source))
+        assert len(back) == count
+        assert back.classes == written.classes
 
 
 def test_parts_have_the_format_of_the_labels(run: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ of images and never builds an object that holds a box, so that no label of the u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from ssod.data.formats.coco import read_coco, read_coco_images
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.header import turn_upright
+from ssod.data.formats.joined import as_one
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.formats.voc import read_voc, read_voc_images
 from ssod.data.formats.yolo import read_yolo, read_yolo_images
@@ -67,16 +69,37 @@ class FolderSource(Section):
 
 
 LabeledSource = Annotated[CocoSource | VocSource | YoloSource, Field(discriminator="format")]
+
+
+class SeveralSource(Section):
+    """Several sets as one, written as a list: `labeled: [{format: coco, ...}, {format: voc, ...}]`."""
+
+    format: Literal["several"]
+    sources: list[LabeledSource] = Field(min_length=1)
+    """Classes go by name. Of an image that several of them have, the labels of the last count; the images must lie
+    below one folder."""
+
+    @property
+    def path(self) -> str:
+        """The first of them, for messages."""
+        first = self.sources[0]
+        return first.ann if isinstance(first, CocoSource) else first.root
+
+
+LabeledSources = Annotated[CocoSource | VocSource | YoloSource | SeveralSource, Field(discriminator="format")]
 Source = Annotated[CocoSource | VocSource | YoloSource | FolderSource, Field(discriminator="format")]
 
 
 def read_labeled(
-    source: CocoSource | VocSource | YoloSource, ctx: Context | None = None, *, classes: Sequence[str] | None = None
+    source: CocoSource | VocSource | YoloSource | SeveralSource,
+    ctx: Context | None = None,
+    *,
+    classes: Sequence[str] | None = None,
 ) -> Labeled:
     """Read images with their boxes.
 
     Args:
-        source: one of the annotated formats.
+        source: one of the annotated formats, or several.
         ctx: data root, rules and findings; None = those of a bare call.
         classes: the class names in the order that labels are to have, the same ones that the file lists; None = the
             file's own order (COCO: ascending id; YOLO: as listed; VOC, which has no list: the names found, sorted).
@@ -86,6 +109,11 @@ def read_labeled(
     """
     ctx = ctx or Context()
     match source:
+        case SeveralSource():
+            parts = [replace(ctx, section=f"{ctx.section}.sources[{i}]") for i in range(len(source.sources))]
+            sets = [read_labeled(one, part) for one, part in zip(source.sources, parts)]
+            declared = any(isinstance(one, VocSource) for one in source.sources)
+            return as_one(sets, ctx, classes=classes, fewer=declared)
         case CocoSource():
             data = read_coco(source.ann, source.images, ctx, box_format=source.box_format, classes=classes)
         case VocSource():
