@@ -55,7 +55,7 @@ def test_a_corrected_file_says_how_right_the_labels_were(
     assert sum(found[name].right for name in ("cat", "dog")) == 4
     out = capsys.readouterr().out
     low, high = wilson(4, 6)
-    assert f"66.7 ({100 * low:.1f}-{100 * high:.1f})" in out
+    assert f"66.7 ({100 * low:.0f}-{100 * high:.0f})" in out
     assert "not compared" not in out
 
 

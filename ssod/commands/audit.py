@@ -92,4 +92,4 @@ def _show(found: list[Agreement], title: str) -> None:
 
 def _share(share: float, right: int, total: int) -> str:
     low, high = wilson(right, total)
-    return "-" if math.isnan(low) else f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
+    return "-" if math.isnan(low) else f"{percent(share)} ({100 * low:.0f}-{100 * high:.0f})"
