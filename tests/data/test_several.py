@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ssod.data.data_config import DataConfig
-from ssod.data.formats.findings import Context
+from ssod.data.datasets import load
+from ssod.data.formats.findings import Context, Findings
 from ssod.data.formats.registry import CocoSource, SeveralSource, VocSource, read_labeled
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import SsodError
@@ -80,3 +81,18 @@ def test_mistakes_name_the_source(root: Path) -> None:
     broken = SeveralSource(format="several", sources=[CocoSource(**COCO), VocSource(**{**VOC, "split": "none"})])
     with pytest.raises(SsodError, match=r"data\.labeled\.sources\[1\]|none"):
         read_labeled(broken, Context(str(root), "data.labeled"))
+
+
+def test_a_run_learns_from_the_list(root: Path) -> None:
+    coco(root / "val.json", root / "val", ["v.jpg"])
+    tree = {"root": str(root), "labeled": [COCO, VOC, YOLO], "split": {"percent": 50, "fold": 1}}
+    tree["val"] = {"format": "coco", "ann": "val.json", "images": "val"}
+    cfg = read_section(DataConfig, tree, "data", Source("my.yaml", {}), {})
+    findings = Findings()
+    data = load(cfg, findings)
+    assert (len(data.labeled), len(data.unlabeled), len(data.val)) == (3, 3, 1)
+    assert not set(data.labeled.images.paths) & set(data.unlabeled.paths)
+    assert data.classes.names == ("cat", "dog")
+    (root / "voc" / "JPEGImages" / "train1.jpg").unlink()
+    with pytest.raises(SsodError, match=r"train1\.jpg"):
+        load(cfg)
