@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssod.commands import listing
+from ssod.commands import listing, loop
 from ssod.commands import options as option
 from ssod.commands.ending import one_line_errors
 from ssod.experiments.run_folder import run_folder
@@ -60,7 +60,7 @@ def init(
     val: Annotated[str | None, typer.Option(help="Like --labeled, for measuring.")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images, or rest.")] = None,
     percent: option.Percents = None,
-    detector: Annotated[str, typer.Option(help="A file of configs/detectors.")] = "retinanet_r50_fpn",
+    detector: option.OwnDetector = None,
     method: Annotated[str, typer.Option(help="A file of configs/methods.")] = "mean_teacher",
     data: Annotated[
         str | None, typer.Option(help="In place of --labeled and --val: a file of configs/data, such as coco.")
@@ -68,11 +68,13 @@ def init(
     fold: Annotated[int | None, typer.Option(help="Draw of the labels that are kept.")] = None,
     images: option.ImageFolder = None,
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
+    weights: option.BeginWith = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
     from ssod.commands.init import write_config, write_recipe
 
-    given = _given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
+    given = option.given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
+    given |= option.given(weights=weights)
     common = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
     print(write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common))
 
@@ -159,6 +161,7 @@ def evaluate(
     weights: option.Weights,
     data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
     score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
+    precision: Annotated[float, typer.Option(help="Say from which score on so many boxes of a class are right.")] = 0.9,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -170,7 +173,7 @@ def evaluate(
     """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
     from ssod.commands.evaluate import evaluate
 
-    evaluate(weights, data=data, score=score, overrides=overrides or [])
+    evaluate(weights, data=data, score=score, precision=precision, overrides=overrides or [])
 
 
 @app.command()
@@ -187,25 +190,12 @@ def predict(
     """Pictures with boxes, and a COCO results JSON."""
     from ssod.inference.predict import predict_files
 
-    predict_files(weights, images, out, score, **_given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids))
+    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids)
+    predict_files(weights, images, out, score, **how)
 
 
-@app.command()
-def label(
-    weights: option.Weights,
-    images: Annotated[str, typer.Argument(help="Folder, glob or list of images.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where the labels go.")],
-    format: Annotated[str, typer.Option(help="coco, yolo or voc.")] = "coco",
-    score: Annotated[float, typer.Option(help="Keep boxes above this score.")] = 0.5,
-    levels: option.Levels = None,
-    alpha: option.Alpha = None,
-    max_pixels: option.MaxPixels = None,
-) -> None:
-    """Pseudo-labels to files, and a ranking of the images to look at first."""
-    from ssod.inference.predict import label_files
-
-    how = _given(levels=levels, alpha=alpha, max_pixels=max_pixels)
-    label_files(weights, images, out, format=format, score=score, **how)
+for declared in (loop.label, loop.audit, loop.merge):
+    app.command()(declared)
 
 
 @app.command()
@@ -267,10 +257,6 @@ def show_config(
 
 for listed in (listing.methods, listing.detectors, listing.losses):
     app.command()(listed)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
 
 
 def _load(words: list[str] | None, *named: str | float | None) -> Config:

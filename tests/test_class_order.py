@@ -29,8 +29,9 @@ from ssod.evaluation.matching import average_precision, match
 from ssod.evaluation.voc import voc_metrics
 from ssod.experiments.runs import read_run
 from ssod.inference.export import metadata
+from ssod.inference.label import label_files
 from ssod.inference.model import load as load_model
-from ssod.inference.predict import label_files, predict_files
+from ssod.inference.predict import predict_files
 from ssod.report.run_page import report
 from ssod.structures import Targets, View
 from ssod.structures.boxes import warp

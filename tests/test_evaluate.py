@@ -1,6 +1,7 @@
 """``ssod eval``: what an override means for trained weights, and what has to be there."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     passed: dict[str, object] = {}
     make = measure.evaluator
 
-    def evaluator(cfg, val, *, score=None):
-        def keep(truth: dict, rows: Found) -> None:
+    def evaluator(cfg, val, *, score=None, keep=None):
+        def both(truth: dict, rows: Found) -> None:
+            keep(truth, rows)
             passed["rows"] = rows
             passed["names"] = [truth["categories"][label]["name"] for label in rows.label.tolist()]
 
         passed["view"] = cfg.views.val.model_dump(mode="json")
-        return make(cfg, val, score=score, keep=keep)
+        return make(cfg, val, score=score, keep=both)
 
     monkeypatch.setattr(measure, "evaluator", evaluator)
     return passed
@@ -172,3 +174,14 @@ def test_a_score_is_a_number_from_0_to_1(config: Path) -> None:
     for score in (50.0, -0.1, float("nan")):
         with pytest.raises(SsodError, match="not between 0 and 1"):
             evaluate(weights(config, names_of(config)), data=config, score=score)
+
+
+def test_from_which_score_on_boxes_are_right_is_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(weights(config), data=config, precision=0.05)
+    head, *rows = capsys.readouterr().out.splitlines()[-1 - len(names_of(config)) :]
+    assert head.startswith("scores from which 5 % of the boxes are right")
+    assert [row.partition(":")[0].strip() for row in rows] == names_of(config)
+    assert all(re.search(r": (from 0\.\d{3}, |none, )", row) for row in rows)
+    for wrong in (0.0, 90.0):
+        with pytest.raises(SsodError, match="--precision"):
+            evaluate(weights(config), data=config, precision=wrong)

@@ -13,8 +13,9 @@ import ssod
 from ssod.data.formats.findings import Context
 from ssod.data.formats.registry import CocoSource, VocSource, YoloSource, read_labeled
 from ssod.inference.draw_boxes import as_picture, color, draw
+from ssod.inference.label import label_files
 from ssod.inference.model import Model, load
-from ssod.inference.predict import label_files, predict_files
+from ssod.inference.predict import predict_files
 from ssod.structures import Targets, View
 from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, photos, pixels, trained

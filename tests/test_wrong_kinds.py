@@ -28,8 +28,9 @@ from ssod.detectors.d2.config import read_config
 from ssod.detectors.weights import read as read_weights
 from ssod.experiments.sweep.sweep import read_sweep
 from ssod.inference.export import export
+from ssod.inference.label import label_files
 from ssod.inference.model import load as load_model
-from ssod.inference.predict import label_files, predict_files
+from ssod.inference.predict import predict_files
 from ssod.report.run_page import report
 from ssod.utils.errors import Exit
 from ssod.utils.yaml_io import parse_yaml

@@ -16,6 +16,11 @@ from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Findings
 from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
+from ssod.evaluation import cutoffs
+from ssod.evaluation.columns import Found, Truth
+from ssod.evaluation.cutoffs import PRECISION
+from ssod.evaluation.matching import MOST, Matches, match
+from ssod.inference.label_limits import check_precision
 from ssod.inference.model import Model, check_score
 from ssod.inference.model import load as load_model
 from ssod.utils import distributed
@@ -28,9 +33,14 @@ IDLE = ("data.labeled", "data.unlabeled", "data.split", "eval.diagnose")
 
 
 def evaluate(
-    weights: Path, *, data: Path | None = None, score: float | None = None, overrides: Sequence[str] = ()
+    weights: Path,
+    *,
+    data: Path | None = None,
+    score: float | None = None,
+    precision: float = PRECISION,
+    overrides: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Measure saved weights and print the metrics.
+    """Measure saved weights and print the metrics, and from which score on the boxes of a class are right often enough.
 
     Detector and view are those that the model was saved with, whatever the config says.
 
@@ -38,6 +48,7 @@ def evaluate(
         weights: a model file, or a run folder that holds one.
         data: config whose ``data.val`` to measure on; None = the run's own. No other data has to be there.
         score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
+        precision: what is often enough, 0..1; see ``ssod.evaluation.cutoffs``.
         overrides: ``key.path=value`` for what ``COUNTS`` lists; ``detector.decode`` and ``views.val`` change the
             model's own.
 
@@ -49,6 +60,7 @@ def evaluate(
     """
     weights = Path(weights)
     check_score(score)
+    check_precision(precision)
     changes = _effective(overrides)
     model = load_model(weights)
     source = _config_of(weights, data)
@@ -68,9 +80,16 @@ def evaluate(
         detector = build_detector(cfg.detector, len(model.classes), pretrained=False)
         detector.load_state_dict(model.detector.state_dict())
     detector = detector.to(distributed.pick_device(cfg.train.device)).eval().requires_grad_(False)
-    found = evaluator(cfg, val, score=score)(detector)
     least = detector.decode.score if score is None else score
+    tables: list[Matches] = []
+
+    def keep(truth: Truth, rows: Found) -> None:
+        tables.append(match(truth, rows, cfg.eval.metric, least, max(MOST, detector.decode.detections)))
+
+    found = evaluator(cfg, val, score=score, keep=keep)(detector)
     _show(found, f"{weights}{_which(weights, model.card)}, {len(val)} images, scores above {least:g}")
+    for table in tables:
+        print("\n".join(cutoffs.lines(cutoffs.cutoffs(table, precision), precision)))
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from ssod import config
 from ssod.commands.half_labeled import refuse_half_labeled
 from ssod.commands.init_text import compose, flow, with_changes
+from ssod.commands.init_weights import begin_with
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.data.formats.infer import data_section
@@ -29,6 +30,8 @@ from ssod.utils.merging import merge, override
 from ssod.utils.recipes import Recipe
 from ssod.utils.yaml_io import parse_yaml
 
+DETECTOR = "retinanet_r50_fpn"
+
 
 def write_config(
     out: Path | str,
@@ -37,11 +40,12 @@ def write_config(
     val: str | None = None,
     *,
     percent: float | None = None,
-    detector: str = "retinanet_r50_fpn",
+    detector: str | None = None,
     method: str = "mean_teacher",
     images: str | None = None,
     val_images: str | None = None,
     fold: int | None = None,
+    weights: str | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
     """Write a starting config for a user's own data.
@@ -54,12 +58,13 @@ def write_config(
         val: like ``labeled``.
         percent: share of the labelled images that keep their labels; needed where ``unlabeled`` is None. With both,
             the unlabelled images are those of ``unlabeled`` alone, and the labelled set's others are left out.
-        detector: a file of ``configs/detectors``.
+        detector: a file of ``configs/detectors``; None = that of ``weights``, or ``DETECTOR``.
         method: a file of ``configs/methods``.
         images: image folder of ``labeled``, a COCO JSON; the others' images may lie there, too. None = one of the
             usual folders.
         val_images: image folder of ``val``, a COCO JSON. None = one of the usual folders, or ``images``.
         fold: number of the draw, where ``percent`` is given; None = 1.
+        weights: a run folder or its model file, whose teacher the training begins with.
         overrides: ``key.path=value`` for keys of the config; those of ``data`` hold for reading the data, too.
 
     Returns:
@@ -76,9 +81,13 @@ def write_config(
             raise SsodError("command line", option, "missing", "name your data, or one of configs/data with --data")
     if fold is not None and percent is None:
         raise SsodError("command line", "--fold", "nothing is drawn", "give --percent, too, or leave it out")
-    recipe = own_recipe(method, detector)  # an unknown name is refused before the data is read
+    recipe = own_recipe(method, detector or DETECTOR)  # an unknown name is refused before the data is read
+    changes: dict[str, Any] = {}
+    if weights is not None:
+        name, changes["detector"] = begin_with(weights, method, detector)
+        recipe = own_recipe(method, name)
     section = data_section(labeled, unlabeled, val, percent, images, val_images, fold=1 if fold is None else fold)
-    changes = changed(overrides)
+    merge(changes, changed(overrides), {}, "command line")
     merge(section, changes.pop("data", {}), {}, "command line")
     data = _read(section)
     refuse_half_labeled(section, data)
@@ -91,8 +100,12 @@ def write_config(
         f"labelled   {_found(section['labeled'], data.labeled)}{_kept(section)}, {len(data.classes)} classes\n"
         f"unlabelled {_unlabeled(section, data)}\n"
         f"val        {_found(section['val'], data.val)}\n"
-        f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
+        f"{_begins(weights, recipe)}wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
     )
+
+
+def _begins(weights: str | None, recipe: Recipe) -> str:
+    return "" if weights is None else f"weights    those of {weights}, a {recipe.detector}\n"
 
 
 def write_recipe(
@@ -101,7 +114,7 @@ def write_recipe(
     own: Mapping[str, str],
     *,
     method: str,
-    detector: str,
+    detector: str | None = None,
     percent: float | None = None,
     fold: int | None = None,
     overrides: Sequence[str] = (),
@@ -123,8 +136,11 @@ def write_recipe(
     """
     out = Path(out)
     for option in own:
-        problem = f"--data {data} names all images"
-        raise SsodError("command line", f"--{option.replace('_', '-')}", problem, "leave one of the two out")
+        problem, fix = f"--data {data} names all images", "leave one of the two out"
+        if option == "weights":
+            problem, fix = "goes with data of your own", "with --data, give detector.weights=FILE instead"
+        raise SsodError("command line", f"--{option.replace('_', '-')}", problem, fix)
+    detector = detector or DETECTOR
     named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
     named = {key: value for key, value in named.items() if value is not None}
     config.load_recipe(**named, overrides=overrides)

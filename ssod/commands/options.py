@@ -1,7 +1,7 @@
 """Words and options that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +50,14 @@ Percents = Annotated[
         "--unlabeled names some: then the others are left out. One of the two options is needed.",
     ),
 ]
+OwnDetector = Annotated[
+    str | None,
+    typer.Option("--detector", help="A file of configs/detectors; else that of --weights, or retinanet_r50_fpn."),
+]
+BeginWith = Annotated[
+    str | None,
+    typer.Option("--weights", help="Run folder, or its best.safetensors: the training begins with that teacher."),
+]
 ImageFolder = Annotated[
     str | None,
     typer.Option(
@@ -78,3 +86,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")
 ]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others keep the defaults of what is called."""
+    return {key: value for key, value in options.items() if value is not None}

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from ssod.data.formats.findings import Rules, default_root
 from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
-from ssod.data.formats.registry import LabeledSource, Source
+from ssod.data.formats.registry import LabeledSource, LabeledSources, Source
 from ssod.data.splits import SplitConfig
 from ssod.utils.schema import Section
 
@@ -21,8 +21,8 @@ class DataConfig(Section):
 
     root: str = Field(default_factory=default_root)
     "Folder that relative paths below lie under; by default $SSOD_DATASETS, or datasets."
-    labeled: LabeledSource
-    "Images with boxes."
+    labeled: LabeledSources
+    "Images with boxes; a list of such sources is one set."
     unlabeled: Source | None = None
     "Images whose labels, if any, are never read. None = what `split` takes the labels from."
     val: LabeledSource | None = None
@@ -71,6 +71,11 @@ class DataConfig(Section):
         from ssod.data.loading.reader import Reader  # brings torch, which reading a list does not need
 
         return Reader(self.max_pixels, self.allow_symlinks, self.pixels())
+
+    @field_validator("labeled", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        return {"format": "several", "sources": value} if isinstance(value, list) else value
 
     @field_validator("levels")
     @classmethod

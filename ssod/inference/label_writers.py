@@ -1,7 +1,8 @@
 """Detections as label files that other tools, and our own readers, can train on: COCO JSON, YOLO, PASCAL VOC.
 
 YOLO and VOC want images and labels side by side, so the images are linked (hard links; copies where the file system
-has none) into the new folder. Nothing is ever written over, and the files are all there or none of them is.
+has none) into the new folder. Nothing is ever written over, and the files are all there or none of them is. What people
+correct labels with is written by ``tool_writers``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import yaml
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.records import Images, Labeled
-from ssod.inference import output_dir, review_queue
+from ssod.inference import output_dir, review_queue, tool_writers
 from ssod.utils import atomic
 from ssod.utils.errors import SsodError
 
@@ -35,14 +36,15 @@ val: images/{SPLIT} # the same images: put those here that a person has labelled
 Writer = Callable[[Path, Labeled, np.ndarray], None]  # (target, data, scores [A])
 
 
-def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) -> Path:
+def prepare(format: str, out: Path, images: str | os.PathLike, found: Images, parts: Sequence[str] = ()) -> Path:
     """Check, before any image is looked at, that labels can be written; return where they will go.
 
     Args:
-        format: ``coco``, ``yolo`` or ``voc``.
+        format: one of ``WRITERS``.
         out: a folder, or for COCO a ``.json`` file.
         images: what the user named.
         found: the images there, which will be labelled.
+        parts: names of the parts of them that are written, too.
 
     Raises:
         SsodError: an unknown format, a target that exists or that a next run would search for images, images whose
@@ -50,6 +52,11 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
     """
     if format not in WRITERS:
         raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {', '.join(WRITERS)}")
+    if format in TOOLS:
+        output_dir.refuse_taken(out)
+        if format == "cvat":
+            tool_writers.refuse_not_xml(found.paths, found.root)
+        return out
     if format != "coco":
         output_dir.refuse_inside(out, images)
         output_dir.refuse_taken(out)
@@ -59,7 +66,18 @@ def prepare(format: str, out: Path, images: str | os.PathLike, found: Images) ->
     target = out if out.suffix == ".json" else out / "instances.json"
     if target.exists() or review_queue.place(target).exists() or (out != target and out.exists() and not out.is_dir()):
         raise SsodError(target, "", "exists; nothing is written over", "name another place with -o")
+    for taken in (part(target, name).parent for name in parts):
+        if taken.exists():
+            raise SsodError(taken, "", "exists; nothing is written over", "name another place with -o")
     return target
+
+
+def part(target: Path, name: str) -> Path:
+    """Return where a part of the labels at ``target`` goes, in the same format: a folder, or for COCO a file in one."""
+    if target.suffix != ".json":
+        return target / name
+    folder = target.parent / name if target.name == "instances.json" else target.with_name(f"{target.stem}-{name}")
+    return folder / "instances.json"
 
 
 @contextmanager
@@ -92,7 +110,9 @@ def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: 
 
 
 def source(format: str, target: Path, images: Images) -> str:
-    """Return the lines of a config, on one, that are needed to train on the files at ``target``."""
+    """Return what a config needs to train on the files at ``target``, on one line; of a tool's files, how to go on."""
+    if format in TOOLS:
+        return tool_writers.next_step(format, target, images)
     if format == "coco":
         keys = {"format": format, "ann": str(target.resolve()), "images": os.path.realpath(images.root)}
     else:
@@ -113,7 +133,7 @@ def _stays(root: str, path: str) -> bool:
 
 
 def _coco(target: Path, data: Labeled, scores: np.ndarray) -> None:
-    table = to_coco(data)
+    table = {"info": {"images": os.path.realpath(data.images.root)}, **to_coco(data)}  # `ssod init` looks there
     for annotation, score in zip(table["annotations"], scores.tolist()):
         annotation["bbox"] = [round(value, 3) for value in annotation["bbox"]]
         annotation["area"] = round(annotation["area"], 3)
@@ -162,7 +182,8 @@ def _voc(target: Path, data: Labeled, scores: np.ndarray) -> None:
     _text(target / "ImageSets" / "Main" / f"{SPLIT}.txt", "".join(f"{name}\n" for name in names))
 
 
-WRITERS: dict[str, Writer] = {"coco": _coco, "yolo": _yolo, "voc": _voc}
+TOOLS: dict[str, Writer] = {"labelstudio": tool_writers.label_studio, "cvat": tool_writers.cvat}
+WRITERS: dict[str, Writer] = {"coco": _coco, "yolo": _yolo, "voc": _voc, **TOOLS}
 
 
 def _leaf(parent: xml.Element, key: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""A trained teacher on files: pictures with boxes, and pseudo-labels to train on."""
+"""A trained teacher on files: pictures with boxes; and what looks through images for every command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
@@ -18,20 +17,18 @@ from ssod.data.checks.pixels import census, check_pixels
 from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
-from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.data.formats.records import Classes, Images
 from ssod.data.loading.reader import Reader, allowed_bad
-from ssod.inference import label_writers as writers
-from ssod.inference import output_dir, result_ids, review_queue
+from ssod.inference import output_dir, result_ids
 from ssod.inference.draw_boxes import draw
 from ssod.inference.model import BATCH, Detected, Model, check_score, load
-from ssod.transforms.transform import MIN_SIDE
 from ssod.transforms.views import Sample
 from ssod.utils import atomic
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import SsodError
 from ssod.utils.printing import console
 
-__all__ = ["Detected", "Model", "label_files", "load", "predict_files"]
+__all__ = ["Detected", "Model", "load", "predict_files"]
 
 _READERS = 4
 
@@ -79,8 +76,8 @@ def predict_files(
     named = result_ids.of_file(images if result_ids.is_coco(images) else ids, found)
     output_dir.refuse_inside(out, images)
     output_dir.refuse_taken(out)
-    output_dir.refuse_shared(found, _picture_name, "picture", "rename one")
-    model = _model(weights, found, levels, alpha)
+    output_dir.refuse_shared(found, picture_name, "picture", "rename one")
+    model = model_for(weights, found, levels, alpha)
     numbers, classes, said = named.with_classes(model.classes)
     shown, rows = 0, []
     lowest = min(score, model.detector.decode.score)
@@ -89,88 +86,16 @@ def predict_files(
         for i, picture, detected in look_through(model, found, lowest, bad, max_pixels):
             visible = detected[detected.scores > score]
             shown += len(visible)
-            _save(draw(picture, visible, model.classes.names), stage / _picture_name(found.paths[i]))
+            save(draw(picture, visible, model.classes.names), stage / picture_name(found.paths[i]))
             rows += _rows(detected, numbers[i], found.paths[i], classes)
         atomic.write_text(stage / "results.json", json.dumps(rows))
-    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{_unreadable(bad)}; {said}")
+    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{unreadable(bad)}; {said}")
     return rows
 
 
-def label_files(
-    weights: str | os.PathLike,
-    images: str | os.PathLike,
-    out: str | os.PathLike,
-    format: str = "coco",
-    score: float = 0.5,
-    *,
-    levels: tuple[float, float] | None = None,
-    alpha: Alpha | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Labeled:
-    """Write the detections above ``score`` as labels, in a form that can be trained on; print one line.
-
-    An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
-    by how unsure they are (``ssod.inference.review_queue``). Boxes with a side of one pixel or less are left
-    out, as they are in training.
-
-    Args:
-        weights: model file or run folder.
-        images: an image, a folder (searched recursively), a glob or a .txt list.
-        out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
-        format: ``coco``, ``yolo`` or ``voc``; see ``ssod.inference.label_writers``.
-        score: keep boxes above this score, 0..1.
-        levels, alpha, max_pixels: as in ``predict_files``.
-
-    Returns:
-        What was written.
-
-    Raises:
-        SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
-            lies among them, a disk that refuses.
-    """
-    check_score(score)
-    found = find_images(images)
-    target = writers.prepare(format, Path(out), images, found)
-    model = _model(weights, found, levels, alpha)
-    bad: list[SsodError] = []
-    with writers.staged(target) as stage:
-        data, scores, doubts = _look_for_labels(model, found, score, bad, max_pixels)
-        writers.write(format, stage, data, scores, doubts)
-    message = (
-        f"{writers.summary(data)} above {score:g}{_unreadable(bad)}; to look at first: {review_queue.place(target)}"
-    )
-    print(f"{message}; {writers.source(format, target, data.images)}")
-    if not len(data.boxes):
-        print(review_queue.advice(doubts, score))
-    return data
-
-
-def _look_for_labels(
-    model: Model, found: Images, score: float, bad: list[SsodError], max_pixels: int
-) -> tuple[Labeled, np.ndarray, list[review_queue.Doubt]]:
-    """Return the detections above ``score`` as labels, their scores [A], and how unsure those of each image are."""
-    ids = range(1, len(found) + 1)  # the file that is written lists the images beside them
-    kept, sizes, parts, doubts = [], [], [], []
-    for i, picture, detected in look_through(model, found, review_queue.SHARE * score, bad, max_pixels):
-        doubts.append(review_queue.doubt(found.paths[i], detected.scores.numpy(), score))
-        detected = detected[detected.scores > score]
-        side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
-        kept.append(i)
-        sizes.append(picture.size[::-1])
-        parts.append(detected[side > MIN_SIDE + 0.01])
-    data = Labeled(
-        images=Images(found.root, [found.paths[i] for i in kept], [ids[i] for i in kept], np.array(sizes, np.int32)),
-        classes=model.classes,
-        boxes=torch.cat([t.boxes for t in parts]).numpy(),
-        labels=torch.cat([t.labels for t in parts]).numpy(),
-        crowd=np.zeros(sum(map(len, parts)), bool),
-        difficult=np.zeros(sum(map(len, parts)), bool),
-        starts=np.cumsum([0, *map(len, parts)]).astype(np.int64),
-    )
-    return data, torch.cat([t.scores for t in parts]).numpy(), doubts
-
-
-def _model(weights: str | os.PathLike, found: Images, levels: tuple[float, float] | None, alpha: str | None) -> Model:
+def model_for(
+    weights: str | os.PathLike, found: Images, levels: tuple[float, float] | None, alpha: str | None
+) -> Model:
     """Load a model that reads the images that were found as it was taught to, or as somebody says; say how that is.
 
     Raises:
@@ -256,11 +181,13 @@ def _progress(items: list[Any]) -> Iterator[Any]:
     yield from track(items, "images", console=shown, transient=True, disable=not shown.is_terminal)
 
 
-def _picture_name(path: str) -> str:
+def picture_name(path: str) -> str:
+    """Return the file of the picture that belongs to an image's path."""
     return path if path.lower().endswith((".jpg", ".jpeg", ".png")) else f"{path}.png"
 
 
-def _save(picture: Image.Image, target: Path) -> None:
+def save(picture: Image.Image, target: Path) -> None:
+    """Write a picture; its folder is made if there is none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
 
@@ -280,5 +207,6 @@ def _rows(found: Detected, image: int | str, path: str, classes: Classes) -> lis
     ]
 
 
-def _unreadable(bad: Sequence[SsodError]) -> str:
+def unreadable(bad: Sequence[SsodError]) -> str:
+    """Say how many images could not be read; nothing where all could."""
     return f"; {len(bad)} unreadable left out, first {bad[0].line()}" if bad else ""

@@ -33,11 +33,23 @@ class Doubt:
     lowest: float | None
 
 
-def doubt(path: str, scores: np.ndarray, threshold: float) -> Doubt:
-    """Judge an image by the scores [M] of all boxes above ``SHARE * threshold``."""
-    kept = scores > threshold
-    room = np.where(kept, 1 - threshold, (1 - SHARE) * threshold)
-    near = np.clip(1 - np.abs(scores - threshold) / np.maximum(room, 1e-6), 0, 1)
+def nearness(scores: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Return how unsure boxes are, [M] in 0..1: 1 on the threshold, falling to 0 at ``SHARE`` of it, and at 1."""
+    room = np.where(scores > threshold, 1 - threshold, (1 - SHARE) * threshold)
+    return np.clip(1 - np.abs(scores - threshold) / np.maximum(room, 1e-6), 0, 1)
+
+
+def doubt(path: str, scores: np.ndarray, threshold: float | np.ndarray, kept: np.ndarray | None = None) -> Doubt:
+    """Judge an image by all boxes above ``SHARE`` of their threshold.
+
+    Args:
+        path: the image.
+        scores: [M].
+        threshold: of all of them, or [M].
+        kept: [M] bool, which became labels; None = those above their threshold.
+    """
+    kept = scores > threshold if kept is None else kept
+    near = nearness(scores, threshold)
     lowest = float(scores[kept].min()) if kept.any() else None
     return Doubt(path, float(near.sum()), int(kept.sum()), int((~kept).sum()), lowest)
 

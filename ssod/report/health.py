@@ -17,6 +17,7 @@ from ssod.experiments.runs import Run
 from ssod.report import charts
 from ssod.report.charts import Series
 from ssod.report.json_files import saved
+from ssod.report.label_scores import label_scores
 from ssod.report.page import Section, grid, sheet, text
 from ssod.utils.errors import SsodError
 
@@ -106,7 +107,8 @@ def classes(run: Run) -> Section:
     if len(shown) > MOST_CLASSES:
         figures.append(_precision_recall(table, worst, "Precision against recall, IoU 0.5: weakest classes"))
     title = f"after step {run.last['step']}; AP, precision and recall in per cent"
-    return Section("classes", "Classes", [grid(figures, wide=True), sheet(title, columns, rows), *damaged])
+    blocks = [grid(figures, wide=True), sheet(title, columns, rows), *damaged, *label_scores(run)]
+    return Section("classes", "Classes", blocks)
 
 
 def _of(shown: Sequence[int], what: str) -> str:

@@ -18,8 +18,9 @@ from ssod.data.datasets import load as read
 from ssod.data.formats.findings import Findings
 from ssod.data.formats.image import Pixels, open_image
 from ssod.inference.export import metadata
+from ssod.inference.label import label_files
 from ssod.inference.model import load as load_model
-from ssod.inference.predict import label_files, predict_files
+from ssod.inference.predict import predict_files
 from ssod.run import check as print_check
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError

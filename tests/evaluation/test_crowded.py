@@ -13,7 +13,7 @@ import ssod
 from ssod.config import load
 from ssod.evaluation.coco import coco_metrics
 from ssod.evaluation.matching import match, mean_ap
-from ssod.inference.predict import label_files
+from ssod.inference.label import label_files
 from ssod.run import check
 from tests.small import small_config
 from tests.trained import model_file, photos

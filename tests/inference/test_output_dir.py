@@ -17,8 +17,9 @@ from ssod import cli
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
 from ssod.inference import predict as predicting
+from ssod.inference.label import label_files
 from ssod.inference.output_dir import staged
-from ssod.inference.predict import label_files, predict_files
+from ssod.inference.predict import predict_files
 from ssod.utils.errors import Exit, SsodError
 from tests.patience import LONG
 from tests.trained import model_file, photos

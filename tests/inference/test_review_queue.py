@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssod.inference.predict import label_files
+from ssod.inference.label import label_files
 from ssod.inference.review_queue import advice, doubt, place, write
 from tests.trained import model_file, photos
 

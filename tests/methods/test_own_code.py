@@ -14,7 +14,8 @@ from ssod.commands.compare import compare
 from ssod.commands.evaluate import evaluate
 from ssod.config import load
 from ssod.inference.export import export
-from ssod.inference.predict import label_files, predict_files
+from ssod.inference.label import label_files
+from ssod.inference.predict import predict_files
 from ssod.methods.registry import ALLOWED, find
 from ssod.report.run_page import report
 from ssod.utils.errors import Exit, SsodError

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ssod.inference.label_limits import of_run
 from ssod.report.run_page import report
 from tests.experiments.fake import STEPS, fake_run
 from tests.report.test_pages import check
+from tests.trained import model_file
 
 
 def words(run: Path) -> str:
@@ -81,3 +83,15 @@ def test_detectron2_has_no_lowest_score_in_the_config(tmp_path: Path, saved: boo
 
 def test_the_lowest_score_is_that_of_the_evaluation(tmp_path: Path) -> None:
     assert "scores above 0.2 " in words(fake_run(tmp_path / "run", about={"score": 0.2}))
+
+
+def test_scores_for_labels_are_those_of_the_best_teacher(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run")
+    assert "ssod label --precision" not in words(run)
+    model_file(run / "best.safetensors", step=STEPS // 2)
+    told = words(run)
+    assert "ssod label --precision 0.9 takes them" in told
+    (row,) = of_run(run, 0.9)[:1]
+    assert f"{row.name} {'left out' if row.score is None else f'{row.score:.3f}'} " in told
+    (run / "eval" / f"step_{STEPS // 2}.npz").unlink()
+    assert "No scores for labels: " in words(run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssod.data.formats.findings import Context, short
-from ssod.data.formats.image_folder import image_folder
+from ssod.data.formats.image_folder import image_folder, stated_folder
 from ssod.data.formats.jsonfile import read_any_json, read_json
 from ssod.data.formats.labelstudio import image_paths, is_tasks
 from ssod.data.formats.listing import hidden, is_image
@@ -123,17 +123,17 @@ def read_set(ann: Path, option: str, images: str | None, also: str | None, *, bo
             has = f" (it has {', '.join(map(short, list(tree)[:4]))})" if tree else ""
             problem = f"'{ann}' is JSON, but has no list '{key}'{has}, so it is no COCO file"
             raise SsodError("command line", option, problem, f"give a {READ}")
-    return _coco(ann, tree["images"], option, images, also)
+    return _coco(ann, tree, option, images, also)
 
 
-def _coco(ann: Path, entries: list[Any], option: str, images: str | None, also: str | None) -> Source:
-    source = {"format": "coco", "ann": str(ann)}
+def _coco(ann: Path, tree: dict[str, Any], option: str, images: str | None, also: str | None) -> Source:
+    source, entries, stated = {"format": "coco", "ann": str(ann)}, tree["images"], stated_folder(tree)
     try:
-        folder = image_folder(ann, entries, option, images, also)
+        folder = image_folder(ann, entries, option, images, also, stated)
     except SsodError as error:
         last = [entry | {"file_name": _last(entry["file_name"])} for entry in entries if _names_file(entry)]
         try:
-            folder = image_folder(ann, last, option, images, also)
+            folder = image_folder(ann, last, option, images, also, stated)
         except SsodError:
             raise error from None
         source["names"] = "last"

@@ -28,7 +28,9 @@ class _Wanted(NamedTuple):
     size: tuple[int, int] | None
 
 
-def image_folder(ann: Path, images: Sequence[Any], option: str, named: str | None, also: str | None) -> Path | None:
+def image_folder(
+    ann: Path, images: Sequence[Any], option: str, named: str | None, also: str | None, stated: str | None = None
+) -> Path | None:
     """Return the folder of a COCO JSON's images; None if it names no image.
 
     Args:
@@ -37,6 +39,7 @@ def image_folder(ann: Path, images: Sequence[Any], option: str, named: str | Non
         option: the command's option that the JSON came from.
         named: the folder that the user named for this JSON; no other is looked at.
         also: a folder that was named for another JSON and may hold these images, too.
+        stated: what the JSON says itself; it counts where all are there by name and nobody named another.
 
     Raises:
         SsodError: no folder has any of the images, or two have different ones under the same names.
@@ -44,6 +47,10 @@ def image_folder(ann: Path, images: Sequence[Any], option: str, named: str | Non
     wanted = _sample(images)
     if not wanted:
         return None
+    if stated is not None and not named:
+        own = Path(os.path.normpath(ann.parent / stated))
+        if _fit(own, wanted)[1] == len(wanted):
+            return own
     decides, fix = DECIDES[option]
     folders = [absolute(named)] if named else [*_usual(ann), *([absolute(also)] if also else [])]
     fits = {folder: _fit(folder, wanted) for folder in folders}
@@ -58,6 +65,13 @@ def image_folder(ann: Path, images: Sequence[Any], option: str, named: str | Non
             problem = f"'{first}' and '{other}' hold different images by the names in {ann.name}"
             raise SsodError("command line", decides, problem, fix)
     return first
+
+
+def stated_folder(table: dict[str, Any]) -> str | None:
+    """Return the folder that a COCO JSON of ours names as ``info.images``, relative to the file or absolute."""
+    info = table.get("info")
+    folder = info.get("images") if isinstance(info, dict) else None
+    return folder if isinstance(folder, str) else None
 
 
 def _sample(images: Sequence[Any]) -> list[_Wanted]:

@@ -7,6 +7,7 @@ of images and never builds an object that holds a box, so that no label of the u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from ssod.data.formats.cocoimages import Names
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.header import turn_upright
+from ssod.data.formats.joined import as_one
 from ssod.data.formats.labelme import read_labelme, read_labelme_images
 from ssod.data.formats.labelstudio import read_labelstudio, read_labelstudio_images
 from ssod.data.formats.marked import Which
@@ -107,13 +109,34 @@ Source = Annotated[AnySource, Field(discriminator="format")]
 NAMES_FOUND = (VocSource, LabelmeSource, LabelStudioSource)  # without a list of classes: they are those found
 
 
+class SeveralSource(Section):
+    """Several sets as one, written as a list: `labeled: [{format: coco, ...}, {format: voc, ...}]`."""
+
+    format: Literal["several"]
+    sources: list[LabeledSource] = Field(min_length=1)
+    """Classes go by name. Of an image that several of them have, the labels of the last count; the images must lie
+    below one folder."""
+
+    @property
+    def path(self) -> str:
+        """The first of them, for messages."""
+        first = self.sources[0]
+        return first.ann if isinstance(first, CocoSource | LabelStudioSource) else first.root
+
+
+LabeledSources = Annotated[AnnotatedSource | SeveralSource, Field(discriminator="format")]
+
+
 def read_labeled(
-    source: AnnotatedSource, ctx: Context | None = None, *, classes: Sequence[str] | None = None
+    source: AnnotatedSource | SeveralSource,
+    ctx: Context | None = None,
+    *,
+    classes: Sequence[str] | None = None,
 ) -> Labeled:
     """Read images with their boxes.
 
     Args:
-        source: one of the annotated formats.
+        source: one of the annotated formats, or several.
         ctx: data root, rules and findings; None = those of a bare call.
         classes: the class names in the order that labels are to have, the same ones that the file lists; None = the
             file's own order (COCO: ascending id; YOLO: as listed; others, which have no list: the names found, sorted).
@@ -124,6 +147,11 @@ def read_labeled(
     """
     ctx = ctx or Context()
     match source:
+        case SeveralSource():
+            parts = [replace(ctx, section=f"{ctx.section}.sources[{i}]") for i in range(len(source.sources))]
+            sets = [read_labeled(one, part) for one, part in zip(source.sources, parts)]
+            declared = any(isinstance(one, NAMES_FOUND) for one in source.sources)
+            return as_one(sets, ctx, classes=classes, fewer=declared)
         case CocoSource():
             data = read_coco(
                 source.ann,

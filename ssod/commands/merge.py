@@ -1,0 +1,123 @@
+"""``ssod merge``: several labelled sets, and their corrections, to one COCO JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ssod.commands.sources import is_json, json_folder, read_labels, same_images
+from ssod.data.checks.samefile import common_content
+from ssod.data.formats import joined
+from ssod.data.formats.coco import to_coco
+from ssod.data.formats.findings import Context, short
+from ssod.data.formats.joined import Twice
+from ssod.data.formats.presence import check_files
+from ssod.data.formats.records import Labeled
+from ssod.utils import atomic
+from ssod.utils.errors import Exit, SsodError
+
+
+def merge(
+    sources: Sequence[str | os.PathLike], out: str | os.PathLike, *, images: Sequence[str | os.PathLike] = ()
+) -> Labeled:
+    """Write all images and labels of several sets to one COCO JSON, and say which images several of them have.
+
+    Images and annotations are numbered anew, classes go by name. The same image is one that lies in the same place, has
+    the same bytes, or, of a JSON whose images lie nowhere (a labelling tool's export), the same name. Of such an image
+    the labels of the last set count, all of them.
+
+    Args:
+        sources: two or more COCO JSONs, VOC folders or YOLO folders, corrections after what they correct.
+        out: the file; never written over. Names in it are relative to the folder that all images lie below, which
+            stands in it as ``info.images``: ``ssod init`` looks there.
+        images: image folders, where a JSON's are in no usual one.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SsodError: a set that cannot be read, images that are nowhere, an ``out`` that is there.
+    """
+    out = Path(out)
+    if len(sources) < 2:
+        raise SsodError("command line", "SOURCES", "one set alone", "name two or more")
+    if out.suffix.lower() != ".json":
+        raise SsodError("command line", "--out", f"'{out}' is no .json", "name a COCO JSON to write")
+    if out.exists():
+        raise SsodError(out, "", "exists; nothing is written over", "name another file with -o")
+    sets: list[Labeled] = []
+    for path in sources:
+        folder = json_folder(path, images)
+        data = read_labels(path, "SOURCES", folder)
+        sets.append(_located(data, sets, path) if folder is None and is_json(path) else _checked(data, path))
+    data, twice = joined.join(sets, _keys(sets))
+    table = {"info": {"images": os.path.relpath(data.images.root, os.path.realpath(out.parent))}, **to_coco(data)}
+    atomic.write_text(out, json.dumps(table), new=True)
+    for path, one in zip(sources, sets):
+        print(f"{path}: {len(one)} images, {len(one.boxes)} boxes, {len(one.classes)} classes")
+    for line in told(twice, sources):
+        print(line)
+    print(f"{len(data)} images, {len(data.boxes)} boxes, {len(data.classes)} classes -> {out}")
+    return data
+
+
+def _checked(data: Labeled, path: str | os.PathLike) -> Labeled:
+    """Return a set whose images are there.
+
+    Raises:
+        SsodError: the first that is not, or leads out of its folder.
+    """
+    ctx = Context("", "SOURCES")
+    check_files(data.images, os.fspath(path), ctx)
+    ctx.findings.raise_first()
+    return data
+
+
+def _located(data: Labeled, before: Sequence[Labeled], path: str | os.PathLike) -> Labeled:
+    """Return a set whose images are those of earlier sets by name.
+
+    Raises:
+        SsodError: naming the first that no earlier set has.
+    """
+    found: dict[int, str] = {}
+    for one in before:
+        lie = joined.places(one.images)
+        found |= {i: lie[row] for i, row in enumerate(same_images(one.images, data.images)) if row >= 0}
+    lost = [name for i, name in enumerate(data.images.paths) if i not in found]
+    if lost:
+        problem = f"{len(lost)} images are nowhere, first {short(lost[0])}"
+        fix = "name their folder with --images, or name the set that has them before this one"
+        raise SsodError(path, "images[].file_name", problem, fix, code=Exit.DATA)
+    root = os.path.commonpath([os.path.dirname(place) for place in found.values()])
+    paths = [os.path.relpath(found[i], root) for i in range(len(data))]
+    return replace(data, images=replace(data.images, root=root, paths=paths))
+
+
+def _keys(sets: Sequence[Labeled]) -> list[list[Hashable]]:
+    """Return what tells images apart: their places; of one with the bytes of an earlier one that one's."""
+    keys: list[list[Hashable]] = []
+    for s, one in enumerate(sets):
+        mine: list[Hashable] = list(joined.places(one.images))
+        at = {path: i for i, path in enumerate(one.images.paths)}
+        for before, known in zip(sets[:s], keys):
+            first = {path: i for i, path in enumerate(before.images.paths)}
+            for a, b in common_content(before.images, one.images):
+                mine[at[b]] = known[first[a]]
+        keys.append(mine)
+    return keys
+
+
+def told(twice: Sequence[Twice], sources: Sequence[str | os.PathLike]) -> list[str]:
+    """Say whose labels count of the images that several sets have, a line for each pair of sets."""
+    lines = []
+    for (before, after), many in Counter((one.before, one.after) for one in twice).items():
+        other = [one.path for one in twice if (one.before, one.after) == (before, after) and not one.same]
+        text = f"{many} images of {sources[before]} are in {sources[after]}, too"
+        if other:
+            text += f"; {len(other)} have other boxes there, and those count, first {other[0]}"
+        lines.append(text)
+    return lines

@@ -1,0 +1,159 @@
+"""Pseudo-labels of a trained teacher to files, in a form that can be trained on or corrected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ssod.data.formats.image import MAX_PIXELS, Alpha
+from ssod.data.formats.records import Images, Labeled
+from ssod.inference import label_limits, label_parts, next_images, output_dir, predict, review_queue
+from ssod.inference import label_writers as writers
+from ssod.inference.draw_boxes import draw
+from ssod.inference.label_limits import Limits
+from ssod.inference.label_parts import NOTHING, Values, Wanted, Written
+from ssod.inference.model import Model, check_score
+from ssod.transforms.transform import MIN_SIDE
+from ssod.utils.errors import SsodError
+
+
+def label_files(
+    weights: str | os.PathLike,
+    images: str | os.PathLike,
+    out: str | os.PathLike,
+    format: str = "coco",
+    score: float | None = None,
+    *,
+    precision: float | None = None,
+    parts: Wanted = NOTHING,
+    levels: tuple[float, float] | None = None,
+    alpha: Alpha | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Labeled:
+    """Write detections as labels, in a form that can be trained on or corrected; print a line.
+
+    An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
+    by how unsure they are (``ssod.inference.review_queue``). Boxes with a side of one pixel or less are left
+    out, as they are in training.
+
+    Args:
+        weights: model file or run folder.
+        images: an image, a folder (searched recursively), a glob or a .txt list.
+        out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
+        format: one of ``ssod.inference.label_writers.WRITERS``.
+        score: keep boxes above this score, 0..1; None = 0.5, or as ``precision`` asks.
+        precision: keep the boxes of a class from the score on from which this share of them was right on the run's
+            own val images; a class without such a score is left out, and told (``ssod.evaluation.cutoffs``).
+        parts: for a person, in folders beside the labels: which images to label next, with pictures
+            (``ssod.inference.next_images``), and a random sample to check (``ssod audit``).
+        levels, alpha, max_pixels: as in ``predict.predict_files``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
+            lies among them, a disk that refuses; a precision that no class reaches, or that nothing tells of.
+    """
+    check_score(score)
+    if score is not None and precision is not None:
+        raise SsodError("command line", "--precision", "stands beside --score", "give one of the two")
+    found = predict.find_images(images)
+    target = writers.prepare(format, Path(out), images, found, parts.names)
+    if parts.next:
+        output_dir.refuse_shared(found, predict.picture_name, "picture", "rename one")
+    free = label_parts.unlabelled(found, parts.labelled) if parts.names else []
+    model = predict.model_for(weights, found, levels, alpha)
+    limits = label_limits.of_score(label_limits.SCORE if score is None else score, len(model.classes))
+    if precision is not None:
+        limits = label_limits.of_precision(weights, model.classes.names, precision)
+    for line in limits.lines:
+        print(line)
+    bad: list[SsodError] = []
+    look = _Look(model, limits, max_pixels)
+    values = Values(limits, model.classes.names, parts.counts) if parts.next else None
+    with writers.staged(target) as stage:
+        written = look.through(found, bad, values)
+        writers.write(format, stage, written.data, written.scores, written.doubts)
+        rows = {path: row for row, path in enumerate(written.data.images.paths)}
+        left = [rows[path] for path in map(found.paths.__getitem__, free) if path in rows]
+        if values is not None:
+            chosen = values.choose(left, parts.next)
+            place = writers.part(stage, "next")
+            _write_part(format, place, written.subset([one.place for one in chosen]))
+            folder = place.parent if place.suffix == ".json" else place
+            next_images.write(folder / "next.csv", chosen, written.data.images.paths)
+            look.draw(written.data.images.subset([one.place for one in chosen]), folder / "pictures")
+        if parts.audit:
+            _write_part(format, writers.part(stage, "audit"), written.subset(label_parts.sample(left, parts.audit)))
+    data = written.data
+    message = f"{writers.summary(data)} {limits.words}{predict.unreadable(bad)}"
+    first = f"to look at first: {review_queue.place(target)}"
+    print(f"{message}; {first}; {writers.source(format, target, data.images)}")
+    for name in parts.names:
+        print(label_parts.told(name, writers.part(target, name), parts, len(left)))
+    if not len(data.boxes):
+        print(_advice(written.doubts, limits))
+    return data
+
+
+def _write_part(format: str, place: Path, part: Written) -> None:
+    writers.write(format, place, part.data, part.scores, part.doubts)
+
+
+def _advice(doubts: Sequence[review_queue.Doubt], limits: Limits) -> str:
+    if limits.option == "--precision":
+        return "no label: no box scores as high as its class must; lower --precision, or train the model longer"
+    return review_queue.advice(doubts, float(limits.near[0]))
+
+
+class _Look:
+    """Looks through images for labels.
+
+    Args:
+        model: what looks.
+        limits: of the labels.
+        max_pixels: an image with more is refused.
+    """
+
+    def __init__(self, model: Model, limits: Limits, max_pixels: int) -> None:
+        self.model, self.limits, self.max_pixels = model, limits, max_pixels
+        self.lowest = review_queue.SHARE * float(limits.near.min())
+
+    def through(self, found: Images, bad: list[SsodError], values: Values | None) -> Written:
+        """Return the detections above their limits as labels; ``values`` takes note of each image, too."""
+        ids = range(1, len(found) + 1)  # the file that is written lists the images beside them
+        kept, sizes, parts, doubts = [], [], [], []
+        near, above = self.limits.near, self.limits.above
+        for i, picture, detected in predict.look_through(self.model, found, self.lowest, bad, self.max_pixels):
+            labels, scores = detected.labels.numpy(), detected.scores.numpy()
+            chosen = scores > above[labels]
+            doubts.append(review_queue.doubt(found.paths[i], scores, near[labels], chosen))
+            if values is not None:
+                values.see(picture, detected)
+            detected = detected[torch.from_numpy(chosen)]
+            side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
+            kept.append(i)
+            sizes.append(picture.size[::-1])
+            parts.append(detected[side > MIN_SIDE + 0.01])
+        images = Images(found.root, [found.paths[i] for i in kept], [ids[i] for i in kept], np.array(sizes, np.int32))
+        data = Labeled(
+            images=images,
+            classes=self.model.classes,
+            boxes=torch.cat([t.boxes for t in parts]).numpy(),
+            labels=torch.cat([t.labels for t in parts]).numpy(),
+            crowd=np.zeros(sum(map(len, parts)), bool),
+            difficult=np.zeros(sum(map(len, parts)), bool),
+            starts=np.cumsum([0, *map(len, parts)]).astype(np.int64),
+        )
+        return Written(data, torch.cat([t.scores for t in parts]).numpy(), doubts)
+
+    def draw(self, images: Images, folder: Path) -> None:
+        """Write pictures of ``images`` with all boxes that were judged, labels or not."""
+        for i, picture, detected in predict.look_through(self.model, images, self.lowest, [], self.max_pixels):
+            drawn = draw(picture, detected, self.model.classes.names)
+            predict.save(drawn, folder / predict.picture_name(images.paths[i]))

@@ -1,0 +1,125 @@
+"""Parts of the images that were labelled, for a person: those to label next, and a random sample to check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssod.data.checks.samefile import common_content, common_places
+from ssod.data.formats.records import Images, Labeled
+from ssod.inference import next_images
+from ssod.inference.label_limits import Limits
+from ssod.inference.model import Detected
+from ssod.inference.review_queue import Doubt
+from ssod.utils.errors import Exit, SsodError
+
+SEED = 0  # of the sample: the same images give the same one
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What parts to write.
+
+    Attributes:
+        next: images to label next; 0 = none.
+        audit: images of the sample to check; 0 = none.
+        labelled: sets of images that are labelled already, and are in no part.
+        counts: labelled boxes of each class by name; a class that it has not counts as others without a box.
+    """
+
+    next: int = 0
+    audit: int = 0
+    labelled: Sequence[Images] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the parts by name."""
+        return [name for name, many in (("next", self.next), ("audit", self.audit)) if many]
+
+
+NOTHING = Wanted()
+
+
+@dataclass(frozen=True)
+class Written:
+    """Labels as they are written: N images with their boxes.
+
+    Attributes:
+        data: the labels.
+        scores: [A], of each box.
+        doubts: N.
+    """
+
+    data: Labeled
+    scores: np.ndarray
+    doubts: Sequence[Doubt]
+
+    def subset(self, rows: Sequence[int]) -> Written:
+        """Return the images at ``rows``, in that order."""
+        starts = self.data.starts
+        scores = [self.scores[starts[row] : starts[row + 1]] for row in rows]
+        joined = np.concatenate([np.zeros(0, self.scores.dtype), *scores])
+        return Written(self.data.subset(rows), joined, [self.doubts[row] for row in rows])
+
+
+class Values:
+    """What images are worth to a person, taken note of while they are looked through.
+
+    Args:
+        limits: of the labels.
+        classes: names.
+        counts: labelled boxes by name.
+    """
+
+    def __init__(self, limits: Limits, classes: Sequence[str], counts: dict[str, int]) -> None:
+        self.near, self.rare = limits.near, next_images.rarity([counts.get(name, 0) for name in classes])
+        self.values: list[float] = []
+        self.looks: list[np.ndarray] = []
+
+    def see(self, picture: Image.Image, detected: Detected) -> None:
+        """Take note of the next image."""
+        labels, scores = detected.labels.numpy(), detected.scores.numpy()
+        self.values.append(next_images.value(labels, scores, self.near, self.rare))
+        self.looks.append(next_images.look(picture))
+
+    def choose(self, rows: Sequence[int], most: int) -> list[next_images.Chosen]:
+        """Choose among the images at ``rows``; ``place`` of what is returned is that of all images."""
+        chosen = next_images.choose([self.values[row] for row in rows], [self.looks[row] for row in rows], most)
+        return [next_images.Chosen(rows[one.place], one.value, one.gain) for one in chosen]
+
+
+def unlabelled(images: Images, labelled: Sequence[Images]) -> list[int]:
+    """Return the places of the images that are in none of the labelled sets, by place or by content.
+
+    Raises:
+        SsodError: all are.
+    """
+    known: set[str] = set()
+    for one in labelled:
+        pairs = common_places(one, images) + common_content(one, images, allow_symlinks=True)
+        known.update(name for _, name in pairs)
+    rows = [row for row, path in enumerate(images.paths) if path not in known]
+    if not rows:
+        problem = f"all {len(images)} images are labelled already"
+        raise SsodError(images.root, "", problem, "name images that are not", code=Exit.DATA)
+    return rows
+
+
+def sample(rows: Sequence[int], most: int) -> list[int]:
+    """Return up to ``most`` of ``rows``, drawn with equal chances, in their order."""
+    chosen = np.random.default_rng(SEED).permutation(len(rows))[:most]
+    return [rows[i] for i in sorted(chosen.tolist())]
+
+
+def told(name: str, place: Path, wanted: Wanted, free: int) -> str:
+    """Return what was written of a part at ``place``, and what to do with it, in one line."""
+    many = f"{min({'next': wanted.next, 'audit': wanted.audit}[name], free)} of {free} images without labels"
+    if name == "next":
+        folder = place.parent if place.suffix == ".json" else place
+        return f"to label next: {many} -> {place}; ranked in {folder / 'next.csv'}, drawn in {folder / 'pictures'}"
+    return f"to check: {many}, drawn by chance -> {place}; next: correct a copy, then ssod audit {place} CORRECTED"
