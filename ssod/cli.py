@@ -26,9 +26,9 @@ app = typer.Typer(
     name="ssod",
     help="Train an object detector with a tenth of the labels.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -248,8 +248,17 @@ def show_config(
     data: option.RecipeData = None,
     percent: option.Percent = None,
     fold: option.Fold = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Every key, its default and what it is for: of WORDS alone.")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="The JSON schema of a config file, for editors.")] = False,
 ) -> None:
-    """The merged config, and where each value came from."""
+    """The merged config, and where each value came from; or which keys there are."""
+    if keys or schema:
+        from ssod.commands.config_keys import show
+
+        show(words or [], schema=schema)
+        return
     from ssod.config import describe
 
     print(describe(_load(words, method, detector, data, percent, fold)))

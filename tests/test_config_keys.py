@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ssod import config
+from ssod.cli import app
 from ssod.commands.config_keys import Schema, config_schema, keys_text
 from ssod.methods.registry import names
 from ssod.utils import recipes
@@ -104,3 +105,11 @@ def test_a_place_alone_and_the_defaults_of_the_section_that_it_is_in() -> None:
 def test_an_unknown_place() -> None:
     with pytest.raises(SsodError, match="trian: no such key; did you mean 'train"):
         keys_text(["trian"])
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, begins in (["--keys", "train.lr"], "train.lr: 0.01"), (["--schema"], '{\n "$schema"'):
+        with pytest.raises(SystemExit) as end:
+            app(["config", *words])
+        assert end.value.code == 0
+        assert capsys.readouterr().out.startswith(begins)

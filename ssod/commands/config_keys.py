@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,11 @@ from ssod.utils.yaml_io import dump_yaml
 Schema = dict[str, Any]
 WIDTH = 100
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def show(places: list[str], *, schema: bool = False) -> None:
+    """Print the keys below some places, or the JSON schema; see ``keys_text`` and ``config_schema``."""
+    print(json.dumps(config_schema(), indent=1) if schema else keys_text(places))
 
 
 def config_schema() -> Schema:
