@@ -127,8 +127,8 @@ def share_of_peak(tflops: float, precision: str) -> float | None:
 
 
 def waits(args: argparse.Namespace) -> dict[str, Any]:
-    """Count by place where the host waits for the device in a step of Soft Teacher on Faster R-CNN."""
-    stepper, stream = stepper_of(args, "faster_rcnn", "soft_teacher", "bf16")
+    """Count by place where the host waits for the device in a step of Soft Teacher, on Faster R-CNN if not tiny."""
+    stepper, stream = stepper_of(args, "fcos" if args.tiny else "faster_rcnn", "soft_teacher", "bf16")
     method, device = stepper.method, stepper.device
     first = [next(stream)]
     calibrate(method, [send(b, device, channels_last=False) for b in first], 300, 7.0)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tools import gpu_check, gpu_parts
+from ssod.inference.export_parity import Parity
+from tools import export_parity, gpu_check, gpu_parts
 
 TINY = ["--tiny", "--device", "cpu", "--rounds", "1"]
 
 
 def test_every_part_runs_and_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parts = [name for name in gpu_check.PARTS if name != "tests"]  # those run here anyhow
-    assert gpu_check.main([*TINY, "-o", str(tmp_path), "--only", *parts]) == 0
+    parts = [name for name in gpu_check.PARTS if name not in ("tests", "export")]  # see below
+    assert gpu_check.main([*TINY, "-o", str(tmp_path), "--minutes", "60", "--only", *parts]) == 0
     found = json.loads((tmp_path / "gpu_check.json").read_text())
     assert list(found) == parts
     assert all(not {"error", "left_out"} & set(part) for part in found.values())
@@ -25,7 +26,6 @@ def test_every_part_runs_and_is_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     assert row["mfu"] is None
     assert found["loader"]["data_wait"] >= 0
     assert found["thresholds"]["ms"] > 0
-    assert "0 differ, 0 crashes" in found["export"]["retinanet"]
     page = (tmp_path / "gpu_check.md").read_text()
     assert page in capsys.readouterr().out
     assert page.startswith("# CPU\n")
@@ -60,6 +60,22 @@ def test_tests_are_asked_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_parts.tests(gpu_check.arguments(TINY)) == {"result": "3 passed in 1.00s"}
     assert asked["SSOD_TEST_DEVICE"] == "cpu"
     assert "tests/test_devices.py" in asked["command"]
+
+
+@pytest.mark.parametrize("differ", [0, 1])
+def test_graphs_are_compared_on_the_provider(differ: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    swept = export_parity.Sweep(Parity(images=8, differ=differ), 0)
+    monkeypatch.setattr(gpu_parts, "convert", lambda model, format: b"graph")
+    monkeypatch.setattr(gpu_parts, "runner", lambda *words: asked.append(words))
+    monkeypatch.setattr(export_parity, "sweep", lambda model, run, count: swept)
+    if differ:
+        with pytest.raises(RuntimeError, match="1 differ"):
+            gpu_parts.export(gpu_check.arguments(TINY))
+        return
+    found = gpu_parts.export(gpu_check.arguments(TINY))
+    assert "0 differ, 0 crashes" in found["retinanet"]
+    assert asked == [(b"graph", "onnx", "CPUExecutionProvider")]
 
 
 def test_a_row_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
