@@ -248,3 +248,20 @@ def test_train_eval_predict_label_in_a_row(
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == 6
     assert ssod(monkeypatch, "label", run, images, "-o", str(tmp_path / "labels"), "--score", "0") == 0
     assert any((tmp_path / "labels").rglob("*.json"))
+    label = [monkeypatch, "label", run, str(tmp_path / "data" / "train"), "-o", str(tmp_path / "more")]
+    capsys.readouterr()
+    assert ssod(*label, "--precision", "0.9") == Exit.DATA
+    assert "no class reaches 0.9 on val" in one_line(capsys.readouterr().err)
+    assert ssod(*label, "--score", "0", "--next", "2", "--audit", "3") == 0
+    left = 12 - json.loads((tmp_path / "run" / "split.json").read_text())["labeled"]
+    said = capsys.readouterr().out
+    assert f"to label next: 2 of {left} images without labels" in said
+    assert f"to check: 3 of {left} images without labels" in said
+    assert ssod(monkeypatch, "label", run, images, "-o", str(tmp_path / "none"), "--next", "2") == Exit.DATA
+    assert "all 6 images are labelled already" in one_line(capsys.readouterr().err)
+    sample = str(tmp_path / "more" / "audit" / "instances.json")
+    assert ssod(monkeypatch, "audit", sample, sample) == 0
+    assert "all classes" in capsys.readouterr().out
+    merged = str(tmp_path / "all.json")
+    assert ssod(monkeypatch, "merge", str(tmp_path / "more" / "instances.json"), sample, "-o", merged) == 0
+    assert "12 images, " in capsys.readouterr().out.splitlines()[-1]
