@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 from ssod.data import datasets, splits
 from ssod.data.checks.images import check_images
 from ssod.data.checks.leakage import Blame, blame_source, check_pair
+from ssod.data.checks.reach import Coverage
 from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Context, Findings
@@ -34,12 +36,14 @@ class Report:
         counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
         split: what ``DataSets.split`` will be; empty if it could not be drawn.
         decoded: per part: how many images were decoded, and how many there are.
+        coverage: how many labelled boxes the detector reaches; None = it was not asked, or could not be said.
     """
 
     findings: Findings = field(default_factory=Findings)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
     decoded: dict[str, tuple[int, int]] = field(default_factory=dict)
+    coverage: Coverage | None = None
 
     @property
     def code(self) -> Exit:
@@ -53,7 +57,12 @@ class Report:
 
 
 def check(
-    cfg: DataConfig, *, decode: Decode | None = "none", limit: int | None = None, visible: Visible | None = None
+    cfg: DataConfig,
+    *,
+    decode: Decode | None = "none",
+    limit: int | None = None,
+    visible: Visible | None = None,
+    reach: Callable[[Labeled], Coverage | None] | None = None,
 ) -> Report:
     """Look for everything that is wrong, instead of stopping at the first thing.
 
@@ -64,6 +73,7 @@ def check(
         limit: open at most this many images of each set, and compare at most this many of each pair of sets by
             content; None = all.
         visible: what the views and the detector of the config can show and find; None = it is not asked.
+        reach: counts the labelled boxes that the detector reaches; None = it is not asked.
     """
     report = Report()
     labeled = _labeled(cfg, report, decode, limit)
@@ -76,6 +86,7 @@ def check(
     _collect(report, ctx)
     if labeled is not None:
         part = _split(cfg, labeled, report)
+        report.coverage = reach(part) if reach is not None and part is not None else None
         if visible is not None:
             for name, data in (("labeled", part), ("val", val)):
                 if data is not None:
