@@ -68,11 +68,12 @@ def init(
     fold: Annotated[int | None, typer.Option(help="Draw of the labels that are kept.")] = None,
     images: option.ImageFolder = None,
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
+    budget: option.Budget = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
     from ssod.commands.init import write_config, write_recipe
 
-    given = _given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
+    given = _given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images, budget=budget)
     common = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
     print(write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common))
 

@@ -102,13 +102,13 @@ def test_the_numbers_follow_from_the_images_that_keep_their_labels(here: Path, m
     assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled) == (2, 8)
     assert cfg.train.lr == pytest.approx(0.0025)
     seen = []
-    monkeypatch.setattr(init_text, "numbers", lambda data, _: seen.append(len(data.labeled)) or NUMBERS)
+    monkeypatch.setattr(init_text, "numbers", lambda data: seen.append(len(data.labeled)) or NUMBERS)
     write_config("again.yaml", "big", None, "big", percent=12.5)
     assert seen == [7]
     assert load("again.yaml").data.split.percent == 12.5
 
 
-NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01, short=224)
+NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01)
 
 
 def test_a_percentage_and_other_unlabelled_images(here: Path) -> None:
@@ -224,7 +224,7 @@ def test_the_numbers_follow_the_rule(here: Path) -> None:
     assert cfg.train.lr == pytest.approx(0.01)
     assert cfg.views.val.model_dump(mode="json") == [{"resize": {"short": [384, 384], "long": 640}}]
     data = datasets.load(cfg.data)
-    many = [init_text.numbers(_Sized(data, n), "resnet50").steps for n in (3, 1000, 100_000)]
+    many = [init_text.numbers(_Sized(data, n)).steps for n in (3, 1000, 100_000)]
     assert many == [3000, 12_500, 30_000]
 
 

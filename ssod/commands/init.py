@@ -6,7 +6,7 @@ The numbers follow from the data by a rule that suits a few hundred labelled ima
 * steps: 100 passes over the labelled images, at least 3 000 and at most 30 000;
 * burn-in: half of the steps, so that the teacher knows something before it teaches;
 * learning rate: 0.00125 per labelled image of a batch, a tenth of it for the last tenth of the steps;
-* size: the median shorter side of the labelled images, a multiple of 32 in 224..800 (``tiny``: 128), varied by a fifth.
+* size, anchors and levels: from the labelled boxes' sides and a budget, see ``init_sizes``; views vary by a fifth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ssod import config
+from ssod.commands import init_text
+from ssod.commands.coverage import coverage
+from ssod.commands.init_fit import fit, said
 from ssod.commands.init_text import compose, flow, with_changes
+from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.data.formats.infer import data_section
@@ -42,6 +46,7 @@ def write_config(
     val_images: str | None = None,
     fold: int | None = None,
     overrides: Sequence[str] = (),
+    budget: str | None = None,
 ) -> str:
     """Write a starting config for a user's own data.
 
@@ -60,6 +65,7 @@ def write_config(
         val_images: image folder of ``val``, a COCO JSON. None = one of the usual folders, or ``images``.
         fold: number of the draw, where ``percent`` is given; None = 1.
         overrides: ``key.path=value`` for keys of the config; those of ``data`` hold for reading the data, too.
+        budget: what training may cost, ``30m`` or ``8GB``; None = what the machine has.
 
     Returns:
         A few lines for people: what was found, and what to do next.
@@ -82,13 +88,18 @@ def write_config(
     data = _read(section)
     if section["labeled"]["format"] == "voc" and "classes" not in section:
         section["classes"] = list(data.classes.names)  # a VOC folder has no list; this one stays the same
-    text = with_changes(compose(out, section, data, recipe), changes)
-    _check(text, recipe, out)
-    _write_new(out, text)
+    tree, _ = recipes.compose(recipe)
+    n = init_text.numbers(data)
+    sizes = fit(data.labeled, tree, changes, n, budget)
+    text = with_changes(compose(out, section, data, recipe, tree, n, sizes), changes)
+    cfg = _check(text, recipe, out)
+    about = said(sizes, coverage(cfg, data.labeled), budget)
+    _write_new(out, init_text.with_remarks(text, about))
     return (
         f"labelled   {_found(section['labeled'], data.labeled)}{_kept(section)}, {len(data.classes)} classes\n"
         f"unlabelled {_unlabeled(section, data)}\n"
         f"val        {_found(section['val'], data.val)}\n"
+        f"{''.join(f'{line}{chr(10)}' for line in about)}"
         f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
     )
 
@@ -157,12 +168,12 @@ def changed(overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def _check(text: str, recipe: Recipe, out: Path) -> None:
+def _check(text: str, recipe: Recipe, out: Path) -> Config:
     """Load the text as if it stood in ``out``: what is written can be trained."""
     tree, origins = recipes.compose(recipe)
     own = parse_yaml(text, str(out))
     merge(tree, {key: value for key, value in own.items() if key != "recipe"}, origins, str(out))
-    config.validate(tree, str(out), stem=out.stem, origins=origins)
+    return config.validate(tree, str(out), stem=out.stem, origins=origins)
 
 
 def _read(section: dict[str, Any]) -> DataSets:

@@ -58,6 +58,14 @@ ImageFolder = Annotated[
         "are looked for there, too.",
     ),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="What training may cost: a time on this CPU, 30m or 2h, or memory, 8GB. By default the memory of the GPU "
+        "that is here, else 60m for a *_tiny detector and 8GB for others.",
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Argument(
