@@ -19,6 +19,7 @@ from ssod.data.formats.findings import Context, Findings
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.formats.registry import read_images
+from ssod.data.held_out import read_part
 from ssod.data.loading.reader import allowed_bad
 from ssod.utils.errors import Exit, SsodError
 
@@ -113,7 +114,7 @@ def _collect(report: Report, ctx: Context, error: SsodError | None = None) -> No
 def _labeled(cfg: DataConfig, report: Report, decode: Decode | None, limit: int | None) -> Labeled | None:
     ctx = _context(cfg, "labeled")
     try:
-        data = datasets.read_labeled(cfg.labeled, ctx, classes=cfg.classes)
+        data = read_part(cfg, "labeled", ctx)
     except SsodError as error:
         _collect(report, ctx, error)
         _count_anyway(cfg, "labeled", report)
@@ -131,7 +132,7 @@ def _val(
         return None
     ctx = _context(cfg, "val")
     try:
-        data = datasets.read_labeled(cfg.val, ctx, classes=cfg.classes)
+        data = read_part(cfg, "val", ctx)
         if labeled is not None:
             data = datasets.align(data, labeled.classes, cfg.val, ctx)
     except SsodError as error:

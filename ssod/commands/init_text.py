@@ -55,7 +55,6 @@ def compose(
     low, high = round(sizes.short * 0.8), round(sizes.short * 1.2)
     val_view = flow([{"resize": {"short": sizes.short, "long": long_side(sizes.short)}}])
     train_view = [{"resize": {"short": [low, high], "long": 2 * sizes.short}}, "flip"]
-    first = "\n".join(f"  {key}: {flow(section[key])}{_remark(key, section)}" for key in section)
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
     file = shlex.quote(str(out))
     return f"""\
@@ -72,7 +71,7 @@ def compose(
 recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: own}}
 
 data:{" # move the folder and only `root` changes" if "root" in section else ""}
-{first}
+{lines_of(section)}
 
 views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
   labeled: {{weak: {flow(train_view + _colors(tree))}}}
@@ -96,6 +95,11 @@ train: # the rule behind these numbers: 100 passes over the labelled images, at 
 """
 
 
+def lines_of(section: dict[str, Any]) -> str:
+    """Return the lines of the ``data`` section."""
+    return "\n".join(f"  {key}: {flow(section[key])}{_remark(key, section)}" for key in section)
+
+
 def with_remarks(text: str, remarks: Sequence[str]) -> str:
     """Return a config's text with remarks below its first line, each on a line of its own."""
     first, rest = text.split("\n", 1)
@@ -116,6 +120,8 @@ def with_changes(text: str, changes: Mapping[str, Any]) -> str:
 
 
 def _remark(key: str, section: dict[str, Any]) -> str:
+    if key == "held_out":
+        return " # the images of `labeled` that are `val`"
     if key != "split":
         return ""
     what = "are left out" if "unlabeled" in section else "are the unlabelled ones"
