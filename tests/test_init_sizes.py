@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.models import get_model
 
 from ssod.commands import budget as budgets
 from ssod.commands.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
-from ssod.commands.coverage import coverage
+from ssod.commands.coverage import coverage, reach_of
 from ssod.commands.init import write_config
-from ssod.commands.init_sizes import Sizes, Wanted, choose, sides
+from ssod.commands.init_sizes import Sizes, Wanted, _sample, choose, read_detector, sides
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.formats.records import Classes, Images, Labeled
+from ssod.detectors.build import build
 from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.retinanet import RetinaNetConfig
+from ssod.detectors.weights import TORCHVISION
 from ssod.utils import recipes
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.merging import merge
 from ssod.utils.recipes import Recipe
 from tests.small_sets import voc
 
@@ -52,13 +56,10 @@ def wanted(detector: str, budget: Budget = ENDLESS, *, fixed: bool = False, **ch
 @pytest.mark.parametrize("detector", ["retinanet_tiny_fpn", "fcos_tiny_fpn", "faster_rcnn_tiny_fpn"])
 @pytest.mark.parametrize("side", [16, 60, 300])
 def test_boxes_of_most_sides_are_within_reach(detector: str, side: int) -> None:
-    from ssod.commands.init_sizes import _read, _sample, reach_of
-    from ssod.utils.merging import merge
-
     data, want = labeled(side), wanted(detector)
     found = choose(data, want)
     merge(want.detector, found.detector, {}, "")
-    reach = reach_of(_read(want.detector))
+    reach = reach_of(read_detector(want.detector))
     assert reach is not None
     assert reach.within(_sample(data).at(found.short)).mean() >= 0.98
 
@@ -99,11 +100,11 @@ def test_a_budget_that_nothing_fits() -> None:
 
 
 def test_memory_cuts_a_step_before_it_shrinks_images() -> None:
-    large, small = (choose(labeled(100), wanted("retinanet_r50_fpn", Budget("", memory=m * GB))) for m in (60, 6))
+    large, small = (choose(labeled(100), wanted("fcos_r50_fpn", Budget("", memory=m * GB))) for m in (60, 6))
     assert (large.short, large.accumulate) == (480, 1)
     assert small.short == 480
     assert small.accumulate > 1
-    assert choose(labeled(100), wanted("retinanet_r50_fpn", Budget("", memory=1.5 * GB))).short < 480
+    assert choose(labeled(100), wanted("fcos_r50_fpn", Budget("", memory=1.5 * GB))).short < 480
 
 
 def test_sides_are_tried_in_order() -> None:
@@ -161,3 +162,46 @@ def test_init_writes_what_it_chose_and_says_what_it_reaches(tmp_path: Path, monk
     assert "           out of reach: 4, median side " in again
     assert "fewer than 98%" in Path("own.yaml").read_text()
     assert load("own.yaml").detector.levels == (5, 6)
+
+
+# ---- weights -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("detector", "change", "weights", "why"),
+    [
+        ("fcos_r50_fpn", [], "coco", "a whole detector that learnt COCO"),
+        ("faster_rcnn_r50_fpn", [], "coco", "a whole detector that learnt COCO"),
+        ("fcos_r50_fpn", ["detector.levels=[2, 6]"], "imagenet", None),
+        ("faster_rcnn_r50_fpn", ["detector.weights=imagenet"], "imagenet", None),
+        ("retinanet_r50_fpn", [], "imagenet", "COCO weights are of a detector of another form"),
+        ("fcos_r18_fpn", [], "imagenet", "there are no COCO weights with resnet18"),
+        ("retinanet_tiny_fpn", [], "none", None),
+    ],
+)
+def test_weights_of_coco_where_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detector: str, change: list[str], weights: str, why: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    voc(tmp_path / "set", {"trainval": 4, "test": 2}, size=(320, 240))
+    write_config("my.yaml", "set", None, "set", percent=50, detector=detector, overrides=change, budget="8GB")
+    cfg = load("my.yaml")
+    assert cfg.detector.weights == weights
+    text = Path("my.yaml").read_text()
+    assert why is None or why in text
+    if weights == "coco":
+        plain = type(cfg.detector)()
+        assert cfg.detector.levels == plain.levels
+        assert getattr(cfg.detector, "anchors", None) == getattr(plain, "anchors", None)
+        has_the_form_of_coco(cfg.detector)
+
+
+def has_the_form_of_coco(cfg: Any) -> None:
+    """Compare names and shapes with those of torchvision's own detector of 91 classes, whose COCO weights these are."""
+    with torch.device("meta"):
+        theirs = get_model(TORCHVISION[cfg.name], weights=None, weights_backbone=None, num_classes=91).state_dict()
+        ours = build(cfg, 2, pretrained=False).state_dict()
+    theirs, ours = ({k: v.shape for k, v in part.items() if "num_batches" not in k} for part in (theirs, ours))
+    assert theirs.keys() == ours.keys()
+    unlike = [name for name in ours if ours[name] != theirs[name]]
+    assert all("cls" in name or "bbox_pred" in name for name in unlike)

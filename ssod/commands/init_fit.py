@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ssod.commands.budget import read_budget, taught_share
 from ssod.commands.coverage import ENOUGH
-from ssod.commands.init_sizes import Sizes, Wanted, choose
+from ssod.commands.init_sizes import Sizes, Wanted, choose, read_detector
 from ssod.commands.init_text import Numbers
+from ssod.commands.init_weights import coco_fits
 from ssod.data.checks.reach import Coverage
 from ssod.data.formats.records import Labeled
 from ssod.methods.registry import find
@@ -36,6 +38,8 @@ def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: N
     own = changes.get("detector", {})
     for section in (tree["detector"], own):
         merge(detector, section, {}, "command line")
+    coco = "weights" not in own and coco_fits(read_detector(detector))
+    detector |= {"weights": "coco"} if coco else {}
     method = {**tree["method"], **changes.get("method", {})}
     train = changes.get("train", {})
     steps = train["steps"] if isinstance(train.get("steps"), int) else n.steps
@@ -43,14 +47,15 @@ def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: N
     images = (batch["labeled"], batch["unlabeled"] if find(method["name"]).uses_unlabeled else 0)
     wanted = Wanted(
         detector=detector,
-        fixed=any(key in own for key in STRUCTURE),
+        fixed=coco or any(key in own for key in STRUCTURE),
         images=images,
         most_parts=1 if "mix" in method else min(filter(None, images)),
         steps=steps,
         taught=taught_share(method, steps),
         budget=read_budget(budget, detector.get("backbone", "")),
     )
-    return choose(data, wanted)
+    sizes = choose(data, wanted)
+    return replace(sizes, detector={"weights": "coco"} | sizes.detector) if coco else sizes
 
 
 def said(sizes: Sizes, reached: Coverage | None, budget: str | None) -> list[str]:
@@ -65,5 +70,7 @@ def said(sizes: Sizes, reached: Coverage | None, budget: str | None) -> list[str
     if reached is not None and reached.share < ENOUGH:
         lines.append(f"           out of reach: {reached.beyond()}")
         fix = "a larger --budget may help, or images cut into tiles" if reached.side < SMALL else _OTHER_SHAPES
+        if "weights" in sizes.detector:  # those of COCO ask for their own anchors
+            fix = "detector.weights=imagenet lets init choose anchors and levels"
         lines.append(f"           fewer than {ENOUGH:.0%}: {fix}")
     return lines

@@ -81,7 +81,7 @@ def choose(data: Labeled, wanted: Wanted) -> Sizes:
     Raises:
         SsodError: the detector's section is wrong.
     """
-    cfg = _read(wanted.detector)
+    cfg = read_detector(wanted.detector)
     native = native_side(data, getattr(cfg, "backbone", ""))
     if isinstance(cfg, D2Config) or data.crowd.all():
         return Sizes(native)
@@ -160,7 +160,8 @@ def sizes_of(data: Labeled) -> np.ndarray:
 # ---- anchors and levels ------------------------------------------------------------------------------------------
 
 
-def _read(section: Mapping[str, Any]) -> DetectorConfig:
+def read_detector(section: Mapping[str, Any]) -> DetectorConfig:
+    """Return a detector's section, validated."""
     return read_section(DetectorConfig, dict(section), "detector", Source("config", {}), {})
 
 
@@ -174,7 +175,7 @@ def _options(wanted: Wanted, cfg: DetectorConfig, seen: Seen) -> Iterator[tuple[
         merge(section, wanted.detector, {}, "")
         merge(section, change, {}, "")
         try:
-            yield change, _read(section)
+            yield change, read_detector(section)
         except SsodError:  # other keys of the section rule it out
             continue
 

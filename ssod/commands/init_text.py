@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ssod.commands.init_sizes import Sizes, long_side
+from ssod.commands.init_weights import line_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
 from ssod.utils.merging import merge
@@ -133,14 +134,12 @@ def _detector(section: dict[str, Any], sizes: Sizes) -> str:
 
     A line of weights, from which users start elsewhere, is left out where there are none.
     """
-    lines = [f"{key}: {flow(value)}" for key, value in sizes.detector.items()]
+    weights = sizes.detector.get("weights")
+    lines = [f"{key}: {flow(value)}" for key, value in sizes.detector.items() if key != "weights"]
     if lines:
         lines[0] += " # chosen, with the size of the views, for the sides of the boxes"
     if "weights" in section:
-        remark = "or a file of your own"
-        if section.get("backbone") == "resnet50" and section["name"] in ("fcos", "faster_rcnn"):
-            remark = "coco: a whole detector to start from, good for everyday objects; or a file"
-        lines = [f"weights: {section['weights']} # {remark}", *lines]
+        lines = [line_of(section | {"weights": weights or section["weights"]}), *lines]
     return "".join(["\ndetector:\n", *(f"  {line}\n" for line in lines)]) if lines else ""
 
 
