@@ -57,24 +57,24 @@ def init(
     out: Annotated[Path, typer.Option("-o", "--out", help="The config to write.")],
     changes: option.Changes = None,
     labeled: Annotated[str | None, typer.Option(help="COCO JSON, VOC or YOLO folder, or an export of a tool.")] = None,
-    val: Annotated[str | None, typer.Option(help="Like --labeled, for measuring.")] = None,
+    val: option.Val = None,
     unlabeled: Annotated[str | None, typer.Option(help="Folder, glob or .txt list of images, or rest.")] = None,
     percent: option.Percents = None,
     detector: option.OwnDetector = None,
     method: Annotated[str, typer.Option(help="A file of configs/methods.")] = "mean_teacher",
-    data: Annotated[
-        str | None, typer.Option(help="In place of --labeled and --val: a file of configs/data, such as coco.")
-    ] = None,
+    data: option.OwnOrKnown = None,
     fold: Annotated[int | None, typer.Option(help="Draw of the labels that are kept.")] = None,
     images: option.ImageFolder = None,
     val_images: Annotated[str | None, typer.Option(help="Image folder of --val, likewise.")] = None,
     weights: option.BeginWith = None,
+    budget: option.Budget = None,
+    group: option.Group = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
     from ssod.commands.init import write_config, write_recipe
 
     given = option.given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
-    given |= option.given(weights=weights)
+    given |= option.given(weights=weights, budget=budget, group=group)
     common = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
     print(write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common))
 
@@ -100,17 +100,16 @@ def check(
 def split(
     ann: Annotated[Path, typer.Option(help="COCO JSON to divide.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the JSON pairs.")],
-    percent: Annotated[list[float], typer.Option(help="Repeat for several: --percent 1 --percent 10.")],
+    percent: option.Shares = None,
+    shots: option.Shots = None,
     folds: Annotated[int, typer.Option(min=1, help="Folds 1..n.")] = 5,
-    family: Annotated[str, typer.Option(help="without_replacement, with_replacement (STAC) or index_file.")] = (
-        "without_replacement"
-    ),
+    family: option.Family = "without_replacement",
     file: Annotated[Path | None, typer.Option(help="The published index file, for --family index_file.")] = None,
 ) -> None:
     """Labelled / unlabelled splits, bit-identical to the published procedures."""
     from ssod.data.splits import write_splits
 
-    for line in write_splits(ann, percent, range(1, folds + 1), out, family=family, file=file):
+    for line in write_splits(ann, percent, range(1, folds + 1), out, family=family, file=file, shots=shots):
         print(line)
 
 

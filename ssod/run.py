@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from ssod.build import opened, visible
 from ssod.commands.check import Decode
 from ssod.commands.check import check as check_data
+from ssod.commands.coverage import coverage, lines
 from ssod.config import Config
 from ssod.data.checks.summary import summary
 from ssod.utils.errors import SsodError
@@ -47,10 +49,11 @@ def check(cfg: Config, *, decode: Decode | None = None) -> int:
     """
     if decode not in (None, *get_args(Decode)):
         raise SsodError("command line", "--decode", f"'{decode}' is unknown", f"use {', '.join(get_args(Decode))}")
-    report = check_data(cfg.data, decode=decode, visible=visible(cfg))
+    report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
     said = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
     seen = [f"images decoded: {', '.join(said)}"] if said else []
     if any(count < total for count, total in report.decoded.values()):
         seen[0] += "; --decode all finds what is truncated in the others, too"
-    print("\n".join([*summary(report.counts, report.split), *seen, *(report.lines() or ["no findings"])]))
+    counts = [*summary(report.counts, report.split), *lines(report.coverage)]
+    print("\n".join([*counts, *seen, *(report.lines() or ["no findings"])]))
     return int(report.code)

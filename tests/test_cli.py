@@ -174,6 +174,7 @@ def test_check_prints_plain_lines(
         "  images: 6",
         "  pixels: 8-bit RGB 6",
         "split: none",
+        "within reach of the detector: 100 % of 20 boxes",
         "images decoded: labeled 10 of 10, val 4 of 4, unlabeled 6 of 6",
         "no findings",
     ]

@@ -102,13 +102,13 @@ def test_the_numbers_follow_from_the_images_that_keep_their_labels(here: Path, m
     assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled) == (2, 8)
     assert cfg.train.lr == pytest.approx(0.0025)
     seen = []
-    monkeypatch.setattr(init_text, "numbers", lambda data, _: seen.append(len(data.labeled)) or NUMBERS)
+    monkeypatch.setattr(init_text, "numbers", lambda data: seen.append(len(data.labeled)) or NUMBERS)
     write_config("again.yaml", "big", None, "big", percent=12.5)
     assert seen == [7]
     assert load("again.yaml").data.split.percent == 12.5
 
 
-NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01, short=224)
+NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01)
 
 
 def test_a_percentage_and_other_unlabelled_images(here: Path) -> None:
@@ -224,7 +224,7 @@ def test_the_numbers_follow_the_rule(here: Path) -> None:
     assert cfg.train.lr == pytest.approx(0.01)
     assert cfg.views.val.model_dump(mode="json") == [{"resize": {"short": [384, 384], "long": 640}}]
     data = datasets.load(cfg.data)
-    many = [init_text.numbers(_Sized(data, n), "resnet50").steps for n in (3, 1000, 100_000)]
+    many = [init_text.numbers(_Sized(data, n)).steps for n in (3, 1000, 100_000)]
     assert many == [3000, 12_500, 30_000]
 
 
@@ -286,6 +286,70 @@ def test_a_split_that_is_not_there(here: Path) -> None:
     assert "has none of the parts trainval, train; it has a, b" in refused("my.yaml", "mine", "free", "voc")
 
 
-def test_an_error_in_the_data_stops_it(here: Path) -> None:
+def test_an_error_in_the_data_leaves_a_config_and_all_findings(here: Path, capsys: pytest.CaptureFixture) -> None:
+    for i in (0, 1):
+        (here / f"voc/Annotations/trainval{i}.xml").write_text("<annotation>")
+    for val in ("voc", None):  # what is not fitted is written anew
+        with pytest.raises(SsodError) as caught:
+            write_config("my.yaml", "voc", "free", val, overrides=["train.steps=77"])
+        assert caught.value.code == Exit.DATA
+        out = capsys.readouterr().out
+        assert "trainval0.xml" in out
+        assert "trainval1.xml" in out
+        assert "my.yaml, which is not fitted to the data" in out
+        cfg = load("my.yaml")
+        assert (cfg.train.steps, cfg.data.labeled.format, cfg.data.val is None) == (77, "voc", val is None)
+        assert not list(here.glob("*.val.txt"))
+    voc(here / "voc", {"trainval": 9, "test": 3})
+    write_config("my.yaml", "voc", "free", "voc")
+    assert "not fitted" not in Path("my.yaml").read_text()
+
+
+def test_a_config_that_somebody_edited_stays(here: Path) -> None:
     (here / "voc/Annotations/trainval0.xml").write_text("<annotation>")
-    refused("my.yaml", "voc", "free", "voc", code=Exit.DATA)
+    with pytest.raises(SsodError):
+        write_config("my.yaml", "voc", "free", "voc")
+    text = Path("my.yaml").read_text().replace("format: voc", "format:  voc")
+    Path("my.yaml").write_text(text)
+    with pytest.raises(SsodError, match="exists"):
+        write_config("my.yaml", "voc", "free", "voc")
+    assert Path("my.yaml").read_text() == text
+
+
+# ---- images to measure on, cut from the labelled ones ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("val", "count"), [(None, 2), ("20%", 2), ("40%", 4)])
+def test_val_is_cut_from_the_labelled_images(here: Path, val: str | None, count: int) -> None:
+    message = write_config("my.yaml", "voc", "free", val)
+    cfg = load("my.yaml")
+    data = datasets.load(cfg.data)
+    assert (len(data.labeled), len(data.val)) == (9 - count, count)
+    assert not {*data.labeled.images.ids} & {*data.val.images.ids}
+    assert cfg.data.held_out == "my.val.txt"
+    assert (here / "my.val.txt").read_text().count(".jpg\n") == count
+    assert f"val        {count} of the labelled images, not learnt from: my.val.txt" in message
+    write_config("again.yaml", "voc", "free", val)
+    assert (here / "again.val.txt").read_text() == (here / "my.val.txt").read_text()
+
+
+def test_a_cut_and_a_percentage(here: Path) -> None:
+    write_config("my.yaml", "voc", None, "20%", percent=50)
+    data = datasets.load(load("my.yaml").data)
+    assert (len(data.labeled), len(data.unlabeled), len(data.val)) == (3, 4, 2)
+
+
+def test_a_list_elsewhere_is_named_in_full(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = tmp_path_factory.mktemp("configs") / "my.yaml"
+    write_config(out, KINDS["coco"][0], "free", None)
+    assert load(out).data.held_out == str(out.with_name("my.val.txt"))
+
+
+def test_a_cut_that_is_none(here: Path) -> None:
+    for val in ("0%", "100%", "x%"):
+        assert "--val" in refused("my.yaml", "voc", "free", val)
+    assert "--group: 'name' is unknown" in refused("my.yaml", "voc", "free", "20%", group="name")
+    assert "--group: nothing is cut" in refused("my.yaml", "voc", "free", "voc", group="prefix")
+    line = refused("my.yaml", "voc", "free", "20%", group="folder", code=Exit.DATA)
+    assert "groups by folder stay whole" in line
+    assert not list(here.glob("*.val.txt"))

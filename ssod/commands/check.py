@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,12 +12,14 @@ import numpy as np
 from ssod.data import datasets, splits
 from ssod.data.checks.images import check_images
 from ssod.data.checks.leakage import Blame, blame_source, check_pair
+from ssod.data.checks.reach import Coverage
 from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Context, Findings
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.formats.registry import read_images
+from ssod.data.held_out import read_part
 from ssod.data.loading.reader import allowed_bad
 from ssod.utils.errors import Exit, SsodError
 
@@ -34,12 +37,14 @@ class Report:
         counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
         split: what ``DataSets.split`` will be; empty if it could not be drawn.
         decoded: per part: how many images were decoded, and how many there are.
+        coverage: how many labelled boxes the detector reaches; None = it was not asked, or could not be said.
     """
 
     findings: Findings = field(default_factory=Findings)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
     decoded: dict[str, tuple[int, int]] = field(default_factory=dict)
+    coverage: Coverage | None = None
 
     @property
     def code(self) -> Exit:
@@ -53,7 +58,12 @@ class Report:
 
 
 def check(
-    cfg: DataConfig, *, decode: Decode | None = "none", limit: int | None = None, visible: Visible | None = None
+    cfg: DataConfig,
+    *,
+    decode: Decode | None = "none",
+    limit: int | None = None,
+    visible: Visible | None = None,
+    reach: Callable[[Labeled], Coverage | None] | None = None,
 ) -> Report:
     """Look for everything that is wrong, instead of stopping at the first thing.
 
@@ -64,6 +74,7 @@ def check(
         limit: open at most this many images of each set, and compare at most this many of each pair of sets by
             content; None = all.
         visible: what the views and the detector of the config can show and find; None = it is not asked.
+        reach: counts the labelled boxes that the detector reaches; None = it is not asked.
     """
     report = Report()
     labeled = _labeled(cfg, report, decode, limit)
@@ -76,6 +87,7 @@ def check(
     _collect(report, ctx)
     if labeled is not None:
         part = _split(cfg, labeled, report)
+        report.coverage = reach(part) if reach is not None and part is not None else None
         if visible is not None:
             for name, data in (("labeled", part), ("val", val)):
                 if data is not None:
@@ -102,7 +114,7 @@ def _collect(report: Report, ctx: Context, error: SsodError | None = None) -> No
 def _labeled(cfg: DataConfig, report: Report, decode: Decode | None, limit: int | None) -> Labeled | None:
     ctx = _context(cfg, "labeled")
     try:
-        data = datasets.read_labeled(cfg.labeled, ctx, classes=cfg.classes)
+        data = read_part(cfg, "labeled", ctx)
     except SsodError as error:
         _collect(report, ctx, error)
         _count_anyway(cfg, "labeled", report)
@@ -120,7 +132,7 @@ def _val(
         return None
     ctx = _context(cfg, "val")
     try:
-        data = datasets.read_labeled(cfg.val, ctx, classes=cfg.classes)
+        data = read_part(cfg, "val", ctx)
         if labeled is not None:
             data = datasets.align(data, labeled.classes, cfg.val, ctx)
     except SsodError as error:

@@ -6,26 +6,35 @@ The numbers follow from the data by a rule that suits a few hundred labelled ima
 * steps: 100 passes over the labelled images, at least 3 000 and at most 30 000;
 * burn-in: half of the steps, so that the teacher knows something before it teaches;
 * learning rate: 0.00125 per labelled image of a batch, a tenth of it for the last tenth of the steps;
-* size: the median shorter side of the labelled images, a multiple of 32 in 224..800 (``tiny``: 128), varied by a fifth.
+* size, anchors and levels: from the labelled boxes' sides and a budget, see ``init_sizes``; views vary by a fifth.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ssod import config
+from ssod.commands import init_text
+from ssod.commands.check import check
+from ssod.commands.coverage import coverage
 from ssod.commands.half_labeled import refuse_half_labeled
+from ssod.commands.init_fit import fit, said
 from ssod.commands.init_text import compose, flow, with_changes
+from ssod.commands.init_unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
+from ssod.commands.init_val import cut_off, share_of
 from ssod.commands.init_weights import begin_with
+from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
 from ssod.data.formats.infer import data_section
 from ssod.utils import atomic, recipes
 from ssod.utils.config_errors import Source, nearest, read_section
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.given import given
 from ssod.utils.merging import merge, override
 from ssod.utils.recipes import Recipe
 from ssod.utils.yaml_io import parse_yaml
@@ -47,6 +56,8 @@ def write_config(
     fold: int | None = None,
     weights: str | None = None,
     overrides: Sequence[str] = (),
+    budget: str | None = None,
+    group: str | None = None,
 ) -> str:
     """Write a starting config for a user's own data.
 
@@ -55,7 +66,7 @@ def write_config(
         labeled: COCO JSON, VOC folder or YOLO folder, or another export of a labelling tool.
         unlabeled: folder, glob or .txt list of images, or one of the above; "rest": the images of ``labeled`` that
             nobody labelled. None = with ``percent``, the labelled set's other images.
-        val: like ``labeled``.
+        val: like ``labeled``; a share such as ``20%``, None = that one, cuts it from the labelled images.
         percent: share of the labelled images that keep their labels; needed where ``unlabeled`` is None. With both,
             the unlabelled images are those of ``unlabeled`` alone, and the labelled set's others are left out.
         detector: a file of ``configs/detectors``; None = that of ``weights``, or ``DETECTOR``.
@@ -66,19 +77,21 @@ def write_config(
         fold: number of the draw, where ``percent`` is given; None = 1.
         weights: a run folder or its model file, whose teacher the training begins with.
         overrides: ``key.path=value`` for keys of the config; those of ``data`` hold for reading the data, too.
+        budget: what training may cost, ``30m`` or ``8GB``; None = what the machine has.
+        group: images that the cut leaves together: of one ``folder``, or of one ``prefix`` of names.
 
     Returns:
         A few lines for people: what was found, and what to do next.
 
     Raises:
-        SsodError: what was not recognised, or the first error in the data.
+        SsodError: what was not recognised; or the first error in the data, of which all findings are printed, and a
+            config is written that is not fitted to them.
     """
     out = Path(out)
-    if out.exists():
-        raise SsodError(out, "", "exists", "choose another name, or remove it first")
-    for option, path in (("--labeled", labeled), ("--val", val)):
-        if path is None:
-            raise SsodError("command line", option, "missing", "name your data, or one of configs/data with --data")
+    refuse_taken(out)
+    if labeled is None:
+        raise SsodError("command line", "--labeled", "missing", "name your data, or one of configs/data with --data")
+    share = share_of(val, group)
     if fold is not None and percent is None:
         raise SsodError("command line", "--fold", "nothing is drawn", "give --percent, too, or leave it out")
     recipe = own_recipe(method, detector or DETECTOR)  # an unknown name is refused before the data is read
@@ -86,21 +99,40 @@ def write_config(
     if weights is not None:
         name, changes["detector"] = begin_with(weights, method, detector)
         recipe = own_recipe(method, name)
-    section = data_section(labeled, unlabeled, val, percent, images, val_images, fold=1 if fold is None else fold)
+    named = val if share is None else None
+    section = data_section(labeled, unlabeled, named, percent, images, val_images, fold=1 if fold is None else fold)
     merge(changes, changed(overrides), {}, "command line")
     merge(section, changes.pop("data", {}), {}, "command line")
+    cutting = nullcontext() if share is None or "val" in section else cut_off(out, section, share, group)
+    try:
+        with cutting:
+            return _begins(weights, recipe) + _write_fitted(out, section, recipe, changes, budget)
+    except SsodError as error:
+        if in_the_data(error):
+            _write_unfitted(out, section, recipe, changes)
+        raise
+
+
+def _write_fitted(
+    out: Path, section: dict[str, Any], recipe: Recipe, changes: dict[str, Any], budget: str | None
+) -> str:
+    """Read the data, write a config that fits them, and return what to say."""
     data = _read(section)
     refuse_half_labeled(section, data)
     if section["labeled"]["format"] in ("voc", "labelme", "labelstudio") and "classes" not in section:
         section["classes"] = list(data.classes.names)  # these have no list; this one stays the same
-    text = with_changes(compose(out, section, data, recipe), changes)
-    _check(text, recipe, out)
-    _write_new(out, text)
+    tree, _ = recipes.compose(recipe)
+    n = init_text.numbers(data)
+    sizes = fit(data.labeled, tree, changes, n, budget)
+    text = with_changes(compose(out, section, data, recipe, tree, n, sizes), changes)
+    cfg = _check(text, recipe, out)
+    about = said(sizes, coverage(cfg, data.labeled), budget)
+    _write_new(out, init_text.with_remarks(text, about))
     return (
         f"labelled   {_found(section['labeled'], data.labeled)}{_kept(section)}, {len(data.classes)} classes\n"
         f"unlabelled {_unlabeled(section, data)}\n"
-        f"val        {_found(section['val'], data.val)}\n"
-        f"{_begins(weights, recipe)}wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
+        f"val        {_measured(section, data)}\n"
+        f"{''.join(f'{line}{chr(10)}' for line in about)}"
     )
 
 
@@ -175,12 +207,12 @@ def changed(overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def _check(text: str, recipe: Recipe, out: Path) -> None:
+def _check(text: str, recipe: Recipe, out: Path) -> Config:
     """Load the text as if it stood in ``out``: what is written can be trained."""
     tree, origins = recipes.compose(recipe)
     own = parse_yaml(text, str(out))
     merge(tree, {key: value for key, value in own.items() if key != "recipe"}, origins, str(out))
-    config.validate(tree, str(out), stem=out.stem, origins=origins)
+    return config.validate(tree, str(out), stem=out.stem, origins=origins)
 
 
 def _read(section: dict[str, Any]) -> DataSets:
@@ -219,6 +251,20 @@ def _found(source: dict[str, str], images: Any) -> str:
 
 def _kept(section: dict[str, Any]) -> str:
     return f": {section['split']['percent']:g} % keep their labels" if "split" in section else ""
+
+
+def _measured(section: dict[str, Any], data: DataSets) -> str:
+    if "held_out" not in section:
+        return _found(section["val"], data.val)
+    return f"{len(given(data.val, 'cut'))} of the labelled images, not learnt from: {section['held_out']}"
+
+
+def _write_unfitted(out: Path, section: dict[str, Any], recipe: Recipe, changes: dict[str, Any]) -> None:
+    """Write a config that names data with errors, and print all that a check of them finds."""
+    text = with_changes(compose_unfitted(out, section, recipe), changes)
+    cfg = _check(text, recipe, out)
+    _write_new(out, sealed(text))
+    print("\n".join([*check(cfg.data).lines(), f"wrote {out}, which is not fitted to the data: they have errors"]))
 
 
 def _unlabeled(section: dict[str, Any], data: DataSets) -> str:

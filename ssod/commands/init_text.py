@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from ssod.commands.init_sizes import Sizes, long_side
+from ssod.commands.init_start import line_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
-from ssod.utils import recipes
 from ssod.utils.merging import merge
 from ssod.utils.recipes import Recipe
 from ssod.utils.yaml_io import dump_yaml
@@ -29,40 +29,33 @@ class Numbers:
         unlabeled: unlabelled images per step.
         steps: optimiser steps.
         lr: learning rate.
-        short: shorter side of an image in evaluation, pixels.
     """
 
     labeled: int
     unlabeled: int
     steps: int
     lr: float
-    short: int
 
 
-def numbers(data: DataSets, backbone: str) -> Numbers:
-    """Apply the rule; ``backbone`` matters for the size of the images only."""
+def numbers(data: DataSets) -> Numbers:
+    """Apply the rule; the size of the images is chosen in ``init_sizes``."""
     labeled = _power_of_two(min(8, len(data.labeled)))
     steps = round(100 * len(data.labeled) / labeled, -2)
-    sizes = data.labeled.images.sizes
-    median = float(np.median(sizes.min(1))) if sizes is not None else 640.0
-    short = 128 if backbone == "tiny" else min(max(round(median / 32) * 32, 224), 800)
     return Numbers(
         labeled=labeled,
         unlabeled=_power_of_two(min(8, len(data.unlabeled))),
         steps=int(min(max(steps, 3000), 30_000)),
         lr=0.00125 * labeled,
-        short=short,
     )
 
 
-def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) -> str:
-    """Return the text of the config, comments included."""
-    tree, _ = recipes.compose(recipe)
-    n = numbers(data, tree["detector"].get("backbone", ""))
-    low, high, long = round(n.short * 0.8), round(n.short * 1.2), round(n.short * 5 / 3)
-    val_view = flow([{"resize": {"short": n.short, "long": long}}])
-    train_view = [{"resize": {"short": [low, high], "long": 2 * n.short}}, "flip"]
-    first = "\n".join(f"  {key}: {flow(section[key])}{_remark(key, section)}" for key in section)
+def compose(
+    out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe, tree: dict[str, Any], n: Numbers, sizes: Sizes
+) -> str:
+    """Return the text of the config, comments included; ``tree`` has the sections of the recipe."""
+    low, high = round(sizes.short * 0.8), round(sizes.short * 1.2)
+    val_view = flow([{"resize": {"short": sizes.short, "long": long_side(sizes.short)}}])
+    train_view = [{"resize": {"short": [low, high], "long": 2 * sizes.short}}, "flip"]
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
     file = shlex.quote(str(out))
     return f"""\
@@ -79,7 +72,7 @@ def compose(out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe) 
 recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: own}}
 
 data:{" # move the folder and only `root` changes" if "root" in section else ""}
-{first}
+{lines_of(section)}
 
 views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
   labeled: {{weak: {flow(train_view + _colors(tree))}}}
@@ -87,13 +80,13 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
     weak: {val_view if _labels_once(tree) else flow(train_view)} # the teacher's
     strong: {_strong(tree)}
   val: {val_view}
-{_detector(tree["detector"])}
+{_detector(tree["detector"], sizes)}
 {_method(tree["method"])}
 
 train: # the rule behind these numbers: 100 passes over the labelled images, at least 3000 and at most 30000 steps
   steps: {n.steps}
-  batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: train.accumulate=2 keeps them
-  lr: {n.lr:g} # 0.00125 for each labelled image of a batch
+  batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: {_more_parts(sizes)} keeps them
+{_parts(sizes)}  lr: {n.lr:g} # 0.00125 for each labelled image of a batch
   schedule: {{name: multistep, milestones: [90%]}}
   warm_up: {{steps: 5%}}
   clip: 10
@@ -101,6 +94,17 @@ train: # the rule behind these numbers: 100 passes over the labelled images, at 
   save_every: 5%
   precision: fp32 # bf16 on a recent GPU: faster and smaller
 """
+
+
+def lines_of(section: dict[str, Any]) -> str:
+    """Return the lines of the ``data`` section."""
+    return "\n".join(f"  {key}: {flow(section[key])}{_remark(key, section)}" for key in section)
+
+
+def with_remarks(text: str, remarks: Sequence[str]) -> str:
+    """Return a config's text with remarks below its first line, each on a line of its own."""
+    first, rest = text.split("\n", 1)
+    return "\n".join([first, *(f"#   {line}" for line in remarks), rest])
 
 
 def with_changes(text: str, changes: Mapping[str, Any]) -> str:
@@ -117,20 +121,37 @@ def with_changes(text: str, changes: Mapping[str, Any]) -> str:
 
 
 def _remark(key: str, section: dict[str, Any]) -> str:
+    if key == "held_out":
+        return " # the images of `labeled` that are `val`"
     if key != "split":
         return ""
     what = "are left out" if "unlabeled" in section else "are the unlabelled ones"
     return f" # the other images of `labeled` {what}; another fold draws anew"
 
 
-def _detector(section: dict[str, Any]) -> str:
-    """Return the line from which users change the weights to start from; nothing where there are none."""
-    if "weights" not in section:
+def _detector(section: dict[str, Any], sizes: Sizes) -> str:
+    """Return what users may change of the detector, and what was chosen for their boxes; nothing where both is empty.
+
+    A line of weights, from which users start elsewhere, is left out where there are none.
+    """
+    weights = sizes.detector.get("weights")
+    lines = [f"{key}: {flow(value)}" for key, value in sizes.detector.items() if key != "weights"]
+    if lines:
+        lines[0] += " # chosen, with the size of the views, for the sides of the boxes"
+    if "weights" in section:
+        lines = [line_of(section | {"weights": weights or section["weights"]}), *lines]
+    return "".join(["\ndetector:\n", *(f"  {line}\n" for line in lines)]) if lines else ""
+
+
+def _more_parts(sizes: Sizes) -> str:
+    return f"train.accumulate={2 * sizes.accumulate}"
+
+
+def _parts(sizes: Sizes) -> str:
+    """Return the line that cuts a step into parts, where one is needed."""
+    if sizes.accumulate == 1:
         return ""
-    remark = "or a file of your own"
-    if section.get("backbone") == "resnet50" and section["name"] in ("fcos", "faster_rcnn"):
-        remark = "coco: a whole detector to start from, good for everyday objects; or a file"
-    return f"\ndetector: {{weights: {section['weights']}}} # {remark}\n"
+    return f"  accumulate: {sizes.accumulate} # parts of a step, looked at one after another, to fit into memory\n"
 
 
 def _labels_once(tree: dict[str, Any]) -> bool:

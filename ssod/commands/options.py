@@ -66,6 +66,41 @@ ImageFolder = Annotated[
         "are looked for there, too.",
     ),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="What training may cost: a time on this CPU, 30m or 2h, or memory, 8GB. By default the memory of the GPU "
+        "that is here, else 60m for a *_tiny detector and 8GB for others.",
+    ),
+]
+OwnOrKnown = Annotated[
+    str | None,
+    typer.Option("--data", help="In place of --labeled and --val: a file of configs/data, such as coco."),
+]
+Family = Annotated[
+    str, typer.Option("--family", help="Of --percent: without_replacement, with_replacement (STAC) or index_file.")
+]
+Shares = Annotated[
+    list[float] | None,
+    typer.Option("--percent", help="Share of the images; repeat for several: --percent 1 --percent 10."),
+]
+Shots = Annotated[
+    list[int] | None,
+    typer.Option("--shots", help="Boxes of each class, beside or in place of --percent; repeat for several: 1, 5, 10."),
+]
+Val = Annotated[
+    str | None,
+    typer.Option("--val", help="Like --labeled, for measuring; 20%, the default, cuts it from --labeled."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group",
+        help="Images that stay together where --val is cut: of one folder, or of one prefix of names (cam1_0042.jpg, "
+        "cam1_0043.jpg).",
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Argument(

@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 
 from ssod import build
+from ssod.commands.coverage import ENOUGH, coverage
 from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
 from ssod.data.datasets import DataSets
@@ -139,6 +140,12 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
         kinds["unlabelled"] = (train.batch.unlabeled, len(data.unlabeled), last.steps)
         rows.append(("unlabelled", f"{len(data.unlabeled)} images"))
     rows.append(("val", f"{len(data.val)} images" if data.val else "none: no AP will be known"))
+    reached = coverage(cfg, data.labeled)
+    if reached is not None:
+        rows.append(("within reach", reached.within()))
+    if reached is not None and reached.share < ENOUGH:
+        fix = "larger views, or anchors and levels for such sides (ssod init chooses them)"
+        warnings.append(f"out of reach of the detector: {reached.beyond()}; {fix}")
     rows.append(("", ""))
     for kind, (batch, images, steps) in kinds.items():
         shares = f"{collective.world_size()} process(es) x {train.accumulate} part(s) x {batch // parts}"

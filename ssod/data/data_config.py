@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssod.data.formats.findings import Rules, default_root
 from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
@@ -27,6 +27,9 @@ class DataConfig(Section):
     "Images whose labels, if any, are never read. None = what `split` takes the labels from."
     val: LabeledSource | None = None
     "Images with boxes to measure AP on."
+    held_out: str | None = None
+    """A .txt list of images of `labeled`, by their paths below the image folder, that are measured on and not learnt
+    from; `val` is the same source then. `ssod init --val 20%` writes one."""
     split: SplitConfig | None = None
     "Keep the labels of a part of `labeled` only."
     classes: list[str] | None = None
@@ -83,6 +86,12 @@ class DataConfig(Section):
         if levels is not None and not levels[0] < levels[1]:
             raise ValueError("needs the value that is black, and then a higher one that is white")
         return levels
+
+    @model_validator(mode="after")
+    def _held_out_of_one_set(self) -> DataConfig:
+        if self.held_out is not None and self.val != self.labeled:
+            raise ValueError("held_out: divides one source, and `labeled` and `val` are two; write one, or remove it")
+        return self
 
     @field_validator("classes")
     @classmethod

@@ -18,7 +18,8 @@ from ssod.data.formats.classlists import differences
 from ssod.data.formats.findings import Context, Findings, short
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Classes, Images, Labeled
-from ssod.data.formats.registry import NAMES_FOUND, read_images, read_labeled
+from ssod.data.formats.registry import NAMES_FOUND, read_images
+from ssod.data.held_out import read_part
 from ssod.data.stored import Stored
 from ssod.utils.schema import Section
 
@@ -105,7 +106,7 @@ def context(cfg: DataConfig, findings: Findings | None = None) -> Callable[[str]
 
 def load_labeled(cfg: DataConfig, ctx: Context) -> Labeled:
     """Read the labelled set, before any split."""
-    data = read_labeled(cfg.labeled, ctx, classes=cfg.classes)
+    data = read_part(cfg, "labeled", ctx)
     check_files(data.images, name_of(cfg.labeled, ctx), ctx)
     ctx.findings.raise_first()
     return data
@@ -137,7 +138,7 @@ def load_val(cfg: DataConfig, classes: Classes, ctx: Context, owner: str = "labe
     """
     if cfg.val is None:
         return None
-    found = align(read_labeled(cfg.val, ctx, classes=cfg.classes), classes, cfg.val, ctx, owner)
+    found = align(read_part(cfg, "val", ctx), classes, cfg.val, ctx, owner)
     check_files(found.images, name_of(cfg.val, ctx), ctx)
     ctx.findings.raise_first()
     return found

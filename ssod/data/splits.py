@@ -15,6 +15,7 @@ For one fold the draws of a larger percent contain those of a smaller one in the
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -31,7 +32,9 @@ from ssod.data.formats.findings import Context, Rules, short
 from ssod.data.formats.jsonfile import read_json
 from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Images, Labeled
+from ssod.data.shots import select_shots
 from ssod.utils import atomic
+from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
 
 Family = Literal["without_replacement", "with_replacement", "index_file"]
@@ -176,37 +179,41 @@ class WrittenSplit:
     split: dict[str, Any]
 
     def __str__(self) -> str:
-        empty = len(self.split["classes_without_boxes"])
+        empty, shots = len(self.split["classes_without_boxes"]), self.split.get("shots", 0)
+        few = sum(0 < count < shots for count in self.split["boxes"].values())
         return (
             f"{self.labeled}: {self.split['labeled']} labelled, {self.split['unlabeled']} unlabelled images, "
-            f"{empty} classes without a box, sha256 {self.split['hash'][:12]}"
+            f"{empty} classes without a box, {f'{few} with fewer than {shots}, ' if few else ''}"
+            f"sha256 {self.split['hash'][:12]}"
         )
 
 
 def write_splits(
     ann: Path,
-    percents: Sequence[float],
+    percents: Sequence[float] | None,
     folds: Sequence[int],
     out: Path,
     family: Family = "without_replacement",
     *,
     file: Path | None = None,
     images: Path | None = None,
+    shots: Sequence[int] | None = None,
 ) -> list[WrittenSplit]:
     """Write ``<ann>.{fold}@{percent}.json`` and ``...-unlabeled.json`` for every fold and percent.
 
     The labelled file has the drawn images with their annotations, masks included. The unlabelled one has all other
     images and the categories, and no annotation: what is not in a file cannot leak. Percents are written as the
-    published scripts do, ``1@10``, and ``1@0.5`` where they are no whole number.
+    published scripts do, ``1@10``, and ``1@0.5`` where they are no whole number; boxes of each class as ``1@5shot``.
 
     Args:
         ann: a COCO JSON, e.g. ``instances_train2017.json``.
-        percents: shares in per cent.
+        percents: shares in per cent; None, or none, where there are ``shots``.
         folds: numbers of the draws.
         out: folder, made if need be; files of the same name are replaced.
         family: see the module's docstring.
         file: the index file of family ``index_file``.
         images: folder of the images, looked into only if the file does not state their sizes.
+        shots: boxes of each class, see ``select_shots``.
 
     Raises:
         SsodError: the file is unsound, a split would be empty, or the disk refuses.
@@ -217,19 +224,35 @@ def write_splits(
     configs = [
         SplitConfig(percent=percent, fold=fold, family=family, file=None if file is None else str(file))
         for fold in folds
-        for percent in percents
+        for percent in percents or ()
     ]
+    if not configs and not shots:
+        raise SsodError(
+            "command line", "--percent", "missing", "give a share, --percent 10, or boxes a class, --shots 5"
+        )
+    if min(shots or [1]) < 1:
+        raise SsodError("command line", "--shots", f"{min(shots or ())} boxes of each class", "give 1 or more")
     data = read_coco(str(ann), str(images or ""), ctx)
     raw = json.loads(Path(ann).read_text("utf-8-sig"))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise atomic.refused(out, error) from None
-    return [_write_split(data, raw, cfg, out / f"{ann.stem}.{cfg.fold}@{cfg.percent:g}", ctx) for cfg in configs]
+    written = []
+    for cfg in configs:
+        parts = select(data, cfg, ctx)
+        facts = describe(data.subset(parts[0]), len(parts[1]), cfg)
+        written.append(_write_split(data, raw, *parts, out / f"{ann.stem}.{cfg.fold}@{cfg.percent:g}", facts))
+    for fold, count in itertools.product(folds, shots or ()):
+        parts = select_shots(data, count, fold)
+        facts = describe(data.subset(parts[0]), len(parts[1]), None) | {"family": "shots", "shots": count, "fold": fold}
+        written.append(_write_split(data, raw, *parts, out / f"{ann.stem}.{fold}@{count}shot", facts))
+    return written
 
 
-def _write_split(data: Labeled, raw: dict[str, Any], cfg: SplitConfig, stem: Path, ctx: Context) -> WrittenSplit:
-    keeps, loses = select(data, cfg, ctx)
+def _write_split(
+    data: Labeled, raw: dict[str, Any], keeps: np.ndarray, loses: np.ndarray, stem: Path, facts: dict[str, Any]
+) -> WrittenSplit:
     part = data.subset(keeps)
     ids = set(part.images.ids)
     own = [row for row in raw["annotations"] if row["image_id"] in ids]
@@ -237,4 +260,4 @@ def _write_split(data: Labeled, raw: dict[str, Any], cfg: SplitConfig, stem: Pat
     for path, rows, boxes in ((labeled, keeps, own), (unlabeled, loses, [])):
         images = [raw["images"][row] for row in rows]
         atomic.write_text(path, json.dumps({**raw, "images": images, "annotations": boxes}))
-    return WrittenSplit(labeled, unlabeled, describe(part, len(loses), cfg))
+    return WrittenSplit(labeled, unlabeled, facts)

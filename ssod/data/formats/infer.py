@@ -149,14 +149,14 @@ def _unknown(option: str, path: str, problem: str) -> SsodError:
 def data_section(
     labeled: str,
     unlabeled: str | None,
-    val: str,
+    val: str | None,
     percent: float | None = None,
     images: str | None = None,
     val_images: str | None = None,
     *,
     fold: int = 1,
 ) -> dict[str, Any]:
-    """Return the ``data`` section for what the user named, with paths below one root."""
+    """Return the ``data`` section for what the user named, with paths below one root; ``val`` may be cut later."""
     if unlabeled is None and percent is None:
         fix = (
             "name images without boxes, or 'rest' for those of --labeled that nobody labelled, or give --percent 10 to "
@@ -166,21 +166,21 @@ def data_section(
     if percent is not None and not 0 < percent < 100:
         fix = "give the share of the images that keep their labels, in per cent"
         raise SsodError("command line", "--percent", f"{percent:g} is not between 0 and 100", fix)
-    measured = labeled_source(val, "--val", MEASURED, val_images, also=images)
+    measured = None if val is None else labeled_source(val, "--val", MEASURED, val_images, also=images)
     # Where the labels end with `val`, trainval would hold the very images to measure on.
-    first = ("train", "trainval") if measured.get("split") in VAL else ("trainval", "train")
+    first = ("train", "trainval") if measured and measured.get("split") in VAL else ("trainval", "train")
     taught = labeled_source(labeled, "--labeled", first, images)
     if taught == measured:
         raise SsodError("command line", "--val", f"'{val}' is the labelled set itself", "name images to measure on")
-    sources = {"labeled": taught, "val": measured}
+    sources = {"labeled": taught} | ({"val": measured} if measured else {})
     if unlabeled is not None:
         if unlabeled == REST:
             free, taught = taught | {"which": "bare"}, taught | {"which": "labeled"}
         else:
             free = unlabeled_source(unlabeled, "--unlabeled", taught, also=images)
-        sources = {"labeled": taught, "unlabeled": free, "val": measured}
+        sources = {"labeled": taught, "unlabeled": free} | ({"val": measured} if measured else {})
     _refuse_idle("--images", images, list(sources.values()))
-    _refuse_idle("--val-images", val_images, [measured])
+    _refuse_idle("--val-images", val_images, [measured] if measured else [])
     root, below = below_one_root(list(sources.values()))
     section: dict[str, Any] = {} if root is None else {"root": root}
     section |= dict(zip(sources, below))

@@ -1,0 +1,77 @@
+"""From a recipe, a user's changes and a budget to the sizes that ``ssod init`` writes, and to what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ssod.commands.budget import read_budget, taught_share
+from ssod.commands.coverage import ENOUGH
+from ssod.commands.init_sizes import Sizes, Wanted, choose, read_detector
+from ssod.commands.init_start import coco_fits
+from ssod.commands.init_text import Numbers
+from ssod.data.checks.reach import Coverage
+from ssod.data.formats.records import Labeled
+from ssod.methods.registry import find
+from ssod.utils.merging import merge
+
+STRUCTURE = ("levels", "anchors", "assigner")  # of a detector's section: where a user names one, all of it stays
+BARE = ("none", "imagenet")  # weights that say nothing of anchors and levels
+SMALL = 16  # pixels: below, size is what boxes lack; above, an anchor of their shape
+_OTHER_SHAPES = "an FCOS, which has no anchors, may suit their shapes"
+
+
+def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: Numbers, budget: str | None) -> Sizes:
+    """Choose the sizes.
+
+    Args:
+        data: the images that keep their labels.
+        tree: the recipe's sections.
+        changes: the user's, section by section.
+        n: batch and steps.
+        budget: what the user allows; None = what the machine does.
+
+    Raises:
+        SsodError: no budget, or a detector's section that is wrong.
+    """
+    detector: dict[str, Any] = {}
+    own = changes.get("detector", {})
+    for section in (tree["detector"], own):
+        merge(detector, section, {}, "command line")
+    coco = "weights" not in own and coco_fits(read_detector(detector))
+    detector |= {"weights": "coco"} if coco else {}
+    method = {**tree["method"], **changes.get("method", {})}
+    train = changes.get("train", {})
+    steps = train["steps"] if isinstance(train.get("steps"), int) else n.steps
+    batch = {"labeled": n.labeled, "unlabeled": n.unlabeled} | train.get("batch", {})
+    images = (batch["labeled"], batch["unlabeled"] if find(method["name"]).uses_unlabeled else 0)
+    wanted = Wanted(
+        detector=detector,
+        fixed=coco or own.get("weights", "none") not in BARE or any(key in own for key in STRUCTURE),
+        images=images,
+        most_parts=1 if "mix" in method else min(filter(None, images)),
+        steps=steps,
+        taught=taught_share(method, steps),
+        budget=read_budget(budget, detector.get("backbone", "")),
+    )
+    sizes = choose(data, wanted)
+    return replace(sizes, detector={"weights": "coco"} | sizes.detector) if coco else sizes
+
+
+def said(sizes: Sizes, reached: Coverage | None, budget: str | None) -> list[str]:
+    """Return what init says of the sizes: to people, and at the head of the file."""
+    lines = []
+    if sizes.cost:
+        allowed = f"budget {budget}" if budget else "the budget of this machine"
+        over = "" if sizes.fits else f"; that is more than {allowed}, and the smallest size there is"
+        lines.append(f"input      {sizes.short} pixels on the shorter side, {sizes.cost} (estimated){over}")
+    if reached is not None:
+        lines.append(f"reach      {reached.within()} within reach of the detector")
+    if reached is not None and reached.share < ENOUGH:
+        lines.append(f"           out of reach: {reached.beyond()}")
+        fix = "a larger --budget may help, or images cut into tiles" if reached.side < SMALL else _OTHER_SHAPES
+        if "weights" in sizes.detector:  # those of COCO ask for their own anchors
+            fix = "detector.weights=imagenet lets init choose anchors and levels"
+        lines.append(f"           fewer than {ENOUGH:.0%}: {fix}")
+    return lines
