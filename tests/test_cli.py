@@ -249,11 +249,11 @@ def test_train_eval_predict_label_in_a_row(
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == 6
     assert ssod(monkeypatch, "label", run, images, "-o", str(tmp_path / "labels"), "--score", "0") == 0
     assert any((tmp_path / "labels").rglob("*.json"))
-    label = [monkeypatch, "label", run, str(tmp_path / "data" / "train"), "-o", str(tmp_path / "more")]
+    label = ["label", run, str(tmp_path / "data" / "train"), "-o", str(tmp_path / "more")]
     capsys.readouterr()
-    assert ssod(*label, "--precision", "0.9") == Exit.DATA
+    assert ssod(monkeypatch, *label, "--precision", "0.9") == Exit.DATA
     assert "no class reaches 0.9 on val" in one_line(capsys.readouterr().err)
-    assert ssod(*label, "--score", "0", "--next", "2", "--audit", "3") == 0
+    assert ssod(monkeypatch, *label, "--score", "0", "--next", "2", "--audit", "3") == 0
     left = 12 - json.loads((tmp_path / "run" / "split.json").read_text())["labeled"]
     said = capsys.readouterr().out
     assert f"to label next: 2 of {left} images without labels" in said
