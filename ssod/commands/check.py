@@ -149,7 +149,7 @@ def _count_anyway(cfg: DataConfig, part: str, report: Report) -> None:
     """Count a part that could not be read with the declared classes, if it can be with its own."""
     if cfg.classes is not None:
         with suppress(SsodError):  # what is wrong is in the list
-            report.counts[part] = count(datasets.read_labeled(getattr(cfg, part), _context(cfg, part)))
+            report.counts[part] = count(read_part(cfg.model_copy(update={"classes": None}), part, _context(cfg, part)))
 
 
 def _unlabeled(cfg: DataConfig, report: Report, decode: Decode | None, limit: int | None) -> Images | None:
