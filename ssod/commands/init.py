@@ -133,6 +133,7 @@ def _write_fitted(
         f"unlabelled {_unlabeled(section, data)}\n"
         f"val        {_measured(section, data)}\n"
         f"{''.join(f'{line}{chr(10)}' for line in about)}"
+        f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
     )
 
 

@@ -39,7 +39,8 @@ def image_folder(
         option: the command's option that the JSON came from.
         named: the folder that the user named for this JSON; no other is looked at.
         also: a folder that was named for another JSON and may hold these images, too.
-        stated: what the JSON says itself; it counts where all are there by name and nobody named another.
+        stated: what the JSON says itself; it counts where it lies below the current folder or the JSON's, all images
+            are there by name, and nobody named another. A stranger's file says nothing of other folders.
 
     Raises:
         SsodError: no folder has any of the images, or two have different ones under the same names.
@@ -48,8 +49,10 @@ def image_folder(
     if not wanted:
         return None
     if stated is not None and not named:
-        own = Path(os.path.normpath(ann.parent / stated))
-        if _fit(own, wanted)[1] == len(wanted):
+        own = absolute(os.path.join(ann.parent, stated))
+        if any(own.is_relative_to(near) for near in (Path.cwd(), absolute(str(ann.parent)))) and (
+            _fit(own, wanted)[1] == len(wanted)
+        ):
             return own
     decides, fix = DECIDES[option]
     folders = [absolute(named)] if named else [*_usual(ann), *([absolute(also)] if also else [])]
