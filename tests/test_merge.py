@@ -84,3 +84,14 @@ def test_refusals(sets: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(SsodError, match=r"y\.jpg"):
         merge(sets, tmp_path / "all.json")
     assert sets[0].read_bytes() == before
+
+
+def test_a_folder_far_from_the_file_is_not_believed(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """A stranger's JSON names no folder of the machine."""
+    merge(sets, tmp_path / "all.json")
+    tree = json.loads((tmp_path / "all.json").read_text())
+    far = tmp_path / "a" / "b" / "all.json"
+    far.parent.mkdir(parents=True)
+    far.write_text(json.dumps(tree | {"info": {"images": str(tmp_path)}}))
+    with pytest.raises(SsodError, match="cannot find"):
+        labeled_source(str(far), "--labeled", ("train",))

@@ -39,7 +39,7 @@ def image_folder(
         option: the command's option that the JSON came from.
         named: the folder that the user named for this JSON; no other is looked at.
         also: a folder that was named for another JSON and may hold these images, too.
-        stated: what the JSON says itself; it counts where it lies below the current folder or the JSON's, all images
+        stated: what the JSON says itself; it counts where it lies below the current folder or beside the JSON's, all images
             are there by name, and nobody named another. A stranger's file says nothing of other folders.
 
     Raises:
@@ -50,7 +50,7 @@ def image_folder(
         return None
     if stated is not None and not named:
         own = absolute(os.path.join(ann.parent, stated))
-        if any(own.is_relative_to(near) for near in (Path.cwd(), absolute(str(ann.parent)))) and (
+        if any(own.is_relative_to(near) for near in (Path.cwd(), absolute(str(ann.parent)).parent)) and (
             _fit(own, wanted)[1] == len(wanted)
         ):
             return own
