@@ -39,8 +39,8 @@ def image_folder(
         option: the command's option that the JSON came from.
         named: the folder that the user named for this JSON; no other is looked at.
         also: a folder that was named for another JSON and may hold these images, too.
-        stated: what the JSON says itself; it counts where it lies below the current folder or beside the JSON's, all images
-            are there by name, and nobody named another. A stranger's file says nothing of other folders.
+        stated: what the JSON says itself; it counts where it lies below the current folder or beside the JSON's, all
+            images are there by name, and nobody named another. A stranger's file says nothing of other folders.
 
     Raises:
         SsodError: no folder has any of the images, or two have different ones under the same names.
