@@ -15,7 +15,7 @@ from ssod.commands.budget import GB, Budget, load_of, parts_within, read_budget,
 from ssod.commands.coverage import coverage, reach_of
 from ssod.commands.init import write_config
 from ssod.commands.init_sizes import Sizes, Wanted, _sample, choose, read_detector, sides
-from ssod.commands.init_weights import coco_fits, line_of
+from ssod.commands.init_start import coco_fits, line_of
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.formats.records import Classes, Images, Labeled
