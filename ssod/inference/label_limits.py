@@ -100,7 +100,7 @@ def of_run(weights: str | os.PathLike, precision: float) -> list[Cutoff]:
     step = model_file.read_card(file).get("step")
     table = file.parent / "eval" / f"step_{step}.npz"
     if file.name != "best.safetensors" or not isinstance(step, int) or not table.is_file():
-        problem = f"no matches of its val images: '{table}' is not there"
+        problem = f"no matches of its val images: eval/{table.name} is not there"
         fix = "name a run folder that was evaluated, or give --score: `ssod eval` prints a score for each class"
         raise SsodError(weights, "--precision", problem, fix, code=Exit.DATA)
     return cutoffs.cutoffs(matching.read(table), precision)

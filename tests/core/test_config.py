@@ -107,7 +107,8 @@ def test_a_name_where_there_was_none_keeps_the_section(child: Path) -> None:
 
 def test_a_changed_format_starts_the_section_afresh(child: Path) -> None:
     cfg = load(child, ["data.labeled={format: voc, root: voc, split: trainval}"])
-    assert cfg.data.labeled.model_dump() == {"format": "voc", "root": "voc", "split": "trainval"}
+    plain = cfg.data.labeled.model_dump(exclude_none=True)
+    assert plain == {"format": "voc", "root": "voc", "split": "trainval"}
 
 
 def own_defaults() -> list[tuple[str, type[Section], str]]:
@@ -285,7 +286,10 @@ def test_a_config_is_frozen(child: Path) -> None:
         ("train=3", "train: 3 is no section; write 'train:' and keys below it"),
         ("train.batch=4", "train.batch: 4 where keys are due; write 'batch:' and keys below"),
         ("data.labeled=a.json", "data.labeled: 'a.json' where keys are due"),
-        ("data.unlabeled.path=x", "data.unlabeled.format: missing; known here: coco, folder, voc, yolo"),
+        (
+            "data.unlabeled.path=x",
+            "data.unlabeled.format: missing; known here: coco, folder, labelme, labelstudio, voc, yolo",
+        ),
         ("data.labeled.format=voc", "data.labeled.root: missing (and 1 more); add it"),
         # names that are no names
         ("method.name=../x", "method.name: '../x' is no name"),

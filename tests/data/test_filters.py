@@ -105,6 +105,8 @@ KNOWN: dict[str, tuple[int, str]] = {
     "formats/tails.py:tails": (2, "L15 D36"),
     "formats/voc.py:_open": (1, TEXT),
     "formats/voc.py:_with_bare": (1, "images that have an annotation, which stand before"),
+    "formats/joined.py:_base": (1, "the set that a message names"),
+    "formats/joined.py:as_one": (1, "those with other boxes, of which D36 counts all"),
     "formats/voclayout.py:Layout.stems": (2, "files that are no annotations; images are counted by image_names"),
     "formats/voclayout.py:find_layout": (1, SEARCH),
     "formats/voc.py:_objects": (2, ERROR + "V04 V05 D22"),

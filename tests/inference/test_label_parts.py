@@ -62,7 +62,8 @@ def test_next_and_audit_are_parts_of_the_labels(run: Path, tmp_path: Path, capsy
         label_files(run, tmp_path / "images", tmp_path / "mine.json", score=0.3, parts=Wanted(next=1))
 
 
-def test_init_finds_the_images_of_what_was_written(run: Path, tmp_path: Path) -> None:
+def test_init_finds_the_images_of_what_was_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     written = label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, parts=Wanted(audit=2))
     for file, count in (("instances.json", 5), ("audit/instances.json", 2)):
         source = labeled_source(str(tmp_path / "out" / file), "--labeled", ("train",))
