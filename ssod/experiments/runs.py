@@ -21,6 +21,7 @@ from ssod.experiments.run_folder import run_folder
 from ssod.utils.errors import SsodError
 
 REPEATED = ("data.split.fold", "train.seed")  # may differ between the repetitions of one row
+WEIGHTS = ("detector.weights", "method.teacher.weights")  # each fold may have a model of its own
 MOVES_AP = ("views.val",)  # cosmetic for resuming a run, not for comparing it
 _FOLD = re.compile(r"\.(\d+)@")  # instances_train2017.{fold}@{percent}.json
 
@@ -112,16 +113,13 @@ class Run:
             for key, value in flat(self.config).items()
             if key not in REPEATED and (kind_of(key) != "cosmetic" or key in MOVES_AP) and not key.startswith(unread)
         }
-        return own if self.start is None else own | {"detector.weights": self._named_start(self.start)}
+        starts = {key: run_of(own[key]) for key in WEIGHTS if key in own}
+        return own | {key: self._named_start(own[key], run) for key, run in starts.items() if run is not None}
 
     @cached_property
     def start(self) -> Run | None:
         """The run whose weights this one began with; None where they are no run's, or the run is no longer there."""
-        weights = Path(str(self.config["detector"].get("weights")))
-        try:
-            return read_run(weights.parent) if weights.is_file() else None
-        except SsodError:
-            return None
+        return run_of(self.config["detector"].get("weights"))
 
     @cached_property
     def begun(self) -> dict[str, Any]:
@@ -129,8 +127,8 @@ class Run:
         path = self.path / "burn_in.json"
         return run_files.json_object(path, run_files.BEGUN) if path.exists() else {}
 
-    def _named_start(self, start: Run) -> str:
-        file = Path(self.config["detector"]["weights"]).name
+    def _named_start(self, weights: str, start: Run) -> str:
+        file = Path(weights).name
         text = json.dumps([file, start.setting, start.percent, start.hash == self.hash or start.hash], sort_keys=True)
         return f"{file} of {start.method} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -187,6 +185,15 @@ class Run:
     def classes(self) -> list[str]:
         """Class names in order."""
         return list(self.table.classes) if self.table is not None else list(self.split["boxes"])
+
+
+def run_of(weights: object) -> Run | None:
+    """Return the run that left some weights; None where they are no run's, or the run is no longer there."""
+    file = Path(str(weights))
+    try:
+        return read_run(file.parent) if file.is_file() else None
+    except SsodError:
+        return None
 
 
 def read_run(path: Path) -> Run:

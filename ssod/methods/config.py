@@ -78,9 +78,9 @@ class Config(Common):
     """Factor of the unlabelled losses while fewer than half of the unlabelled images have a pseudo-label; 1 = none. A
     dense detector divides its losses by the boxes' rows, so that images with few boxes teach background many times
     over; Faster R-CNN divides by its sample."""
-    hold_back: float = Field(0.0, ge=0, le=1)
+    hold_back: Annotated[float, Field(gt=0, le=1)] | None = None
     """The unlabelled losses count nothing in a step whose unlabelled images have fewer than this share of the boxes
-    that labelled images have; 0 = they always count. What a teacher misses teaches background."""
+    that labelled images have; by default they always count. What a teacher misses teaches background."""
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
     """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
     config leaves out has the method's own."""

@@ -210,15 +210,19 @@ def test_a_run_that_did_not_finish_has_its_row(tmp_path: Path) -> None:
 # ---- what a run began with -----------------------------------------------------------------------------------------
 
 
-def begun(folder: Path, start: Path, fold: int) -> Path:
-    """Write a run that began with the model of another one."""
+def begun(folder: Path, start: Path, fold: int, key: str = "detector.weights") -> Path:
+    """Write a run that began with the model of another one, or was taught by it."""
     (start / "best.safetensors").touch()
-    return fake_run(folder, fold=fold, changes={"detector.weights": str(start / "best.safetensors")})
+    section, _, last = key.rpartition(".")
+    weights = {last: str(start / "best.safetensors")}
+    teacher = section == "method.teacher"
+    return fake_run(folder, fold=fold, changes={section: weights} if teacher else {key: weights[last]})
 
 
-def test_folds_that_begin_with_a_model_of_their_own_are_one_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["detector.weights", "method.teacher.weights"])
+def test_folds_that_have_a_model_of_their_own_are_one_row(tmp_path: Path, key: str) -> None:
     starts = [fake_run(tmp_path / f"start{fold}", "supervised", fold) for fold in (1, 2)]
-    (row,) = rows_of([read_run(begun(tmp_path / f"m{fold}", starts[fold - 1], fold)) for fold in (1, 2)])
+    (row,) = rows_of([read_run(begun(tmp_path / f"m{fold}", starts[fold - 1], fold, key)) for fold in (1, 2)])
     assert [run.fold for run in row.runs] == ["1", "2"]
 
 
