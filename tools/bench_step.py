@@ -34,6 +34,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -45,6 +46,7 @@ from ssod.engine.batch import send
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.methods.base import Method
+from ssod.methods.config import Common
 from ssod.methods.registry import find
 from ssod.structures import Batch, Pseudo, Targets, View
 from ssod.utils.config_errors import read_section
@@ -183,14 +185,22 @@ def synthetic(args: argparse.Namespace) -> tuple[Method, TrainConfig, Callable[[
     section = {"name": args.detector, "backbone": args.backbone}
     detector = build(read_section(DetectorConfig, section, "detector", COMMAND_LINE, {}), CLASSES, pretrained=False)
     kind = find(args.method)
-    at_once = {key: 0 for key in ("burn_in", "start") if key in kind.Config.model_fields}
-    section = {"name": args.method} | at_once
-    method = kind(detector, kind.Config.model_validate(section, context={"steps": 1000}))
+    method = kind(detector, at_once(kind))
     batch = {"labeled": args.batch, "unlabeled": args.batch if kind.uses_unlabeled else 0}
     train = {"steps": 1000, "batch": batch, "device": args.device, "precision": args.precision, "clip": 20}
     cfg = TrainConfig.model_validate(train, context={"steps": 1000})
     made = noise(args.batch, args.size, kind.uses_unlabeled)
     return method, cfg, lambda start: itertools.repeat(made)
+
+
+def at_once(kind: type[Method]) -> Common:
+    """Return the config of a method whose unlabelled images teach as early as it allows: STAC's teacher burns in."""
+    begin = {key: 0 for key in ("burn_in", "start") if key in kind.Config.model_fields}
+    name = kind.__module__.rpartition(".")[2]
+    try:
+        return kind.Config.model_validate({"name": name} | begin, context={"steps": 1000})
+    except ValidationError:
+        return kind.Config.model_validate({"name": name} | begin | {"burn_in": 1}, context={"steps": 1000})
 
 
 def configured(path: Path, overrides: list[str]) -> tuple[Method, TrainConfig, Callable[[int], Iterator[Batch]]]:

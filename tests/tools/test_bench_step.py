@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssod.commands import dry_run
+from ssod.methods.registry import find, names
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 from tools import bench_step
@@ -114,6 +115,13 @@ def test_the_bare_step_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert any(p.grad is not None for p in method.student.parameters())
     assert all(p.grad is None for p in method.teacher.parameters())
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_method_has_a_config_to_be_timed_with(name: str) -> None:
+    cfg = bench_step.at_once(find(name))
+    assert cfg.name == name
+    assert getattr(cfg, "unsup_start", 0) < 1000
 
 
 def test_noise_has_boxes_inside_the_images() -> None:
