@@ -17,6 +17,7 @@ from ssod.inference.draw_boxes import draw
 from ssod.inference.label_limits import Limits
 from ssod.inference.label_parts import NOTHING, Values, Wanted, Written
 from ssod.inference.model import Model, check_score
+from ssod.inference.next_images import Chosen
 from ssod.transforms.transform import MIN_SIDE
 from ssod.utils.errors import SsodError
 
@@ -82,12 +83,7 @@ def label_files(
         rows = {path: row for row, path in enumerate(written.data.images.paths)}
         left = [rows[path] for path in map(found.paths.__getitem__, free) if path in rows]
         if values is not None:
-            chosen = values.choose(left, parts.next)
-            place = writers.part(stage, "next")
-            _write_part(format, place, written.subset([one.place for one in chosen]))
-            folder = place.parent if place.suffix == ".json" else place
-            next_images.write(folder / "next.csv", chosen, written.data.images.paths)
-            look.draw(written.data.images.subset([one.place for one in chosen]), folder / "pictures")
+            _write_next(format, writers.part(stage, "next"), written, values.choose(left, parts.next), look)
         if parts.audit:
             _write_part(format, writers.part(stage, "audit"), written.subset(label_parts.sample(left, parts.audit)))
     data = written.data
@@ -99,6 +95,15 @@ def label_files(
     if not len(data.boxes):
         print(_advice(written.doubts, limits))
     return data
+
+
+def _write_next(format: str, place: Path, written: Written, chosen: Sequence[Chosen], look: _Look) -> None:
+    """Write the images to label next: what is found in them, why they were chosen, and pictures."""
+    part = written.subset([one.place for one in chosen])
+    _write_part(format, place, part)
+    folder = place.parent if place.suffix == ".json" else place
+    next_images.write(folder / "next.csv", chosen, written.data.images.paths)
+    look.draw(part.data.images, folder / "pictures")
 
 
 def _write_part(format: str, place: Path, part: Written) -> None:
