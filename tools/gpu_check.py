@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 import traceback
@@ -119,7 +118,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure, write ``gpu_check.json`` and ``gpu_check.md``, print the page; 1 where a part failed."""
     args = arguments(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "8")
     found = check(args)
     args.out.mkdir(parents=True, exist_ok=True)
     atomic.write_text(args.out / "gpu_check.json", json.dumps(found, indent=1) + "\n")

@@ -10,8 +10,8 @@ Counted, of one image in training (by hooks on torch, at 128 pixels, of the reci
 Memory is 1.3 times the bytes of the images that are looked at together, and a gigabyte for weights, optimiser, teacher
 and library. Time is that of learning: three looks at an image that teaches, one of the teacher. A core makes 12
 thousand million multiply-adds a second with the small net and 24 with the others (measured on one Xeon core, the whole
-step counted), and each further core is taken for half a one. Both are estimates, true within a factor of two or so;
-``ssod plan`` measures.
+step counted), and each further core is taken for half a one. Both are estimates,
+and how far off they are on other machines was not measured; ``ssod plan`` measures.
 """
 
 from __future__ import annotations
