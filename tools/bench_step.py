@@ -9,7 +9,8 @@ student and teacher, pseudo-labels, losses, backward, clipping, the test that ev
 **The bare step** is the least that any teacher-student step must compute on the same images: the student's forward,
 losses and backward on the labelled view; the same on the strong view, with the very pseudo-labels of the whole step,
 made before the clock starts; the teacher's forward on the weak view, without gradient, of a two-stage detector with
-its proposals and their classes. No detections, no transfer of boxes, no clipping, guard, optimiser or EMA.
+its proposals and their classes; of Humble Teacher also the teacher's forward on the mirror image. No detections, no
+transfer of boxes, no clipping, guard, optimiser or EMA.
 
 Whole and bare steps alternate in one process; the ratio is that of their medians. CUDA is synchronised before each
 reading of the clock. There the phases are measured in rounds of their own, because the readings hinder the step. On a
@@ -47,8 +48,10 @@ from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.methods.base import Method
 from ssod.methods.config import Common
+from ssod.methods.humble_teacher import HumbleTeacher
 from ssod.methods.registry import find
 from ssod.structures import Batch, Pseudo, Targets, View
+from ssod.structures.boxes import mirror
 from ssod.utils.config_errors import read_section
 from ssod.utils.device import autocast
 from ssod.utils.errors import SsodError
@@ -156,8 +159,13 @@ def look(method: Method, view: View, cfg: TrainConfig) -> None:
     """Forward of a teacher."""
     with autocast(view.images.device, cfg.precision):
         out = method.labeler(first_step(method)).predict(view)
-        if "rpn" in out.stages:
-            out.score(list(out.found.boxes))
+        boxes = list(out.found.boxes) if "rpn" in out.stages else None
+        if boxes is not None:
+            out.score(boxes)
+        if isinstance(method, HumbleTeacher) and method.cfg.ensemble:  # its second look is the paper's, not ours
+            mirrored = method.labeler(first_step(method)).predict(view.flipped())
+            if boxes is not None:
+                mirrored.score([mirror(b, w) for b, w in zip(boxes, view.sizes[:, 1])])
 
 
 @torch.no_grad()

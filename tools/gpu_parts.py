@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,16 @@ def share_of_peak(tflops: float, precision: str) -> float | None:
 
 
 def waits(args: argparse.Namespace) -> dict[str, Any]:
-    """Count by place where the host waits for the device in a step of Soft Teacher, on Faster R-CNN if not tiny."""
+    """Count by place where the host waits for the device in a step of Soft Teacher, on Faster R-CNN if not tiny.
+
+    From the backward pass on it must not wait at all: what does is an error.
+    """
     stepper, stream = stepper_of(args, "fcos" if args.tiny else "faster_rcnn", "soft_teacher", "bf16")
     method, device = stepper.method, stepper.device
     first = [next(stream)]
     calibrate(method, [send(b, device, channels_last=False) for b in first], 300, 7.0)
     bench_step.whole_step(stepper, stream, None, time.perf_counter)
+    stepper.finish = unwaited(stepper.finish, args.device)
     if args.device == "cuda":
         torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -144,6 +149,20 @@ def waits(args: argparse.Namespace) -> dict[str, Any]:
             torch.cuda.set_sync_debug_mode("default")
     found = Counter(place(w) for w in told if "synchroniz" in str(w.message))
     return {"waits": sum(found.values()), "places": [f"{n} x {where}" for where, n in found.most_common()]}
+
+
+def unwaited(call: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """Return ``call`` as one in which a wait for a GPU is an error; elsewhere as it is."""
+
+    def strict(*args: Any) -> Any:
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return call(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    return strict if device == "cuda" else call
 
 
 def place(warning: warnings.WarningMessage) -> str:

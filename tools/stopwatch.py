@@ -76,7 +76,7 @@ def watched(stepper: Stepper, clock: Clock) -> Stopwatch:
         if learner.uses_unlabeled:
             watch.wrap(learner, "mix", "label", "student forward")
     watch.wrap(stepper.scaler, "unscale_", "clip", "clip")
-    watch.wrap(stepper.guard, "verdict", "guard", "guard")
-    watch.wrap(stepper.scaler, "step", "optimiser", "other")
+    watch.wrap(stepper.guard, "judge", "guard", "guard")
+    watch.wrap(stepper.optimizer, "step", "optimiser", "other")
     watch.wrap(method, "after_step", "EMA", "other")
     return watch

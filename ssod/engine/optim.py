@@ -53,15 +53,22 @@ _KEPT: dict[type[torch.optim.Optimizer], set[str]] = {
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
 }
 
+# Devices whose steps are fused, so that a tensor can make them skip one; on a CPU there is nothing to wait for.
+FUSED = frozenset({"cuda"})
+
 OptimizerConfig = Annotated[SGD | AdamW, Field(discriminator="name")]
 
 
-def build(model: nn.Module, cfg: OptimizerConfig) -> torch.optim.Optimizer:
+def build(model: nn.Module, cfg: OptimizerConfig, *, fused: bool = False) -> torch.optim.Optimizer:
     """Return the optimiser of every parameter of ``model`` that wants a gradient.
 
     Parameters are grouped by (learning-rate factor, weight decay); each group's ``factor`` is what ``set_lr`` uses.
     Parameters with fewer than two dimensions are the biases and the normalisation layers' scales. A parameter belongs
     to the backbone when a part of its dotted name is ``backbone``.
+
+    Args:
+        model, cfg: as said.
+        fused: use torch's fused steps, which ``step_unless`` needs. They round otherwise.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -75,8 +82,22 @@ def build(model: nn.Module, cfg: OptimizerConfig) -> torch.optim.Optimizer:
     listed = [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in groups.items()]
     # The rate is set before every step; what stands here is never used.
     if isinstance(cfg, SGD):
-        return torch.optim.SGD(listed, lr=0.0, momentum=cfg.momentum, nesterov=cfg.nesterov)
-    return torch.optim.AdamW(listed, lr=0.0, betas=cfg.betas)
+        return torch.optim.SGD(listed, lr=0.0, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=fused or None)
+    return torch.optim.AdamW(listed, lr=0.0, betas=cfg.betas, fused=fused or None)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, skipped: torch.Tensor) -> None:
+    """Make a step of a fused optimiser where ``skipped``, [] float32 on the device, is 0; where it is 1, none.
+
+    Then neither parameters nor state change. That is how torch's own GradScaler has steps skipped.
+    """
+    moved = [p for group in optimizer.param_groups if group.get("momentum") for p in group["params"]]
+    for p in moved:  # else a first step that is skipped leaves it without values
+        if p.grad is not None and "momentum_buffer" not in optimizer.state[p]:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    # type: ignore because torch reads the attribute, and declares it nowhere.
+    optimizer.found_inf = skipped  # type: ignore
+    optimizer.step()
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -85,11 +106,18 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["factor"]
 
 
-def clip(parameters: list[nn.Parameter], limit: float) -> torch.Tensor:
-    """Scale gradients down to the norm ``limit`` (0 = none); return the norm they had, unread."""
+def clip(parameters: Mapping[str, nn.Parameter], limit: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Scale gradients down to the norm ``limit`` (0 = none).
+
+    Returns:
+        The norm they had, and that of each by the name of its parameter, unread.
+    """
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    norms = dict(zip(gradients, torch._foreach_norm(list(gradients.values()))))
+    norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
     if limit:
-        return nn.utils.clip_grad_norm_(parameters, limit)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        nn.utils.clip_grads_with_norm_(parameters.values(), limit, norm)
+    return norm, norms
 
 
 def state_size(parameters: list[nn.Parameter], cfg: OptimizerConfig) -> int:
@@ -115,4 +143,8 @@ def load_state(optimizer: torch.optim.Optimizer, model: nn.Module, saved: Mappin
     fits = {name: state for name, state in saved.items() if state.keys() == _KEPT[type(optimizer)]}
     state = {i: fits[name] for i, name in enumerate(order) if name in fits}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for p, kept in optimizer.state.items():  # a fused step wants the strides of the parameter
+        for key, value in kept.items():
+            if value is not None and value.shape == p.shape and value.stride() != p.stride():
+                kept[key] = torch.empty_like(p).copy_(value)
     return len(saved) - len(fits)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 
 from ssod.engine import optim, schedule
 from ssod.engine.batch import check_batch, send, shown, too_large
-from ssod.engine.guard import Guard, Verdict
+from ssod.engine.guard import Guard
 from ssod.engine.micro_batches import MicroBatches
+from ssod.engine.step import Step
 from ssod.engine.train_config import TrainConfig
 from ssod.structures import Batch, Detector
 from ssod.utils import collective, distributed
@@ -37,31 +37,11 @@ class Method(Protocol):
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return the losses, scalars by name, and set ``stats``."""
 
-    def after_step(self, step: int) -> None:
-        """Let the teacher follow the student."""
+    def after_step(self, step: int, skipped: Tensor | None = None) -> None:
+        """Let the teacher follow the student; where ``skipped`` is 1, do as ``after_skip``."""
 
     def after_skip(self, step: int) -> None:
         """Do for the teacher what falls on a step that was skipped."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What became of a step. All ranks agree on it, but for ``values``.
-
-    Attributes:
-        stop: exit code of the stop that some rank was asked for; 0 = none.
-        made: whether student and teacher have moved; a step that was not made left everything as it was.
-        values: detached losses and statistics of this rank, means over its parts; empty where the step was not made.
-        fault: what was out of range, as ``Guard.culprit`` names it. Empty where the step was made, and where an fp16
-            gradient did overflow: that is no fault, and the scale of the loss is halved.
-        images: ids of the labelled images of the rank with the fault.
-    """
-
-    stop: int
-    made: bool
-    values: dict[str, Tensor] = field(default_factory=dict)
-    fault: str = ""
-    images: list[Any] = field(default_factory=list)
 
 
 class Stepper:
@@ -86,14 +66,16 @@ class Stepper:
         # type: ignore because torch's hint of `to` leaves memory_format out.
         self.method = method.to(self.device, memory_format=memory_format).train()  # type: ignore
         self.model = distributed.wrap(self.method)
-        self.parameters = [p for p in self.method.parameters() if p.requires_grad]
-        self.optimizer = optim.build(self.method, cfg.optimizer)
+        self.named = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        self.late = self.device.type in optim.FUSED  # the verdict on a step is read when all of it is on its way
+        self.optimizer = optim.build(self.method, cfg.optimizer, fused=self.late)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
         self.guard = Guard(self.method, self.optimizer)
         self.micro_batches = MicroBatches(self)
 
     def train_step(self, batches: Iterator[Batch], step: int) -> Step:
-        """Make step number ``step`` from the next micro-batches, or skip it.
+        """Make step number ``step`` from the next micro-batches, or skip it; on a GPU, it may still be on its way.
 
         Raises:
             SsodError: code 6, the batch or the optimiser's state does not fit on the device.
@@ -142,40 +124,47 @@ class Stepper:
             raise too_large(step, shown(batch)) from error
 
     def finish(self, step: int, losses: dict[str, Tensor], ids: list[Any]) -> Step:
-        """Let the optimiser and the teacher move if all is finite on every rank; else leave all as it was."""
+        """Let the optimiser and the teacher move if all is finite on every rank; else leave all as it was.
+
+        On a GPU the device does what it decides, and the host waits for nothing: the optimiser skips, the teacher's
+        decay becomes 1, buffers are put back. On a CPU, where nothing is waited for, and with an optimiser that knows
+        no such step, the host reads the verdict first.
+        """
         self.scaler.unscale_(self.optimizer)
-        norm = optim.clip(self.parameters, self.cfg.clip)
-        verdict = self.guard.verdict(losses, norm, self.signals.code)  # waits for the device
-        if not verdict.good:
-            skipped = self.skip(verdict, losses, ids)
+        norm, norms = optim.clip(self.named, self.cfg.clip)
+        scale = self.scaler.scale(torch.ones((), device=self.device))
+        judged = self.guard.judge(losses, norms, scale, self.signals.code)
+        self.rescale(scale, judged.fault)
+        if self.late:
+            self.move(step, judged.bad)
+        elif judged.read().good:
+            self.move(step)
+        else:
+            self.guard.restore()
             self.method.after_skip(step)
-            return skipped
+        return Step(step, judged, losses | self.method.stats | {"grad_norm": norm}, ids)
+
+    def move(self, step: int, skipped: Tensor | None = None) -> None:
+        """Let the optimiser and the teacher move; where ``skipped``, [] on the device, is 1, leave all as it was."""
         try:
-            self.scaler.step(self.optimizer)
+            if skipped is None:
+                self.optimizer.step()
+            else:
+                optim.step_unless(self.optimizer, skipped)
         except torch.OutOfMemoryError as error:  # the first step makes room for momentum
             raise too_large(step, "in the optimizer's step") from error
-        self.scaler.update()
         distributed.average_statistics(self.method)
-        self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
-        return Step(verdict.stop, True, losses | self.method.stats | {"grad_norm": norm})
+        if skipped is None:
+            self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
+        else:
+            self.guard.restore(skipped > 0)
+            self.method.after_step(step, skipped)
 
-    def skip(self, verdict: Verdict, losses: dict[str, Tensor], ids: list[Any]) -> Step:
-        """Leave everything as it was before the step, on all ranks, and find out why it could not be made.
-
-        The scale of the loss is halved where it alone was too large. At scale 1 there is nothing left to halve, and a
-        gradient that overflows is a fault.
-        """
-        self.guard.restore()
-        scale = self.scaler.get_scale()
-        if self.scaler.is_enabled() and verdict.losses and verdict.state and scale > 1:
+    def rescale(self, scale: Tensor, fault: Tensor) -> None:
+        """Halve the scale of the loss where it alone was too large, and raise it now and then; a fault leaves it."""
+        if self.scaler.is_enabled():
             self.scaler.update()
-            return Step(verdict.stop, False)
-        self.scaler.update(scale)  # forget this step, keep the scale
-        found = [(name, i) for name, i in distributed.gather((self.guard.culprit(losses), ids)) if name]
-        # A gradient is averaged over ranks: where only it is bad, the cause lies with another rank.
-        found.sort(key=lambda item: item[0].startswith("gradient"))
-        fault, images = found[0] if found else ("gradient", ids)
-        return Step(verdict.stop, False, fault=fault, images=images)
+            self.scaler.update(torch.where(fault, scale, self.scaler.scale(torch.ones_like(scale))))
 
     def lr(self, step: int) -> float:
         """Return the learning rate of ``step``."""

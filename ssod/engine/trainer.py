@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,8 @@ from ssod.engine.logging.alarms import COLLAPSE, Watch, advice
 from ssod.engine.logging.meters import Clock, Window, totals
 from ssod.engine.parts import RunParts
 from ssod.engine.record import Record
-from ssod.engine.stepper import Step, Stepper
+from ssod.engine.step import Step
+from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.structures import Batch
 from ssod.utils import collective, distributed
@@ -51,6 +51,7 @@ class Trainer:
         self.watch = Watch(cfg.warn_after, *advice(method.cfg))
         self.window, self.clock = Window(), Clock()
         self.step = self.bad = 0  # optimiser steps made, skipped ones included; bad steps in a row
+        self.unread: list[Step] = []  # whose end is not known yet
         self.pending = False  # the evaluation of this step is still to come
         self.rolls_back = cfg.on_collapse == "roll_back"
         self.setbacks = 0  # times it went back to the best teacher since that one was measured
@@ -74,7 +75,9 @@ class Trainer:
         with self.begun() as batches:
             while self.step < self.cfg.steps:
                 with self.clock:
-                    stop = self.take(self.stepper.train_step(batches, self.step))
+                    self.unread.append(self.stepper.train_step(batches, self.step))
+                    self.step += 1
+                    stop = self.take()
                 self.finish_step(stop)
         return self.record.last
 
@@ -84,13 +87,11 @@ class Trainer:
         cfg, parts = self.cfg, self.parts
         if self.source is not None:
             distributed.on_rank_zero(partial(burn_in.take_over, self.source, self.folder, self.step))
-        names = parts.card["classes"]["names"]
-        self.log = log.Log(
-            self.folder, steps=cfg.steps, step=self.step, pending=self.pending, trackers=cfg.trackers, classes=names
-        )
+        steps = {"steps": cfg.steps, "step": self.step, "pending": self.pending}
+        self.log = log.Log(self.folder, **steps, trackers=cfg.trackers, classes=parts.card["classes"]["names"])
         with self.log, self.signals:
             self.folder.begin()
-            for line in (*parts.begin(), *self.first_line()):
+            for line in (*parts.begin(), *log.first_line(self.step, cfg.steps, self.source)):
                 self.log.say(line)
             if self.source is not None:
                 self.save()  # from here on it is resumed like any other
@@ -101,12 +102,6 @@ class Trainer:
             if not parts.evaluates:
                 self.record.write(self.method.teacher.model, self.step)
             self.log.end(self.step, self.record.results())
-
-    def first_line(self) -> list[str]:
-        """Return where the run goes on; nothing of one that begins at step 0."""
-        if self.source is not None:
-            return [f"beginning after step {self.step} of {self.cfg.steps}, with the burn-in of {self.source}"]
-        return [f"resuming after step {self.step} of {self.cfg.steps}"] if self.step else []
 
     def finish_step(self, stop: int) -> None:
         """Do what belongs to some steps: lines, evaluations, checkpoints; end the run where ``stop`` asks for it."""
@@ -125,7 +120,18 @@ class Trainer:
         if stop:
             raise endings.stopped(self.folder.path, self.step, stop)
 
-    def take(self, done: Step) -> int:
+    def take(self) -> int:
+        """Count the steps whose end is known; return the exit code of a stop that was asked for, 0 for none.
+
+        On a GPU the host knows it when the next step is on its way; before anything but a step, it waits for all.
+        """
+        stop, keep = 0, self.cfg.keep_burn_in and self.step == self.parts.burn_in.ends
+        halts = keep or any(map(self.due, (self.cfg.log_every, self.cfg.eval_every, self.cfg.save_every)))
+        while self.unread and (stop or halts or self.unread[0].known or len(self.unread) > 1):
+            stop = max(stop, self.count(self.unread.pop(0)))
+        return stop
+
+    def count(self, done: Step) -> int:
         """Count a step; return the exit code of a stop that was asked for, 0 for none."""
         if done.made:
             self.window.add(done.values)
@@ -134,17 +140,16 @@ class Trainer:
             self.window.skipped += 1
         if done.fault:
             self.count_bad(done)
-        if self.step == self.method.restart_at:  # the student is another one: its best is sought from here on
+        if done.number == self.method.restart_at:  # the student is another one: its best is sought from here on
             self.record.best, self.watch.best = None, 0.0
-        self.step += 1
         return done.stop
 
     def count_bad(self, done: Step) -> None:
         """Tell of a step that was skipped for a fault; end the run when it happens too often in a row."""
         self.bad += 1
-        self.log.say(f"step {self.step}: {done.fault} is out of range; skipped ({self.bad} of {self.cfg.bad_steps})")
+        self.log.say(f"step {done.number}: {done.fault} is out of range; skipped ({self.bad} of {self.cfg.bad_steps})")
         if self.bad >= self.cfg.bad_steps:
-            raise endings.diverged(self.folder.path, self.step, done.fault, self.bad, done.images)
+            raise endings.diverged(self.folder.path, done.number, done.fault, self.bad, done.images)
 
     def due(self, every: int) -> bool:
         """Return whether something that happens every so many steps, and after the last, happens now."""
@@ -152,14 +157,13 @@ class Trainer:
 
     def write_line(self) -> None:
         """Write the averages since the last line, and what in them should worry the user."""
-        every, last = self.cfg.log_every or self.cfg.steps, self.step - 1
-        values, steps = self.window.read(), self.step - last // every * every
+        values, every, last = self.window.read(), self.cfg.log_every or self.cfg.steps, self.step - 1
         values |= totals(values) | self.clock.read() | {"memory/gb": log.memory(self.stepper.device)}
         values |= {"phase": self.parts.phase(last), "lr": self.stepper.lr(last)}
         if self.cfg.best in self.record.last:
             values[f"teacher/{self.cfg.best}"] = self.record.last[self.cfg.best]
         self.log.line(self.step, values)
-        for text in self.watch.look(values, steps):
+        for text in self.watch.look(values, self.step - last // every * every):
             self.log.alarm(self.step, text)
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
@@ -185,8 +189,7 @@ class Trainer:
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
         self.log.metrics(self.step, found | seen)
         self.log.pictures(self.step, lambda: self.parts.pictures(self.step))
-        better = self.record.take(teacher)
-        if better:
+        if better := self.record.take(teacher):
             self.setbacks = 0
             self.record.write(self.method.teacher.model, self.step)
         self.judge(found | seen)
@@ -222,7 +225,6 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds, on every rank; call it on all of them."""
-        own = {"window": self.window.state_dict(), "buffers": self.stepper.own_buffers()}
         return {
             "step": self.step,
             "bad": self.bad,
@@ -233,7 +235,8 @@ class Trainer:
             "watch": self.watch.state_dict(),
             "identity": self.identity,
             **self.stepper.state_dict(),
-            "ranks": distributed.gather(own),  # what differs between ranks: sums since the last line, say
+            # What differs between ranks: sums since the last line, say.
+            "ranks": distributed.gather({"window": self.window.state_dict(), "buffers": self.stepper.own_buffers()}),
         }
 
     def resume(self) -> None:
@@ -245,8 +248,7 @@ class Trainer:
         folder, size, source = self.folder.checkpoints, self.stepper.state_size(), self.parts.burn_in.source
         more = [checkpoint.BEST] * self.rolls_back + [checkpoint.BURN_IN] * self.cfg.keep_burn_in
         distributed.on_rank_zero(lambda: checkpoint.check_space(folder, size, *more))
-        path = distributed.on_rank_zero(lambda: checkpoint.find(folder))
-        if path is not None:
+        if (path := distributed.on_rank_zero(lambda: checkpoint.find(folder))) is not None:
             saved, own = self.take_up(path)
         elif source is not None:
             self.source, deciding = source, self.parts.burn_in.deciding
@@ -294,7 +296,5 @@ class Trainer:
         self.bad, self.record.best, self.record.last = saved["bad"], saved.get("best"), saved["metrics"]
         self.watch.load_state_dict(saved.get("watch") or {})
         dropped = self.stepper.load_state_dict(saved, own["buffers"])
-        if dropped and collective.rank() == 0:
-            problem = f"the momentum of {dropped} parameters is of another optimizer than {self.cfg.optimizer.name}"
-            logging.getLogger("ssod").warning(f"{self.folder.path}: {problem}; they start without")
+        log.warn_without_momentum(self.folder.path, dropped, self.cfg.optimizer.name)
         return saved, own

@@ -153,10 +153,10 @@ class Acrst(base.Method):
         self.recall.see(statistics)
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, skipped: Tensor | None = None) -> None:
         """Move the teacher, and the average of the classifier as it."""
-        super().after_step(step)
-        self.image_teacher.after_step(self.classifier, step)  # type: ignore  # as in __init__
+        super().after_step(step, skipped)
+        self.image_teacher.after_step(self.classifier, step, skipped)  # type: ignore  # as in __init__
 
     @torch.no_grad()
     def after_skip(self, step: int) -> None:

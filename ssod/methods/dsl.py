@@ -47,6 +47,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
 
 from ssod.assign.two_sets import with_doubts
 from ssod.losses.scales import scale_distance
@@ -168,9 +169,9 @@ class Dsl(base.Method, burn_in_reads=()):
         """Return the factor of the distance between both sizes."""
         return self.cfg.consistency * (SLOW if step < self.cfg.unsup_start + self.cfg.slow else 1.0)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, skipped: Tensor | None = None) -> None:
         """Move the teacher; then choose thresholds where it is time."""
-        super().after_step(step)
+        super().after_step(step, skipped)
         self.choose(step)
 
     def after_skip(self, step: int) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ssod.losses.consistency import Normalizer, SoftTargets, distill, kl
 from ssod.methods import base
-from ssod.methods.base import Context, EmaConfig, Losses
+from ssod.methods.base import Context, EmaConfig, Labels, Losses
 from ssod.methods.config import Teaching
 from ssod.pseudo_labels.flip_ensemble import read_mirrored
 from ssod.structures import Batch, Detector, Output, Predictions
@@ -80,6 +80,15 @@ class HumbleTeacher(base.Method, burn_in_reads=()):
             problem = "'hard' makes background of the rows that score below one half, those of most objects among them"
             raise SsodError("config", "method.labels", problem, "use soft, or hard with faster_rcnn")
         super().__init__(student, cfg)
+
+    def labels(self, batch: Batch, step: int) -> Labels:
+        """See ``base.Method``; the proposals are found here, too: whoever finds them waits for the device.
+
+        Later it would wait for all that the student sees, and the device would then wait for the host.
+        """
+        made = super().labels(batch, step)
+        _ = made.teacher.proposals  # it keeps them
+        return made
 
     def distill(self, ctx: Context) -> Losses:
         """Compare the student's rows with the teacher's, stage by stage; n_U / n_S is in the losses."""

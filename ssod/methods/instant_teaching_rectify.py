@@ -24,6 +24,7 @@ from copy import deepcopy
 
 import torch
 from pydantic import field_validator
+from torch import Tensor
 
 from ssod.methods import instant_teaching
 from ssod.methods.base import Labels, Losses, count_per_image, tag
@@ -110,10 +111,10 @@ class InstantTeachingRectify(InstantTeaching):
         return for_me, for_peer
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, skipped: Tensor | None = None) -> None:
         """Move both teachers."""
-        super().after_step(step)
-        self.peer.after_step(step)
+        super().after_step(step, skipped)
+        self.peer.after_step(step, skipped)
 
     @torch.no_grad()
     def after_skip(self, step: int) -> None:

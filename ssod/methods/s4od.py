@@ -168,9 +168,9 @@ class S4OD(base.Method, burn_in_reads=()):
         """Count what the teacher finds in labelled images."""
         self.thresholds.count(self.ask(view, step).detections(), view.truth())
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, skipped: Tensor | None = None) -> None:
         """Move the teacher; then choose thresholds where it is time."""
-        super().after_step(step)
+        super().after_step(step, skipped)
         self.choose(step)
 
     def after_skip(self, step: int) -> None:

@@ -142,9 +142,9 @@ class Stac(base.Method):
             model.load_state_dict(first)
         self.restarted = True
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, skipped: Tensor | None = None) -> None:
         """Let the average follow, which counts the steps of a stage."""
-        super().after_step(self.of_stage(step))
+        super().after_step(self.of_stage(step), skipped)
 
     def after_skip(self, step: int) -> None:
         """See ``after_step``."""

@@ -83,9 +83,15 @@ class Supervised(nn.Module):
         return self.scale("sup", self.learn(self.look_at_labeled(batch, step)), self.sup_weight(step))
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Move the teacher; the loop calls it once, after the optimiser's step number ``step``."""
-        self.teacher.after_step(self.student, step)
+    def after_step(self, step: int, skipped: Tensor | None = None) -> None:
+        """Move the teacher; the loop calls it once, after the optimiser's step number ``step``.
+
+        Args:
+            step: the number of optimiser steps made before.
+            skipped: [] float32 on the device, not read yet: 1 where the step changed nothing after all, and what
+                ``after_skip`` does is to be done, else 0. None = the step was made. Only a run on a GPU gives it.
+        """
+        self.teacher.after_step(self.student, step, skipped)
 
     @torch.no_grad()
     def after_skip(self, step: int) -> None:

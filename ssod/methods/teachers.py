@@ -19,6 +19,7 @@ from ssod.losses.weighting.context import Context
 from ssod.methods.ema_config import EmaConfig, cap, grown
 from ssod.structures import Assignment, Clusters, Detector, Output, Predictions, Rank, Targets, View, move_targets
 from ssod.structures.ragged import select
+from ssod.utils.on_device import copy_where, lerp_by
 
 
 class Ema(nn.Module):
@@ -77,16 +78,22 @@ class Ema(nn.Module):
             return grown(self.share, step, self.growth)
         return min(self.share, cap(step, self.gamma))
 
-    def after_step(self, student: Detector, step: int) -> None:
-        """Follow the student as step number ``step`` left it."""
-        self.move(student, self.decay(step))
+    def after_step(self, student: Detector, step: int, skipped: Tensor | None = None) -> None:
+        """Follow the student as step number ``step`` left it; see ``Supervised.after_step``."""
+        self.move(student, self.decay(step), skipped)
 
     def after_skip(self, student: Detector, step: int) -> None:
         """Follow the student over a step that was skipped; an average waits for the next one."""
 
     @torch.no_grad()
-    def move(self, student: Detector, decay: float) -> None:
-        """Move to ``decay * teacher + (1 - decay) * student``; 0 copies bit for bit, 1 leaves buffers alone, too."""
+    def move(self, student: Detector, decay: float, stays: Tensor | None = None) -> None:
+        """Move to ``decay * teacher + (1 - decay) * student``; 0 copies bit for bit, 1 leaves buffers alone, too.
+
+        Args:
+            student: whom to follow.
+            decay: share of the teacher that is kept.
+            stays: [] on the device, 1 where the decay is to be 1 after all, else 0.
+        """
         if decay == 1:
             return
         mine: list[Tensor] = list(self.model.parameters())
@@ -94,15 +101,20 @@ class Ema(nn.Module):
         buffers = list(zip(self.model.buffers(), student.buffers()))
         if self.averages_buffers:
             floats = [pair for pair in buffers if pair[0].is_floating_point()]
-            mine += [own for own, _ in floats]
-            theirs += [other for _, other in floats]
+            mine += [each for each, _ in floats]
+            theirs += [each for _, each in floats]
             buffers = [pair for pair in buffers if not pair[0].is_floating_point()]
+        own, other = [each for each, _ in buffers], [each for _, each in buffers]
+        if stays is not None:
+            lerp_by((1 - stays) * (1 - decay), mine, theirs)
+            copy_where(stays == 0, own, other)
+            return
         if decay == 0:
             torch._foreach_copy_(mine, theirs)
         else:
             torch._foreach_lerp_(mine, theirs, 1 - decay)
         if buffers:
-            torch._foreach_copy_([own for own, _ in buffers], [other for _, other in buffers])
+            torch._foreach_copy_(own, other)
 
 
 class Copy(Ema):
@@ -125,6 +137,10 @@ class Copy(Ema):
         if step < self.burn_in:
             return super().decay(step)
         return 0.0 if (step + 1 - self.burn_in) % self.every == 0 else 1.0
+
+    def after_step(self, student: Detector, step: int, skipped: Tensor | None = None) -> None:
+        """See ``Ema.after_step``; a copy is made of what the student is, also where it was to stay as it was."""
+        super().after_step(student, step, skipped if step < self.burn_in else None)
 
     def after_skip(self, student: Detector, step: int) -> None:
         """Make the copy that falls on a skipped step; else it would wait for as many steps as lie between two."""

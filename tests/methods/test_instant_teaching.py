@@ -270,11 +270,12 @@ def test_optimiser_guard_and_checkpoint_know_the_peer(tmp_path) -> None:
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == wanted
     guard = Guard(m, optimizer)
     losses = m(batch(), 50)
-    norm = torch.ones(())
-    assert guard.verdict(losses, norm, 0).good
+    one = torch.ones(())
+    assert guard.judge(losses, {"one": one}, one, 0).read().good
     with torch.no_grad():
         next(m.peer.student.parameters()).fill_(float("nan"))
-    assert not guard.verdict(losses, norm, 0).good
-    assert guard.culprit(losses).startswith("peer.student.")
+    judged = guard.judge(losses, {"one": one}, one, 0)
+    assert not judged.read().good
+    assert judged.culprit().startswith("peer.student.")
     with pytest.raises(SsodError, match=r"peer\.student"):
         checkpoint.save(tmp_path, {"method": m.state_dict()})

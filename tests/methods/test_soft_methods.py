@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ssod import config
+from ssod.detectors.two_stage import TwoStageOutput
 from ssod.losses.consistency import SoftTargets, kl
 from ssod.methods import base
 from ssod.methods.base import Method
@@ -293,6 +295,18 @@ def test_the_images_of_the_batch_weigh_the_losses() -> None:
 
     torch.testing.assert_close(losses()["unsup/cls"], losses(per_labeled=False)["unsup/cls"] * 2)
     torch.testing.assert_close(losses(weight=2)["unsup/cls"], losses()["unsup/cls"] * 4)
+
+
+def test_the_teachers_proposals_are_found_before_the_student_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find them waits for a GPU; after the student has looked it would wait for all of that."""
+    m, seen, look = soft("humble_teacher", "faster_rcnn"), [], TwoStageOutput.found.func
+    found = cached_property(lambda out: (seen.append("proposals"), look(out))[1])
+    found.__set_name__(TwoStageOutput, "found")
+    monkeypatch.setattr(TwoStageOutput, "found", found)
+    predict = m.student.predict
+    m.student.predict = lambda view: (seen.append("student"), predict(view))[1]
+    m(batch(), 50)
+    assert seen == ["proposals", "student", "proposals", "student"], "those of labelled images are the student's own"
 
 
 def test_proposals_are_asked_about_in_the_mirror_image() -> None:

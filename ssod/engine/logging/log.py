@@ -164,6 +164,20 @@ class Log:
 _SHOWN = ("AP", "AP50", "AP75")
 
 
+def first_line(step: int, steps: int, source: Path | None) -> list[str]:
+    """Return where a run goes on, with the burn-in of ``source`` if there is one; nothing of one that begins anew."""
+    if source is not None:
+        return [f"beginning after step {step} of {steps}, with the burn-in of {source}"]
+    return [f"resuming after step {step} of {steps}"] if step else []
+
+
+def warn_without_momentum(folder: Path, parameters: int, optimizer: str) -> None:
+    """Warn, once in a job, that what was saved of so many parameters is of another kind of optimiser."""
+    if parameters and collective.rank() == 0:
+        problem = f"the momentum of {parameters} parameters is of another optimizer than {optimizer}"
+        logging.getLogger("ssod").warning(f"{folder}: {problem}; they start without")
+
+
 def log_finished(folder: RunFolder, step: int, results: dict[str, float]) -> None:
     """Tell, on the screen alone, that a run has no step left to make; ``results`` are fractions by name."""
     if collective.rank() == 0:
