@@ -185,11 +185,13 @@ def predict(
     alpha: option.Alpha = None,
     max_pixels: option.MaxPixels = None,
     ids: option.Ids = None,
+    workers: option.Workers = None,
+    batch: option.ImageBatch = None,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
     from ssod.inference.predict import predict_files
 
-    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids)
+    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids, workers=workers, batch=batch)
     predict_files(weights, images, out, score, **how)
 
 

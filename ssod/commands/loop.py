@@ -36,13 +36,15 @@ def label(
     levels: option.Levels = None,
     alpha: option.Alpha = None,
     max_pixels: option.MaxPixels = None,
+    workers: option.Workers = None,
+    batch: option.ImageBatch = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
     from ssod.commands.labelled import parts
     from ssod.inference.label import label_files
 
     wanted = parts(weights, next=next, audit=audit, labeled=labeled or [])
-    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels)
+    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch)
     label_files(weights, images, out, format=format, score=score, precision=precision, parts=wanted, **how)
 
 

@@ -38,6 +38,10 @@ Decode = Annotated[
     ),
 ]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Threads that read images; 4 unless said.")]
+ImageBatch = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images that the detector looks at together; 8 unless said.")
+]
 Ids = Annotated[
     Path | None,
     typer.Option("--ids", help="COCO JSON that lists the images; results carry its ids of images and classes."),

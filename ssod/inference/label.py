@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ssod.data.formats.image import MAX_PIXELS, Alpha
@@ -16,8 +15,10 @@ from ssod.inference import label_writers as writers
 from ssod.inference.draw_boxes import draw
 from ssod.inference.label_limits import Limits
 from ssod.inference.label_parts import NOTHING, Values, Wanted, Written
-from ssod.inference.model import Model, check_score
+from ssod.inference.label_store import LabelStore
+from ssod.inference.model import BATCH, Model, check_score
 from ssod.inference.next_images import Chosen
+from ssod.inference.stream import WORKERS
 from ssod.transforms.transform import MIN_SIDE
 from ssod.utils.errors import SsodError
 
@@ -34,12 +35,14 @@ def label_files(
     levels: tuple[float, float] | None = None,
     alpha: Alpha | None = None,
     max_pixels: int = MAX_PIXELS,
+    workers: int = WORKERS,
+    batch: int = BATCH,
 ) -> Labeled:
     """Write detections as labels, in a form that can be trained on or corrected; print a line.
 
     An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
     by how unsure they are (``ssod.inference.review_queue``). Boxes with a side of one pixel or less are left
-    out, as they are in training.
+    out, as they are in training. Memory holds some batches of images, and of the others a few numbers beside the path.
 
     Args:
         weights: model file or run folder.
@@ -52,9 +55,10 @@ def label_files(
         parts: for a person, in folders beside the labels: which images to label next, with pictures
             (``ssod.inference.next_images``), and a random sample to check (``ssod audit``).
         levels, alpha, max_pixels: as in ``predict.predict_files``.
+        workers, batch: as in ``stream.look_through``.
 
     Returns:
-        What was written.
+        What was written; boxes, labels and scores are read from the disk when they are looked at.
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
@@ -75,13 +79,14 @@ def label_files(
     for line in limits.lines:
         print(line)
     bad: list[SsodError] = []
-    look = _Look(model, limits, max_pixels)
-    values = Values(limits, model.classes.names, parts.counts) if parts.next else None
+    look = _Look(model, limits, max_pixels, workers, batch)
     with writers.staged(target) as stage:
-        written = look.through(found, bad, values)
+        disk = stage.parent if target.suffix == ".json" else stage
+        store = LabelStore(disk)
+        values = Values(limits, model.classes.names, parts.counts, disk) if parts.next else None
+        look.through(found, bad, store, values)
+        written, left = store.read(found, model.classes), store.rows(free)
         writers.write(format, stage, written.data, written.scores, written.doubts)
-        rows = {path: row for row, path in enumerate(written.data.images.paths)}
-        left = [rows[path] for path in map(found.paths.__getitem__, free) if path in rows]
         if values is not None:
             _write_next(format, writers.part(stage, "next"), written, values.choose(left, parts.next), look)
         if parts.audit:
@@ -110,7 +115,7 @@ def _write_part(format: str, place: Path, part: Written) -> None:
     writers.write(format, place, part.data, part.scores, part.doubts)
 
 
-def _advice(doubts: Sequence[review_queue.Doubt], limits: Limits) -> str:
+def _advice(doubts: review_queue.Doubts, limits: Limits) -> str:
     if limits.option == "--precision":
         return "no label: no box scores as high as its class must; lower --precision, or train the model longer"
     return review_queue.advice(doubts, float(limits.near[0]))
@@ -122,43 +127,28 @@ class _Look:
     Args:
         model: what looks.
         limits: of the labels.
-        max_pixels: an image with more is refused.
+        how: ``max_pixels``, ``workers`` and ``batch`` of ``stream.look_through``.
     """
 
-    def __init__(self, model: Model, limits: Limits, max_pixels: int) -> None:
-        self.model, self.limits, self.max_pixels = model, limits, max_pixels
+    def __init__(self, model: Model, limits: Limits, *how: int) -> None:
+        self.model, self.limits, self.how = model, limits, how
         self.lowest = review_queue.SHARE * float(limits.near.min())
 
-    def through(self, found: Images, bad: list[SsodError], values: Values | None) -> Written:
-        """Return the detections above their limits as labels; ``values`` takes note of each image, too."""
-        ids = range(1, len(found) + 1)  # the file that is written lists the images beside them
-        kept, sizes, parts, doubts = [], [], [], []
+    def through(self, found: Images, bad: list[SsodError], store: LabelStore, values: Values | None) -> None:
+        """Add the detections above their limits to ``store``; ``values`` takes note of each image, too."""
         near, above = self.limits.near, self.limits.above
-        for i, picture, detected in predict.look_through(self.model, found, self.lowest, bad, self.max_pixels):
+        for i, picture, detected in predict.look_through(self.model, found, self.lowest, bad, *self.how):
             labels, scores = detected.labels.numpy(), detected.scores.numpy()
             chosen = scores > above[labels]
-            doubts.append(review_queue.doubt(found.paths[i], scores, near[labels], chosen))
+            doubt = review_queue.doubt(found.paths[i], scores, near[labels], chosen)
             if values is not None:
                 values.see(picture, detected)
             detected = detected[torch.from_numpy(chosen)]
             side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
-            kept.append(i)
-            sizes.append(picture.size[::-1])
-            parts.append(detected[side > MIN_SIDE + 0.01])
-        images = Images(found.root, [found.paths[i] for i in kept], [ids[i] for i in kept], np.array(sizes, np.int32))
-        data = Labeled(
-            images=images,
-            classes=self.model.classes,
-            boxes=torch.cat([t.boxes for t in parts]).numpy(),
-            labels=torch.cat([t.labels for t in parts]).numpy(),
-            crowd=np.zeros(sum(map(len, parts)), bool),
-            difficult=np.zeros(sum(map(len, parts)), bool),
-            starts=np.cumsum([0, *map(len, parts)]).astype(np.int64),
-        )
-        return Written(data, torch.cat([t.scores for t in parts]).numpy(), doubts)
+            store.add(i, picture.size, detected[side > MIN_SIDE + 0.01], doubt)
 
     def draw(self, images: Images, folder: Path) -> None:
         """Write pictures of ``images`` with all boxes that were judged, labels or not."""
-        for i, picture, detected in predict.look_through(self.model, images, self.lowest, [], self.max_pixels):
+        for i, picture, detected in predict.look_through(self.model, images, self.lowest, [], *self.how):
             drawn = draw(picture, detected, self.model.classes.names)
             predict.save(drawn, folder / predict.picture_name(images.paths[i]))

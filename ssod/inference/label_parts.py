@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ from ssod.data.formats.records import Images, Labeled
 from ssod.inference import next_images
 from ssod.inference.label_limits import Limits
 from ssod.inference.model import Detected
-from ssod.inference.review_queue import Doubt
+from ssod.inference.review_queue import Doubts
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.spool import Spool
 
 SEED = 0  # of the sample: the same images give the same one
 
@@ -57,14 +59,14 @@ class Written:
 
     data: Labeled
     scores: np.ndarray
-    doubts: Sequence[Doubt]
+    doubts: Doubts
 
     def subset(self, rows: Sequence[int]) -> Written:
         """Return the images at ``rows``, in that order."""
         starts = self.data.starts
         scores = [self.scores[starts[row] : starts[row + 1]] for row in rows]
         joined = np.concatenate([np.zeros(0, self.scores.dtype), *scores])
-        return Written(self.data.subset(rows), joined, [self.doubts[row] for row in rows])
+        return Written(self.data.subset(rows), joined, Doubts(self.doubts[row] for row in rows))
 
 
 class Values:
@@ -74,23 +76,23 @@ class Values:
         limits: of the labels.
         classes: names.
         counts: labelled boxes by name.
+        folder: on whose disk the looks of the images are kept.
     """
 
-    def __init__(self, limits: Limits, classes: Sequence[str], counts: dict[str, int]) -> None:
+    def __init__(self, limits: Limits, classes: Sequence[str], counts: dict[str, int], folder: Path) -> None:
         self.near, self.rare = limits.near, next_images.rarity([counts.get(name, 0) for name in classes])
-        self.values: list[float] = []
-        self.looks: list[np.ndarray] = []
+        self.values = array("d")
+        self.looks = Spool(folder, looks=(np.float32, next_images.NUMBERS))
 
     def see(self, picture: Image.Image, detected: Detected) -> None:
         """Take note of the next image."""
         labels, scores = detected.labels.numpy(), detected.scores.numpy()
         self.values.append(next_images.value(labels, scores, self.near, self.rare))
-        self.looks.append(next_images.look(picture))
+        self.looks.add(looks=next_images.look(picture))
 
     def choose(self, rows: Sequence[int], most: int) -> list[next_images.Chosen]:
-        """Choose among the images at ``rows``; ``place`` of what is returned is that of all images."""
-        chosen = next_images.choose([self.values[row] for row in rows], [self.looks[row] for row in rows], most)
-        return [next_images.Chosen(rows[one.place], one.value, one.gain) for one in chosen]
+        """Choose among the images at ``rows``."""
+        return next_images.choose(self.values, self.looks.read()["looks"], most, rows)
 
 
 def unlabelled(images: Images, labelled: Sequence[Images]) -> list[int]:

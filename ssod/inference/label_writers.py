@@ -7,23 +7,23 @@ correct labels with is written by ``tool_writers``.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as xml
 
 import numpy as np
 import yaml
 
-from ssod.data.formats.coco import to_coco
+from ssod.data.formats.coco import coco_rows
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.records import Images, Labeled
 from ssod.inference import output_dir, review_queue, tool_writers
-from ssod.utils import atomic
+from ssod.utils import atomic, json_pieces
 from ssod.utils.errors import SsodError
 
 SPLIT = "train"
@@ -88,7 +88,7 @@ def staged(target: Path) -> Iterator[Path]:
         yield stage / target.relative_to(home)
 
 
-def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: Sequence[review_queue.Doubt]) -> None:
+def write(format: str, target: Path, data: Labeled, scores: np.ndarray, doubts: review_queue.Doubts) -> None:
     """Write labels, and the ranking of the images.
 
     Args:
@@ -133,12 +133,16 @@ def _stays(root: str, path: str) -> bool:
 
 
 def _coco(target: Path, data: Labeled, scores: np.ndarray) -> None:
-    table = {"info": {"images": os.path.realpath(data.images.root)}, **to_coco(data)}  # `ssod init` looks there
-    for annotation, score in zip(table["annotations"], scores.tolist()):
-        annotation["bbox"] = [round(value, 3) for value in annotation["bbox"]]
-        annotation["area"] = round(annotation["area"], 3)
-        annotation["score"] = round(score, 5)
-    atomic.write_text(target, json.dumps(table))
+    rows = coco_rows(data)
+    scored = map(_scored, rows["annotations"], scores)
+    info = {"images": os.path.realpath(data.images.root)}  # `ssod init` looks there
+    json_pieces.write(target, {"info": info} | rows | {"annotations": scored})
+
+
+def _scored(annotation: dict[str, Any], score: np.floating) -> dict[str, Any]:
+    annotation["bbox"] = [round(value, 3) for value in annotation["bbox"]]
+    annotation["area"] = round(annotation["area"], 3)
+    return annotation | {"score": round(float(score), 5)}
 
 
 def _yolo(target: Path, data: Labeled, scores: np.ndarray) -> None:
@@ -216,5 +220,5 @@ def _link(images: Images, path: str, target: Path) -> None:
 
 def summary(data: Labeled) -> str:
     """Return the counts that a user wants to see first."""
-    counts: Sequence[int] = np.diff(data.starts).tolist()
-    return f"{len(data)} images, {sum(counts)} boxes, {counts.count(0)} images without a box"
+    counts = np.diff(data.starts)
+    return f"{len(data)} images, {counts.sum()} boxes, {(counts == 0).sum()} images without a box"

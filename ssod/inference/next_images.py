@@ -29,6 +29,7 @@ from ssod.utils import atomic
 from ssod.utils.plain_text import comma_separated
 
 _SIDE = 8  # of a thumbnail
+NUMBERS = 3 * _SIDE**2  # of a look
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Chosen:
     """An image to label.
 
     Attributes:
-        place: its number among the candidates.
+        place: its number.
         value: as the module says.
         gain: that, when it was chosen.
     """
@@ -72,18 +73,22 @@ def look(picture: Image.Image) -> np.ndarray:
     return flat / max(float(np.linalg.norm(flat)), 1e-6) if np.abs(flat).max() > 1 else np.zeros_like(flat)
 
 
-def choose(values: Sequence[float], looks: Sequence[np.ndarray], most: int) -> list[Chosen]:
+def choose(
+    values: Sequence[float], looks: Sequence[np.ndarray] | np.ndarray, most: int, among: Sequence[int] | None = None
+) -> list[Chosen]:
     """Return up to ``most`` images, the best first; of equal ones the first.
 
     Args:
-        values: N, of the candidates.
+        values: N, of images.
         looks: N, likewise, from ``look``.
         most: how many.
+        among: numbers of the images that are candidates; None = all are.
     """
     values, looks = np.asarray(values, float), np.asarray(looks, np.float32)
-    likeness, left = np.zeros(len(values)), np.ones(len(values), bool)
+    likeness, left = np.zeros(len(values)), np.full(len(values), among is None)
+    left[[] if among is None else among] = True
     chosen = []
-    for _ in range(min(most, len(values))):
+    for _ in range(min(most, int(left.sum()))):
         gains = np.where(left, values * (1 - likeness), -1.0)
         at = int(gains.argmax())
         chosen.append(Chosen(at, float(values[at]), float(gains[at])))
@@ -93,7 +98,7 @@ def choose(values: Sequence[float], looks: Sequence[np.ndarray], most: int) -> l
 
 
 def write(path: Path, chosen: Sequence[Chosen], names: Sequence[str]) -> None:
-    """Write the chosen images as CSV; ``names`` are those of all candidates.
+    """Write the chosen images as CSV; ``names`` are those of all images.
 
     Raises:
         SsodError: with code 6 when the disk refuses.

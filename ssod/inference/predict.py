@@ -1,36 +1,28 @@
-"""A trained teacher on files: pictures with boxes; and what looks through images for every command."""
+"""A trained teacher on files: pictures with boxes, and COCO results."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
-from rich.progress import track
 
 from ssod.data.checks.pixels import census, check_pixels
 from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
-from ssod.data.formats.records import Classes, Images
-from ssod.data.loading.reader import Reader, allowed_bad
+from ssod.data.formats.records import Images
 from ssod.inference import output_dir, result_ids
 from ssod.inference.draw_boxes import draw
 from ssod.inference.model import BATCH, Detected, Model, check_score, load
-from ssod.transforms.views import Sample
-from ssod.utils import atomic
+from ssod.inference.results import Results, rows_of
+from ssod.inference.stream import WORKERS, look_through
+from ssod.utils import json_pieces
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import SsodError
-from ssod.utils.printing import console
 
-__all__ = ["Detected", "Model", "load", "predict_files"]
-
-_READERS = 4
+__all__ = ["Detected", "Model", "load", "look_through", "predict_files"]
 
 
 def predict_files(
@@ -43,7 +35,9 @@ def predict_files(
     alpha: Alpha | None = None,
     max_pixels: int = MAX_PIXELS,
     ids: str | os.PathLike | None = None,
-) -> list[dict[str, Any]]:
+    workers: int = WORKERS,
+    batch: int = BATCH,
+) -> Results:
     """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
     ``results.json`` is a COCO results list of everything the detector found, above its own score threshold or
@@ -51,7 +45,7 @@ def predict_files(
     image and category ids are that file's, found by file name and by class name. Otherwise category ids are those of
     the training data's file, and ``image_id`` is the file's name, which nobody takes for the number of an image; of
     files with COCO's own names of twelve digits it is their number. ``file_name`` says which file it is. Nothing is
-    written over, and ``out`` is whole or not there.
+    written over, and ``out`` is whole or not there. However many images there are, memory holds some batches of them.
 
     Args:
         weights: model file or run folder.
@@ -62,9 +56,10 @@ def predict_files(
             in training.
         max_pixels: an image with more is refused before it is decoded.
         ids: a COCO JSON that lists these images, whose ids the results are to carry.
+        workers, batch: as in ``stream.look_through``.
 
     Returns:
-        What ``results.json`` holds.
+        What ``results.json`` holds, read from there when it is asked for.
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that is taken or among the images, images whose
@@ -79,18 +74,18 @@ def predict_files(
     output_dir.refuse_shared(found, picture_name, "picture", "rename one")
     model = model_for(weights, found, levels, alpha)
     numbers, classes, said = named.with_classes(model.classes)
-    shown, rows = 0, []
+    shown = 0
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
-    with output_dir.staged(out) as stage:
-        for i, picture, detected in look_through(model, found, lowest, bad, max_pixels):
+    with output_dir.staged(out) as stage, json_pieces.growing_list(stage / "results.json") as add:
+        for i, picture, detected in look_through(model, found, lowest, bad, max_pixels, workers, batch):
             visible = detected[detected.scores > score]
             shown += len(visible)
             save(draw(picture, visible, model.classes.names), stage / picture_name(found.paths[i]))
-            rows += _rows(detected, numbers[i], found.paths[i], classes)
-        atomic.write_text(stage / "results.json", json.dumps(rows))
+            for row in rows_of(detected, numbers[i], found.paths[i], classes):
+                add(row)
     print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{unreadable(bad)}; {said}")
-    return rows
+    return Results(out / "results.json")
 
 
 def model_for(
@@ -133,54 +128,6 @@ def find_images(images: str | os.PathLike) -> Images:
     return found
 
 
-def look_through(
-    model: Model, images: Images, score: float | None, bad: list[SsodError], max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[int, Image.Image, Detected]]:
-    """Yield (number, picture, detections) of every readable image, in order; reading goes on while the device works.
-
-    Unreadable files among many are noted in ``bad``; when they are as many as training would not bear, or the only
-    one, the first is raised. Links may lead out of the folder: it was named on the command line.
-    """
-    read = Reader(max_pixels, allow_symlinks=True, pixels=model.pixels)
-
-    def prepare(i: int) -> tuple[Image.Image, Sample] | SsodError:
-        try:
-            picture = read(images, i)
-        except SsodError as error:
-            return _as_options(error)
-        return picture, model.view(picture)
-
-    chunks = [range(i, min(i + BATCH, len(images))) for i in range(0, len(images), BATCH)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        coming = [pool.submit(prepare, i) for i in chunks[0]]
-        for k, chunk in _progress(list(enumerate(chunks))):
-            ready = [future.result() for future in coming]
-            coming = [pool.submit(prepare, i) for i in chunks[k + 1]] if k + 1 < len(chunks) else []
-            bad += [item for item in ready if isinstance(item, SsodError)]
-            if len(bad) > allowed_bad(len(images)):
-                raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
-            good = [(i, item) for i, item in zip(chunk, ready) if not isinstance(item, SsodError)]
-            detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
-            yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
-
-
-def _as_options(error: SsodError) -> SsodError:
-    """Return an error about an image with the options of a command in the place of a config's keys."""
-    fix = error.fix.replace("data.levels=[low,high]", "--levels LOW HIGH")
-    fix = fix.replace("data.max_pixels=", "--max-pixels ")
-    return SsodError(error.file, error.field, error.problem, fix, code=error.code)
-
-
-def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
-    problem = f"{len(bad)} of {n} images cannot be read; this one: {bad[0].problem}"
-    return SsodError(bad[0].file, bad[0].field, problem, "remove or replace them", code=bad[0].code)
-
-
-def _progress(items: list[Any]) -> Iterator[Any]:
-    shown = console(stderr=True, wrap=True)
-    yield from track(items, "images", console=shown, transient=True, disable=not shown.is_terminal)
-
-
 def picture_name(path: str) -> str:
     """Return the file of the picture that belongs to an image's path."""
     return path if path.lower().endswith((".jpg", ".jpeg", ".png")) else f"{path}.png"
@@ -190,21 +137,6 @@ def save(picture: Image.Image, target: Path) -> None:
     """Write a picture; its folder is made if there is none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
-
-
-def _rows(found: Detected, image: int | str, path: str, classes: Classes) -> list[dict[str, Any]]:
-    """Return COCO results of one image."""
-    sides = torch.cat([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1)
-    return [
-        {
-            "image_id": image,
-            "category_id": classes.ids[label],
-            "bbox": [round(value, 3) for value in box],
-            "score": round(score, 6),
-            "file_name": path,
-        }
-        for box, label, score in zip(sides.tolist(), found.labels.tolist(), found.scores.tolist())
-    ]
 
 
 def unreadable(bad: Sequence[SsodError]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,47 @@ class Doubt:
     lowest: float | None
 
 
+class Doubts:
+    """``Doubt`` of many images; each takes 32 bytes beside its path.
+
+    Args:
+        doubts: the first of them.
+    """
+
+    def __init__(self, doubts: Iterable[Doubt] = ()) -> None:
+        self.paths: list[str] = []
+        self._doubt, self._lowest = array("d"), array("d")
+        self._kept, self._below = array("q"), array("q")
+        for one in doubts:
+            self.add(one)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, at: int) -> Doubt:
+        lowest = self._lowest[at]
+        known = None if isnan(lowest) else lowest
+        return Doubt(self.paths[at], self._doubt[at], self._kept[at], self._below[at], known)
+
+    def add(self, one: Doubt) -> None:
+        """Add that of the next image."""
+        self.paths.append(one.path)
+        self._doubt.append(one.doubt)
+        self._kept.append(one.kept)
+        self._below.append(one.below)
+        self._lowest.append(nan if one.lowest is None else one.lowest)
+
+    def below(self) -> int:
+        """Return how many boxes just did not become labels."""
+        return sum(self._below)
+
+    def ranked(self) -> Iterator[Doubt]:
+        """Yield them, the most doubtful first; of equal ones by path."""
+        by_path = np.array(sorted(range(len(self)), key=self.paths.__getitem__), np.int64)
+        doubt = np.array(self._doubt)
+        return map(self.__getitem__, by_path[np.argsort(-doubt[by_path], kind="stable")].tolist())
+
+
 def nearness(scores: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
     """Return how unsure boxes are, [M] in 0..1: 1 on the threshold, falling to 0 at ``SHARE`` of it, and at 1."""
     room = np.where(scores > threshold, 1 - threshold, (1 - SHARE) * threshold)
@@ -54,9 +98,9 @@ def doubt(path: str, scores: np.ndarray, threshold: float | np.ndarray, kept: np
     return Doubt(path, float(near.sum()), int(kept.sum()), int((~kept).sum()), lowest)
 
 
-def advice(doubts: Sequence[Doubt], threshold: float) -> str:
+def advice(doubts: Doubts, threshold: float) -> str:
     """Say what to do where no box scored above ``threshold``."""
-    near = sum(d.below for d in doubts)
+    near = doubts.below()
     fix = "lower --score" if near else "lower --score further, or train the model longer"
     return f"no label: {near} boxes score between {SHARE * threshold:g} and {threshold:g}; {fix}"
 
@@ -68,14 +112,17 @@ def place(target: Path) -> Path:
     return target.with_name("review.csv" if target.name == "instances.json" else f"{target.stem}-review.csv")
 
 
-def write(path: Path, doubts: Sequence[Doubt]) -> None:
+def write(path: Path, doubts: Doubts) -> None:
     """Write images as CSV, the most doubtful first.
 
     Raises:
         SsodError: with code 6 when the disk refuses.
     """
-    rows: list[list[object]] = [["rank", "image", "doubt", "labels", "boxes just below", "lowest score"]]
-    for rank, d in enumerate(sorted(doubts, key=lambda d: (-d.doubt, d.path)), 1):
-        lowest = "" if d.lowest is None else f"{d.lowest:.3f}"
-        rows.append([rank, d.path, f"{d.doubt:.3f}", d.kept, d.below, lowest])
-    atomic.write_text(path, comma_separated(rows))
+    head = comma_separated([["rank", "image", "doubt", "labels", "boxes just below", "lowest score"]])
+    lines = (comma_separated([_row(rank, d)]) for rank, d in enumerate(doubts.ranked(), 1))
+    atomic.write(path, lambda file: file.writelines(line.encode() for line in chain([head], lines)))
+
+
+def _row(rank: int, d: Doubt) -> list[object]:
+    lowest = "" if d.lowest is None else f"{d.lowest:.3f}"
+    return [rank, d.path, f"{d.doubt:.3f}", d.kept, d.below, lowest]

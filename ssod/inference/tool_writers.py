@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as xml
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from ssod.data.formats.findings import short
 from ssod.data.formats.records import Images, Labeled
-from ssod.utils import atomic
+from ssod.utils import atomic, json_pieces
 from ssod.utils.errors import Exit, SsodError
 
 # What XML 1.0 has no way to write, https://www.w3.org/TR/xml/#charsets
@@ -43,8 +44,18 @@ def label_studio(target: Path, data: Labeled, scores: np.ndarray) -> None:
 
     Images are named as Label Studio's local storage does, below the folder that holds the images' own.
     """
+    view = xml.Element("View")
+    xml.SubElement(view, "Image", name="image", value="$image")
+    labels = xml.SubElement(view, "RectangleLabels", name="label", toName="image")
+    refuse_not_xml(data.classes.names, target)
+    for name in data.classes.names:
+        xml.SubElement(labels, "Label", value=name)
+    json_pieces.write(target / "tasks.json", _tasks(data, scores))
+    _write_xml(target / "labels.xml", view)
+
+
+def _tasks(data: Labeled, scores: np.ndarray) -> Iterator[dict[str, Any]]:
     folder = os.path.basename(os.path.realpath(data.images.root))
-    tasks = []
     for i, path in enumerate(data.images.paths):
         height, width = data.images.sizes[i].tolist()
         results = []
@@ -60,15 +71,7 @@ def label_studio(target: Path, data: Labeled, scores: np.ndarray) -> None:
                 }
             )
         link = f"/data/local-files/?d={quote(os.fsencode(f'{folder}/{path}'))}"
-        tasks.append({"data": {"image": link}, "predictions": [{"model_version": "ssod", "result": results}]})
-    view = xml.Element("View")
-    xml.SubElement(view, "Image", name="image", value="$image")
-    labels = xml.SubElement(view, "RectangleLabels", name="label", toName="image")
-    refuse_not_xml(data.classes.names, target)
-    for name in data.classes.names:
-        xml.SubElement(labels, "Label", value=name)
-    atomic.write_text(target / "tasks.json", json.dumps(tasks))
-    _write_xml(target / "labels.xml", view)
+        yield {"data": {"image": link}, "predictions": [{"model_version": "ssod", "result": results}]}
 
 
 def cvat(target: Path, data: Labeled, scores: np.ndarray) -> None:
@@ -84,16 +87,20 @@ def cvat(target: Path, data: Labeled, scores: np.ndarray) -> None:
         label = xml.SubElement(labels, "label")
         xml.SubElement(label, "name").text = name
         xml.SubElement(label, "type").text = "rectangle"
+    raw = [{"name": name, "type": "rectangle", "attributes": []} for name in data.classes.names]
+    _write_xml(target / "annotations.xml", root, _image_elements(data))
+    atomic.write_text(target / "labels.json", json.dumps(raw))
+
+
+def _image_elements(data: Labeled) -> Iterator[xml.Element]:
     for i, path in enumerate(data.images.paths):
         height, width = data.images.sizes[i].tolist()
-        image = xml.SubElement(root, "image", id=str(i), name=path, width=str(width), height=str(height))
+        image = xml.Element("image", id=str(i), name=path, width=str(width), height=str(height))
         for row in range(data.starts[i], data.starts[i + 1]):
             sides = dict(zip(("xtl", "ytl", "xbr", "ybr"), (f"{value:.3f}" for value in data.boxes[row].tolist())))
             name = data.classes.names[data.labels[row]]
             xml.SubElement(image, "box", label=name, source="auto", occluded="0", z_order="0", **sides)
-    raw = [{"name": name, "type": "rectangle", "attributes": []} for name in data.classes.names]
-    _write_xml(target / "annotations.xml", root)
-    atomic.write_text(target / "labels.json", json.dumps(raw))
+        yield image
 
 
 def next_step(format: str, target: Path, images: Images) -> str:
@@ -111,6 +118,16 @@ def next_step(format: str, target: Path, images: Images) -> str:
     )
 
 
-def _write_xml(path: Path, root: xml.Element) -> None:
+def _write_xml(path: Path, root: xml.Element, more: Iterable[xml.Element] = ()) -> None:
+    """Write a tree, with ``more`` children at its end, which are made while they are written."""
     xml.indent(root)
-    atomic.write_text(path, f'<?xml version="1.0" encoding="utf-8"?>\n{xml.tostring(root, encoding="unicode")}\n')
+    head, slash, end = xml.tostring(root, encoding="unicode").rpartition("\n</")
+
+    def pieces() -> Iterator[str]:
+        yield f'<?xml version="1.0" encoding="utf-8"?>\n{head}'
+        for child in more:
+            xml.indent(child, level=1)
+            yield f"\n  {xml.tostring(child, encoding='unicode')}"
+        yield f"{slash}{end}\n"
+
+    atomic.write(path, lambda file: file.writelines(piece.encode() for piece in pieces()))

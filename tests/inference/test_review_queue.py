@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssod.inference.label import label_files
-from ssod.inference.review_queue import advice, doubt, place, write
+from ssod.inference.review_queue import Doubts, advice, doubt, place, write
 from tests.trained import model_file, photos
 
 
@@ -28,7 +28,7 @@ def test_doubt_by_hand() -> None:
 
 def test_the_ranking(tmp_path: Path) -> None:
     doubts = [doubt(name, np.array(scores), 0.5) for name, scores in (("sure", [0.99]), ("b", [0.5]), ("a", [0.5]))]
-    write(tmp_path / "review.csv", doubts)
+    write(tmp_path / "review.csv", Doubts(doubts))
     rows = table(tmp_path / "review.csv")
     assert [row["image"] for row in rows] == ["a", "b", "sure"]
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
@@ -61,6 +61,6 @@ def test_no_label_at_all_is_told_with_a_fix(tmp_path: Path, capsys: pytest.Captu
     _, said = capsys.readouterr().out.splitlines()
     assert said.startswith("no label: ")
     nothing = "no label: 0 boxes score between 0.25 and 0.5; lower --score further, or train the model longer"
-    assert advice([doubt("a", np.zeros(0), 0.5)], 0.5) == nothing
+    assert advice(Doubts([doubt("a", np.zeros(0), 0.5)]), 0.5) == nothing
     near = "no label: 2 boxes score between 0.25 and 0.5; lower --score"
-    assert advice([doubt("a", np.array([0.3, 0.4]), 0.5)], 0.5) == near
+    assert advice(Doubts([doubt("a", np.array([0.3, 0.4]), 0.5)]), 0.5) == near

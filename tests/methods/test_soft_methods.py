@@ -305,7 +305,7 @@ def test_the_teachers_proposals_are_found_before_the_student_looks(monkeypatch: 
     monkeypatch.setattr(TwoStageOutput, "found", found)
     predict = m.student.predict
     m.student.predict = lambda view: (seen.append("student"), predict(view))[1]
-    m(batch(), 50)
+    m(same_pixels(), 50)
     assert seen == ["proposals", "student", "proposals", "student"], "those of labelled images are the student's own"
 
 

@@ -7,7 +7,7 @@ parser's own callback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from ssod.data.formats.jsonfile import kind, read_json
 from ssod.data.formats.marked import Which, keep_labeled, keep_marked
 from ssod.data.formats.readings import check_format, corners, in_pixels
 from ssod.data.formats.records import Classes, Images, Labeled
+
+AT_ONCE = 1024  # boxes that are made rows together
 
 
 def read_coco(
@@ -212,29 +214,37 @@ def to_coco(data: Labeled) -> dict[str, Any]:
     Annotation ids count from 1: pycocotools takes an id of 0 for "not matched". ``area`` is the file's if it had one.
     A ``difficult`` key is there only if some box is; to leave such boxes out of AP, as VOC does, set their ``iscrowd``.
     """
-    images, classes = data.images, data.classes
-    entries = [{"id": id, "file_name": name} for id, name in zip(images.ids, images.paths)]
-    if images.sizes is not None:
-        for entry, (height, width) in zip(entries, images.sizes.tolist()):
-            entry.update(height=height, width=width)
-    owner = np.repeat(np.arange(len(images)), np.diff(data.starts)).tolist()
-    boxes = data.boxes.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    area = boxes[:, 2:].prod(1) if data.area is None else data.area
-    rows = zip(owner, data.labels.tolist(), boxes.tolist(), area.tolist(), data.crowd.tolist())
-    annotations = [
-        {
-            "id": i,
-            "image_id": images.ids[image],
-            "category_id": classes.ids[label],
-            "bbox": box,
-            "area": size,
-            "iscrowd": int(crowd),
-        }
-        for i, (image, label, box, size, crowd) in enumerate(rows, start=1)
-    ]
-    if data.difficult.any():
-        for annotation, difficult in zip(annotations, data.difficult.tolist()):
-            annotation["difficult"] = int(difficult)
-    categories = [{"id": id, "name": name} for id, name in zip(classes.ids, classes.names)]
-    return {"images": entries, "annotations": annotations, "categories": categories}
+    return {key: list(rows) for key, rows in coco_rows(data).items()}
+
+
+def coco_rows(data: Labeled) -> dict[str, Iterator[dict[str, Any]]]:
+    """Return what ``to_coco`` does, row by row: of many images nobody may want all in memory."""
+    categories = ({"id": id, "name": name} for id, name in zip(data.classes.ids, data.classes.names))
+    return {"images": _image_rows(data.images), "annotations": _annotation_rows(data), "categories": categories}
+
+
+def _image_rows(images: Images) -> Iterator[dict[str, Any]]:
+    for i, (id, name) in enumerate(zip(images.ids, images.paths)):
+        row: dict[str, Any] = {"id": id, "file_name": name}
+        if images.sizes is not None:
+            row["height"], row["width"] = images.sizes[i].tolist()
+        yield row
+
+
+def _annotation_rows(data: Labeled) -> Iterator[dict[str, Any]]:
+    difficult = bool(data.difficult.any())
+    for first in range(0, len(data.labels), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        boxes = data.boxes[part].astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        numbers = np.arange(first, first + len(boxes))
+        owner = np.searchsorted(data.starts, numbers, side="right") - 1
+        area = boxes[:, 2:].prod(1) if data.area is None else data.area[part]
+        columns = (owner, data.labels[part], boxes, area, data.crowd[part], data.difficult[part], numbers + 1)
+        for image, label, box, size, crowd, hard, number in zip(*(column.tolist() for column in columns)):
+            known = {"id": number, "image_id": data.images.ids[image], "category_id": data.classes.ids[label]}
+            yield (
+                known
+                | {"bbox": box, "area": size, "iscrowd": int(crowd)}
+                | ({"difficult": int(hard)} if difficult else {})
+            )
