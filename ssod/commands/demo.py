@@ -85,7 +85,8 @@ def _pair(out: Path, root: Path, seed: int, steps: int | None) -> dict[str, floa
     failed = _wait(jobs)
     if failed is not None:
         job = jobs[failed]
-        raise SsodError(runs[failed], "", f"training {failed} ended with code {job.returncode}", code=_exit(job))
+        problem, fix = f"training {failed} ended with code {job.returncode}", "see its own message; run it again"
+        raise SsodError(runs[failed], "", problem, fix, code=_exit(job))
     return {name: _last_ap(run) for name, run in runs.items()}
 
 

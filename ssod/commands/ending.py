@@ -31,7 +31,8 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     except SsodError as error:
         if debug:
             traceback.print_exc()
-        print(f"ssod: error: {error.line()}", file=sys.stderr)
+        if error.teller in (None, _rank()):
+            print(f"ssod: error: {error.line()}", file=sys.stderr)
         sys.exit(int(error.code))
     except OSError as error:
         if error.filename is None:
@@ -49,6 +50,17 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     finally:
         sys.stdout, sys.stderr = streams
         _let_go_of_broken_pipes()
+
+
+def told_once_a_machine(error: SsodError) -> SsodError:
+    """Return an error that all processes on this machine have: the first of them prints it."""
+    error.teller = _rank() - int(os.environ.get("LOCAL_RANK", "0")) if _rank() else 0
+    return error
+
+
+def _rank() -> int:
+    """Return the number of this process in its job, as torchrun says it; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 class Outlet:
