@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.plain_text import visible
+from ssod.utils.signals import Ended, ended_by_sigterm
 
 
 @contextmanager
@@ -27,7 +28,8 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     # type: ignore because an Outlet is no TextIO by its class; it has all that the stream has.
     sys.stdout, sys.stderr = (stream and Outlet(stream) for stream in streams)  # type: ignore
     try:
-        yield
+        with ended_by_sigterm():
+            yield
     except SsodError as error:
         if debug:
             traceback.print_exc()
@@ -43,6 +45,10 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
         refusal = SsodError(error.filename, "", f"{error.strerror}", "check the path and the disk", code=Exit.IO)
         print(f"ssod: error: {refusal.line()}", file=sys.stderr)
         sys.exit(int(Exit.IO))
+    except Ended:
+        if _rank() == 0:  # a job's processes are all ended
+            print("ssod: stopped", file=sys.stderr)
+        raise
     except SystemExit as end:
         if end.code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C
             print("ssod: interrupted", file=sys.stderr)

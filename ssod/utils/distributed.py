@@ -165,21 +165,21 @@ def together(work: Callable[[], T]) -> T:
     """
     if not collective.active():
         return work()
-    result = error = None
+    results: list[T] = []
+    refusal: SsodError | None = None
     try:
-        result = work()
-    except SsodError as refusal:
-        error = refusal
-    errors = gather(error)
-    first = next((rank for rank, other in enumerate(errors) if other is not None), None)
-    if first is None:
-        return result  # type: ignore[bad-return]  # without an error there is one
-    if error is None:
-        error, error.teller = errors[first], first
-    else:
-        lines = [other and other.line() for other in errors]
-        error.teller = lines.index(error.line())
-    raise error
+        results.append(work())
+    except SsodError as error:
+        refusal = error
+    errors = gather(refusal)
+    if refusal is not None:
+        refusal.teller = [error and error.line() for error in errors].index(refusal.line())
+        raise refusal
+    for rank, error in enumerate(errors):
+        if error is not None:
+            error.teller = rank
+            raise error
+    return results[0]
 
 
 def gather(item: T) -> list[T]:
