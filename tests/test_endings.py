@@ -169,7 +169,7 @@ CELLS = {
     "no room for the log": Cell(OK, env={"FULL": "metrics.jsonl"}),
     "no room for an evaluation": Cell(OK, env={"FULL": "step_"}),
     "no room for the config": Cell(IO, "config.yaml: cannot be written", env={"FULL": "config.yaml"}),
-    "no room for anything": Cell(IO, "File too large", env={"LARGEST": "100"}, begun=False),
+    "no room for anything": Cell(IO, "File too large", env={"LARGEST": "1500"}, begun=False),
     # signals
     "SIGTERM at import": Cell(Exit.PREEMPTED, "stopped", "term@import", begun=False, workers=(0,)),
     "SIGINT at import": Cell(Exit.INTERRUPTED, "interrupted", "int@import", begun=False, workers=(0,)),
@@ -240,8 +240,8 @@ OTHERS: dict[str, tuple[list[str], dict[str, str], int, str]] = {
     "compare, disk": (["compare", "good", "-o", "new.csv"], {"FULL": "new.csv"}, IO, NO_ROOM),
     "init, disk": (INIT, {"FULL": "new.yaml"}, IO, NO_ROOM),
     "split, disk": (SPLIT, {"FULL": ".json"}, IO, NO_ROOM),
-    "label, disk": (LABEL, {"LARGEST": "300"}, IO, "cannot be written: File too large"),
-    "predict, disk": (PREDICT, {"LARGEST": "300"}, IO, "cannot be written: File too large"),
+    "label, disk": (LABEL, {"LARGEST": "1000"}, IO, "cannot be written: File too large"),
+    "predict, disk": (PREDICT, {"LARGEST": "1000"}, IO, "cannot be written: File too large"),
     "predict, disk at its end": (PREDICT, {"FULL": "results.json"}, IO, NO_ROOM),
     **{
         f"{command}, {word}": (words, {"ACT": f"{word}@{place}", "HOOK": "tests.acts"}, code, part)

@@ -151,8 +151,9 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
         raise _refused(file, f"card.{error.field}", error.problem, error.fix, _code(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _refused(file, f"card.{where}", first["msg"], "it was written by another version of ssod") from None
+        name = card["detector"].get("name")  # which stands for the section that it makes it
+        where = ".".join(str("detector" if part == name else part) for part in first["loc"])
+        raise _refused(file, f"card.{where}", first["msg"], "read it with the version that wrote it") from None
     except (KeyError, TypeError, ValueError) as error:
         raise _refused(file, "card", f"damaged ({error})", "use a run's best.safetensors") from None
 
