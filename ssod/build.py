@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from ssod.config import Config
 from ssod.data import datasets
+from ssod.data.checks.decoded import Decode, refuse_undecodable
 from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataSets
 from ssod.data.formats.coco import to_coco
@@ -22,7 +22,6 @@ from ssod.data.formats.records import Labeled
 from ssod.data.label_statistics import label_statistics
 from ssod.data.loading.loader import Loading, eval_views, train_batches
 from ssod.data.loading.sampling import Place, Sampling
-from ssod.data.loading.team import worker_deaths
 from ssod.data.loading.workers import reading
 from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
@@ -45,29 +44,17 @@ from ssod.pseudo_labels import threshold
 from ssod.structures import Batch, Detector
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
-from ssod.utils.signals import Signals
 from ssod.version import __version__
 
 TAUGHT = "pseudo-labels"  # the phase in which unlabelled images teach
 
 
-@contextlib.contextmanager
-def opened(
-    cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = (), from_burn_in: Path | None = None
-) -> Iterator[Trainer]:
-    """Read the data, enter the run folder and build what trains in it; for ``train`` and the command line."""
-    problem = burn_in.apart(cfg.method, cfg.train.on_collapse) if from_burn_in is not None else ""
-    if problem:
-        raise SsodError("command line", "--from-burn-in", problem, "leave it out")
-    device = distributed.pick_device(cfg.train.device)
-    with Signals(), distributed.job(device):
-        data = read_data(cfg)  # before the folder is made: a run that cannot start leaves nothing behind
-        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
-            yield folder.or_discard(partial(build, cfg, data, folder, allow_change, from_burn_in))
-
-
-def read_data(cfg: Config) -> DataSets:
+def read_data(cfg: Config, decode: Decode | None = "none") -> DataSets:
     """Read the data of a config and print each kind of thing that was repaired or left out in it.
+
+    Args:
+        cfg: the run's.
+        decode: which val images to decode; each process of a job takes its share.
 
     Raises:
         SsodError: what is wrong with the data, or a batch that it cannot fill.
@@ -80,7 +67,10 @@ def read_data(cfg: Config) -> DataSets:
     for part, images in (("labeled", data.labeled), ("val", data.val)):
         if images is not None:
             ctx = datasets.context(cfg.data, findings)(part)
-            visible(cfg).check(part, images, datasets.name_of(getattr(cfg.data, part), ctx), ctx)
+            file = datasets.name_of(getattr(cfg.data, part), ctx)
+            visible(cfg).check(part, images, file, ctx)
+            if part == "val":
+                refuse_undecodable(images.images, Place.here().part(len(images)), file, ctx, decode)
     if collective.rank() == 0:
         for line in findings.kinds():
             print(line)
@@ -107,7 +97,7 @@ def build(
 ) -> Trainer:
     """Build detector and method, and return a trainer that has everything but the first step."""
     goes_on = checkpoint.exists(folder.checkpoints)  # from a state that has all weights: the first file may be gone
-    method = build_method(cfg, data, pretrained=not goes_on)
+    method = distributed.together(partial(build_method, cfg, data, pretrained=not goes_on))
     return Trainer(method, cfg.train, Parts(cfg, data, folder, allow_change, from_burn_in))
 
 

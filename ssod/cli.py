@@ -15,8 +15,9 @@ import typer
 
 from ssod.commands import listing, loop
 from ssod.commands import options as option
-from ssod.commands.ending import one_line_errors
+from ssod.commands.ending import one_line_errors, told_once_a_machine
 from ssod.experiments.run_folder import run_folder
+from ssod.utils.errors import SsodError
 from ssod.version import __version__
 
 if TYPE_CHECKING:
@@ -146,12 +147,14 @@ def train(
         Path | None,
         typer.Option(help="Run folder with an equal burn-in, kept by train.keep_burn_in=true; begin where that ended."),
     ] = None,
+    decode: option.DecodeVal = None,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
     cfg = _load(words, method, detector, data, percent, fold)
-    from ssod.build import opened
+    from ssod.run import opened
 
-    with opened(cfg, out=out, allow_change=allow_change or [], from_burn_in=from_burn_in) as trainer:
+    allow = allow_change or []
+    with opened(cfg, out=out, allow_change=allow, from_burn_in=from_burn_in, decode=decode) as trainer:
         trainer.fit()
 
 
@@ -272,7 +275,10 @@ for listed in (listing.methods, listing.detectors, listing.losses):
 def _load(words: list[str] | None, *named: str | float | None) -> Config:
     from ssod.config import load_words
 
-    return load_words(words or [], dict(zip(("method", "detector", "data", "percent", "fold"), named)))
+    try:
+        return load_words(words or [], dict(zip(("method", "detector", "data", "percent", "fold"), named)))
+    except SsodError as error:
+        raise told_once_a_machine(error) from None
 
 
 @app.callback(invoke_without_command=True)

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ssod.methods.registry import find
 from ssod.utils import recipes
-from ssod.utils.config_errors import Source, nearest, origin_of, read_section, shown
+from ssod.utils.config_errors import SECTIONS, Source, nearest, origin_of, read_section, shown
 from ssod.utils.config_files import read_with_bases
 from ssod.utils.errors import SsodError
 from ssod.utils.merging import merge, override, replace
@@ -66,9 +66,6 @@ def _written(value: Any, plain: Any) -> Any:
     if isinstance(value, (list, tuple)) and isinstance(plain, list):
         return [_written(inner, item) for inner, item in zip(value, plain, strict=True)]
     return plain
-
-
-SECTIONS = ("data", "views", "detector", "method", "train", "eval")
 
 
 def load(

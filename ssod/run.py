@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
-from ssod.build import opened, visible
-from ssod.commands.check import Decode
+from ssod.build import build, read_data, visible
 from ssod.commands.check import check as check_data
 from ssod.commands.coverage import coverage, lines
 from ssod.config import Config
+from ssod.data.checks.decoded import Decode, check_word
 from ssod.data.checks.summary import summary
+from ssod.data.datasets import DataSets
+from ssod.data.loading.team import worker_deaths
+from ssod.engine.checkpointing.run_dir import RunFolder
+from ssod.engine.trainer import Trainer
+from ssod.methods.burn_in import apart
+from ssod.utils import distributed
 from ssod.utils.errors import SsodError
+from ssod.utils.signals import Signals
+
+
+@contextmanager
+def opened(
+    cfg: Config,
+    *,
+    out: Path | None = None,
+    allow_change: Sequence[str] = (),
+    from_burn_in: Path | None = None,
+    decode: Decode | None = None,
+) -> Iterator[Trainer]:
+    """Read the data, enter the run folder and build what trains in it; see ``train``."""
+
+    def read() -> DataSets:
+        check_word(decode)
+        problem = apart(cfg.method, cfg.train.on_collapse) if from_burn_in is not None else ""
+        if problem:
+            raise SsodError("command line", "--from-burn-in", problem, "leave it out")
+        return read_data(cfg, decode)
+
+    device = distributed.pick_device(cfg.train.device)
+    with Signals(), distributed.job(device):
+        data = distributed.together(read)  # before the folder is made: a run that cannot start leaves nothing behind
+        with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
+            yield folder.or_discard(partial(build, cfg, data, folder, allow_change, from_burn_in))
 
 
 def train(
-    cfg: Config, *, out: Path | None = None, allow_change: Sequence[str] = (), from_burn_in: Path | None = None
+    cfg: Config,
+    *,
+    out: Path | None = None,
+    allow_change: Sequence[str] = (),
+    from_burn_in: Path | None = None,
+    decode: Decode | None = None,
 ) -> dict[str, float]:
     """Train a config to its last step, or go on where its run folder stopped.
 
@@ -28,11 +65,13 @@ def train(
         from_burn_in: folder of a run that was trained with ``train.keep_burn_in``. A run without a checkpoint of its
             own begins where that one's burn-in ended, if its own would have been the same; its best teacher is sought
             from there on.
+        decode: which val images to decode before the first step, which finds truncated ones: ``none``, a ``sample`` or
+            ``all``; None = all of a set of up to 20 000 images, and a sample of a larger one.
 
     Returns:
         The teacher's metrics of the last evaluation, fractions in 0..1.
     """
-    with opened(cfg, out=out, allow_change=allow_change, from_burn_in=from_burn_in) as trainer:
+    with opened(cfg, out=out, allow_change=allow_change, from_burn_in=from_burn_in, decode=decode) as trainer:
         return trainer.fit()
 
 
@@ -47,8 +86,7 @@ def check(cfg: Config, *, decode: Decode | None = None) -> int:
     Raises:
         SsodError: it is none of these.
     """
-    if decode not in (None, *get_args(Decode)):
-        raise SsodError("command line", "--decode", f"'{decode}' is unknown", f"use {', '.join(get_args(Decode))}")
+    check_word(decode)
     report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
     said = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
     seen = [f"images decoded: {', '.join(said)}"] if said else []

@@ -2,12 +2,14 @@
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
 import torch
 
+from ssod.utils.errors import SsodError
 from tests.rounding import played
 
 # One thread: parallel kernels inside tiny models cost more than they gain on two cores, and tests run in processes.
@@ -26,6 +28,30 @@ NOT_PLAYED = ("counts_calls", "rows_know_no_neighbours")  # setup.cfg says why
 def _rounding(request: pytest.FixtureRequest) -> Iterator[None]:
     with nullcontext() if any(map(request.node.get_closest_marker, NOT_PLAYED)) else played():
         yield
+
+
+MADE = SsodError.__init__
+WITHOUT_A_FIX: list[str] = []
+
+
+def _made(self: SsodError, *args: object, **words: object) -> None:
+    """Make an error, and note where the package makes one that does not say what to do."""
+    MADE(self, *args, **words)
+    caller = sys._getframe(1)
+    finding = caller.f_locals.get("self") if caller.f_code.co_name == "error" else None
+    told = getattr(finding, "level", "error") == "error"  # what was repaired has nothing to be done about
+    if not self.fix.strip() and told and "/ssod/" in caller.f_code.co_filename and caller.f_code.co_name != "_rebuild":
+        WITHOUT_A_FIX.append(f"{caller.f_code.co_filename}:{caller.f_lineno}: {self.line()}")
+
+
+SsodError.__init__ = _made
+
+
+@pytest.fixture(autouse=True)
+def _every_error_says_what_to_do() -> Iterator[None]:
+    WITHOUT_A_FIX.clear()
+    yield
+    assert WITHOUT_A_FIX == []
 
 
 @pytest.hookimpl(wrapper=True)

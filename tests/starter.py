@@ -8,9 +8,11 @@ The process runs ``ssod.cli.main`` from the top and ends as any Python does, exi
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -57,7 +59,7 @@ class Starter:
             **os.environ,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}",
             "OMP_NUM_THREADS": "1",
-            "SSOD_ALLOW_CODE": "own",
+            "SSOD_ALLOW_CODE": "tests",
         }
         command = [sys.executable, "-m", "tests.starter"]
         self.process = subprocess.Popen(
@@ -153,8 +155,24 @@ def _lives(group: int) -> bool:
     return True
 
 
+def _fill_disk(name: str) -> None:
+    """Let the disk have no room for files with ``name`` in their names: they are forced to it before they take them."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if name in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    os.fsync = fsync
+
+
 def _become(run: dict[str, Any]) -> None:
-    """Make this forked process look as if a shell had started it."""
+    """Make this forked process look as if a shell had started it.
+
+    ``FULL`` of its environment names files for which the disk has no room, ``LARGEST`` the bytes that a file may have,
+    ``HOOK`` a module to import first.
+    """
     os.setpgid(0, 0)
     handles = [os.open(f"{run['output']}.{kind}", os.O_WRONLY | os.O_CREAT, 0o600) for kind in ("out", "err")]
     if run["head"]:
@@ -163,6 +181,12 @@ def _become(run: dict[str, Any]) -> None:
     for number, handle in enumerate([os.open(os.devnull, os.O_RDONLY), *handles]):
         os.dup2(handle, number)
     os.environ.update(run["env"])
+    if "FULL" in os.environ:
+        _fill_disk(os.environ["FULL"])
+    if "LARGEST" in os.environ:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LARGEST"]),) * 2)
+    if "HOOK" in os.environ:
+        importlib.import_module(os.environ["HOOK"])
     sys.argv = ["ssod", *run["words"]]
 
 

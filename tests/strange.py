@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssod.utils.errors import SsodError
+from tests.amount import examples
 
 GONE = object()
 DEEP: list = []
@@ -35,10 +36,11 @@ def spoilt(tree: Any, each: int, seed: int, most: int | None = None) -> Iterator
 
     Args:
         tree: a plain value.
-        each: ways, of ``VALUES``.
+        each: ways, of ``VALUES``; ``SSOD_TEST_EXAMPLES`` times as many.
         seed: of the draw.
-        most: places that are spoilt; None = every one.
+        most: places that are spoilt; None = every one. Likewise.
     """
+    each, most = min(examples(each), len(VALUES)), most and examples(most)
     draw = np.random.RandomState(seed)
     found = places(tree)
     for path in found if most is None else [found[i] for i in draw.permutation(len(found))[:most]]:

@@ -18,23 +18,24 @@ from tests.engine.fork import Command, run
 from tests.small import seen_once, small_config, train_command
 
 KILLS = int(os.environ.get("SSOD_KILLS", "3"))
+STEPS = max(48, 16 * KILLS)  # a start makes some, and all are made in the end
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
     """A config, the folder of a run that nobody disturbed, and the seconds that its command took."""
     folder = tmp_path_factory.mktemp("calm")
-    config = small_config(folder, train__steps=48)
+    config = small_config(folder, train__steps=STEPS)
     begin = time.monotonic()
     run(train_command(config, folder / "run"))
     return config, folder / "run", time.monotonic() - begin
 
 
-def in_the_loop(run: Path) -> float:
-    """Return the seconds in which to kill: a quarter of what all steps took, so that a start is not over before."""
+def in_the_loop(run: Path, steps: float) -> float:
+    """Return the seconds that so many steps took; a start must not be over before it is killed."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     times = [row["time/step"] for row in rows if row["kind"] == "train"]
-    return sum(times) / len(times) * rows[-1]["step"] / 4
+    return sum(times) / len(times) * steps
 
 
 @pytest.mark.slow
@@ -43,7 +44,8 @@ def in_the_loop(run: Path) -> float:
 def test_kill_9_at_random_moments_changes_no_bit(calm: tuple, tmp_path: Path, after_save: bool) -> None:
     """``SSOD_KILLS`` sets how often; moments are drawn from start-up on, or from a start's first checkpoint on."""
     config, undisturbed, seconds = calm
-    longest = in_the_loop(undisturbed) if after_save else 0.8 * seconds
+    before = seconds - in_the_loop(undisturbed, STEPS)  # the first step
+    longest = in_the_loop(undisturbed, 12) if after_save else 0.8 * (before + in_the_loop(undisturbed, 48))
     wild = tmp_path / "wild"
     command = train_command(config, wild)
     record = kill_until_done(lambda: Command(command), wild, kills=KILLS, longest=longest, after_save=after_save)
@@ -81,7 +83,7 @@ def test_what_a_method_remembers_survives_kill_9(name: str, tmp_path: Path) -> N
     config = small_config(tmp_path, method=method, train__steps=14, train__eval_every=0, train__accumulate=parts)
     calm, wild = tmp_path / "calm", tmp_path / "wild"
     run(train_command(config, calm, *seen_once(name)))
-    command, longest = train_command(config, wild, *seen_once(name)), in_the_loop(calm)
+    command, longest = train_command(config, wild, *seen_once(name)), in_the_loop(calm, 3.5)
     record = kill_until_done(lambda: Command(command), wild, kills=1, longest=longest, after_save=True)
     assert record.killed > 0
     assert difference(final_state(calm), final_state(wild)) == []

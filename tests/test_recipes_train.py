@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ssod.build import opened
 from ssod.config import load_recipe
 from ssod.engine.checkpointing import checkpoint
 from ssod.experiments.published import published
 from ssod.methods.registry import find
+from ssod.run import opened
 from ssod.structures import Batch
 from ssod.utils import recipes
 from tests.mini import STEPS, shrunk, write_data

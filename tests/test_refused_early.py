@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.build import opened
 from ssod.config import load
 from ssod.data.datasets import align
 from ssod.data.formats.findings import Context
@@ -15,6 +14,7 @@ from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.data.formats.registry import CocoSource
 from ssod.detectors.weights import read
 from ssod.engine.checkpointing import resume_check
+from ssod.run import opened
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 

@@ -75,7 +75,8 @@ def refuse_difference(ours: BackboneConfig, needed: BackboneConfig) -> None:
         needed: that of our detector which is detectron2's.
     """
     if ours.name != needed.name:
-        raise SsodError("config", "detector.name", f"is '{ours.name}', and detectron2's is a '{needed.name}'", "")
+        problem = f"is '{ours.name}', and detectron2's is a '{needed.name}'"
+        raise SsodError("config", "detector.name", problem, "name that one")
     for key in _FUNCTION:
         have, want = _value(ours, key), _value(needed, key)
         if have != want:

@@ -16,7 +16,7 @@ from ssod.detectors.d2.model import D2Model
 from ssod.detectors.d2.parts import Pixels
 from ssod.detectors.decode import DecodeConfig
 from ssod.structures.boxes import Coder, DeltaCoder
-from ssod.utils.errors import Exit, SsodError
+from ssod.utils.errors import SsodError
 
 _DEPTHS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -205,4 +205,4 @@ def check_clip(coder: Coder) -> DeltaCoder:
 
 def unlike(problem: str) -> SsodError:
     """Return the refusal of a model that is none of ours."""
-    return SsodError("config", FIELD, f"no detector of ours is like it: {problem}", "", code=Exit.USAGE)
+    return SsodError("config", FIELD, f"no detector of ours is like it: {problem}", "name another")

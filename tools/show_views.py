@@ -54,7 +54,7 @@ def sections(path: Path) -> tuple[DataConfig, ViewsConfig, MixConfig | None]:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise SsodError(path, field, first["msg"].removeprefix("Value error, ")) from None
+        raise SsodError(path, field, first["msg"].removeprefix("Value error, "), "mend it") from None
 
 
 def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: int, seed: int) -> Iterator[Row]:

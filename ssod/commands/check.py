@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ssod.data import datasets, splits
+from ssod.data.checks.decoded import Decode, chosen
 from ssod.data.checks.images import check_images
 from ssod.data.checks.leakage import Blame, blame_source, check_pair
 from ssod.data.checks.reach import Coverage
@@ -22,10 +23,6 @@ from ssod.data.formats.registry import read_images
 from ssod.data.held_out import read_part
 from ssod.data.loading.reader import allowed_bad
 from ssod.utils.errors import Exit, SsodError
-
-Decode = Literal["none", "sample", "all"]
-SAMPLE = 1000  # images of a set, evenly spread
-MOST = 20_000  # images of a set that are decoded unless somebody says otherwise; larger ones are sampled
 
 
 @dataclass
@@ -70,7 +67,7 @@ def check(
     Args:
         cfg: the ``data`` section.
         decode: which images to decode, which finds truncated ones; of the others the headers are read. None = all of a
-            set of up to ``MOST`` images, and a sample of a larger one.
+            set of up to 20 000 images, and a sample of a larger one.
         limit: open at most this many images of each set, and compare at most this many of each pair of sets by
             content; None = all.
         visible: what the views and the detector of the config can show and find; None = it is not asked.
@@ -185,15 +182,9 @@ def _look(
     """Look at the image files themselves; return how many cannot be read."""
     missing = set(check_files(images, file, ctx, needed=needed))
     rows = [row for row in range(len(images))[:limit] if row not in missing]
-    decoded = rows[:: _every(decode, len(rows))] if decode != "none" else []
+    decoded = chosen(rows, decode)
     report.decoded[part] = len(decoded), len(images)
     return len(missing) + check_images(images, rows, file, ctx, decoded=decoded, needed=needed)
-
-
-def _every(decode: Decode | None, images: int) -> int:
-    """Return the distance of the images that are decoded."""
-    sampled = decode == "sample" or (decode is None and images > MOST)
-    return max(1, -(-images // SAMPLE)) if sampled else 1
 
 
 def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> Labeled | None:

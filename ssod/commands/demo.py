@@ -85,25 +85,28 @@ def _pair(out: Path, root: Path, seed: int, steps: int | None) -> dict[str, floa
     failed = _wait(jobs)
     if failed is not None:
         job = jobs[failed]
-        raise SsodError(runs[failed], "", f"training {failed} ended with code {job.returncode}", code=_exit(job))
+        problem, fix = f"training {failed} ended with code {job.returncode}", "see its own message; run it again"
+        raise SsodError(runs[failed], "", problem, fix, code=_exit(job))
     return {name: _last_ap(run) for name, run in runs.items()}
 
 
 def _wait(jobs: dict[str, subprocess.Popen]) -> str | None:
-    """Wait for all jobs, or for the first that fails: the others are stopped, and its name is returned."""
+    """Wait for all jobs, or for the first that fails, and return its name; what still runs then is stopped."""
     running = dict(jobs)
-    while running:
-        ended = {name: job.returncode for name, job in running.items() if job.poll() is not None}
-        for name, code in ended.items():
-            running.pop(name)
-            if code:
-                for other in running.values():
-                    other.terminate()
-                for other in running.values():
-                    other.wait()
-                return name
-        time.sleep(POLL if running else 0)
-    return None
+    try:
+        while running:
+            ended = {name: job.returncode for name, job in running.items() if job.poll() is not None}
+            for name, code in ended.items():
+                running.pop(name)
+                if code:
+                    return name
+            time.sleep(POLL if running else 0)
+        return None
+    finally:
+        for other in running.values():
+            other.terminate()
+        for other in running.values():
+            other.wait()
 
 
 def _start(name: str, run: Path, root: Path, seed: int, steps: int | None) -> subprocess.Popen:

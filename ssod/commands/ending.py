@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.plain_text import visible
+from ssod.utils.signals import Ended, ended_by_sigterm
 
 
 @contextmanager
@@ -27,11 +28,13 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     # type: ignore because an Outlet is no TextIO by its class; it has all that the stream has.
     sys.stdout, sys.stderr = (stream and Outlet(stream) for stream in streams)  # type: ignore
     try:
-        yield
+        with ended_by_sigterm():
+            yield
     except SsodError as error:
         if debug:
             traceback.print_exc()
-        print(f"ssod: error: {error.line()}", file=sys.stderr)
+        if error.teller in (None, _rank()):
+            print(f"ssod: error: {error.line()}", file=sys.stderr)
         sys.exit(int(error.code))
     except OSError as error:
         if error.filename is None:
@@ -42,6 +45,10 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
         refusal = SsodError(error.filename, "", f"{error.strerror}", "check the path and the disk", code=Exit.IO)
         print(f"ssod: error: {refusal.line()}", file=sys.stderr)
         sys.exit(int(Exit.IO))
+    except Ended:
+        if _rank() == 0:  # a job's processes are all ended
+            print("ssod: stopped", file=sys.stderr)
+        raise
     except SystemExit as end:
         if end.code == Exit.INTERRUPTED:  # what typer makes of Ctrl-C
             print("ssod: interrupted", file=sys.stderr)
@@ -49,6 +56,17 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     finally:
         sys.stdout, sys.stderr = streams
         _let_go_of_broken_pipes()
+
+
+def told_once_a_machine(error: SsodError) -> SsodError:
+    """Return an error that all processes on this machine have: the first of them prints it."""
+    error.teller = _rank() - int(os.environ.get("LOCAL_RANK", "0")) if _rank() else 0
+    return error
+
+
+def _rank() -> int:
+    """Return the number of this process in its job, as torchrun says it; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 class Outlet:

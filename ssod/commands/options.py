@@ -37,6 +37,10 @@ Decode = Annotated[
         help="Images to decode, which finds truncated ones: none, sample or all; all of a set of up to 20 000 images."
     ),
 ]
+DecodeVal = Annotated[
+    str | None,
+    typer.Option("--decode", help="Val images to decode before the first step: none, sample or all; as in ssod check."),
+]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Threads that read images; 4 unless said.")]
 ImageBatch = Annotated[

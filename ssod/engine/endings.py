@@ -15,10 +15,16 @@ def go_on(folder: Path) -> str:
     return f"run it again with -o {shlex.quote(str(folder))} to go on"
 
 
+def _of_all(error: SsodError) -> SsodError:
+    """Return an error that every rank ends with at the same step: rank 0 tells it."""
+    error.teller = 0
+    return error
+
+
 def stopped(folder: Path, step: int, code: int) -> SsodError:
     """Return the error that ends a run which was asked to stop; its state is saved."""
     why = "preempted" if code == Exit.PREEMPTED else "interrupted"
-    return SsodError(folder, "", f"{why} after step {step}, state saved", go_on(folder), code=Exit(code))
+    return _of_all(SsodError(folder, "", f"{why} after step {step}, state saved", go_on(folder), code=Exit(code)))
 
 
 def diverged(folder: Path, step: int, fault: str, times: int, images: Sequence[Any]) -> SsodError:
@@ -26,13 +32,13 @@ def diverged(folder: Path, step: int, fault: str, times: int, images: Sequence[A
     shown = ", ".join(str(i) for i in images[:8])
     problem = f"diverged: {fault} is out of range, {times} steps in a row; images {shown}"
     fix = "lower train.lr or set train.clip; the last good checkpoint is kept"
-    return SsodError(folder, f"step {step}", problem, fix, code=Exit.DIVERGED)
+    return _of_all(SsodError(folder, f"step {step}", problem, fix, code=Exit.DIVERGED))
 
 
 def collapsed(folder: Path, problem: str) -> SsodError:
     """Return the error that ends a run whose teacher is lost."""
     fix = "see the alarm in train.log; best.safetensors keeps the best teacher"
-    return SsodError(folder, "train.on_collapse", problem, fix, code=Exit.DIVERGED)
+    return _of_all(SsodError(folder, "train.on_collapse", problem, fix, code=Exit.DIVERGED))
 
 
 def no_room_to_evaluate(folder: Path, step: int) -> SsodError:

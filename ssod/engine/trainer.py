@@ -251,8 +251,8 @@ class Trainer:
         if (path := distributed.on_rank_zero(lambda: checkpoint.find(folder))) is not None:
             saved, own = self.take_up(path)
         elif source is not None:
-            self.source, deciding = source, self.parts.burn_in.deciding
-            saved, own = self.put_back(source, burn_in.read(source, deciding, self.method.state_dict()))
+            self.source, read = source, partial(burn_in.read, source, self.parts.burn_in.deciding)
+            saved, own = self.put_back(source, distributed.together(lambda: read(self.method.state_dict())))
         else:
             return
         self.step, self.pending, self.setbacks = saved["step"], saved["pending"], saved.get("setbacks") or 0
@@ -284,10 +284,10 @@ class Trainer:
         Returns:
             All that the checkpoint holds, and the part of it that is this rank's own.
         """
-        saved = contents.load(path)
+        saved = distributed.together(lambda: contents.load(path))
         now, allow = self.identity, self.parts.allow_change
         distributed.on_rank_zero(lambda: identities.check(path, saved["identity"], now, allow))
-        contents.check_fit(path, saved, self.method.state_dict())
+        distributed.together(lambda: contents.check_fit(path, saved, self.method.state_dict()))
         return self.put_back(path, saved)
 
     def put_back(self, path: Path, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

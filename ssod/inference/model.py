@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -17,6 +18,7 @@ from ssod.data.formats.image import Pixels
 from ssod.data.formats.records import Classes
 from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
+from ssod.detectors.d2.card import Bounded, judge, refuse_files
 from ssod.detectors.d2.config import D2Config
 from ssod.evaluation.measure import to_original
 from ssod.inference.draw_boxes import Picture, as_picture
@@ -28,6 +30,7 @@ from ssod.utils.errors import Exit, SsodError
 
 DIVISOR = 32  # as in evaluation: padded sides are multiples of it
 BATCH = 8
+MISFIT = "use a file whose card is of its own weights"
 
 
 @dataclass
@@ -131,32 +134,32 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
     file = weights_file(path)
     card = model_file.read_card(file)
     try:
+        refuse_files(card["detector"])
         cfg = TypeAdapter(DetectorConfig).validate_python(card["detector"])
         classes = len(card["classes"]["names"])
-        _refuse_other(cfg, classes, file)
+        if isinstance(cfg, D2Config):
+            judge(cfg)
+        else:
+            _refuse_other(cfg, classes, file)
         Pipeline.model_validate(card["val_view"])
-        detector = build(cfg, classes, pretrained=False)
+        detector = _built(cfg, classes, file)
         _fill(detector, model_file.weights(file), file, cfg.name)
         return Model(detector.to(device).eval().requires_grad_(False), card, device)
     except SsodError as error:  # of the detector's builder, which knows of no file
         if error.file != "config":
             raise
-        raise _refused(file, f"card.{error.field}", error.problem, error.fix) from None
+        raise _refused(file, f"card.{error.field}", error.problem, error.fix, _code(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _refused(file, f"card.{where}", first["msg"], "it was written by another version of ssod") from None
+        name = card["detector"].get("name")  # which stands for the section that it makes it
+        where = ".".join(str("detector" if part == name else part) for part in first["loc"])
+        raise _refused(file, f"card.{where}", first["msg"], "read it with the version that wrote it") from None
     except (KeyError, TypeError, ValueError) as error:
         raise _refused(file, "card", f"damaged ({error})", "use a run's best.safetensors") from None
 
 
 def _refuse_other(cfg: DetectorConfig, classes: int, file: Path) -> None:
-    """Refuse a card that says another detector than the weights are of, before memory is taken for either.
-
-    A detector of detectron2 goes past: its builder moves what it has built, which a device without memory cannot do.
-    """
-    if isinstance(cfg, D2Config):
-        return
+    """Refuse a card that says another detector than the weights are of, before memory is taken for either."""
     with torch.device("meta"):
         own = {name: tuple(value.shape) for name, value in build(cfg, classes, pretrained=False).state_dict().items()}
     theirs = model_file.shapes(file)
@@ -165,7 +168,16 @@ def _refuse_other(cfg: DetectorConfig, classes: int, file: Path) -> None:
         wrong = next((name for name in theirs if name not in own), None)
     if wrong is not None:
         have, want = (f"{list(part[wrong])}" if wrong in part else "none" for part in (theirs, own))
-        raise _refused(file, "weights", f"do not fit {cfg.name}: {wrong} is {have}, the card asks for {want}", "")
+        raise _refused(file, "weights", f"do not fit {cfg.name}: {wrong} is {have}, the card asks for {want}", MISFIT)
+
+
+def _built(cfg: DetectorConfig, classes: int, file: Path) -> Detector:
+    """Return the detector; of one of detectron2's no more than the file has weights for.
+
+    detectron2's builder moves what it has built, which a device without memory cannot do: it is counted as it goes.
+    """
+    with Bounded(list(model_file.shapes(file).values())) if isinstance(cfg, D2Config) else nullcontext():
+        return build(cfg, classes, pretrained=False)
 
 
 def _pixels(card: model_file.Card) -> Pixels:
@@ -201,8 +213,12 @@ def _fill(detector: Detector, state: dict[str, torch.Tensor], file: Path, name: 
         detector.load_state_dict(state)
     except RuntimeError as error:
         problem = "; ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
-        raise _refused(file, "weights", f"do not fit {name}: {problem}", "") from None
+        raise _refused(file, "weights", f"do not fit {name}: {problem}", MISFIT) from None
 
 
-def _refused(file: Path, field: str, problem: str, fix: str) -> SsodError:
-    return SsodError(file, field, problem, fix, code=Exit.CHECKPOINT)
+def _code(error: SsodError) -> Exit:
+    return Exit.UNSAFE if error.code == Exit.UNSAFE else Exit.CHECKPOINT
+
+
+def _refused(file: Path, field: str, problem: str, fix: str, code: Exit = Exit.CHECKPOINT) -> SsodError:
+    return SsodError(file, field, problem, fix, code=code)

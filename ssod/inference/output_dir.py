@@ -6,20 +6,17 @@ import errno
 import json
 import os
 import shutil
-import signal
-import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 from ssod.data.formats.folder import before_wildcard
 from ssod.data.formats.records import Images
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.signals import Ended, ended_by_sigterm
 
 _PREFIX = ".tmp-ssod-"  # of folders that a command fills; whole names are taken from them at its end
 _MOVING = ".moving.json"
@@ -83,8 +80,8 @@ def staged(folder: Path) -> Iterator[Path]:
         folder: made if there is none; what is in it stays as it is.
 
     Raises:
-        SsodError: with code 6 when the disk refuses, also within the block, or a file has come to lie there meanwhile.
-        SystemExit: with code 75, a scheduler ended the process (SIGTERM).
+        SsodError: with code 6 when the disk refuses, also within the block, or a file has come to lie there meanwhile;
+            code 130 or 75: the process was interrupted, or ended by a scheduler (SIGTERM).
     """
     new = not folder.exists()
     stage: Path | None = None
@@ -95,15 +92,15 @@ def staged(folder: Path) -> Iterator[Path]:
         stage = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
         handle = os.open(stage, os.O_RDONLY)
         atomic.lock(handle)  # whoever sweeps sees that somebody works here
-        with _ended_by_sigterm():
+        with ended_by_sigterm():
             yield stage
         _publish(stage, folder)
     except OSError as error:
         raise atomic.refused(Path(error.filename or folder), error) from error
-    except (KeyboardInterrupt, SystemExit) as end:
-        what = "interrupted" if isinstance(end, KeyboardInterrupt) else "stopped"
-        print(f"{what}: nothing was written to {folder}", file=sys.stderr)
-        raise
+    except KeyboardInterrupt:
+        raise SsodError(folder, "", "interrupted, nothing was written", "run it again", code=Exit.INTERRUPTED) from None
+    except Ended:
+        raise SsodError(folder, "", "stopped, nothing was written", "run it again", code=Exit.PREEMPTED) from None
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
@@ -112,23 +109,6 @@ def staged(folder: Path) -> Iterator[Path]:
         if new:
             with suppress(OSError):  # it is filled, or was never made
                 folder.rmdir()
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the process as Ctrl-C does, so that what is half done is removed; elsewhere it kills."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(int(Exit.PREEMPTED))
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _publish(stage: Path, folder: Path) -> None:

@@ -93,12 +93,12 @@ def bind(function: Callable, word: str, name: str, params: Mapping[str, Any], fi
             raise SsodError("config", where, f"{word} '{name}' has no such parameter", fix)
         kind = type(allowed[key].default)
         if kind is not bool and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise SsodError("config", where, f"{value!r} is not a number", "")
+            raise SsodError("config", where, f"{value!r} is not a number", "write one")
         try:
             TypeAdapter(allowed[key].annotation).validate_python(value, strict=True)
         except ValidationError as error:
             message = error.errors()[0]["msg"].replace("Input should be", "should be")
-            raise SsodError("config", where, f"{value!r}: {message}", "") from None
+            raise SsodError("config", where, f"{value!r}: {message}", "ssod losses lists what it takes") from None
     return functools.partial(function, **params) if params else function
 
 

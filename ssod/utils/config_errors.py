@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ssod.utils.errors import Exit, SsodError
 
+SECTIONS = ("data", "views", "detector", "method", "train", "eval")  # of a config
 # A section whose value for one of these changes is another kind of section.
 KINDS = ("name", "format")
 # Keys that other projects have, and why they are not here.
@@ -30,7 +31,7 @@ class Source:
     file: str
     origins: Mapping[str, str]
 
-    def error(self, path: str, problem: str, fix: str = "", *, code: Exit = Exit.USAGE) -> SsodError:
+    def error(self, path: str, problem: str, fix: str, *, code: Exit = Exit.USAGE) -> SsodError:
         """Return the error about the key ``path``."""
         below = [origin for key, origin in self.origins.items() if key.startswith(f"{path}.")]
         origin = self.origins.get(path) or (below[-1] if below else origin_of(path, self.origins))
@@ -77,10 +78,19 @@ def _explain(error: ValidationError, kind: Any, name: str, source: Source) -> Ss
         case "model_type" | "model_attributes_type" | "dict_type":
             return source.error(path, f"{shown(value)} where keys are due{more}", f"write '{loc[-1]}:' and keys below")
         case "value_error" if shown(value) in message:
-            return source.error(path, f"{message}{more}")
+            problem, fix = _divided(message, name)
+            return source.error(path, f"{problem}{more}", fix)
         case "string_type" if isinstance(value, int | float):
             return source.error(path, f"{shown(value)} is no text{more}", "put it in quotes")
-    return source.error(path, f"{shown(value)}: {message}{more}")
+    problem, fix = _divided(message, name)
+    return source.error(path, f"{shown(value)}: {problem}{more}", fix)
+
+
+def _divided(message: str, section: str) -> tuple[str, str]:
+    """Return problem and fix of what a validator says: where it has no "; what to do", who lists what may be there."""
+    problem, _, fix = message.rpartition("; ")
+    listed = f"`ssod config --keys {section}` says what it may be" if section in SECTIONS else "mend it"
+    return (problem, fix) if problem else (message, listed)
 
 
 def shown(value: object) -> str:

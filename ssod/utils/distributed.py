@@ -33,9 +33,9 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
         raise SsodError("config", "train.device", "'cuda' is not available here", "set train.device=cpu")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():
-        raise SsodError(
-            "command line", "--nproc-per-node", f"{local + 1} processes or more, {torch.cuda.device_count()} GPUs"
-        )
+        have = torch.cuda.device_count()
+        problem, fix = f"{local + 1} processes or more, {have} GPUs", f"set it to {have}, or train.device=cpu"
+        raise SsodError("command line", "--nproc-per-node", problem, fix)
     return torch.device("cuda", local)
 
 
@@ -151,8 +151,35 @@ def on_rank_zero(work: Callable[[], T]) -> T:
             answer[1] = error
     dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
     if answer[1] is not None:
+        if isinstance(answer[1], SsodError):
+            answer[1].teller = 0
         raise answer[1]
     return answer[0]
+
+
+def together(work: Callable[[], T]) -> T:
+    """Do ``work`` on every rank and return each one's own result; where some rank is refused, all of them are.
+
+    ``work`` must not wait for other ranks. A rank that could go on raises what the lowest of the others had; what
+    several have is told by the lowest of them.
+    """
+    if not collective.active():
+        return work()
+    results: list[T] = []
+    refusal: SsodError | None = None
+    try:
+        results.append(work())
+    except SsodError as error:
+        refusal = error
+    errors = gather(refusal)
+    if refusal is not None:
+        refusal.teller = [error and error.line() for error in errors].index(refusal.line())
+        raise refusal
+    for rank, error in enumerate(errors):
+        if error is not None:
+            error.teller = rank
+            raise error
+    return results[0]
 
 
 def gather(item: T) -> list[T]:

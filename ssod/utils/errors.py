@@ -32,23 +32,29 @@ class SsodError(Exception):
         file: the file (or ``command line``, ``config``) where the fault lies.
         field: the key, row or image inside it; may be empty.
         problem: what is wrong, with the offending value.
-        fix: what to do about it; may be empty when ``problem`` says it.
+        fix: what to do about it.
         code: the exit code.
+
+    Attributes:
+        teller: the rank that prints it, where all processes of a job have it; None = whoever has it.
     """
 
-    def __init__(self, file: object, field: str, problem: str, fix: str = "", *, code: Exit = Exit.USAGE) -> None:
+    teller: int | None = None
+
+    def __init__(self, file: object, field: str, problem: str, fix: str, *, code: Exit = Exit.USAGE) -> None:
         self.file, self.field, self.problem, self.fix, self.code = str(file), field, problem, fix, code
         super().__init__(self.line())
 
     def line(self) -> str:
-        """Return the message on one line, at most 300 characters, without a control character of any name in it.
+        """Return the message on one line of about 300 characters, without a control character of any name in it.
 
-        Where it would be longer, file, field and problem are cut, and what is to be done about it stays.
+        Where it would be longer, file, field and problem are cut. What is to be done about it stays whole, for it may
+        be a command with a long path; nothing of ours is as long as 300 characters.
         """
         head, fix = (_one_line(": ".join(filter(None, (self.file, self.field, self.problem)))), _one_line(self.fix))
         tail = f"; {fix}" if fix else ""
-        tail = tail if len(tail) <= LONGEST // 2 else f"{tail[: LONGEST // 2 - 3]}..."
-        room = LONGEST - len(tail)
+        tail = tail if len(tail) <= LONGEST else f"{tail[: LONGEST - 3]}..."
+        room = max(LONGEST - len(tail), LONGEST // 3)
         return (head if len(head) <= room else f"{head[: room - 3]}...") + tail
 
     def __reduce__(self) -> tuple:

@@ -100,7 +100,7 @@ def read_card(path: Path | str) -> Card:
     card = untrusted.parse_json(foreign, "card", text)
     version = card.get("format") if isinstance(card, dict) else None
     if version != FORMAT:
-        fix = "upgrade ssod" if isinstance(version, int) and version > FORMAT else ""
+        fix = "upgrade ssod" if isinstance(version, int) and version > FORMAT else "write the file again"
         raise SsodError(path, "format", f"{version!r:.40}, this version reads {FORMAT}", fix, code=Exit.CHECKPOINT)
     source = Source(path, "write the file again", Exit.CHECKPOINT)
     untrusted.checked(source, "", {"card": card}, _KINDS)

@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -13,6 +15,34 @@ _CODES = {
     signal.SIGUSR1: Exit.PREEMPTED,
     signal.SIGINT: Exit.INTERRUPTED,
 }
+
+
+class Ended(SystemExit):
+    """A scheduler ended a command that has no state to save. As with Ctrl-C, no ``except Exception`` swallows it."""
+
+
+@contextmanager
+def ended_by_sigterm() -> Generator[None, None, None]:
+    """Let SIGTERM raise ``Ended`` where it would kill, so that nothing stays half done; a second one changes nothing.
+
+    Outside the main thread, where Python takes no handlers, it does nothing.
+    """
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.getpid() != owner:  # a process forked from this one, which has nothing to clear away
+            os._exit(int(Exit.PREEMPTED))
+        raise Ended(int(Exit.PREEMPTED))
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class Stopped(Exception):

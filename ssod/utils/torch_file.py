@@ -34,8 +34,8 @@ def read(path: Path, fix: str) -> Any:
             with zipfile.ZipFile(path) as archive:
                 whole = sum(member.file_size for member in archive.infolist())
             if whole > size:
-                problem = f"{size / MB:.0f} MB that unpack to {whole / MB:.0f} MB"
-                raise SsodError(path, "", problem, "refused; torch packs nothing", code=Exit.UNSAFE)
+                problem = f"{size / MB:.0f} MB that unpack to {whole / MB:.0f} MB; refused"
+                raise SsodError(path, "", problem, "name a file that torch wrote: it packs nothing", code=Exit.UNSAFE)
         return torch.load(path, map_location="cpu", weights_only=True)
     except SsodError:
         raise

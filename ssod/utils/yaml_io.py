@@ -34,8 +34,8 @@ _WORDS = (
 class _Mistake(Exception):
     code = Exit.USAGE
 
-    def __init__(self, node: yaml.Node, problem: str) -> None:
-        self.line, self.problem = node.start_mark.line + 1, problem
+    def __init__(self, node: yaml.Node, problem: str, fix: str) -> None:
+        self.line, self.problem, self.fix = node.start_mark.line + 1, problem, fix
 
 
 class _Unsafe(_Mistake):
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         """Stop at the first value too many: reading on takes minutes where somebody wrote millions."""
         self.seen += 1
         if self.seen > 2 * self.most:  # keys are values here, and an alias is one
-            raise SsodError("", "", f"more than {self.most} values", "", code=Exit.UNSAFE)
+            raise SsodError("", "", f"more than {self.most} values", "name a smaller file", code=Exit.UNSAFE)
         return super().compose_node(parent, index)
 
     def get_single_node(self) -> yaml.Node | None:
@@ -69,27 +69,27 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         if not isinstance(node, yaml.MappingNode):
-            raise _Mistake(node, "expected a mapping")
+            raise _Mistake(node, "expected a mapping", "write 'key: value'")
         seen: set[str] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
             if not isinstance(name, str) and not (self.number_keys and type(name) is int):
-                raise _Mistake(key, f"key {name!r:.40} is not text; quote it")
+                raise _Mistake(key, f"key {name!r:.40} is not text", "quote it")
             if str(name) in seen:
-                raise _Mistake(key, f"duplicate key '{name}'")
+                raise _Mistake(key, f"duplicate key '{name}'", "keep one")
             seen.add(str(name))
         return super().construct_mapping(node, deep=deep)
 
     def construct_scalar(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise _Mistake(node, "expected a single value")
+            raise _Mistake(node, "expected a single value", "write one")
         if not encodable(node.value):
-            raise _Mistake(node, f"{node.value[:20]!r} holds half a character (a lone surrogate)")
+            raise _Mistake(node, f"{node.value[:20]!r} holds half a character (a lone surrogate)", "remove it")
         return node.value
 
     def construct_sequence(self, node: yaml.Node, deep: bool = False) -> list:
         if not isinstance(node, yaml.SequenceNode):
-            raise _Mistake(node, "expected a list")
+            raise _Mistake(node, "expected a list", "write [one, two]")
         return super().construct_sequence(node, deep=deep)
 
 
@@ -97,7 +97,7 @@ def _expanded(node: yaml.Node, sizes: dict[yaml.Node, int], most: int) -> int:
     """Return the number of values below ``node`` with every alias written out; each node is counted once."""
     if node in sizes:
         if sizes[node] == 0:
-            raise _Unsafe(node, "contains itself")
+            raise _Unsafe(node, "contains itself", "write the values out")
         return sizes[node]
     sizes[node] = 0  # being counted
     children: list[yaml.Node] = []
@@ -107,14 +107,14 @@ def _expanded(node: yaml.Node, sizes: dict[yaml.Node, int], most: int) -> int:
         children = [part for pair in node.value for part in pair]
     sizes[node] = 1 + sum(_expanded(child, sizes, most) for child in children)
     if sizes[node] > most:
-        raise _Unsafe(node, f"more than {most} values after aliases")
+        raise _Unsafe(node, f"more than {most} values after aliases", "name a smaller file")
     return sizes[node]
 
 
 def _bool(loader: _Loader, node: yaml.Node) -> bool:
     word = loader.construct_scalar(node).lower()
     if word not in ("true", "false"):
-        raise _Mistake(node, f"{word!r} is neither true nor false")
+        raise _Mistake(node, f"{word!r} is neither true nor false", "write one of them")
     return word == "true"
 
 
@@ -125,7 +125,7 @@ def _int(loader: _Loader, node: yaml.Node) -> int:
             return int(word, 0)
         return int(word)
     except ValueError:
-        raise _Mistake(node, f"{word[:20]!r} is no integer, or too long a one") from None
+        raise _Mistake(node, f"{word[:20]!r} is no integer, or too long a one", "write one, or quote it") from None
 
 
 def _float(loader: _Loader, node: yaml.Node) -> float:
@@ -133,11 +133,11 @@ def _float(loader: _Loader, node: yaml.Node) -> float:
     try:
         return float(word.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:
-        raise _Mistake(node, f"{word[:20]!r} is no number") from None
+        raise _Mistake(node, f"{word[:20]!r} is no number", "write one, or quote it") from None
 
 
 def _refuse(loader: _Loader, node: yaml.Node) -> None:
-    raise _Unsafe(node, f"tag {node.tag!r} not allowed; only plain values")
+    raise _Unsafe(node, f"tag {node.tag!r} not allowed", "write plain values only")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -205,9 +205,9 @@ def parse_yaml(text: str, source: str, *, most: int = MOST_VALUES, number_keys: 
         loader = _Loader(text, most, number_keys)
         return loader.get_single_data()
     except _Mistake as error:
-        raise SsodError(source, f"line {error.line}", error.problem, code=error.code) from None
+        raise SsodError(source, f"line {error.line}", error.problem, error.fix, code=error.code) from None
     except SsodError as error:
-        raise SsodError(source, "", error.problem, "name a smaller file", code=error.code) from None
+        raise SsodError(source, "", error.problem, error.fix, code=error.code) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else ""

@@ -379,7 +379,7 @@ def test_a_file_that_is_no_mapping(child: Path) -> None:
 
 def test_a_duplicate_key_names_its_line(child: Path) -> None:  # C04
     child.write_text(CHILD + "train: {lr: 1}\n")
-    assert refused(child) == f"{child}: line 5: duplicate key 'train'"
+    assert refused(child) == f"{child}: line 5: duplicate key 'train'; keep one"
 
 
 def test_every_key_of_a_checkpoint_s_identity_exists() -> None:

@@ -92,4 +92,6 @@ def test_a_long_line_keeps_what_is_to_be_done() -> None:
     line = SsodError("f" * 200, "x", "y" * 1000, "do this").line()
     assert len(line) == 300
     assert line.endswith("...; do this")
-    assert len(SsodError("f", "x", "y", "z" * 1000).line()) == 157
+    assert len(SsodError("f", "x", "y", "z" * 1000).line()) == 307
+    fix = f"run it again with -o /{'path/' * 40} to go on"
+    assert SsodError("f" * 200, "x", "y" * 1000, fix).line() == f"{'f' * 97}...; {fix}"

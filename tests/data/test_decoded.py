@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ssod.commands import check as checking
 from ssod.config import load
+from ssod.data.checks import decoded
 from ssod.run import check
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
@@ -29,7 +29,7 @@ def cut(file: Path) -> None:
 def test_check_decodes(
     tmp_path: Path, decode: str | None, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(checking, "SAMPLE", 4)
+    monkeypatch.setattr(decoded, "SAMPLE", 4)
     cfg = load(small_config(tmp_path))
     cut(sorted((tmp_path / "data" / "val").iterdir())[1])
     assert check(cfg, decode=decode) == code
@@ -39,8 +39,8 @@ def test_check_decodes(
 
 
 def test_a_large_set_is_sampled_and_an_unknown_word_refused(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(checking, "SAMPLE", 4)
-    monkeypatch.setattr(checking, "MOST", 8)
+    monkeypatch.setattr(decoded, "SAMPLE", 4)
+    monkeypatch.setattr(decoded, "MOST", 8)
     cfg = load(small_config(tmp_path))
     assert check(cfg) == Exit.OK
     assert "labeled 4 of 12, val 6 of 6" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -25,6 +26,7 @@ from ssod.data.loading.team import worker_failure
 from ssod.structures import View
 from ssod.transforms.views import ViewsConfig
 from ssod.utils.errors import Exit, SsodError
+from tests.patience import LONG
 from tests.transforms.common import RESIZE, loaded, make_images, make_labeled, viewed
 
 VIEWS = {
@@ -434,6 +436,32 @@ def test_a_hung_worker_is_one_error_within_the_timeout(tmp_path, monkeypatch):
     for child in left:
         child.join(5)
     assert not [child for child in left if child.is_alive()]
+
+
+def test_a_stopped_worker_is_one_error_within_the_timeout(tmp_path, monkeypatch):
+    """Its message has come, and its pixels are still with it: torch itself would wait for them for ever."""
+    detach, before = resource_sharer.DupFd.detach, set(torch.multiprocessing.active_children())
+
+    def stopped(self):
+        for child in set(torch.multiprocessing.active_children()) - before:
+            os.kill(child.pid, signal.SIGSTOP)
+        return detach(self)
+
+    monkeypatch.setattr(resource_sharer.DupFd, "detach", stopped)
+    with pytest.raises(SsodError, match="timed out after 1 seconds while making step") as caught:
+        list(batches(tmp_path, workers=2, timeout=1))
+    assert caught.value.code == Exit.IO
+    assert set(torch.multiprocessing.active_children()) <= before
+
+
+def test_a_worker_holds_no_socket_of_the_process_that_started_it(tmp_path):
+    """Or another rank would see the death of this one when its workers are gone, too."""
+    here, there = socket.socketpair()
+    with here, contextlib.closing(batches(tmp_path, workers=1, steps=50)) as iterator:
+        next(iterator)
+        there.close()
+        here.settimeout(LONG)
+        assert here.recv(1) == b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -31,7 +31,7 @@ def slow(pace: float, only: int, at: int, act: str) -> toy.Any:
                 if act == "stop":
                     os.kill(os.getpid(), signal.SIGSTOP)
                 if act == "fail":
-                    raise SsodError("x.jpg", "", "truncated image", code=Exit.DATA)
+                    raise SsodError("x.jpg", "", "truncated image", "copy it again", code=Exit.DATA)
                 if act == "nan":
                     batch.labeled.images.fill_(float("nan"))
             yield batch

@@ -107,7 +107,7 @@ def end_of(path: Path, error: BaseException | None) -> dict:
     ("error", "code", "name"),
     [
         (None, 0, "OK"),
-        (SsodError("a", "b", "c", code=Exit.DIVERGED), 5, "DIVERGED"),
+        (SsodError("a", "b", "c", "d", code=Exit.DIVERGED), 5, "DIVERGED"),
         (ValueError("oops"), 1, "BUG"),
         (KeyboardInterrupt(), 130, "INTERRUPTED"),
     ],

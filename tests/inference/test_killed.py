@@ -22,7 +22,7 @@ def in_a_process(work: Callable, end: signal.Signals) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         try:
             work(lambda: (os.write(writer, b"x"), signal.pause()))
-        except SystemExit as stop:
+        except SsodError as stop:
             os._exit(stop.code)
         finally:
             os._exit(1)

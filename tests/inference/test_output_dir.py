@@ -160,10 +160,10 @@ def test_after_an_interruption_the_same_command_works(
         patch.setattr(predicting, "look_through", interrupted)
         if count == 3:
             patch.setattr("ssod.utils.atomic.write_text", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SsodError, match="out: interrupted, nothing was written; run it again") as caught:
             command(weights, tmp_path / "in", tmp_path / "out")
+    assert caught.value.code == Exit.INTERRUPTED
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
-    assert "interrupted: nothing was written" in capsys.readouterr().err
     command(weights, tmp_path / "in", tmp_path / "out")
     assert not [name for name in contents(tmp_path) if ".tmp-" in name]
 
@@ -192,7 +192,7 @@ def test_a_real_interrupt(weights: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     message = process.communicate(timeout=LONG)[1]
     assert process.returncode == Exit.INTERRUPTED
-    assert message.splitlines() == [f"interrupted: nothing was written to {tmp_path / 'out'}", "ssod: interrupted"]
+    assert message.splitlines() == [f"ssod: error: {tmp_path / 'out'}: interrupted, nothing was written; run it again"]
     assert not (tmp_path / "out").exists()
 
 

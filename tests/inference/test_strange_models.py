@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from torch import nn
 
+from ssod.detectors.d2 import card as d2_card
 from ssod.inference.model import load
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
@@ -63,6 +66,53 @@ def test_a_card_that_asks_for_too_much_is_refused_before_memory_is_taken(
     with memory(300), pytest.raises(SsodError, match=words) as caught:
         load(path)
     assert caught.value.code == Exit.CHECKPOINT
+
+
+D2 = {"name": "d2_retinanet", "opts": {}}
+HOSTILE = {
+    "gigabytes": ({**D2, "config": {"MODEL": {"FPN": {"OUT_CHANNELS": 1 << 30}}}}, "FPN.OUT_CHANNELS: 1073741824"),
+    "opts": ({**D2, "opts": {"MODEL.RETINANET.NUM_CONVS": 10**9}}, "opts.MODEL.RETINANET.NUM_CONVS: 1000000000"),
+    "a list": ({**D2, "config": {"MODEL": {"ANCHOR_GENERATOR": {"SIZES": [[1] * 10_001]}}}}, "SIZES: 10001 values"),
+    "many keys": ({**D2, "config": {"MODEL": {f"K{i}": 1 for i in range(10_001)}}}, "10001 values"),
+    "a type": ({**D2, "config": 3}, "card.detector.*config"),
+    "code": ({**D2, "opts": {"_target_": "os.system"}}, "_target_"),
+    "a file": ({**D2, "config": "/etc/x.yaml"}, "names the file '/etc/x.yaml'"),
+    "too large a number": ({**D2, "config": {"SOLVER": {"STEPS": [1 << 62, 1e300]}}}, "STEPS: 1e.300 is beyond"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_card_of_detectron2_is_judged_before_it_is_built_or_missed(tmp_path: Path, case: str) -> None:
+    section, words = HOSTILE[case]
+    card = {**model_file.read_card(written(tmp_path / "good.safetensors")), "detector": section}
+    with memory(300), pytest.raises(SsodError, match=words) as caught:
+        load(with_card(tmp_path / "m.safetensors", "retinanet", card))
+    assert caught.value.code in (Exit.CHECKPOINT, Exit.UNSAFE)
+
+
+@pytest.mark.parametrize("how", [str, lambda path: {"_BASE_": str(path)}], ids=["named", "base"])
+def test_a_card_of_detectron2_opens_no_file_of_the_reader(
+    tmp_path: Path, how: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("MODEL: {FPN: {OUT_CHANNELS: 8}}")
+    monkeypatch.setattr("ssod.detectors.d2.config.read_yaml", lambda path: pytest.fail("it was read"))
+    card = {**model_file.read_card(written(tmp_path / "good.safetensors")), "detector": {**D2, "config": how(own)}}
+    with pytest.raises(SsodError, match="a card holds what stands in it") as caught:
+        load(with_card(tmp_path / "m.safetensors", "retinanet", card))
+    assert caught.value.code == Exit.UNSAFE
+
+
+def test_a_builder_makes_no_more_than_the_file_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What detectron2 does with a config that passes: each layer is small enough, and there are too many."""
+    monkeypatch.setattr(d2_card, "SPARE", 1000)
+    with d2_card.Bounded([(64, 64), (64,)]):
+        kept = nn.Linear(64, 64)
+        assert kept.weight.device.type == "cpu"
+        with pytest.raises(SsodError, match="asks for more than the file's weights"):
+            [nn.Linear(64, 64) for _ in range(4)]
+    with d2_card.Bounded([(3,)]), memory(300), pytest.raises(SsodError, match="asks for more"):
+        nn.Linear(1 << 20, 1 << 20)
 
 
 @pytest.mark.parametrize("view", [{"short": 10**6}, {"short": 800, "ratio": 1e6}, {"long": 1 << 40}])

@@ -161,3 +161,34 @@ def test_a_rank_that_hangs_is_given_up(tmp_path: Path) -> None:
     pair.ranks[1].wait()
     assert code == Exit.DISTRIBUTED, error
     assert "ssod: error: rank 0: another rank died or is late" in error
+
+
+def refused(rank: int, port: int, path: Path) -> None:
+    """Let ranks be refused or not, each by its own; write down what each raises, and who tells it."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
+    said = []
+    with distributed.job(torch.device("cpu")):
+        for errors in ([None, None], ["a", "a"], ["a", "b"], [None, "b"]):
+
+            def work(mine: str | None = errors[rank]) -> int:
+                if mine is not None:
+                    raise SsodError(mine, "", "wrong", "mend it")
+                return rank
+
+            try:
+                said.append([distributed.together(work), None])
+            except SsodError as error:
+                said.append([error.file, error.teller])
+    (path / f"{rank}.json").write_text(json.dumps(said))
+
+
+def test_what_several_ranks_have_is_told_by_the_lowest(tmp_path: Path) -> None:
+    port, context = free_port(), multiprocessing.get_context("fork")
+    ranks = [context.Process(target=refused, args=(rank, port, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(LONG)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == [[0, None], ["a", 0], ["a", 0], ["b", 1]]
+    assert second == [[1, None], ["a", 0], ["b", 1], ["b", 1]]

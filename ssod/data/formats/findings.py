@@ -50,7 +50,7 @@ class Finding:
     file: str
     field: str
     problem: str
-    fix: str = ""
+    fix: str
     code: Exit = Exit.DATA
     count: int = 1
 
@@ -95,7 +95,7 @@ class Findings:
             self.kept.append(finding)
 
     def error(
-        self, id: str, file: str, field: str, problem: str, fix: str = "", *, code: Exit = Exit.DATA, count: int = 1
+        self, id: str, file: str, field: str, problem: str, fix: str, *, code: Exit = Exit.DATA, count: int = 1
     ) -> None:
         """Record an error."""
         self.add(Finding("error", id, file, field, problem, fix, code, count))
@@ -118,9 +118,7 @@ class Findings:
             self.error(id, file, *describe(row))
         self.totals["error", id, _place(file)] += max(len(rows) - KEPT, 0)
 
-    def fatal(
-        self, id: str, file: str, field: str, problem: str, fix: str = "", *, code: Exit = Exit.DATA
-    ) -> SsodError:
+    def fatal(self, id: str, file: str, field: str, problem: str, fix: str, *, code: Exit = Exit.DATA) -> SsodError:
         """Record an error after which nothing more can be read, and return the first one, to be raised."""
         self.error(id, file, field, problem, fix, code=code)
         return self.errors()[0].error()

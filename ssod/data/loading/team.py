@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -18,6 +20,7 @@ from ssod.utils.errors import Exit, SsodError
 from ssod.utils.parent import end_with_parent
 
 PATIENCE = 5.0  # seconds that all workers together have for an orderly end
+MARGIN = 5.0  # seconds beyond a time-out, at most, until workers are killed that torch still waits for
 DYING = 1.0  # seconds that a process may need from closing its connections to its end
 _BEFORE_OTHERS = 100  # multiprocessing's own finalizers have up to 10, and it waits for its children after all of them
 _WHOLE_JOB = (signal.SIGINT, signal.SIGTERM)
@@ -30,12 +33,16 @@ class Team:
     see to their end: by ``end``, when the loader is closed, and for a loader that a traceback keeps open by a finalizer
     at the exit of this process. It comes before multiprocessing's own exit handler, which would send SIGTERM, which
     they ignore, and wait for ever. When the main process is killed, the kernel ends them with it.
+
+    Args:
+        timeout: seconds to wait for an item before a worker counts as hung; 0 = for ever.
     """
 
-    def __init__(self) -> None:
-        self._owner = os.getpid()
+    def __init__(self, timeout: float) -> None:
+        self._owner, self._timeout = os.getpid(), timeout
         self._processes: list[BaseProcess] = []
         self._items: Iterator[Any] = iter(())
+        self._watch: Watch | None = None
         self._at_exit = Finalize(None, _kill, (self._processes,), exitpriority=_BEFORE_OTHERS)
 
     def start(self, loader: DataLoader) -> None:
@@ -54,18 +61,24 @@ class Team:
                 raise SsodError("config", "train.workers", problem, fix, code=Exit.IO) from None
             finally:
                 self._processes += [process for process in active_children() if process not in before]
+        self._watch = Watch(self._timeout, self._processes) if self._processes and self._timeout else None
 
     def next(self, doing: Callable[[], str]) -> Any:
         """Return the next item, or the ``SsodError`` for a worker that died or hangs while ``doing`` something."""
         try:
-            return next(self._items)
+            with self._watch or nullcontext():
+                return next(self._items)
         except (RuntimeError, OSError, EOFError) as error:
-            failure = worker_failure(self._of_a_death(error), doing())
+            late = self._watch is not None and self._watch.late
+            failure = worker_failure(self._too_late() if late else self._of_a_death(error), doing())
             if failure is None:
                 raise
         # The error is gone by here: its traceback would hold torch's iterator, which ``end`` is to drop.
         _kill(self._processes)  # others may hang, too
         return failure
+
+    def _too_late(self) -> RuntimeError:
+        return RuntimeError(f"DataLoader timed out after {self._timeout:g} seconds")
 
     def _of_a_death(self, error: Exception) -> Exception:
         """Return torch's own error where ``error`` is that of a connection to a worker that has died meanwhile."""
@@ -96,6 +109,49 @@ class Team:
         finally:
             _kill(self._processes)
             self._at_exit.cancel()
+            if self._watch is not None:
+                self._watch.end()
+
+
+class Watch:
+    """Kills the workers where the main process waits for one longer than torch's own time-out lets it.
+
+    torch counts the seconds until a message comes. The pixels that it names are fetched after that, over a connection
+    to the worker, and one that is stopped, or swapped out, answers never. Enter it for as long as is waited.
+
+    Args:
+        timeout: seconds after which torch gives up; the watch waits for a little longer.
+        processes: the workers.
+
+    Attributes:
+        late: whether it has killed them.
+    """
+
+    def __init__(self, timeout: float, processes: Sequence[BaseProcess]) -> None:
+        self.late, self._processes = False, processes
+        self._limit, self._often = timeout + min(timeout, MARGIN), min(timeout / 4, 1.0)
+        self._since: float | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._since = None
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self._ended.set()
+
+    def _look(self) -> None:
+        while not self._ended.wait(self._often):
+            since = self._since
+            if since is not None and time.monotonic() - since > self._limit:
+                self.late = True
+                for process in self._processes:
+                    process.kill()  # its connections break, and so does the wait of the main process
+                return
 
 
 def prepare(_: int) -> None:
@@ -104,9 +160,24 @@ def prepare(_: int) -> None:
     Ctrl-C and a cluster's SIGTERM reach every process, and the main one needs its workers until it has saved.
     """
     end_with_parent(signal.SIGKILL)
+    _let_go_of_sockets()
     for number in _WHOLE_JOB:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WHOLE_JOB)  # what had come until now is dropped
+
+
+def _let_go_of_sockets() -> None:
+    """Hold no connection of the main process: the other ranks see by its closing that a rank has died.
+
+    The numbers stay taken, for whoever opened them here may close them once more.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    with suppress(OSError):  # no such folder: a system that does not list what is open
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):  # the folder's own, which is closed again
+                if number > 2 and stat.S_ISSOCK(os.fstat(number).st_mode):
+                    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def worker_failure(error: BaseException, doing: str = "") -> SsodError | None:

@@ -51,7 +51,7 @@ def run(
         worker_init_fn=prepare,
         generator=torch.Generator(),  # or it would draw from, and change, the global one
     )
-    team = Team()
+    team = Team(timeout if workers else 0)
     try:
         with worker_deaths():  # of a second worker, while the end of the first is dealt with
             team.start(loader)

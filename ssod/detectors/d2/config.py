@@ -20,6 +20,9 @@ from ssod.utils.yaml_io import read_yaml
 
 FIELD = "detector.config"
 BASE = "_BASE_"
+# What to do about a config that detectron2 itself refuses, and about one with parts that have no counterpart here.
+MEND = "mend it, or name a config of detectron2's own"
+PLAIN = "name a config with upright boxes, and anchors that are alike on all levels"
 
 
 class D2Config(Section):
@@ -123,7 +126,7 @@ def read_config(path: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise SsodError(path, "", f"is a {type(tree).__name__}, expected keys such as MODEL", "")
+        raise SsodError(path, "", f"is a {type(tree).__name__}, expected keys", "write keys such as MODEL")
     base = tree.get(BASE)
     if base is None:
         return tree
@@ -165,7 +168,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif any(part.startswith("_") for part in path.split(".")) or "${" in str(value):
             raise unsafe(f"opts.{path} is no setting", "set numbers and words only", field="detector.opts")
         elif not _plain(value):
-            raise SsodError("config", f"detector.opts.{path}", f"{value!r} is no plain value", "")
+            raise SsodError(
+                "config", f"detector.opts.{path}", f"{value!r} is no plain value", "write a number or a word"
+            )
         else:
             flat[path] = value
     return flat

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssod.detectors.d2.config import BASE, FIELD, AnyD2Config, is_package_name, unsafe
+from ssod.detectors.d2.config import BASE, FIELD, MEND, AnyD2Config, is_package_name, unsafe
 from ssod.utils.errors import SsodError
 
 # A model of detectron2: of its attributes nothing is known where it is not installed.
@@ -87,7 +87,7 @@ def from_yaml(section: AnyD2Config, num_classes: int) -> D2Model:
             node.merge_from_other_cfg(CfgNode({k: v for k, v in tree.items() if k != BASE}))
         node.merge_from_list([part for item in section.opts.items() for part in item])
     except (KeyError, ValueError, AssertionError) as error:
-        raise SsodError("config", FIELD, f"detectron2 refuses it: {str(error).strip(chr(39))}", "") from error
+        raise SsodError("config", FIELD, f"detectron2 refuses it: {str(error).strip(chr(39))}", MEND) from error
     found = node.MODEL.META_ARCHITECTURE
     if found != _ARCHITECTURES[name]:
         raise SsodError("config", FIELD, f"is of a {found}, not of '{name}'", "name the detector that it is of")
@@ -113,7 +113,7 @@ def from_python(file: Path, section: AnyD2Config, num_classes: int) -> D2Model:
         model = instantiate(cfg.model)
     wanted = {"d2_retinanet": "RetinaNet", "d2_fcos": "FCOS", "d2_faster_rcnn": "GeneralizedRCNN"}[section.name]
     if type(model).__name__ != wanted:
-        raise SsodError("config", FIELD, f"is of a {type(model).__name__}, not of '{section.name}'", "")
+        raise SsodError("config", FIELD, f"is of a {type(model).__name__}, not of '{section.name}'", "name that one")
     return model
 
 
@@ -124,7 +124,7 @@ def _refusals() -> Generator[None, None, None]:
         yield
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         problem = f"detectron2 refuses it: {type(error).__name__}: {str(error).strip(chr(39))}"
-        raise SsodError("config", FIELD, problem, "") from error
+        raise SsodError("config", FIELD, problem, MEND) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssod.detectors.d2.config import FIELD
+from ssod.detectors.d2.config import FIELD, PLAIN
 from ssod.detectors.d2.model import D2Model
 from ssod.detectors.decode import DecodeConfig, Detections, candidates, suppress, without_empty
 from ssod.losses.build import LossSpec, pick
@@ -51,7 +51,7 @@ class D2Anchors(Priors):
     def __init__(self, generator: Any) -> None:
         super().__init__()
         if type(generator).__name__ != "DefaultAnchorGenerator" or len(set(generator.num_anchors)) > 1:
-            raise SsodError("config", FIELD, "has rotated anchors, or levels that differ in how many they have", "")
+            raise SsodError("config", FIELD, "has rotated anchors, or levels that differ in how many they have", PLAIN)
         self.strides, self.offset = tuple(generator.strides), generator.offset
         self.per_cell = generator.num_anchors[0]
         for level, cell in enumerate(generator.cell_anchors):
@@ -76,7 +76,7 @@ def delta_coder(transform: Any) -> DeltaCoder:
     """
     weights = tuple(transform.weights)
     if len(weights) != 4 or weights[0] != weights[1] or weights[2] != weights[3]:
-        raise SsodError("config", FIELD, f"BBOX_REG_WEIGHTS {weights}: x and y differ, or rotated boxes", "")
+        raise SsodError("config", FIELD, f"BBOX_REG_WEIGHTS {weights}: x and y differ, or rotated boxes", PLAIN)
     return DeltaCoder(weights[0], weights[2], transform.scale_clamp)
 
 

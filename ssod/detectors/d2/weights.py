@@ -94,7 +94,8 @@ def read_file(path: Path) -> tuple[State, bool]:
         if isinstance(value, np.ndarray) and isinstance(name, str):
             state[name] = torch.from_numpy(value)
         elif zoo:
-            raise SsodError(path, str(name), f"is a {type(value).__name__}, no array", "", code=Exit.CHECKPOINT)
+            problem = f"is a {type(value).__name__}, no array"
+            raise SsodError(path, str(name), problem, "save arrays alone", code=Exit.CHECKPOINT)
     model_file.check_finite(path, state, Exit.CHECKPOINT)
     return state, bool(tree.get("matching_heuristics")) or not zoo
 
@@ -170,7 +171,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
         problem = f"cannot be read: {type(error).__name__}"
         raise SsodError(path, "", problem, "copy it again", code=Exit.CHECKPOINT) from error
     if not isinstance(tree, dict):
-        raise SsodError(path, "", f"holds a {type(tree).__name__}, no weights", "", code=Exit.CHECKPOINT)
+        problem = f"holds a {type(tree).__name__}, no weights"
+        raise SsodError(path, "", problem, "save a dict of arrays by name", code=Exit.CHECKPOINT)
     return tree
 
 

@@ -24,6 +24,7 @@ from ssod.utils.errors import Exit, SsodError
 
 SCHEMA = 2  # 2: the optimiser's state is by the parameters' names; in 1 it was by their place in its groups
 LAST, PREVIOUS, BEST, BURN_IN, BAD = "last.pt", "previous.pt", "best.pt", "burn_in.pt", "damaged.pt"
+OTHER = "go on with the detector and the method that wrote it, or start a new run"
 _MAGIC = b"SSODCKPT"
 _TRAILER = struct.Struct("<8sQ32s")
 
@@ -141,7 +142,7 @@ def load(path: Path) -> State:
     fault = damage(path)
     if fault is not None:
         raise SsodError(path, "", fault, "use another checkpoint", code=Exit.CHECKPOINT)
-    state = torch_file.read(path, "refused; only tensors are loaded")
+    state = torch_file.read(path, "refused; go on from a checkpoint that ssod wrote")
     schema = state.get("schema") if isinstance(state, dict) else None
     if schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
@@ -157,16 +158,16 @@ def check_model(path: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) ->
         SsodError: code 4; names the first key that is missing, unknown, of another shape or not finite.
     """
 
-    def error(field: str, problem: str, fix: str = "") -> SsodError:
+    def error(field: str, problem: str, fix: str = OTHER) -> SsodError:
         return SsodError(path, field, problem, fix, code=Exit.CHECKPOINT)
 
     if not any(key.startswith("teacher.") for key in saved) and any(key.startswith("teacher.") for key in own):
         raise error("teacher", "missing", "a run goes on only from a run's own checkpoint")
     missing, unknown = [k for k in own if k not in saved], [k for k in saved if k not in own]
     if missing:
-        raise error(missing[0], f"{len(missing)} keys missing", "is this another detector or method?")
+        raise error(missing[0], f"{len(missing)} keys missing")
     if unknown:
-        raise error(unknown[0], f"{len(unknown)} keys too many", "is this another detector or method?")
+        raise error(unknown[0], f"{len(unknown)} keys too many")
     for key, value in saved.items():
         if isinstance(value, Tensor) != isinstance(own[key], Tensor):
             raise error(key, f"is a {type(value).__name__}, the model has a {type(own[key]).__name__}")
