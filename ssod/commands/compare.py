@@ -11,9 +11,11 @@ from ssod.experiments.bootstrap import RESAMPLES
 from ssod.experiments.comparison import Comparison, comparison
 from ssod.experiments.records import comma_separated
 from ssod.experiments.runs import read_run
+from ssod.experiments.sweep.executor import ExecutorConfig, build_executor
 from ssod.experiments.sweep.pool import run_cells
-from ssod.experiments.sweep.sweep import read_sweep
+from ssod.experiments.sweep.sweep import Sweep, read_sweep
 from ssod.utils import atomic, printing
+from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import Exit, SsodError
 
 
@@ -23,6 +25,7 @@ def compare(
     sweep: Path | str | None = None,
     out: Sequence[Path | str] = (),
     resamples: int = RESAMPLES,
+    executor: str | None = None,
 ) -> Comparison:
     """Compare run folders; print the tables and write them.
 
@@ -32,6 +35,7 @@ def compare(
         out: files to write, by their ending: ``.html``, ``.csv``, ``.md`` or ``.tex``. With a sweep and without
             ``out``: ``compare.html`` in the sweep's folder.
         resamples: of the val images, behind each interval.
+        executor: where the sweep's runs are made, ``local`` or ``submitit``; None = as its file says.
 
     Raises:
         SsodError: code 2 for an unknown ending or a mistake in the sweep, 3 for what is no run folder, 6 when the disk
@@ -48,7 +52,9 @@ def compare(
     failures: dict[str, str] = {}
     if sweep is not None:
         plan = read_sweep(sweep)
-        failures = run_cells(plan.cells, plan.jobs, plan.out, console, share_burn_in=plan.share_burn_in)
+        made_by = build_executor(_chosen(plan, executor), plan.out)
+        shared = plan.share_burn_in
+        failures = run_cells(plan.cells, plan.jobs, plan.out, console, share_burn_in=shared, executor=made_by)
         runs = [*runs, *(cell.folder for cell in plan.cells if (cell.folder / "split.json").exists())]
         targets = targets or [plan.out / "compare.html"]
         if not runs:
@@ -68,6 +74,13 @@ def compare(
     if failures:
         raise _failed(failures)
     return found
+
+
+def _chosen(plan: Sweep, executor: str | None) -> ExecutorConfig:
+    """Return the sweep's executor; ``executor`` names another, but one with parameters stays as the file has it."""
+    if executor in (None, plan.executor.name):
+        return plan.executor
+    return read_section(ExecutorConfig, executor, "--executor", Source("command line", {}), {})
 
 
 def _failed(failures: dict[str, str]) -> SsodError:

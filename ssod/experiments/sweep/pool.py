@@ -1,28 +1,25 @@
-"""Runs side by side, each a process of its own: as many as are wanted and memory allows, none twice."""
+"""Runs side by side: as many as are wanted and, on this machine, as memory allows; none twice."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO
 
 from rich.console import Console
 
 from ssod.experiments.runs import read_run
+from ssod.experiments.sweep.executor import Executor, Local, Started
 from ssod.experiments.sweep.memory import Stated, free_memory
 from ssod.experiments.sweep.sharing import Sharing
 from ssod.experiments.sweep.sweep import Cell, finished
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
-from ssod.utils.parent import end_with_parent
 from ssod.utils.printing import percent
 from ssod.utils.signals import Signals
 
@@ -37,14 +34,14 @@ class Job:
     Attributes:
         cell: which.
         process: ``ssod train``.
-        log: its output. The file is locked for as long as this or the process has it open.
+        log: its output. The file is locked for as long as this, or a process of this machine, has it open.
         slot: its number among those that run at the same time.
         memory: what it says to need.
         started: when, by the monotonic clock.
     """
 
     cell: Cell
-    process: subprocess.Popen
+    process: Started
     log: IO[bytes]
     slot: int
     memory: Stated
@@ -52,7 +49,13 @@ class Job:
 
 
 def run_cells(
-    cells: Sequence[Cell], jobs: int, out: Path, console: Console, *, share_burn_in: bool = True
+    cells: Sequence[Cell],
+    jobs: int,
+    out: Path,
+    console: Console,
+    *,
+    share_burn_in: bool = True,
+    executor: Executor | None = None,
 ) -> dict[str, str]:
     """Run every cell that is not finished.
 
@@ -61,18 +64,20 @@ def run_cells(
 
     Args:
         cells: all of the sweep.
-        jobs: processes at the same time, at most.
+        jobs: runs at the same time, at most.
         out: where logs of the processes go, ``logs/<row>-fold1-seed0.log``.
         console: gets a line when a run starts or ends.
         share_burn_in: let cells that make the same steps until burn-in ends make them once.
+        executor: where runs are made; None = on this machine.
 
     Returns:
         What went wrong, by the cell's name; empty when all cells are finished.
 
     Raises:
-        SsodError: code 75 or 130, asked to stop; the runs have saved their states.
+        SsodError: code 75 or 130, asked to stop; the runs have saved their states. Code 6, ``out`` lies where files
+            cannot be locked, so that two sweeps would make one run twice.
     """
-    pool = _Pool(list(cells), jobs, out, console, share_burn_in)
+    pool = _Pool(list(cells), jobs, out, console, share_burn_in, executor)
     with Signals() as signals:
         try:
             while pool.waiting or pool.running:
@@ -88,8 +93,17 @@ def run_cells(
 
 
 class _Pool:
-    def __init__(self, cells: list[Cell], jobs: int, out: Path, console: Console, share_burn_in: bool = True) -> None:
+    def __init__(
+        self,
+        cells: list[Cell],
+        jobs: int,
+        out: Path,
+        console: Console,
+        share_burn_in: bool = True,
+        executor: Executor | None = None,
+    ) -> None:
         self.total, self.jobs, self.out, self.console = len(cells), jobs, out, console
+        self.executor: Executor = executor or Local()
         self.waiting = [cell for cell in cells if not finished(cell)]
         self.done = self.total - len(self.waiting)
         self.sharing = Sharing(cells if share_burn_in and self.waiting else ())
@@ -97,7 +111,8 @@ class _Pool:
         self.running: list[Job] = []
         self.failures: dict[str, str] = {}
         self.messages: set[str] = set()
-        self.gpus = _gpus() if any(cell.load().train.device != "cpu" for cell in self.waiting) else []
+        wanted = self.executor.here and any(cell.load().train.device != "cpu" for cell in self.waiting)
+        self.gpus = _gpus() if wanted else []
         self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {jobs} at a time")
 
     def fill(self) -> None:
@@ -141,8 +156,7 @@ class _Pool:
     def stop(self) -> None:
         """Ask what still runs to save its state, and wait for it."""
         for job in self.running:
-            if job.process.poll() is None:
-                job.process.send_signal(signal.SIGTERM)
+            job.process.ask()
         for job in self.running:
             job.process.wait()
             job.log.close()
@@ -151,7 +165,7 @@ class _Pool:
         """Whether one more run may start now."""
         if len(self.running) >= self.jobs:
             return False
-        if not self.running:
+        if not self.running or not self.executor.here:
             return True
         known = [job.memory.look() for job in self.running]
         if not all(known):
@@ -188,8 +202,10 @@ class _Pool:
         except (BlockingIOError, PermissionError):
             file.close()
             return None
-        except OSError:  # a network file system without locks; RunFolder says so
-            pass
+        except OSError:
+            file.close()
+            problem = "its file system locks no files: two sweeps would make one run twice"
+            raise SsodError(self.out, "", problem, "set `out` to a folder on another one", code=Exit.IO) from None
         if locked(cell.folder):
             file.close()
             return None
@@ -198,19 +214,14 @@ class _Pool:
     def _start(self, cell: Cell, log: IO[bytes], more: Sequence[str] = ()) -> Job:
         log.truncate(0)
         slot = self._slot()
-        env = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))} | os.environ
+        env = {}
+        if self.executor.here and "OMP_NUM_THREADS" not in os.environ:
+            env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
         if len(self.gpus) > 1:
-            env["CUDA_VISIBLE_DEVICES"] = self._gpu(slot)
+            env["CUDA_VISIBLE_DEVICES"] = self._gpu(slot) or ""
         command = [sys.executable, "-m", "ssod", "train", *cell.command(), *more, "-o", str(cell.folder)]
         memory = Stated(cell.folder / "metrics.jsonl")
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,  # Ctrl-C is ours alone; the runs are asked once, by stop()
-            preexec_fn=partial(end_with_parent, signal.SIGTERM),  # for when this process cannot ask it to save
-        )
+        process = self.executor.start(command, log, env)
         self._say(f"{cell.name} starts" + (f": {' '.join(more)}" if more else ""))
         return Job(cell, process, log, slot, memory)
 

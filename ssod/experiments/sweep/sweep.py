@@ -13,6 +13,7 @@ seeds: [0]
 overrides: [train.steps=2000]    # for every run; {fold} and {seed} stand for their numbers
 jobs: 2                          # at the same time at most, as long as memory allows
 share_burn_in: true              # runs that are equal until burn-in ends go on from one's state
+executor: local                  # or {name: submitit, parameters: {...}}: runs are jobs of a cluster
 ```
 """
 
@@ -22,7 +23,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ssod.config import Config, load, load_recipe
 from ssod.engine.checkpointing.resume_check import flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
 from ssod.experiments.runs import read_run
+from ssod.experiments.sweep.executor import ExecutorConfig, LocalConfig, SubmititConfig
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import SsodError
 from ssod.utils.recipes import Recipe, compose, former, names, read_recipe
@@ -77,6 +79,8 @@ class SweepConfig(Section):
     "Runs at the same time, at most; another one starts only while memory allows."
     share_burn_in: bool = True
     "Let runs that make the same steps until burn-in ends go on from the state of the one that makes them first."
+    executor: ExecutorConfig = LocalConfig()
+    "Where runs are made: `local`, on this machine, or `submitit`, as jobs of Slurm; see docs/cluster.md."
 
     @field_validator("percents", "folds", "seeds")
     @classmethod
@@ -124,6 +128,7 @@ class Sweep:
     jobs: int
     out: Path
     share_burn_in: bool = True
+    executor: LocalConfig | SubmititConfig = field(default_factory=LocalConfig)
 
 
 def read_sweep(path: Path | str) -> Sweep:
@@ -148,7 +153,7 @@ def read_sweep(path: Path | str) -> Sweep:
     cells = [_cell(cfg, path, out, *entry, f, s) for entry in entries for f in cfg.folds for s in cfg.seeds]
     for cell in cells:
         check_folder(cell)
-    return Sweep(cells, cfg.jobs, out, cfg.share_burn_in)
+    return Sweep(cells, cfg.jobs, out, cfg.share_burn_in, cfg.executor)
 
 
 def _configs(cfg: SweepConfig, path: Path) -> list[tuple[str, Path | Recipe, tuple[str, ...]]]:
@@ -204,11 +209,11 @@ def _grid(cfg: SweepConfig, path: Path) -> list[tuple[str, Path | Recipe, tuple[
         return []
     methods = [_row(path, "methods", {"name": m} if isinstance(m, str) else m) for m in cfg.methods]
     detectors = [_detector(d) if isinstance(d, str) else _row(path, "detectors", d) for d in cfg.detectors]
-    for field, rows in (("methods", methods), ("detectors", detectors)):
+    for key, rows in (("methods", methods), ("detectors", detectors)):
         twice = [name for name, count in Counter(name for name, _ in rows).items() if count > 1]
         if twice:
             fix = f"give one a name of its own: {{label: ..., name: {twice[0]}, ...}}"
-            raise SsodError(path, field, f"two rows are called '{twice[0]}'", fix)
+            raise SsodError(path, key, f"two rows are called '{twice[0]}'", fix)
     axes = (
         [(name, f"method={json.dumps(section)}") for name, section in methods] or [(Path(cfg.base).stem, "")],
         [(name, f"detector={json.dumps(section)}") for name, section in detectors] or [("", "")],

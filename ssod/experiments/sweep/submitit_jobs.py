@@ -1,0 +1,95 @@
+"""Runs of a sweep as jobs of Slurm, by submitit (github.com/facebookincubator/submitit)."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ssod.experiments.sweep.executor import Started, process
+from ssod.utils.errors import Exit, SsodError
+
+SAVING = 30.0  # seconds that a stopped run has to save its state before nobody waits for it any more
+
+
+class Submitit:
+    """Runs that are jobs of Slurm, or of submitit's stand-in for it on this machine.
+
+    Args:
+        folder: where submitit keeps its files; on a file system that the nodes share.
+        cluster: ``slurm`` or ``local``; None = whichever submitit finds.
+        parameters: for ``submitit.AutoExecutor.update_parameters``.
+
+    Raises:
+        SsodError: code 2, submitit is not installed, finds no such cluster, or knows no such parameter.
+    """
+
+    here = False
+
+    def __init__(self, folder: Path, cluster: str | None, parameters: Mapping[str, Any]) -> None:
+        try:
+            import submitit
+        except ImportError:
+            raise SsodError("sweep", "executor", "submitit is not installed", "pip install 'ssod[cluster]'") from None
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+            self._executor.update_parameters(**parameters)
+        except (RuntimeError, NameError, AssertionError, TypeError, ValueError) as error:
+            problem = f"submitit refuses it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            raise SsodError("sweep", "executor", problem, "see docs/cluster.md") from None
+
+    def start(self, command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Started:
+        """See ``Executor.start``; the job opens the log itself, on the machine that it comes to."""
+        return _Submitted(self._executor.submit(Call(list(command), str(Path(log.name).absolute()), dict(env))))
+
+
+class Call:
+    """A command as submitit makes it: pickled here, called there, and put back into the queue when its time is over.
+
+    Args:
+        command, env: as in ``Executor.start``.
+        log: file that takes what it prints.
+    """
+
+    def __init__(self, command: list[str], log: str, env: dict[str, str]) -> None:
+        self._command, self._log, self._env = command, log, env
+        self._process: subprocess.Popen | None = None
+
+    def __call__(self) -> int:
+        """Run the command and return its exit code."""
+        with open(self._log, "ab") as log:
+            self._process = process(self._command, log, self._env)
+            return self._process.wait()
+
+    def checkpoint(self) -> Any:
+        """Let the run save its state, and ask for another turn; submitit calls it when time is short."""
+        import submitit
+
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+        return submitit.helpers.DelayedSubmission(Call(self._command, self._log, self._env))
+
+
+class _Submitted:
+    def __init__(self, job: Any) -> None:
+        self._job = job
+
+    def poll(self) -> int | None:
+        if not self._job.done():
+            return None
+        error = self._job.exception()
+        return self._job.result() if error is None else Exit.IO.value
+
+    def ask(self) -> None:
+        if not self._job.done():
+            self._job.cancel(check=False)
+
+    def wait(self) -> int | None:
+        end = time.monotonic() + SAVING
+        while not self._job.done(force_check=True) and time.monotonic() < end:
+            time.sleep(0.2)
+        return self.poll()
