@@ -126,7 +126,7 @@ class Parts:
             "version": __version__,
         }
         self.evaluates = data.val is not None
-        self.burn_in = BurnIn(burn_in.ends(cfg.method), self._deciding, from_burn_in)
+        self.burn_in = BurnIn(burn_in.ends(cfg.method), self._deciding, from_burn_in, burn_in.plateau(cfg.method))
         self.diagnosis = Diagnose(cfg, data, folder)
         self._measure = evaluator(cfg, data.val, keep=self.diagnosis.keep) if data.val is not None else None
 
@@ -152,9 +152,9 @@ class Parts:
             f"run folder: {folder.path}",
         ]
 
-    def batches(self, start: int) -> Generator[Batch, None, None]:
-        """Return the training batches from step ``start`` on."""
-        return batches(self.cfg, self.data, start)
+    def batches(self, start: int, ahead: int = 0) -> Generator[Batch, None, None]:
+        """Return the training batches from step ``start`` on, of a run whose burn-in was ``ahead`` steps shorter."""
+        return batches(self.cfg, self.data, start, ahead)
 
     def phase(self, step: int) -> str:
         """Name what a step does, for the log."""
@@ -211,14 +211,14 @@ def build_method(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Met
     return method
 
 
-def batches(cfg: Config, data: DataSets, start: int) -> Generator[Batch, None, None]:
-    """Return the training batches from step ``start`` on, to be closed as ``train_batches`` says."""
+def batches(cfg: Config, data: DataSets, start: int, ahead: int = 0) -> Generator[Batch, None, None]:
+    """Return the training batches from step ``start`` on, to be closed as ``train_batches`` says; see ``RunParts``."""
     train, unlabeled = cfg.train, find(cfg.method.name).uses_unlabeled
     sampling = Sampling(
         labeled=train.batch.labeled,
         unlabeled=train.batch.unlabeled if unlabeled else 0,
         seed=train.seed,
-        unlabeled_from=cfg.method.burn_in if find(cfg.method.name).uses_unlabeled else 0,
+        unlabeled_from=cfg.method.burn_in - ahead if find(cfg.method.name).uses_unlabeled else 0,
         accumulate=train.accumulate,
         group_by_aspect=cfg.views.group_by_aspect,
     )

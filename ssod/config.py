@@ -237,6 +237,8 @@ def _cross_check(cfg: Config, source: Source) -> None:
     if cfg.method.burn_in >= cfg.train.steps:
         problem = f"{cfg.method.burn_in} >= train.steps {cfg.train.steps}: no semi-supervised phase"
         raise source.error("method.burn_in", problem, "lower it")
+    if cfg.method.plateau is not None:
+        _check_plateau(cfg, source)
     if cfg.train.batch.unlabeled < 1:
         raise source.error("train.batch.unlabeled", f"0, but '{cfg.method.name}' learns from them", "give at least 1")
     for name in ("weak", *cfg.method.student_views):
@@ -251,6 +253,16 @@ def _cross_check(cfg: Config, source: Source) -> None:
     if cfg.data.unlabeled is None and cfg.data.split is None:
         problem, fix = f"no unlabelled images, but '{cfg.method.name}' needs them", "name a folder, or a data.split"
         raise source.error("data.unlabeled", problem, fix)
+
+
+def _check_plateau(cfg: Config, source: Source) -> None:
+    """Refuse a burn-in that is to end by evaluations where none could end it."""
+    if cfg.data.val is None:
+        raise source.error("method.plateau", "measures on val images, and there are none", "name data.val")
+    most = cfg.method.burn_in // (cfg.method.plateau.looks + 2)
+    if not 0 < cfg.train.eval_every <= most:
+        problem = f"{cfg.train.eval_every} steps between evaluations, of which 'method.plateau' needs some in burn-in"
+        raise source.error("train.eval_every", problem, f"set it to {max(most, 1)} or less")
 
 
 _WIDE = 76  # longer lines do not push the column of origins to the right

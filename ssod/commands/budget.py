@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssod.data.loading.workers import usable_cpus
+from ssod.methods.plateau_config import AUTO, LATEST
 from ssod.utils.errors import SsodError
 
 # Of each backbone: bytes kept, and multiply-adds, for a pixel.
@@ -166,6 +167,7 @@ def cost_in_words(budget: Budget, load: Load, short: int, parts: int) -> str:
 def taught_share(method: Mapping[str, Any], steps: int) -> float:
     """Return the share of the steps in which unlabelled images teach, by a method's section as recipes write it."""
     start = method.get("start", method.get("burn_in", 0))
+    start = LATEST if start == AUTO else start
     if isinstance(start, str):
         return 1 - float(start.removesuffix("%")) / 100
     return max(0.0, 1 - (start or 0) / steps)

@@ -37,8 +37,11 @@ class RunParts(Protocol):
         Called before the first step of this process, when nothing stands in its way any more.
         """
 
-    def batches(self, start: int) -> Generator[Batch, None, None]:
-        """Yield ``train.accumulate`` micro-batches for step ``start`` and for every later one; the loop closes it."""
+    def batches(self, start: int, ahead: int = 0) -> Generator[Batch, None, None]:
+        """Yield ``train.accumulate`` micro-batches for step ``start`` and for every later one; the loop closes it.
+
+        Unlabelled images come so many steps, ``ahead``, before ``burn_in.ends``.
+        """
 
     def phase(self, step: int) -> str:
         """Name what a step does, for the log: ``burn-in 336/2000``, ``ssod``."""

@@ -51,6 +51,10 @@ class Stepper:
         method: an ``nn.Module`` as in ``Method``; moved to the device.
         cfg: how to train.
         signals: asked in every step whether the run is to stop after it.
+
+    Attributes:
+        ahead: steps by which burn-in was shorter than the config says. The method is told a step number that is so much
+            higher; the schedule and what is drawn follow the steps that were made.
     """
 
     def __init__(self, method: nn.Module, cfg: TrainConfig, signals: Signals) -> None:
@@ -73,6 +77,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.precision == "fp16")
         self.guard = Guard(self.method, self.optimizer)
         self.micro_batches = MicroBatches(self)
+        self.ahead = 0
 
     def train_step(self, batches: Iterator[Batch], step: int) -> Step:
         """Make step number ``step`` from the next micro-batches, or skip it; on a GPU, it may still be on its way.
@@ -102,7 +107,7 @@ class Stepper:
         """Add the gradient of one part of a step, with the ``last`` one over ranks, and return its losses."""
         with self.on_device(batch, step) as batch, distributed.no_sync(self.model, not last):
             with autocast(self.device, self.cfg.precision):
-                losses: dict[str, Tensor] = self.model(batch, step)
+                losses: dict[str, Tensor] = self.model(batch, step + self.ahead)
                 # type: ignore because a step has a loss: the sum is never the number 0.
                 total: Tensor = sum(losses.values()) / self.cfg.accumulate  # type: ignore
             self.scaler.scale(total).backward()
@@ -112,7 +117,7 @@ class Stepper:
     def look(self, batch: Batch, step: int) -> None:
         """Run one part of a step without gradient, for what its parts have to tell one another."""
         with self.on_device(batch, step) as batch, autocast(self.device, self.cfg.precision):
-            self.method(batch, step)
+            self.method(batch, step + self.ahead)
 
     @contextmanager
     def on_device(self, batch: Batch, step: int) -> Generator[Batch, None, None]:
@@ -141,7 +146,7 @@ class Stepper:
             self.move(step)
         else:
             self.guard.restore()
-            self.method.after_skip(step)
+            self.method.after_skip(step + self.ahead)
         return Step(step, judged, losses | self.method.stats | {"grad_norm": norm}, ids)
 
     def move(self, step: int, skipped: Tensor | None = None) -> None:
@@ -155,10 +160,10 @@ class Stepper:
             raise too_large(step, "in the optimizer's step") from error
         distributed.average_statistics(self.method)
         if skipped is None:
-            self.method.after_step(step)  # the teacher moves here, and where a copy falls on a skipped step
+            self.method.after_step(step + self.ahead)  # the teacher moves here; a copy, also on a skipped step
         else:
             self.guard.restore(skipped > 0)
-            self.method.after_step(step, skipped)
+            self.method.after_step(step + self.ahead, skipped)
 
     def rescale(self, scale: Tensor, fault: Tensor) -> None:
         """Halve the scale of the loss where it alone was too large, and raise it now and then; a fault leaves it."""

@@ -16,11 +16,11 @@ from ssod.engine.checkpointing import burn_in, checkpoint, contents
 from ssod.engine.checkpointing import resume_check as identities
 from ssod.engine.logging import log
 from ssod.engine.logging.alarms import COLLAPSE, Watch, advice
-from ssod.engine.logging.meters import Clock, Window, totals
+from ssod.engine.logging.meters import Clock, totals
 from ssod.engine.parts import RunParts
 from ssod.engine.record import Record
-from ssod.engine.step import Step
 from ssod.engine.stepper import Stepper
+from ssod.engine.tally import Tally
 from ssod.engine.train_config import TrainConfig
 from ssod.structures import Batch
 from ssod.utils import collective, distributed
@@ -49,9 +49,8 @@ class Trainer:
         self.method = self.stepper.method
         self.record = Record(parts.folder, parts.card, cfg.best)
         self.watch = Watch(cfg.warn_after, *advice(method.cfg))
-        self.window, self.clock = Window(), Clock()
-        self.step = self.bad = 0  # optimiser steps made, skipped ones included; bad steps in a row
-        self.unread: list[Step] = []  # whose end is not known yet
+        self.tally, self.clock = Tally(parts.folder.path, cfg.bad_steps), Clock()
+        self.step = 0  # optimiser steps made, skipped ones included
         self.pending = False  # the evaluation of this step is still to come
         self.rolls_back = cfg.on_collapse == "roll_back"
         self.setbacks = 0  # times it went back to the best teacher since that one was measured
@@ -72,18 +71,27 @@ class Trainer:
         if self.step >= self.cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
             log.log_finished(self.folder, self.step, self.record.results())
             return self.record.last
-        with self.begun() as batches:
-            while self.step < self.cfg.steps:
-                with self.clock:
-                    self.unread.append(self.stepper.train_step(batches, self.step))
-                    self.step += 1
-                    stop = self.take()
-                self.finish_step(stop)
+        with self.begun():
+            while self.step < self.cfg.steps:  # closed at once, or a traceback would keep the workers alive
+                with contextlib.closing(self.parts.batches(self.step, self.stepper.ahead)) as batches:
+                    self.make_steps(self.clock.timed(batches))
         return self.record.last
 
+    def make_steps(self, batches: Iterator[Batch]) -> None:
+        """Make steps until the last, or until burn-in ends sooner than these batches know."""
+        ahead = self.stepper.ahead
+        while self.step < self.cfg.steps and self.stepper.ahead == ahead:
+            with self.clock:
+                step = self.stepper.train_step(batches, self.step)
+                if self.step == self.method.restart_at:  # the student is another one: its best is sought from here on
+                    self.record.best, self.watch.best = None, 0.0
+                self.step += 1
+                stop = self.tally.take(step, self.log.say, halts=self.halts())
+            self.finish_step(stop)
+
     @contextlib.contextmanager
-    def begun(self) -> Generator[Iterator[Batch], None, None]:
-        """Open what the run writes to and yield its batches; when all steps are made, write what remains."""
+    def begun(self) -> Generator[None, None, None]:
+        """Open what the run writes to; when all steps are made, write what remains."""
         cfg, parts = self.cfg, self.parts
         if self.source is not None:
             distributed.on_rank_zero(partial(burn_in.take_over, self.source, self.folder, self.step))
@@ -97,8 +105,7 @@ class Trainer:
                 self.save()  # from here on it is resumed like any other
             if self.pending:
                 self.finish_evaluation()
-            with contextlib.closing(parts.batches(self.step)) as batches:  # or a traceback would keep its workers alive
-                yield self.clock.timed(batches)
+            yield
             if not parts.evaluates:
                 self.record.write(self.method.teacher.model, self.step)
             self.log.end(self.step, self.record.results())
@@ -120,36 +127,10 @@ class Trainer:
         if stop:
             raise endings.stopped(self.folder.path, self.step, stop)
 
-    def take(self) -> int:
-        """Count the steps whose end is known; return the exit code of a stop that was asked for, 0 for none.
-
-        On a GPU the host knows it when the next step is on its way; before anything but a step, it waits for all.
-        """
-        stop, keep = 0, self.cfg.keep_burn_in and self.step == self.parts.burn_in.ends
-        halts = keep or any(map(self.due, (self.cfg.log_every, self.cfg.eval_every, self.cfg.save_every)))
-        while self.unread and (stop or halts or self.unread[0].known or len(self.unread) > 1):
-            stop = max(stop, self.count(self.unread.pop(0)))
-        return stop
-
-    def count(self, done: Step) -> int:
-        """Count a step; return the exit code of a stop that was asked for, 0 for none."""
-        if done.made:
-            self.window.add(done.values)
-            self.bad = 0
-        else:
-            self.window.skipped += 1
-        if done.fault:
-            self.count_bad(done)
-        if done.number == self.method.restart_at:  # the student is another one: its best is sought from here on
-            self.record.best, self.watch.best = None, 0.0
-        return done.stop
-
-    def count_bad(self, done: Step) -> None:
-        """Tell of a step that was skipped for a fault; end the run when it happens too often in a row."""
-        self.bad += 1
-        self.log.say(f"step {done.number}: {done.fault} is out of range; skipped ({self.bad} of {self.cfg.bad_steps})")
-        if self.bad >= self.cfg.bad_steps:
-            raise endings.diverged(self.folder.path, done.number, done.fault, self.bad, done.images)
+    def halts(self) -> bool:
+        """Return whether anything but a step comes now, which must know what became of all steps."""
+        keep = self.cfg.keep_burn_in and self.step == self.parts.burn_in.ends
+        return keep or any(map(self.due, (self.cfg.log_every, self.cfg.eval_every, self.cfg.save_every)))
 
     def due(self, every: int) -> bool:
         """Return whether something that happens every so many steps, and after the last, happens now."""
@@ -157,9 +138,9 @@ class Trainer:
 
     def write_line(self) -> None:
         """Write the averages since the last line, and what in them should worry the user."""
-        values, every, last = self.window.read(), self.cfg.log_every or self.cfg.steps, self.step - 1
+        values, every, last = self.tally.window.read(), self.cfg.log_every or self.cfg.steps, self.step - 1
         values |= totals(values) | self.clock.read() | {"memory/gb": log.memory(self.stepper.device)}
-        values |= {"phase": self.parts.phase(last), "lr": self.stepper.lr(last)}
+        values |= {"phase": self.parts.phase(last + self.stepper.ahead), "lr": self.stepper.lr(last)}
         if self.cfg.best in self.record.last:
             values[f"teacher/{self.cfg.best}"] = self.record.last[self.cfg.best]
         self.log.line(self.step, values)
@@ -187,6 +168,7 @@ class Trainer:
             raise endings.no_room_to_evaluate(self.folder.path, self.step) from error
         self.pending = False
         found = {f"teacher/{k}": v for k, v in teacher.items()} | {f"student/{k}": v for k, v in student.items()}
+        seen |= self.end_burn_in(teacher)
         self.log.metrics(self.step, found | seen)
         self.log.pictures(self.step, lambda: self.parts.pictures(self.step))
         if better := self.record.take(teacher):
@@ -196,6 +178,16 @@ class Trainer:
         if better and self.rolls_back:
             self.save(checkpoint.BEST)
         return Exit.OK
+
+    def end_burn_in(self, teacher: dict[str, float]) -> dict[str, float]:
+        """End burn-in where the teacher no longer gets better; return what readers of the log have to know of it."""
+        best, ends, plateau = self.cfg.best, self.parts.burn_in.ends, self.parts.burn_in.plateau
+        over = self.stepper.ahead or self.step >= ends
+        if plateau is None or over or not plateau.reached(teacher[best]):
+            return {}
+        self.stepper.ahead = ends - self.step
+        self.log.say(f"step {self.step}: the teacher's {best} has stopped growing; unlabelled images join in")
+        return {"burn_in/ahead": float(self.stepper.ahead)}
 
     def evaluate_student(self) -> dict[str, float]:
         """Evaluate the student in eval mode and put it back to training."""
@@ -225,18 +217,20 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint holds, on every rank; call it on all of them."""
+        own = {"window": self.tally.window.state_dict(), "buffers": self.stepper.own_buffers()}
         return {
             "step": self.step,
-            "bad": self.bad,
+            "bad": self.tally.bad,
             "best": self.record.best,
             "metrics": self.record.last,
             "pending": self.pending,
             "setbacks": self.setbacks,
+            "ahead": self.stepper.ahead,
+            "plateau": self.parts.burn_in.plateau and self.parts.burn_in.plateau.state_dict(),
             "watch": self.watch.state_dict(),
             "identity": self.identity,
             **self.stepper.state_dict(),
-            # What differs between ranks: sums since the last line, say.
-            "ranks": distributed.gather({"window": self.window.state_dict(), "buffers": self.stepper.own_buffers()}),
+            "ranks": distributed.gather(own),  # what differs between ranks: sums since the last line, say
         }
 
     def resume(self) -> None:
@@ -256,9 +250,12 @@ class Trainer:
         else:
             return
         self.step, self.pending, self.setbacks = saved["step"], saved["pending"], saved.get("setbacks") or 0
+        self.stepper.ahead = saved.get("ahead") or 0
+        if self.parts.burn_in.plateau:
+            self.parts.burn_in.plateau.load_state_dict(saved.get("plateau") or {})
         if self.source is not None:  # which may have been evaluated at other steps
             self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)
-        self.window.load_state_dict(own["window"], self.stepper.device)
+        self.tally.window.load_state_dict(own["window"], self.stepper.device)
 
     def roll_back(self) -> None:
         """Put all that learns back to where the best teacher was measured.
@@ -293,7 +290,7 @@ class Trainer:
     def put_back(self, path: Path, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Put back what was learned from a state that fits; see ``take_up``."""
         own = identities.own_share(path, saved["ranks"])
-        self.bad, self.record.best, self.record.last = saved["bad"], saved.get("best"), saved["metrics"]
+        self.tally.bad, self.record.best, self.record.last = saved["bad"], saved.get("best"), saved["metrics"]
         self.watch.load_state_dict(saved.get("watch") or {})
         dropped = self.stepper.load_state_dict(saved, own["buffers"])
         log.warn_without_momentum(self.folder.path, dropped, self.cfg.optimizer.name)

@@ -40,7 +40,7 @@ def seen(run: Run, step: int) -> tuple[int, int]:
     batch = run.config["train"]["batch"]
     if "burn_in" not in run.config["method"]:  # a method without unlabelled images has no such key
         return step * batch["labeled"], 0
-    return step * batch["labeled"], max(0, step - run.config["method"]["burn_in"]) * batch["unlabeled"]
+    return step * batch["labeled"], max(0, step - run.burn_in) * batch["unlabeled"]
 
 
 def hours(run: Run, step: int) -> float:

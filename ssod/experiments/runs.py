@@ -122,6 +122,12 @@ class Run:
         return run_of(self.config["detector"].get("weights"))
 
     @cached_property
+    def burn_in(self) -> int:
+        """The first step with pseudo-labels; 0 where there was no burn-in. It may come sooner than the config says."""
+        ahead = max((int(row.get("burn_in/ahead") or 0) for row in self.evals), default=0)
+        return max((self.config["method"].get("burn_in") or 0) - ahead, 0)
+
+    @cached_property
     def begun(self) -> dict[str, Any]:
         """Return ``burn_in.json``: ``from``, whose burn-in the run began with, and ``step``; {} if it made its own."""
         path = self.path / "burn_in.json"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssod.engine.checkpointing.resume_check import UNLABELED, flat, kind
+from ssod.engine.plateau import Plateau
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, reaches_labeled
 from ssod.methods.config import Common, Config
 from ssod.methods.ema_config import EmaConfig, cap
@@ -23,10 +24,18 @@ def ends(method: Common) -> int:
     return method.burn_in if isinstance(method, Config) else 0
 
 
+def plateau(method: Common) -> Plateau | None:
+    """Return what ends a run's burn-in before its last step; None where nothing does."""
+    cfg = method.plateau if isinstance(method, Config) else None
+    return None if cfg is None else Plateau(cfg.looks, cfg.gain)
+
+
 def apart(method: Common, on_collapse: str) -> str:
     """Return why no other run may begin with a run's burn-in, nor this run with another's; empty where they may."""
     if find(method.name).burn_in_reads is None:
         return f"'{method.name}' does not say that it learns in burn-in as 'supervised' does"
+    if isinstance(method, Config) and method.plateau is not None:
+        return "with 'method.plateau' burn-in ends where the run's own evaluations say"
     if method.burns_in_alone:
         return f"with these settings '{method.name}' moves more in burn-in than 'supervised' does"
     if on_collapse == "roll_back":

@@ -10,6 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, SupervisedLoss
 from ssod.losses.weighting.registry import RULES
 from ssod.methods.ema_config import EmaConfig
+from ssod.methods.plateau_config import BurnInSteps, PlateauConfig, spelt_out
 from ssod.methods.teacher_config import FileTeacher, TeacherConfig
 from ssod.transforms.mix import MixConfig
 from ssod.utils.schema import Duration, Section, over_default, own_default
@@ -64,8 +65,11 @@ class Common(Section):
 class Config(Common):
     """What every semi-supervised method has; a method's own ``Config`` adds to it."""
 
-    burn_in: Duration = 0
-    "Steps of supervised learning before the first pseudo-label; unlabelled images are not even loaded."
+    burn_in: BurnInSteps = 0
+    """Steps of supervised learning before the first pseudo-label; unlabelled images are not even loaded. `auto`: until
+    the teacher's AP has stopped growing (`plateau: {}`), and for 60 % of the steps at most."""
+    plateau: PlateauConfig | None = None
+    "Ends burn-in sooner, where the teacher's AP has stopped growing; by default nothing does."
     loss: LossConfig | None = None
     "Losses and weightings of labelled (`sup`) and pseudo-labelled (`unsup`) images; default: the detector's own."
     weight: float = Field(1.0, ge=0)
@@ -94,6 +98,7 @@ class Config(Common):
     student all the same: it is what is measured, kept and exported."""
 
     _own_weights = field_validator("loss_weights", mode="before")(over_default)
+    _auto = model_validator(mode="before")(spelt_out)
 
     @field_validator("burn_in")
     @classmethod
@@ -157,6 +162,15 @@ class Config(Common):
         if self.ema.rule != "ema":
             problem = f"'{self.ema.rule}' says who labels, and '{self.name}' asks nobody"
             raise refusal(self, ("ema", "rule"), f"{problem}; remove it: 'decay' alone says what is measured")
+        return self
+
+    @model_validator(mode="after")
+    def _a_plateau_ends_something(self) -> Config:
+        if self.plateau is not None and not self.burn_in:
+            raise refusal(self, ("plateau",), "ends burn-in, and 'burn_in' is 0; remove it")
+        if self.plateau is not None and self.restart_at is not None:
+            problem = f"'{self.name}' starts afresh at a step that is fixed"
+            raise refusal(self, ("plateau",), f"{problem}; give burn_in a number of steps")
         return self
 
     @model_validator(mode="after")

@@ -32,7 +32,8 @@ def column(rows: Sequence[dict[str, Any]], name: str, scale: float = 1.0) -> tup
 
 def burn_in(run: Run) -> list[tuple[float, str]]:
     """Return the marks where burn-in ends, and where learning from pseudo-labels begins if that is later."""
-    end, start = (run.config["method"].get(key) or 0 for key in ("burn_in", "start"))
+    end, start = run.burn_in, run.config["method"].get("start") or 0
+    start -= (run.config["method"].get("burn_in") or 0) - end
     marks = [(end, "burn-in ends")] if end else []
     return [*marks, (start, "learns from pseudo-labels")] if start > end else marks
 

@@ -34,7 +34,8 @@ def named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _steps(value: object, info: ValidationInfo) -> object:
+def steps_of(value: object, info: ValidationInfo) -> object:
+    """Read a share of ``train.steps`` such as "5%" as a number of steps; anything else stays, for others to judge."""
     if not isinstance(value, str) or not value.strip().endswith("%"):
         return value
     total = (info.context or {}).get("steps")
@@ -47,11 +48,11 @@ def _steps(value: object, info: ValidationInfo) -> object:
         raise ValueError(f"{value!r} is neither a number of steps nor a percentage such as '5%'") from None
 
 
-_StepsOrShare = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^ *[0-9.]+ *%$", examples=["5%"])]
+StepsOrShare = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^ *[0-9.]+ *%$", examples=["5%"])]
 
 # A number of steps, or a share of ``train.steps`` such as "5%", resolved once when the config is read with
 # ``model_validate(data, context={"steps": N})``.
-Duration = Annotated[int, Field(ge=0), BeforeValidator(_steps, json_schema_input_type=_StepsOrShare)]
+Duration = Annotated[int, Field(ge=0), BeforeValidator(steps_of, json_schema_input_type=StepsOrShare)]
 
 # False says what silence says, so that a config which names the key is the same run as one that does not.
 Switch = Annotated[

@@ -173,7 +173,7 @@ def test_a_threshold_may_be_infinite(tmp_path: Path) -> None:
         trainer.method.register_buffer("limit", torch.tensor(INF))
         trainer.stepper.guard = type(trainer.stepper.guard)(trainer.method, trainer.stepper.optimizer)
         trainer.fit()
-    assert trainer.window.skipped == 0
+    assert trainer.tally.window.skipped == 0
 
 
 def test_a_huge_rate_never_makes_the_teacher_infinite(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_an_overflow_of_fp16_is_no_fault(tmp_path: Path) -> None:
     assert scales[:skipped] == [2.0 ** (39 - i) for i in range(skipped)]
     assert scales[skipped] == scales[skipped - 1]
     assert all(moved[skipped:])
-    assert trainer.bad == 0
+    assert trainer.tally.bad == 0
 
 
 def test_in_fp16_a_loss_that_is_nan_is_a_fault_and_the_scale_stays(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def go_on(path: Path) -> None:
     with RunFolder(path) as folder:
         trainer = toy.trainer(folder, steps=6)
         trainer.resume()
-        trainer.window.read()
+        trainer.tally.window.read()
         trainer.watch.look({"loss/sup": 1.0}, 1)
         trainer.record.results()
 

@@ -158,7 +158,7 @@ class Parts:
         """Nothing to write or to tell."""
         return []
 
-    def batches(self, start: int) -> Iterator[Batch]:
+    def batches(self, start: int, ahead: int = 0) -> Iterator[Batch]:
         """This rank's share of the synthetic batches."""
         return self.wrap(batches(start, self.cfg, collective.rank(), collective.world_size()))
 

@@ -19,6 +19,7 @@ import torch
 from ssod.engine.checkpointing import checkpoint, contents, lines
 from ssod.engine.checkpointing.checkpoint import State
 from ssod.engine.checkpointing.run_dir import RunFolder
+from ssod.engine.plateau import Plateau
 from ssod.utils import atomic, untrusted
 from ssod.utils.errors import Exit, SsodError
 
@@ -36,11 +37,13 @@ class BurnIn:
         deciding: returns what decides the first so many steps, by dotted key: of the config (``methods.burn_in``), and
             of the data and the processes.
         source: folder of the run whose state this one begins with; None = it begins at step 0.
+        plateau: says by evaluations of the teacher whether burn-in ends sooner; None = nobody does.
     """
 
     ends: int
     deciding: Callable[[int], dict[str, Any]]
     source: Path | None = None
+    plateau: Plateau | None = None
 
 
 def path_of(run: Path) -> Path:

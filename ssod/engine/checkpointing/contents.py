@@ -23,6 +23,8 @@ _Tensors = dict[str, InstanceOf[Tensor]]
 
 _PARTS: Kinds = {
     **{"step": _Count, "bad": _Count, "best": float | None, "metrics": dict[str, float], "pending": bool},
+    **{"ahead": _Count | None, "plateau": dict[str, Any] | None, "plateau.best": float | None},
+    **{"plateau.waited": _Count | None},
     **{"setbacks": _Count | None, "watch": dict[str, Any] | None, "watch.best": float | None},
     **{"watch.teaching": bool | None, "watch.lasting": dict[str, _Count] | None},
     **{"identity": dict[str, Any], "identity.config": dict[str, Any] | None, "identity.classes": dict[str, Any] | None},
