@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ssod.data.formats.image import MAX_PIXELS, Alpha
 from ssod.data.formats.records import Images, Labeled
 from ssod.inference import label_limits, label_parts, next_images, output_dir, predict, review_queue
@@ -138,14 +136,13 @@ class _Look:
         """Add the detections above their limits to ``store``; ``values`` takes note of each image, too."""
         near, above = self.limits.near, self.limits.above
         for i, picture, detected in predict.look_through(self.model, found, self.lowest, bad, *self.how):
-            labels, scores = detected.labels.numpy(), detected.scores.numpy()
+            boxes, labels, scores = detected.boxes.numpy(), detected.labels.numpy(), detected.scores.numpy()
             chosen = scores > above[labels]
             doubt = review_queue.doubt(found.paths[i], scores, near[labels], chosen)
             if values is not None:
                 values.see(picture, detected)
-            detected = detected[torch.from_numpy(chosen)]
-            side = (detected.boxes[:, 2:] - detected.boxes[:, :2]).amin(1)
-            store.add(i, picture.size, detected[side > MIN_SIDE + 0.01], doubt)
+            chosen &= (boxes[:, 2:] - boxes[:, :2]).min(1) > MIN_SIDE + 0.01
+            store.add(i, picture.size, doubt, boxes=boxes[chosen], labels=labels[chosen], scores=scores[chosen])
 
     def draw(self, images: Images, folder: Path) -> None:
         """Write pictures of ``images`` with all boxes that were judged, labels or not."""

@@ -10,7 +10,6 @@ import numpy as np
 
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.inference.label_parts import Written
-from ssod.inference.model import Detected
 from ssod.inference.review_queue import Doubt, Doubts
 from ssod.utils.spool import Spool
 
@@ -27,20 +26,20 @@ class LabelStore:
         self._kept, self._counts, self._sizes = array("q"), array("q"), array("i")
         self._doubts = Doubts()
 
-    def add(self, i: int, size: tuple[int, int], labels: Detected, doubt: Doubt) -> None:
+    def add(self, i: int, size: tuple[int, int], doubt: Doubt, **columns: np.ndarray) -> None:
         """Add an image.
 
         Args:
             i: its number among all; greater than that of the one before.
             size: its (width, height).
-            labels: what was found in it.
-            doubt: how unsure that is.
+            doubt: how unsure its labels are.
+            columns: ``boxes`` [M, 4], ``labels`` [M] and ``scores`` [M].
         """
         self._kept.append(i)
-        self._counts.append(len(labels))
+        self._counts.append(len(columns["labels"]))
         self._sizes.extend(size[::-1])
         self._doubts.add(doubt)
-        self._boxes.add(boxes=labels.boxes.numpy(), labels=labels.labels.numpy(), scores=labels.scores.numpy())
+        self._boxes.add(**columns)
 
     def read(self, found: Images, classes: Classes) -> Written:
         """Return what was taken in of the images that were ``found``; of their file, the ids count from 1."""

@@ -119,9 +119,21 @@ def source(format: str, target: Path, images: Images) -> str:
         keys = {"format": format, "root": str(target.resolve()), "split": SPLIT}
     dumped = yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
     text = f"data.labeled: {dumped.strip()}"
-    if format == "coco" and not all(_stays(images.root, path) for path in images.paths):
+    if format == "coco" and not _all_stay(images):
         text += " and data.allow_symlinks: true, since images are links that lead out of their folder"
     return text
+
+
+def _all_stay(images: Images) -> bool:
+    """Return whether no image is a link that leads out of the folder; a folder is followed once, not for each image."""
+    folders: set[str] = set()
+    for path in images.paths:
+        folder = os.path.dirname(path)
+        if folder not in folders or os.path.islink(os.path.join(images.root, path)):
+            if not _stays(images.root, path):
+                return False
+            folders.add(folder)
+    return True
 
 
 def _stays(root: str, path: str) -> bool:

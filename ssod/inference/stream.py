@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
@@ -59,18 +60,18 @@ def look_through(
             return _as_options(error)
         return picture, model.view(picture)
 
-    coming = in_order(prepare, len(images), workers, max(2 * batch, workers))
-    for first in _progress(range(0, len(images), batch)):
-        ready = list(islice(coming, batch))
-        bad += [item for item in ready if isinstance(item, SsodError)]
-        if len(bad) > allowed_bad(len(images)):
-            raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
-        good = [(i, item) for i, item in enumerate(ready, first) if not isinstance(item, SsodError)]
-        detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
-        yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
+    with closing(in_order(prepare, len(images), workers, max(2 * batch, workers))) as coming:
+        for first in _progress(range(0, len(images), batch)):
+            ready = list(islice(coming, batch))
+            bad += [item for item in ready if isinstance(item, SsodError)]
+            if len(bad) > allowed_bad(len(images)):
+                raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
+            good = [(i, item) for i, item in enumerate(ready, first) if not isinstance(item, SsodError)]
+            detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
+            yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
 
 
-def in_order(make: Callable[[int], T], count: int, workers: int, ahead: int) -> Iterator[T]:
+def in_order(make: Callable[[int], T], count: int, workers: int, ahead: int) -> Generator[T, None, None]:
     """Yield ``make(0)``, ``make(1)``, ..., up to ``ahead`` of which are made in threads before they are asked for."""
     if not workers:
         yield from map(make, range(count))

@@ -77,6 +77,17 @@ def test_a_first_step_that_is_skipped_leaves_no_trace(tmp_path: Path, optimizer:
     assert not any(value.any() for value in kept)
 
 
+def test_what_was_saved_is_laid_out_as_the_weights_are() -> None:
+    """A fused step refuses others; a state may come from a run without channels_last."""
+    net = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = optim.build(net, optim.SGD(), fused=True)
+    saved = {name: {"momentum_buffer": torch.rand(p.shape)} for name, p in net.named_parameters()}
+    assert optim.load_state(optimizer, net, saved) == 0
+    kept = optimizer.state[net.weight]["momentum_buffer"]
+    assert kept.stride() == net.weight.stride() != saved["weight"]["momentum_buffer"].stride()
+    assert torch.equal(kept, saved["weight"]["momentum_buffer"])
+
+
 @pytest.mark.counts_calls
 def test_nothing_is_read_before_the_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step reads one thing, the verdict on the step before, when all of it is on its way."""
