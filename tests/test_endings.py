@@ -169,7 +169,7 @@ CELLS = {
     "no room for the checkpoint": Cell(IO, "last.pt: cannot be written: No space left", env={"FULL": "last.pt"}),
     "no room for the model": Cell(IO, "best.safetensors: cannot", env={"FULL": "best.safetensors"}, often=0),
     "no room for the log": Cell(OK, env={"FULL": "metrics.jsonl"}),
-    "no room for an evaluation": Cell(OK, env={"FULL": "step_"}),
+    "no room for an evaluation": Cell(OK, env={"FULL": "step_"}, goes_on=False),
     "no room for the config": Cell(IO, "config.yaml: cannot be written", env={"FULL": "config.yaml"}),
     "no room for anything": Cell(IO, "File too large", env={"LARGEST": "1500"}),
     # signals
