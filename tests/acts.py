@@ -102,7 +102,7 @@ class Acting(MeanTeacher):
 METHOD = Acting
 
 if "SECONDS" in os.environ:
-    seconds = float(os.environ["SECONDS"])
+    seconds = int(os.environ["SECONDS"])
     Loading.__init__.__defaults__ = (32, seconds)
     distributed.job.__wrapped__.__kwdefaults__["timeout"] = seconds
 if WHERE == "import":

@@ -181,6 +181,7 @@ def _become(run: dict[str, Any]) -> None:
     for number, handle in enumerate([os.open(os.devnull, os.O_RDONLY), *handles]):
         os.dup2(handle, number)
     os.environ.update(run["env"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background is deaf to it
     if "FULL" in os.environ:
         _fill_disk(os.environ["FULL"])
     if "LARGEST" in os.environ:

@@ -19,7 +19,8 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -234,20 +235,33 @@ def write_splits(
         raise SsodError("command line", "--shots", f"{min(shots or ())} boxes of each class", "give 1 or more")
     data = read_coco(str(ann), str(images or ""), ctx)
     raw = json.loads(Path(ann).read_text("utf-8-sig"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.refused(out, error) from None
     written = []
-    for cfg in configs:
-        parts = select(data, cfg, ctx)
-        facts = describe(data.subset(parts[0]), len(parts[1]), cfg)
-        written.append(_write_split(data, raw, *parts, out / f"{ann.stem}.{cfg.fold}@{cfg.percent:g}", facts))
-    for fold, count in itertools.product(folds, shots or ()):
-        parts = select_shots(data, count, fold)
-        facts = describe(data.subset(parts[0]), len(parts[1]), None) | {"family": "shots", "shots": count, "fold": fold}
-        written.append(_write_split(data, raw, *parts, out / f"{ann.stem}.{fold}@{count}shot", facts))
+    with _filled(out):
+        for cfg in configs:
+            parts = select(data, cfg, ctx)
+            facts = describe(data.subset(parts[0]), len(parts[1]), cfg)
+            written.append(_write_split(data, raw, *parts, out / f"{ann.stem}.{cfg.fold}@{cfg.percent:g}", facts))
+        for fold, count in itertools.product(folds, shots or ()):
+            parts = select_shots(data, count, fold)
+            facts = describe(data.subset(parts[0]), len(parts[1]), None)
+            facts |= {"family": "shots", "shots": count, "fold": fold}
+            written.append(_write_split(data, raw, *parts, out / f"{ann.stem}.{fold}@{count}shot", facts))
     return written
+
+
+@contextmanager
+def _filled(folder: Path) -> Iterator[None]:
+    """Make a folder if there is none; it goes again where not one file could be written to it."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise atomic.refused(folder, error) from None
+    finally:
+        if new:
+            with suppress(OSError):  # it is filled, or was never made
+                folder.rmdir()
 
 
 def _write_split(

@@ -148,6 +148,7 @@ class RunFolder:
         elif error is not None and distributed.is_lost_peer(error):
             code = Exit.DISTRIBUTED
         line = None if error is None else str(error) or type(error).__name__
+        line = "interrupted" if isinstance(error, KeyboardInterrupt) else line
         self.write_json(self.exit, {"code": int(code), "name": Exit(code).name, "error": line, "time": _now()})
 
     def write_json(self, path: Path, content: object) -> None:
