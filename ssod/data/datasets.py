@@ -183,7 +183,7 @@ def align(found: Labeled, classes: Classes, source: Section, ctx: Context, owner
     label = {name: i for i, name in enumerate(names)}
     order = np.array([label[name] for name in found.classes.names], dtype=np.int64)
     in_order = Classes(names, tuple(ids[name] for name in names))
-    return replace(found, classes=in_order, labels=order[found.labels])
+    return found.in_order(in_order, order)
 
 
 def name_of(source: Section, ctx: Context) -> str:
@@ -241,4 +241,6 @@ def _fingerprint(*parts: Labeled | Images | None) -> str:
                 digest.update(np.ascontiguousarray(column).tobytes())
             if part.area is not None:
                 digest.update(part.area.tobytes())
+            if part.incomplete is not None:
+                digest.update(b"\x00incomplete" + part.incomplete.tobytes())
     return digest.hexdigest()

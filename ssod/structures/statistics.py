@@ -11,6 +11,8 @@ from torch import Tensor
 class LabelStatistics:
     """What the labelled set holds; ignore regions do not count.
 
+    What incomplete labels leave out is estimated from the images whose labels of the class are complete.
+
     Attributes:
         images: how many, also those without a box.
         boxes: [K] int64, of each class.

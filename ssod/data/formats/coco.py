@@ -22,6 +22,7 @@ from ssod.data.formats.findings import Context
 from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
 from ssod.data.formats.hulls import fill_boxes
+from ssod.data.formats.incomplete import read_incomplete
 from ssod.data.formats.jsonfile import kind, read_json
 from ssod.data.formats.marked import Which, keep_labeled, keep_marked
 from ssod.data.formats.readings import check_format, corners, in_pixels
@@ -67,6 +68,7 @@ def read_coco(
     if ctx.rules.exif == "ignore":
         found = stored_sizes(found, file, ctx)
     data = _annotations(tables["annotations"], found, Classes(*order), box_format, ctx)
+    data = replace(data, incomplete=read_incomplete(tables["images"], known[0], data.classes))
     return keep_labeled(data, None, which, file, ctx)
 
 
@@ -210,13 +212,18 @@ def to_coco(data: Labeled) -> dict[str, Any]:
     """Return the data as a COCO object with the file's image and category ids, for pycocotools or a file.
 
     Annotation ids count from 1: pycocotools takes an id of 0 for "not matched". ``area`` is the file's if it had one.
-    A ``difficult`` key is there only if some box is; to leave such boxes out of AP, as VOC does, set their ``iscrowd``.
+    An image whose labels are incomplete has a key ``incomplete``. A ``difficult`` key is there only if some box is; to
+    leave such boxes out of AP, as VOC does, set their ``iscrowd``.
     """
     images, classes = data.images, data.classes
     entries = [{"id": id, "file_name": name} for id, name in zip(images.ids, images.paths)]
     if images.sizes is not None:
         for entry, (height, width) in zip(entries, images.sizes.tolist()):
             entry.update(height=height, width=width)
+    if data.incomplete is not None:
+        for entry, open in zip(entries, data.incomplete):
+            names = [classes.names[k] for k in np.flatnonzero(open)]
+            entry.update({"incomplete": True if open.all() else names} if names else {})
     owner = np.repeat(np.arange(len(images)), np.diff(data.starts)).tolist()
     boxes = data.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]

@@ -70,6 +70,7 @@ class Labeled:
         difficult: [A] bool, VOC's ``difficult``.
         starts: [N + 1] int64.
         area: [A] float64, COCO's ``area`` (of the mask), by which AP tells small from large; None = that of the box.
+        incomplete: [N, K] bool, classes of which an image may have objects that nobody labelled; None = none has.
     """
 
     images: Images
@@ -80,6 +81,7 @@ class Labeled:
     difficult: np.ndarray
     starts: np.ndarray
     area: np.ndarray | None = None
+    incomplete: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,7 +98,16 @@ class Labeled:
             boxes=torch.from_numpy(self.boxes[rows].copy()),
             labels=torch.from_numpy(self.labels[rows].copy()),
             weight=torch.from_numpy((~crowd).astype(np.float32)) if crowd.any() else None,
+            open=None if self.incomplete is None else torch.from_numpy(self.incomplete[i].copy()),
         )
+
+    def in_order(self, classes: Classes, label: np.ndarray) -> Labeled:
+        """Return the same with other classes: what had label ``k`` has ``label[k]``, of [K] int64."""
+        incomplete = None
+        if self.incomplete is not None:
+            incomplete = np.zeros((len(self), len(classes)), dtype=bool)
+            incomplete[:, label] = self.incomplete
+        return replace(self, classes=classes, labels=label[self.labels], incomplete=incomplete)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Labeled:
         """Return the images at ``indices``, in that order, with their boxes."""
@@ -113,4 +124,5 @@ class Labeled:
             difficult=self.difficult[rows],
             starts=starts,
             area=None if self.area is None else self.area[rows],
+            incomplete=None if self.incomplete is None else self.incomplete[indices],
         )
