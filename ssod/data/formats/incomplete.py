@@ -84,7 +84,13 @@ def _fix(name: object, known: Collection[str]) -> str:
     return f"did you mean {short(near[0])}?" if near else f"name some of {', '.join(sorted(known)[:8])}"
 
 
-def mark(data: Labeled, said: Literal[True] | list[str] | IncompleteImages | None, file: str, ctx: Context) -> Labeled:
+def mark(
+    data: Labeled,
+    said: Literal[True] | list[str] | IncompleteImages | None,
+    file: str,
+    ctx: Context,
+    every: Collection[str] = (),
+) -> Labeled:
     """Return a source with what its config says about incomplete labels, besides what its file does.
 
     Args:
@@ -92,6 +98,7 @@ def mark(data: Labeled, said: Literal[True] | list[str] | IncompleteImages | Non
         said: the source's ``incomplete``.
         file: what messages name.
         ctx: section and findings.
+        every: the classes of all sources, where there are several.
 
     Raises:
         SsodError: a class that the source has not, a list that is not there or names no image of the source.
@@ -105,8 +112,8 @@ def mark(data: Labeled, said: Literal[True] | list[str] | IncompleteImages | Non
     if isinstance(names, list):
         odd = next((name for name in names if name not in data.classes.names), None)
         if odd is not None:
-            problem = f"unknown class {short(odd)}"
-            raise ctx.findings.fatal("D44", file, f"{ctx.section}.incomplete", problem, _fix(odd, data.classes.names))
+            problem, fix = f"unknown class {short(odd)}", _fix(odd, every or data.classes.names)
+            raise ctx.findings.fatal("D44", file, f"{ctx.section}.incomplete", problem, fix)
         columns = np.isin(data.classes.names, names)
     table = rows[:, None] & columns
     return replace(data, incomplete=table if data.incomplete is None else table | data.incomplete)

@@ -191,7 +191,7 @@ def _several(source: SeveralSource, ctx: Context, classes: Sequence[str] | None)
     warn_of_lacking(sets, files, said, ctx)
     every = list(dict.fromkeys([*(name for one in sets for name in one.classes.names), *(classes or ())]))
     sets = [
-        mark(with_classes(one, names, every), names, file, part)
+        mark(with_classes(one, names, every), names, file, part, every)
         for one, names, file, part in zip(sets, said, files, parts)
     ]
     declared = any(isinstance(one, NAMES_FOUND) for one in source.sources)
