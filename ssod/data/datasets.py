@@ -224,6 +224,10 @@ def check_split(labeled: Labeled, unlabeled: int | None, file: str, ctx: Context
     for name, boxes in splits.coverage(labeled).items():
         if not boxes:
             ctx.findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")
+    open = [] if labeled.incomplete is None else np.flatnonzero(labeled.incomplete.all(0)).tolist()
+    for name in (labeled.classes.names[k] for k in open):
+        problem = f"labels of {short(name)} are complete in no image: none shows where no such object is"
+        ctx.findings.warning("D47", file, "data.labeled", problem, "label some images completely")
 
 
 def _fingerprint(*parts: Labeled | Images | None) -> str:

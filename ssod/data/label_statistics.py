@@ -17,8 +17,10 @@ def label_statistics(labeled: Labeled) -> LabelStatistics:
     labels, owner = labeled.labels[counted], np.repeat(np.arange(len(labeled)), np.diff(labeled.starts))[counted]
     pairs = np.unique(owner * k + labels)  # of an image and a class
     boxes, images_with = np.bincount(labels, minlength=k), np.bincount(pairs % k, minlength=k)
+    known_everywhere = None
     if labeled.incomplete is not None:
         complete = (~labeled.incomplete).sum(0)
+        known_everywhere = torch.tensor([*complete.tolist(), int((~labeled.incomplete.any(1)).sum())])
         known, known_pairs = ~labeled.incomplete[owner, labels], ~labeled.incomplete[pairs // k, pairs % k]
         factor = len(labeled) / np.maximum(complete, 1)
         of_known = np.bincount(labels[known], minlength=k), np.bincount(pairs[known_pairs] % k, minlength=k)
@@ -30,4 +32,5 @@ def label_statistics(labeled: Labeled) -> LabelStatistics:
         images=len(labeled),
         boxes=torch.from_numpy(boxes),
         images_with=torch.from_numpy(images_with),
+        complete=known_everywhere,
     )

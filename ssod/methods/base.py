@@ -179,6 +179,8 @@ class Method(Supervised):
 
     def see_labels(self, statistics: LabelStatistics) -> None:
         """See ``Supervised.see_labels``; thresholds that count labels expect as many boxes as labelled images have."""
+        if self.cfg.unsup_start > 1 or self.cfg.taught_by == "distances":  # else unlabelled images teach background
+            super().see_labels(statistics)
         each = float(statistics.boxes.sum()) / max(statistics.images, 1)
         for module in self.modules():
             if isinstance(module, Method):  # this one, and a peer

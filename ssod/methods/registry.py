@@ -24,7 +24,7 @@ ALLOWED = "SSOD_ALLOW_CODE"  # names of packages, with commas between them; "*" 
 if TYPE_CHECKING:
     from ssod.methods.supervised import Supervised
 
-_NOT_METHODS = {"base", "burn_in", "config", "ema_config", "kept_answers", "labels_once", "registry"}
+_NOT_METHODS = {"background", "base", "burn_in", "config", "ema_config", "kept_answers", "labels_once", "registry"}
 _NOT_METHODS |= {"teacher_config", "teachers"}
 
 

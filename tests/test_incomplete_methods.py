@@ -1,0 +1,116 @@
+"""What becomes of incomplete labels in views, in mixtures, in what is counted, and in methods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssod.data.cutting import cut
+from ssod.data.label_statistics import label_statistics
+from ssod.losses.weighting.counts import Frequency
+from ssod.pseudo_labels.best_f1 import BestF1
+from ssod.pseudo_labels.image_veto import presence_loss
+from ssod.structures import LabelStatistics, Targets
+from ssod.transforms.mix import mix
+from ssod.transforms.views import ViewsConfig
+from ssod.utils.errors import SsodError
+from tests.test_incomplete import K, net_of, no_targets, opened, some_targets
+from tests.test_methods import batch_for, method
+from tests.transforms.common import RESIZE, loaded, make_labeled
+from tests.transforms.test_mix import both, recipe
+
+
+def test_views_carry_it_and_a_mosaic_adds_it_up(tmp_path: Path) -> None:
+    data = make_labeled(tmp_path, 4)
+    data = replace(data, incomplete=np.array([[False] * 3, [True, False, False], [False, True, False], [False] * 3]))
+    ops = [RESIZE, "flip", {"affine": {"degrees": 5}}]
+    views = ViewsConfig.model_validate({"labeled": {"weak": ops, "big": [{"mosaic": {"size": 64}}]}, "val": [RESIZE]})
+    seen = 0
+    for batch in loaded(data, None, views, unlabeled_batch=0, steps=2):
+        pairs = list(zip(batch.labeled.ids, batch.labeled.to("cpu").truth()))
+        for (id, plain), (_, joined) in zip(pairs[::2], pairs[1::2]):
+            own = torch.from_numpy(data.incomplete[data.images.ids.index(id)])
+            assert torch.equal(plain.open, own)
+            assert (joined.open >= own).all()
+            seen += int((joined.open != own).any())
+    assert seen, "some mosaic had a part of another image"
+
+
+def test_a_mixed_picture_is_open_where_a_part_is() -> None:
+    view, pseudo, labeled = both()
+    labeled.targets = opened(labeled.truth(), 1)
+    what = {"mixup": torch.tensor([True, False, False]), "mosaic": torch.tensor([False, True, False]), "share": 0.5}
+    _, labels = mix(view, pseudo, labeled, [[0, 1, 2]], recipe(3, cut=10, **what), K)
+    assert [t.open.tolist() for t in labels.cls] == [[False, True, False]] * 2 + [[False] * 3]
+
+
+def test_what_is_counted_leaves_out_what_nobody_knows() -> None:
+    boxes, dog = torch.tensor([[0.0, 0, 9, 9], [20, 20, 30, 30]]), torch.tensor([1, 1])
+    found, truth = [Targets(boxes, dog, torch.tensor([0.9, 0.8]))], [Targets(boxes[:1], dog[:1])]
+    best = BestF1(2, start=0.5, overlap=0.5)
+    best.count(found, truth)
+    assert [best.found[1, 0], best.right[1, 0], best.wanted[1]] == [2, 1, 1]
+    best.count(found, [replace(truth[0], open=torch.tensor([False, True]))])
+    assert [best.found[1, 0], best.right[1, 0], best.wanted[1]] == [2, 1, 1]
+    count = Frequency(2)
+    count.count([truth[0], replace(truth[0], labels=dog[:1] - 1)])
+    count.count([Targets(boxes[:0], dog[:0], open=torch.tensor([True, False]))])
+    torch.testing.assert_close(count.share(), torch.tensor([0.5, 1 / 3]))
+    logits, present = torch.zeros(1, 2, requires_grad=True), torch.tensor([[0.0, 1.0]])
+    presence_loss(logits, present, torch.ones(1, 2, dtype=torch.bool)).backward()
+    assert logits.grad.tolist() == [[0.0, -0.25]]
+
+
+def test_the_statistics_are_those_of_complete_images(tmp_path: Path) -> None:
+    data = make_labeled(tmp_path, 6)  # 0, 1, 2, 0, 1, 2 boxes, of the classes a, bc, -, a, bc
+    plain = label_statistics(replace(data, crowd=np.zeros(6, bool)))
+    assert plain.boxes.tolist() == [2, 2, 2]
+    assert plain.complete is None
+    gaps = np.zeros((6, 3), bool)
+    gaps[3:, 0] = gaps[:, 2] = True
+    found = label_statistics(replace(data, crowd=np.zeros(6, bool), incomplete=gaps))
+    assert found.boxes.tolist() == [2, 2, 2], "a: 1 box in 3 images are 2 in 6; c: nowhere complete"
+    assert label_statistics(replace(data, crowd=np.zeros(6, bool), incomplete=~gaps)).boxes.tolist() == [2, 2, 2]
+    gaps[1] = True
+    assert label_statistics(replace(data, crowd=np.zeros(6, bool), incomplete=gaps)).boxes.tolist()[0] == 0
+    assert found.complete.tolist() == [3, 6, 0, 0]
+    assert not set(cut(replace(data, incomplete=gaps[:, [1, 1, 1]]), 0.9).tolist()) & {1}
+
+
+def test_labels_that_teach_no_background_are_refused() -> None:
+    def known(*complete: int) -> LabelStatistics:
+        return LabelStatistics(4, torch.ones(3), torch.ones(3), torch.tensor(complete))
+
+    supervised = method("supervised", net_of("retinanet"))
+    supervised.see_labels(known(2, 2, 2, 0))
+    with pytest.raises(SsodError, match="labels of 1 of 3 classes are complete in no image"):
+        supervised.see_labels(known(2, 2, 0, 0))
+    two_stages = method("mean_teacher", net_of("faster_rcnn"))
+    two_stages.see_labels(known(2, 2, 2, 0))  # unlabelled images teach from the first step on
+    with pytest.raises(SsodError, match=r"detector\.name: no image has complete labels of all classes"):
+        method("mean_teacher", net_of("faster_rcnn"), burn_in=5).see_labels(known(2, 2, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "changes"),
+    [
+        ("acrst", "faster_rcnn", {}),
+        ("instant_teaching", "faster_rcnn", {"mix": {"mixup": 1, "mosaic": 0}}),
+        ("s4od", "fcos", {}),
+        ("csd", "retinanet", {}),
+        ("mean_teacher", "retinanet", {"loss": {"sup": {"weighting": "uncertainty"}}}),
+    ],
+)
+def test_methods_that_read_labelled_images_otherwise(name: str, net: str, changes: dict) -> None:
+    """All classes open: labelled images without a box cost nothing, in no loss of this side."""
+    m = method(name, net_of(net), **changes)
+    losses = m(batch_for(m, opened(no_targets(), *range(K))), 50)
+    assert all(loss.isfinite() for loss in losses.values())
+    assert {key: loss.item() for key, loss in losses.items() if key.startswith("sup/")} == {
+        key: 0.0 for key in losses if key.startswith("sup/")
+    }
+    assert m(batch_for(m, opened(some_targets(), 0)), 50)["sup/cls"] > 0
