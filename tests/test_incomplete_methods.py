@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ssod.data.cutting import cut
 from ssod.data.label_statistics import label_statistics
 from ssod.losses.weighting.counts import Frequency
 from ssod.pseudo_labels.best_f1 import BestF1
+from ssod.pseudo_labels.fill_open import fill_open
 from ssod.pseudo_labels.image_veto import presence_loss
 from ssod.structures import LabelStatistics, Targets
 from ssod.transforms.mix import mix
@@ -27,24 +29,28 @@ from tests.transforms.test_mix import both, recipe
 def test_views_carry_it_and_a_mosaic_adds_it_up(tmp_path: Path) -> None:
     data = make_labeled(tmp_path, 4)
     data = replace(data, incomplete=np.array([[False] * 3, [True, False, False], [False, True, False], [False] * 3]))
-    ops = [RESIZE, "flip", {"affine": {"degrees": 5}}]
-    views = ViewsConfig.model_validate({"labeled": {"weak": ops, "big": [{"mosaic": {"size": 64}}]}, "val": [RESIZE]})
+    ops = {"weak": [RESIZE, "flip"], "big": [{"mosaic": {"size": 64}}]}
+    views = ViewsConfig.model_validate({"labeled": ops, "val": [RESIZE]})
     seen = 0
     for batch in loaded(data, None, views, unlabeled_batch=0, steps=2):
         pairs = list(zip(batch.labeled.ids, batch.labeled.to("cpu").truth()))
         for (id, plain), (_, joined) in zip(pairs[::2], pairs[1::2]):
             own = torch.from_numpy(data.incomplete[data.images.ids.index(id)])
-            assert torch.equal(plain.open, own)
-            assert (joined.open >= own).all()
-            seen += int((joined.open != own).any())
+            closed = torch.zeros(3, dtype=torch.bool)
+            assert torch.equal(closed if plain.open is None else plain.open, own)
+            all_parts = closed if joined.open is None else joined.open
+            assert (all_parts >= own).all()
+            seen += int((all_parts != own).any())
     assert seen, "some mosaic had a part of another image"
 
 
 def test_a_mixed_picture_is_open_where_a_part_is() -> None:
     view, pseudo, labeled = both()
     labeled.targets = opened(labeled.truth(), 1)
-    what = {"mixup": torch.tensor([True, False, False]), "mosaic": torch.tensor([False, True, False]), "share": 0.5}
-    _, labels = mix(view, pseudo, labeled, [[0, 1, 2]], recipe(3, cut=10, **what), K)
+    what = recipe(3, share=0.5, cut=10)
+    what.mixup, what.mosaic = torch.tensor([True, False, False]), torch.tensor([False, True, False])
+    what.share = torch.tensor([0.5, 1.0, 1.0])
+    _, labels = mix(view, pseudo, labeled, [[0, 1, 2]], what, K)
     assert [t.open.tolist() for t in labels.cls] == [[False, True, False]] * 2 + [[False] * 3]
 
 
@@ -98,7 +104,7 @@ def test_labels_that_teach_no_background_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "net", "changes"),
     [
-        ("acrst", "faster_rcnn", {}),
+        ("acrst", "faster_rcnn", {"paste": {"most": 0}}),
         ("instant_teaching", "faster_rcnn", {"mix": {"mixup": 1, "mosaic": 0}}),
         ("s4od", "fcos", {}),
         ("csd", "retinanet", {}),
@@ -114,3 +120,24 @@ def test_methods_that_read_labelled_images_otherwise(name: str, net: str, change
         key: 0.0 for key in losses if key.startswith("sup/")
     }
     assert m(batch_for(m, opened(some_targets(), 0)), 50)["sup/cls"] > 0
+
+
+def test_the_teacher_fills_what_may_be_missing() -> None:
+    """Boxes of an open class, sure enough, and where no label is, are labels from the end of burn-in on."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 10, 10], [40, 40, 60, 60], [70, 70, 90, 90], [20, 70, 40, 90]])
+    found = Targets(boxes, torch.tensor([1, 1, 1, 0, 1]), torch.tensor([0.9, 0.9, 0.8, 0.9, 0.3]))
+    truth = Targets(boxes[:1], torch.tensor([0]), open=torch.tensor([False, True]))
+    closed = replace(truth, open=None)
+    filled = fill_open([truth, closed], [found, found], 0.5, 2)
+    assert filled[0].boxes.tolist() == [[0.0, 0, 10, 10], [40, 40, 60, 60]]
+    assert filled[0].labels.tolist() == [0, 1]
+    assert torch.equal(filled[0].open, truth.open)
+    assert filled[0].scores is None
+    assert len(filled[1]) == 1
+    m = method("mean_teacher", net_of("fcos"), fill=0.01, burn_in=2)
+    data = batch_for(m, opened(no_targets(), *range(K)))
+    assert "sup/box" not in {key for key, loss in m(data, 1).items() if loss > 0}
+    assert m(data, 2)["sup/box"] > 0
+    assert m.stats["labeled/filled_per_image"] > 0
+    with pytest.raises(ValidationError, match="asks a teacher about labelled images, and 'csd' has none"):
+        method("csd", net_of("fcos"), fill=0.5)

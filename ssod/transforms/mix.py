@@ -11,8 +11,8 @@ padding has the normalisation's mean colour, which normalises to 0: normalising 
 numbers to rounding, also where only one of the two has pixels. What lies outside both images is padding afterwards.
 
 Boxes. Mixup takes the union, with each box's class mass as its image's share of the picture. A mosaic clips boxes to
-their part and keeps those that keep strictly more than a quarter of their width and of their height, at full mass. A class of
-which a labelled image may have further boxes (``Targets.open``) is open in the whole picture that shows some of it.
+their part and keeps those that keep strictly more than a quarter of their width and of their height, at full mass. A
+class of which a labelled image may have further boxes (``Targets.open``) is open in the whole picture that shows it.
 """
 
 from __future__ import annotations

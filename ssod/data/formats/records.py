@@ -93,12 +93,12 @@ class Labeled:
         from ssod.structures import Targets
 
         rows = slice(self.starts[i], self.starts[i + 1])
-        crowd = self.crowd[rows]
+        crowd, open = self.crowd[rows], None if self.incomplete is None else self.incomplete[i]
         return Targets(
             boxes=torch.from_numpy(self.boxes[rows].copy()),
             labels=torch.from_numpy(self.labels[rows].copy()),
             weight=torch.from_numpy((~crowd).astype(np.float32)) if crowd.any() else None,
-            open=None if self.incomplete is None else torch.from_numpy(self.incomplete[i].copy()),
+            open=torch.from_numpy(open.copy()) if open is not None and open.any() else None,
         )
 
     def in_order(self, classes: Classes, label: np.ndarray) -> Labeled:
