@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ssod import run
+from ssod.commands.check import check
+from ssod.config import load
 from ssod.data.cutting import cut
 from ssod.data.label_statistics import label_statistics
 from ssod.losses.weighting.counts import Frequency
@@ -20,6 +24,7 @@ from ssod.structures import LabelStatistics, Targets
 from ssod.transforms.mix import mix
 from ssod.transforms.views import ViewsConfig
 from ssod.utils.errors import SsodError
+from tests.small import small_config
 from tests.test_incomplete import K, net_of, no_targets, opened, some_targets
 from tests.test_methods import batch_for, method
 from tests.transforms.common import RESIZE, loaded, make_labeled
@@ -141,3 +146,24 @@ def test_the_teacher_fills_what_may_be_missing() -> None:
     assert m.stats["labeled/filled_per_image"] > 0
     with pytest.raises(ValidationError, match="asks a teacher about labelled images, and 'csd' has none"):
         method("csd", net_of("fcos"), fill=0.5)
+
+
+def test_a_run_labels_again_what_is_labelled_in_part(tmp_path: Path) -> None:
+    """Half of the images lack circles, and are unlabelled, too; a step has two parts, and the teacher looks once."""
+    source = {"format": "coco", "ann": "annotations/train.json", "images": "train"}
+    small_config(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "data" / "train").iterdir())
+    (tmp_path / "data" / "half.txt").write_text("\n".join(names[::2]))
+    part = {"incomplete": {"images": "half.txt", "classes": ["circle"]}}
+    train = {"steps": 3, "accumulate": 2, "eval_every": 3, "save_every": 3}
+    keys = {"data__split": None, "data__labeled": source | part, "data__unlabeled": source, "method__burn_in": 1}
+    keys |= {f"train__{key}": value for key, value in train.items()} | {"method__fill": 0.01}
+    cfg = load(small_config(tmp_path / "again", **keys, data__root=str(tmp_path / "data")), [])
+    report = check(cfg.data)
+    assert report.counts["labeled"]["incomplete_images"] == len(names[::2])
+    assert report.counts["labeled"]["incomplete_images_per_class"] == {"circle": len(names[::2])}
+    assert "D36" in {finding.id for finding in report.findings}
+    assert not report.findings.errors()
+    run.train(cfg, out=tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any(row.get("labeled/filled_per_image", 0) > 0 for row in rows)

@@ -260,6 +260,6 @@ def count(data: Labeled) -> dict[str, Any]:
     }
     if data.incomplete is not None and data.incomplete.any():
         of_class = dict(zip(data.classes.names, data.incomplete.sum(0).tolist()))
-        counts["incomplete_images"] = int(data.incomplete.any(1).sum())
+        counts["incomplete_images"] = len(data) - len(data.complete())
         counts["incomplete_images_per_class"] = {name: count for name, count in of_class.items() if count}
     return counts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ssod.data.data_config import DataConfig
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import in_list
@@ -30,8 +28,8 @@ def read_part(cfg: DataConfig, part: str, ctx: Context) -> Labeled:
     if cfg.held_out is not None:
         file = ctx.path(cfg.held_out)
         held = in_list(cfg.held_out, data.images.paths, "data.held_out", ctx)
-        rows = np.flatnonzero(held == (part == "val"))
-        if not len(rows):
+        rows = [row for row, out in enumerate(held) if out == (part == "val")]
+        if not rows:
             problem = "names all images of data.labeled" if part == "labeled" else "names no image"
             raise ctx.findings.fatal("D38", file, "data.held_out", problem, "make the list anew")
         data = data.subset(rows)

@@ -20,7 +20,7 @@ def label_statistics(labeled: Labeled) -> LabelStatistics:
     known_everywhere = None
     if labeled.incomplete is not None:
         complete = (~labeled.incomplete).sum(0)
-        known_everywhere = torch.tensor([*complete.tolist(), int((~labeled.incomplete.any(1)).sum())])
+        known_everywhere = torch.tensor([*complete.tolist(), len(labeled.complete())])
         known, known_pairs = ~labeled.incomplete[owner, labels], ~labeled.incomplete[pairs // k, pairs % k]
         factor = len(labeled) / np.maximum(complete, 1)
         of_known = np.bincount(labels[known], minlength=k), np.bincount(pairs[known_pairs] % k, minlength=k)

@@ -11,8 +11,7 @@ padding has the normalisation's mean colour, which normalises to 0: normalising 
 numbers to rounding, also where only one of the two has pixels. What lies outside both images is padding afterwards.
 
 Boxes. Mixup takes the union, with each box's class mass as its image's share of the picture. A mosaic clips boxes to
-their part and keeps those that keep strictly more than a quarter of their width and of their height, at full mass. A
-class of which a labelled image may have further boxes (``Targets.open``) is open in the whole picture that shows it.
+their part and keeps those that keep strictly more than a quarter of their width and of their height, at full mass.
 """
 
 from __future__ import annotations
@@ -284,7 +283,7 @@ def _weigh(images: Tensor, part: Part) -> Tensor:
 
 
 def _place(targets: list[Targets], part: Part, num_classes: int) -> list[Targets]:
-    """Move and clip the boxes of N images as their pixels, and keep those of which enough is left."""
+    """Move and clip boxes as their pixels, and keep those of which enough is left; ``open`` is of the whole picture."""
     counts = [len(t) for t in targets]
     image = image_index(counts, part.share.device)
     boxes = torch.cat([t.boxes for t in targets])
@@ -296,7 +295,6 @@ def _place(targets: list[Targets], part: Part, num_classes: int) -> list[Targets
     enough = (clipped[:, 2:] - clipped[:, :2] > (boxes[:, 2:] - boxes[:, :2]) / 4).all(1) & (share > 0)
     placed = []
     for t, b, s, seen in zip(targets, clipped.split(counts), share.split(counts), part.share > 0):
-        probs = t.soft(num_classes) * s[:, None].to(b)
-        open = None if t.open is None else t.open & seen
+        probs, open = t.soft(num_classes) * s[:, None].to(b), None if t.open is None else t.open & seen
         placed.append(replace(t, boxes=b, probs=probs, weight=t.trust(), open=open))
     return select(placed, enough)

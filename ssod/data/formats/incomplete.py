@@ -139,7 +139,7 @@ def refuse_measured(data: Labeled, file: str, ctx: Context) -> None:
     Raises:
         SsodError: naming the first.
     """
-    rows = [] if data.incomplete is None else np.flatnonzero(data.incomplete.any(1)).tolist()
+    rows = np.setdiff1d(np.arange(len(data)), data.complete()).tolist()
     if rows:
         first = short(data.images.paths[rows[0]])
         problem = f"{len(rows)} images have incomplete labels, first {first}: what is found there may be right"

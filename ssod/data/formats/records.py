@@ -101,6 +101,10 @@ class Labeled:
             open=torch.from_numpy(open.copy()) if open is not None and open.any() else None,
         )
 
+    def complete(self) -> np.ndarray:
+        """Return the rows of the images whose labels are complete."""
+        return np.arange(len(self)) if self.incomplete is None else np.flatnonzero(~self.incomplete.any(1))
+
     def in_order(self, classes: Classes, label: np.ndarray) -> Labeled:
         """Return the same with other classes: what had label ``k`` has ``label[k]``, of [K] int64."""
         incomplete = None
