@@ -1,4 +1,4 @@
-"""Images whose labels are incomplete: rows say nothing of what nobody labelled, in every class loss of every detector."""
+"""Incomplete labels: rows say nothing of what nobody labelled, in every class loss of every detector."""
 
 from __future__ import annotations
 
