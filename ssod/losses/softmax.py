@@ -6,8 +6,8 @@ soft target [R, K] counts each class by its share, what it lacks to 1 is backgro
 
 A row without a box, in an image whose labels are incomplete, is background or of a class that is open there
 (``Assignment.open``): the probabilities of these are added, and their sum is asked for as background's is elsewhere.
-That is the cross entropy of what is known (Cermelli et al. 2020, "Modeling the Background", eq. 5, has it for classes
-that were not labelled yet; Zhao et al. 2020 for data sets with other class lists).
+That is the cross entropy of what is known; Cermelli et al. 2020, "Modeling the Background", add up background and the
+classes that a data set does not label in the same way, for segmentation.
 """
 
 import math
