@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ssod.structures import Assignment, Targets
+from ssod.structures import Assignment, Targets, open_classes
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -45,7 +45,8 @@ def from_matches(matches: list[Tensor], targets: list[Targets], num_classes: int
     box_weight = weight * (matched >= 0)
     if any(t.box_weight is not None for t in targets):
         box_weight = box_weight * torch.cat([t.box_trust().float() for t in targets] + [boxes.new_ones(1)])[index]
-    return Assignment(cls, weight, boxes[index], box_weight, matched=matched, box_std=box_std)
+    open = open_classes(targets, num_classes)
+    return Assignment(cls, weight, boxes[index], box_weight, matched=matched, box_std=box_std, open=open)
 
 
 def _lookup(matched: Tensor, total: int) -> Tensor:

@@ -72,4 +72,5 @@ def classes_beside_boxes(cls: Assignment, box: Assignment, images: int, boxes: i
         beside(torch.zeros_like(cls.box_weight), box.box_weight),
         box_std=None if box.box_std is None else beside(torch.zeros_like(box.box_std), box.box_std),
         matched=beside(cls.matches(), torch.where(regressed >= 0, regressed + boxes, regressed)),
+        open=cls.open,
     )

@@ -238,7 +238,7 @@ def count(data: Labeled) -> dict[str, Any]:
     height, width = data.images.sizes.T
     pixels = np.sqrt(height.astype(np.float64) * width)
     own = np.diff(data.starts)
-    return {
+    counts = {
         "images": len(data),
         "boxes": len(data.boxes),
         "boxes_per_class": splits.coverage(data),
@@ -249,3 +249,8 @@ def count(data: Labeled) -> dict[str, Any]:
         "side": {"min": float(pixels.min()), "median": float(np.median(pixels)), "max": float(pixels.max())},
         "aspect": {"wide": int((width > height).sum()), "other": int((width <= height).sum())},
     }
+    if data.incomplete is not None and data.incomplete.any():
+        of_class = dict(zip(data.classes.names, data.incomplete.sum(0).tolist()))
+        counts["incomplete_images"] = len(data) - len(data.complete())
+        counts["incomplete_images_per_class"] = {name: count for name, count in of_class.items() if count}
+    return counts

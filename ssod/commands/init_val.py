@@ -55,7 +55,8 @@ def cut_off(out: Path, section: dict[str, Any], share: float, group: str | None)
     rows = cut(data, share, cast(Group | None, group))
     if not len(rows):
         what = "images" if group is None else f"groups by {group}"
-        problem = f"{share:.0%} of {len(data)} labelled images are none that the rest can spare ({what} stay whole)"
+        kind = "labelled images" if data.incomplete is None else "images with complete labels"
+        problem = f"{share:.0%} of {len(data.complete())} {kind} are none that the rest can spare ({what} stay whole)"
         fix = "give a larger share, label more, or name images"
         raise SsodError("command line", "--val", problem, fix, code=Exit.DATA)
     file = out.with_name(f"{out.stem}.val.txt")

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ssod.commands.sources import is_json, json_folder, read_labels, same_images
+from ssod.commands.sources import is_json, joined_classes, json_folder, read_labels, same_images
 from ssod.data.checks.samefile import common_content
 from ssod.data.formats import joined
 from ssod.data.formats.coco import to_coco
@@ -29,6 +29,9 @@ def merge(
     Images and annotations are numbered anew, classes go by name. The same image is one that lies in the same place, has
     the same bytes, or, of a JSON whose images lie nowhere (a labelling tool's export), the same name. Of such an image
     the labels of the last set count, all of them.
+
+    A set that lacks a class of another one says nothing about it: its images are written as ``incomplete`` in that
+    class, and what may be such an object there is ignored in training instead of background.
 
     Args:
         sources: two or more COCO JSONs, VOC folders or YOLO folders, corrections after what they correct.
@@ -54,12 +57,12 @@ def merge(
         folder = json_folder(path, images)
         data = read_labels(path, "SOURCES", folder)
         sets.append(_located(data, sets, path) if folder is None and is_json(path) else _checked(data, path))
-    data, twice = joined.join(sets, _keys(sets))
+    data, twice = joined.join(sets, _keys(sets), lacking_is_open=True)
     table = {"info": {"images": os.path.relpath(data.images.root, os.path.realpath(out.parent))}, **to_coco(data)}
     atomic.write_text(out, json.dumps(table), new=True)
     for path, one in zip(sources, sets):
         print(f"{path}: {len(one)} images, {len(one.boxes)} boxes, {len(one.classes)} classes")
-    for line in told(twice, sources):
+    for line in (*told(twice, sources), *lacking(sets, sources)):
         print(line)
     print(f"{len(data)} images, {len(data.boxes)} boxes, {len(data.classes)} classes -> {out}")
     return data
@@ -120,4 +123,16 @@ def told(twice: Sequence[Twice], sources: Sequence[str | os.PathLike]) -> list[s
         if other:
             text += f"; {len(other)} have other boxes there, and those count, first {other[0]}"
         lines.append(text)
+    return lines
+
+
+def lacking(sets: Sequence[Labeled], sources: Sequence[str | os.PathLike]) -> list[str]:
+    """Say which sets lack a class of another one, a line each."""
+    every = joined_classes(sets)
+    lines = []
+    for path, one in zip(sources, sets):
+        names = [name for name in every if name not in one.classes.names]
+        if names:
+            first = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            lines.append(f"{path} has no class {first}: its images are written as incomplete there, not as background")
     return lines

@@ -20,7 +20,7 @@ def cut(data: Labeled, share: float, group: Group | None = None, seed: int = 0) 
     Classes are gone through from the rarest to the commonest. Of the groups of images that have one, in an order drawn
     by the seed, one is taken where at least half of it still fits: into the class's share of boxes, and into the share
     of the images. What is missing of the images after that is filled with further groups. A group that holds the last
-    images with some class is left to learn from.
+    images with some class is left to learn from, and so is one with an image whose labels are incomplete.
 
     Args:
         data: the labelled images.
@@ -37,6 +37,8 @@ def cut(data: Labeled, share: float, group: Group | None = None, seed: int = 0) 
     taken, left = np.zeros(len(counts), dtype=bool), (counts > 0).sum(0)
     wanted, most = share * counts.sum(0), share * len(data)
     boxes, sum_of_images = np.zeros(counts.shape[1]), 0
+    if data.incomplete is not None:
+        order = order[~np.isin(order, owner[data.incomplete.any(1)])]
 
     def spare(number: int) -> bool:
         return not taken[number] and sum_of_images + images[number] / 2 <= most and (left[counts[number] > 0] > 1).all()

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ssod.data.formats.findings import Rules, default_root
 from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
-from ssod.data.formats.registry import LabeledSource, LabeledSources, Source
+from ssod.data.formats.registry import AnnotatedSource, LabeledSource, LabeledSources, Source
 from ssod.data.splits import SplitConfig
 from ssod.utils.schema import Section
 
@@ -79,6 +79,13 @@ class DataConfig(Section):
     @classmethod
     def _several(cls, value: object) -> object:
         return {"format": "several", "sources": value} if isinstance(value, list) else value
+
+    @field_validator("unlabeled")
+    @classmethod
+    def _no_labels_no_gaps(cls, source: Source | None) -> Source | None:
+        if isinstance(source, AnnotatedSource) and source.incomplete is not None:
+            raise ValueError("incomplete: labels of unlabelled images are never read; remove it")
+        return source
 
     @field_validator("levels")
     @classmethod

@@ -183,7 +183,7 @@ def align(found: Labeled, classes: Classes, source: Section, ctx: Context, owner
     label = {name: i for i, name in enumerate(names)}
     order = np.array([label[name] for name in found.classes.names], dtype=np.int64)
     in_order = Classes(names, tuple(ids[name] for name in names))
-    return replace(found, classes=in_order, labels=order[found.labels])
+    return found.in_order(in_order, order)
 
 
 def name_of(source: Section, ctx: Context) -> str:
@@ -224,6 +224,10 @@ def check_split(labeled: Labeled, unlabeled: int | None, file: str, ctx: Context
     for name, boxes in splits.coverage(labeled).items():
         if not boxes:
             ctx.findings.warning("D34", file, "data.labeled", f"{short(name)} has 0 labelled boxes")
+    open = [] if labeled.incomplete is None else np.flatnonzero(labeled.incomplete.all(0)).tolist()
+    for name in (labeled.classes.names[k] for k in open):
+        problem = f"labels of {short(name)} are complete in no image: none shows where no such object is"
+        ctx.findings.warning("D47", file, "data.labeled", problem, "label some images completely")
 
 
 def _fingerprint(*parts: Labeled | Images | None) -> str:
@@ -241,4 +245,6 @@ def _fingerprint(*parts: Labeled | Images | None) -> str:
                 digest.update(np.ascontiguousarray(column).tobytes())
             if part.area is not None:
                 digest.update(part.area.tobytes())
+            if part.incomplete is not None:
+                digest.update(b"\x00incomplete" + part.incomplete.tobytes())
     return digest.hexdigest()

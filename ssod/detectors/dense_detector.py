@@ -31,8 +31,8 @@ from ssod.detectors.dense import Dense, normalizer_of_batch, positives
 from ssod.detectors.heads.own_level import LevelHead, LevelHeads
 from ssod.detectors.retinanet import strides_of
 from ssod.losses.build import Loss, LossSpec, pick
+from ssod.losses.objectness import known_weight, with_objectness
 from ssod.losses.objectness import named as has_class
-from ssod.losses.objectness import with_objectness
 from ssod.structures import Assigned, Assignment, Predictions, RowLoss
 from ssod.structures.boxes import DeltaCoder
 from ssod.utils.collective import mean_count
@@ -155,7 +155,7 @@ class DenseDetector(Dense):
         if q.quality is None:
             q = with_objectness(p, q)
         elif q.quality_weight is None:
-            q = replace(q, quality_weight=q.cls_weight)
+            q = replace(q, quality_weight=known_weight(p, q, q.cls_weight))
         a = q if a.quality_of is None else replace(a, quality_of=q)
         learns = has_class(a, p.num_classes) & (p.num_classes > 1)
         return super().reduce({"dense": (p, replace(a, cls_weight=a.cls_weight * learns))}, rows, factors)

@@ -279,6 +279,11 @@ class Rcnn(Detector):
 
 
 def _objects(t: Targets) -> Targets:
-    """The same boxes, of the one class "object"; a soft label's mass is how much of an object it is."""
+    """The same boxes, of the one class "object"; a soft label's mass is how much of an object it is.
+
+    Where any class is open, objects are.
+    """
     probs = None if t.probs is None else t.probs.sum(-1, keepdim=True)
-    return Targets(t.boxes, torch.zeros_like(t.labels), probs=probs, weight=t.weight, box_weight=t.box_weight)
+    open = None if t.open is None else t.open.any(0, keepdim=True)
+    of_one = {"probs": probs, "weight": t.weight, "box_weight": t.box_weight, "open": open}
+    return Targets(t.boxes, torch.zeros_like(t.labels), **of_one)

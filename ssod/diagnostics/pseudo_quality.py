@@ -190,15 +190,17 @@ class Diagnose:
 def fixed_set(data: DataSets, most: int, batch: int) -> tuple[Images | None, Labeled | None]:
     """Return up to ``most`` unlabelled images, evenly spread over the set, and their hidden truth if there is one.
 
+    They are images whose truth is complete; where none is, it is none.
     More than ``batch`` of them are cut to whole batches: each is looked at once, and none counts that is not.
     """
     if data.unlabeled is None or not len(data.unlabeled) or not most:
         return None, None
-    count = min(most, len(data.unlabeled))
+    known = [] if data.hidden is None else data.hidden.complete()
+    rows = known if len(known) else np.arange(len(data.unlabeled))
+    count = min(most, len(rows))
     count -= count % min(batch, count)
-    chosen = np.unique(np.linspace(0, len(data.unlabeled) - 1, count).round().astype(int))
-    hidden = None if data.hidden is None else data.hidden.subset(chosen)
-    return data.unlabeled.subset(chosen), hidden
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]
+    return data.unlabeled.subset(chosen), data.hidden.subset(chosen) if len(known) else None
 
 
 def same_views(cfg: Config, labeled: Labeled, images: Images) -> Iterator[Batch]:

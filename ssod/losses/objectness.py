@@ -35,9 +35,15 @@ def with_objectness(p: Predictions, a: Assignment) -> Assignment:
     """Ask all rows for their objectness, which is how well they ``fit``.
 
     Where ``a`` does not say how much the quality of a row counts, it counts as its class would on a head without
-    objectness, background included: by ``cls_weight``.
+    objectness, background included: by ``cls_weight``. A row that may be of an object nobody labelled is not asked.
     """
-    return replace(a, quality=fit(p, a), quality_weight=a.cls_weight if a.quality_weight is None else a.quality_weight)
+    weight = a.cls_weight if a.quality_weight is None else a.quality_weight
+    return replace(a, quality=fit(p, a), quality_weight=known_weight(p, a, weight))
+
+
+def known_weight(p: Predictions, a: Assignment, weight: Tensor) -> Tensor:
+    """Return ``weight`` [R], 0 where nobody knows whether a row is of an object."""
+    return weight if a.open is None else weight * ~a.doubtful(p.image)
 
 
 def named(a: Assignment, num_classes: int) -> Tensor:

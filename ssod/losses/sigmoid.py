@@ -31,6 +31,7 @@ from ssod.losses.elements import (
     varifocal_elements,
 )
 from ssod.losses.softmax import (
+    NOWHERE,
     cross_entropy,
     softmax_anchor,
     softmax_focal,
@@ -38,7 +39,7 @@ from ssod.losses.softmax import (
     softmax_focal_star,
     softmax_label_smoothing,
 )
-from ssod.structures import Assignment, Formula, Predictions
+from ssod.structures import Assignment, Formula, Predictions, unknown
 from ssod.utils.given import given
 
 Elements = Callable[[Tensor, Tensor], Tensor]
@@ -162,16 +163,23 @@ def by_parts(elements: Elements, p: Predictions, a: Assignment) -> Tensor:
 
     A dense head has some 200 000 rows an image, and a formula keeps ten arrays of [R, K] for its gradient. So rows go
     through it in parts, which keep their logits only and are computed again in the backward pass.
+
+    What nobody knows of a row (``Assignment.open``) costs nothing and has no gradient, also in a formula that compares
+    the classes of a row.
     """
 
-    def rows(logits: Tensor, cls: Tensor) -> Tensor:
+    def rows(logits: Tensor, cls: Tensor, image: Tensor) -> Tensor:
         logits = upcast(logits)
-        return elements(logits, class_targets(cls, logits)).sum(-1)
+        if a.open is None:
+            return elements(logits, class_targets(cls, logits)).sum(-1)
+        left_out = unknown(a, image, cls)
+        logits = logits.masked_fill(left_out, NOWHERE)
+        return elements(logits, class_targets(cls, logits)).masked_fill(left_out, 0).sum(-1)
 
     size = max(1, PART // p.logits.shape[1])
     if len(p) <= size:
-        return rows(p.logits, a.cls)
-    parts = zip(p.logits.split(size), a.cls.split(size))
+        return rows(p.logits, a.cls, p.image)
+    parts = zip(p.logits.split(size), a.cls.split(size), p.image.split(size))
     return torch.cat([checkpoint(rows, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 

@@ -3,6 +3,11 @@
 Logits are [R, K + 1] with background last. ``p_y`` is the softmax probability of the row's class or of background. A
 soft target [R, K] counts each class by its share, what it lacks to 1 is background's, and the loss is
 ``sum_k t_k loss(k)``. Everything is computed from logits in float32 or better; |logit| up to 1e4 is finite.
+
+A row without a box, in an image whose labels are incomplete, is background or of a class that is open there
+(``Assignment.open``): the probabilities of these are added, and their sum is asked for as background's is elsewhere.
+That is the cross entropy of what is known; Cermelli et al. 2020, "Modeling the Background", add up background and the
+classes that a data set does not label in the same way, for segmentation.
 """
 
 import math
@@ -13,12 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssod.losses.elements import NonNegative, Positive, Share, modulator, upcast
-from ssod.structures import Assignment, Predictions
+from ssod.structures import Assignment, Predictions, unknown
+
+NOWHERE = -1e4  # a logit whose probability is 0
 
 
 def cross_entropy(p: Predictions, a: Assignment) -> Tensor:
     """``-log p_y`` over K classes and background; slope ``p - t`` (Girshick 2015, "Fast R-CNN", sec. 2.3)."""
-    logits = upcast(p.logits)
+    logits = known(p, a)
     if a.cls.ndim == 1:
         return F.cross_entropy(logits, a.cls, reduction="none")
     return -(with_background(a.cls.to(logits)) * logits.log_softmax(-1)).sum(-1)
@@ -57,7 +64,7 @@ def softmax_anchor(p: Predictions, a: Assignment, delta: Share = 0.05, gamma: No
     Towards hard rows the slope is that of cross entropy plus at most ``(2 + delta)^gamma`` for the winning class,
     towards easy ones it is 0.
     """
-    logits = upcast(p.logits)
+    logits = known(p, a)
     logp = logits.log_softmax(-1)
     target, prob = targets(a, logp), logp.exp()
     true = (target * prob).sum(-1, keepdim=True)
@@ -70,8 +77,13 @@ def softmax_label_smoothing(p: Predictions, a: Assignment, eps: Share = 0.1) -> 
 
     The minimum is at that target: no logit is driven to infinity.
     """
-    logp = upcast(p.logits).log_softmax(-1)
-    return -(((1 - eps) * targets(a, logp) + eps / logp.shape[1]) * logp).sum(-1)
+    logp = known(p, a).log_softmax(-1)
+    target = (1 - eps) * targets(a, logp) + eps / logp.shape[1]
+    if a.open is not None:  # what is added up is asked for as a whole
+        added, single = unknown(a, p.image), target[:, :-1]
+        nothing = target[:, -1:] + torch.where(added, single, 0.0).sum(-1, keepdim=True)
+        target = torch.cat([single.masked_fill(added, 0), nothing], -1)
+    return -(target * logp).sum(-1)
 
 
 # ---- shared --------------------------------------------------------------------------------------------------------
@@ -79,11 +91,22 @@ def softmax_label_smoothing(p: Predictions, a: Assignment, eps: Share = 0.1) -> 
 
 def asked(loss: Callable[[Tensor, Tensor], Tensor], p: Predictions, a: Assignment) -> Tensor:
     """Return ``sum_k t_k loss(log p_k, log(1 - p_k))``, [R]; hard labels cost one column."""
-    logits = upcast(p.logits)
+    logits = known(p, a)
     logp, rest = logits.log_softmax(-1), log_rest(logits)
     if a.cls.ndim == 1:
         return loss(logp.gather(1, a.cls[:, None]), rest.gather(1, a.cls[:, None]))[:, 0]
     return (with_background(a.cls.to(logp)) * loss(logp, rest)).sum(-1)
+
+
+def known(p: Predictions, a: Assignment) -> Tensor:
+    """Return logits [R, K + 1] of what is known: open classes of a row without a box are added to background's."""
+    logits = upcast(p.logits)
+    if a.open is None:
+        return logits
+    added = unknown(a, p.image)
+    one_of = torch.cat([added, torch.ones_like(added[:, :1])], -1)
+    nothing = logits.masked_fill(~one_of, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits[:, :-1].masked_fill(added, NOWHERE), nothing], -1)
 
 
 def log_rest(logits: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ from ssod.methods.kept_answers import BoxesAndTop
 from ssod.methods.teachers import build_teacher
 from ssod.pseudo_labels.image_veto import ImageClassifier, confirmed, label_sets, presence_loss
 from ssod.pseudo_labels.pseudo_recall import PseudoRecall
-from ssod.structures import Batch, Detector, LabelStatistics, Output, Pseudo, Targets, View
+from ssod.structures import Batch, Detector, LabelStatistics, Output, Pseudo, Targets, View, open_classes
 from ssod.structures.ragged import image_index, select
 from ssod.transforms.crop_bank import LABELED, PSEUDO, CropBank, worth_keeping
 from ssod.transforms.geometry import Span
@@ -216,8 +216,9 @@ class Acrst(base.Method):
         both = twice(pasted, recolored(pasted, self.cfg.colors))
         ctx = self.look("sup", batch, step, both, Pseudo(truth + truth))
         present = label_sets(clean.truth(), self.student.num_classes).repeat(2, 1)
+        open = open_classes(clean.truth() * 2, self.student.num_classes)
         logits = self.presence(self.classifier, ctx.student, both)
-        ctx.losses["image"] = self.cfg.image_weight * presence_loss(logits, present)
+        ctx.losses["image"] = self.cfg.image_weight * presence_loss(logits, present, open)
         return ctx
 
     @torch.no_grad()

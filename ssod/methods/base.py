@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from ssod.methods.kept_answers import worth_keeping
 from ssod.methods.supervised import Losses, Supervised, count_per_image
 from ssod.methods.teachers import Ema, FromFile, Frozen, ignore_unknown
 from ssod.pseudo_labels.background_damping import damping, enough_boxes
+from ssod.pseudo_labels.fill_open import fill_open
 from ssod.pseudo_labels.label_mass import harden_labels
 from ssod.pseudo_labels.label_queue import LabelQueue
 from ssod.structures import Assignment, Batch, Detector, LabelStatistics, Output, Predictions, Pseudo, Targets, View
@@ -105,6 +106,7 @@ class Method(Supervised):
                 self.count(pseudo)
             if step >= cfg.unsup_start:  # before, labels are only made: what they teach the thresholds is kept
                 tasks = self.tasks(batch, step, pseudo)
+        batch = self.filled(batch, step)
         labeled = self.look_at_labeled(batch, step)
         yield labeled, self.sup_weight(step)
         beside = labeled if cfg.compares_labeled else None
@@ -179,6 +181,8 @@ class Method(Supervised):
 
     def see_labels(self, statistics: LabelStatistics) -> None:
         """See ``Supervised.see_labels``; thresholds that count labels expect as many boxes as labelled images have."""
+        if self.cfg.unsup_start > 1 or self.cfg.taught_by == "distances":  # else unlabelled images teach background
+            super().see_labels(statistics)
         each = float(statistics.boxes.sum()) / max(statistics.images, 1)
         for module in self.modules():
             if isinstance(module, Method):  # this one, and a peer
@@ -223,6 +227,18 @@ class Method(Supervised):
         view, mine = batch.views[name], pseudo and pseudo.move(batch.weak, batch.views[name])
         self.count(mine)  # before it is mixed, which may add labelled boxes
         return view, mine, self.unsup_weight(step, mine)
+
+    def filled(self, batch: Batch, step: int) -> Batch:
+        """Return the images of a step, incomplete labels filled with what the average finds, where ``fill`` asks it."""
+        view, score = batch.labeled, self.cfg.fill
+        if score is None or step < self.cfg.burn_in or all(t.open is None for t in view.truth()):
+            return batch
+        look = partial(self.teacher.predict, view)
+        with torch.no_grad():
+            found = collective.once(look, lambda out: worth_keeping(out, look, maps=False)).detections()
+        targets = fill_open(view.truth(), found, score, self.student.num_classes)
+        self.stats["labeled/filled_per_image"] = count_per_image(targets) - count_per_image(view.truth())
+        return replace(batch, labeled=replace(view, targets=targets))
 
     def count(self, pseudo: Pseudo | None) -> None:
         """Note for the log how many boxes an image has."""

@@ -85,6 +85,9 @@ class Config(Common):
     hold_back: Annotated[float, Field(gt=0, le=1)] | None = None
     """The unlabelled losses count nothing in a step whose unlabelled images have fewer than this share of the boxes
     that labelled images have; by default they always count. What a teacher misses teaches background."""
+    fill: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Score from which boxes that the average finds in labelled images are labels, too, after burn-in: of classes of
+    which labels are incomplete there, and where no label is. By default nothing is added to labels."""
     loss_weights: dict[LossName, Annotated[float, Field(ge=0)]] = {}
     """Further factors of single losses on unlabelled images; 0 leaves a loss out of the sum, but logs it. A loss that a
     config leaves out has the method's own."""
@@ -159,6 +162,9 @@ class Config(Common):
         if self.teacher is not None:
             problem = f"nobody labels: '{self.name}' compares the student with itself"
             raise refusal(self, ("teacher",), f"{problem}; remove it")
+        if self.fill:
+            problem = f"asks a teacher about labelled images, and '{self.name}' has none"
+            raise refusal(self, ("fill",), f"{problem}; remove it")
         if self.ema.rule != "ema":
             problem = f"'{self.ema.rule}' says who labels, and '{self.name}' asks nobody"
             raise refusal(self, ("ema", "rule"), f"{problem}; remove it: 'decay' alone says what is measured")

@@ -80,6 +80,7 @@ class InstantTeachingRectify(InstantTeaching):
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """Losses of both, as of two methods side by side."""
+        batch = self.filled(batch, step)
         sup = both(*(m.learn(m.look_at_labeled(batch, step)) for m in (self, self.peer)))
         losses = self.scale("sup", sup, self.sup_weight(step))
         if step < self.cfg.burn_in:

@@ -24,8 +24,8 @@ ALLOWED = "SSOD_ALLOW_CODE"  # names of packages, with commas between them; "*" 
 if TYPE_CHECKING:
     from ssod.methods.supervised import Supervised
 
-_NOT_METHODS = {"base", "burn_in", "config", "ema_config", "kept_answers", "labels_once", "plateau_config", "registry"}
-_NOT_METHODS |= {"teacher_config", "teachers"}
+_NOT_METHODS = {"background", "base", "burn_in", "config", "ema_config", "kept_answers", "labels_once"}
+_NOT_METHODS |= {"plateau_config", "registry", "teacher_config", "teachers"}
 
 
 def names() -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ssod.losses.weighting.context import Context, Reweight, Side, count_missing
 from ssod.losses.weighting.criterion import Criterion
+from ssod.methods.background import require_background
 from ssod.methods.config import Common
 from ssod.methods.teachers import build_teacher
 from ssod.structures import Assigned, Batch, Detector, LabelStatistics, Output, Pseudo, Targets, View
@@ -117,7 +118,12 @@ class Supervised(nn.Module):
         return self.criterion.weightings[side]
 
     def see_labels(self, statistics: LabelStatistics) -> None:
-        """Take note of what the labelled set holds; called once, before the first step and before a state is loaded."""
+        """Take note of what the labelled set holds; called once, before the first step and before a state is loaded.
+
+        Raises:
+            SsodError: labels teach no background, see ``background.require_background``.
+        """
+        require_background(self.student, statistics)
 
     def see_batch(self, unlabeled: int) -> None:
         """Take note of how many unlabelled images a step of this process has; called once, as ``see_labels`` is."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ssod.pseudo_labels.greedy_match import greedy_match
-from ssod.structures import Targets
+from ssod.structures import Targets, open_classes
+from ssod.structures.ragged import image_index
 from ssod.utils import collective
 
 STEPS = 20  # thresholds are 0.05, 0.10, ..., 0.95
@@ -35,6 +36,12 @@ def best_thresholds(found: Tensor, right: Tensor, wanted: Tensor, fallback: floa
     beaten = (right[:, :, None] * total[:, None] < right[:, None] * total[:, :, None]).any(2)
     lowest = grid(torch.empty((), device=found.device))[(~beaten).int().argmax(1)]
     return torch.where(right.any(1), lowest, fallback)
+
+
+def of_open(targets: list[Targets], open: Tensor) -> Tensor:
+    """Return [all boxes] bool: whether each box's class is open, [N, K] bool, in its image."""
+    image = image_index([len(t) for t in targets], open.device)
+    return open[image, torch.cat([t.labels for t in targets])]
 
 
 class BestF1(nn.Module):
@@ -77,12 +84,18 @@ class BestF1(nn.Module):
 
         Args:
             detections: N Targets with scores.
-            truth: N Targets; those of weight 0 are ignore regions.
+            truth: N Targets; those of weight 0 are ignore regions. A class that is open in an image is not counted
+                there: what is found of it may be right.
         """
         right, counts = greedy_match(detections, truth, self.overlap)
+        open = open_classes(truth, len(self.found))
+        if open is not None:
+            counts = counts & ~of_open(detections, open)
         labels, scores = torch.cat([t.labels for t in detections]), torch.cat([t.confidence() for t in detections])
         passes = (scores[:, None] >= grid(scores)) & counts[:, None]
         classes, real = torch.cat([t.labels for t in truth]), torch.cat([t.trust() for t in truth]) > 0
+        if open is not None:
+            real = real & ~of_open(truth, open)
         found, hits, wanted = (torch.zeros_like(self.found, dtype=torch.float32) for _ in range(3))
         found.index_add_(0, labels, passes.float())
         hits.index_add_(0, labels, (passes & right[:, None]).float())

@@ -71,6 +71,15 @@ def label_sets(targets: Sequence[Targets], num_classes: int) -> Tensor:
     return sets.index_put((image, labels), torch.ones_like(sets[0, 0]))
 
 
-def presence_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy over images and classes, []; both arguments are [N, K]."""
-    return F.binary_cross_entropy_with_logits(logits.float(), present)
+def presence_loss(logits: Tensor, present: Tensor, open: Tensor | None = None) -> Tensor:
+    """Return the mean binary cross-entropy over images and classes, [].
+
+    Args:
+        logits: [N, K].
+        present: [N, K], 1 = an image has a box of the class.
+        open: [N, K] bool; a class without a box may be there where this is true, and costs nothing. None = nowhere.
+    """
+    if open is None:
+        return F.binary_cross_entropy_with_logits(logits.float(), present)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), present, reduction="none")
+    return loss.masked_fill(open & (present == 0), 0).mean()

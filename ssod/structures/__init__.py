@@ -5,9 +5,9 @@ from ssod.structures.detector import Assigner, Detector, Output, Priors
 from ssod.structures.images import Batch, View
 from ssod.structures.pieces import Pieces
 from ssod.structures.pseudo import Pseudo, move_targets
-from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss
+from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss, unknown
 from ssod.structures.statistics import LabelStatistics
-from ssod.structures.targets import Targets, join
+from ssod.structures.targets import Targets, join, open_classes
 
 __all__ = [
     "Assigned",
@@ -30,4 +30,6 @@ __all__ = [
     "View",
     "join",
     "move_targets",
+    "open_classes",
+    "unknown",
 ]

@@ -130,6 +130,8 @@ class Assignment:
         box_std: [R, 4] logit of the deviation of each side of ``box``, as the teacher predicts it; None where it does
             not, and any number where no box was found.
         quality_of: the rows and boxes that the quality branch learns; None = those of this assignment.
+        open: [N, K] bool, the classes of which each image may have boxes that nobody labelled; None = there are none.
+            A row without a class is then asked about the others alone, see ``unknown``; class losses see to it.
     """
 
     cls: Tensor
@@ -142,6 +144,7 @@ class Assignment:
     normalizer: dict[str, Tensor] = field(default_factory=dict)
     box_std: Tensor | None = None
     quality_of: Assignment | None = None
+    open: Tensor | None = None
 
     @property
     def fg(self) -> Tensor:
@@ -164,6 +167,10 @@ class Assignment:
             return self.cls.float()
         hot = torch.zeros(len(self.cls), num_classes + 1, device=self.cls.device)  # F.one_hot makes int64
         return hot.scatter_(1, self.cls[:, None], 1.0)[:, :num_classes]
+
+    def doubtful(self, image: Tensor) -> Tensor:
+        """Return [R] bool: rows without a class, of which ``image`` [R], that may be of an object nobody labelled."""
+        return torch.zeros_like(self.cls_weight, dtype=torch.bool) if self.open is None else unknown(self, image).any(1)
 
     def labels(self) -> Tensor:
         """Return [R] int64: the class of each row; meaningful on foreground rows only."""
@@ -198,6 +205,22 @@ class Assignment:
             return loss * self.quality_weight
         weight = self.box_weight[self.fg_rows]
         return loss * (weight if weight.ndim == 1 else weight.mean(-1))
+
+
+def unknown(a: Assignment, image: Tensor, cls: Tensor | None = None) -> Tensor:
+    """Return [R, K] bool: of which classes nobody knows whether a row is.
+
+    A row that no box was found for may be of any class that is open in its image. A row of a labelled box has that
+    box's class, and no other one.
+
+    Args:
+        a: an assignment with ``open``.
+        image: [R] int64, which image a row belongs to.
+        cls: of these rows; None = ``a.cls``.
+    """
+    open, cls = given(a.open, "the labels of some image are incomplete"), a.cls if cls is None else cls
+    nothing = cls == open.shape[1] if cls.ndim == 1 else cls.sum(-1) == 0
+    return open[image] & nothing[:, None]
 
 
 # (predictions) -> [R, K] float32, by which detections are ranked and cut.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ class Targets(Mapped):
         box_weight: [M] trust in the box's place alone, None = 1; 0 = it teaches its class, and no place.
         quality: [M] in 0..1, what a teacher's quality branch says of the box, for a method that asks it; or None. A
             union of boxes forgets it.
+        open: [K] bool, classes of which the image may have further boxes that nobody labelled; None = there are none.
+            It is about the image, and stays what it is when boxes are chosen.
     """
 
     boxes: Tensor
@@ -38,6 +40,7 @@ class Targets(Mapped):
     box_std: Tensor | None = None
     box_weight: Tensor | None = None
     quality: Tensor | None = None
+    open: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -45,7 +48,7 @@ class Targets(Mapped):
     def __getitem__(self, keep: Tensor | slice) -> Targets:
         if isinstance(keep, Tensor) and keep.dtype == torch.bool:
             keep = keep.nonzero().squeeze(1)  # waits for the device, and would for every field
-        return self.map(lambda t: t[keep])
+        return replace(replace(self, open=None).map(lambda t: t[keep]), open=self.open)
 
     @staticmethod
     def empty(like: Tensor) -> Targets:
@@ -79,8 +82,18 @@ class Targets(Mapped):
         return given(self.scores, "these boxes are ground truth and have no scores")
 
 
+def open_classes(targets: Sequence[Targets], num_classes: int) -> Tensor | None:
+    """Return [N, K] bool: the classes of which each image may have boxes that nobody labelled; None = nowhere any."""
+    if all(t.open is None for t in targets):
+        return None
+    return torch.stack([t.labels.new_zeros(num_classes).bool() if t.open is None else t.open for t in targets])
+
+
 def join(parts: Sequence[Targets]) -> Targets:
-    """Return the union of some boxes of one image; truth counts as 1 among boxes with a score."""
+    """Return the union of some boxes of one image; truth counts as 1 among boxes with a score.
+
+    A class is open where it is open for some of them.
+    """
     scored, soft = (any(getattr(t, name) is not None for t in parts) for name in ("scores", "probs"))
     kept = ("weight", "box_std", "box_weight")
     weighed, uncertain, placed = (any(getattr(t, name) is not None for t in parts) for name in kept)
@@ -94,4 +107,9 @@ def join(parts: Sequence[Targets]) -> Targets:
         torch.cat([t.trust() for t in parts]) if weighed else None,
         torch.cat([t.deviation() for t in parts]) if uncertain else None,
         torch.cat([t.box_trust() for t in parts]) if placed else None,
+        open=_either([t.open for t in parts if t.open is not None]),
     )
+
+
+def _either(open: list[Tensor]) -> Tensor | None:
+    return torch.stack(open).any(0) if open else None

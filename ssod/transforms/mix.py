@@ -283,7 +283,7 @@ def _weigh(images: Tensor, part: Part) -> Tensor:
 
 
 def _place(targets: list[Targets], part: Part, num_classes: int) -> list[Targets]:
-    """Move and clip the boxes of N images as their pixels, and keep those of which enough is left."""
+    """Move and clip boxes as their pixels, and keep those of which enough is left; ``open`` is of the whole picture."""
     counts = [len(t) for t in targets]
     image = image_index(counts, part.share.device)
     boxes = torch.cat([t.boxes for t in targets])
@@ -294,7 +294,7 @@ def _place(targets: list[Targets], part: Part, num_classes: int) -> list[Targets
     share = part.share[image]
     enough = (clipped[:, 2:] - clipped[:, :2] > (boxes[:, 2:] - boxes[:, :2]) / 4).all(1) & (share > 0)
     placed = []
-    for t, b, s in zip(targets, clipped.split(counts), share.split(counts)):
-        probs = t.soft(num_classes) * s[:, None].to(b)
-        placed.append(replace(t, boxes=b, probs=probs, weight=t.trust()))
+    for t, b, s, seen in zip(targets, clipped.split(counts), share.split(counts), part.share > 0):
+        probs, open = t.soft(num_classes) * s[:, None].to(b), None if t.open is None else t.open & seen
+        placed.append(replace(t, boxes=b, probs=probs, weight=t.trust(), open=open))
     return select(placed, enough)

@@ -75,7 +75,7 @@ class Seen:
         if self.targets is None:
             raise TypeError("an operation reads boxes of an image without labels; the config should have refused it")
         t = self.targets
-        exact = Targets(t.boxes.double(), t.labels, t.scores, t.probs, t.weight)
+        exact = Targets(t.boxes.double(), t.labels, t.scores, t.probs, t.weight, open=t.open)
         size = torch.tensor([self.image.size[::-1]])
         return move_targets([exact], torch.from_numpy(self.since)[None], size, MIN_SIDE)[0]
 

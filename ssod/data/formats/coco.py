@@ -22,6 +22,7 @@ from ssod.data.formats.findings import Context
 from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
 from ssod.data.formats.hulls import fill_boxes
+from ssod.data.formats.incomplete import read_incomplete
 from ssod.data.formats.jsonfile import kind, read_json
 from ssod.data.formats.marked import Which, keep_labeled, keep_marked
 from ssod.data.formats.readings import check_format, corners, in_pixels
@@ -69,6 +70,7 @@ def read_coco(
     if ctx.rules.exif == "ignore":
         found = stored_sizes(found, file, ctx)
     data = _annotations(tables["annotations"], found, Classes(*order), box_format, ctx)
+    data = replace(data, incomplete=read_incomplete(tables["images"], known[0], data.classes))
     return keep_labeled(data, None, which, file, ctx)
 
 
@@ -212,7 +214,8 @@ def to_coco(data: Labeled) -> dict[str, Any]:
     """Return the data as a COCO object with the file's image and category ids, for pycocotools or a file.
 
     Annotation ids count from 1: pycocotools takes an id of 0 for "not matched". ``area`` is the file's if it had one.
-    A ``difficult`` key is there only if some box is; to leave such boxes out of AP, as VOC does, set their ``iscrowd``.
+    An image whose labels are incomplete has a key ``incomplete``. A ``difficult`` key is there only if some box is; to
+    leave such boxes out of AP, as VOC does, set their ``iscrowd``.
     """
     return {key: list(rows) for key, rows in coco_rows(data).items()}
 
@@ -220,14 +223,18 @@ def to_coco(data: Labeled) -> dict[str, Any]:
 def coco_rows(data: Labeled) -> dict[str, Iterator[dict[str, Any]]]:
     """Return what ``to_coco`` does, row by row: of many images nobody may want all in memory."""
     categories = ({"id": id, "name": name} for id, name in zip(data.classes.ids, data.classes.names))
-    return {"images": _image_rows(data.images), "annotations": _annotation_rows(data), "categories": categories}
+    return {"images": _image_rows(data), "annotations": _annotation_rows(data), "categories": categories}
 
 
-def _image_rows(images: Images) -> Iterator[dict[str, Any]]:
+def _image_rows(data: Labeled) -> Iterator[dict[str, Any]]:
+    images, names = data.images, data.classes.names
     for i, (id, name) in enumerate(zip(images.ids, images.paths)):
         row: dict[str, Any] = {"id": id, "file_name": name}
         if images.sizes is not None:
             row["height"], row["width"] = images.sizes[i].tolist()
+        if data.incomplete is not None and data.incomplete[i].any():
+            open = data.incomplete[i]
+            row["incomplete"] = True if open.all() else [names[k] for k in np.flatnonzero(open)]
         yield row
 
 

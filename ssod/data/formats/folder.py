@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.jsonfile import nearest, read_text
@@ -94,6 +97,22 @@ def list_lines(path: str, field: str, ctx: Context, root: str | None = None) -> 
     lines = [(i, line.strip()) for i, line in enumerate(read_text(path, ctx, field, root).split("\n"), start=1)]
     report_left_out("L04", [line for _, line in lines if line.startswith("#") and is_image(line)], path, ctx)
     return [(i, line) for i, line in lines if line and not line.startswith("#")]
+
+
+def in_list(path: str, paths: Sequence[str], field: str, ctx: Context) -> np.ndarray:
+    """Return [N] bool: which of N images, by their paths below the image folder, a .txt list names.
+
+    Raises:
+        SsodError: a list that is not there, or names what is no image of these.
+    """
+    file, known = ctx.path(path), set(paths)
+    lines = [line for _, line in list_lines(file, field, ctx)]
+    names = {line if line in known else line.removeprefix("./") for line in lines}  # ./#1.jpg, which is no comment
+    unknown = names - known
+    if unknown:
+        problem = f"{len(unknown)} lines name no image of data.labeled, first {short(min(unknown))}"
+        raise ctx.findings.fatal("D38", file, field, problem, "remove them, or make the list anew")
+    return np.array([path in names for path in paths], dtype=bool)
 
 
 def once(names: list[str], file: str, ctx: Context) -> list[str]:

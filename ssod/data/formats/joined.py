@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,7 +36,9 @@ def places(images: Images) -> list[str]:
     return [os.path.realpath(os.path.join(images.root, path)) for path in images.paths]
 
 
-def join(sets: Sequence[Labeled], keys: Sequence[Sequence[Hashable]] | None = None) -> tuple[Labeled, list[Twice]]:
+def join(
+    sets: Sequence[Labeled], keys: Sequence[Sequence[Hashable]] | None = None, *, lacking_is_open: bool = False
+) -> tuple[Labeled, list[Twice]]:
     """Return one set with all images, in the order in which they first come, and the images that came again.
 
     Ids of images count from 1. Ids of classes are the first set's where it has them all, else they count from 1.
@@ -44,6 +46,7 @@ def join(sets: Sequence[Labeled], keys: Sequence[Sequence[Hashable]] | None = No
     Args:
         sets: at least one. Their images must lie below one folder.
         keys: for each set what its images are known by; None = their places.
+        lacking_is_open: whether images of a set without some class are incomplete in it: nobody could label it there.
 
     Raises:
         SsodError: the sets' folders have nothing in common.
@@ -81,6 +84,7 @@ def join(sets: Sequence[Labeled], keys: Sequence[Sequence[Hashable]] | None = No
         difficult=np.concatenate([part.difficult for part in parts]),
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         area=np.concatenate([_area(part) for part in parts]) if any(one.area is not None for one in sets) else None,
+        incomplete=_incomplete(sets, chosen, labels, len(classes), lacking_is_open),
     )
     twice = [
         Twice(_below(base, sets[s].images, i), r, s, _alike(sets[r].subset([j]), sets[s].subset([i])))
@@ -122,7 +126,7 @@ def as_one(sets: Sequence[Labeled], ctx: Context, *, classes: Sequence[str] | No
             ids[name] = free
     order = np.array([list(classes).index(name) for name in data.classes.names], np.int64)
     in_order = Classes(tuple(classes), tuple(ids[name] for name in classes))
-    return replace(data, classes=in_order, labels=order[data.labels])
+    return data.in_order(in_order, order)
 
 
 def _base(sets: Sequence[Labeled]) -> str:
@@ -148,6 +152,28 @@ def _classes(sets: Sequence[Labeled]) -> Classes:
 def _area(part: Labeled) -> np.ndarray:
     sides = part.boxes[:, 2:].astype(np.float64) - part.boxes[:, :2]
     return sides.prod(1) if part.area is None else part.area
+
+
+def _incomplete(
+    sets: Sequence[Labeled], chosen: Sequence[tuple[int, int]], labels: Sequence[np.ndarray], k: int, lacking: bool
+) -> np.ndarray | None:
+    """Return [N, K] bool, which classes may be missing in each image; None where that is none.
+
+    Args:
+        sets: the sets.
+        chosen: the set and the row of each image.
+        labels: of each set the joined labels of its classes.
+        k: K, the number of all classes.
+        lacking: whether a class that a set lacks may be missing in its images.
+    """
+    table, places = np.zeros((len(chosen), k), dtype=bool), np.array(chosen, dtype=np.int64).reshape(-1, 2)
+    for s, (one, own) in enumerate(zip(sets, labels)):
+        mine = np.flatnonzero(places[:, 0] == s)
+        if one.incomplete is not None:
+            table[np.ix_(mine, own)] = one.incomplete[places[mine, 1]]
+        if lacking:
+            table[np.ix_(mine, np.setdiff1d(np.arange(k), own))] = True
+    return table if table.any() else None
 
 
 def _alike(one: Labeled, other: Labeled) -> bool:

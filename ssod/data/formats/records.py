@@ -70,6 +70,7 @@ class Labeled:
         difficult: [A] bool, VOC's ``difficult``.
         starts: [N + 1] int64.
         area: [A] float64, COCO's ``area`` (of the mask), by which AP tells small from large; None = that of the box.
+        incomplete: [N, K] bool, classes of which an image may have objects that nobody labelled; None = none has.
     """
 
     images: Images
@@ -80,6 +81,7 @@ class Labeled:
     difficult: np.ndarray
     starts: np.ndarray
     area: np.ndarray | None = None
+    incomplete: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,12 +93,25 @@ class Labeled:
         from ssod.structures import Targets
 
         rows = slice(self.starts[i], self.starts[i + 1])
-        crowd = self.crowd[rows]
+        crowd, open = self.crowd[rows], None if self.incomplete is None else self.incomplete[i]
         return Targets(
             boxes=torch.from_numpy(self.boxes[rows].copy()),
             labels=torch.from_numpy(self.labels[rows].copy()),
             weight=torch.from_numpy((~crowd).astype(np.float32)) if crowd.any() else None,
+            open=torch.from_numpy(open.copy()) if open is not None and open.any() else None,
         )
+
+    def complete(self) -> np.ndarray:
+        """Return the rows of the images whose labels are complete."""
+        return np.arange(len(self)) if self.incomplete is None else np.flatnonzero(~self.incomplete.any(1))
+
+    def in_order(self, classes: Classes, label: np.ndarray) -> Labeled:
+        """Return the same with other classes: what had label ``k`` has ``label[k]``, of [K] int64."""
+        incomplete = None
+        if self.incomplete is not None:
+            incomplete = np.zeros((len(self), len(classes)), dtype=bool)
+            incomplete[:, label] = self.incomplete
+        return replace(self, classes=classes, labels=label[self.labels], incomplete=incomplete)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Labeled:
         """Return the images at ``indices``, in that order, with their boxes."""
@@ -113,4 +128,5 @@ class Labeled:
             difficult=self.difficult[rows],
             starts=starts,
             area=None if self.area is None else self.area[rows],
+            incomplete=None if self.incomplete is None else self.incomplete[indices],
         )

@@ -17,6 +17,7 @@ from ssod.data.formats.cocoimages import Names
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.header import turn_upright
+from ssod.data.formats.incomplete import Incomplete, mark, warn_of_lacking, with_classes
 from ssod.data.formats.joined import as_one
 from ssod.data.formats.labelme import read_labelme, read_labelme_images
 from ssod.data.formats.labelstudio import read_labelstudio, read_labelstudio_images
@@ -34,6 +35,9 @@ class _Annotated(Section):
     """Which of its images: `all`; `labeled`: those with labels; `bare`: the others, as data.unlabeled. An image without
     a label file is bare; where none lacks one, and in a JSON, one without a box. By default images without a label file
     are left out of a labelled set, and every other image without a box shows no object."""
+    incomplete: Incomplete = None
+    """Whether its labels are incomplete, so that what is not labelled is ignored instead of background: `true`: objects
+    of any class may be missing; a list of classes; or `{images: list.txt, classes: [...]}`: of these images alone."""
 
 
 class CocoSource(_Annotated):
@@ -120,8 +124,14 @@ class SeveralSource(Section):
     @property
     def path(self) -> str:
         """The first of them, for messages."""
-        first = self.sources[0]
-        return first.ann if isinstance(first, CocoSource | LabelStudioSource) else first.root
+        return file_of(self.sources[0])
+
+
+def file_of(source: AnnotatedSource | SeveralSource) -> str:
+    """Return the file or folder that messages about a source name."""
+    if isinstance(source, SeveralSource):
+        return source.path
+    return source.ann if isinstance(source, CocoSource | LabelStudioSource) else source.root
 
 
 LabeledSources = Annotated[AnnotatedSource | SeveralSource, Field(discriminator="format")]
@@ -148,10 +158,7 @@ def read_labeled(
     ctx = ctx or Context()
     match source:
         case SeveralSource():
-            parts = [replace(ctx, section=f"{ctx.section}.sources[{i}]") for i in range(len(source.sources))]
-            sets = [read_labeled(one, part) for one, part in zip(source.sources, parts)]
-            declared = any(isinstance(one, NAMES_FOUND) for one in source.sources)
-            return as_one(sets, ctx, classes=classes, fewer=declared)
+            return _several(source, ctx, classes)
         case CocoSource():
             data = read_coco(
                 source.ann,
@@ -170,7 +177,25 @@ def read_labeled(
             data = read_labelme(source.root, ctx, classes=classes, which=source.which)
         case LabelStudioSource():
             data = read_labelstudio(source.ann, source.images, ctx, classes=classes, which=source.which)
+    data = mark(data, source.incomplete, ctx.path(file_of(source)), ctx)
     return turn_upright(data, ctx) if ctx.rules.exif == "ignore" else data
+
+
+def _several(source: SeveralSource, ctx: Context, classes: Sequence[str] | None) -> Labeled:
+    """Read several sources as one set; what one of them calls incomplete may be a class of another."""
+    parts = [replace(ctx, section=f"{ctx.section}.sources[{i}]") for i in range(len(source.sources))]
+    said = [one.incomplete for one in source.sources]
+    files = [ctx.path(file_of(one)) for one in source.sources]
+    plain = [one.model_copy(update={"incomplete": None}) for one in source.sources]
+    sets = [read_labeled(one, part) for one, part in zip(plain, parts)]
+    warn_of_lacking(sets, files, said, ctx)
+    every = list(dict.fromkeys([*(name for one in sets for name in one.classes.names), *(classes or ())]))
+    sets = [
+        mark(with_classes(one, names, every), names, file, part, every)
+        for one, names, file, part in zip(sets, said, files, parts)
+    ]
+    declared = any(isinstance(one, NAMES_FOUND) for one in source.sources)
+    return as_one(sets, ctx, classes=classes, fewer=declared)
 
 
 def read_images(source: AnySource, ctx: Context | None = None) -> Images:

@@ -23,10 +23,12 @@ class Frequency(nn.Module):
 
     @torch.no_grad()
     def count(self, targets: list[Targets]) -> None:
-        """Take in a batch."""
+        """Take in a batch; an image that may have a class, and has no box of it, counts for the share so far."""
         present = self.having.new_zeros(len(targets), len(self.having))
         for row, t in zip(present, targets):
             row.index_fill_(0, t.labels, 1)
+            if t.open is not None:
+                row.copy_(torch.where(t.open & (row == 0), self.share(), row))
         self.having.add_(sum_over_ranks(present.sum(0)))
         self.images.add_(sum_over_ranks(self.images.new_full((), len(targets))))
 

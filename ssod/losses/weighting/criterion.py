@@ -12,6 +12,7 @@ network, belongs to the method and not to the detector: teacher and exported mod
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -147,11 +148,12 @@ class Criterion(nn.Module):
 
     def guess(self, stage: str, p: Predictions, a: Assignment, ctx: Context) -> Assignment:
         """Run a stage's auxiliary branch on what its class output read; see ``context.Reweight``; changes nothing."""
+        asked = a if a.open is None else replace(a, cls_weight=a.cls_weight * ~a.doubtful(p.image))
         objects = a.cls < p.num_classes if a.cls.ndim == 1 else a.cls.sum(-1) > 0.5
         normalizer = self.objects[f"{stage}_{ctx.side}"](objects & (a.cls_weight > 0), p.num_images)
         read = given(p.cls_features, "these rows are not those that the student's class output made")
         ctx.guesses[stage] = guess = self.branches[stage](read)
-        ctx.losses[of_stage(stage, "aux")] = self.aux * own_loss(guess, a, objects, normalizer)
+        ctx.losses[of_stage(stage, "aux")] = self.aux * own_loss(guess, asked, objects, normalizer)
         return a
 
     def tie_unused(self, side: Side, losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ def weighted(stage: str, p: Predictions, a: Assignment, ctx: Context, rows: Tens
 
 
 def _take(a: Assignment, rows: Tensor) -> Assignment:
-    return Assignment(a.cls[rows], a.cls_weight[rows], a.box[rows], a.box_weight[rows])
+    return Assignment(a.cls[rows], a.cls_weight[rows], a.box[rows], a.box_weight[rows], open=a.open)
 
 
 def clusters(boxes: Tensor, score: Tensor, group: Tensor, threshold: float) -> Tensor:
