@@ -117,6 +117,17 @@ def _present(weights: Path) -> Path:
 
 
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.", callback=_present)]
+Sheet = Annotated[
+    Path | None, typer.Option("-o", "--out", help="A page with pictures to write, too: sheet.html. It may be there.")
+]
+Doubts = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        help="Run folder, or a model file: -o shows what it is sure of and no label says.",
+        callback=lambda weights: None if weights is None else _present(weights),
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")
