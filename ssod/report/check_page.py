@@ -40,8 +40,7 @@ def check_page(
         judge: what the model is called, and from which scores on it counts as sure.
     """
     sections = [
-        summary(report),
-        classes(report, coverage),
+        summary(report, coverage),
         Section("samples", "Samples", [block for part in report.sets for block in samples(part, album)]),
         near(report, album),
         Section("boxes", "Boxes to look at", [*odd(report, album), *clipped(report, album)]),
@@ -49,12 +48,13 @@ def check_page(
     if doubts is not None:
         blocks = [text(judge), *(block for part, found in doubts.items() for block in doubted(part, *found, album))]
         sections.append(Section("model", "What the model doubts", blocks))
+    sections.append(classes(report))
     sizes = ", ".join(f"{len(data)} {WORDS[part]}" for part, data in report.sets.items())
     return visible(page(f"Data of {title}", f"images: {sizes or 'none could be read'}", sections))
 
 
-def summary(report: Report) -> Section:
-    """Return how many images and boxes there are, and all findings, errors first."""
+def summary(report: Report, coverage: Sequence[str]) -> Section:
+    """Return how many images and boxes there are, what the detector reaches, and all findings, errors first."""
     rows = []
     for part, data in report.sets.items():
         decoded = report.decoded.get(part, (0, len(data)))[0]
@@ -65,12 +65,13 @@ def summary(report: Report) -> Section:
     lines = report.lines()
     errors = [line for line in lines if line.startswith("error[")]
     others = [line for line in lines if not line.startswith("error[")]
-    table = sheet("sets", ["set", "images", "boxes", "images without boxes", "images decoded"], rows)
-    return Section("summary", "Summary", [table, alarms(errors), notes(others or ([] if errors else ["no findings"]))])
+    table = sheet("sets", ["set", "images", "boxes", "no box", "decoded"], rows)
+    others = others or ([] if errors else ["no findings"])
+    return Section("summary", "Summary", [table, alarms(errors), notes([*coverage, *others])])
 
 
-def classes(report: Report, coverage: Sequence[str]) -> Section:
-    """Return boxes and images of each class, and what the detector reaches."""
+def classes(report: Report) -> Section:
+    """Return boxes and images of each class."""
     parts = {part: data for part, data in report.sets.items() if isinstance(data, Labeled)}
     if not parts:
         return Section("classes", "Classes")
@@ -78,16 +79,15 @@ def classes(report: Report, coverage: Sequence[str]) -> Section:
     columns, cells = ["class"], [[name] for name in names]
     for part, data in parts.items():
         counts = label_statistics(data)
-        columns += [f"{WORDS[part]} boxes", f"images with it, {WORDS[part]}"]
+        columns += [f"{WORDS[part]} boxes", "in images"]
         for row, boxes, images in zip(cells, counts.boxes.tolist(), counts.images_with.tolist()):
             row += [str(boxes), str(images)]
     kept = report.split.get("boxes", {}) if report.split.get("family") else {}
     if kept:
-        columns.append("boxes that the split keeps")
+        columns.append("kept by the split")
         for row in cells:
             row.append(str(kept.get(row[0], 0)))
-    blocks = [sheet("boxes and images of each class, without crowds", columns, cells)]
-    return Section("classes", "Classes and reach", [*blocks, notes(coverage)])
+    return Section("classes", "Classes", [sheet("boxes and images of each class, without crowds", columns, cells)])
 
 
 def samples(part: str, album: Album) -> list[Markup]:
