@@ -118,7 +118,8 @@ def _present(weights: Path) -> Path:
 
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.", callback=_present)]
 Sheet = Annotated[
-    Path | None, typer.Option("-o", "--out", help="A page with pictures to write, too: sheet.html. It may be there.")
+    Path | None,
+    typer.Option("-o", "--out", help="Write a page with pictures, too: sheet.html; an older one is replaced."),
 ]
 Doubts = Annotated[
     Path | None,

@@ -16,7 +16,7 @@ from ssod.report.album import DOUBTED, LABEL, Album
 from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 from ssod.utils.plain_text import visible
 
-SHOWN = 8  # pictures of a set, or of a pair of sets
+SHOWN = 6  # pictures of a set, or of a pair of sets
 ODD = 6  # pictures of a rule
 WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "val": "val"}
 

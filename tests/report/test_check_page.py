@@ -57,7 +57,7 @@ def test_the_sheet_has_each_of_its_parts(tmp_path: Path, capsys: pytest.CaptureF
     assert [i for i in page.ids if i in headings] == headings
     text = " ".join(page.text.split())
     for words in (
-        "warning[D46]", "within reach of the detector", "8 of 12 labelled images:", "6 of 6 val images:",
+        "warning[D46]", "within reach of the detector", "6 of 12 labelled images:", "6 of 6 val images:",
         "1 val images nearly repeat labelled ones", f"{first.name} and {second.name}", "kept by the split",
         "labelled, tiny (side below 1% of the image's): 1 of", "side 0.78% of the image's",
         "labelled, huge (95% of the image or more): 1 of", "labelled, long (one side 10 times the other or more): 1 of",
@@ -68,7 +68,7 @@ def test_the_sheet_has_each_of_its_parts(tmp_path: Path, capsys: pytest.CaptureF
     whole = out.read_text("utf-8")
     doubted = whole.count('class="rejected"')
     assert doubted >= 5  # one a question, and what else the generated boxes are
-    assert whole.count("data:image/jpeg") == 8 + 6 + 2 + doubted  # samples, the pair, and a picture of each
+    assert whole.count("data:image/jpeg") == 6 + 6 + 2 + doubted  # samples, the pair, and a picture of each
     assert "What the model doubts" not in text
     assert run.check(cfg, out=out) == 0  # as `ssod report` does, it replaces what is there
     assert [path.name for path in out.parent.iterdir()] == ["sheet.html"]
