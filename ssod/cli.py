@@ -89,12 +89,14 @@ def check(
     percent: option.Percent = None,
     fold: option.Fold = None,
     decode: option.Decode = None,
+    out: option.Sheet = None,
+    run: option.Doubts = None,
 ) -> None:
-    """Counts, classes, bad boxes, leakage: every finding, not the first."""
+    """Counts, classes, bad boxes, leakage, near duplicates: every finding, not the first."""
     cfg = _load(words, method, detector, data, percent, fold)
     from ssod.run import check
 
-    raise typer.Exit(check(cfg, decode=decode))
+    raise typer.Exit(check(cfg, decode=decode, out=out, weights=run))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ssod.build import build, read_data, visible
 from ssod.commands.check import check as check_data
+from ssod.commands.check_sheet import prepare, write_page
 from ssod.commands.coverage import coverage, lines
 from ssod.config import Config
 from ssod.data.checks.decoded import Decode, check_word
@@ -75,23 +76,29 @@ def train(
         return trainer.fit()
 
 
-def check(cfg: Config, *, decode: Decode | None = None) -> int:
+def check(cfg: Config, *, decode: Decode | None = None, out: Path | None = None, weights: Path | None = None) -> int:
     """Print counts and every finding about a config's data; return the exit code.
 
     Args:
         cfg: from ``ssod.config.load``.
-        decode: which images to decode, which finds truncated ones: ``none``, a ``sample`` or ``all``; None = all of a
-            set of up to 20 000 images, and a sample of a larger one.
+        decode: which images to decode, which finds truncated ones and near duplicates: ``none``, a ``sample`` or
+            ``all``; None = all of a set of up to 20 000 images, and a sample of a larger one.
+        out: an ``.html`` file for a page with pictures; one that is there is replaced. None = no page.
+        weights: a run folder or a model file, whose doubts about the labels the page shows; None = no model is asked.
 
     Raises:
-        SsodError: it is none of these.
+        SsodError: ``decode`` is none of these; ``out`` is no ``.html`` file, or is not named although ``weights`` are;
+            the model cannot be read or knows a class that the data have not; the disk refuses.
     """
     check_word(decode)
+    judge = None if out is None and weights is None else prepare(out, weights)
     report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
     said = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
     seen = [f"images decoded: {', '.join(said)}"] if said else []
     if any(count < total for count, total in report.decoded.values()):
-        seen[0] += "; --decode all finds what is truncated in the others, too"
+        seen[0] += "; --decode all finds what is truncated in the others, and near duplicates, too"
     counts = [*summary(report.counts, report.split), *lines(report.coverage)]
     print("\n".join([*counts, *seen, *(report.lines() or ["no findings"])]))
+    if out is not None:
+        write_page(cfg, report, out, judge)
     return int(report.code)

@@ -147,6 +147,8 @@ def test_a_plan_is_measured_and_leaves_nothing(
     printed = " ".join(capsys.readouterr().out.split())
     assert "in all" in printed
     assert f"seconds per step, {found.phases[-1].name}" in printed
+    assert ("rarest class" in printed) == (method == "mean_teacher")
+    assert any("unlabelled images will not help there" in line for line in found.warnings) == (method == "mean_teacher")
 
 
 def test_without_validation_images(config_file: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,46 +12,20 @@ import numpy as np
 from ssod.data import datasets, splits
 from ssod.data.checks.decoded import Decode, chosen
 from ssod.data.checks.images import check_images
-from ssod.data.checks.leakage import Blame, blame_source, check_pair
+from ssod.data.checks.leakage import Blame, blame_source, check_pair, tell_near
+from ssod.data.checks.looks import Looks
+from ssod.data.checks.near_duplicates import near_duplicates
 from ssod.data.checks.reach import Coverage
+from ssod.data.checks.report import Report
 from ssod.data.checks.visible import Visible
 from ssod.data.datasets import DataConfig
-from ssod.data.formats.findings import Context, Findings
+from ssod.data.formats.findings import Context
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.formats.registry import read_images
 from ssod.data.held_out import read_part
 from ssod.data.loading.reader import allowed_bad
-from ssod.utils.errors import Exit, SsodError
-
-
-@dataclass
-class Report:
-    """What a check found.
-
-    Attributes:
-        findings: errors, repairs and warnings, of every part of the section.
-        counts: per part: images, boxes, boxes per class, crowds, images without boxes, sizes; JSON-able.
-        split: what ``DataSets.split`` will be; empty if it could not be drawn.
-        decoded: per part: how many images were decoded, and how many there are.
-        coverage: how many labelled boxes the detector reaches; None = it was not asked, or could not be said.
-    """
-
-    findings: Findings = field(default_factory=Findings)
-    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    split: dict[str, Any] = field(default_factory=dict)
-    decoded: dict[str, tuple[int, int]] = field(default_factory=dict)
-    coverage: Coverage | None = None
-
-    @property
-    def code(self) -> Exit:
-        """The exit code: that of the first error."""
-        errors = self.findings.errors()
-        return errors[0].code if errors else Exit.OK
-
-    def lines(self) -> list[str]:
-        """Return one line per finding: the first 20 of a kind, and how many more there are."""
-        return self.findings.lines()
+from ssod.utils.errors import SsodError
 
 
 def check(
@@ -77,6 +51,8 @@ def check(
     labeled = _labeled(cfg, report, decode, limit)
     val = _val(cfg, labeled, report, decode, limit)
     unlabeled = _unlabeled(cfg, report, decode, limit)
+    read = {"labeled": labeled, "unlabeled": unlabeled, "val": val}
+    report.sets = {part: data for part, data in read.items() if data is not None}
     sets = {"labeled": labeled and labeled.images, "unlabeled": unlabeled, "val": val and val.images}
     ctx = _context(cfg, "labeled")
     for part, seen in datasets.check_pixels_of(sets, cfg, lambda part: replace(ctx, section=f"data.{part}")).items():
@@ -184,7 +160,8 @@ def _look(
     rows = [row for row in range(len(images))[:limit] if row not in missing]
     decoded = chosen(rows, decode)
     report.decoded[part] = len(decoded), len(images)
-    return len(missing) + check_images(images, rows, file, ctx, decoded=decoded, needed=needed)
+    looks = report.looks[part] = Looks.none_of(len(images) if decoded else 0)
+    return len(missing) + check_images(images, rows, file, ctx, decoded=decoded, needed=needed, take=looks.take)
 
 
 def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> Labeled | None:
@@ -229,8 +206,19 @@ def _leakage(
             blame = Blame(file, "remove them from one", ctx)
             if pair != "train-val":
                 blame = blame_source(cfg.unlabeled, datasets.name_of(cfg.unlabeled, ctx), ctx)
-            check_pair(first, second, pair, blame, limit)
+            told = check_pair(first, second, pair, blame, limit)
+            _near(report, (train.images if pair != "unlabeled-val" else first, second), pair, blame, told)
             _collect(report, ctx)
+
+
+def _near(report: Report, images: tuple[Images, Images], pair: str, blame: Blame, told: Collection[str]) -> None:
+    """Compare what two sets show; images in ``told`` are known to be in both."""
+    parts = pair.replace("train", "labeled")
+    looks = [report.looks[part] for part in parts.split("-")]
+    if all(len(found.seen) for found in looks):
+        rows = near_duplicates(*looks)
+        rows = report.near[parts] = rows[[images[1].paths[row] not in told for row in rows[:, 1].tolist()]]
+        tell_near(*images, rows, pair, blame)
 
 
 def count(data: Labeled) -> dict[str, Any]:

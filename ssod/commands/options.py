@@ -125,6 +125,18 @@ def _present(weights: Path) -> Path:
 
 
 Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.", callback=_present)]
+Sheet = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="Write a page with pictures, too: sheet.html; an older one is replaced."),
+]
+Doubts = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        help="Run folder, or a model file: -o shows what it is sure of and no label says.",
+        callback=lambda weights: None if weights is None else _present(weights),
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")

@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 
 from ssod import build
+from ssod.commands.advice import advice
 from ssod.commands.coverage import ENOUGH, coverage
 from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
@@ -186,6 +187,7 @@ def measure(cfg: Config, data: DataSets) -> Plan:
     """Make a few steps of every phase and look at a few validation images."""
     stepper = rehearsal(build.build_method(cfg, data), cfg.train)
     rows, warnings = facts(cfg, data)
+    judged, doubts = advice(cfg, data)
     timed = [time_phase(stepper, build.batches(cfg, data, phase.start), phase) for phase in phases(cfg)]
     for phase in timed:
         if phase.load > 1.2 * phase.compute and cfg.train.workers:
@@ -195,8 +197,8 @@ def measure(cfg: Config, data: DataSets) -> Plan:
     every, steps = cfg.train.eval_every, cfg.train.steps
     models = 2 if cfg.train.eval_student else 1
     return Plan(
-        rows=rows,
-        warnings=warnings,
+        rows=[*rows, ("", ""), *judged] if judged else rows,
+        warnings=warnings + doubts,
         phases=timed,
         evaluation=models * time_evaluation(cfg, data, stepper) if data.val else 0.0,
         evaluations=(steps // every + (steps % every > 0) if every else 1) if data.val else 0,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from markupsafe import Markup
-from PIL import Image
 
 from ssod import build as root
 from ssod.config import Config, load
@@ -18,7 +15,7 @@ from ssod.data.datasets import DataSets
 from ssod.data.formats.records import Labeled
 from ssod.data.loading.loader import Loading, eval_views
 from ssod.data.loading.sampling import Place
-from ssod.diagnostics.gallery import MOST_REJECTED, SHOWN, SIDE, SURE, Shown, pixels, show
+from ssod.diagnostics.gallery import MOST_REJECTED, SHOWN, SURE, Shown, pixels, show
 from ssod.diagnostics.pseudo_quality import fixed_set, same_views, untouched
 from ssod.engine.checkpointing import checkpoint, contents
 from ssod.evaluation.matching import Matches
@@ -26,6 +23,7 @@ from ssod.experiments.runs import Run
 from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
+from ssod.report.shots import boxes_of, shot
 from ssod.structures import Targets, View, move_targets
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
@@ -33,8 +31,6 @@ from ssod.utils.errors import Exit, SsodError
 TEACHES = "What the teacher teaches"
 MOST_NAMED = 3  # boxes that a caption names
 ONE_OF_TWO = "No pictures: best.safetensors has not all that makes these labels, and last.pt is not there."
-
-Box = tuple[str, str, list[float]]  # (style, what it is, corners)
 
 
 def pictures(run: Run) -> list[Section]:
@@ -128,7 +124,7 @@ def _pair(shown: Shown, names: tuple[str, ...], word: str) -> Markup:
     kept, moved = shown.kept, shown.moved
     rejected = shown.rejected[:MOST_REJECTED]
     kinds = {"truth": shown.truth, "rejected": rejected, "unsure": shown.unsure, "kept": kept}
-    left = [box for kind, targets in kinds.items() for box in _boxes(kind, targets, names)]
+    left = [box for kind, targets in kinds.items() for box in boxes_of(kind, targets, names)]
     lost, unsure = len(kept) - len(moved), f", {len(shown.unsure)} unsure" if len(shown.unsure) else ""
     weak = f"{len(kept)} {word}{_listed(kept, names)}{unsure}, {len(shown.rejected)} rejected"
     strong = f"{len(moved)} moved" + (f", {lost} left the view" if lost else "")
@@ -137,9 +133,9 @@ def _pair(shown: Shown, names: tuple[str, ...], word: str) -> Markup:
         "<div>{}<p>strong: {}</p></div></div></figure>"
     ).format(
         str(shown.id),
-        _shot(shown.weak, left, f"weak view of {shown.id}: {weak}"),
+        shot(shown.weak, left, f"weak view of {shown.id}: {weak}"),
         weak,
-        _shot(shown.strong, _boxes("kept", moved, names), f"strong view of {shown.id}: {strong}"),
+        shot(shown.strong, boxes_of("kept", moved, names), f"strong view of {shown.id}: {strong}"),
         strong,
     )
 
@@ -189,39 +185,8 @@ def _hard(view: View, val: Labeled, i: int, method: Method, cost: float) -> Mark
     found = found[found.scores > SURE]
     truth = move_targets([val.targets(i)], view.matrix, view.sizes)[0]
     names = val.classes.names
-    boxes = [*_boxes("truth", truth, names), *_boxes("kept", found, names)]
+    boxes = [*boxes_of("truth", truth, names), *boxes_of("kept", found, names)]
     caption = f"{len(truth)} true boxes, {len(found)} detected, {cost:.0f} missed or wrong"
     return Markup("<figure><figcaption>{}</figcaption>{}<p class='small'>{}</p></figure>").format(
-        str(view.ids[0]), _shot(pixels(view, 0), boxes, f"{view.ids[0]}: {caption}"), caption
+        str(view.ids[0]), shot(pixels(view, 0), boxes, f"{view.ids[0]}: {caption}"), caption
     )
-
-
-# ---- drawing -------------------------------------------------------------------------------------------------------
-
-
-def _boxes(style: str, targets: Targets, names: tuple[str, ...]) -> list[Box]:
-    scores = [None] * len(targets) if targets.scores is None else targets.scores.tolist()
-    return [
-        (style, f"{names[label]}" + ("" if score is None else f" {score:.2f}") + f", {style}", box)
-        for box, label, score in zip(targets.boxes.tolist(), targets.labels.tolist(), scores)
-    ]
-
-
-def _shot(image: np.ndarray, boxes: Iterable[Box], label: str) -> Markup:
-    """Return an image, [H, W, 3] uint8, with boxes drawn over it; a box says what it is when it is pointed at."""
-    height, width = image.shape[:2]
-    picture = Image.fromarray(image)
-    picture.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    rects = Markup("").join(
-        Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
-            style, x1, y1, x2 - x1, y2 - y1, what
-        )
-        for style, what, (x1, y1, x2, y2) in boxes
-    )
-    return Markup(
-        '<svg class="shot" viewBox="0 0 {} {}" role="img" aria-label="{}"><image href="data:image/jpeg;base64,{}" '
-        'width="{}" height="{}" preserveAspectRatio="none"/>{}</svg>'
-    ).format(width, height, label, Markup(data), width, height, rects)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from PIL import Image
 
 from ssod.data.formats.findings import Context, Finding, short
 from ssod.data.formats.header import path_of, read_header
@@ -35,6 +38,7 @@ def check_images(
     *,
     decoded: Collection[int] = (),
     needed: bool = True,
+    take: Callable[[int, Image.Image], None] | None = None,
 ) -> int:
     """Open images, record what is wrong with them, and return how many cannot be read.
 
@@ -49,6 +53,7 @@ def check_images(
         decoded: which of ``rows`` to decode, instead of reading their headers.
         needed: the images have annotations: one that cannot be read is an error, and the sizes that the annotations
             state are compared with the files'. False = it would be skipped, and is recorded as that.
+        take: gets the row and the upright RGB picture of each image that is decoded, from several threads.
     """
     rows, decoded, bad = list(rows), set(decoded), 0
 
@@ -58,7 +63,7 @@ def check_images(
         except SsodError:
             return None  # check_files has reported it
         try:
-            return _open(path, ctx, row in decoded)
+            return _open(path, ctx, partial(take or _nothing, row) if row in decoded else None)
         except SsodError as error:
             return error
 
@@ -76,12 +81,24 @@ def check_images(
     return bad
 
 
-def _open(path: str, ctx: Context, decode: bool) -> tuple[int, int, int]:
-    """Return what ``read_header`` does, and raise whatever opening the image for training would."""
+def _open(path: str, ctx: Context, take: Callable[[Image.Image], None] | None) -> tuple[int, int, int]:
+    """Return what ``read_header`` does, and raise whatever opening the image for training would.
+
+    Args:
+        path: the file.
+        ctx: rules.
+        take: gets the decoded picture; None = the header is enough.
+    """
     height, width, turn = read_header(path)
-    if decode or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
-        open_image(path, max_pixels=ctx.rules.max_pixels, pixels=ctx.rules.pixels)
+    if take is not None or height * width > ctx.rules.max_pixels or min(height, width) < MIN_SIDE:
+        picture = open_image(path, max_pixels=ctx.rules.max_pixels, pixels=ctx.rules.pixels)
+        if take is not None:
+            take(picture)
     return height, width, turn
+
+
+def _nothing(row: int, picture: Image.Image) -> None:
+    """Take nothing of a picture."""
 
 
 def _compare_size(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ssod.data.checks.samefile import common_content, common_places
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.records import Images
@@ -15,6 +17,8 @@ _PAIRS = {
     "labeled-unlabeled": ("D36", "are labelled and unlabelled"),
     "unlabeled-val": ("D36", "are unlabelled and in val"),
 }
+WORDS = {"train": "labelled", "labeled": "labelled", "unlabeled": "unlabelled", "val": "val"}
+NAMED = 2  # pairs of near duplicates that a message names
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ def blame_source(source: AnySource, file: str, ctx: Context) -> Blame:
     return Blame(file, fix, ctx)
 
 
-def check_pair(first: Images, second: Images, pair: str, blame: Blame, limit: int | None = None) -> bool:
-    """Record the images that are in both of two sets, by place or by content; return whether there are any.
+def check_pair(first: Images, second: Images, pair: str, blame: Blame, limit: int | None = None) -> set[str]:
+    """Record the images that are in both of two sets, by place or by content; return their names in ``second``.
 
     In training and validation it is an error: the score would be of images seen in training. Elsewhere it is a warning,
     or an error if ``strict``.
@@ -73,7 +77,7 @@ def check_pair(first: Images, second: Images, pair: str, blame: Blame, limit: in
     places = common_places(first, second)
     common = places or common_content(first, second, limit, allow_symlinks=blame.ctx.rules.allow_symlinks)
     if not common:
-        return False
+        return set()
     id, what = _PAIRS[pair]
     ctx, (mine, name) = blame.ctx, common[0]
     twin = "" if places else f", the same as {short(mine)}"
@@ -82,4 +86,25 @@ def check_pair(first: Images, second: Images, pair: str, blame: Blame, limit: in
         ctx.findings.error(id, blame.file, ctx.section, problem, blame.fix, count=len(common))
     else:
         ctx.findings.warning(id, blame.file, ctx.section, problem, blame.fix, count=len(common))
-    return True
+    return {name for _, name in common}
+
+
+def tell_near(first: Images, second: Images, rows: np.ndarray, pair: str, blame: Blame) -> None:
+    """Record images of ``second`` that have a near duplicate in ``first``: how many, and the first pairs.
+
+    It is a warning: only a person can say whether two frames of a scene are one image too many.
+
+    Args:
+        first: one set.
+        second: the other.
+        rows: [P, 2], from ``near_duplicates``, without what ``check_pair`` has told.
+        pair: as in ``check_pair``.
+        blame: whose images are to go.
+    """
+    if not len(rows):
+        return
+    names = [f"{short(second.paths[b], 40)} like {short(first.paths[a], 40)}" for a, b in rows[:NAMED].tolist()]
+    one, other = (WORDS[name] for name in pair.split("-"))
+    problem = f"{len(rows)} of {len(second)} {other} images nearly repeat {one} ones: {', '.join(names)}"
+    fix = "keep a scene in one set (ssod init --group), or remove them; ssod check -o sheet.html shows them"
+    blame.ctx.findings.warning("D46", blame.file, blame.ctx.section, problem, fix, count=len(rows))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ssod.data.formats.findings import Context
+from ssod.data.formats.findings import KEPT, Context
 from ssod.data.formats.frames import check_frames
 from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Images
@@ -60,6 +60,8 @@ def settle(
         first = place(int((moved > ROUNDING).argmax()))
         problem = f"clipped {count} boxes to their images (max {moved.max():.1f} px), first {first}"
         ctx.findings.repaired("D27", file, ctx.section, problem, count=count)
+        far = np.argsort(-moved, kind="stable")[: min(count, KEPT)].tolist()
+        ctx.findings.clipped += [(images.paths[image[row]], tuple(boxes[row].tolist())) for row in far]
     narrow = clipped.astype(np.float32)
     return narrow, ~(flat | outside) & (narrow[:, 2:] > narrow[:, :2]).all(1)
 

@@ -80,6 +80,7 @@ class Findings:
     def __init__(self) -> None:
         self.kept: list[Finding] = []
         self.totals: Counter[tuple[str, str, str]] = Counter()
+        self.clipped: list[tuple[str, tuple[float, ...]]] = []  # image and corners of boxes, before they were clipped
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.kept)
@@ -127,6 +128,7 @@ class Findings:
         """Append the findings of another list."""
         self.kept.extend(others.kept)
         self.totals.update(others.totals)
+        self.clipped.extend(others.clipped)
 
     def errors(self) -> list[Finding]:
         """Return the errors that were kept."""
