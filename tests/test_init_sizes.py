@@ -14,7 +14,7 @@ from ssod.commands import budget as budgets
 from ssod.commands.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
 from ssod.commands.coverage import coverage, reach_of
 from ssod.commands.init import write_config
-from ssod.commands.init_sizes import Sizes, Wanted, _sample, choose, read_detector, sides
+from ssod.commands.init_sizes import Sizes, Wanted, choose, read_detector, sample_of, sides
 from ssod.commands.init_start import coco_fits, line_of
 from ssod.config import load
 from ssod.data import datasets
@@ -63,7 +63,7 @@ def test_boxes_of_most_sides_are_within_reach(detector: str, side: int) -> None:
     merge(want.detector, found.detector, {}, "")
     reach = reach_of(read_detector(want.detector))
     assert reach is not None
-    assert reach.within(_sample(data).at(found.short)).mean() >= 0.98
+    assert reach.within(sample_of(data).at(found.short)).mean() >= 0.98
 
 
 def test_recipes_stay_where_they_reach_the_boxes() -> None:

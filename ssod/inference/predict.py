@@ -143,12 +143,12 @@ def look_through(
     """
     read = Reader(max_pixels, allow_symlinks=True, pixels=model.pixels)
 
-    def prepare(i: int) -> tuple[Image.Image, Sample] | SsodError:
+    def prepare(i: int) -> tuple[Image.Image, Sample | None] | SsodError:
         try:
             picture = read(images, i)
         except SsodError as error:
             return _as_options(error)
-        return picture, model.view(picture)
+        return picture, model.prepare(picture)
 
     chunks = [range(i, min(i + BATCH, len(images))) for i in range(0, len(images), BATCH)]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -160,7 +160,7 @@ def look_through(
             if len(bad) > allowed_bad(len(images)):
                 raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
             good = [(i, item) for i, item in zip(chunk, ready) if not isinstance(item, SsodError)]
-            detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
+            detected = model.look([p for _, (p, _) in good], [s for _, (_, s) in good], score)
             yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
 
 
