@@ -114,10 +114,10 @@ def test_a_training_and_its_model_look_at_tiles(config: Path, tmp_path: Path) ->
 
 def test_what_makes_no_sense_is_refused_in_one_line(config: Path) -> None:
     with pytest.raises(SsodError, match="'stac' labels an image once, and its views show another tile"):
-        tiled(config, 32, "method={name: stac}", "views.unlabeled.weak=[]")
+        tiled(config, 32, "method={name: stac, burn_in: 6}", "views.unlabeled.weak=[]")
     with pytest.raises(SsodError, match=r"views\.tiles\.size"):
         tiled(config, 8)
-    cfg = tiled(config, 32, "method.teacher={results: nothing.json}")
+    cfg = tiled(config, 32, "method.teacher={name: file, results: nothing.json}")
     with pytest.raises(SsodError, match=r"views\.tiles: parts of a file's boxes"):
         build.load_data(cfg)
 

@@ -109,7 +109,7 @@ def is_cut(boxes: np.ndarray, rects: np.ndarray, all_: np.ndarray) -> np.ndarray
     border = np.concatenate([all_[:, :2].min(0), all_[:, 2:].max(0)])
     near = np.maximum(NEAR * (boxes[:, 2:] - boxes[:, :2]), 1.0)
     inner = np.abs(rects - border) > 0.5
-    return ((np.abs(boxes - rects) <= np.tile(near, 2)) & inner).any(1)
+    return ((np.abs(boxes - rects) <= np.tile(near, 2)) & inner).max(1)
 
 
 def _of_a_class(hulls: np.ndarray, rects: np.ndarray, rows: np.ndarray, cut: np.ndarray, overlap: float) -> np.ndarray:

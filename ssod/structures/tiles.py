@@ -48,6 +48,11 @@ class Tiles(Section):
         """Return the tile that begins at a place of an image of ``size`` (width, height), no larger than the image."""
         return left, top, left + min(self.size, size[0]), top + min(self.size, size[1])
 
+    def count(self, sizes: np.ndarray) -> np.ndarray:
+        """Return [N] int64: how many tiles images of ``sizes`` [N, 2] have."""
+        spare = np.maximum(np.asarray(sizes, np.int64) - self.size, 0)
+        return (-(-spare // self.stride) + 1).prod(1)
+
     def around(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Return [A, 2] int64: left and top of the tile of the grid that shows most of each box.
 
@@ -58,12 +63,10 @@ class Tiles(Section):
         spare = np.maximum(np.asarray(sizes, np.int64) - self.size, 0)
         gaps = -(-spare // self.stride)
         ideal = ((boxes[:, :2] + boxes[:, 2:] - self.size) / 2 / np.maximum(spare, 1) * gaps).clip(0, gaps)
-        found = None
+        found, best = np.zeros(ideal.shape, np.int64), np.full(ideal.shape, -np.inf)
         for index in (np.round(ideal), np.floor(ideal), np.ceil(ideal)):
             start = index.astype(np.int64) * spare // np.maximum(gaps, 1)
             shown = np.minimum(boxes[:, 2:], start + self.size) - np.maximum(boxes[:, :2], start)
-            if found is None:
-                found, best = start, shown
             found, best = np.where(shown > best, start, found), np.maximum(shown, best)
         return found
 

@@ -46,8 +46,7 @@ def _joined(
     images: Images, pipeline: Pipeline, tiles: Tiles, batch: int, loading: Loading, place: Place
 ) -> Generator[View, None, None]:
     mine = place.part(len(images))
-    sizes = loading.read.sizes(images)[mine.start : mine.stop]
-    counts = np.array([len(tiles.starts(int(h))) * len(tiles.starts(int(w))) for h, w in sizes], np.int64)
+    counts = tiles.count(loading.read.sizes(images)[mine.start : mine.stop])
     dataset = _Tiles(images, pipeline, tiles, batch, mine.start, counts, loading.divisor, loading.read)
     with closing(run(dataset, range(len(dataset)), dataset.describe, loading.workers, loading.timeout)) as groups:
         for group in groups:
