@@ -160,7 +160,9 @@ def test_init_writes_what_it_chose_and_says_what_it_reaches(tmp_path: Path, monk
     written = Path("my.yaml").read_text()
     for text in (message, written):
         assert f"reach      {found.within()} within reach of the detector" in text
-    again = write_config("own.yaml", "set", None, "set", overrides=["detector.levels=[5, 6]"], **options)
+    again = write_config(
+        "own.yaml", "set", None, "set", overrides=["detector.levels=[5, 6]", "views.tiles=null"], **options
+    )
     assert "           out of reach: 4, median side " in again
     assert "fewer than 98%" in Path("own.yaml").read_text()
     assert load("own.yaml").detector.levels == (5, 6)

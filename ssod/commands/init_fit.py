@@ -72,7 +72,8 @@ def _input(sizes: Sizes) -> str:
     if sizes.tiles is None:
         return f"{sizes.short} pixels on the shorter side"
     size = sizes.tiles.size
-    return f"tiles of {size} x {size} pixels" + ("" if sizes.short == size else f", enlarged to {sizes.short}")
+    enlarged = "" if sizes.short == size else f", enlarged to {sizes.short}"
+    return f"tiles of {size} x {size} pixels{enlarged}, {sizes.each} of an image"
 
 
 def _labels_once(section: Mapping[str, Any], steps: int) -> bool:

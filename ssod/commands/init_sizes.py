@@ -46,6 +46,7 @@ class Sizes:
         fits: whether it fits the budget.
         share: of the boxes that are within reach, as far as it was looked at.
         tiles: images are looked at in parts (``init_tiles``), whose shorter side ``short`` is; None = they are not.
+        each: tiles that an image has, the median.
         whole: share that whole images would reach, where there are tiles.
     """
 
@@ -56,6 +57,7 @@ class Sizes:
     fits: bool = True
     share: float = field(default=1.0, compare=False)
     tiles: Tiles | None = None
+    each: int = 1
     whole: float = field(default=1.0, compare=False)
 
 

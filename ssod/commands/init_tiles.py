@@ -17,7 +17,18 @@ import numpy as np
 
 from ssod.commands.budget import Load, cost_in_words, load_of, parts_within
 from ssod.commands.coverage import ENOUGH, reach_of
-from ssod.commands.init_sizes import LEAST, Sample, Sizes, Wanted, options_of, pooling, read_detector, sample_of, sides
+from ssod.commands.init_sizes import (
+    LEAST,
+    Sample,
+    Sizes,
+    Wanted,
+    options_of,
+    pooling,
+    read_detector,
+    sample_of,
+    sides,
+    sizes_of,
+)
 from ssod.data.checks.reach import Seen, Whole
 from ssod.data.formats.records import Labeled
 from ssod.detectors.d2.config import D2Config
@@ -46,7 +57,8 @@ def or_tiles(data: Labeled, wanted: Wanted, whole: Sizes, given: Tiles | None = 
         return plain
     tried: list[Sizes] = []
     for found in _candidates(sample_of(data), wanted, cfg, given):
-        tried.append(replace(found, whole=whole.share))
+        each = int(np.median(found.tiles.count(sizes_of(data)))) if found.tiles is not None else 1
+        tried.append(replace(found, each=each, whole=whole.share))
         if found.share >= ENOUGH:
             return tried[-1]
     best = max(tried, key=lambda found: found.share, default=plain)

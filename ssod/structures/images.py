@@ -31,8 +31,8 @@ class View(Mapped):
             maps are then as large as those of all pixels, and all places stay those of the full size.
         per_image: looks at each image that stand side by side, of labelled images as many as these have views.
         pieces: how unlabelled images were cut, and where the parts went; None where all are whole.
-        tiles: where each row is one tile of a larger image, or a whole one: of how many tiles its image consists. None
-            = all that there is of each image, or of it all that counts.
+        tiles: of how many tiles the image of each row consists, where a row shows one of them and what is found is to
+            be merged; None = each row stands for itself.
     """
 
     images: Tensor

@@ -41,8 +41,12 @@ class Tiles(Section):
 
     def grid(self, size: tuple[int, int]) -> list[Rect]:
         """Return the tiles of an image of ``size`` (width, height), row by row."""
-        width, height = size
-        return [self.at(int(x), int(y), size) for y in self.starts(height) for x in self.starts(width)]
+        return [self.nth(number, size) for number in range(int(self.count(np.array([size]))[0]))]
+
+    def nth(self, number: int, size: tuple[int, int]) -> Rect:
+        """Return one tile of the grid, counted from 0."""
+        x, y = self.starts(size[0]), self.starts(size[1])
+        return self.at(int(x[number % len(x)]), int(y[number // len(x)]), size)
 
     def at(self, left: int, top: int, size: tuple[int, int]) -> Rect:
         """Return the tile that begins at a place of an image of ``size`` (width, height), no larger than the image."""

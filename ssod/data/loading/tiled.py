@@ -47,7 +47,8 @@ def _joined(
 ) -> Generator[View, None, None]:
     mine = place.part(len(images))
     counts = tiles.count(loading.read.sizes(images)[mine.start : mine.stop])
-    dataset = _Tiles(images, pipeline, tiles, batch, mine.start, counts, loading.divisor, loading.read)
+    starts = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
+    dataset = _Tiles(images, pipeline, tiles, batch, mine.start, starts, loading.divisor, loading.read)
     with closing(run(dataset, range(len(dataset)), dataset.describe, loading.workers, loading.timeout)) as groups:
         for group in groups:
             yield from group
@@ -60,8 +61,8 @@ class _Tiles(Dataset):
     Attributes:
         images, pipeline, tiles, divisor, read: see ``val_views``.
         batch: tiles of a chunk.
-        start: number of the first image.
-        counts: [n], tiles of each image from there on.
+        first: number of the first image.
+        starts: [n + 1], the first tile of each image from there on, and how many there are.
         last: the image that was opened last, by its number: an image with more tiles than a chunk is decoded once.
     """
 
@@ -69,21 +70,21 @@ class _Tiles(Dataset):
     pipeline: Pipeline
     tiles: Tiles
     batch: int
-    start: int
-    counts: np.ndarray
+    first: int
+    starts: np.ndarray
     divisor: int
     read: Reader
     last: dict[int, Image.Image] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return -(-int(self.counts.sum()) // self.batch)
+        return -(-int(self.starts[-1]) // self.batch)
 
-    def _part(self, k: int) -> Sequence[tuple[int, int]]:
-        """Return (image, tile of it) of the tiles of a chunk."""
-        ends = self.counts.cumsum()
-        number = np.arange(k * self.batch, min((k + 1) * self.batch, ends[-1]))
-        row = np.searchsorted(ends, number, side="right")
-        return list(zip((row + self.start).tolist(), (number - ends[row] + self.counts[row]).tolist()))
+    def _part(self, k: int) -> Sequence[tuple[int, int, int]]:
+        """Return (image, tile of it, how many it has) of the tiles of a chunk."""
+        number = np.arange(k * self.batch, min((k + 1) * self.batch, self.starts[-1]))
+        row = np.searchsorted(self.starts, number, side="right") - 1
+        columns = row + self.first, number - self.starts[row], self.starts[row + 1] - self.starts[row]
+        return list(zip(*(column.tolist() for column in columns)))
 
     def _open(self, i: int) -> Image.Image:
         if i not in self.last:
@@ -94,17 +95,17 @@ class _Tiles(Dataset):
         return self.last[i]
 
     def __getitem__(self, k: int) -> list[View] | SsodError:
-        part = self._part(k)
+        part, samples, views = self._part(k), [], []
         try:
-            opened = ((i, n, self._open(i)) for i, n in part)
-            samples = [view_tile(image, self.tiles.grid(image.size)[n], self.pipeline, i) for i, n, image in opened]
+            for i, number, _ in part:
+                image = self._open(i)
+                samples.append(view_tile(image, self.tiles.nth(number, image.size), self.pipeline, i))
         except SsodError as error:
             return error
-        views = []
         for rows in by_canvas(samples, self.divisor):
-            numbers = [part[row][0] for row in rows]
-            view = collate([samples[row] for row in rows], [self.images.ids[i] for i in numbers], self.divisor)
-            views.append(replace(view, tiles=[int(self.counts[i - self.start]) for i in numbers]))
+            ids = [self.images.ids[part[row][0]] for row in rows]
+            view = collate([samples[row] for row in rows], ids, self.divisor)
+            views.append(replace(view, tiles=[part[row][2] for row in rows]))
         return views
 
     def describe(self, k: int) -> str:
