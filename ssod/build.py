@@ -20,8 +20,9 @@ from ssod.data.formats.coco import to_coco
 from ssod.data.formats.findings import Findings
 from ssod.data.formats.records import Labeled
 from ssod.data.label_statistics import label_statistics
-from ssod.data.loading.loader import Loading, eval_views, train_batches
+from ssod.data.loading.loader import Loading, train_batches
 from ssod.data.loading.sampling import Place, Sampling
+from ssod.data.loading.tiled import val_views
 from ssod.data.loading.workers import reading
 from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
@@ -35,6 +36,7 @@ from ssod.evaluation.coco import coco_metrics
 from ssod.evaluation.columns import Found
 from ssod.evaluation.matching import MOST
 from ssod.evaluation.measure import evaluate as measure
+from ssod.evaluation.merge_tiles import Merging
 from ssod.evaluation.voc import voc_metrics
 from ssod.labelers import from_config as labelers
 from ssod.methods import burn_in
@@ -120,6 +122,7 @@ class Parts:
             "detector": resolved["detector"],
             "classes": classes,
             "val_view": resolved["views"]["val"],
+            **{key: resolved["views"][key] for key in ("tiles",) if key in resolved["views"]},
             "pixels": {"levels": cfg.data.levels, "alpha": cfg.data.alpha},
             "method": cfg.method.name,
             "split_hash": data.split.get("hash"),
@@ -202,7 +205,7 @@ def build_method(cfg: Config, data: DataSets, *, pretrained: bool = True) -> Met
     classes = data.classes.names
     detector = build_detector(cfg.detector, len(classes), pretrained=pretrained, classes=classes)
     method = find(cfg.method.name)(detector, cfg.method)
-    method.see_labels(label_statistics(data.labeled))
+    method.see_labels(label_statistics(data.labeled, cfg.views.tiles))
     method.see_batch(cfg.train.batch.unlabeled // collective.world_size())
     threshold.divide(method, cfg.train.accumulate)
     labeler = labelers.build_labeler(cfg, data, pretrained=pretrained)
@@ -258,12 +261,11 @@ def evaluator(
         return metrics(truth, found, most) if cfg.eval.metric == "coco" else metrics(truth, found)
 
     def run(detector: Detector) -> dict[str, float]:
-        count = partial(measured, most=max(MOST, detector.decode.detections))
-        loading = Loading(cfg.train.workers, cfg.data.reader())
-        views = eval_views(images, cfg.views.val, cfg.eval.batch, loading, Place.here())
-        device, precision = next(detector.parameters()).device, cfg.train.precision
-        with reading(views):
-            return measure(detector, views, table, device=device, precision=precision, score=score, metrics=count)
+        count, merging = partial(measured, most=max(MOST, detector.decode.detections)), Merging.of(detector.decode)
+        how = {"device": next(detector.parameters()).device, "precision": cfg.train.precision, "score": score}
+        seen = val_views(images, cfg.views, cfg.eval.batch, Loading(cfg.train.workers, cfg.data.reader()), Place.here())
+        with reading(seen):
+            return measure(detector, seen, table, merging, metrics=count, **how)
 
     return run
 

@@ -169,8 +169,8 @@ def evaluate(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Changes to the config: key.path=value ..., of data, eval, detector.decode, views.val, train.device, "
-            "train.workers and train.precision; no others count for trained weights."
+            help="Changes to the config: key.path=value ..., of data, eval, detector.decode, views.val, views.tiles, "
+            "train.device, train.workers and train.precision; no others count for trained weights."
         ),
     ] = None,
 ) -> None:

@@ -246,6 +246,9 @@ def _cross_check(cfg: Config, source: Source) -> None:
             raise source.error(f"views.unlabeled.{name}", "missing", f"'{cfg.method.name}' needs it")
     if cfg.method.labels_once and by_chance(cfg.views.unlabeled, "weak"):
         raise source.error("views.unlabeled.weak", "drawn by chance, but labelled once", "write [], or what val has")
+    if cfg.method.labels_once and cfg.views.tiles is not None:
+        problem = f"'{cfg.method.name}' labels an image once, and its views show another tile each time"
+        raise source.error("views.tiles", problem, "remove it, or choose another method")
     for name in (m := cfg.method).student_views:
         facts = {"aligned": name in m.aligned_views, "places": m.asks_teacher and m.asks_maps}
         if found := unfit(cfg.views.unlabeled, name, m.name, **facts):

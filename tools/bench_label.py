@@ -107,7 +107,7 @@ def links(folder: Path, source: Path, images: int) -> Path:
 def prepared(model: Model, folder: Path) -> View:
     """Return one batch as the detector gets it."""
     found, read = find_images(folder), Reader(MAX_PIXELS, allow_symlinks=True, pixels=model.pixels)
-    samples = [model.view(read(found, i)) for i in range(BATCH)]
+    samples = [model.prepare(read(found, i)) for i in range(BATCH)]
     return collate(samples, list(range(BATCH)), DIVISOR)
 
 

@@ -65,10 +65,11 @@ def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: i
 
     n = len(data.labeled)
     check_others(views.labeled, n)
-    setting = Setting(progress=1.0, count=n, read=opened)
+    setting, tiles = Setting(progress=1.0, count=n, read=opened), views.tiles
     for i in range(min(images, n)):
         for draw in range(draws):
-            seen = make_views(*opened(i), views.labeled, seed, "labeled", i, i + draw * n, setting=setting)
+            drawn = seed, "labeled", i, i + draw * n
+            seen = make_views(*opened(i), views.labeled, *drawn, setting=setting, tiles=tiles)
             yield f"labelled {data.labeled.images.ids[i]}", seen
     if data.unlabeled is None or not views.unlabeled:
         return
@@ -78,7 +79,7 @@ def rows(data: DataSets, views: ViewsConfig, read: Reader, images: int, draws: i
     for i in range(min(images, n)):
         for draw in range(draws):
             drawn = seed, "unlabeled", i, i + draw * n
-            seen = make_views(read(data.unlabeled, i), None, views.unlabeled, *drawn, setting=setting)
+            seen = make_views(read(data.unlabeled, i), None, views.unlabeled, *drawn, setting=setting, tiles=tiles)
             yield f"unlabelled {data.unlabeled.ids[i]}", seen
 
 

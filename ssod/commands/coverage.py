@@ -11,7 +11,7 @@ from ssod.assign.center import CenterConfig
 from ssod.assign.iou import IoUConfig
 from ssod.assign.ratio import RatioConfig
 from ssod.config import Config
-from ssod.data.checks.reach import Anchored, Coverage, Points, Reach, Seen, Shapes, Sides, cover
+from ssod.data.checks.reach import Anchored, Coverage, Points, Reach, Seen, Shapes, Sides, Whole, cover
 from ssod.data.formats.records import Labeled
 from ssod.detectors.anchors import AnchorConfig
 from ssod.detectors.build import DetectorConfig
@@ -19,9 +19,11 @@ from ssod.detectors.dense_detector import DenseDetectorConfig
 from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.fcos import FcosConfig
 from ssod.detectors.retinanet import RetinaNetConfig, strides_of
+from ssod.structures import Tiles
 from ssod.transforms.transform import chain
 from ssod.transforms.views import Pipeline
 from ssod.utils import seeding
+from ssod.utils.given import given
 
 ENOUGH = 0.98  # share of the boxes that a config should reach
 
@@ -29,13 +31,17 @@ ENOUGH = 0.98  # share of the boxes that a config should reach
 def coverage(cfg: Config, data: Labeled) -> Coverage | None:
     """Count the boxes that the detector of a config reaches in the view of evaluation; crowds do not count.
 
-    Training draws sizes around that view's, and an object that is out of reach there is not found later either.
+    Training draws sizes around that view's, and an object that is out of reach there is not found later either. Where
+    images are looked at in tiles, a box counts in the tile that shows most of it, and has to be whole there.
 
     Returns:
         None for a detector whose anchors are not known here: detectron2 reads them from a file of its own.
     """
     reach = reach_of(cfg.detector)
-    return None if reach is None else cover(seen_in(cfg.views.val, data), reach, data.classes.names)
+    if reach is None:
+        return None
+    tiles = cfg.views.tiles
+    return cover(seen_in(cfg.views.val, data, tiles), reach if tiles is None else Whole(reach), data.classes.names)
 
 
 def lines(found: Coverage | None) -> list[str]:
@@ -94,12 +100,16 @@ def sides_of(cfg: AnchorConfig, strides: tuple[int, ...]) -> tuple[Sides, ...]:
     return tuple(tuple((2.0 * round(w / 2), 2.0 * round(h / 2)) for w, h in level) for level in exact)
 
 
-def seen_in(view: Pipeline, data: Labeled) -> Seen:
+def seen_in(view: Pipeline, data: Labeled, tiles: Tiles | None = None) -> Seen:
     """Return the boxes of a labelled set where a view without chance puts them; those of crowds are left out."""
-    sizes, group = np.unique(data.images.sizes, axis=0, return_inverse=True)
+    images = given(data.images.sizes, "labelled images have sizes")
+    sizes, group = np.unique(images if tiles is None else tiles.fit(images), axis=0, return_inverse=True)
     acts = [chain(view.ops, seeding.generator(0, "coverage"), (w, h)) for h, w in sizes.tolist()]
     owner = np.repeat(group.reshape(-1), np.diff(data.starts))[~data.crowd]
     boxes = data.boxes[~data.crowd].astype(np.float64)
+    if tiles is not None:
+        each = np.repeat(images[:, ::-1], np.diff(data.starts), 0)[~data.crowd]
+        boxes -= np.tile(tiles.around(boxes, each), 2)
     matrix = np.array([act.matrix for act in acts]).reshape(-1, 3, 3)[owner]
     center, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     center = np.einsum("aij,aj->ai", matrix[:, :2, :2], center) + matrix[:, :2, 2]

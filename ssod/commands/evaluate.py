@@ -28,7 +28,10 @@ from ssod.utils.errors import SsodError
 from ssod.utils.printing import console, percent
 
 # What a change on the command line can mean for weights that are trained already, and what of that it cannot.
-COUNTS = ("data", "eval", "detector.decode", "views.val", "train.device", "train.workers", "train.precision")
+COUNTS = (
+    *("data", "eval", "detector.decode", "views.val", "views.tiles"),
+    *("train.device", "train.workers", "train.precision"),
+)
 IDLE = ("data.labeled", "data.unlabeled", "data.split", "eval.diagnose")
 
 
@@ -49,8 +52,8 @@ def evaluate(
         data: config whose ``data.val`` to measure on; None = the run's own. No other data has to be there.
         score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
         precision: what is often enough, 0..1; see ``ssod.evaluation.cutoffs``.
-        overrides: ``key.path=value`` for what ``COUNTS`` lists; ``detector.decode`` and ``views.val`` change the
-            model's own.
+        overrides: ``key.path=value`` for what ``COUNTS`` lists; ``detector.decode``, ``views.val`` and
+            ``views.tiles`` change the model's own.
 
     Returns:
         The metrics, fractions in 0..1; NaN where there is nothing to find.
@@ -64,7 +67,12 @@ def evaluate(
     changes = _effective(overrides)
     model = load_model(weights)
     source = _config_of(weights, data)
-    cfg = load(source, overrides, replaced={"detector": model.card["detector"], "views.val": model.card["val_view"]})
+    own = {
+        "detector": model.card["detector"],
+        "views.val": model.card["val_view"],
+        "views.tiles": model.card.get("tiles"),
+    }
+    cfg = load(source, overrides, replaced=own)
     cfg = replace(cfg, data=_read_alike(cfg.data, model))
     val = datasets.load_measured(cfg.data, model.classes)
     if val is None:

@@ -11,9 +11,12 @@ from ssod.commands.coverage import ENOUGH
 from ssod.commands.init_sizes import Sizes, Wanted, choose, read_detector
 from ssod.commands.init_start import coco_fits
 from ssod.commands.init_text import Numbers
+from ssod.commands.init_tiles import or_tiles
 from ssod.data.checks.reach import Coverage
 from ssod.data.formats.records import Labeled
 from ssod.methods.registry import find
+from ssod.structures import Tiles
+from ssod.utils.config_errors import Source, read_section
 from ssod.utils.merging import merge
 
 STRUCTURE = ("levels", "anchors", "assigner")  # of a detector's section: where a user names one, all of it stays
@@ -55,8 +58,32 @@ def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: N
         taught=taught_share(method, steps),
         budget=read_budget(budget, detector.get("backbone", "")),
     )
-    sizes = choose(data, wanted)
+    sizes, views = choose(data, wanted), changes.get("views", {})
+    if views.get("tiles") is not None:
+        tiles = read_section(Tiles, views["tiles"], "views.tiles", Source("command line", {}), {})
+        sizes = or_tiles(data, wanted, sizes, tiles)
+    elif "tiles" not in views and not _labels_once(method, steps):
+        sizes = or_tiles(data, wanted, sizes)
     return replace(sizes, detector={"weights": "coco"} | sizes.detector) if coco else sizes
+
+
+def _input(sizes: Sizes) -> str:
+    """Return what the network gets to see, in words."""
+    if sizes.tiles is None:
+        return f"{sizes.short} pixels on the shorter side"
+    size = sizes.tiles.size
+    enlarged = "" if sizes.short == size else f", enlarged to {sizes.short}"
+    return f"tiles of {size} x {size} pixels{enlarged}, {sizes.each} of an image"
+
+
+def _labels_once(section: Mapping[str, Any], steps: int) -> bool:
+    """Return whether a method labels an image once, and so cannot see another tile of it each time."""
+    method = find(section["name"])
+    if not method.uses_unlabeled:
+        return False
+    return read_section(
+        method.Config, dict(section), "method", Source("command line", {}), {"steps": steps}
+    ).labels_once
 
 
 def said(sizes: Sizes, reached: Coverage | None, budget: str | None) -> list[str]:
@@ -65,12 +92,14 @@ def said(sizes: Sizes, reached: Coverage | None, budget: str | None) -> list[str
     if sizes.cost:
         allowed = f"budget {budget}" if budget else "the budget of this machine"
         over = "" if sizes.fits else f"; that is more than {allowed}, and the smallest size there is"
-        lines.append(f"input      {sizes.short} pixels on the shorter side, {sizes.cost} (estimated){over}")
+        lines.append(f"input      {_input(sizes)}, {sizes.cost} (estimated){over}")
+    if sizes.tiles is not None:
+        lines.append(f"           whole images that fit have {100 * sizes.whole:.0f} % of the boxes within reach")
     if reached is not None:
         lines.append(f"reach      {reached.within()} within reach of the detector")
     if reached is not None and reached.share < ENOUGH:
         lines.append(f"           out of reach: {reached.beyond()}")
-        fix = "a larger --budget may help, or images cut into tiles" if reached.side < SMALL else _OTHER_SHAPES
+        fix = "a larger --budget may help" if reached.side < SMALL else _OTHER_SHAPES
         if "weights" in sizes.detector:  # those of COCO ask for their own anchors
             fix = "detector.weights=imagenet lets init choose anchors and levels"
         lines.append(f"           fewer than {ENOUGH:.0%}: {fix}")

@@ -21,6 +21,7 @@ from ssod.data.checks.reach import Seen
 from ssod.data.formats.records import Labeled
 from ssod.detectors.build import DetectorConfig
 from ssod.detectors.d2.config import D2Config
+from ssod.structures import Tiles
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import SsodError
 from ssod.utils.given import given
@@ -43,6 +44,10 @@ class Sizes:
         accumulate: parts of a step.
         cost: what this will cost, in words; empty = not estimated.
         fits: whether it fits the budget.
+        share: of the boxes that are within reach, as far as it was looked at.
+        tiles: images are looked at in parts (``init_tiles``), whose shorter side ``short`` is; None = they are not.
+        each: tiles that an image has, the median.
+        whole: share that whole images would reach, where there are tiles.
     """
 
     short: int
@@ -50,6 +55,10 @@ class Sizes:
     accumulate: int = 1
     cost: str = ""
     fits: bool = True
+    share: float = field(default=1.0, compare=False)
+    tiles: Tiles | None = None
+    each: int = 1
+    whole: float = field(default=1.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -85,9 +94,9 @@ def choose(data: Labeled, wanted: Wanted) -> Sizes:
     native = native_side(data, getattr(cfg, "backbone", ""))
     if isinstance(cfg, D2Config) or data.crowd.all():
         return Sizes(native)
-    sample, tried = _sample(data), []
+    sample, tried = sample_of(data), []
     least = LEAST.get(cfg.backbone, 224)
-    options = list(_options(wanted, cfg, sample.at(native)))
+    options = list(options_of(wanted, cfg, sample.at(native)))
     aspect = float(np.median(sample.images.max(1) / sample.images.min(1)))
     for short in sides(native, least):
         seen = sample.at(short)
@@ -98,17 +107,17 @@ def choose(data: Labeled, wanted: Wanted) -> Sizes:
             if parts is None or reach is None:
                 continue
             cost = cost_in_words(wanted.budget, load, short, parts)
-            found = Sizes(short, change | _pooling(wanted, option, short), parts, cost)
             share = float(reach.within(seen).mean())
+            found = Sizes(short, change | pooling(wanted, option, short), parts, cost, share=share)
             if share >= ENOUGH:
                 return found
-            tried.append((share, found))
+            tried.append(found)
     if not tried:
         load = load_of(cfg, wanted.images, wanted.steps, wanted.taught, min(aspect, 5 / 3))
         cost = cost_in_words(wanted.budget, load, least, wanted.most_parts)
-        return Sizes(least, _pooling(wanted, cfg, least), wanted.most_parts, cost, fits=False)
-    best = max(share for share, _ in tried)
-    return next(found for share, found in tried if share >= best - SLACK)
+        return Sizes(least, pooling(wanted, cfg, least), wanted.most_parts, cost, fits=False)
+    best = max(found.share for found in tried)
+    return next(found for found in tried if found.share >= best - SLACK)
 
 
 def native_side(data: Labeled, backbone: str) -> int:
@@ -127,14 +136,25 @@ def sides(native: int, least: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    boxes: np.ndarray  # [A, 4]
-    images: np.ndarray  # [A, 2], width and height of each box's image
+class Sample:
+    """Some of the labelled boxes.
+
+    Attributes:
+        boxes: [A, 4] float64.
+        images: [A, 2], width and height of each box's image.
+        labels: [A] int64.
+    """
+
+    boxes: np.ndarray
+    images: np.ndarray
     labels: np.ndarray
 
     def at(self, short: int) -> Seen:
         """Return the boxes where ``{resize: {short: ..., long: ...}}`` of the written views puts them."""
-        scale = np.minimum(short / self.images.min(1), long_side(short) / self.images.max(1))
+        return self.seen(np.minimum(short / self.images.min(1), long_side(short) / self.images.max(1)))
+
+    def seen(self, scale: np.ndarray) -> Seen:
+        """Return the boxes in images that are scaled by factors [A]."""
         canvas = np.maximum(np.floor(self.images * scale[:, None] + 0.5), 1)
         return Seen(self.boxes * np.tile(canvas / self.images, 2), canvas, self.labels)
 
@@ -144,12 +164,13 @@ def long_side(short: int) -> int:
     return round(short * 5 / 3)
 
 
-def _sample(data: Labeled) -> _Sample:
+def sample_of(data: Labeled) -> Sample:
+    """Return up to ``MOST`` boxes, evenly spread; those of crowds are left out."""
     rows = np.flatnonzero(~data.crowd)
     rows = rows[:: max(1, -(-len(rows) // MOST))]
     owner = np.searchsorted(data.starts, rows, side="right") - 1
     images = sizes_of(data)[owner][:, ::-1].astype(np.float64)
-    return _Sample(data.boxes[rows].astype(np.float64), images, data.labels[rows])
+    return Sample(data.boxes[rows].astype(np.float64), images, data.labels[rows])
 
 
 def sizes_of(data: Labeled) -> np.ndarray:
@@ -165,7 +186,7 @@ def read_detector(section: Mapping[str, Any]) -> DetectorConfig:
     return read_section(DetectorConfig, dict(section), "detector", Source("config", {}), {})
 
 
-def _options(wanted: Wanted, cfg: DetectorConfig, seen: Seen) -> Iterator[tuple[dict[str, Any], DetectorConfig]]:
+def options_of(wanted: Wanted, cfg: DetectorConfig, seen: Seen) -> Iterator[tuple[dict[str, Any], DetectorConfig]]:
     """Yield changes of the detector's section, none first and those that cost least next, with what they make of it."""
     yield {}, cfg
     if wanted.fixed:
@@ -222,7 +243,7 @@ def shapes_of(seen: Seen, own: Sequence[float]) -> list[list[float]]:
     return [ratios for ratios in found if ratios != sorted(own)]
 
 
-def _pooling(wanted: Wanted, cfg: Any, short: int) -> dict[str, Any]:
+def pooling(wanted: Wanted, cfg: Any, short: int) -> dict[str, Any]:
     """Return from which side on a second stage reads coarser levels: half the image, where that is below the usual."""
     if wanted.fixed or cfg.name != "faster_rcnn" or short // 2 >= cfg.roi.scale:
         return {}

@@ -53,9 +53,7 @@ def compose(
     out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe, tree: dict[str, Any], n: Numbers, sizes: Sizes
 ) -> str:
     """Return the text of the config, comments included; ``tree`` has the sections of the recipe."""
-    low, high = round(sizes.short * 0.8), round(sizes.short * 1.2)
-    val_view = flow([{"resize": {"short": sizes.short, "long": long_side(sizes.short)}}])
-    train_view = [{"resize": {"short": [low, high], "long": 2 * sizes.short}}, "flip"]
+    val_view, train_view = _views(sizes)
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
     file = shlex.quote(str(out))
     return f"""\
@@ -75,7 +73,7 @@ data:{" # move the folder and only `root` changes" if "root" in section else ""}
 {lines_of(section)}
 
 views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
-  labeled: {{weak: {flow(train_view + _colors(tree))}}}
+{_tiles(sizes)}  labeled: {{weak: {flow(train_view + _colors(tree))}}}
   unlabeled:
     weak: {val_view if _labels_once(tree) else flow(train_view)} # the teacher's
     strong: {_strong(tree)}
@@ -94,6 +92,26 @@ train: # the rule behind these numbers: 100 passes over the labelled images, at 
   save_every: 5%
   precision: fp32 # bf16 on a recent GPU: faster and smaller
 """
+
+
+def _views(sizes: Sizes) -> tuple[str, list[Any]]:
+    """Return the view of evaluation, and what those of training begin with: the same size, give or take a fifth."""
+    if sizes.tiles is not None:
+        zoom = round(sizes.short / sizes.tiles.size, 3)
+        varied = {"ratio": [round(0.8 * zoom, 3), round(1.2 * zoom, 3)]}
+        return flow([] if zoom == 1 else [{"resize": {"ratio": zoom}}]), [{"resize": varied}, "flip"]
+    low, high = round(sizes.short * 0.8), round(sizes.short * 1.2)
+    varied = {"short": [low, high], "long": 2 * sizes.short}
+    view = {"short": sizes.short, "long": long_side(sizes.short)}
+    return flow([{"resize": view}]), [{"resize": varied}, "flip"]
+
+
+def _tiles(sizes: Sizes) -> str:
+    """Return the line of the tiles; nothing where images are looked at whole."""
+    if sizes.tiles is None:
+        return ""
+    written = {"size": sizes.tiles.size, "overlap": round(sizes.tiles.overlap, 3)}
+    return f"  tiles: {flow(written)} # looked at one by one, everywhere; sizes below are theirs: docs/tiles.md\n"
 
 
 def lines_of(section: dict[str, Any]) -> str:

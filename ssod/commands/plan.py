@@ -18,6 +18,7 @@ from ssod.commands.coverage import ENOUGH, coverage
 from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
 from ssod.data.datasets import DataSets
+from ssod.data.formats.records import Labeled
 from ssod.data.loading.workers import reading, usable_cpus
 from ssod.engine.logging import log
 from ssod.engine.schedule import lr_at, turns
@@ -147,6 +148,8 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     if reached is not None and reached.share < ENOUGH:
         fix = "larger views, or anchors and levels for such sides (ssod init chooses them)"
         warnings.append(f"out of reach of the detector: {reached.beyond()}; {fix}")
+    if cfg.views.tiles is not None:
+        rows.append(("tiles", f"{_tiles_each(cfg, data.labeled):.1f} of a labelled image; a step sees one of each"))
     rows.append(("", ""))
     for kind, (batch, images, steps) in kinds.items():
         shares = f"{collective.world_size()} process(es) x {train.accumulate} part(s) x {batch // parts}"
@@ -236,12 +239,19 @@ def time_loading(batches: Iterator[Batch], accumulate: int, workers: int) -> tup
 
 
 def time_evaluation(cfg: Config, data: DataSets, stepper: Stepper) -> float:
-    """Return the seconds of one evaluation, from that of at most two batches of images."""
-    count = min(len(data.val), 2 * cfg.eval.batch * collective.world_size())
+    """Return the seconds of one evaluation, from that of at most about two batches of images, or of tiles."""
+    world = collective.world_size()
+    count = min(len(data.val), max(world, round(2 * cfg.eval.batch * world / _tiles_each(cfg, data.val))))
     evaluate = build.evaluator(cfg, data.val.subset(range(count)))
     start = now(stepper.device)
     evaluate(stepper.method.teacher.model)
     return (now(stepper.device) - start) * len(data.val) / count
+
+
+def _tiles_each(cfg: Config, data: Labeled) -> float:
+    """Return how many tiles an image has on average; 1 where images are looked at whole."""
+    tiles, sizes = cfg.views.tiles, data.images.sizes
+    return 1.0 if tiles is None or sizes is None or not len(data) else float(tiles.count(sizes).mean())
 
 
 # ---- what people see ---------------------------------------------------------------------------------------------

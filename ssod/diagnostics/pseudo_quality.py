@@ -24,11 +24,11 @@ from ssod.config import Config
 from ssod.data.datasets import DataSets
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.records import Images, Labeled
+from ssod.data.label_statistics import label_statistics
 from ssod.data.loading.loader import Loading, train_batches
 from ssod.data.loading.sampling import Place, Sampling
-from ssod.data.splits import coverage
 from ssod.detectors.decode import DecodeConfig
-from ssod.diagnostics import gallery
+from ssod.diagnostics import gallery, tile_truth
 from ssod.diagnostics.pseudofile import Pseudo, read_pseudo, save_pseudo
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.evaluation import matching
@@ -55,6 +55,7 @@ class _Seen:
     rows: list[np.ndarray]
     chooses: bool = True
     shown: list[gallery.Shown] = field(default_factory=list)
+    parts: dict[Any, np.ndarray] = field(default_factory=dict)  # of images, where views show tiles
 
 
 class Diagnose:
@@ -133,6 +134,7 @@ class Diagnose:
                 p, a = next(iter(method.teacher.model.assign(rows_of, boxes).values()))
             seen.kept += _results(batch.weak, boxes)
             seen.all += _results(batch.weak, detections)
+            seen.parts |= tile_truth.parts_shown(batch.weak) if self.cfg.views.tiles is not None else {}
             if self._gallery.intersection(batch.weak.ids):
                 shown = gallery.show(batch, detections, pseudo, self.hidden)
                 seen.shown += [image for image in shown if image.id in self._gallery]
@@ -145,7 +147,7 @@ class Diagnose:
 
     def _measure(self, step: int, seen: _Seen) -> dict[str, float]:
         """Compare with the hidden truth, and with the teacher of the evaluation before."""
-        truth = self._truth()
+        truth = self._truth(seen.parts)
         kept, all_ = match(truth, seen.kept, "coco"), match(truth, seen.all, "coco")
         now = Pseudo(
             ids=list(self.images.ids),
@@ -162,20 +164,20 @@ class Diagnose:
         _save(save_pseudo, self.folder.eval / f"step_{step}.pseudo.npz", now)
         return found if seen.chooses else {}  # 0 boxes that nobody wanted say nothing
 
-    def _truth(self) -> dict[str, Any]:
+    def _truth(self, parts: dict[Any, np.ndarray]) -> dict[str, Any]:
         """Return the hidden truth in COCO layout with labels as ids, or no boxes at all."""
         images = [{"id": i} for i in self.images.ids]
         annotations = []
         if self.hidden is not None:
-            table = to_coco(self.hidden)
+            table = to_coco(tile_truth.within(self.hidden, parts) if parts else self.hidden)
             label = {id: k for k, id in enumerate(self.hidden.classes.ids)}
             annotations = [{**row, "category_id": label[row["category_id"]]} for row in table["annotations"]]
         return {"images": images, "annotations": annotations, "categories": self.categories}
 
     def _labels(self) -> dict[str, float]:
         """Return labelled boxes per labelled image of each class, to hold the kept ones against."""
-        per_class = coverage(self.labeled)
-        return {f"labeled/boxes/{name}": count / len(self.labeled) for name, count in per_class.items()}
+        known, names = label_statistics(self.labeled, self.cfg.views.tiles), [one["name"] for one in self.categories]
+        return {f"labeled/boxes/{name}": count / known.images for name, count in zip(names, known.boxes.tolist())}
 
     def _changes(self, step: int, now: Pseudo) -> dict[str, float]:
         """Compare with the latest earlier look at the same images."""

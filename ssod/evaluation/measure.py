@@ -10,15 +10,18 @@ import torch
 
 from ssod.evaluation.coco import Metrics, coco_metrics
 from ssod.evaluation.columns import Found, Truth
+from ssod.evaluation.merge_tiles import Merging
 from ssod.structures import Detector, Targets, View, boxes
 from ssod.utils import collective, distributed, signals
 from ssod.utils.device import Precision, autocast
+from ssod.utils.given import given
 
 
 def evaluate(
     detector: Detector,
     views: Iterable[View],
     truth: Truth,
+    merging: Merging | None = None,
     *,
     device: torch.device | str,
     precision: Precision = "fp32",
@@ -29,9 +32,11 @@ def evaluate(
 
     Args:
         detector: in whatever mode it is; a teacher is always in eval mode.
-        views: this rank's share; every image exactly once over all ranks. ``View.ids`` are the images' ids.
+        views: this rank's share; every image exactly once over all ranks, or each of its tiles (``View.tiles``).
+            ``View.ids`` are the images' ids.
         truth: COCO layout with ``images`` (``id``; ``width`` and ``height`` if known), ``annotations`` and
             ``categories``; label ``k`` of the detector is the ``k``-th category.
+        merging: of what is found in tiles; None where there are none.
         device: where the detector lies.
         precision: of the forward pass.
         score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
@@ -48,7 +53,7 @@ def evaluate(
     for view in views:
         if signals.requested():
             break
-        parts += detect(detector, view, sizes, device=device, precision=precision, score=score)
+        parts += detect(detector, view, sizes, merging, device=device, precision=precision, score=score)
     found = Found.of_images(parts)
     shares = distributed.gather((signals.requested(), found if collective.active() else None))
     stop = max(code for code, _ in shares)
@@ -63,6 +68,7 @@ def detect(
     detector: Detector,
     view: View,
     sizes: Mapping[Any, tuple[int, int]],
+    merging: Merging | None = None,
     *,
     device: torch.device | str,
     precision: Precision = "fp32",
@@ -74,6 +80,7 @@ def detect(
         detector: in whatever mode it is.
         view: the images.
         sizes: (height, width) of the originals by image id, where known.
+        merging: of what is found in tiles; an image is yielded with its last one. None where there are none.
         device: where the detector lies.
         precision: of the forward pass.
         score: lowest score of a detection; None = the detector's own.
@@ -82,8 +89,14 @@ def detect(
     with autocast(device, precision):
         found = detector.predict(view.to(device)).detections(score)
     back = torch.linalg.inv(view.matrix.cpu().double())
-    for image, targets, matrix, size in zip(view.ids, found, back, view.sizes.cpu()):
+    tiles = [1] * len(view) if view.tiles is None else view.tiles
+    for image, targets, matrix, size, count in zip(view.ids, found, back, view.sizes.cpu(), tiles):
         there = to_original(targets, matrix, sizes.get(image) or _original_size(size, matrix))
+        if count > 1:
+            merging = given(merging, "tiles are there to be merged")
+            there = merging.add(image, count, there, shown(size, matrix).numpy())
+            if there is None:
+                continue
         xywh = torch.cat([there.boxes[:, :2], there.boxes[:, 2:] - there.boxes[:, :2]], 1)
         yield image, xywh.numpy(), there.labels.numpy(), there.confidence().double().numpy()
 
@@ -106,6 +119,11 @@ def _sizes(truth: Truth) -> dict[Any, tuple[int, int]]:
 
 def _original_size(size: torch.Tensor, matrix: torch.Tensor) -> tuple[float, float]:
     """Return the (height, width) that ``matrix`` maps a whole view of ``size`` [2] back to."""
-    height, width = size.tolist()
-    corner = boxes.warp(torch.tensor([[0.0, 0.0, width, height]], dtype=matrix.dtype), matrix)[0]
+    corner = shown(size, matrix)
     return float(corner[3].round()), float(corner[2].round())
+
+
+def shown(size: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Return [4], the part of the original image that a whole view of ``size`` [2] shows, by its ``matrix`` back."""
+    height, width = size.tolist()
+    return boxes.warp(torch.tensor([[0.0, 0.0, width, height]], dtype=matrix.dtype), matrix)[0]

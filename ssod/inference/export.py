@@ -15,7 +15,8 @@ N, H and W are free. For the answers of ``ssod predict``, show images as the car
 sides to multiples of ``divisor``. D and the score threshold are those of the detector's config. The ONNX file's
 metadata, and the .pt2 file's extra files, are ``card`` (JSON), ``names`` (JSON list of class names) and ``divisor``.
 The card's ``pixels`` say how images of more than 8-bit RGB become that: which values are black and white (``levels``),
-and what an alpha channel means.
+and what an alpha channel means. Where the card has ``tiles``, the graph is that of one tile: cutting large images, and
+merging what is found in their parts (``ssod.evaluation.merge_tiles``), is left to those who run it.
 A .pt2 graph runs on the CPU; ``torch.export.passes.move_to_device_pass`` moves it.
 """
 
@@ -103,6 +104,9 @@ def export(
     atomic.write(file, lambda target: target.write(content), label="export")
     cfg = model.detector.decode
     print(f"{file}: {len(content) / 1e6:.1f} MB; up to {cfg.detections} detections above {cfg.score:g} per image")
+    if model.tiles is not None:
+        size, overlap = model.tiles.size, model.tiles.overlap
+        print(f"it looks at one tile: cut images into {size} x {size} pixels, {overlap:.0%} in common; merge the boxes")
     print(f"compared with torch: {found.line()}" if found is not None else "not compared with torch")
     return file
 

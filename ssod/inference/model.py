@@ -20,13 +20,16 @@ from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.card import Bounded, judge, refuse_files
 from ssod.detectors.d2.config import D2Config
+from ssod.evaluation.merge_tiles import Merging
 from ssod.inference.draw_boxes import Picture, as_picture
 from ssod.inference.weights_file import weights_file
-from ssod.structures import Detector, Targets
+from ssod.structures import Detector, Targets, Tiles
 from ssod.structures.boxes import clip, warp
+from ssod.transforms.tile_view import view_tile
 from ssod.transforms.views import Pipeline, Sample, make_views
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.given import given
 
 DIVISOR = 32  # as in evaluation: padded sides are multiples of it
 BATCH = 8
@@ -60,6 +63,7 @@ class Model:
     Attributes:
         classes: names, and the ids that the training data's file used.
         pipeline: the view in which images are shown to the detector, the one it was evaluated in.
+        tiles: large images are looked at in parts, as in training; None = every image is looked at whole.
         pixels: how pixels of more than 8-bit RGB are read: as in training.
     """
 
@@ -67,6 +71,7 @@ class Model:
         self.detector, self.card, self.device = detector, card, device
         self.classes = Classes(tuple(card["classes"]["names"]), tuple(card["classes"]["ids"]))
         self.pipeline = Pipeline.model_validate(card["val_view"])
+        self.tiles = _tiles(card)
         self.pixels = _pixels(card)
 
     @overload
@@ -92,17 +97,40 @@ class Model:
         check_score(score)
         if not isinstance(images, (list, tuple)):
             picture = as_picture(images, pixels=self.pixels)
-            return self.detect([self.view(picture)], [picture.size], score)[0]
+            return self.look([picture], [self.prepare(picture)], score)[0]
         found = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             pictures = [as_picture(image, f"images[{i}]", self.pixels) for i, image in enumerate(part, start)]
-            found += self.detect([self.view(p) for p in pictures], [p.size for p in pictures], score)
+            found += self.look(pictures, [self.prepare(p) for p in pictures], score)
         return found
 
-    def view(self, picture: Image.Image) -> Sample:
-        """Return what the detector gets to see of a picture, without padding."""
-        return make_views(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"]
+    def prepare(self, picture: Image.Image) -> Sample | None:
+        """Return what the detector gets to see of a picture, without padding; None where it is looked at in tiles."""
+        return make_views(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"] if self.tiles is None else None
+
+    def look(
+        self, pictures: Sequence[Image.Image], prepared: Sequence[Sample | None], score: float | None
+    ) -> list[Detected]:
+        """Detect objects in pictures; ``prepared`` is what ``prepare`` returned of each.
+
+        Of pictures in tiles, up to ``BATCH`` tiles are looked at together, whichever pictures they are of.
+        """
+        if self.tiles is None:
+            whole = [given(sample, "prepare made no view of this picture") for sample in prepared]
+            return self.detect(whole, [p.size for p in pictures], score)
+        merging, found = Merging.of(self.detector.decode), {}
+        grids = [self.tiles.grid(p.size) for p in pictures]
+        parts = [(i, rect) for i, grid in enumerate(grids) for rect in grid]
+        for start in range(0, len(parts), BATCH):
+            part = parts[start : start + BATCH]
+            samples = [view_tile(pictures[i], rect, self.pipeline) for i, rect in part]
+            seen = self.detect(samples, [pictures[i].size for i, _ in part], score)
+            for (i, rect), detected in zip(part, seen):
+                done = merging.add(i, len(grids[i]), detected, np.array(rect))
+                if done is not None:
+                    found[i] = Detected(done.boxes, done.labels, done.scores, classes=self.classes.names)
+        return [found[i] for i in range(len(pictures))]
 
     @torch.no_grad()
     def detect(
@@ -166,6 +194,7 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
         else:
             _refuse_other(cfg, classes, file)
         Pipeline.model_validate(card["val_view"])
+        _tiles(card)
         detector = _built(cfg, classes, file)
         _fill(detector, model_file.weights(file), file, cfg.name)
         return Model(detector.to(device).eval().requires_grad_(False), card, device)
@@ -202,6 +231,11 @@ def _built(cfg: DetectorConfig, classes: int, file: Path) -> Detector:
     """
     with Bounded(list(model_file.shapes(file).values())) if isinstance(cfg, D2Config) else nullcontext():
         return build(cfg, classes, pretrained=False)
+
+
+def _tiles(card: model_file.Card) -> Tiles | None:
+    """Return the tiles that images are looked at in; a file that says nothing of them looks at whole images."""
+    return None if card.get("tiles") is None else Tiles.model_validate(card["tiles"])
 
 
 def _pixels(card: model_file.Card) -> Pixels:

@@ -53,12 +53,12 @@ def look_through(
     """
     read = Reader(max_pixels, allow_symlinks=True, pixels=model.pixels)
 
-    def prepare(i: int) -> tuple[Image.Image, Sample] | SsodError:
+    def prepare(i: int) -> tuple[Image.Image, Sample | None] | SsodError:
         try:
             picture = read(images, i)
         except SsodError as error:
             return _as_options(error)
-        return picture, model.view(picture)
+        return picture, model.prepare(picture)
 
     with closing(in_order(prepare, len(images), workers, max(2 * batch, workers))) as coming:
         for first in _progress(range(0, len(images), batch)):
@@ -67,7 +67,7 @@ def look_through(
             if len(bad) > allowed_bad(len(images)):
                 raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
             good = [(i, item) for i, item in enumerate(ready, first) if not isinstance(item, SsodError)]
-            detected = model.detect([s for _, (_, s) in good], [p.size for _, (p, _) in good], score)
+            detected = model.look([p for _, (p, _) in good], [s for _, (_, s) in good], score)
             yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
 
 

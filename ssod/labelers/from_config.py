@@ -36,6 +36,9 @@ def with_boxes(cfg: Config, data: DataSets, findings: Findings) -> DataSets:
     if takes_others(cfg.views.unlabeled, "weak"):
         problem = "puts other images into the view, and a file says what is in one image"
         raise SsodError("config", "views.unlabeled.weak", f"'mosaic' {problem}", "remove it, or method.teacher")
+    if cfg.views.tiles is not None:
+        problem = "parts of a file's boxes that a tile cuts would teach as objects"
+        raise SsodError("config", "views.tiles", problem, "remove it, or method.teacher")
     ctx = Context("", "method.teacher.results", cfg.data.rules(), findings)
     stored = read_stored(teacher.results, data.unlabeled, data.classes, ctx)
     lost = len(data.unlabeled) - len(stored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,16 +15,20 @@ from ssod.data.datasets import DataSets
 from ssod.data.formats.records import Labeled
 from ssod.data.loading.loader import Loading, eval_views
 from ssod.data.loading.sampling import Place
+from ssod.data.loading.tiled import val_views
 from ssod.diagnostics.gallery import MOST_REJECTED, SHOWN, SURE, Shown, pixels, show
 from ssod.diagnostics.pseudo_quality import fixed_set, same_views, untouched
 from ssod.engine.checkpointing import checkpoint, contents
 from ssod.evaluation.matching import Matches
+from ssod.evaluation.measure import detect
+from ssod.evaluation.merge_tiles import Merging
 from ssod.experiments.runs import Run
 from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
 from ssod.report.shots import boxes_of, shot
-from ssod.structures import Targets, View, move_targets
+from ssod.structures import Detector, Targets, View, move_targets
+from ssod.transforms.views import Pipeline
 from ssod.utils import model_file
 from ssod.utils.errors import Exit, SsodError
 
@@ -164,9 +168,8 @@ def hardest(run: Run, cfg: Config, data: DataSets, method: Method) -> Section:
     chosen = [i for i in order if cost[i] > 0]
     val = data.val.subset([number[run.table.ids[i]] for i in chosen])
     figures = []
-    views = eval_views(val.images, cfg.views.val, 1, Loading(0, cfg.data.reader()), Place())
-    for i, view in zip(chosen, views):
-        figures.append(_hard(view, val, len(figures), method, float(cost[i])))
+    for i, (view, found) in zip(chosen, looked_at(cfg, val, method.teacher.model)):
+        figures.append(_hard(view, found, val, len(figures), float(cost[i])))
     how = f"Boxes missed at IoU 0.5, and wrong ones that score above {SURE:g}, make an image hard. Blue: detected with "
     how += f"a score above {SURE:g}. Yellow, dotted: the truth."
     return Section("hardest", "Hardest val images", [text(how, "small"), grid(figures)])
@@ -180,9 +183,22 @@ def difficulty(table: Matches) -> np.ndarray:
     return table.wanted.sum(1) - hits + wrong
 
 
-def _hard(view: View, val: Labeled, i: int, method: Method, cost: float) -> Markup:
-    found = method.teacher.predict(view).detections()[0]
-    found = found[found.scores > SURE]
+def looked_at(cfg: Config, val: Labeled, detector: Detector) -> Iterator[tuple[View, Targets]]:
+    """Yield each val image in the view that it is measured in, and what is found; one in tiles as it is in its file."""
+    loading, merging = Loading(0, cfg.data.reader()), Merging.of(detector.decode)
+    if cfg.views.tiles is None:
+        for view in eval_views(val.images, cfg.views.val, 1, loading, Place()):
+            yield view, detector.predict(view).detections()[0]
+        return
+    parts = val_views(val.images, cfg.views, 1, loading, Place())
+    found = (one for view in parts for one in detect(detector, view, {}, merging, device="cpu"))
+    for view, (_, boxes, labels, scores) in zip(eval_views(val.images, Pipeline(), 1, loading, Place()), found):
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        yield view, Targets(*map(torch.from_numpy, (corners, labels, scores)))
+
+
+def _hard(view: View, found: Targets, val: Labeled, i: int, cost: float) -> Markup:
+    found = found[found.confidence() > SURE]
     truth = move_targets([val.targets(i)], view.matrix, view.sizes)[0]
     names = val.classes.names
     boxes = [*boxes_of("truth", truth, names), *boxes_of("kept", found, names)]

@@ -8,6 +8,7 @@ from ssod.structures.pseudo import Pseudo, move_targets
 from ssod.structures.rows import Assigned, Assignment, Formula, Kind, Predictions, Rank, RowLoss, unknown
 from ssod.structures.statistics import LabelStatistics
 from ssod.structures.targets import Targets, join, open_classes
+from ssod.structures.tiles import Tiles
 
 __all__ = [
     "Assigned",
@@ -27,6 +28,7 @@ __all__ = [
     "Rank",
     "RowLoss",
     "Targets",
+    "Tiles",
     "View",
     "join",
     "move_targets",

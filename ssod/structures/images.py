@@ -31,6 +31,8 @@ class View(Mapped):
             maps are then as large as those of all pixels, and all places stay those of the full size.
         per_image: looks at each image that stand side by side, of labelled images as many as these have views.
         pieces: how unlabelled images were cut, and where the parts went; None where all are whole.
+        tiles: of how many tiles the image of each row consists, where a row shows one of them and what is found is to
+            be merged; None = each row stands for itself.
     """
 
     images: Tensor
@@ -42,6 +44,7 @@ class View(Mapped):
     half_size: bool = False
     per_image: int = 1
     pieces: Pieces | None = None
+    tiles: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from ssod.structures import Pieces, Targets
+from ssod.structures import Pieces, Targets, Tiles
 from ssod.transforms.augmentations import Asks, Augmentations, asks, dump_list, leaves, nearest
 from ssod.transforms.patch_shuffle import PatchShuffle
+from ssod.transforms.tile import begin_with_tile
 from ssod.transforms.transform import ALONE, Seen, Setting, chain
 from ssod.transforms.zoom import TILES
 from ssod.utils import seeding
@@ -147,6 +148,8 @@ class ViewsConfig(Section):
     "The one view of evaluation, prediction and export; keep it free of chance."
     group_by_aspect: bool = False
     "Batches of either wide images or the others, to waste less on padding; unstated sizes come from headers."
+    tiles: Tiles | None = None
+    "Look at large images in parts, in training and ever after; None = every view shows a whole image."
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,7 @@ def make_views(
     pipelines: Mapping[str, Pipeline],
     *draw: int | str,
     setting: Setting = ALONE,
+    tiles: Tiles | None = None,
 ) -> dict[str, Sample]:
     """Make the views of one image.
 
@@ -261,6 +265,7 @@ def make_views(
         pipelines: view name -> pipeline.
         draw: what the random draw depends on besides the view's name: seed, stream, image index, position.
         setting: what operations may ask for besides the image.
+        tiles: begin with a tile of the image, the same for all views.
 
     Returns:
         The views that are not hidden, in the order of ``pipelines``. Boxes are warped by the view's matrix to the hull
@@ -268,9 +273,11 @@ def make_views(
         read boxes say more.
     """
     made: dict[str, Seen] = {}
+    first = Seen(image, np.eye(3), targets, setting=setting)
+    first = first if tiles is None else begin_with_tile(first, tiles, *draw)
     for name in order(pipelines):
         pipeline = pipelines[name]
-        seen = Seen(image, np.eye(3), targets, setting=setting) if pipeline.start is None else made[pipeline.start]
+        seen = first if pipeline.start is None else made[pipeline.start]
         made[name] = chain(pipeline.ops, seeding.generator(*draw, name), seen.image.size).follow(seen)
     return {
         name: Sample(seen.image, seen.matrix, seeding.key(*draw, name), _carried(seen), seen.pieces)

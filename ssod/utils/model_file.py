@@ -31,6 +31,7 @@ _ENTRIES: Kinds = {
     **{"format": int, "detector": dict[str, Any], "classes": dict[str, Any]},
     "classes.names": Annotated[list[_Name], Field(min_length=1, max_length=MOST_CLASSES)],
     **{"classes.ids": list[int], "val_view": list[Any], "pixels": dict[str, Any] | None},
+    "tiles": dict[str, Any] | None,
     "pixels.levels": Annotated[list[float], Field(min_length=2, max_length=2)] | None,
     "pixels.alpha": Literal["blend", "ignore"] | None,
     **{"step": Annotated[int, Field(ge=0)] | None, "method": str | None, "metrics": dict[str, float | None] | None},
@@ -45,8 +46,9 @@ def save(path: Path | str, state: dict[str, Tensor], card: Card) -> None:
         path: the file, ``*.safetensors``.
         state: the detector's ``state_dict``; tensors of any device.
         card: plain values. ``detector`` (its config section), ``classes`` (``names``, ``ids``), ``val_view`` (the
-            views pipeline of evaluation), ``pixels`` (``levels`` and ``alpha``, how images were read), ``method``,
-            ``metrics``, ``split_hash``, ``version``, ``step``.
+            views pipeline of evaluation), ``tiles`` (where large images are looked at in parts: ``views.tiles``),
+            ``pixels`` (``levels`` and ``alpha``, how images were read), ``method``, ``metrics``, ``split_hash``,
+            ``version``, ``step``.
 
     Raises:
         SsodError: code 5 when a weight is not finite, code 6 when the disk refuses.

@@ -148,6 +148,7 @@ KNOWN: dict[str, tuple[int, str]] = {
     "loading/loader.py:eval_views": (1, "cuts the images into batches"),
     "loading/reader.py:Reader.or_next": (2, "counted in bad, which training prints one by one"),
     "loading/sampling.py:Sampling.share": (1, "this process's share; the others have the rest"),
+    "loading/tiled.py:_joined": (1, "this process's share; the others have the rest"),
     "shots.py:select_shots": (1, SEARCH),
     "splits.py:WrittenSplit.__str__": (1, TEXT),
     "splits.py:_write_split": (1, "annotations of the images of the other file"),

@@ -144,6 +144,22 @@ class Shapes:
         return found
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The same, of boxes that the canvas shows whole, to a pixel: those that are cut are found in parts at best.
+
+    Attributes:
+        reach: what rows can take.
+    """
+
+    reach: Reach
+
+    def within(self, seen: Seen) -> np.ndarray:
+        """See ``Reach.within``."""
+        inside = (seen.boxes[:, :2] >= -1).all(1) & (seen.boxes[:, 2:] <= seen.canvas + 1).all(1)
+        return self.reach.within(seen) & inside
+
+
 def nearest(seen: Seen, stride: float, offset: float) -> np.ndarray:
     """Return [A, 2]: pixels on each axis from a box's center to the nearest center of a cell."""
     last = np.ceil(seen.canvas / stride) - 1

@@ -10,6 +10,7 @@ import numpy as np
 from ssod.data.formats.findings import Context
 from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Labeled
+from ssod.structures import Tiles
 from ssod.transforms.transform import MIN_SIDE, chain
 from ssod.transforms.views import Pipeline, ViewsConfig, order
 from ssod.utils import seeding
@@ -39,7 +40,7 @@ class Visible:
             ctx: section and findings.
         """
         views = self.views.labeled if part == "labeled" else {"val": self.views.val}
-        lost = np.flatnonzero(too_small(data, views))
+        lost = np.flatnonzero(too_small(data, views, self.views.tiles))
         owner = np.searchsorted(data.starts, lost, side="right") - 1
         report_left_out("L10", [data.images.paths[i] for i in owner[:1]], file, ctx, count=len(lost))
         image = np.repeat(np.arange(len(data)), np.diff(data.starts))
@@ -49,10 +50,11 @@ class Visible:
         report_left_out("L11", [data.images.paths[i] for i in many], file, ctx, detail)
 
 
-def too_small(data: Labeled, views: Mapping[str, Pipeline]) -> np.ndarray:
+def too_small(data: Labeled, views: Mapping[str, Pipeline], tiles: Tiles | None = None) -> np.ndarray:
     """Return [A] bool: which boxes have a side of at most ``MIN_SIDE`` pixels in every one of some draws of the views.
 
-    Images of one size are resized alike, so the views are drawn for each size and not for each image.
+    Images of one size are resized alike, so the views are drawn for each size and not for each image. With ``tiles``
+    it is they that are resized.
     """
     sizes, group = np.unique(data.images.sizes, axis=0, return_inverse=True)
     owner = np.repeat(group.reshape(-1), np.diff(data.starts))
@@ -63,7 +65,8 @@ def too_small(data: Labeled, views: Mapping[str, Pipeline]) -> np.ndarray:
         for draw in range(DRAWS):
             if not len(rows):
                 break
-            for matrix in _matrices(views, (width, height), draw):
+            size = (width, height) if tiles is None else (min(width, tiles.size), min(height, tiles.size))
+            for matrix in _matrices(views, size, draw):
                 rows = rows[(sides[rows] @ np.abs(matrix[:2, :2]).T <= MIN_SIDE).any(1)]
         lost[rows] = True
     return lost

@@ -89,12 +89,13 @@ def train_batches(
     check_others(views.labeled, len(labeled))
     if sampling.unlabeled and others:
         check_others(views.unlabeled, len(unlabeled or ()), "unlabeled")
+    sizes = loading.read.sizes if views.tiles is None else lambda images: views.tiles.fit(loading.read.sizes(images))
     dataset = _Steps(
         labeled=labeled,
         unlabeled=unlabeled if sampling.unlabeled else None,
         views=views,
-        labeled_stream=sampling.stream(labeled.images, "labeled", loading.read.sizes),
-        unlabeled_stream=sampling.stream(unlabeled, "unlabeled", loading.read.sizes) if sampling.unlabeled else None,
+        labeled_stream=sampling.stream(labeled.images, "labeled", sizes),
+        unlabeled_stream=sampling.stream(unlabeled, "unlabeled", sizes) if sampling.unlabeled else None,
         sampling=sampling,
         place=place,
         divisor=loading.divisor,
@@ -185,7 +186,7 @@ class _Steps(Dataset):
         mine = self._mine(self.labeled_stream, self.sampling.labeled, step, micro)
         for position, i in mine:
             draw = self.sampling.seed, "labeled", i, position
-            seen = make_views(*self._opened(i), self.views.labeled, *draw, setting=setting)
+            seen = make_views(*self._opened(i), self.views.labeled, *draw, setting=setting, tiles=self.views.tiles)
             samples.extend(seen.values())
             ids.extend([self.labeled.images.ids[i]] * len(seen))
         return collate(samples, ids, self.divisor, per_image=len(samples) // len(mine))
@@ -207,7 +208,7 @@ class _Steps(Dataset):
         for position, wanted in self._mine(self.unlabeled_stream, self.sampling.unlabeled, step, micro):
             i, image = self.read.or_next(images, wanted, bad)
             draw = self.sampling.seed, "unlabeled", i, position
-            seen = make_views(image, None, self.views.unlabeled, *draw, setting=setting)
+            seen = make_views(image, None, self.views.unlabeled, *draw, setting=setting, tiles=self.views.tiles)
             for name, sample in seen.items():
                 samples[name].append(sample)
             ids.append(images.ids[i])
