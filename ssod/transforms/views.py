@@ -22,6 +22,7 @@ from pydantic import AfterValidator, Field, model_serializer, model_validator
 from ssod.structures import Pieces, Targets
 from ssod.transforms.augmentations import Asks, Augmentations, asks, dump_list, leaves, nearest
 from ssod.transforms.patch_shuffle import PatchShuffle
+from ssod.transforms.picture import Picture
 from ssod.transforms.transform import ALONE, Seen, Setting, chain
 from ssod.transforms.zoom import TILES
 from ssod.utils import seeding
@@ -154,14 +155,14 @@ class Sample:
     """One view of one image.
 
     Attributes:
-        image: RGB picture.
+        image: the picture.
         matrix: [3, 3] float64, pixels of the file's upright image -> pixels of this view.
         key: random key of this view of this image at this position.
         targets: its boxes in this view's pixels, or None where there are no labels.
         pieces: how an image without labels was cut (``Seen.pieces``); None = it is whole.
     """
 
-    image: Image.Image
+    image: Picture
     matrix: np.ndarray
     key: int
     targets: Targets | None
@@ -287,6 +288,6 @@ def _carried(seen: Seen) -> Targets | None:
     return moved
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Return [3, H, W] uint8; the memory is the array's own, in channels-last order."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def to_tensor(image: Picture) -> torch.Tensor:
+    """Return [3, H, W] uint8, in channels-last order; no one else has its memory."""
+    return torch.from_numpy(image.array().copy()).permute(2, 0, 1)
