@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import PIL
+
 
 def _installed() -> ModuleType:
     try:
@@ -26,3 +28,8 @@ def _installed() -> ModuleType:
 
 
 ops: ModuleType = _installed()
+
+
+def libraries() -> dict[str, str]:
+    """Return name and version of what decodes images, and of what moves and colors pixels."""
+    return {"decoder": f"pillow {PIL.__version__}", "resampler": ops.NAME}

@@ -44,9 +44,9 @@ def flipped(pixels: np.ndarray, across: bool) -> np.ndarray:
 
 
 def filled(pixels: np.ndarray, where: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """Return the picture with one color where the mask [H, W] is true."""
+    """Return the picture with one color where the mask [H, W] is true; it may be changed itself."""
     canvas = np.full_like(pixels, color[0] if len(set(color)) == 1 else color)  # of one level it is faster
-    return cv2.copyTo(canvas, where.view(np.uint8), pixels.copy())
+    return cv2.copyTo(canvas, where.view(np.uint8), pixels)
 
 
 def looked_up(pixels: np.ndarray, tables: np.ndarray) -> np.ndarray:

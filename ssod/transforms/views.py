@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
@@ -286,8 +285,3 @@ def _carried(seen: Seen) -> Targets | None:
     moved.boxes = moved.boxes.float()
     moved.weight = None if moved.weight is None else moved.weight.float()
     return moved
-
-
-def to_tensor(image: Picture) -> torch.Tensor:
-    """Return [3, H, W] uint8, in channels-last order; no one else has its memory."""
-    return torch.from_numpy(image.array().copy()).permute(2, 0, 1)

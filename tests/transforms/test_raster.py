@@ -33,7 +33,7 @@ CASES = {
     "warped": (within, (9, 0.6)),  # OpenCV 4 reads at 32nds of a pixel
     "mirrored": (lambda ops, x: ops.flipped(x, True), EQUAL),
     "upended": (lambda ops, x: ops.flipped(x, False), EQUAL),
-    "filled": (lambda ops, x: ops.filled(x, x[..., 0] > 99, (1, 2, 3)), EQUAL),
+    "filled": (lambda ops, x: ops.filled(x.copy(), x[..., 0] > 99, (1, 2, 3)), EQUAL),
     "one table": (lambda ops, x: ops.looked_up(x, TABLES[0]), EQUAL),
     "three tables": (lambda ops, x: ops.looked_up(x, TABLES), EQUAL),
     "reordered": (lambda ops, x: ops.reordered(x, np.array([2, 0, 1])), EQUAL),
