@@ -32,7 +32,7 @@ def brightness(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 def contrast(pixels: np.ndarray, factor: float) -> np.ndarray:
     """Move levels away from the mean luma, or towards it."""
-    mean = int(raster.ops.gray(pixels).mean() + 0.5)
+    mean = int(raster.ops.mean_luma(pixels) + 0.5)
     return raster.ops.looked_up(pixels, _mixed(mean, factor))
 
 

@@ -149,7 +149,7 @@ class Blur(Section):
         if rng.random() >= self.p:
             return nothing(size)
         sigma = rng.uniform(*self.sigma)
-        return pixels(size, lambda image: raster.ops.blurred(image, sigma))
+        return pixels(size, lambda image: raster.ops.blurred(image, sigma)) if sigma else nothing(size)
 
 
 class Smooth(Section):

@@ -30,17 +30,17 @@ _WORTH = 4  # times as many pixels are scaled, to cut a part out, before reading
 
 @dataclass(frozen=True)
 class _Canvas:
-    """A rectangle that a picture was cut off to. ``matrix`` takes its pixels to those of the picture now."""
+    """A rectangle that a picture was cut off to. ``back`` takes pixels of the picture now to its own."""
 
-    matrix: np.ndarray
+    back: np.ndarray
     size: Size
 
-    def then(self, matrix: np.ndarray) -> _Canvas:
-        return _Canvas(matrix @ self.matrix, self.size)
+    def then(self, back: np.ndarray) -> _Canvas:
+        return _Canvas(self.back @ back, self.size)
 
     def covers(self, size: Size) -> bool:
         """Whether all of a picture of ``size`` lies on it."""
-        x, y = (np.linalg.inv(self.matrix) @ _corners(size))[:2]
+        x, y = (self.back @ _corners(size))[:2]
         inside = (x >= -_CLOSE) & (x <= self.size[0] + _CLOSE) & (y >= -_CLOSE) & (y <= self.size[1] + _CLOSE)
         return bool(inside.all())
 
@@ -85,7 +85,8 @@ class Picture:
         result = Picture.__new__(Picture)
         result.size, result._pixels = size, None
         result._source, result._matrix = start._source, matrix @ start._matrix
-        earlier = [canvas.then(matrix) for canvas in start._canvases]
+        back = np.linalg.inv(matrix)
+        earlier = [canvas.then(back) for canvas in start._canvases]
         own = _Canvas(np.eye(3), size)
         result._canvases = (*(canvas for canvas in earlier if not canvas.covers(size)), own)
         result._fill = start._fill if fill is None else fill
@@ -161,8 +162,7 @@ def _outside(canvases: tuple[_Canvas, ...], size: Size) -> np.ndarray:
     low, high = np.zeros(height), np.full(height, float(width))  # columns that a row shows: from, and before
     y = np.arange(height) + 0.5
     for canvas in canvases:
-        back = np.linalg.inv(canvas.matrix)
-        for (across, down, shift), end in zip(back[:2], canvas.size):
+        for (across, down, shift), end in zip(canvas.back[:2], canvas.size):
             start = down * y + shift  # where the row's left border lies; one column on is ``across`` further
             if abs(across) < 1e-12:
                 low = np.where((start >= 0) & (start < end), low, width)

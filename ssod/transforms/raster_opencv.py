@@ -67,6 +67,11 @@ def gray(pixels: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
+def mean_luma(pixels: np.ndarray) -> float:
+    """Return the mean luma in levels."""
+    return cv2.mean(gray(pixels))[0]
+
+
 def as_gray(pixels: np.ndarray) -> np.ndarray:
     """Return the picture without its color; three equal channels remain."""
     return cv2.cvtColor(gray(pixels), cv2.COLOR_GRAY2RGB)

@@ -57,6 +57,11 @@ def gray(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
+def mean_luma(pixels: np.ndarray) -> float:
+    """See ``raster_opencv.mean_luma``."""
+    return float(gray(pixels).mean())
+
+
 def as_gray(pixels: np.ndarray) -> np.ndarray:
     """See ``raster_opencv.as_gray``."""
     return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))

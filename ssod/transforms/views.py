@@ -154,7 +154,7 @@ class Sample:
     """One view of one image.
 
     Attributes:
-        image: the picture.
+        image: the picture; one of Pillow's is taken, too.
         matrix: [3, 3] float64, pixels of the file's upright image -> pixels of this view.
         key: random key of this view of this image at this position.
         targets: its boxes in this view's pixels, or None where there are no labels.
@@ -166,6 +166,9 @@ class Sample:
     key: int
     targets: Targets | None
     pieces: Pieces | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", Picture.of(self.image))
 
 
 def check_others(pipelines: Mapping[str, Pipeline], count: int, kind: str = "labeled") -> None:

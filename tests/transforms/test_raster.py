@@ -38,6 +38,7 @@ CASES = {
     "three tables": (lambda ops, x: ops.looked_up(x, TABLES), EQUAL),
     "reordered": (lambda ops, x: ops.reordered(x, np.array([2, 0, 1])), EQUAL),
     "gray": (lambda ops, x: ops.gray(x), CLOSE),
+    "mean luma": (lambda ops, x: ops.mean_luma(x), CLOSE),
     "as gray": (lambda ops, x: ops.as_gray(x), CLOSE),
     "counts": (lambda ops, x: ops.counts(x), EQUAL),
     "more color": (lambda ops, x: ops.saturated(x, 1.72), CLOSE),

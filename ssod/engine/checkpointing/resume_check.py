@@ -143,9 +143,7 @@ def _check_pixels(
     if now is None or saved == now or "pixels" in allow:
         return
     if saved is None:
-        problem = (
-            "its pixels were made by Pillow, one move at a time; from here on those of a view are made at once"
-        )
+        problem = "its pixels were made by Pillow, one move at a time; from here on those of a view are made at once"
         logging.getLogger("ssod").warning(f"{path}: {problem}, by {now['resampler']}")
         return
     changed = [f"{use} {saved.get(use)} -> {now.get(use)}" for use in now if saved.get(use) != now.get(use)]
