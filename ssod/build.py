@@ -44,6 +44,7 @@ from ssod.methods.base import Method
 from ssod.methods.registry import find
 from ssod.pseudo_labels import threshold
 from ssod.structures import Batch, Detector
+from ssod.transforms import raster
 from ssod.utils import collective, distributed
 from ssod.utils.errors import Exit, SsodError
 from ssod.version import __version__
@@ -118,6 +119,7 @@ class Parts:
         resolved, classes = cfg.dump(), {"names": list(data.classes.names), "ids": list(data.classes.ids)}
         fixed = [] if cfg.method.restart_at is None else ["method.burn_in"]  # a run starts afresh once
         self.identity = {"config": resolved, "classes": classes, "data": data.fingerprint, "fixed": fixed}
+        self.identity["pixels"] = raster.libraries()
         self.card = {
             "detector": resolved["detector"],
             "classes": classes,
@@ -141,7 +143,7 @@ class Parts:
     def begin(self) -> list[str]:
         """Write what says what runs, and return it in words."""
         cfg, data, folder = self.cfg, self.data, self.folder
-        folder.write_inputs(cfg.dump(), data.split)
+        folder.write_inputs(cfg.dump(), data.split, raster.libraries())
         distributed.on_rank_zero(lambda: folder.write_json(folder.path / "origins.json", origins(cfg)))
         parts = {"labelled": data.labeled, "val": data.val}
         if find(cfg.method.name).uses_unlabeled:

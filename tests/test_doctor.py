@@ -3,10 +3,12 @@
 import configparser
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ssod.commands import doctor
+from ssod.transforms import raster, raster_torch
 
 
 def test_every_package_that_is_needed_is_looked_at() -> None:
@@ -28,6 +30,12 @@ def test_a_folder_is_printed_as_it_is(
     printed = capsys.readouterr().out
     assert f"ok: {here}" in printed
     assert "absent: :car:" in printed
+
+
+def test_what_makes_views_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for ops, well in ((raster_torch, None), (SimpleNamespace(NAME="opencv 5.0.0"), True)):
+        monkeypatch.setattr(raster, "ops", ops)
+        assert doctor._pixels()[:2] == (well, ops.NAME)
 
 
 def test_what_is_missing_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -492,11 +492,11 @@ def test_colour_strengths_are_tenths_of_the_published_ranges(monkeypatch: pytest
 def test_bits_are_rounded_up_and_none_is_black() -> None:
     picture = Image.new("RGB", (2, 1), (200, 100, 40))
     (op,) = parse_list([{"color_op_uniform": {"ops": ["posterize"], "bits": 0.0}}])
-    assert op.draw(np.random.default_rng(0), (2, 1)).apply(picture).getpixel((0, 0)) == (0, 0, 0)
+    assert op.draw(np.random.default_rng(0), (2, 1)).apply(picture).image().getpixel((0, 0)) == (0, 0, 0)
     (op,) = parse_list([{"color_op_uniform": {"ops": ["posterize"], "bits": 1.1}}])  # two bits
-    assert op.draw(np.random.default_rng(0), (2, 1)).apply(picture).getpixel((0, 0)) == (192, 64, 0)
+    assert op.draw(np.random.default_rng(0), (2, 1)).apply(picture).image().getpixel((0, 0)) == (192, 64, 0)
     (op,) = parse_list([{"color_op_uniform": {"ops": ["solarize"], "threshold": 100.0}}])
-    assert op.draw(np.random.default_rng(0), (2, 1)).apply(picture).getpixel((0, 0)) == (55, 155, 40)
+    assert op.draw(np.random.default_rng(0), (2, 1)).apply(picture).image().getpixel((0, 0)) == (55, 155, 40)
 
 
 def test_geometry_is_one_of_five_by_the_tangent_and_either_way() -> None:
@@ -522,7 +522,7 @@ def test_geometry_is_one_of_five_by_the_tangent_and_either_way() -> None:
         assert abs(np.mean(values)) < 0.1 * most
     moved = transforms({"geometry_op": {"ops": ["translate_x"], "share": 0.5}}, 1, (40, 20))[0]
     picture = moved.apply(Image.new("RGB", (40, 20), (255, 255, 255)))
-    assert {color for _, color in picture.getcolors()} >= {(128, 128, 128), (255, 255, 255)}
+    assert {color for _, color in picture.image().getcolors()} >= {(128, 128, 128), (255, 255, 255)}
 
 
 def test_the_preset_does_both_in_random_order() -> None:

@@ -3,12 +3,12 @@
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from ssod.inference.export_parity import texture
 from ssod.inference.model import Model
-from ssod.transforms.views import to_tensor
 from ssod.utils import model_file as modelfile
 from tools.export_parity import random_model
 
@@ -47,4 +47,4 @@ def photos(folder: Path, names: list[str]) -> list[Path]:
 
 def pixels(path: Path) -> torch.Tensor:
     """Return [3, H, W] uint8 of an image file."""
-    return to_tensor(Image.open(path).convert("RGB"))
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)

@@ -3,11 +3,11 @@ files of photos.
 
     python -m tools.bench_loader FOLDER [--images 40] [--method soft_teacher ...]
 
-For each method, the views of its recipe on COCO: decode, make both views, lay them into arrays. In the same rounds,
-on the same files, the least that any loader has to do for views of these very sizes: decode once, resize once a view,
-copy; no flip and no colour. Methods whose views are the same share a row, and `decode` opens the file and does no
-more. Seconds are those of the processor, so that others on the machine matter little; of each file the median of
-`--rounds` counts.
+For each method, the views of its recipe on COCO: decode, make both views, lay them into batches. In the same rounds,
+on the same files, the least that a loader has to do with Pillow for views of these very sizes: decode once, resize once
+a view, copy; no flip and no colour. It is a measure that does not change: a loader can do with less. Methods whose
+views are the same share a row, and `decode` opens the file and does no more. Seconds are those of the processor, so
+that others on the machine matter little; of each file the median of `--rounds` counts.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from ssod.data.formats.image import open_image
+from ssod.data.loading.loader import collate
 from ssod.transforms.transform import Setting
-from ssod.transforms.views import Pipeline, ViewsConfig, make_views, to_tensor
+from ssod.transforms.views import Pipeline, ViewsConfig, make_views
 from ssod.utils import recipes
 from ssod.utils.config_errors import read_section
 from ssod.utils.errors import SsodError
@@ -88,7 +90,7 @@ def full(path: Path, pipelines: Mapping[str, Pipeline], number: int, setting: Se
     """Make the views of a file as the loader does; return their sizes."""
     made = make_views(open_image(str(path)), None, pipelines, 0, "bench", number, setting=setting)
     for sample in made.values():
-        to_tensor(sample.image)
+        collate([sample], [number], 32)
     return [sample.image.size for sample in made.values()]
 
 
@@ -96,7 +98,7 @@ def shortest(path: Path, sizes: list[Size]) -> None:
     """Do the least that makes views of some sizes."""
     image = open_image(str(path))
     for size in sizes:
-        to_tensor(image.resize(size, Image.Resampling.BILINEAR))
+        np.array(image.resize(size, Image.Resampling.BILINEAR))
 
 
 def measure(rows: Mapping[str, Mapping[str, Pipeline]], files: list[Path], rounds: int) -> dict[str, Cost]:

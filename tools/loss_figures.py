@@ -202,7 +202,7 @@ def draw_uncertainty(folder: Path, out: Path, images: int) -> None:
         for axes, (kind, chosen) in zip(line[1:], (("correct", correct), ("wrong", ~correct))):
             means[kind].append(uncertain[chosen & counted])
             map_ = heat(uncertain, chosen & counted, seen.p, padded)[:high, :wide]
-            axes.imshow(np.asarray(seen.sample.image.convert("L")), cmap="gray", alpha=0.5)
+            axes.imshow(np.asarray(seen.sample.image.image().convert("L")), cmap="gray", alpha=0.5)
             image = axes.imshow(map_.numpy(), cmap="inferno", alpha=0.8, **scale)
             axes.set_title(f"U, {kind} {what}", fontsize=8)
         for axes in line:

@@ -77,6 +77,14 @@ def _nms() -> Verdict:
     return kept == [0, 2], f"nms keeps {kept}", "torch and torchvision do not pair; install both without pins"
 
 
+def _pixels() -> Verdict:
+    from ssod.transforms import raster
+
+    name = raster.libraries()["resampler"]
+    fix = 'pip install "ssod[fast]": views in less time; any opencv-python will do'
+    return (True if name.startswith("opencv") else None), name, fix
+
+
 def _devices() -> Verdict:
     import torch
 
@@ -103,6 +111,7 @@ _CHECKS: list[tuple[str, Callable[[], Verdict]]] = [
     ("python", _python),
     *[(name, lambda name=name: _package(name, needed=True)) for name in _NEEDED],
     ("torch + torchvision", _nms),
+    ("views made by", _pixels),
     ("devices", _devices),
     ("write access", _writes),
     ("data sets", _datasets),

@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Literal, Self
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, field_validator, model_validator
 
 from ssod.structures import Targets
 from ssod.transforms.area_map import Three, area_map, area_ratio, areas, blend, to_bytes, to_float
 from ssod.transforms.box_level import OnBoxes
 from ssod.transforms.photometric import enhance_factor
+from ssod.transforms.picture import Picture
 from ssod.transforms.transform import Seen, Size, Transform
 
 GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
@@ -135,8 +135,8 @@ class BoxColor(OnBoxes):
         return self.drawn(rng, size, self._change)
 
     def _change(self, seen: Seen, targets: Targets, chosen: np.ndarray, rng: np.random.Generator) -> Seen:
-        pixels = self.colored(to_float(np.asarray(seen.image)), targets.boxes.numpy()[chosen])
-        return replace(seen, image=Image.fromarray(to_bytes(pixels)))
+        pixels = self.colored(to_float(seen.image.array()), targets.boxes.numpy()[chosen])
+        return replace(seen, image=Picture(to_bytes(pixels)))
 
     def colored(self, pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Return the [H, W, 3] pixels in 0..1 with other colours around some boxes [M, 4]; not cut off at 0 and 1."""

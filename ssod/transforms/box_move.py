@@ -18,7 +18,6 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, model_validator
 
 from ssod.structures import Targets, join
@@ -27,6 +26,7 @@ from ssod.transforms.box_level import OnBoxes
 from ssod.transforms.centered import about_middle, slant, turn
 from ssod.transforms.geometry import warped
 from ssod.transforms.mix import GREY
+from ssod.transforms.picture import Picture
 from ssod.transforms.transform import Seen, Size, Transform
 from ssod.transforms.zoom import HALF
 
@@ -68,8 +68,8 @@ class BoxMove(OnBoxes):
 
     def _change(self, seen: Seen, targets: Targets, chosen: np.ndarray, rng: np.random.Generator) -> Seen:
         signs = np.where(rng.random(len(chosen)) < 0.5, -1, 1) * chosen
-        pixels, after = self.moved(to_float(np.asarray(seen.image)), targets, signs)
-        seen = replace(seen, image=Image.fromarray(to_bytes(pixels)))
+        pixels, after = self.moved(to_float(seen.image.array()), targets, signs)
+        seen = replace(seen, image=Picture(to_bytes(pixels)))
         return seen if after is targets else replace(seen, targets=after, since=np.eye(3))
 
     def moved(self, pixels: np.ndarray, targets: Targets, signs: np.ndarray) -> tuple[np.ndarray, Targets]:
@@ -105,8 +105,8 @@ class BoxMove(OnBoxes):
             return crop
         size, degrees = (crop.shape[1], crop.shape[0]), sign * self.degrees
         matrix = {"rotate": turn, "shear_x": slant, "shear_y": slant_down}[self.op](degrees)
-        moved = warped(size, about_middle(size, matrix), FILL).apply(Image.fromarray(to_bytes(crop)))
-        return to_float(np.asarray(moved))
+        moved = warped(size, about_middle(size, matrix), FILL).act(Picture(to_bytes(crop)))
+        return to_float(moved.array())
 
 
 def rect_of(box: torch.Tensor) -> Rect:

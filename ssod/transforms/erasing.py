@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, field_validator
 
 from ssod.transforms.geometry import FILL, IntSpan, Span
@@ -18,13 +17,13 @@ Rect = tuple[int, int, int, int]  # left, top, right, bottom
 def painted(size: Size, rects: list[Rect], fill: int) -> Transform:
     """Return the transform that fills rectangles with one grey level."""
 
-    def apply(image: Image.Image) -> Image.Image:
+    def change(image: np.ndarray) -> np.ndarray:
         image = image.copy()
-        for rect in rects:
-            image.paste((fill,) * 3, rect)
+        for left, top, right, bottom in rects:
+            image[top:bottom, left:right] = fill
         return image
 
-    return pixels(size, apply) if rects else nothing(size)
+    return pixels(size, change) if rects else nothing(size)
 
 
 def place(rng: np.random.Generator, size: Size, width: int, height: int) -> list[Rect]:
@@ -142,11 +141,12 @@ class Erase(Section):
 def noisy(size: Size, rect: Rect, seed: int) -> Transform:
     """Return the transform that fills a rectangle with uniform noise made from ``seed``."""
 
-    def apply(image: Image.Image) -> Image.Image:
-        shape = rect[3] - rect[1], rect[2] - rect[0], 3
-        noise = np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, np.uint8)
+    left, top, right, bottom = rect
+
+    def change(image: np.ndarray) -> np.ndarray:
+        noise = np.random.Generator(np.random.Philox(seed)).integers(0, 256, (bottom - top, right - left, 3), np.uint8)
         image = image.copy()
-        image.paste(Image.fromarray(noise), rect)
+        image[top:bottom, left:right] = noise
         return image
 
-    return pixels(size, apply)
+    return pixels(size, change)

@@ -1,9 +1,10 @@
 """Operations that move pixels.
 
-Coordinates are those of boxes: pixel ``(i, j)`` covers ``[i, i + 1] x [j, j + 1]``, so a flip is ``x' = W - x``. Pillow
-samples in the same frame, hence pixels and boxes agree to the last fraction. The matrices are those that Soft Teacher
-and Consistent-Teacher use: rotation about ``((W - 1)/2, (H - 1)/2)``, positive clockwise
-on screen; shear by ``tanh`` of the angle with the sign of x negated; canvas size kept and exposed area filled with 125.
+Coordinates are those of boxes: pixel ``(i, j)`` covers ``[i, i + 1] x [j, j + 1]``, so a flip is ``x' = W - x``.
+``picture`` samples in the same frame, hence pixels and boxes agree to the last fraction; it makes the moves of a view
+at once. The matrices are those that Soft Teacher and Consistent-Teacher use: rotation about
+``((W - 1)/2, (H - 1)/2)``, positive clockwise on screen; shear by ``tanh`` of the angle with the sign of x negated;
+canvas size kept and exposed area filled with 125.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import math
 from typing import Annotated
 
 import numpy as np
-from PIL import Image
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ssod.transforms.transform import Size, Transform, nothing
+from ssod.transforms.transform import Size, Transform, moved, nothing
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.schema import Section
 
@@ -59,36 +59,27 @@ def resized(size: Size, to: Size) -> Transform:
     matrix = np.diag([to[0] / size[0], to[1] / size[1], 1.0])
     if to == size:
         return nothing(size)
-    return Transform(to, matrix, lambda image: image.resize(to, Image.Resampling.BILINEAR))
+    return moved(to, matrix)
 
 
 def mirrored(size: Size) -> Transform:
     """Swap left and right."""
-    matrix = np.array([[-1.0, 0, size[0]], [0, 1, 0], [0, 0, 1]])
-    return Transform(size, matrix, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    return moved(size, np.array([[-1.0, 0, size[0]], [0, 1, 0], [0, 0, 1]]))
 
 
 def upended(size: Size) -> Transform:
     """Swap top and bottom."""
-    matrix = np.array([[1.0, 0, 0], [0, -1, size[1]], [0, 0, 1]])
-    return Transform(size, matrix, lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+    return moved(size, np.array([[1.0, 0, 0], [0, -1, size[1]], [0, 0, 1]]))
 
 
 def cropped(left: int, top: int, to: Size) -> Transform:
     """Cut out ``to`` pixels from (left, top) on."""
-    matrix = np.array([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
-    return Transform(to, matrix, lambda image: image.crop((left, top, left + to[0], top + to[1])))
+    return moved(to, shift_matrix(-left, -top))
 
 
 def warped(size: Size, matrix: np.ndarray, fill: tuple[int, int, int] = (FILL, FILL, FILL)) -> Transform:
     """Apply an affine matrix on a canvas that keeps its size, bilinear."""
-    inverse = np.linalg.inv(matrix)[:2].ravel().tolist()
-
-    def apply(image: Image.Image) -> Image.Image:
-        how = Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
-        return image.transform(size, *how, fillcolor=fill)
-
-    return Transform(size, matrix, apply)
+    return moved(size, matrix, fill)
 
 
 def shift_matrix(dx: float, dy: float) -> np.ndarray:

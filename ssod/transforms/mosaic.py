@@ -15,13 +15,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field, field_validator
 
 from ssod.structures import join
 from ssod.structures.boxes import clip, warp
 from ssod.transforms.geometry import Span, resized, shift_matrix
-from ssod.transforms.transform import MIN_SIDE, Seen, Size, Transform
+from ssod.transforms.picture import Picture
+from ssod.transforms.transform import MIN_SIDE, Seen, Size, Transform, moved
 from ssod.utils.schema import Section
 
 TILES = 4
@@ -51,22 +51,37 @@ class Mosaic(Section):
             if setting.count:
                 picks = np.random.Generator(np.random.Philox(seed)).choice(setting.count, TILES - 1, replace=False)
                 parts += [Seen(image, np.eye(3), targets) for image, targets in map(setting.read, picks.tolist())]
-            sheet = Image.new("RGB", canvas, FILL)
+            sheet = np.full((canvas[1], canvas[0], 3), FILL[0], np.uint8)
+            whole = Picture(sheet)
             laid = []
             for k, one in enumerate(parts):
                 tile, shift = place(one.image.size, (first + k) % TILES)
                 there = tile.follow(one)
-                sheet.paste(there.image, (int(shift[0, 2]), int(shift[1, 2])))
-                laid.append(replace(there, image=sheet, matrix=shift @ there.matrix, since=shift @ there.since))
+                pasted(sheet, there.image.array(), (int(shift[0, 2]), int(shift[1, 2])))
+                laid.append(replace(there, image=whole, matrix=shift @ there.matrix, since=shift @ there.since))
             if seen.targets is None:
                 return laid[0]
             return replace(laid[0], targets=join([one.boxes() for one in laid]), since=np.eye(3))
 
-        def alone(image: Image.Image) -> Image.Image:
-            return boxed(Seen(image, np.eye(3), None)).image
+        def alone(picture: Picture) -> Picture:
+            return boxed(Seen(picture, np.eye(3), None)).image
 
         tile, shift = place(size, first)
         return Transform(canvas, shift @ tile.matrix, alone, boxed, always=True)
+
+
+def pasted(sheet: np.ndarray, pixels: np.ndarray, corner: tuple[int, int]) -> None:
+    """Write pixels onto a sheet, which it changes; what lies beyond its border is left out.
+
+    Args:
+        sheet: [H, W, 3].
+        pixels: [h, w, 3].
+        corner: (x, y) of their top left corner on the sheet, anywhere.
+    """
+    left, top = corner
+    x, y = max(0, left), max(0, top)
+    part = pixels[y - top : max(0, sheet.shape[0] - top), x - left : max(0, sheet.shape[1] - left)]
+    sheet[y : y + part.shape[0], x : x + part.shape[1]] = part
 
 
 class Affine(Section):
@@ -94,19 +109,16 @@ class Affine(Section):
         scale = rng.uniform(*self.scale)
         x, y = (side * rng.uniform(0.5 - self.translate, 0.5 + self.translate) for side in to)
         matrix = shift_matrix(x, y) @ np.diag([scale, scale, 1.0]) @ shift_matrix(-size[0] / 2, -size[1] / 2)
-        inverse = np.linalg.inv(matrix)[:2].ravel().tolist()
-
-        def apply(image: Image.Image) -> Image.Image:
-            return image.transform(to, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=FILL)
+        move = moved(to, matrix, FILL)
 
         def boxed(seen: Seen) -> Seen:
             targets = seen.boxes()
-            moved = warp(targets.boxes, torch.from_numpy(matrix))
-            inside = clip(moved, torch.tensor([to[::-1]]))
+            whole = warp(targets.boxes, torch.from_numpy(matrix))
+            inside = clip(whole, torch.tensor([to[::-1]]))
             sides = inside[:, 2:] - inside[:, :2]
-            enough = sides.prod(1) >= self.visible * (moved[:, 2:] - moved[:, :2]).prod(1)
+            enough = sides.prod(1) >= self.visible * (whole[:, 2:] - whole[:, :2]).prod(1)
             keep = (enough | (targets.trust() == 0)) & (sides > MIN_SIDE).all(1)
             left = replace(targets, boxes=inside)[keep]
-            return replace(seen, image=apply(seen.image), matrix=matrix @ seen.matrix, targets=left, since=np.eye(3))
+            return replace(seen, image=move.act(seen.image), matrix=matrix @ seen.matrix, targets=left, since=np.eye(3))
 
-        return Transform(to, matrix, apply, boxed)
+        return replace(move, boxed=boxed)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, field_validator
-from torchvision.transforms.v2 import functional as F
 
+from ssod.transforms import colors
 from ssod.transforms.geometry import Span, rotation_matrix, shift_matrix, warped
 from ssod.transforms.photometric import COLOR_OPS, ColorName
 from ssod.transforms.transform import Size, Transform, pixels
@@ -24,20 +23,14 @@ GeometryName = Literal["rotate", "shear_x", "shear_y", "translate_x", "translate
 GEOMETRY: tuple[GeometryName, ...] = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
-def keep_bits(image: Image.Image, bits: float) -> Image.Image:
-    """Return the picture with the highest ``bits`` of each channel, rounded up; Pillow's own refuses to keep none."""
-    mask = 256 - 2 ** (8 - math.ceil(bits))
-    return image.point([level & mask for level in range(256)] * 3)
-
-
-# name -> (picture, strength) -> picture; the other colour operations have no strength.
-STRENGTH_OPS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "solarize": lambda image, threshold: F.solarize(image, threshold),
-    "posterize": keep_bits,
-    "color": lambda image, factor: F.adjust_saturation(image, factor),
-    "contrast": lambda image, factor: F.adjust_contrast(image, factor),
-    "brightness": lambda image, factor: F.adjust_brightness(image, factor),
-    "sharpness": lambda image, factor: F.adjust_sharpness(image, factor),
+# name -> (pixels [H, W, 3] uint8, strength) -> pixels; the other colour operations have no strength.
+STRENGTH_OPS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "solarize": colors.solarize,
+    "posterize": colors.posterize,
+    "color": colors.saturation,
+    "contrast": colors.contrast,
+    "brightness": colors.brightness,
+    "sharpness": colors.sharpness,
 }
 
 

@@ -15,11 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field
 
 from ssod.structures import Pieces
 from ssod.structures.pieces import move_in_pieces
+from ssod.transforms.picture import Picture
 from ssod.transforms.transform import MIN_SIDE, Seen, Size, Transform, nothing
 from ssod.utils.schema import Section
 
@@ -43,11 +43,11 @@ def exchanged(size: Size, cut: int, *, across: bool) -> Transform:
     """Exchange what lies before ``cut`` pixels, from the left or from the top, and what lies behind."""
     pieces = parts_of(size, cut, across=across)
 
-    def apply(image: Image.Image) -> Image.Image:
-        return Image.fromarray(np.roll(np.asarray(image), -cut, axis=1 if across else 0))
+    def act(picture: Picture) -> Picture:
+        return Picture(np.roll(picture.array(), -cut, axis=1 if across else 0))
 
     def follow(seen: Seen) -> Seen:
-        image = apply(seen.image)
+        image = act(seen.image)
         if seen.targets is None:
             if seen.pieces is not None:
                 raise TypeError("a view is cut once, as boxes are carried over one cut; the config should refuse more")
@@ -55,7 +55,7 @@ def exchanged(size: Size, cut: int, *, across: bool) -> Transform:
         targets = move_in_pieces([seen.boxes()], pieces.before, pieces, torch.tensor([size[::-1]]), MIN_SIDE)[0]
         return replace(seen, image=image, targets=targets, since=np.eye(3))
 
-    return Transform(size, np.eye(3), apply, follow, always=True)
+    return Transform(size, np.eye(3), act, follow, always=True)
 
 
 def parts_of(size: Size, cut: int, *, across: bool) -> Pieces:

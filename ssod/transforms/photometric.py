@@ -1,4 +1,4 @@
-"""Operations that change colours and move nothing. Pillow pictures in and out, RGB.
+"""Operations that change colours and move nothing.
 
 Each is a frozen config section with ``draw(rng, size) -> Transform`` (see ``ssod.transforms.transform``): all chance is
 in ``draw``.
@@ -12,15 +12,16 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 from pydantic import Field, field_validator
-from torchvision.transforms.v2 import functional as F
 
+from ssod.transforms import colors, raster
+from ssod.transforms.colors import LEVELS, table
 from ssod.transforms.geometry import IntSpan, Span
 from ssod.transforms.transform import Size, Transform, nothing, pixels
 from ssod.utils.schema import Section
 
-Paint = Callable[[Image.Image], Image.Image]
+Paint = Callable[[np.ndarray], np.ndarray]  # [H, W, 3] uint8
 
 
 def enhance_factor(level: float) -> float:
@@ -50,17 +51,17 @@ ColorName = Literal[
     "posterize",
 ]
 
-# name -> (picture, level 1..9) -> picture. The nine operations of Soft Teacher and STAC.
-COLOR_OPS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+# name -> (pixels [H, W, 3] uint8, level 1..9) -> pixels. The nine operations of Soft Teacher and STAC.
+COLOR_OPS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "identity": lambda image, level: image,
-    "autocontrast": lambda image, level: F.autocontrast(image),
-    "equalize": lambda image, level: F.equalize(image),
-    "solarize": lambda image, level: F.solarize(image, solarize_threshold(level)),
-    "color": lambda image, level: F.adjust_saturation(image, enhance_factor(level)),
-    "contrast": lambda image, level: F.adjust_contrast(image, enhance_factor(level)),
-    "brightness": lambda image, level: F.adjust_brightness(image, enhance_factor(level)),
-    "sharpness": lambda image, level: F.adjust_sharpness(image, enhance_factor(level)),
-    "posterize": lambda image, level: F.posterize(image, posterize_bits(level)),
+    "autocontrast": lambda image, level: colors.autocontrast(image),
+    "equalize": lambda image, level: colors.equalize(image),
+    "solarize": lambda image, level: colors.solarize(image, solarize_threshold(level)),
+    "color": lambda image, level: colors.saturation(image, enhance_factor(level)),
+    "contrast": lambda image, level: colors.contrast(image, enhance_factor(level)),
+    "brightness": lambda image, level: colors.brightness(image, enhance_factor(level)),
+    "sharpness": lambda image, level: colors.sharpness(image, enhance_factor(level)),
+    "posterize": lambda image, level: colors.posterize(image, posterize_bits(level)),
 }
 
 
@@ -109,19 +110,19 @@ class ColorJitter(Section):
             return rng.uniform(max(0.0, 1 - spread), 1 + spread)
 
         steps: list[Paint] = [
-            partial(F.adjust_brightness, brightness_factor=factor(self.brightness)),
-            partial(F.adjust_contrast, contrast_factor=factor(self.contrast)),
-            partial(F.adjust_saturation, saturation_factor=factor(self.saturation)),
-            partial(F.adjust_hue, hue_factor=rng.uniform(-self.hue, self.hue)),
+            partial(colors.brightness, factor=factor(self.brightness)),
+            partial(colors.contrast, factor=factor(self.contrast)),
+            partial(colors.saturation, factor=factor(self.saturation)),
+            partial(colors.hue, turns=rng.uniform(-self.hue, self.hue)),
         ]
         steps = [steps[i] for i in rng.permutation(len(steps))]
 
-        def apply(image: Image.Image) -> Image.Image:
+        def change(image: np.ndarray) -> np.ndarray:
             for step in steps:
                 image = step(image)
             return image
 
-        return pixels(size, apply)
+        return pixels(size, change)
 
 
 class Grayscale(Section):
@@ -132,13 +133,11 @@ class Grayscale(Section):
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
-        return (
-            pixels(size, partial(F.rgb_to_grayscale, num_output_channels=3)) if rng.random() < self.p else nothing(size)
-        )
+        return pixels(size, lambda image: raster.ops.as_gray(image)) if rng.random() < self.p else nothing(size)
 
 
 class Blur(Section):
-    """Blur with a Gaussian (Pillow's, as Unbiased Teacher's)."""
+    """Blur with a Gaussian (Unbiased Teacher; Pillow, which it uses, has three box filters in the place of one)."""
 
     sigma: Span = (0.1, 2.0)
     "Standard deviation in pixels."
@@ -149,8 +148,8 @@ class Blur(Section):
         """See ``transform.Augmentation.draw``."""
         if rng.random() >= self.p:
             return nothing(size)
-        filter = ImageFilter.GaussianBlur(rng.uniform(*self.sigma))
-        return pixels(size, lambda image: image.filter(filter))
+        sigma = rng.uniform(*self.sigma)
+        return pixels(size, lambda image: raster.ops.blurred(image, sigma)) if sigma else nothing(size)
 
 
 class Smooth(Section):
@@ -161,8 +160,7 @@ class Smooth(Section):
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
-        filter = ImageFilter.BoxBlur(1) if self.kind == "mean" else ImageFilter.MedianFilter(3)
-        return pixels(size, lambda image: image.filter(filter))
+        return pixels(size, lambda image: (raster.ops.mean3 if self.kind == "mean" else raster.ops.median3)(image))
 
 
 class BrightnessContrast(Section):
@@ -176,8 +174,8 @@ class BrightnessContrast(Section):
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
         gain, shift = 1 + rng.uniform(*self.contrast), 255 * rng.uniform(*self.brightness)
-        table = _table(np.arange(256) * gain + shift)
-        return pixels(size, lambda image: image.point(table * 3))
+        levels = table(LEVELS * gain + shift)
+        return pixels(size, lambda image: raster.ops.looked_up(image, levels))
 
 
 class RgbShift(Section):
@@ -188,8 +186,8 @@ class RgbShift(Section):
 
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
-        tables = [_table(np.arange(256) + rng.uniform(-self.limit, self.limit)) for _ in range(3)]
-        return pixels(size, lambda image: image.point([level for table in tables for level in table]))
+        tables = np.stack([table(LEVELS + rng.uniform(-self.limit, self.limit)) for _ in range(3)])
+        return pixels(size, lambda image: raster.ops.looked_up(image, tables))
 
 
 class HsvShift(Section):
@@ -205,10 +203,9 @@ class HsvShift(Section):
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
         turn = round(rng.uniform(-self.hue, self.hue) * 256 / 360)
-        hue = [(level + turn) % 256 for level in range(256)]
-        rest = [_table(np.arange(256) + rng.uniform(-most, most)) for most in (self.saturation, self.value)]
-        table = hue + rest[0] + rest[1]
-        return pixels(size, lambda image: image.convert("HSV").point(table).convert("RGB"))
+        rest = [table(LEVELS + rng.uniform(-most, most)) for most in (self.saturation, self.value)]
+        tables = np.stack([((LEVELS + turn) % 256).astype(np.uint8), *rest])
+        return pixels(size, lambda image: raster.ops.in_hsv(image, tables))
 
 
 class ChannelShuffle(Section):
@@ -217,12 +214,7 @@ class ChannelShuffle(Section):
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
         order = rng.permutation(3)
-
-        def apply(image: Image.Image) -> Image.Image:
-            bands = image.split()
-            return Image.merge("RGB", [bands[i] for i in order])
-
-        return pixels(size, apply)
+        return pixels(size, lambda image: raster.ops.reordered(image, order))
 
 
 class Jpeg(Section):
@@ -235,12 +227,12 @@ class Jpeg(Section):
         """See ``transform.Augmentation.draw``."""
         quality = int(rng.integers(self.quality[0], self.quality[1] + 1))
 
-        def apply(image: Image.Image) -> Image.Image:
+        def change(image: np.ndarray) -> np.ndarray:
             file = io.BytesIO()
-            image.save(file, "JPEG", quality=quality)
-            return Image.open(file, formats=("JPEG",)).convert("RGB")
+            Image.fromarray(image).save(file, "JPEG", quality=quality)
+            return np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB"))
 
-        return pixels(size, apply)
+        return pixels(size, change)
 
 
 class Noise(Section):
@@ -253,13 +245,8 @@ class Noise(Section):
         """See ``transform.Augmentation.draw``."""
         std, seed = rng.uniform(*self.std), int(rng.integers(1 << 63))
 
-        def apply(image: Image.Image) -> Image.Image:
-            grey = np.asarray(image, np.float32)
-            grey = grey + np.random.Generator(np.random.Philox(seed)).standard_normal(grey.shape, np.float32) * std
-            return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+        def change(image: np.ndarray) -> np.ndarray:
+            noise = np.random.Generator(np.random.Philox(seed)).standard_normal(image.shape, np.float32)
+            return table(image.astype(np.float32) + noise * std)
 
-        return pixels(size, apply)
-
-
-def _table(levels: np.ndarray) -> list[int]:
-    return levels.round().clip(0, 255).astype(int).tolist()
+        return pixels(size, change)

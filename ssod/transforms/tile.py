@@ -36,7 +36,7 @@ def begin_with_tile(seen: Seen, tiles: Tiles, *draw: int | str) -> Seen:
     def read(i: int) -> tuple[Image.Image, Targets | None]:
         image, targets = others(i)
         part = cut(Seen(image, np.eye(3), targets), tiles, seeding.generator(*draw, "tile of", i))
-        return part.image, part.targets
+        return part.image.image(), part.targets
 
     part = cut(seen, tiles, seeding.generator(*draw, "tile of", "itself"))
     return replace(part, setting=replace(seen.setting, read=read))

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from ssod.structures import Pieces, Targets, move_targets
+from ssod.transforms.picture import Color, Picture, Size
 
-Size = tuple[int, int]  # (width, height), Pillow's order
 MIN_SIDE = 1.0  # a box with a side of at most this many pixels is dropped, as Pseudo.move does with pseudo-boxes
 
 
@@ -50,7 +50,7 @@ class Seen:
     Boxes are moved at the end, by one matrix, or where an operation reads them: a box that is turned twice grows once.
 
     Attributes:
-        image: RGB picture.
+        image: the picture; one of Pillow's is taken, too.
         matrix: [3, 3] float64, pixels of the file's upright image -> pixels of ``image``.
         targets: boxes, or None where nobody knows them.
         since: [3, 3] float64, pixels that the boxes refer to -> pixels of ``image``.
@@ -59,12 +59,15 @@ class Seen:
             whole. ``matrix`` is then as if it had not been.
     """
 
-    image: Image.Image
+    image: Picture
     matrix: np.ndarray
     targets: Targets | None
     since: np.ndarray = field(default_factory=lambda: np.eye(3))
     setting: Setting = ALONE
     pieces: Pieces | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", Picture.of(self.image))
 
     def boxes(self) -> Targets:
         """Return the boxes [M, 4] float64 in pixels of ``image``: hulls, clipped, without those that became too small.
@@ -91,16 +94,20 @@ class Transform:
     Attributes:
         size: (width, height) of the result.
         matrix: [3, 3] float64, old pixels -> new pixels.
-        apply: the picture before -> the picture after; never changes its argument.
-        boxed: does the same where boxes are known, in the place of ``apply`` and ``matrix``; None = boxes just follow.
+        act: the picture before -> the picture after.
+        boxed: does the same where boxes are known, in the place of ``act`` and ``matrix``; None = boxes just follow.
         always: whether ``boxed`` does it also where they are not: no matrix says where pixels go.
     """
 
     size: Size
     matrix: np.ndarray
-    apply: Callable[[Image.Image], Image.Image]
+    act: Callable[[Picture], Picture]
     boxed: Callable[[Seen], Seen] | None = None
     always: bool = False
+
+    def apply(self, image: Image.Image | Picture) -> Picture:
+        """Return the picture after, whose pixels may not be computed yet; ``image`` is not changed."""
+        return self.act(Picture.of(image))
 
     def follow(self, seen: Seen) -> Seen:
         """Return what becomes of a picture, its matrix and its boxes."""
@@ -119,14 +126,30 @@ class Augmentation(Protocol):
         ...
 
 
-def pixels(size: Size, apply: Callable[[Image.Image], Image.Image]) -> Transform:
-    """Return a transform that changes colours and moves nothing."""
-    return Transform(size, np.eye(3), apply)
+def pixels(size: Size, change: Callable[[np.ndarray], np.ndarray]) -> Transform:
+    """Return a transform that changes colours and moves nothing.
+
+    Args:
+        size: (width, height) of the picture.
+        change: [H, W, 3] uint8 -> the same shape and type; never changes its argument.
+    """
+
+    def act(picture: Picture) -> Picture:
+        before = picture.array()
+        after = change(before)
+        return picture if after is before else Picture(after)
+
+    return Transform(size, np.eye(3), act)
+
+
+def moved(size: Size, matrix: np.ndarray, fill: Color | None = None) -> Transform:
+    """Return a transform that moves pixels and changes none; see ``Picture.moved``."""
+    return Transform(size, matrix, lambda picture: picture.moved(size, matrix, fill))
 
 
 def nothing(size: Size) -> Transform:
     """Return the transform that leaves the picture as it is."""
-    return pixels(size, lambda image: image)
+    return Transform(size, np.eye(3), lambda picture: picture)
 
 
 def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size: Size) -> Transform:
@@ -137,10 +160,10 @@ def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size:
         transforms.append(transform)
         matrix, size = transform.matrix @ matrix, transform.size
 
-    def apply(image: Image.Image) -> Image.Image:
+    def act(picture: Picture) -> Picture:
         for transform in transforms:
-            image = transform.apply(image)
-        return image
+            picture = transform.act(picture)
+        return picture
 
     def boxed(seen: Seen) -> Seen:
         for transform in transforms:
@@ -149,9 +172,9 @@ def chain(augmentations: Sequence[Augmentation], rng: np.random.Generator, size:
 
     reads = any(transform.boxed is not None for transform in transforms)
     always = any(transform.always for transform in transforms)
-    return Transform(size, matrix, apply, boxed if reads else None, always)
+    return Transform(size, matrix, act, boxed if reads else None, always)
 
 
-def needs_boxes(image: Image.Image) -> Image.Image:
-    """Stand in for the ``apply`` of an operation that means nothing without boxes."""
+def needs_boxes(picture: Picture) -> Picture:
+    """Stand in for the ``act`` of an operation that means nothing without boxes."""
     raise TypeError("an operation needs boxes, and this image has none that are known; the config should refuse it")

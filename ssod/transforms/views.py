@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from ssod.structures import Pieces, Targets, Tiles
 from ssod.transforms.augmentations import Asks, Augmentations, asks, dump_list, leaves, nearest
 from ssod.transforms.patch_shuffle import PatchShuffle
+from ssod.transforms.picture import Picture
 from ssod.transforms.tile import begin_with_tile
 from ssod.transforms.transform import ALONE, Seen, Setting, chain
 from ssod.transforms.zoom import TILES
@@ -157,18 +157,21 @@ class Sample:
     """One view of one image.
 
     Attributes:
-        image: RGB picture.
+        image: the picture; one of Pillow's is taken, too.
         matrix: [3, 3] float64, pixels of the file's upright image -> pixels of this view.
         key: random key of this view of this image at this position.
         targets: its boxes in this view's pixels, or None where there are no labels.
         pieces: how an image without labels was cut (``Seen.pieces``); None = it is whole.
     """
 
-    image: Image.Image
+    image: Picture
     matrix: np.ndarray
     key: int
     targets: Targets | None
     pieces: Pieces | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", Picture.of(self.image))
 
 
 def check_others(pipelines: Mapping[str, Pipeline], count: int, kind: str = "labeled") -> None:
@@ -292,8 +295,3 @@ def _carried(seen: Seen) -> Targets | None:
     moved.boxes = moved.boxes.float()
     moved.weight = None if moved.weight is None else moved.weight.float()
     return moved
-
-
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Return [3, H, W] uint8; the memory is the array's own, in channels-last order."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 
+from ssod.transforms import raster
+from ssod.transforms.colors import LEVELS
 from ssod.transforms.transform import Size, Transform, nothing, pixels
 from ssod.utils.schema import Section
 
@@ -26,11 +27,9 @@ class HsvGain(Section):
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
         hue, *rest = (rng.uniform(1 - most, 1 + most) for most in (self.hue, self.saturation, self.value))
-        levels = np.arange(256)
-        table = (levels * hue).astype(int) % 256
-        clipped = [(levels * factor).clip(0, 255).astype(int) for factor in rest]
-        whole = np.concatenate([table, *clipped]).tolist()
-        return pixels(size, lambda image: image.convert("HSV").point(whole).convert("RGB"))
+        clipped = [(LEVELS * factor).clip(0, 255) for factor in rest]
+        tables = np.stack([(LEVELS * hue).astype(int) % 256, *clipped]).astype(np.uint8)
+        return pixels(size, lambda image: raster.ops.in_hsv(image, tables))
 
 
 class CutoutScales(Section):
@@ -55,10 +54,10 @@ class CutoutScales(Section):
         rects = np.stack([left, top, left + wide, top + tall], 1)
         rects = np.clip(rects, 0, [width, height, width, height])
 
-        def apply(image: Image.Image) -> Image.Image:
+        def change(image: np.ndarray) -> np.ndarray:
             image = image.copy()
-            for rect, color in zip(rects.tolist(), colors.tolist()):
-                image.paste(tuple(color), tuple(rect))
+            for (left, top, right, bottom), color in zip(rects.tolist(), colors):
+                image[top:bottom, left:right] = color
             return image
 
-        return pixels(size, apply)
+        return pixels(size, change)

@@ -25,6 +25,7 @@ from torch import Tensor
 from ssod.structures import Targets, join
 from ssod.structures.boxes import clip, warp
 from ssod.transforms.geometry import Span, resized, shift_matrix
+from ssod.transforms.picture import Picture
 from ssod.transforms.transform import MIN_SIDE, Seen, Size, Transform, needs_boxes
 from ssod.utils.schema import Section
 
@@ -92,9 +93,9 @@ def zoomed_in(size: Size, to: Size, left: int, top: int) -> Transform:
     """Enlarge a picture of ``size`` to ``to`` and cut out its old size from (left, top) on."""
     matrix = shift_matrix(-left, -top) @ scale_matrix(size, to)
 
-    def apply(image: Image.Image) -> Image.Image:
-        part = nearest(np.asarray(image), to)[top : top + size[1], left : left + size[0]]
-        return Image.fromarray(np.ascontiguousarray(part))
+    def act(picture: Picture) -> Picture:
+        part = nearest(picture.array(), to)[top : top + size[1], left : left + size[0]]
+        return Picture(np.ascontiguousarray(part))
 
     def boxed(seen: Seen) -> Seen:
         targets = seen.boxes()
@@ -102,9 +103,9 @@ def zoomed_in(size: Size, to: Size, left: int, top: int) -> Transform:
         if not (keep & (targets.trust() > 0)).any():
             return seen
         left_over = replace(targets, boxes=boxes)[keep]
-        return replace(seen, image=apply(seen.image), matrix=matrix @ seen.matrix, targets=left_over, since=np.eye(3))
+        return replace(seen, image=act(seen.image), matrix=matrix @ seen.matrix, targets=left_over, since=np.eye(3))
 
-    return Transform(size, matrix, apply, boxed)
+    return Transform(size, matrix, act, boxed)
 
 
 class ZoomOut(Section):
@@ -156,10 +157,10 @@ def zoomed_out(seen: Seen, others: Sequence[Seen], canvas: Size, tile: Size) -> 
     for k, one in enumerate([seen, *others]):
         left, top = tile[0] * (k % 2), tile[1] * (k // 2)
         room = (min(tile[0], canvas[0] - left), min(tile[1], canvas[1] - top))
-        pixels[top : top + room[1], left : left + room[0]] = tiled(np.asarray(one.image), tile, room)
+        pixels[top : top + room[1], left : left + room[0]] = tiled(one.image.array(), tile, room)
         parts.append(tile_boxes(one, tile, room, (left, top)))
     matrix = scale_matrix(seen.image.size, tile) @ seen.matrix
-    return replace(seen, image=Image.fromarray(pixels), matrix=matrix, targets=join(parts), since=np.eye(3))
+    return replace(seen, image=Picture(pixels), matrix=matrix, targets=join(parts), since=np.eye(3))
 
 
 def tiled(pixels: np.ndarray, tile: Size, room: Size) -> np.ndarray:
@@ -198,4 +199,4 @@ class ScaleJitter(Section):
     def draw(self, rng: np.random.Generator, size: Size) -> Transform:
         """See ``transform.Augmentation.draw``."""
         to = scaled_size(size, self.factors[int(rng.integers(len(self.factors)))])
-        return Transform(to, scale_matrix(size, to), lambda image: Image.fromarray(nearest(np.asarray(image), to)))
+        return Transform(to, scale_matrix(size, to), lambda picture: Picture(nearest(picture.array(), to)))

@@ -185,11 +185,13 @@ def test_a_run_that_was_copied_in_part_is_still_a_run(tmp_path: Path, lost: list
 
 def test_what_ran_is_written_down(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as folder:
-        folder.write_inputs({"train": {"steps": 3}, "list": [1, None]}, {"percent": 10, "hash": "ab"})
+        split = {"percent": 10, "hash": "ab"}
+        folder.write_inputs({"train": {"steps": 3}, "list": [1, None]}, split, {"resampler": "opencv 5.0.0"})
         assert (folder.path / "config.yaml").read_text() == "train:\n  steps: 3\nlist:\n- 1\n- null\n"
         assert json.loads((folder.path / "split.json").read_text()) == {"percent": 10, "hash": "ab"}
         env = json.loads((folder.path / "env.json").read_text())
     assert env["torch"] == environment()["torch"]
+    assert env["resampler"] == "opencv 5.0.0"
     assert env["command"]
 
 

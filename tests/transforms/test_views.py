@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ssod.structures import Targets
 from ssod.transforms.augmentations import AUGMENTATIONS
 from ssod.transforms.presets import PRESETS
-from ssod.transforms.views import Pipeline, ViewsConfig, make_views, order, to_tensor
+from ssod.transforms.views import Pipeline, ViewsConfig, make_views, order
 from tests.amount import examples
 from tests.transforms.common import picture
 
@@ -197,14 +197,6 @@ def test_no_boxes_stay_no_boxes():
     seen = make_views(picture(80, 60), empty, config().labeled, 0, "l", 0, 0)
     assert all(s.targets.boxes.shape == (0, 4) and s.targets.labels.shape == (0,) for s in seen.values())
     assert all(s.targets is None for s in make_views(picture(80, 60), None, config().labeled, 0, "l", 0, 0).values())
-
-
-def test_tensor_is_uint8_channels_first():
-    image = picture(7, 5)
-    tensor = to_tensor(image)
-    assert tensor.shape == (3, 5, 7)
-    assert tensor.dtype == torch.uint8
-    assert tensor[:, 4, 6].tolist() == list(image.getpixel((6, 4)))
 
 
 names = st.sampled_from(

@@ -167,7 +167,7 @@ def test_tiles_come_from_the_labelled_set_and_bring_their_boxes():
         assert sample.image.size == (62, 80)
         assert len(set(asked)) == 3
         picks.add(tuple(asked))
-        shades = [sample.image.getpixel(xy)[0] for xy in ((45, 10), (10, 60), (45, 60))]
+        shades = [sample.image.image().getpixel(xy)[0] for xy in ((45, 10), (10, 60), (45, 60))]
         assert shades == [10 * (i + 1) for i in asked]
         assert sample.targets.labels.tolist() == [9, *(i for i in asked for _ in range(2))]
         assert sample.targets.trust().tolist() == [1, *(w for i in asked for w in (1, 1 - i % 2))]

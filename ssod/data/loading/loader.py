@@ -22,8 +22,9 @@ from ssod.data.loading.reader import Reader, check_stated_size, count_bad
 from ssod.data.loading.sampling import Place, Sampling, Stream
 from ssod.data.loading.workers import run
 from ssod.structures import Batch, Pieces, Targets, View
+from ssod.transforms import raster
 from ssod.transforms.transform import ALONE, Setting
-from ssod.transforms.views import Pipeline, Sample, ViewsConfig, check_others, make_views, to_tensor
+from ssod.transforms.views import Pipeline, Sample, ViewsConfig, check_others, make_views
 from ssod.utils.errors import SsodError
 
 
@@ -264,8 +265,8 @@ def collate(samples: Sequence[Sample], ids: list[Any], divisor: int, per_image: 
     height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(0))
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for row, sample in zip(images, samples):
-        pixels = to_tensor(sample.image)
-        row[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        width, high = sample.image.size
+        raster.ops.split_into(row[:, :high, :width].numpy(), sample.image.array())
     matrix = torch.from_numpy(np.stack([s.matrix for s in samples])).float()
     return View(
         images=images,

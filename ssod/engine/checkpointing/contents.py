@@ -29,6 +29,7 @@ _PARTS: Kinds = {
     **{"watch.teaching": bool | None, "watch.lasting": dict[str, _Count] | None},
     **{"identity": dict[str, Any], "identity.config": dict[str, Any] | None, "identity.classes": dict[str, Any] | None},
     **{"identity.classes.names": list[str] | None, "identity.world_size": Annotated[int, Field(ge=1)] | None},
+    "identity.pixels": dict[str, str] | None,
     **{"method": dict[str, Any], "optimizer": dict[str, dict[str, Any]], "scaler": dict[str, Any]},
     "ranks": Annotated[list[dict[str, Any]], Field(min_length=1)],
     "deciding": dict[str, Any] | None,

@@ -82,10 +82,12 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
     Args:
         path: the checkpoint, for messages.
         saved, now: ``config`` (nested, plain values), ``classes`` (``names``, ``ids``), ``data`` (a fingerprint),
-            ``world_size``; a part that both lack is not compared. ``now`` may name further keys that make another run,
-            ``fixed``.
+            ``world_size``, ``pixels`` (use -> library and version); a part that both lack is not compared. ``now`` may
+            name further keys that make another run, ``fixed``. A checkpoint that lacks ``pixels`` is of a time when
+            Pillow made each move and color for itself: it is taken up with a warning, as no library of today makes
+            the same bits.
         allow: keys whose change the user accepts: dotted config keys (or a section), ``classes``, ``data``,
-            ``world_size``.
+            ``world_size``, ``pixels``.
 
     Raises:
         SsodError: code 4 with the difference.
@@ -99,6 +101,7 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
         raise _error(
             path, "world_size", problem, f"run with {saved.get('world_size')} or pass --allow-change world_size"
         )
+    _check_pixels(path, saved.get("pixels"), now.get("pixels"), allow)
     old, new = flat(saved.get("config") or {}), flat(now.get("config") or {})
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     changed = [key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allow)]
@@ -132,6 +135,20 @@ def own_share(path: Path, shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
         problem = f"each of {wrote} processes kept its own {names}; of {world} now, number n takes over those of n mod"
         logging.getLogger("ssod").warning(f"{path}: {problem} {wrote}")
     return shares[rank % wrote]
+
+
+def _check_pixels(
+    path: Path, saved: Mapping[str, str] | None, now: Mapping[str, str] | None, allow: Collection[str]
+) -> None:
+    if now is None or saved == now or "pixels" in allow:
+        return
+    if saved is None:
+        problem = "its pixels were made by Pillow, one move at a time; from here on those of a view are made at once"
+        logging.getLogger("ssod").warning(f"{path}: {problem}, by {now['resampler']}")
+        return
+    changed = [f"{use} {saved.get(use)} -> {now.get(use)}" for use in now if saved.get(use) != now.get(use)]
+    problem = f"pixels are made by another library: {', '.join(changed)}"
+    raise _error(path, "pixels", problem, "install the former, pass --allow-change pixels, or start a new run")
 
 
 def _check_classes(path: Path, saved: Mapping | None, now: Mapping | None, allow: Collection[str]) -> None:

@@ -155,12 +155,23 @@ class RunFolder:
         """Write ``content`` to ``path``, a file of this folder, all or nothing."""
         atomic.write_text(path, json.dumps(content, indent=1) + "\n")
 
-    def write_inputs(self, config: Mapping[str, Any], split: Mapping[str, Any] | None = None) -> None:
-        """Write ``config.yaml`` (resolved), ``env.json`` and ``split.json``: all that says what ran."""
+    def write_inputs(
+        self,
+        config: Mapping[str, Any],
+        split: Mapping[str, Any] | None = None,
+        libraries: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write ``config.yaml`` (resolved), ``env.json`` and ``split.json``: all that says what ran.
+
+        Args:
+            config: resolved, plain values.
+            split: what ``split.json`` says; None = the file is not written.
+            libraries: what more ``env.json`` says, use -> name and version.
+        """
 
         def files() -> None:
             atomic.write_text(self.path / "config.yaml", dump_yaml(dict(config)))
-            self.write_json(self.path / "env.json", environment())
+            self.write_json(self.path / "env.json", environment() | dict(libraries or {}))
             if split is not None:
                 self.write_json(self.path / "split.json", dict(split))
 
