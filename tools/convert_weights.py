@@ -72,6 +72,7 @@ def make_ours(source: Path, out: Path, overrides: list[str], *, keep: bool) -> P
         "detector": plain,
         "classes": {"names": list(classes.names), "ids": list(classes.ids)},
         "val_view": cfg.views.val.model_dump(mode="json", exclude_none=True),
+        **({} if cfg.views.tiles is None else {"tiles": cfg.views.tiles.model_dump(mode="json")}),
         "method": "converted",
         "version": __version__,
     }
