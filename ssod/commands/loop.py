@@ -38,14 +38,20 @@ def label(
     max_pixels: option.MaxPixels = None,
     workers: option.Workers = None,
     batch: option.ImageBatch = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Label one part of the images: 1/8 to 8/8, in as many processes; ssod merge joins them."),
+    ] = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
     from ssod.commands.labelled import parts
     from ssod.inference.label import label_files
+    from ssod.inference.shard import read_shard
 
+    one = None if shard is None else read_shard(shard)
     wanted = parts(weights, next=next, audit=audit, labeled=labeled or [])
     how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch)
-    label_files(weights, images, out, format=format, score=score, precision=precision, parts=wanted, **how)
+    label_files(weights, images, out, format=format, score=score, precision=precision, parts=wanted, shard=one, **how)
 
 
 def audit(

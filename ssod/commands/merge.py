@@ -55,8 +55,10 @@ def merge(
     sets: list[Labeled] = []
     for path in sources:
         folder = json_folder(path, images)
-        data = read_labels(path, "SOURCES", folder)
+        data = read_labels(path, "SOURCES", folder, needs_objects=False)  # nothing is found in some part of a folder
         sets.append(_located(data, sets, path) if folder is None and is_json(path) else _checked(data, path))
+    if not any(len(one.boxes) for one in sets):
+        raise SsodError(sources[0], "", "none of the sets has a box", "name one that has", code=Exit.DATA)
     data, twice = joined.join(sets, _keys(sets), lacking_is_open=True)
     table = {"info": {"images": os.path.relpath(data.images.root, os.path.realpath(out.parent))}, **to_coco(data)}
     atomic.write_text(out, json.dumps(table), new=True)

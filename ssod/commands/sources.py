@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from ssod.data.formats.coco import read_coco
-from ssod.data.formats.findings import Context
+from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.image_folder import image_folder, stated_folder
 from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.jsonfile import read_json
@@ -21,7 +21,9 @@ from ssod.utils.errors import SsodError
 PARTS = ("train", "trainval")
 
 
-def read_labels(path: str | os.PathLike, name: str, images: str | None = None) -> Labeled:
+def read_labels(
+    path: str | os.PathLike, name: str, images: str | None = None, *, needs_objects: bool = True
+) -> Labeled:
     """Read a COCO JSON, a VOC folder or a YOLO folder, and print what was repaired or left out in it.
 
     Of a COCO JSON that states sizes no image has to be there.
@@ -30,12 +32,13 @@ def read_labels(path: str | os.PathLike, name: str, images: str | None = None) -
         path: the file or folder.
         name: what messages call it.
         images: image folder of a COCO JSON; None = the file's own.
+        needs_objects: whether a set without a box is an error.
 
     Raises:
         SsodError: the first error in it.
     """
     where = Path(os.path.abspath(os.path.expanduser(path)))
-    ctx = Context("", name)
+    ctx = Context("", name, Rules(needs_objects=needs_objects))
     if where.is_file() and where.suffix.lower() == ".json":
         data = read_coco(str(where), os.path.abspath(images or where.parent), ctx)
     else:

@@ -16,6 +16,7 @@ from ssod.inference.label_parts import NOTHING, Values, Wanted, Written
 from ssod.inference.label_store import LabelStore
 from ssod.inference.model import BATCH, Model, check_score
 from ssod.inference.next_images import Chosen
+from ssod.inference.shard import Shard
 from ssod.inference.stream import WORKERS
 from ssod.transforms.transform import MIN_SIDE
 from ssod.utils.errors import SsodError
@@ -35,6 +36,7 @@ def label_files(
     max_pixels: int = MAX_PIXELS,
     workers: int = WORKERS,
     batch: int = BATCH,
+    shard: Shard | None = None,
 ) -> Labeled:
     """Write detections as labels, in a form that can be trained on or corrected; print a line.
 
@@ -54,6 +56,7 @@ def label_files(
             (``ssod.inference.next_images``), and a random sample to check (``ssod audit``).
         levels, alpha, max_pixels: as in ``predict.predict_files``.
         workers, batch: as in ``stream.look_through``.
+        shard: the part of the images to label; ``ssod merge`` joins what the processes of all parts wrote. None = all.
 
     Returns:
         What was written; boxes, labels and scores are read from the disk when they are looked at.
@@ -65,7 +68,11 @@ def label_files(
     check_score(score)
     if score is not None and precision is not None:
         raise SsodError("command line", "--precision", "stands beside --score", "give one of the two")
+    if shard is not None and parts.names:
+        problem = f"stands beside --{parts.names[0]}, which chooses among all images"
+        raise SsodError("command line", "--shard", problem, "leave one of the two out")
     found = predict.find_images(images)
+    found = found if shard is None else shard.part(found)
     target = writers.prepare(format, Path(out), images, found, parts.names)
     if parts.next:
         output_dir.refuse_shared(found, predict.picture_name, "picture", "rename one")

@@ -34,7 +34,7 @@ COMMANDS: dict[str, Callable] = {
 
 
 def many(detected: Detected) -> Callable:
-    return lambda self, samples, sizes, score: [detected[:] for _ in samples]
+    return lambda self, pictures, prepared, score: [detected[:] for _ in pictures]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -43,8 +43,8 @@ def test_memory_does_not_grow_with_the_images(name: str, tmp_path: Path, monkeyp
     weights, picture = model_file(tmp_path / "m.safetensors"), tmp_path / "a.png"
     Image.new("RGB", (16, 16)).save(picture)
     found = Detected(torch.rand(BOXES, 4).cumsum(1) * 4, torch.zeros(BOXES).long(), torch.linspace(0.9, 0.4, BOXES))
-    monkeypatch.setattr(Model, "detect", many(found))
-    monkeypatch.setattr(Model, "view", lambda self, picture: None)
+    monkeypatch.setattr(Model, "look", many(found))
+    monkeypatch.setattr(Model, "prepare", lambda self, picture: None)
     peaks = []
     for count in (30, 110):
         folder = tmp_path / f"{count}"

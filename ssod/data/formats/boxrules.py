@@ -123,6 +123,8 @@ def check_counts(
         return name(row), problem, f"set data.max_boxes_per_image={counts.max()}, or fix the file"
 
     ctx.findings.rows("D42", file, np.flatnonzero(counts > most), describe)
+    if not ctx.rules.needs_objects:
+        return
     if not counts.sum() and not ctx.findings.errors():  # errors may be why there is none
         problem = "no boxes at all; is this an unlabelled set?"
         ctx.findings.error("D35", file, ctx.section, problem, "give it as data.unlabeled")

@@ -188,6 +188,7 @@ class Rules:
     max_clip: float = 0.1
     pixels: Pixels = AS_THEY_ARE
     judge_boxes: bool = True  # False where only the number of boxes matters
+    needs_objects: bool = True  # False where a set is one of several, and others may have them
 
 
 def default_root() -> str:
