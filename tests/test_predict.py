@@ -154,6 +154,7 @@ def test_a_device_that_is_not_there_is_not_the_fault_of_the_weights(tmp_path: Pa
         ({"classes": {"names": ["a", "b"], "ids": [1, 2]}}, "do not fit"),
         ({"classes": {}}, "card"),
         ({"val_view": [{"resize": {"shorter": 3}}]}, "card"),
+        ({"tiles": {"size": 8}}, "card.tiles.size"),
     ],
 )
 def test_a_card_that_does_not_fit_is_one_line(tmp_path: Path, card: dict, words: str) -> None:

@@ -81,7 +81,7 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
 {_detector(tree["detector"], sizes)}
 {_method(tree["method"])}
 
-train: # the rule behind these numbers: 100 passes over the labelled images, at least 3000 and at most 30000 steps
+train: # the rule behind these numbers: {_passes(sizes)}, at least 3000 and at most 30000 steps
   steps: {n.steps}
   batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: {_more_parts(sizes)} keeps them
 {_parts(sizes)}  lr: {n.lr:g} # 0.00125 for each labelled image of a batch
@@ -112,6 +112,10 @@ def _tiles(sizes: Sizes) -> str:
         return ""
     written = {"size": sizes.tiles.size, "overlap": round(sizes.tiles.overlap, 3)}
     return f"  tiles: {flow(written)} # looked at one by one, everywhere; sizes below are theirs: docs/tiles.md\n"
+
+
+def _passes(sizes: Sizes) -> str:
+    return "100 passes over the labelled images" + ("" if sizes.tiles is None else ", one tile of each")
 
 
 def lines_of(section: dict[str, Any]) -> str:
