@@ -19,6 +19,7 @@ from ssod.utils.errors import SsodError
 
 SIDE = 320  # pixels of the longer side of a picture
 LABEL, DOUBTED = "kept", "rejected"  # styles: blue, and red and dashed
+WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "val": "val"}  # parts, as people call them
 _MOST_NAMED = 4  # classes that a caption counts
 
 
@@ -88,7 +89,7 @@ class Album:
         """Return two images, each named by (part, row), side by side."""
         halves = [
             Markup("<div>{}<p>{}: {}</p></div>").format(
-                self._shot(part, row, self.labels(part, row), ""), part, self._name(part, row)
+                self._shot(part, row, self.labels(part, row), ""), WORDS[part], self._name(part, row)
             )
             for part, row in (first, second)
         ]

@@ -12,13 +12,12 @@ from ssod.data.checks.report import Report
 from ssod.data.formats.records import Labeled
 from ssod.data.label_statistics import label_statistics
 from ssod.inference.suspects import Suspect
-from ssod.report.album import DOUBTED, LABEL, Album
+from ssod.report.album import DOUBTED, LABEL, WORDS, Album
 from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
 from ssod.utils.plain_text import visible
 
 SHOWN = 6  # pictures of a set, or of a pair of sets
 ODD = 6  # pictures of a rule
-WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "val": "val"}
 
 
 def check_page(

@@ -59,6 +59,7 @@ def test_the_sheet_has_each_of_its_parts(tmp_path: Path, capsys: pytest.CaptureF
     for words in (
         "warning[D46]", "within reach of the detector", "6 of 12 labelled images:", "6 of 6 val images:",
         "1 val images nearly repeat labelled ones", f"{first.name} and {second.name}", "kept by the split",
+        f" labelled: {first.name}", f" val: {second.name}",
         "labelled, tiny (side below 1% of the image's): 1 of", "side 0.78% of the image's",
         "labelled, huge (95% of the image or more): 1 of", "labelled, long (one side 10 times the other or more): 1 of",
         "55.0 x 3.0; 18.3 : 1", "labelled, two classes (IoU 0.9 or more): 1 of", "IoU 0.98",

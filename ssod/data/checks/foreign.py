@@ -9,6 +9,7 @@ fifths of the images which set they are of and ranks the last fifth, five times;
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -63,12 +64,14 @@ def features(images: Images, ctx: Context) -> np.ndarray:
     found = []
     for row in rows:
         try:
-            with Image.open(path_of(images, row, ctx), formats=FORMATS) as image:
-                if image.width * image.height > ctx.rules.max_pixels:
-                    continue
-                image.draft("RGB", (SIDE, SIDE))  # a JPEG is decoded at a fraction of its size
-                image.load()
-                picture = to_rgb(image, ctx.rules.pixels)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path_of(images, row, ctx), formats=FORMATS) as image:
+                    if image.width * image.height > ctx.rules.max_pixels:
+                        continue
+                    image.draft("RGB", (SIDE, SIDE))  # a JPEG is decoded at a fraction of its size
+                    image.load()
+                    picture = to_rgb(image, ctx.rules.pixels)
         except (SsodError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # `ssod check` says what is wrong with it
         found.append(numbers_of(picture))
