@@ -271,9 +271,10 @@ def make_views(
         read boxes say more.
     """
     made: dict[str, Seen] = {}
+    first = Seen(Picture.of(image), np.eye(3), targets, setting=setting)
     for name in order(pipelines):
         pipeline = pipelines[name]
-        seen = Seen(image, np.eye(3), targets, setting=setting) if pipeline.start is None else made[pipeline.start]
+        seen = first if pipeline.start is None else made[pipeline.start]
         made[name] = chain(pipeline.ops, seeding.generator(*draw, name), seen.image.size).follow(seen)
     return {
         name: Sample(seen.image, seen.matrix, seeding.key(*draw, name), _carried(seen), seen.pieces)
