@@ -50,7 +50,9 @@ class Mosaic(Section):
             parts, setting = [seen], seen.setting
             if setting.count:
                 picks = np.random.Generator(np.random.Philox(seed)).choice(setting.count, TILES - 1, replace=False)
-                parts += [Seen(image, np.eye(3), targets) for image, targets in map(setting.read, picks.tolist())]
+                parts += [
+                    Seen(Picture.of(image), np.eye(3), targets) for image, targets in map(setting.read, picks.tolist())
+                ]
             sheet = np.full((canvas[1], canvas[0], 3), FILL[0], np.uint8)
             whole = Picture(sheet)
             laid = []

@@ -137,10 +137,13 @@ def _scaled(pixels: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray | 
     if not all(map(_whole, [*sides, *starts])) or math.prod(sides) > _WORTH * math.prod(size):
         return None
     to, (left, top) = (round(sides[0]), round(sides[1])), (round(starts[0]), round(starts[1]))
-    if to != pixels.shape[1::-1]:
+    last = math.prod(to) < pixels[..., 0].size  # the smaller of the two is flipped
+    if last:
         pixels = raster.ops.resized(pixels, to)
     for scale, across in zip(scales, (True, False)):
         pixels = raster.ops.flipped(pixels, across) if scale < 0 else pixels
+    if not last and to != pixels.shape[1::-1]:
+        pixels = raster.ops.resized(pixels, to)
     part = pixels[top : top + size[1], left : left + size[0]]
     return part if part.shape == pixels.shape else np.ascontiguousarray(part)
 

@@ -22,7 +22,7 @@ def resized(pixels: np.ndarray, to: tuple[int, int]) -> np.ndarray:
 
 
 def warped(pixels: np.ndarray, back: np.ndarray, to: tuple[int, int]) -> np.ndarray:
-    """Return a canvas of (width, height), read bilinear; beyond the border of the picture, the border.
+    """Return a canvas of (width, height), read bilinear; far beyond the border of the picture it is black.
 
     Args:
         pixels: the picture.
@@ -32,9 +32,11 @@ def warped(pixels: np.ndarray, back: np.ndarray, to: tuple[int, int]) -> np.ndar
     if max(*pixels.shape[:2], *to) > LONGEST:
         return raster_torch.warped(pixels, back, to)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    middles = (np.linalg.inv(half) @ back @ half)[:2]
-    four = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)  # of four channels it is faster
-    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+    around = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # one pixel of border, less the half
+    middles = (around @ back @ half)[:2]
+    # Faster than three channels, and than to ask for the border everywhere; half a pixel of it is what can be seen.
+    four = cv2.cvtColor(cv2.copyMakeBorder(pixels, 1, 1, 1, 1, cv2.BORDER_REPLICATE), cv2.COLOR_RGB2RGBA)
+    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_CONSTANT}
     return cv2.cvtColor(cv2.warpAffine(four, middles, to, **how), cv2.COLOR_RGBA2RGB)
 
 

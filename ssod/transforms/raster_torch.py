@@ -22,7 +22,7 @@ resized = shrunk
 
 
 def warped(pixels: np.ndarray, back: np.ndarray, to: tuple[int, int]) -> np.ndarray:
-    """See ``raster_opencv.warped``; far beyond the border it is black."""
+    """See ``raster_opencv.warped``."""
     # One pixel of border lies around it: what rounding takes for outside is no hole. All else there is painted over.
     wide = np.pad(pixels, [(1, 1), (1, 1), (0, 0)], "edge")
     shifted = np.array([[1.0, 0, 1], [0, 1, 1], [0, 0, 1]]) @ back

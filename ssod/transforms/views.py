@@ -276,7 +276,7 @@ def make_views(
         read boxes say more.
     """
     made: dict[str, Seen] = {}
-    first = Seen(image, np.eye(3), targets, setting=setting)
+    first = Seen(Picture.of(image), np.eye(3), targets, setting=setting)
     first = first if tiles is None else begin_with_tile(first, tiles, *draw)
     for name in order(pipelines):
         pipeline = pipelines[name]

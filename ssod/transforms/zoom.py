@@ -140,7 +140,7 @@ class ZoomOut(Section):
 
 
 def _brought_to(size: Size, image: Image.Image, targets: Targets | None) -> Seen:
-    return resized(image.size, size).follow(Seen(image, np.eye(3), targets))
+    return resized(image.size, size).follow(Seen(Picture.of(image), np.eye(3), targets))
 
 
 def zoomed_out(seen: Seen, others: Sequence[Seen], canvas: Size, tile: Size) -> Seen:
