@@ -59,7 +59,7 @@ def predict_files(
         workers, batch: as in ``stream.look_through``.
 
     Returns:
-        What ``results.json`` holds, read from there when it is asked for.
+        What ``results.json`` holds, read from there when it is asked for; a ``list`` of it goes to pycocotools.
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that is taken or among the images, images whose

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def write(path: Path, value: Mapping[str, Any] | Iterator[Any]) -> None:
 
 
 @contextmanager
-def growing_list(path: Path) -> Iterator[Callable[[Any], None]]:
+def growing_list(path: Path) -> Generator[Callable[[Any], None], None, None]:
     """Give what adds an item to the list in a new file. Only a folder that nobody reads from yet may hold it.
 
     Raises:

@@ -55,14 +55,14 @@ def test_ids_are_the_file_s_or_no_numbers(names: list[str], weights: Path, tmp_p
     truth = listed(tmp_path / "truth.json", names)
     rows = predict_files(weights, tmp_path / "im", tmp_path / "plain", score=0.0)
     assert {row["image_id"] for row in rows} <= set(names)
-    assert not accepted(truth, rows)
+    assert not accepted(truth, list(rows))
     assert "image_id: names of files (--ids JSON" in capsys.readouterr().out
     rows = predict_files(weights, tmp_path / "im", tmp_path / "with", score=0.0, ids=truth)
     number = {image["file_name"]: image["id"] for image in json.loads(truth.read_text())["images"]}
     assert rows
     assert all(row["image_id"] == number[row["file_name"]] for row in rows)
     assert {row["category_id"] for row in rows} <= set(IDS.values())
-    assert accepted(truth, rows)
+    assert accepted(truth, list(rows))
     assert f"ids are those of {truth}" in capsys.readouterr().out
 
 
