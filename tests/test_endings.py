@@ -284,7 +284,7 @@ RANKS: dict[str, tuple[dict[str, str], list[str], list[tuple[int, str | None]], 
     ),
     "a key is wrong": ({}, ["train.stepz=1"], [(Exit.USAGE, "train.stepz"), (Exit.USAGE, None)], None),
     "a file is not there": (
-        {}, ["data.val.ann=no.json"], [(Exit.DATA, "no.json: not found"), (Exit.DATA, None)], None,
+        {}, ["data.val.ann=no.json"], [(Exit.DATA, "no.json: data.val.ann: not found"), (Exit.DATA, None)], None,
     ),
     "it diverges": (
         {"ACT": "nan@step"}, [], [(Exit.DIVERGED, "diverged"), (Exit.DIVERGED, None)], Exit.DIVERGED,

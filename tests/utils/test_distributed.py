@@ -143,7 +143,7 @@ def test_a_rank_that_fails_does_not_wait_for_the_others_to_leave(
     pair.ranks[0].signal(signal.SIGKILL)
     pair.ranks[0].wait()
     assert code == Exit.DATA
-    assert error.endswith("ssod: error: x.jpg: truncated image\n")
+    assert error.endswith("ssod: error: x.jpg: truncated image; copy it again\n")
 
 
 def test_a_rank_that_ends_well_leaves_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
