@@ -166,13 +166,7 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
     score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
     precision: Annotated[float, typer.Option(help="Say from which score on so many boxes of a class are right.")] = 0.9,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Changes to the config: key.path=value ..., of data, eval, detector.decode, views.val, views.tiles, "
-            "train.device, train.workers and train.precision; no others count for trained weights."
-        ),
-    ] = None,
+    overrides: option.OfTrained = None,
 ) -> None:
     """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
     from ssod.commands.evaluate import evaluate

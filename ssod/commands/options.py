@@ -137,6 +137,13 @@ Doubts = Annotated[
         callback=lambda weights: None if weights is None else _present(weights),
     ),
 ]
+OfTrained = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Changes to the config: key.path=value ..., of data, eval, detector.decode, views.val, views.tiles, "
+        "train.device, train.workers and train.precision; no others count for trained weights."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")

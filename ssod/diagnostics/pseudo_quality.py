@@ -102,10 +102,8 @@ class Diagnose:
         from ssod.diagnostics import plots  # matplotlib takes a second to import
 
         table, look = (self.folder.eval / f"step_{step}{end}" for end in (".npz", ".pseudo.npz"))
-        charts = plots.charts(
-            matching.read(table) if table.exists() else None, read_pseudo(look) if look.exists() else None
-        )
-        found = {f"figures/{name}": plots.render(chart) for name, chart in charts.items()}
+        kept = matching.read(table) if table.exists() else None, read_pseudo(look) if look.exists() else None
+        found = {f"figures/{name}": plots.render(chart) for name, chart in plots.charts(*kept).items()}
         return found | {f"gallery/{i}": gallery.draw(shown) for i, shown in enumerate(self._shown)}
 
     def _save_matches(self, step: int, decode: DecodeConfig) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from ssod.structures import Targets
 from ssod.structures.tiles import SHOWN, Rect, Tiles, shown_share
 from ssod.transforms.geometry import cropped
+from ssod.transforms.picture import Picture
 from ssod.transforms.transform import Seen
 from ssod.utils import seeding
 
@@ -35,7 +36,7 @@ def begin_with_tile(seen: Seen, tiles: Tiles, *draw: int | str) -> Seen:
 
     def read(i: int) -> tuple[Image.Image, Targets | None]:
         image, targets = others(i)
-        part = cut(Seen(image, np.eye(3), targets), tiles, seeding.generator(*draw, "tile of", i))
+        part = cut(Seen(Picture.of(image), np.eye(3), targets), tiles, seeding.generator(*draw, "tile of", i))
         return part.image.image(), part.targets
 
     part = cut(seen, tiles, seeding.generator(*draw, "tile of", "itself"))

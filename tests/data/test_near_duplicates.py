@@ -66,7 +66,7 @@ def test_check_warns_and_names_the_pair(tmp_path: Path) -> None:
     scene(1, (64, 48)).save(tmp_path / "val/v1.jpg", quality=60)
     report = check(nano.config(), decode="all")
     told = [(f.level, f.id, f.count) for f in report.findings]
-    assert told == [("warning", "D46", 1)] * 3
+    assert told == [("warning", "D48", 1)] * 3
     lines = report.lines()
     assert "1 of 4 val images nearly repeat labelled ones: 'v1.jpg' like 'a3.jpg'" in lines[0]
     assert report.code == 0

@@ -107,4 +107,4 @@ def tell_near(first: Images, second: Images, rows: np.ndarray, pair: str, blame:
     one, other = (WORDS[name] for name in pair.split("-"))
     problem = f"{len(rows)} of {len(second)} {other} images nearly repeat {one} ones: {', '.join(names)}"
     fix = "keep a scene in one set (ssod init --group), or remove them; ssod check -o sheet.html shows them"
-    blame.ctx.findings.warning("D46", blame.file, blame.ctx.section, problem, fix, count=len(rows))
+    blame.ctx.findings.warning("D48", blame.file, blame.ctx.section, problem, fix, count=len(rows))
