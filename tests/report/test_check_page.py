@@ -57,7 +57,7 @@ def test_the_sheet_has_each_of_its_parts(tmp_path: Path, capsys: pytest.CaptureF
     assert [i for i in page.ids if i in headings] == headings
     text = " ".join(page.text.split())
     for words in (
-        "warning[D46]", "within reach of the detector", "6 of 12 labelled images:", "6 of 6 val images:",
+        "warning[D48]", "within reach of the detector", "6 of 12 labelled images:", "6 of 6 val images:",
         "1 val images nearly repeat labelled ones", f"{first.name} and {second.name}", "kept by the split",
         f" labelled: {first.name}", f" val: {second.name}",
         "labelled, tiny (side below 1% of the image's): 1 of", "side 0.78% of the image's",
