@@ -17,9 +17,15 @@ from ssod.inference.export import convert, parity, runner
 from ssod.inference.model import Model, load
 from ssod.utils import model_file
 from tests.detectors.d2 import NAMES, K, pair, section
-from tests.test_methods import batch_for, bits, method, optimizer_of, step
+from tests.test_methods import REFUSED, SEMI, batch_for, bits, method, optimizer_of, step
 
-METHODS = ("supervised", "mean_teacher", "unbiased_teacher", "consistent_teacher", "instant_teaching_rectify")
+# Unbiased Teacher v2 asks how uncertain a side is, which detectron2's heads do not say; it is refused below.
+OFFERED = [
+    (kind, name)
+    for kind in ["supervised", *SEMI]
+    for name in NAMES
+    if kind != "unbiased_teacher_v2" and (kind, name.removeprefix("d2_")) not in REFUSED
+]
 
 
 def detector(name: str, method_name: str = "") -> nn.Module:
@@ -34,9 +40,8 @@ def detector(name: str, method_name: str = "") -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", METHODS)
-def test_a_method_steps_and_goes_on_with_the_same_bits(name: str, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), OFFERED)
+def test_a_method_steps_and_goes_on_with_the_same_bits(kind: str, name: str) -> None:
     changes = {"threshold": {"name": "gmm"}} if kind == "consistent_teacher" else {}
     first, second = (method(kind, detector(name, kind), **changes) for _ in range(2))
     optimizer, other = optimizer_of(first), optimizer_of(second)
