@@ -15,6 +15,7 @@ from ssod.experiments.runs import Run
 # What every run of a row, and of a group, shares, as the reasons name it.
 ALIKE = ("val set", "classes", "metric", "score threshold")
 MOST_TOLD = 6  # keys that a note names
+HASHED = re.compile(r" of \w+ [0-9a-f]{8}$")  # weights of another run, see ``Run.setting``
 CELL = re.compile(r"fold\d+-seed\d+")  # a run's folder in a sweep, in the folder of its row
 
 
@@ -168,8 +169,11 @@ def _sweep_names(firsts: Sequence[Run]) -> list[str]:
 
 
 def _differences(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what tells settings apart: all keys and values that differ, or the fewest that do; [] if that is long."""
-    differ = different_keys(*settings)
+    """Return what tells settings apart: all keys and values that differ, or the fewest that do; [] if that is long.
+
+    Weights of other runs are left out: they are known by a hash, which tells nobody anything.
+    """
+    differ = [k for k in different_keys(*settings) if not any(HASHED.search(str(s.get(k, ""))) for s in settings)]
     few = (keys for size in (1, 2) for keys in itertools.combinations(differ[:20], size))
     for chosen in itertools.chain([tuple(differ)], few):
         texts = [", ".join(f"{key.split('.')[-1]}={s[key]}" for key in chosen if key in s) for s in settings]

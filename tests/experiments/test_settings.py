@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssod.commands.compare import compare, find
-from ssod.experiments import bootstrap, tables
+from ssod.experiments import bootstrap, settings, tables
 from ssod.experiments.groups import Group, groups_of
 from ssod.experiments.runs import read_run
 from ssod.experiments.settings import rows_of
@@ -244,3 +244,14 @@ def test_a_beginning_that_is_gone_is_known_by_its_file(tmp_path: Path) -> None:
     run = begun(tmp_path / "m", fake_run(tmp_path / "s", "supervised"), 1)
     shutil.rmtree(tmp_path / "s")
     assert read_run(run).setting["detector.weights"] == str(tmp_path / "s" / "best.safetensors")
+
+
+def test_rows_are_not_told_apart_by_the_hash_of_weights() -> None:
+    """Weights of a run are known by a hash of its setting, which tells a reader nothing."""
+    one = {"detector.weights": "best.safetensors of supervised 832271ef", "detector.octaves": 3, "train.lr": 0.1}
+    other = one | {"detector.weights": "best.safetensors of supervised b8ce086f", "detector.octaves": 1}
+    assert settings._differences([one, other]) == ["octaves=3", "octaves=1"]
+    alike = one | {"detector.weights": other["detector.weights"]}
+    assert settings._differences([one, alike]) == []
+    files = [one | {"detector.weights": name} for name in ("mine.safetensors", "imagenet")]
+    assert settings._differences(files) == ["weights=mine.safetensors", "weights=imagenet"]
