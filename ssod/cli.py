@@ -72,7 +72,7 @@ def init(
     group: option.Group = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
-    from ssod.commands.init import write_config, write_recipe
+    from ssod.commands.init.write import write_config, write_recipe
 
     given = option.given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
     given |= option.given(weights=weights, budget=budget, group=group)

@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from ssod.commands import init_text
-from ssod.commands.init import write_config
+from ssod.commands.init import text as init_text
+from ssod.commands.init.write import write_config
 from ssod.config import load
 from ssod.data import datasets
 from ssod.detectors.build import build

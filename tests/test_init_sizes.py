@@ -11,11 +11,11 @@ import torch
 from torchvision.models import get_model
 
 from ssod.commands import budget as budgets
-from ssod.commands.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
 from ssod.commands.coverage import coverage, reach_of
-from ssod.commands.init import write_config
-from ssod.commands.init_sizes import Sizes, Wanted, choose, read_detector, sample_of, sides
-from ssod.commands.init_start import coco_fits, line_of
+from ssod.commands.init.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
+from ssod.commands.init.sizes import Sizes, Wanted, choose, read_detector, sample_of, sides
+from ssod.commands.init.start import coco_fits, line_of
+from ssod.commands.init.write import write_config
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.formats.records import Classes, Images, Labeled

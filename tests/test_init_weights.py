@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssod.commands.init import write_config
+from ssod.commands.init.write import write_config
 from ssod.config import load
 from ssod.detectors.build import build
 from ssod.utils import model_file

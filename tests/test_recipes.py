@@ -11,7 +11,7 @@ import yaml
 
 import ssod
 from ssod import cli
-from ssod.commands.init import write_recipe
+from ssod.commands.init.write import write_recipe
 from ssod.config import Config, load, load_recipe, load_words
 from ssod.experiments.sweep.sweep import read_sweep
 from ssod.utils import recipes

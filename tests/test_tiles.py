@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from ssod import build, run
-from ssod.commands.budget import Budget, load_of
 from ssod.commands.coverage import coverage, seen_in
 from ssod.commands.evaluate import evaluate
-from ssod.commands.init import write_config
-from ssod.commands.init_sizes import choose, read_detector
-from ssod.commands.init_tiles import or_tiles
+from ssod.commands.init.budget import Budget, load_of
+from ssod.commands.init.sizes import choose, read_detector
+from ssod.commands.init.tiles import or_tiles
+from ssod.commands.init.write import write_config
 from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.data.checks.reach import Seen, Whole

@@ -17,7 +17,7 @@ from ssod.commands.check import check
 from ssod.commands.compare import compare
 from ssod.commands.ending import one_line_errors
 from ssod.commands.evaluate import evaluate
-from ssod.commands.init import write_config
+from ssod.commands.init.write import write_config
 from ssod.config import load, load_words
 from ssod.data.data_config import DataConfig
 from ssod.data.formats.findings import Context

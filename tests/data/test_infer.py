@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ssod.commands.init import write_config
+from ssod.commands.init.write import write_config
 from ssod.config import load
 from ssod.utils.errors import SsodError
 from tests.small_sets import coco, pictures, voc

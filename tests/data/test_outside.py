@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ssod.commands.check import check
-from ssod.commands.init import write_config
+from ssod.commands.init.write import write_config
 from ssod.data.data_config import DataConfig
 from ssod.data.datasets import load
 from ssod.utils.errors import Exit, SsodError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssod.commands.init import write_config
+from ssod.commands.init.write import write_config
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.formats.findings import Context

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ssod.commands.budget import Load, cost_in_words, load_of, parts_within
 from ssod.commands.coverage import ENOUGH, reach_of
-from ssod.commands.init_sizes import (
+from ssod.commands.init.budget import Load, cost_in_words, load_of, parts_within
+from ssod.commands.init.sizes import (
     LEAST,
     Sample,
     Sizes,

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ssod.commands.budget import Budget, cost_in_words, load_of, parts_within
 from ssod.commands.coverage import ENOUGH, reach_of
+from ssod.commands.init.budget import Budget, cost_in_words, load_of, parts_within
 from ssod.data.checks.reach import Seen
 from ssod.data.formats.records import Labeled
 from ssod.detectors.build import DetectorConfig
@@ -45,7 +45,7 @@ class Sizes:
         cost: what this will cost, in words; empty = not estimated.
         fits: whether it fits the budget.
         share: of the boxes that are within reach, as far as it was looked at.
-        tiles: images are looked at in parts (``init_tiles``), whose shorter side ``short`` is; None = they are not.
+        tiles: images are looked at in parts (``tiles``), whose shorter side ``short`` is; None = they are not.
         each: tiles that an image has, the median.
         whole: share that whole images would reach, where there are tiles.
     """

@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ssod.commands.init_text import lines_of
+from ssod.commands.init.text import lines_of
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.recipes import Recipe
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ssod.commands.budget import read_budget, taught_share
 from ssod.commands.coverage import ENOUGH
-from ssod.commands.init_sizes import Sizes, Wanted, choose, read_detector
-from ssod.commands.init_start import coco_fits
-from ssod.commands.init_text import Numbers
-from ssod.commands.init_tiles import or_tiles
+from ssod.commands.init.budget import read_budget, taught_share
+from ssod.commands.init.sizes import Sizes, Wanted, choose, read_detector
+from ssod.commands.init.start import coco_fits
+from ssod.commands.init.text import Numbers
+from ssod.commands.init.tiles import or_tiles
 from ssod.data.checks.reach import Coverage
 from ssod.data.formats.records import Labeled
 from ssod.methods.registry import find

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from ssod.commands.init_sizes import Sizes, long_side
-from ssod.commands.init_start import line_of
+from ssod.commands.init.sizes import Sizes, long_side
+from ssod.commands.init.start import line_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
 from ssod.utils.merging import merge
@@ -38,7 +38,7 @@ class Numbers:
 
 
 def numbers(data: DataSets) -> Numbers:
-    """Apply the rule; the size of the images is chosen in ``init_sizes``."""
+    """Apply the rule; the size of the images is chosen in ``sizes``."""
     labeled = _power_of_two(min(8, len(data.labeled)))
     steps = round(100 * len(data.labeled) / labeled, -2)
     return Numbers(

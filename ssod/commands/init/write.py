@@ -6,7 +6,7 @@ The numbers follow from the data by a rule that suits a few hundred labelled ima
 * steps: 100 passes over the labelled images, at least 3 000 and at most 30 000;
 * burn-in: half of the steps, so that the teacher knows something before it teaches;
 * learning rate: 0.00125 per labelled image of a batch, a tenth of it for the last tenth of the steps;
-* size, anchors and levels: from the labelled boxes' sides and a budget, see ``init_sizes``; views vary by a fifth.
+* size, anchors and levels: from the labelled boxes' sides and a budget, see ``sizes``; views vary by a fifth.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from ssod import config
-from ssod.commands import init_text
 from ssod.commands.check import check
 from ssod.commands.coverage import coverage
-from ssod.commands.half_labeled import refuse_half_labeled
-from ssod.commands.init_fit import fit, said
-from ssod.commands.init_text import compose, flow, with_changes
-from ssod.commands.init_unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
-from ssod.commands.init_val import cut_off, share_of
-from ssod.commands.init_weights import begin_with
+from ssod.commands.init import text as init_text
+from ssod.commands.init.fit import fit, said
+from ssod.commands.init.half_labeled import refuse_half_labeled
+from ssod.commands.init.text import compose, flow, with_changes
+from ssod.commands.init.unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
+from ssod.commands.init.val import cut_off, share_of
+from ssod.commands.init.weights import begin_with
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
