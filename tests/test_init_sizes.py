@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from ssod.commands import budget as budgets
 from ssod.commands.coverage import coverage, reach_of
+from ssod.commands.init import budget as budgets
 from ssod.commands.init.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
 from ssod.commands.init.sizes import Sizes, Wanted, choose, read_detector, sample_of, sides
 from ssod.commands.init.start import coco_fits, line_of
