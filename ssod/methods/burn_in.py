@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssod.engine.checkpointing.resume_check import UNLABELED, flat, kind
-from ssod.engine.plateau import Plateau
 from ssod.losses.weighting.criterion import LossConfig, SideLoss, reaches_labeled
 from ssod.methods.config import Common, Config
 from ssod.methods.ema_config import EmaConfig, cap
 from ssod.methods.registry import find
+from ssod.utils.plateau import Plateau
 
 MEASURES = ("data.val", "views.val")  # cosmetic for a run that goes on, but its first evaluations are taken over
 

@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
     {"build"},
     {"report"},
     {"commands"},
+    {"commands/init"},
     {"run"},
     {"cli"},
     {"__main__"},

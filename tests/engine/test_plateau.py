@@ -12,8 +12,8 @@ import pytest
 from ssod import config
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.checkpointing.burn_in import BurnIn
-from ssod.engine.plateau import Plateau
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.plateau import Plateau
 from tests.engine import toy
 from tests.engine.crash import difference, final_state
 from tests.engine.test_resume import Cut, cut_at

@@ -19,9 +19,9 @@ import torch
 from ssod.engine.checkpointing import checkpoint, contents, lines
 from ssod.engine.checkpointing.checkpoint import State
 from ssod.engine.checkpointing.run_dir import RunFolder
-from ssod.engine.plateau import Plateau
 from ssod.utils import atomic, untrusted
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.plateau import Plateau
 
 MOVED = ("student", "teacher", "criterion")  # parts of a method that burn-in moves; all else is as it was built
 MEASURED = ("teacher/", "student/")  # what an evaluation says of the models, and not of a method's pseudo-labels
