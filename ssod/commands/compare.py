@@ -11,7 +11,7 @@ from ssod.experiments.bootstrap import RESAMPLES
 from ssod.experiments.comparison import Comparison, comparison
 from ssod.experiments.records import comma_separated
 from ssod.experiments.runs import read_run
-from ssod.experiments.sweep.executor import ExecutorConfig, build_executor
+from ssod.experiments.sweep.executors import ExecutorConfig, build_executor
 from ssod.experiments.sweep.pool import run_cells
 from ssod.experiments.sweep.sweep import Sweep, read_sweep
 from ssod.utils import atomic, printing

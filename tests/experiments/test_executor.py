@@ -12,7 +12,8 @@ from rich.console import Console
 
 from ssod.commands.compare import _chosen
 from ssod.experiments.sweep import pool
-from ssod.experiments.sweep.executor import LocalConfig, Started, SubmititConfig, build_executor
+from ssod.experiments.sweep.executor import Started
+from ssod.experiments.sweep.executors import LocalConfig, SubmititConfig, build_executor
 from ssod.experiments.sweep.sweep import Sweep, read_sweep
 from ssod.utils.errors import Exit, SsodError
 from tests.experiments.test_sweep import executable, sweep_file

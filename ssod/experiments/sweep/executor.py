@@ -10,13 +10,9 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import IO, Annotated, Any, Literal, Protocol
-
-from pydantic import BeforeValidator, Field
+from typing import IO, Protocol
 
 from ssod.utils.parent import end_with_parent
-from ssod.utils.schema import Section, named
 
 
 class Started(Protocol):
@@ -86,37 +82,3 @@ class _Process:
 
     def wait(self) -> int:
         return self._process.wait()
-
-
-class LocalConfig(Section):
-    """Runs are processes of this machine."""
-
-    name: Literal["local"] = "local"
-    "The kind of executor."
-
-
-class SubmititConfig(Section):
-    """Runs are jobs of Slurm, by submitit."""
-
-    name: Literal["submitit"] = "submitit"
-    "The kind of executor."
-    cluster: Literal["slurm", "local"] | None = None
-    "`local` = processes of this machine in the place of jobs; by default Slurm where it is found."
-    parameters: dict[str, Any] = {}
-    "For submitit: `{timeout_min: 600, gpus_per_node: 1, cpus_per_task: 8, slurm_partition: gpu}`."
-
-
-# ``submitit`` is short for ``{name: submitit}``.
-ExecutorConfig = Annotated[
-    Annotated[LocalConfig | SubmititConfig, Field(discriminator="name")],
-    BeforeValidator(named, json_schema_input_type=str | LocalConfig | SubmititConfig),
-]
-
-
-def build_executor(cfg: LocalConfig | SubmititConfig, out: Path) -> Executor:
-    """Return the executor that ``cfg`` names; ``out`` is the folder of the sweep's runs."""
-    if isinstance(cfg, LocalConfig):
-        return Local()
-    from ssod.experiments.sweep.submitit_jobs import Submitit
-
-    return Submitit(out.absolute() / "jobs", cfg.cluster, cfg.parameters)

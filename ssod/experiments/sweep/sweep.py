@@ -33,7 +33,7 @@ from ssod.config import Config, load, load_recipe
 from ssod.engine.checkpointing.resume_check import flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
 from ssod.experiments.runs import read_run
-from ssod.experiments.sweep.executor import ExecutorConfig, LocalConfig, SubmititConfig
+from ssod.experiments.sweep.executors import ExecutorConfig, LocalConfig, SubmititConfig
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import SsodError
 from ssod.utils.recipes import Recipe, compose, former, names, read_recipe
