@@ -156,7 +156,7 @@ CELLS = {
     ),
     # mistakes of somebody's code; "open": with a loader that nobody closes, for the end of the process to close
     "the method raises": Cell(BUG, act="raise@step", traceback=True),
-    "the method raises with a loader open": Cell(BUG, act="open@step", traceback=True, workers=(2,), often=2),
+    "the method raises with a loader open": Cell(BUG, act="open@step", traceback=True, workers=(2,)),
     "the evaluation raises": Cell(BUG, act="raise@evaluation", traceback=True),
     "a tracker raises": Cell(OK, act="raise@tracker", words=["train.tensorboard=true"], goes_on=False),
     # numbers
@@ -164,10 +164,10 @@ CELLS = {
     "it diverges in debug": Cell(
         Exit.DIVERGED, "diverged: ", "nan@step", words=["--debug"], traceback=True, goes_on=False
     ),
-    "debug": Cell(Exit.DATA, "train_cut/", words=[TRAIN_CUT, "--debug"], traceback=True, goes_on=False, often=0),
+    "debug": Cell(Exit.DATA, "train_cut/", words=[TRAIN_CUT, "--debug"], traceback=True, goes_on=False),
     # a full disk
     "no room for the checkpoint": Cell(IO, "last.pt: cannot be written: No space left", env={"FULL": "last.pt"}),
-    "no room for the model": Cell(IO, "best.safetensors: cannot", env={"FULL": "best.safetensors"}, often=0),
+    "no room for the model": Cell(IO, "best.safetensors: cannot", env={"FULL": "best.safetensors"}),
     "no room for the log": Cell(OK, env={"FULL": "metrics.jsonl"}),
     "no room for an evaluation": Cell(OK, env={"FULL": "step_"}, goes_on=False),
     "no room for the config": Cell(IO, "config.yaml: cannot be written", env={"FULL": "config.yaml"}),
@@ -255,7 +255,7 @@ OTHERS: dict[str, tuple[list[str], dict[str, str], int, str]] = {
         for word, code in [("term", Exit.PREEMPTED), ("int", Exit.INTERRUPTED)]
     },
 }
-OFTEN = ("eval, cut off", "plan, cut off", "split, disk", "predict, term")
+OFTEN = ("eval, cut off", "predict, term")
 
 
 @pytest.mark.parametrize("name", [name for name in OTHERS if ALL or name in OFTEN])

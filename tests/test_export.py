@@ -23,20 +23,20 @@ from tests.trained import model_file, trained
 from tools.export_parity import DETECTORS, SIZES, pictures, random_model, sweep
 
 FORMATS = ("onnx", "pt2")
-MANY = 16  # pictures of a size
+MANY = 8  # pictures of a size
 
 
 @pytest.fixture(scope="module")
 def graph() -> Callable[[str, str], tuple[Model, bytes, Run]]:
     """A detector, its exported file and that file loaded; each made once, for a graph takes ten seconds.
 
-    Those of ONNX have the usual levels, and those of torch two, as elsewhere.
+    RetinaNet's of ONNX has the usual levels, the others two, as elsewhere.
     """
     made: dict[tuple[str, str], tuple[Model, bytes, Run]] = {}
 
     def get(name: str, format: str) -> tuple[Model, bytes, Run]:
         if (name, format) not in made:
-            model = random_model(name) if format == "onnx" else trained(name)
+            model = random_model(name) if (name, format) == ("retinanet", "onnx") else trained(name)
             content = convert(model, format)
             made[name, format] = model, content, runner(content, format)
         return made[name, format]
@@ -323,7 +323,7 @@ def test_many_images_of_four_sizes(graph: Callable, name: str) -> None:
     assert found.parity.score <= 1e-4
     assert found.parity.undecided <= 0.05 * 4 * MANY
     assert found.parity.empty >= 0.15 * 4 * MANY
-    assert found.parity.boxes > 10 * 4 * MANY
+    assert found.parity.boxes > 4 * MANY
 
 
 def test_what_is_no_model_is_reported_before_what_is_not_installed(

@@ -15,6 +15,7 @@ from ssod.evaluation.greedy import IOUS
 from ssod.evaluation.matching import match
 from ssod.evaluation.precision import curves
 from ssod.evaluation.voc import voc_metrics
+from tests.amount import examples
 from tests.evaluation import oracles
 from tests.evaluation.golden import COCO, coco_case
 
@@ -90,9 +91,8 @@ def test_precision_of_a_thousand_classes() -> None:
         compare(*random_set(seed, 4, 50), (1, 10, 100))
 
 
-@pytest.mark.slow
 def test_precision_of_many_sets() -> None:
-    for seed in range(100, 1100):
+    for seed in range(100, 100 + examples(150)):
         limits = ((1, 10, 100), (1, 2, 3), (2, 5, 12))[seed % 3]
         compare(*random_set(seed, 1 + seed % 7, 1 + seed % 6), limits)
 
