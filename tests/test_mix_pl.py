@@ -443,7 +443,7 @@ def test_two_ranks_mix_as_one_process_with_both_batches_does(tmp_path: Path) -> 
     rows = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
     assert [row["pseudo/whole_mosaic"] for row in rows if row["kind"] == "train"] == [0, 0, 1, 1]
     found = [ranks.largest_difference(a, b) for a, b in zip(alone, together)]
-    assert max(found) <= 1e-5, found
+    assert max(found) <= 5e-5, found  # sums in another order, over four steps
     one, two = last(tmp_path / "one"), last(tmp_path / "two")
     mine = [share["buffers"]["cache.pixels"] for share in two["ranks"]]
     assert not torch.equal(*mine)

@@ -17,6 +17,7 @@ from ssod.inference.label import label_files
 from ssod.inference.model import Model, load
 from ssod.inference.predict import predict_files
 from ssod.structures import Targets, View
+from ssod.transforms import raster
 from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, photos, pixels, trained
 
@@ -68,7 +69,7 @@ def test_a_list_gives_a_list_and_neighbours_do_not_matter(folder: Path, model: M
 
 def test_boxes_are_in_the_pixels_of_the_original(folder: Path, model: Model) -> None:
     picture = Image.open(folder / "images" / "b.png")  # 150 x 120, seen as 120 x 96
-    seen = torch.from_numpy(np.array(picture.resize((120, 96), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    seen = torch.from_numpy(raster.ops.resized(np.array(picture.convert("RGB")), (120, 96))).permute(2, 0, 1)
     canvas = torch.zeros(1, 3, 96, 128, dtype=torch.uint8)
     canvas[0, :, :, :120] = seen
     view = View(canvas, torch.tensor([[96, 120]]), torch.eye(3)[None], torch.zeros(1, dtype=torch.long))

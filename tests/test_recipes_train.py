@@ -155,9 +155,9 @@ class Cut(Exception):
     """Stands for a process that dies."""
 
 
-def cut_after_a_step(batches: Callable[[int], Iterator[Batch]]) -> Callable[[int], Iterator[Batch]]:
-    def cut(start: int) -> Iterator[Batch]:
-        yield next(batches(start))
+def cut_after_a_step(batches: Callable[[int, int], Iterator[Batch]]) -> Callable[[int, int], Iterator[Batch]]:
+    def cut(start: int, ahead: int) -> Iterator[Batch]:
+        yield next(batches(start, ahead))
         raise Cut
 
     return cut

@@ -57,7 +57,7 @@ part() {
     often="$((passed + bad)) tests"
     case $name in
         kills) often="$(sum 'killed [0-9]+ times' "$log") kills, $often" ;;
-        fuzz) often="$(sum '[0-9]+ passing examples' "$log") examples, $often" ;;
+        fuzz) often="$(sum '[0-9]+ passing' "$log") examples, $often" ;;
     esac
     printf '%-8s %s, %s failed, %s s\n' "$name" "$often" "$bad" $((SECONDS - begin))
     if [ $code -ne 0 ]; then

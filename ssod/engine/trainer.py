@@ -71,23 +71,24 @@ class Trainer:
         if self.step >= self.cfg.steps and distributed.on_rank_zero(lambda: self.folder.finished):
             log.log_finished(self.folder, self.step, self.record.results())
             return self.record.last
-        with self.begun():
-            while self.step < self.cfg.steps:  # closed at once, or a traceback would keep the workers alive
-                with contextlib.closing(self.parts.batches(self.step, self.stepper.ahead)) as batches:
-                    self.make_steps(self.clock.timed(batches))
+        with self.begun(), contextlib.ExitStack() as opened:  # or a traceback would keep the workers alive
+            known, batches = -1, iter(())
+            while self.step < self.cfg.steps:
+                if known != self.stepper.ahead:  # at first, and where burn-in ended sooner than the batches know
+                    opened.close()
+                    known, batches = self.stepper.ahead, opened.enter_context(self.open_batches())
+                with self.clock:
+                    step = self.stepper.train_step(batches, self.step)
+                    self.step += 1
+                    stop = self.tally.take(step, self.log.say, halts=self.halts())
+                self.finish_step(stop)
         return self.record.last
 
-    def make_steps(self, batches: Iterator[Batch]) -> None:
-        """Make steps until the last, or until burn-in ends sooner than these batches know."""
-        ahead = self.stepper.ahead
-        while self.step < self.cfg.steps and self.stepper.ahead == ahead:
-            with self.clock:
-                step = self.stepper.train_step(batches, self.step)
-                if self.step == self.method.restart_at:  # the student is another one: its best is sought from here on
-                    self.record.best, self.watch.best = None, 0.0
-                self.step += 1
-                stop = self.tally.take(step, self.log.say, halts=self.halts())
-            self.finish_step(stop)
+    @contextlib.contextmanager
+    def open_batches(self) -> Generator[Iterator[Batch], None, None]:
+        """Open the batches of all steps from here on."""
+        with contextlib.closing(self.parts.batches(self.step, self.stepper.ahead)) as batches:
+            yield self.clock.timed(batches)
 
     @contextlib.contextmanager
     def begun(self) -> Generator[None, None, None]:
@@ -112,6 +113,8 @@ class Trainer:
 
     def finish_step(self, stop: int) -> None:
         """Do what belongs to some steps: lines, evaluations, checkpoints; end the run where ``stop`` asks for it."""
+        if self.step - 1 == self.method.restart_at:  # the student is another one: its best is sought from here on
+            self.record.best, self.watch.best = None, 0.0
         if self.due(self.cfg.log_every):
             self.write_line()
         self.pending = self.parts.evaluates and self.due(self.cfg.eval_every)

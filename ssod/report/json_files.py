@@ -21,7 +21,7 @@ def saved(path: Path, kind: Any) -> tuple[dict[str, Any], list[Markup]]:
     """
     if not path.exists():
         return {}, []
-    source = untrusted.Source(path, "")
+    source = untrusted.Source(path, "remove it")
     try:
         found = untrusted.read_json(source)
         untrusted.of_kind(source, "", found, kind)

@@ -489,7 +489,7 @@ def test_check_lists_twenty_of_a_kind_and_counts_the_rest(tmp_path: Path) -> Non
 def test_files_of_one_image_each_are_counted_by_their_folder(name: str, place: str) -> None:
     findings = Findings()
     for i in range(23):
-        findings.error("V05", name.format(i), "object", "no box")
-    findings.error("V06", name.format(0), "object", "another kind")
+        findings.error("V05", name.format(i), "object", "no box", "draw one")
+    findings.error("V06", name.format(0), "object", "another kind", "mend it")
     assert len(findings) == 21
     assert findings.lines()[-1] == f"error[V05] {place}: 3 more of this kind"

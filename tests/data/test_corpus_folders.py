@@ -111,7 +111,7 @@ YOLO_CASES = [
     ("D09", "data.yaml", "names: []\n", "names", "0 classes", 3),
     ("D16", "data.yaml", "names: [car, car]\n", "names", "'car' is listed twice", 3),
     ("C03", "data.yaml", "names: [car, true]\n", "names[1]", "boolean True, expected string", 3),
-    ("S10", "data.yaml", "names: !!python/object/apply:os.system ['true']\n", "root", "only plain values", 7),
+    ("S10", "data.yaml", "names: !!python/object/apply:os.system ['true']\n", "root", "write plain v", 7),
     ("D05", "labels/train/1.txt", "\x00\x000", "labels", "UTF-16", 3),
 ]
 

@@ -331,7 +331,7 @@ def test_a_json_that_is_no_set_is_refused_by_what_it_has(tmp_path: Path) -> None
     with pytest.raises(SsodError, match="is labelme's, of one image; name its folder: "):
         labeled_source(str(tmp_path / "a.json"), "--labeled", LEARNT)
     (tmp_path / "min.json").write_text(json.dumps([{"image": "/data/upload/1/a.jpg", "label": []}]))
-    with pytest.raises(SsodError, match=r"is a list of objects with 'image', 'label'; choose JSON, not JSON-MIN"):
+    with pytest.raises(SsodError, match=r"is a list of objects with 'image'.*; choose JSON, not JSON-MIN"):
         labeled_source(str(tmp_path / "min.json"), "--labeled", LEARNT)
     (tmp_path / "odd.json").write_text('{"regions": 1}')
     with pytest.raises(SsodError, match=r"has no list 'images' \(it has 'regions'\)"):

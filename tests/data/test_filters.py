@@ -151,6 +151,7 @@ KNOWN: dict[str, tuple[int, str]] = {
     "loading/tiled.py:_joined": (1, "this process's share; the others have the rest"),
     "shots.py:select_shots": (1, SEARCH),
     "splits.py:WrittenSplit.__str__": (1, TEXT),
+    "splits.py:_filled": (1, "a folder that is filled, or was never made, and so stays"),
     "splits.py:_write_split": (1, "annotations of the images of the other file"),
     "splits.py:describe": (1, SEARCH),
     "splits.py:read_index_file": (1, TEXT),

@@ -245,7 +245,7 @@ def test_the_scale_of_fp16_and_a_streak_of_bad_steps_survive(tmp_path: Path) -> 
     with toy.RunFolder(tmp_path / "run") as folder:
         again = toy.trainer(folder, precision="fp16", save_every=1)
         again.resume()
-    assert again.bad == 2
+    assert again.tally.bad == 2
     assert again.stepper.scaler.state_dict() == state["scaler"]
 
 
