@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -96,7 +96,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _held_out_of_one_set(self) -> DataConfig:
-        if self.held_out is not None and self.val != self.labeled:
+        if self.held_out is not None and (self.val is None or _place(self.val) != _place(self.labeled)):
             raise ValueError("held_out: divides one source, and `labeled` and `val` are two; write one, or remove it")
         return self
 
@@ -106,3 +106,8 @@ class DataConfig(Section):
         if names is not None and (not names or not all(names) or len(set(names)) < len(names)):
             raise ValueError("needs at least one name, none empty and none twice")
         return names
+
+
+def _place(source: Section) -> dict[str, Any]:
+    """Return what a source is read from; which of its labels are incomplete may be said at either of two."""
+    return source.model_dump(exclude={"incomplete": True, "sources": {"__all__": {"incomplete"}}})

@@ -23,7 +23,8 @@ def read_part(cfg: DataConfig, part: str, ctx: Context) -> Labeled:
         SsodError: see ``read_labeled``; a list that is not there, or names what is no image of the set; images to
             measure on whose labels are incomplete.
     """
-    source = cfg.labeled if part == "labeled" else given(cfg.val, "who asks for this part has it")
+    of_one = part == "labeled" or cfg.held_out is not None
+    source = cfg.labeled if of_one else given(cfg.val, "who asks for this part has it")
     data = read_labeled(source, ctx, classes=cfg.classes)
     if cfg.held_out is not None:
         file = ctx.path(cfg.held_out)

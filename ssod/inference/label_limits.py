@@ -62,6 +62,9 @@ def of_precision(weights: str | os.PathLike, classes: Sequence[str], precision: 
     scores = np.array([np.inf if cutoff.score is None else cutoff.score for cutoff in own], np.float32)
     if np.isinf(scores).all():
         best = np.nanmax([0.0, *(cutoff.precision for cutoff in own)])
+        if not best:  # which is also what stands where nothing was counted
+            problem = f"no class has {cutoffs.LEAST} detections on val of which any is right"
+            raise SsodError(weights, "--precision", problem, "train longer, or give --score", code=Exit.DATA)
         problem = f"no class reaches {precision:g} on val; the highest is {best:.3f}, of {cutoffs.LEAST} boxes or more"
         fix = "lower it, train longer, or give --score"
         raise SsodError("command line", "--precision", problem, fix, code=Exit.DATA)

@@ -139,3 +139,19 @@ def test_merged_sets_say_what_nobody_could_label(root: Path, capsys: pytest.Capt
     assert back.incomplete.tolist() == wanted
     out = capsys.readouterr().out
     assert f"{root / 'other'} has no class dog: its images are written as incomplete there" in out
+
+
+def test_a_source_that_images_are_held_out_of_says_it_once(root: Path) -> None:
+    """What ``ssod init`` writes without ``--val``: labels of images to measure on are then complete, or refused."""
+    (root / "val.txt").write_text("z.jpg\n")
+    (root / "gaps.txt").write_text("x.jpg\n")
+    of_some = {**COCO, "incomplete": {"images": "gaps.txt"}}
+    data = load(section(root, labeled=of_some, val=COCO, held_out="val.txt"), Findings())
+    assert data.labeled.incomplete is not None
+    assert data.labeled.incomplete.any(1).tolist() == [True, False]
+    assert data.val is not None
+    assert data.val.images.paths == ["z.jpg"]
+    with pytest.raises(SsodError, match="1 images have incomplete labels"):
+        load(section(root, labeled={**COCO, "incomplete": True}, val=COCO, held_out="val.txt"), Findings())
+    with pytest.raises(SsodError, match="divides one source"):
+        section(root, labeled=COCO, val={**COCO, "images": "other"}, held_out="val.txt")
