@@ -64,7 +64,7 @@ def merge(
     atomic.write_text(out, json.dumps(table), new=True)
     for path, one in zip(sources, sets):
         print(f"{path}: {len(one)} images, {len(one.boxes)} boxes, {len(one.classes)} classes")
-    for line in (*told(twice, sources), *lacking(sets, sources)):
+    for line in (*told(twice, sources), *empty(sets, sources), *lacking(sets, sources)):
         print(line)
     print(f"{len(data)} images, {len(data.boxes)} boxes, {len(data.classes)} classes -> {out}")
     return data
@@ -126,6 +126,15 @@ def told(twice: Sequence[Twice], sources: Sequence[str | os.PathLike]) -> list[s
             text += f"; {len(other)} have other boxes there, and those count, first {other[0]}"
         lines.append(text)
     return lines
+
+
+def empty(sets: Sequence[Labeled], sources: Sequence[str | os.PathLike]) -> list[str]:
+    """Say which sets have no box, a line each: that may be so, or nobody has labelled them."""
+    return [
+        f"{path} has no box: its images are written as images without objects; unlabelled ones are to be left out"
+        for path, one in zip(sources, sets)
+        if not len(one.boxes)
+    ]
 
 
 def lacking(sets: Sequence[Labeled], sources: Sequence[str | os.PathLike]) -> list[str]:

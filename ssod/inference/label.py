@@ -65,12 +65,7 @@ def label_files(
         SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
             lies among them, a disk that refuses; a precision that no class reaches, or that nothing tells of.
     """
-    check_score(score)
-    if score is not None and precision is not None:
-        raise SsodError("command line", "--precision", "stands beside --score", "give one of the two")
-    if shard is not None and parts.names:
-        problem = f"stands beside --{parts.names[0]}, which chooses among all images"
-        raise SsodError("command line", "--shard", problem, "leave one of the two out")
+    _check_options(score, precision, parts, shard)
     found = predict.find_images(images)
     found = found if shard is None else shard.part(found)
     target = writers.prepare(format, Path(out), images, found, parts.names)
@@ -78,11 +73,7 @@ def label_files(
         output_dir.refuse_shared(found, predict.picture_name, "picture", "rename one")
     free = label_parts.unlabelled(found, parts.labelled) if parts.names else []
     model = predict.model_for(weights, found, levels, alpha)
-    limits = label_limits.of_score(label_limits.SCORE if score is None else score, len(model.classes))
-    if precision is not None:
-        limits = label_limits.of_precision(weights, model.classes.names, precision)
-    for line in limits.lines:
-        print(line)
+    limits = _limits(weights, model, score, precision)
     bad: list[SsodError] = []
     look = _Look(model, limits, max_pixels, workers, batch)
     with writers.staged(target) as stage:
@@ -96,15 +87,35 @@ def label_files(
             _write_next(format, writers.part(stage, "next"), written, values.choose(left, parts.next), look)
         if parts.audit:
             _write_part(format, writers.part(stage, "audit"), written.subset(label_parts.sample(left, parts.audit)))
-    data = written.data
-    message = f"{writers.summary(data)} {limits.words}{predict.unreadable(bad)}"
+    message = f"{writers.summary(written.data)} {limits.words}{predict.unreadable(bad)}"
     first = f"to look at first: {review_queue.place(target)}"
-    print(f"{message}; {first}; {writers.source(format, target, data.images)}")
+    print(f"{message}; {first}; {writers.source(format, target, written.data.images)}")
     for name in parts.names:
         print(label_parts.told(name, writers.part(target, name), parts, len(left)))
-    if not len(data.boxes):
+    if not len(written.data.boxes):
         print(_advice(written.doubts, limits))
-    return data
+    return written.data
+
+
+def _check_options(score: float | None, precision: float | None, parts: Wanted, shard: Shard | None) -> None:
+    """Refuse options that say nothing together, before a file is opened."""
+    check_score(score)
+    if score is not None and precision is not None:
+        raise SsodError("command line", "--precision", "stands beside --score", "give one of the two")
+    if shard is not None and parts.names:
+        problem = f"stands beside --{parts.names[0]}, which chooses among all images"
+        raise SsodError("command line", "--shard", problem, "leave one of the two out")
+
+
+def _limits(weights: str | os.PathLike, model: Model, score: float | None, precision: float | None) -> Limits:
+    """Return the scores from which a detection is a label, and print what is said of them."""
+    if precision is not None:
+        limits = label_limits.of_precision(weights, model.classes.names, precision)
+    else:
+        limits = label_limits.of_score(label_limits.SCORE if score is None else score, len(model.classes))
+    for line in limits.lines:
+        print(line)
+    return limits
 
 
 def _write_next(format: str, place: Path, written: Written, chosen: Sequence[Chosen], look: _Look) -> None:

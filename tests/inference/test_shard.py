@@ -27,7 +27,10 @@ def boxes_of(file: Path) -> dict[str, list[Any]]:
     return {Path(image["file_name"]).name: found[image["id"]] for image in table["images"]}
 
 
-def test_what_the_parts_write_is_joined_to_what_one_process_writes(tmp_path: Path) -> None:
+def test_what_the_parts_write_is_joined_to_what_one_process_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is found in the third part, whose images are every third and pale."""
     weights, folder = model_file(tmp_path / "m.safetensors"), tmp_path / "photos"
     photos(folder, [f"{name}.png" for name in "abcdefgh"])
     label_files(weights, folder, tmp_path / "whole.json", score=0.3, workers=0, batch=1)
@@ -36,6 +39,9 @@ def test_what_the_parts_write_is_joined_to_what_one_process_writes(tmp_path: Pat
         label_files(weights, folder, tmp_path / f"part{number}.json", score=0.3, workers=0, batch=1, shard=part)
     parts = [tmp_path / f"part{number}.json" for number in (1, 2, 3)]
     merge([str(part) for part in parts], tmp_path / "all.json")
+    assert f"{parts[2]} has no box" in capsys.readouterr().out
+    with pytest.raises(SsodError, match="none of the sets has a box"):
+        merge([str(parts[2]), str(parts[2])], tmp_path / "none.json")
     whole = boxes_of(tmp_path / "whole.json")
     close = {image: [(name, pytest.approx(box, abs=0.02)) for name, box in found] for image, found in whole.items()}
     assert boxes_of(tmp_path / "all.json") == close
