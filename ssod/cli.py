@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssod.commands import listing, loop
+from ssod.commands import listing, loop, shipping, studies
 from ssod.commands import options as option
 from ssod.commands.ending import one_line_errors, told_once_a_machine
-from ssod.experiments.run_folder import run_folder
 from ssod.utils.errors import SsodError
 from ssod.version import __version__
 
@@ -160,85 +159,17 @@ def train(
         trainer.fit()
 
 
-@app.command("eval")
-def evaluate(
-    weights: option.Weights,
-    data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
-    score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
-    precision: Annotated[float, typer.Option(help="Say from which score on so many boxes of a class are right.")] = 0.9,
-    overrides: option.OfTrained = None,
-) -> None:
-    """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
-    from ssod.commands.evaluate import evaluate
-
-    evaluate(weights, data=data, score=score, precision=precision, overrides=overrides or [])
-
-
-@app.command()
-def predict(
-    weights: option.Weights,
-    images: Annotated[str, typer.Argument(help="Image, folder, glob, .txt list or COCO JSON.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for pictures and results.json.")],
-    score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
-    levels: option.Levels = None,
-    alpha: option.Alpha = None,
-    max_pixels: option.MaxPixels = None,
-    ids: option.Ids = None,
-    workers: option.Workers = None,
-    batch: option.ImageBatch = None,
-) -> None:
-    """Pictures with boxes, and a COCO results JSON."""
-    from ssod.inference.predict import predict_files
-
-    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids, workers=workers, batch=batch)
-    predict_files(weights, images, out, score, **how)
-
-
-for declared in (loop.label, loop.audit, loop.merge):
+app.command("eval")(shipping.evaluate)
+for declared in (
+    shipping.predict,
+    loop.label,
+    loop.audit,
+    loop.merge,
+    shipping.export,
+    studies.compare,
+    studies.report,
+):
     app.command()(declared)
-
-
-@app.command()
-def export(
-    weights: option.Weights,
-    format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
-) -> None:
-    """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
-    from ssod.inference.export import export
-
-    export(weights, format=format, out=out)
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of run folders.")] = None,
-    sweep: Annotated[Path | None, typer.Option(help="A sweep file; what is missing of it is run first.")] = None,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option("-o", "--out", help="File to write: .html, .csv, .md or .tex; may be repeated."),
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=10, help="Resamples of the val images behind an interval.")] = 1000,
-    executor: Annotated[str | None, typer.Option(help="Where a sweep's runs are made: local or submitit.")] = None,
-) -> None:
-    """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""
-    from ssod.commands.compare import compare
-
-    compare(runs or [], sweep=sweep, out=out or [], resamples=resamples, executor=executor)
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.", callback=run_folder)],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default report.html in it.")] = None,
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", "--twin", help="The supervised run to compare with.")
-    ] = None,
-) -> None:
-    """One offline HTML page about a run: curves, pseudo-labels, pictures, alarms."""
-    from ssod.report.run_page import report
-
-    report(run, out=out, baseline=baseline)
 
 
 @app.command("config")

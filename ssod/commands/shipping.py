@@ -1,0 +1,53 @@
+"""The commands that use trained weights, as the command line declares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssod.commands import options as option
+
+
+def evaluate(
+    weights: option.Weights,
+    data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
+    score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
+    precision: Annotated[float, typer.Option(help="Say from which score on so many boxes of a class are right.")] = 0.9,
+    overrides: option.OfTrained = None,
+) -> None:
+    """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
+    from ssod.commands.evaluate import evaluate
+
+    evaluate(weights, data=data, score=score, precision=precision, overrides=overrides or [])
+
+
+def predict(
+    weights: option.Weights,
+    images: Annotated[str, typer.Argument(help="Image, folder, glob, .txt list or COCO JSON.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for pictures and results.json.")],
+    score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
+    levels: option.Levels = None,
+    alpha: option.Alpha = None,
+    max_pixels: option.MaxPixels = None,
+    ids: option.Ids = None,
+    workers: option.Workers = None,
+    batch: option.ImageBatch = None,
+) -> None:
+    """Pictures with boxes, and a COCO results JSON."""
+    from ssod.inference.predict import predict_files
+
+    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids, workers=workers, batch=batch)
+    predict_files(weights, images, out, score, **how)
+
+
+def export(
+    weights: option.Weights,
+    format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
+) -> None:
+    """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
+    from ssod.inference.export import export
+
+    export(weights, format=format, out=out)

@@ -1,0 +1,39 @@
+"""The commands that look at runs, as the command line declares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssod.experiments.run_folder import run_folder
+
+
+def compare(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders of run folders.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="A sweep file; what is missing of it is run first.")] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--out", help="File to write: .html, .csv, .md or .tex; may be repeated."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=10, help="Resamples of the val images behind an interval.")] = 1000,
+    executor: Annotated[str | None, typer.Option(help="Where a sweep's runs are made: local or submitit.")] = None,
+) -> None:
+    """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""
+    from ssod.commands.compare import compare
+
+    compare(runs or [], sweep=sweep, out=out or [], resamples=resamples, executor=executor)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.", callback=run_folder)],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default report.html in it.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", "--twin", help="The supervised run to compare with.")
+    ] = None,
+) -> None:
+    """One offline HTML page about a run: curves, pseudo-labels, pictures, alarms."""
+    from ssod.report.run_page import report
+
+    report(run, out=out, baseline=baseline)
