@@ -167,8 +167,8 @@ def show(result: Result, title: str, device: str) -> None:
     lines = [
         f"whole step  {result.whole:.4f} s   train_step: copy, student, teacher, labels, backward, clip, guard, "
         "optimiser, EMA",
-        f"bare step   {result.bare:.4f} s   the same looks: student forward + losses + backward, teacher forward; given "
-        "labels, nothing else",
+        f"bare step   {result.bare:.4f} s   the same looks: student forward + losses + backward, teacher forward; "
+        "given labels, nothing else",
         f"looks       {result.looks}",
         f"ratio       {result.ratio:.3f}      medians of {len(result.rounds)} alternating rounds on {device}; "
         f"{result.boxes:.1f} pseudo-boxes per image",
