@@ -95,7 +95,7 @@ def bench(
     for number in range(-1, rounds):
         with looks.noted():
             whole = whole_step(stepper, stream, watch if device.type == "cpu" and number >= 0 else None, clock)
-        kept.append(float(method.stats.get("pseudo/boxes_per_image", 0)))
+        kept += [float(count) for name, count in method.stats.items() if name.endswith("pseudo/boxes_per_image")]
         begin = clock()
         bare_step(method, looks.taken, cfg.precision)
         if number >= 0:
@@ -106,7 +106,7 @@ def bench(
         whole=median(w for w, _ in times),
         bare=median(b for _, b in times),
         phases={name: median(values) for name, values in watch.phases.items()},
-        boxes=mean(kept),
+        boxes=mean(kept) if kept else 0.0,  # of a peer, too
         looks=looks.words(),
         rounds=times,
     )
