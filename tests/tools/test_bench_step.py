@@ -81,7 +81,7 @@ def test_a_synthetic_run(detector: str, capsys: pytest.CaptureFixture[str]) -> N
 STUDENT, TEACHER = "student forward and backward", "teacher forward"
 LOOKS = {  # method, detector: what the page of each says that is looked at
     ("mean_teacher", "retinanet"): f"{TEACHER} 1 of 2 x 64 x 64; {STUDENT} 2 of 2 x 64 x 64",
-    ("instant_teaching_rectify", "retinanet"): f"{TEACHER} 2 of 2 x 64 x 64; {STUDENT} 4 of 2 x 64 x 64",
+    ("instant_teaching_rectify", "retinanet"): f"{STUDENT} 4 of 2 x 64 x 64; {TEACHER} 2 of 2 x 64 x 64",
     ("csd", "retinanet"): f"{STUDENT} 4 of 2 x 64 x 64",  # each image and its mirror image
     ("dsl", "fcos"): f"{TEACHER} 1 of 2 x 64 x 64; {STUDENT} 3 of 2 x 64 x 64",  # half the size, on a whole canvas
     ("acrst", "retinanet"): f"{TEACHER} 1 of 2 x 64 x 64; {STUDENT} 1 of 4 x 64 x 64; {STUDENT} 1 of 2 x 64 x 64",
