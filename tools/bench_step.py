@@ -6,20 +6,23 @@
 **The whole step** is ``Stepper.train_step`` as ``ssod train`` runs it, at a learning rate of 0: batch to the device,
 student and teacher, pseudo-labels, losses, backward, clipping, the test that everything is finite, optimiser, EMA.
 
-**The bare step** is the least that any teacher-student step must compute on the same images: the student's forward,
-losses and backward on the labelled view; the same on the strong view, with the very pseudo-labels of the whole step,
-made before the clock starts; the teacher's forward on the weak view, without gradient, of a two-stage detector with
-its proposals and their classes; of Humble Teacher also the teacher's forward on the mirror image. No detections, no
-transfer of boxes, no clipping, guard, optimiser or EMA.
+**The bare step** takes the very looks that the whole step before it took, and no more (``tools/looks.py``): each
+forward pass of a student with gradient, on the same pixels, with the detector's own losses on the boxes that the whole
+step had for them, and backward; each forward pass of a teacher, without gradient; of two stages with the proposals and
+the boxes that were asked about. So mirror images, copies at half the size and mixed pictures count in both, and the
+line ``looks`` says how many there are. No detections, no making of labels or views, no transfer of boxes, no clipping,
+guard, optimiser or EMA.
 
 Whole and bare steps alternate in one process; the ratio is that of their medians. CUDA is synchronised before each
 reading of the clock. There the phases are measured in rounds of their own, because the readings hinder the step. On a
 CPU that others use as well, ``--cpu-time`` counts the seconds that this process computed instead of those that passed.
 
-Without ``--config`` images are noise, labelled boxes are random and weights are untrained; an untrained detector would
-keep no pseudo-box, so its thresholds are set such that ``--candidates`` (prior, class) pairs of an image enter
-suppression and ``--boxes`` pseudo-boxes of an image are kept, on average. With a config the batches are those of its
-loader; the rest is the same.
+Without ``--config`` the detector is RetinaNet, or the first other that the method takes, which the title says; with
+what the method's recipe asks of it, where the method refuses a plain one. Images are noise, labelled boxes are random
+and weights are untrained; an untrained detector would keep no pseudo-box, so its thresholds are set such that
+``--candidates`` (prior, class) pairs of an image enter suppression and ``--boxes`` pseudo-boxes of an image are kept,
+on average, and as many are in doubt where the method asks for some. Sizes of MixPL's mosaics are scaled to the images.
+With a config the batches are those of its loader, and its detector and sizes are its own; the rest is the same.
 """
 
 from __future__ import annotations
@@ -32,32 +35,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
-import torch
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from ssod import build as composition
 from ssod import config
 from ssod.commands.dry_run import now, rehearsal
-from ssod.detectors.build import DetectorConfig, build
 from ssod.engine.batch import send
 from ssod.engine.stepper import Stepper
 from ssod.engine.train_config import TrainConfig
 from ssod.methods.base import Method
-from ssod.methods.config import Common
-from ssod.methods.humble_teacher import HumbleTeacher
-from ssod.methods.registry import find
-from ssod.structures import Batch, Pseudo, Targets, View
-from ssod.structures.boxes import mirror
-from ssod.utils.config_errors import read_section
-from ssod.utils.device import autocast
+from ssod.structures import Batch
 from ssod.utils.errors import SsodError
-from tools.options import COMMAND_LINE, count, cpu_time, size
+from tools.fitted import fitted
+from tools.looks import Look, Looks
+from tools.options import count, cpu_time, size
 from tools.stopwatch import Clock, Stopwatch, watched
-from tools.synthetic import CLASSES, Remember, calibrate, learners, noise
+from tools.synthetic import Remember, calibrate, first_step, noise
 
 
 @dataclass
@@ -68,12 +64,15 @@ class Result:
         whole, bare: of a step.
         phases: of the whole step, by name.
         boxes: pseudo-boxes per image.
+        looks: those of the last step, in words.
+        rounds: (whole, bare) of each.
     """
 
     whole: float
     bare: float
     phases: dict[str, float]
     boxes: float
+    looks: str = ""
     rounds: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -91,15 +90,14 @@ def bench(
     first = [next(stream) for _ in range(cfg.accumulate)]
     if method.uses_unlabeled:
         calibrate(method, [send(b, device, channels_last=cfg.channels_last) for b in first], candidates, boxes)
+    looks = Looks(stepper)
     watch, times, kept = watched(stepper, clock), [], []
     for number in range(-1, rounds):
-        whole = whole_step(stepper, stream, watch if device.type == "cpu" and number >= 0 else None, clock)
-        batches = [send(b, device, channels_last=cfg.channels_last) for b in stream.last]
-        labels = [pseudo_labels(method, b, cfg) for b in batches]
-        kept += [len(t) for each in labels for p in each if p for t in p.cls]
+        with looks.noted():
+            whole = whole_step(stepper, stream, watch if device.type == "cpu" and number >= 0 else None, clock)
+        kept += [float(count) for name, count in method.stats.items() if name.endswith("pseudo/boxes_per_image")]
         begin = clock()
-        for batch, pseudo in zip(batches, labels):
-            bare_step(method, batch, pseudo, cfg)
+        bare_step(method, looks.taken, cfg.precision)
         if number >= 0:
             times.append((whole, clock() - begin))
     for _ in range(rounds if device.type != "cpu" else 0):
@@ -108,14 +106,10 @@ def bench(
         whole=median(w for w, _ in times),
         bare=median(b for _, b in times),
         phases={name: median(values) for name, values in watch.phases.items()},
-        boxes=sum(kept) / len(kept) if kept else 0.0,
+        boxes=mean(kept) if kept else 0.0,  # of a peer, too
+        looks=looks.words(),
         rounds=times,
     )
-
-
-def first_step(method: Method) -> int:
-    """Return the first step whose losses on unlabelled images count."""
-    return method.cfg.unsup_start if method.uses_unlabeled else 0
 
 
 def whole_step(stepper: Stepper, stream: Remember, watch: Stopwatch | None, clock: Clock) -> float:
@@ -131,84 +125,25 @@ def whole_step(stepper: Stepper, stream: Remember, watch: Stopwatch | None, cloc
     return clock() - begin
 
 
-def bare_step(method: Method, batch: Batch, labels: list[Pseudo | None], cfg: TrainConfig) -> None:
-    """Make the bare step of the module's page on one micro-batch, for every student of the method."""
+def bare_step(method: Method, looks: list[Look], precision: str) -> None:
+    """Take the looks of a step once more, and nothing else."""
     method.zero_grad(set_to_none=True)
-    for learner, view, pseudo in zip(learners(method), strong_views(batch), labels):
-        learn(learner, batch.labeled, batch.labeled.targets, cfg)
-        if pseudo is not None:
-            learn(learner, view, pseudo.cls, cfg)
-            look(learner, batch.weak, cfg)
-
-
-def strong_views(batch: Batch) -> list[View | None]:
-    """Return the strong view of the student and of its peer; None of a supervised method."""
-    strong = batch.views.get("strong")
-    return [strong, batch.views.get("strong2", strong)]
-
-
-def learn(method: Method, view: View, targets: list[Targets], cfg: TrainConfig) -> None:
-    """Forward, losses and backward of a student."""
-    with autocast(view.images.device, cfg.precision):
-        losses = method.student.reduce(method.student.assign(method.student.predict(view), targets))
-    sum(losses.values()).backward()
-
-
-@torch.no_grad()
-def look(method: Method, view: View, cfg: TrainConfig) -> None:
-    """Forward of a teacher."""
-    with autocast(view.images.device, cfg.precision):
-        out = method.labeler(first_step(method)).predict(view)
-        boxes = list(out.found.boxes) if "rpn" in out.stages else None
-        if boxes is not None:
-            out.score(boxes)
-        if isinstance(method, HumbleTeacher) and method.cfg.ensemble:  # its second look is the paper's, not ours
-            mirrored = method.labeler(first_step(method)).predict(view.flipped())
-            if boxes is not None:
-                mirrored.score([mirror(b, w) for b, w in zip(boxes, view.sizes[:, 1])])
-
-
-@torch.no_grad()
-def pseudo_labels(method: Method, batch: Batch, cfg: TrainConfig) -> list[Pseudo | None]:
-    """Return the boxes that each student of the whole step has for this batch, in its strong view.
-
-    None for a supervised method. One that learns the teacher's output as it is has no boxes; its bare step learns that
-    the view is background.
-    """
-    if not method.uses_unlabeled:
-        return [None]
-    with autocast(batch.weak.images.device, cfg.precision):
-        made = method.labels(batch, first_step(method))
-    nothing = [Targets.empty(batch.weak.images.new_zeros(1).float()) for _ in batch.weak.sizes]
-    labels = [Pseudo(nothing) if each.pseudo is None else each.pseudo for each in (made, made.peer) if each]
-    return [pseudo.move(batch.weak, view) for pseudo, view in zip(labels, strong_views(batch))]
+    for look in looks:
+        look.again(precision)
 
 
 # ---- what to run -------------------------------------------------------------------------------------------------
 
 
-def synthetic(args: argparse.Namespace) -> tuple[Method, TrainConfig, Callable[[int], Iterator[Batch]]]:
-    """Return a method around an untrained detector, how to train, and batches of noise."""
-    torch.manual_seed(0)
-    section = {"name": args.detector, "backbone": args.backbone}
-    detector = build(read_section(DetectorConfig, section, "detector", COMMAND_LINE, {}), CLASSES, pretrained=False)
-    kind = find(args.method)
-    method = kind(detector, at_once(kind))
-    batch = {"labeled": args.batch, "unlabeled": args.batch if kind.uses_unlabeled else 0}
+def synthetic(args: argparse.Namespace) -> tuple[Method, TrainConfig, Callable[[int], Iterator[Batch]], str]:
+    """Return a method around an untrained detector, how to train, batches of noise, and the detector in words."""
+    method, words = fitted(args.method, args.detector, args.backbone, min(args.size))
+    batch = {"labeled": args.batch, "unlabeled": args.batch if method.uses_unlabeled else 0}
+    method.see_batch(batch["unlabeled"])
     train = {"steps": 1000, "batch": batch, "device": args.device, "precision": args.precision, "clip": 20}
     cfg = TrainConfig.model_validate(train, context={"steps": 1000})
-    made = noise(args.batch, args.size, kind.uses_unlabeled)
-    return method, cfg, lambda start: itertools.repeat(made)
-
-
-def at_once(kind: type[Method]) -> Common:
-    """Return the config of a method whose unlabelled images teach as early as it allows: STAC's teacher burns in."""
-    begin = {key: 0 for key in ("burn_in", "start") if key in kind.Config.model_fields}
-    name = kind.__module__.rpartition(".")[2]
-    try:
-        return kind.Config.model_validate({"name": name} | begin, context={"steps": 1000})
-    except ValidationError:
-        return kind.Config.model_validate({"name": name} | begin | {"burn_in": 1}, context={"steps": 1000})
+    made = noise(args.batch, args.size, method.uses_unlabeled)
+    return method, cfg, lambda start: itertools.repeat(made), words
 
 
 def configured(path: Path, overrides: list[str]) -> tuple[Method, TrainConfig, Callable[[int], Iterator[Batch]]]:
@@ -232,8 +167,9 @@ def show(result: Result, title: str, device: str) -> None:
     lines = [
         f"whole step  {result.whole:.4f} s   train_step: copy, student, teacher, labels, backward, clip, guard, "
         "optimiser, EMA",
-        f"bare step   {result.bare:.4f} s   student forward + losses + backward on labelled and strong views, teacher "
-        "forward; given labels, nothing else",
+        f"bare step   {result.bare:.4f} s   the same looks: student forward + losses + backward, teacher forward; "
+        "given labels, nothing else",
+        f"looks       {result.looks}",
         f"ratio       {result.ratio:.3f}      medians of {len(result.rounds)} alternating rounds on {device}; "
         f"{result.boxes:.1f} pseudo-boxes per image",
     ]
@@ -247,7 +183,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="a config instead of the synthetic batch; key=value may follow")
     parser.add_argument("overrides", nargs="*", help="changes to --config")
     parser.add_argument("--method", default="mean_teacher")
-    parser.add_argument("--detector", default="retinanet")
+    parser.add_argument("--detector", help="by default the first that the method takes, beginning with retinanet")
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--size", type=size, default="320", help="height and width of images, 800x1333, or their side")
     parser.add_argument("--batch", type=count, default=2, help="labelled images, and as many unlabelled ones")
@@ -268,10 +204,10 @@ def main(argv: list[str] | None = None) -> Result:
     """Run the benchmark and print it."""
     args = arguments(argv)
     if args.config is None:
-        method, cfg, batches = synthetic(args)
+        method, cfg, batches, words = synthetic(args)
         height, width = args.size
         shown = f"{args.batch} + {args.batch} x {height} x {width} px of noise"
-        title = f"{args.method}, {args.detector} {args.backbone}, {shown}"
+        title = f"{args.method}, {words}, {shown}"
     else:
         method, cfg, batches = configured(args.config, args.overrides)
         title = args.config.stem

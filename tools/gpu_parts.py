@@ -90,7 +90,7 @@ def stepper_of(args: argparse.Namespace, detector: str, method: str, precision: 
     size, backbone = ("64", "tiny") if args.tiny else ("800x1333", "resnet50")
     options = ["--detector", detector, "--method", method, "--precision", precision, "--device", args.device]
     options += ["--size", size, "--backbone", backbone, "--batch", str(args.batch)]
-    made, cfg, batches = bench_step.synthetic(bench_step.arguments(options))
+    made, cfg, batches, _ = bench_step.synthetic(bench_step.arguments(options))
     stepper = rehearsal(made, cfg)
     return stepper, Remember(iter(batches(bench_step.first_step(made))), cfg.accumulate)
 

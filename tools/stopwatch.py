@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ssod.engine.stepper import Stepper
-from tools.synthetic import learners
+from tools.synthetic import first_step, learners
 
 Clock = Callable[[], float]
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def watched(stepper: Stepper, clock: Clock) -> Stopwatch:
     watch.wrap(method, "forward", "student forward", "backward")
     for learner in learners(method):
         watch.wrap(learner.student, "predict", "student forward", "student forward")
-        labeler = learner.labeler(learner.cfg.unsup_start) if learner.uses_unlabeled else learner.teacher
+        labeler = learner.labeler(first_step(method)) if learner.uses_unlabeled else learner.teacher
         watch.wrap(labeler, "predict", "teacher forward", "label")
         for detector in (m for m in labeler.children() if hasattr(m, "roi_rows")):
             watch.wrap(detector, "roi_rows", "teacher forward", "label")

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ssod.detectors.decode import rank
-from ssod.methods.base import Method
+from ssod.methods.base import Config, Method
 from ssod.methods.teachers import FromFile
-from ssod.pseudo_labels.threshold import FixedThreshold
 from ssod.structures import Batch, Targets, View
 from ssod.structures.boxes import LtrbCoder
 
 CLASSES = 80
+UNSURE = ("unsure", "unsure_score")  # what methods call the score from which on a box is in doubt
+DETECTORS = {"student", "teacher", "peer", "given", "model"}
 
 
 class Remember:
@@ -77,7 +78,7 @@ def calibrate(method: Method, batches: list[Batch], candidates: int, boxes: floa
             with distances of 4 strides.
         batches: to measure on.
         candidates: (row, class) pairs of an image that enter suppression, on average.
-        boxes: pseudo-boxes of an image, on average.
+        boxes: pseudo-boxes of an image, on average; of a method with boxes in doubt as many are.
     """
     for learner in learners(method):
         calibrate_one(learner, batches, candidates, boxes)
@@ -90,19 +91,37 @@ def calibrate_one(method: Method, batches: list[Batch], candidates: int, boxes: 
         for name, module in method.named_modules():
             if name.endswith("bbox_reg"):
                 torch.nn.init.constant_(module.bias, 4.0)
-    labeler, images = method.labeler(method.cfg.unsup_start), sum(len(batch.weak) for batch in batches)
+    labeler, images = method.labeler(first_step(method)), sum(len(batch.weak) for batch in batches)
     for teacher in {method.teacher, labeler}:
-        scores = [pair_scores(out) for b in batches if (out := teacher.predict(b.weak)).stages]  # a file has no maps
-        for detector in teacher.children() if scores else ():
-            score = kth(torch.cat(scores), candidates * images)
-            detector.decode = detector.decode.model_copy(update={"score": score})
+        if isinstance(teacher, FromFile):  # it has no maps
+            continue
+        scores = torch.cat([pair_scores(teacher.model.predict(b.weak)) for b in batches])
+        decode = teacher.model.decode.model_copy(update={"score": kth(scores, candidates * images)})
+        teacher.model.decode = decode
     method.student.decode = method.teacher.model.decode
     if "score" in type(method.cfg).model_fields and not isinstance(labeler, FromFile):
-        found = [t.scores for b in batches for t in labeler.predict(b.weak).detections()]
-        score = kth(torch.cat(found), round(boxes * images))
-        method.cfg = method.cfg.model_copy(update={"score": score})
-        if isinstance(getattr(method, "threshold", None), FixedThreshold):
-            method.threshold.score = score
+        found = torch.cat([t.scores for b in batches for t in labeler.model.predict(b.weak).detections()])
+        limits = {"score": kth(found, round(boxes * images))}
+        limits |= {key: kth(found, 2 * round(boxes * images)) for key in UNSURE if hasattr(method.cfg, key)}
+        tell(method, method.cfg.model_copy(update=limits))
+
+
+def tell(method: Method, cfg: Config) -> None:
+    """Change a method's config, and in its parts all fractions and buffers that a new method would have by it."""
+    fresh, mine = type(method)(method.student, cfg), dict(method.named_modules())
+    for path, module in fresh.named_modules():
+        if DETECTORS.isdisjoint(path.split(".")):
+            mine[path].__dict__.update({name: value for name, value in vars(module).items() if type(value) is float})
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.shape == mine[path].get_buffer(name).shape:  # else `see_batch` made room
+                    mine[path].get_buffer(name).copy_(buffer)
+    method.cfg = cfg
+
+
+def first_step(method: Method) -> int:
+    """Return the first step whose losses on unlabelled images count, but no step in which the student starts afresh."""
+    start = method.cfg.unsup_start if method.uses_unlabeled else 0
+    return start + (start == method.restart_at)
 
 
 def pair_scores(out: Any) -> Tensor:
