@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import select
 import struct
@@ -13,7 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from ssod.utils import printing
 from tests.engine.fork import Command
 from tests.patience import LONG
 
@@ -60,6 +63,36 @@ class Window:
     def sane(self) -> bool:
         """Whether the cursor is to be seen, and lines go on to be broken at the edge."""
         return not self._screen.cursor.hidden and pyte.modes.DECAWM in self._screen.mode
+
+
+class Recorder(io.StringIO):
+    """A terminal's stream: what is written to it goes to a played window."""
+
+    encoding = "utf-8"
+
+    def __init__(self, window: Window) -> None:
+        super().__init__()
+        self.window = window
+
+    def write(self, text: str) -> int:
+        self.window.feed(text.replace("\n", "\r\n").encode())  # as the driver of a terminal does
+        return len(text)
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(window: Window, monkeypatch: pytest.MonkeyPatch) -> Console:
+    """Return a console on ``window``, to which standard output and error go, too."""
+    out = Recorder(window)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(window.columns))
+    monkeypatch.setenv("LINES", str(window.rows))
+    for name in UNSET[2:]:
+        monkeypatch.delenv(name, raising=False)
+    return printing.console(wrap=True)
 
 
 class InTerminal(Command):

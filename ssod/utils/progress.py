@@ -20,7 +20,7 @@ from rich.text import Text
 from ssod.utils import printing
 
 EVERY = 0.1  # seconds between two drawings, at least
-SHARE = 0.01  # of the time, at most, that goes into drawing
+SHARE, RAREST = 0.05, 1.0  # of the time, at most, that goes into drawing, unless it is once a second
 KEEP, RECENT = 0.98, 10.0  # the pace is that of the last fifty steps or ten seconds, whichever is more
 WIDEST, NARROWEST = 40, 6  # letters of a bar
 
@@ -32,14 +32,18 @@ class Pace:
     """Seconds that one item takes, of late.
 
     The first step, in which much is made ready, counts only until there is a second one.
+
+    Args:
+        keep: how much what was there counts after a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: float = KEEP) -> None:
+        self._keep = keep
         self._steps, self._seconds, self._items = 0, 0.0, 0.0
 
     def add(self, seconds: float, items: int = 1) -> None:
         """Take in a step that took so many seconds for so many items."""
-        keep = 0.0 if self._steps == 1 else max(KEEP, math.exp(-max(seconds, 0.0) / RECENT))
+        keep = 0.0 if self._steps == 1 else max(self._keep, math.exp(-max(seconds, 0.0) / RECENT))
         self._steps += 1
         self._seconds, self._items = self._seconds * keep + seconds, self._items * keep + items
 
@@ -146,7 +150,7 @@ class Screen:
         except (OSError, ValueError):  # whoever prints a line there is told why
             self._broken = True
         end = time.perf_counter()
-        self._due = end + max(EVERY, (end - begin) / SHARE)
+        self._due = end + max(EVERY, min((end - begin) / SHARE, RAREST))
 
     def __enter__(self) -> Self:
         self._outer = _open[0]
