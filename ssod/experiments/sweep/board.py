@@ -175,8 +175,8 @@ def _table(rows: Sequence[Row], now: float, width: int) -> list[str]:
     """Return a line for each row; where names are long, AP is left out, then the steps."""
     columns = [
         [f"{row.step}/{row.steps}" for row in rows],
-        [f"AP {percent(row.ap) if row.ap is not None else '-'}" for row in rows],
-        [f"eta {duration(row.left(now))}" for row in rows],
+        [f"AP {percent(row.ap):>4}" for row in rows],
+        [f"eta {duration(row.left(now)):>7}" for row in rows],
     ]
     names = [visible(row.cell.name) for row in rows]
     longest = max(map(cell_len, names), default=0)
