@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ssod.engine.logging import meters
+from ssod.engine.logging.meters import Remaining
 from ssod.utils import progress
 from ssod.utils.errors import Exit
 from tests.engine import toy
@@ -25,6 +28,36 @@ def bars(window: Window) -> list[tuple[str, ...]]:
     found = [BAR.fullmatch(line) for lines in window.seen for line in lines if line.startswith("step ") and "%" in line]
     assert all(found), "a bar that is cut off, or broken"
     return list(dict.fromkeys(match.groups() for match in found if match))
+
+
+def test_the_time_left_knows_of_evaluations_and_of_what_else_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: now[0])
+    left = Remaining(100, 40, eval_every=20)  # it goes on from step 40
+    assert math.isnan(left.eta(40))
+    now[0] = 500.0  # what was prepared, and an evaluation that had been left undone
+    left.tick(41, 5.0)
+    assert left.eta(41) == pytest.approx(59 * 5.0), "the first step is all that is known"
+    for step in range(42, 61):
+        now[0] += 0.5
+        left.tick(step, 0.5)
+    assert left.eta(60) == pytest.approx(40 * 0.5), "nobody knows yet what an evaluation takes"
+    now[0] += 30.0 + 0.5
+    left.tick(61, 0.5)
+    assert left.eta(61) == pytest.approx(39 * 0.5 + 2 * 30.0)
+    now[0] += 0.5 + 4.2  # a state was written
+    left.tick(62, 0.5)
+    assert left.eta(62) == pytest.approx(38 * 0.5 + 2 * 30.0 + 38 * 4.2 / 20)
+    for step in range(63, 101):
+        now[0] += 0.5 + 30.0 * (step == 81)
+        left.tick(step, 0.5)
+    assert left.eta(100) == pytest.approx(30.0), "the last evaluation"
+
+
+@pytest.mark.parametrize(("every", "due"), [(20, [20, 40, 50]), (25, [25, 50]), (0, [50]), (80, [50])])
+def test_the_time_left_counts_the_evaluations_that_the_loop_makes(every: int, due: list[int]) -> None:
+    left = Remaining(50, 0, eval_every=every)
+    assert [step for step in range(1, 51) if left._due(step) > left._due(step - 1)] == due
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
