@@ -80,3 +80,23 @@ def test_runs_of_another_length_are_not_shown_as_the_demo(
         finished(tmp_path / f"runs/{name}-1", there, 0.1)
     with pytest.raises(SsodError, match=rf"runs/supervised-1: train.steps: {there} in this run, {wanted} wanted"):
         demo.demo(tmp_path, steps=asked)
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"), [((), [False, True]), (("mean_teacher",), [True]), (("supervised",), [True])]
+)
+def test_the_steps_of_one_training_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], wanted: list[bool]
+) -> None:
+    for name in there:
+        finished(tmp_path / f"runs/{name}-1", 2600, 0.5)
+    shown = []
+
+    def start(name: str, run: Path, root: Path, seed: int, steps: int | None, watched: bool) -> subprocess.Popen:
+        shown.append(watched)
+        finished(run, 2600, 0.5)
+        return child("pass")
+
+    monkeypatch.setattr(demo, "_start", start)
+    demo.demo(tmp_path)
+    assert shown == wanted

@@ -53,8 +53,7 @@ def compare(
     if sweep is not None:
         plan = read_sweep(sweep)
         made_by = build_executor(_chosen(plan, executor), plan.out)
-        shared = plan.share_burn_in
-        failures = run_cells(plan.cells, plan.jobs, plan.out, console, share_burn_in=shared, executor=made_by)
+        failures = run_cells(plan, console, made_by)
         runs = [*runs, *(cell.folder for cell in plan.cells if (cell.folder / "split.json").exists())]
         targets = targets or [plan.out / "compare.html"]
         if not runs:

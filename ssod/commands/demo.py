@@ -81,7 +81,8 @@ def _refuse_another(run: Path, steps: int) -> None:
 def _pair(out: Path, root: Path, seed: int, steps: int | None) -> dict[str, float]:
     """Train both methods side by side."""
     runs = {name: _run(out, name, seed) for name in METHODS}
-    jobs = {name: _start(name, run, root, seed, steps) for name, run in runs.items() if not _finished(run)}
+    wanted = [name for name, run in runs.items() if not _finished(run)]
+    jobs = {name: _start(name, runs[name], root, seed, steps, name == wanted[-1]) for name in wanted}
     failed = _wait(jobs)
     if failed is not None:
         job = jobs[failed]
@@ -109,12 +110,12 @@ def _wait(jobs: dict[str, subprocess.Popen]) -> str | None:
             other.wait()
 
 
-def _start(name: str, run: Path, root: Path, seed: int, steps: int | None) -> subprocess.Popen:
+def _start(name: str, run: Path, root: Path, seed: int, steps: int | None, shown: bool) -> subprocess.Popen:
     changes = [f"data.root={json.dumps(str(root.resolve()))}", f"data.split.fold={seed}", f"train.seed={seed}"]
     changes += [f"train.steps={steps}"] if steps is not None else []
     if name == "supervised":
         changes.append("method={name: supervised, ema: {decay: 0.996}}")
-    log = None if name == "mean_teacher" else subprocess.DEVNULL  # one of the two is enough to watch
+    log = None if shown else subprocess.DEVNULL  # one of the two is enough to watch, that with more to do
     return subprocess.Popen(
         [sys.executable, "-m", "ssod", "train", str(CONFIG), "-o", str(run), *changes],
         stdout=log,

@@ -26,6 +26,7 @@ from ssod.inference.model import load as load_model
 from ssod.utils import distributed
 from ssod.utils.errors import SsodError
 from ssod.utils.printing import console, percent
+from ssod.utils.progress import screen
 
 # What a change on the command line can mean for weights that are trained already, and what of that it cannot.
 COUNTS = (
@@ -94,7 +95,8 @@ def evaluate(
     def keep(truth: Truth, rows: Found) -> None:
         tables.append(match(truth, rows, cfg.eval.metric, least, max(MOST, detector.decode.detections)))
 
-    found = evaluator(cfg, val, score=score, keep=keep)(detector)
+    with screen():
+        found = evaluator(cfg, val, score=score, keep=keep)(detector)
     _show(found, f"{weights}{_which(weights, model.card)}, {len(val)} images, scores above {least:g}")
     for table in tables:
         print("\n".join(cutoffs.lines(cutoffs.cutoffs(table, precision), precision)))

@@ -37,7 +37,7 @@ from ssod.evaluation.matching import MOST, match, mean_ap
 from ssod.methods.base import Method
 from ssod.structures import Batch, Targets, View
 from ssod.structures.boxes import warp
-from ssod.utils import collective, distributed
+from ssod.utils import collective, distributed, progress
 from ssod.utils.device import autocast
 from ssod.utils.errors import SsodError
 from ssod.utils.seeding import seed_step
@@ -121,7 +121,8 @@ class Diagnose:
         seen = _Seen([], [], [])
         device = next(method.parameters()).device
         rows = 0
-        for batch in same_views(self.cfg, self.labeled, self.images):
+        views = same_views(self.cfg, self.labeled, self.images)
+        for batch in progress.passing(views, "pseudo-labels", len(self.images), lambda batch: len(batch.weak)):
             batch = batch.to(device)
             with autocast(device, self.cfg.train.precision):
                 labels = method.labels(batch, step)

@@ -81,6 +81,7 @@ class Trainer:
                     step = self.stepper.train_step(batches, self.step)
                     self.step += 1
                     stop = self.tally.take(step, self.log.say, halts=self.halts())
+                self.log.tick(self.step, self.clock.last)
                 self.finish_step(stop)
         return self.record.last
 
@@ -96,7 +97,7 @@ class Trainer:
         cfg, parts = self.cfg, self.parts
         if self.source is not None:
             distributed.on_rank_zero(partial(burn_in.take_over, self.source, self.folder, self.step))
-        steps = {"steps": cfg.steps, "step": self.step, "pending": self.pending}
+        steps = {"steps": cfg.steps, "step": self.step, "pending": self.pending, "eval_every": cfg.eval_every}
         self.log = log.Log(self.folder, **steps, trackers=cfg.trackers, classes=parts.card["classes"]["names"])
         with self.log, self.signals:
             self.folder.begin()
@@ -154,8 +155,7 @@ class Trainer:
 
     def finish_evaluation(self) -> None:
         """Make up for the evaluation that the last process was stopped in."""
-        stop = self.run_evaluation()
-        if stop:
+        if stop := self.run_evaluation():
             raise endings.stopped(self.folder.path, self.step, stop)
         self.save()
 

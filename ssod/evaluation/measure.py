@@ -12,7 +12,7 @@ from ssod.evaluation.coco import Metrics, coco_metrics
 from ssod.evaluation.columns import Found, Truth
 from ssod.evaluation.merge_tiles import Merging
 from ssod.structures import Detector, Targets, View, boxes
-from ssod.utils import collective, distributed, signals
+from ssod.utils import collective, distributed, progress, signals
 from ssod.utils.device import Precision, autocast
 from ssod.utils.given import given
 
@@ -50,10 +50,12 @@ def evaluate(
     """
     parts: list[tuple[Hashable, np.ndarray, np.ndarray, np.ndarray]] = []
     sizes = _sizes(truth)
-    for view in views:
-        if signals.requested():
-            break
-        parts += detect(detector, view, sizes, merging, device=device, precision=precision, score=score)
+    with progress.bar("evaluation", -(-len(truth["images"]) // collective.world_size())) as reach:
+        for view in views:
+            if signals.requested():
+                break
+            parts += detect(detector, view, sizes, merging, device=device, precision=precision, score=score)
+            reach(len(parts))  # an image counts with its last tile
     found = Found.of_images(parts)
     shares = distributed.gather((signals.requested(), found if collective.active() else None))
     stop = max(code for code, _ in shares)

@@ -20,6 +20,7 @@ from ssod.inference.shard import Shard
 from ssod.inference.stream import WORKERS
 from ssod.transforms.transform import MIN_SIDE
 from ssod.utils.errors import SsodError
+from ssod.utils.progress import screen
 
 
 def label_files(
@@ -76,7 +77,7 @@ def label_files(
     limits = _limits(weights, model, score, precision)
     bad: list[SsodError] = []
     look = _Look(model, limits, max_pixels, workers, batch)
-    with writers.staged(target) as stage:
+    with screen(), writers.staged(target) as stage:
         disk = stage.parent if target.suffix == ".json" else stage
         store = LabelStore(disk)
         values = Values(limits, model.classes.names, parts.counts, disk) if parts.next else None

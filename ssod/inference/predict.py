@@ -21,6 +21,7 @@ from ssod.inference.stream import WORKERS, look_through
 from ssod.utils import json_pieces
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import SsodError
+from ssod.utils.progress import screen
 
 __all__ = ["Detected", "Model", "load", "look_through", "predict_files"]
 
@@ -77,7 +78,7 @@ def predict_files(
     shown = 0
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
-    with output_dir.staged(out) as stage, json_pieces.growing_list(stage / "results.json") as add:
+    with screen(), output_dir.staged(out) as stage, json_pieces.growing_list(stage / "results.json") as add:
         for i, picture, detected in look_through(model, found, lowest, bad, max_pixels, workers, batch):
             visible = detected[detected.scores > score]
             shown += len(visible)

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import TypeVar
 
 from PIL import Image
-from rich.progress import track
 
 from ssod.data.formats.image import MAX_PIXELS
 from ssod.data.formats.records import Images
@@ -18,7 +17,7 @@ from ssod.data.loading.reader import Reader, allowed_bad
 from ssod.inference.model import BATCH, Detected, Model
 from ssod.transforms.views import Sample
 from ssod.utils.errors import SsodError
-from ssod.utils.printing import console
+from ssod.utils.progress import bar
 
 WORKERS = 4
 
@@ -35,6 +34,8 @@ def look_through(
     batch: int = BATCH,
 ) -> Iterator[tuple[int, Image.Image, Detected]]:
     """Yield (number, picture, detections) of every readable image, in order; reading goes on while the device works.
+
+    A bar moves meanwhile where whoever asks has opened a ``progress.screen``.
 
     Unreadable files among many are noted in ``bad``; when they are as many as training would not bear, or the only
     one, the first is raised. Links may lead out of the folder: it was named on the command line.
@@ -60,8 +61,9 @@ def look_through(
             return _as_options(error)
         return picture, model.prepare(picture)
 
-    with closing(in_order(prepare, len(images), workers, max(2 * batch, workers))) as coming:
-        for first in _progress(range(0, len(images), batch)):
+    ahead = max(2 * batch, workers)
+    with closing(in_order(prepare, len(images), workers, ahead)) as coming, bar("images", len(images)) as reach:
+        for first in range(0, len(images), batch):
             ready = list(islice(coming, batch))
             bad += [item for item in ready if isinstance(item, SsodError)]
             if len(bad) > allowed_bad(len(images)):
@@ -69,6 +71,7 @@ def look_through(
             good = [(i, item) for i, item in enumerate(ready, first) if not isinstance(item, SsodError)]
             detected = model.look([p for _, (p, _) in good], [s for _, (_, s) in good], score)
             yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
+            reach(first + len(ready))
 
 
 def in_order(make: Callable[[int], T], count: int, workers: int, ahead: int) -> Generator[T, None, None]:
@@ -96,8 +99,3 @@ def _as_options(error: SsodError) -> SsodError:
 def _too_many(bad: Sequence[SsodError], n: int) -> SsodError:
     problem = f"{len(bad)} of {n} images cannot be read; this one: {bad[0].problem}"
     return SsodError(bad[0].file, bad[0].field, problem, "remove or replace them", code=bad[0].code)
-
-
-def _progress(items: Sequence[T]) -> Iterator[T]:
-    shown = console(stderr=True, wrap=True)
-    yield from track(items, "images", console=shown, transient=True, disable=not shown.is_terminal)

@@ -13,7 +13,13 @@ from ssod.utils.plain_text import visible
 
 
 class _Terminal(Console):
-    """Writes styles of its own, and nothing that would move a terminal in the texts that it is given."""
+    """Writes styles of its own, and nothing that would move a terminal in the texts that it is given.
+
+    The cursor stays to be seen: a process that is killed in the middle of a bar could not show it again.
+    """
+
+    def show_cursor(self, show: bool = True) -> bool:
+        return False
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

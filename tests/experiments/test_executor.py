@@ -116,7 +116,7 @@ def test_a_pool_of_jobs_takes_no_memory_and_no_gpu_of_this_machine(tmp_path: Pat
         def start(self, *_: object) -> Started:
             raise AssertionError
 
-    found = pool._Pool([], 2, tmp_path, Console(quiet=True), executor=Elsewhere())
+    found = pool._Pool(Sweep([], 2, tmp_path), Console(quiet=True), executor=Elsewhere())
     found.running = [None]  # whose memory nobody knows
     assert found._room()
     found.running *= 2
@@ -132,7 +132,7 @@ def test_a_sweep_where_files_cannot_be_locked_is_refused(tmp_path: Path, monkeyp
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(pool.fcntl, "flock", no_locks)
-    found = pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True))
+    found = pool._Pool(Sweep([cell], 1, tmp_path / "runs"), Console(quiet=True))
     with pytest.raises(SsodError, match="two sweeps would make one run twice") as refused:
         found.fill()
     assert refused.value.code == Exit.IO

@@ -14,7 +14,7 @@ from ssod.engine.logging.log import drop_after
 from ssod.experiments.sweep import memory, pool
 from ssod.experiments.sweep.memory import Stated, free_memory
 from ssod.experiments.sweep.pool import Job
-from ssod.experiments.sweep.sweep import Cell
+from ssod.experiments.sweep.sweep import Cell, Sweep
 
 
 def cells(folder: Path, count: int) -> list[Cell]:
@@ -24,7 +24,7 @@ def cells(folder: Path, count: int) -> list[Cell]:
 @pytest.fixture
 def waiting(tmp_path: Path) -> pool._Pool:
     """A pool of two jobs, of which one runs and says nothing yet."""
-    found = pool._Pool([], 2, tmp_path, Console(file=io.StringIO()))
+    found = pool._Pool(Sweep([], 2, tmp_path), Console(file=io.StringIO()))
     found.waiting = cells(tmp_path, 2)
     assert found._room()
     found.running = [job(found.waiting.pop(0))]

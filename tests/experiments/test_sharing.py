@@ -17,7 +17,7 @@ from ssod.engine.checkpointing import checkpoint
 from ssod.engine.checkpointing.burn_in import path_of
 from ssod.experiments.sweep import pool
 from ssod.experiments.sweep.sharing import KEEP, Group, Sharing, decided, groups_of
-from ssod.experiments.sweep.sweep import Cell, read_sweep
+from ssod.experiments.sweep.sweep import Cell, Sweep, read_sweep
 from tests.experiments.test_sweep import as_cell, sweep_file
 
 EMA = {"decay": 0.9}
@@ -64,7 +64,7 @@ def test_a_sweep_makes_burn_in_once_and_nothing_else_changes(
     file = sweep_file(tmp_path, base="small.yaml", methods=METHODS, overrides=BRIEF)
     cells = read_sweep(file).cells
     monkeypatch.setenv("SSOD_FAILPOINT", "ckpt.after_dir_fsync:2:kill")
-    first = pool._Pool(cells, 1, tmp_path / "runs", Console(quiet=True))
+    first = pool._Pool(Sweep(cells, 1, tmp_path / "runs"), Console(quiet=True))
     first.fill()
     (job,) = first.running
     assert job.process.wait() == -signal.SIGKILL

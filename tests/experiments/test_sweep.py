@@ -19,7 +19,7 @@ from ssod.commands.compare import compare
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.experiments.sweep import pool
 from ssod.experiments.sweep.pool import locked, run_cells, why
-from ssod.experiments.sweep.sweep import Cell, finished, read_sweep
+from ssod.experiments.sweep.sweep import Cell, Sweep, finished, read_sweep
 from ssod.methods.registry import names
 from ssod.utils.errors import Exit, SsodError
 from tests.engine.fork import Command
@@ -153,7 +153,7 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     for cell in cells:
         as_cell(tmp_path, cell)
     monkeypatch.setattr(pool._Pool, "_start", lambda *_: pytest.fail("started"))
-    assert run_cells(cells, 2, tmp_path / "runs", Console(quiet=True)) == {}
+    assert run_cells(Sweep(cells, 2, tmp_path / "runs"), Console(quiet=True)) == {}
 
 
 def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_two_sweeps_at_once_start_each_run_once(tmp_path: Path, monkeypatch: pyt
     (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
     script = "import time\nprint('mine', flush=True)\ntime.sleep(600)"
     monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, script)))
-    one, two = (pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True)) for _ in range(2))
+    one, two = (pool._Pool(Sweep([cell], 1, tmp_path / "runs"), Console(quiet=True)) for _ in range(2))
     log = tmp_path / "runs" / "logs" / "small-fold1-seed0.log"
     try:
         one.fill()
@@ -220,7 +220,7 @@ def test_a_run_that_found_its_folder_taken_is_waited_for(tmp_path: Path, monkeyp
     """`ssod train` by hand, begun in the seconds between the start of the sweep's process and its lock."""
     (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
     monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, "import sys; sys.exit(6)")))
-    sweep = pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True))
+    sweep = pool._Pool(Sweep([cell], 1, tmp_path / "runs"), Console(quiet=True))
     sweep.fill()
     with RunFolder(cell.folder):
         sweep.running[0].process.wait()

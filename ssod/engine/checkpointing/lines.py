@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
+
+TAIL = 1 << 16  # bytes at the end of a log that are read for its last lines
 
 
 def step_of(line: str | bytes) -> float:
@@ -14,6 +18,18 @@ def step_of(line: str | bytes) -> float:
         return step if isinstance(step, int) else math.inf
     except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
+
+
+def at_end(path: Path) -> list[bytes]:
+    """Return the last whole lines of a log, 64 KB of them at most; none where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - TAIL)
+            file.seek(begin)
+            parts = file.read().split(b"\n")
+    except OSError:
+        return []
+    return parts[begin > 0 : -1]  # the first may be cut off, the last is still being written
 
 
 def up_to(lines: Sequence[str], step: int, *, pending: bool = False) -> list[str]:

@@ -17,16 +17,16 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ssod.engine.checkpointing import lines
 from ssod.engine.checkpointing.run_dir import RunFolder
-from ssod.engine.logging.meters import Values
+from ssod.engine.logging.meters import Remaining, Values
 from ssod.engine.logging.trackers import Name, Trackers
 from ssod.utils import atomic, collective, printing
 from ssod.utils.errors import SsodError
 from ssod.utils.plain_text import visible
 from ssod.utils.printing import percent
+from ssod.utils.progress import Bar, Screen, duration, watched
 
 
 class Log:
@@ -37,6 +37,7 @@ class Log:
         steps: the last step, for the bar and the estimate of what is left.
         step: the step the run starts from; later lines of an interrupted run are dropped.
         pending: the evaluation after ``step`` comes again; its lines are dropped, too.
+        eval_every: steps between evaluations, for the estimate; 0 = one after the last step.
         trackers: where else the numbers go, names of ``trackers.KINDS``.
         classes: names of the classes, for what trackers show of each.
 
@@ -51,37 +52,38 @@ class Log:
         steps: int,
         step: int,
         pending: bool = False,
+        eval_every: int = 0,
         trackers: Sequence[Name] = (),
         classes: Sequence[str] = (),
     ) -> None:
         self.folder, self.steps = folder, steps
-        self.first, self.started = step, time.perf_counter()
+        self.remaining = Remaining(steps, step, eval_every)
         self._broken: set[str] = set()
         self._main = collective.rank() == 0
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
+        self._screen: Screen | None = None
         self._trackers = Trackers(trackers if self._main else (), folder.path, step, classes)
         if not self._main:
             return
         self._guarded("metrics.jsonl", lambda: drop_after(folder.metrics, step, pending))
         console = printing.console(wrap=True)
-        if console.is_terminal:
-            text = TextColumn("{task.fields[line]}")
-            self._bar = Progress(BarColumn(bar_width=20), MofNCompleteColumn(), text, console=console)
-            self._task = self._bar.add_task("", total=steps, completed=step, line="")
-            self._bar.start()
+        if watched(console):
+            self._bar, self._screen = Bar("step", steps, done=step, unit="step"), Screen(console)
+            self._bar.pace = self.remaining.pace
+
+    def tick(self, step: int, seconds: float) -> None:
+        """Note that ``step`` steps are made, the last in so many seconds; a bar moves, and nothing is waited for."""
+        self.remaining.tick(step, seconds)
+        if self._bar is not None and self._screen is not None:
+            self._bar.done, self._bar.more = step, self.remaining.besides(step)
+            self._screen.draw()
 
     def line(self, step: int, values: Values) -> None:
         """Write the training line after ``step`` steps."""
         if not self._main:
             return
         self._record({"kind": "train", "step": step, **values})
-        text = format_line(step, self.steps, self.eta(step), values)
-        self._text(text)
-        bar, shown = self._bar, printable(text)
-        if bar is not None:
-            self._guarded("the output", lambda: bar.update(self._task, completed=step, line=shown))
-        else:
-            self._guarded("the output", lambda: print(shown, flush=True))
+        self.say(format_line(step, self.steps, self.remaining.eta(step), values))
 
     def metrics(self, step: int, values: Values) -> None:
         """Write the result of an evaluation after ``step`` steps: all of it to ``eval/step_*.json``.
@@ -106,9 +108,9 @@ class Log:
         if not self._main:
             return
         self._text(text)
-        bar, shown = self._bar, printable(text)
-        if bar is not None:
-            self._guarded("the output", lambda: bar.console.print(shown, markup=False, highlight=False))
+        screen, shown = self._screen, printable(text)
+        if screen is not None:
+            self._guarded("the output", lambda: screen.console.print(shown, markup=False, highlight=False))
         else:
             self._guarded("the output", lambda: print(shown, flush=True))
 
@@ -124,22 +126,20 @@ class Log:
             self._record({"kind": "alarm", "step": step, "text": text})
             self.say(f"step {step}: {text}")
 
-    def eta(self, step: int) -> float:
-        """Return the seconds that are left, at the pace since the start."""
-        done = step - self.first
-        return (self.steps - step) * (time.perf_counter() - self.started) / done if done else math.nan
-
     def sync(self) -> None:
         """Force ``metrics.jsonl`` to the disk: a checkpoint never knows a step that the metrics do not."""
         if self._main and self.folder.metrics.exists():
             self._guarded("metrics.jsonl", lambda: _force(self.folder.metrics))
 
     def __enter__(self) -> Self:
+        if self._screen is not None and self._bar is not None:
+            self._screen.rows.append(self._bar)
+            self._guarded("the output", self._screen.__enter__)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._guarded("the output", self._bar.stop)
+        if self._screen is not None:
+            self._guarded("the output", self._screen.__exit__)
         self._trackers.close()
 
     def _record(self, row: Values, *, tracked: Values | None = None) -> None:
@@ -198,7 +198,7 @@ def _percents(values: dict[str, float]) -> str:
 
 def format_line(step: int, steps: int, eta: float, values: Values) -> str:
     """Return the line a user watches. A value that is not there is left out."""
-    parts = [f"step {step}/{steps}", str(values.get("phase", "")), f"eta {_duration(eta)}"]
+    parts = [f"step {step}/{steps}", str(values.get("phase", "")), f"eta {duration(eta)}"]
     pattern = {
         "lr": "lr {:.2g}",
         "loss/sup": "sup {:.3f}",
@@ -262,11 +262,3 @@ def _append(path: Path, text: str) -> None:
 def _force(path: Path) -> None:
     with open(path, "ab") as file:
         os.fsync(file.fileno())
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

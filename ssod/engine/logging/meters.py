@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssod.utils import distributed
+from ssod.utils.progress import Pace
 
 Values = dict[str, Any]
 T = TypeVar("T")
@@ -66,16 +67,21 @@ class Window:
 
 
 class Clock:
-    """How long the steps since the last line took, and how much of it was waiting; entered around each step."""
+    """How long the steps since the last line took, and how much of it was waiting; entered around each step.
+
+    Attributes:
+        last: seconds of the last step.
+    """
 
     def __init__(self) -> None:
-        self.steps, self.seconds, self.waited, self._start = 0, 0.0, 0.0, 0.0
+        self.steps, self.seconds, self.waited, self.last, self._start = 0, 0.0, 0.0, 0.0, 0.0
 
     def __enter__(self) -> None:
         self._start = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._start
+        self.last = time.perf_counter() - self._start
+        self.seconds += self.last
         self.steps += 1
 
     def wait_for(self, source: Iterator[T]) -> T:
@@ -94,6 +100,57 @@ class Clock:
         values = {"time/step": self.seconds / self.steps, "time/data": self.waited / self.steps}
         self.__init__()
         return values
+
+
+class Remaining:
+    """The time that a run still takes: its steps, its evaluations, and what else comes between steps.
+
+    All is measured in this process, so that a run that goes on elsewhere, or after months, is told of its own pace.
+
+    Args:
+        steps: the last one.
+        step: the one that the process begins after.
+        eval_every: steps between evaluations; 0 = one after the last step.
+
+    Attributes:
+        pace: seconds that a step takes of late.
+    """
+
+    def __init__(self, steps: int, step: int, eval_every: int) -> None:
+        self.pace = Pace()
+        self._steps, self._step, self._every = steps, step, eval_every
+        self._last: float | None = None  # when the last step ended
+        self._evaluations, self._evaluating = 0, 0.0  # how many, and their seconds
+        self._between, self._others = 0, 0.0  # steps after which there was none, and the seconds until the next began
+
+    def tick(self, step: int, seconds: float) -> None:
+        """Note that ``step`` steps are made, the last in so many seconds."""
+        now = time.perf_counter()
+        if self._last is not None:
+            between = max(now - self._last - seconds, 0.0)
+            if self._due(self._step) > self._due(self._step - 1):
+                self._evaluations, self._evaluating = self._evaluations + 1, self._evaluating + between
+            else:
+                self._between, self._others = self._between + 1, self._others + between
+        self.pace.add(seconds)
+        self._step, self._last = step, now
+
+    def besides(self, step: int) -> float:
+        """Return the seconds that are left after ``step`` steps besides those of steps, as far as they are known."""
+        coming = self._due(self._steps) - self._due(step - 1)
+        evaluations = coming * self._evaluating / self._evaluations if self._evaluations else 0.0
+        return evaluations + ((self._steps - step) * self._others / self._between if self._between else 0.0)
+
+    def eta(self, step: int) -> float:
+        """Return the seconds that are left after ``step`` steps; NaN before the first."""
+        return (self._steps - step) * float(self.pace) + self.besides(step)
+
+    def _due(self, step: int) -> int:
+        """Return how many evaluations there are after the first ``step`` steps."""
+        if step < 1:
+            return 0
+        last = step >= self._steps and (self._every == 0 or self._steps % self._every > 0)
+        return (step // self._every if self._every else 0) + last
 
 
 def totals(values: Values) -> Values:

@@ -14,10 +14,11 @@ from typing import IO
 from rich.console import Console
 
 from ssod.experiments.runs import read_run
+from ssod.experiments.sweep import board
 from ssod.experiments.sweep.executor import Executor, Local, Started
 from ssod.experiments.sweep.memory import Stated, free_memory
 from ssod.experiments.sweep.sharing import Sharing
-from ssod.experiments.sweep.sweep import Cell, finished
+from ssod.experiments.sweep.sweep import Cell, Sweep, finished
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.printing import percent
@@ -48,43 +49,33 @@ class Job:
     started: float = field(default_factory=time.monotonic)
 
 
-def run_cells(
-    cells: Sequence[Cell],
-    jobs: int,
-    out: Path,
-    console: Console,
-    *,
-    share_burn_in: bool = True,
-    executor: Executor | None = None,
-) -> dict[str, str]:
+def run_cells(plan: Sweep, console: Console, executor: Executor | None = None) -> dict[str, str]:
     """Run every cell that is not finished.
 
     A run that another process works on, for another sweep or by itself, is waited for. A run that fails is reported and
     left; the others go on.
 
     Args:
-        cells: all of the sweep.
-        jobs: runs at the same time, at most.
-        out: where logs of the processes go, ``logs/<row>-fold1-seed0.log``.
-        console: gets a line when a run starts or ends.
-        share_burn_in: let cells that make the same steps until burn-in ends make them once.
+        plan: the sweep. Logs of its processes go to ``logs/<row>-fold1-seed0.log`` in its folder.
+        console: gets a line when a run starts or ends; a terminal also shows how far the runs are.
         executor: where runs are made; None = on this machine.
 
     Returns:
         What went wrong, by the cell's name; empty when all cells are finished.
 
     Raises:
-        SsodError: code 75 or 130, asked to stop; the runs have saved their states. Code 6, ``out`` lies where files
-            cannot be locked, so that two sweeps would make one run twice.
+        SsodError: code 75 or 130, asked to stop; the runs have saved their states. Code 6, the sweep's folder lies
+            where files cannot be locked, so that two sweeps would make one run twice.
     """
-    pool = _Pool(list(cells), jobs, out, console, share_burn_in, executor)
-    with Signals() as signals:
+    pool = _Pool(plan, console, executor)
+    with Signals() as signals, board.shown(console) as show:
         try:
             while pool.waiting or pool.running:
                 if signals.code:
                     raise SsodError("sweep", "", "interrupted, states saved", "run it again", code=Exit(signals.code))
                 pool.reap()
                 pool.fill()
+                show(pool.standing())
                 if pool.waiting or pool.running:
                     time.sleep(POLL)
         finally:
@@ -93,27 +84,28 @@ def run_cells(
 
 
 class _Pool:
-    def __init__(
-        self,
-        cells: list[Cell],
-        jobs: int,
-        out: Path,
-        console: Console,
-        share_burn_in: bool = True,
-        executor: Executor | None = None,
-    ) -> None:
-        self.total, self.jobs, self.out, self.console = len(cells), jobs, out, console
+    """The runs of a sweep, from one look at them to the next; see ``run_cells``."""
+
+    def __init__(self, plan: Sweep, console: Console, executor: Executor | None = None) -> None:
+        self.plan, self.console = plan, console
+        self.total, self.jobs, self.out = len(plan.cells), plan.jobs, plan.out
         self.executor: Executor = executor or Local()
-        self.waiting = [cell for cell in cells if not finished(cell)]
+        self.waiting = [cell for cell in plan.cells if not finished(cell)]
         self.done = self.total - len(self.waiting)
-        self.sharing = Sharing(cells if share_burn_in and self.waiting else ())
-        self.sharing.over |= {cell.name for cell in cells} - {cell.name for cell in self.waiting}
+        self.sharing = Sharing(plan.cells if plan.share_burn_in and self.waiting else ())
+        self.sharing.over |= {cell.name for cell in plan.cells} - {cell.name for cell in self.waiting}
         self.running: list[Job] = []
         self.failures: dict[str, str] = {}
         self.messages: set[str] = set()
         wanted = self.executor.here and any(cell.load().train.device != "cpu" for cell in self.waiting)
         self.gpus = _gpus() if wanted else []
-        self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {jobs} at a time")
+        self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {self.jobs} at a time")
+
+    def standing(self) -> board.Standing:
+        """Return where the sweep is."""
+        well = self.sharing.over - self.failures.keys()
+        ended, running = [cell for cell in self.plan.cells if cell.name in well], [job.cell for job in self.running]
+        return board.Standing(self.total, ended, len(self.failures), list(self.waiting), running)
 
     def fill(self) -> None:
         """Start what there is room for."""

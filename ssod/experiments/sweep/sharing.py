@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,6 @@ from ssod.methods import burn_in
 from ssod.methods.registry import find
 
 KEEP = ("train.keep_burn_in=true",)
-TAIL = 1 << 16  # bytes at the end of a log that are read for its last line
 
 
 @dataclass
@@ -144,11 +142,6 @@ def started(cell: Cell) -> bool:
 
 def last_step(cell: Cell) -> int:
     """Return the step of the last whole line that a cell has logged, 0 if there is none."""
-    try:
-        with open(cell.folder / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            whole = file.read().split(b"\n")[:-1]
-    except OSError:
-        return 0
+    whole = lines.at_end(cell.folder / "metrics.jsonl")
     step = lines.step_of(whole[-1]) if whole else 0
     return int(step) if step < math.inf else 0
