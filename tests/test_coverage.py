@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssod.commands.coverage import coverage, lines, reach_of, seen_in, sides_of
-from ssod.commands.plan import facts
+from ssod.commands.plan_facts import facts
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.checks.reach import Anchored, Points, Seen, Shapes

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssod import build, config
-from ssod.commands.plan import facts
+from ssod.commands.plan_facts import facts
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.guard import Guard
 from ssod.methods.base import Task

@@ -11,8 +11,12 @@ import torch
 
 from ssod import build
 from ssod.commands import plan as plans
+from ssod.commands import plan_timing
 from ssod.commands.dry_run import rehearsal
-from ssod.commands.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
+from ssod.commands.plan import plan
+from ssod.commands.plan_facts import facts, half_life, phases, rates
+from ssod.commands.plan_timing import time_loading
+from ssod.commands.planned import Phase, Plan, duration, show
 from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.utils.errors import Exit, SsodError
@@ -93,13 +97,13 @@ def test_the_student_is_evaluated_besides(config_file: Path, monkeypatch: pytest
 
 
 def test_a_config_s_name_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    plans.show(Plan([("labelled", "[/x] :car:")], ["[/y]"], [Phase("pseudo-labels", 0, 5, 1.0, 2.0)]), "my[/b] [red]")
+    show(Plan([("labelled", "[/x] :car:")], ["[/y]"], [Phase("pseudo-labels", 0, 5, 1.0, 2.0)]), "my[/b] [red]")
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("my[/b] [red]", "[/x] :car:", "warning: [/y]"))
 
 
 def test_what_is_not_timed_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    plans.show(Plan([], [], [Phase("pseudo-labels", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
+    show(Plan([], [], [Phase("pseudo-labels", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 (computing 1, then reading 2)" in printed
     assert "The look at pseudo-labels after each evaluation (eval.diagnose) is not counted" in printed
@@ -115,7 +119,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_loading_is_timed_without_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(t=0.0)
-    monkeypatch.setattr(plans, "now", lambda device: clock.t)
+    monkeypatch.setattr(plan_timing, "now", lambda device: clock.t)
 
     def batches():
         for i in range(100):
