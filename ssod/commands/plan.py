@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from ssod import build
 from ssod.commands.advice import advice
 from ssod.commands.dry_run import rehearsal
-from ssod.commands.plan_facts import facts, phases
+from ssod.commands.plan_facts import amounts, facts, phases
 from ssod.commands.plan_timing import time_evaluation, time_phase
 from ssod.commands.planned import Plan, show
 from ssod.config import Config
@@ -37,7 +39,8 @@ def plan(cfg: Config) -> Plan:
 def measure(cfg: Config, data: DataSets) -> Plan:
     """Make a few steps of every phase and look at a few validation images."""
     stepper = rehearsal(build.build_method(cfg, data), cfg.train)
-    rows, warnings = facts(cfg, data)
+    given = amounts(cfg, data)
+    rows, warnings = facts(cfg, data, given)
     judged, doubts = advice(cfg, data)
     timed = [time_phase(stepper, build.batches(cfg, data, phase.start), phase) for phase in phases(cfg)]
     for phase in timed:
@@ -48,11 +51,12 @@ def measure(cfg: Config, data: DataSets) -> Plan:
     every, steps = cfg.train.eval_every, cfg.train.steps
     models = 2 if cfg.train.eval_student else 1
     return Plan(
+        **asdict(given),
         rows=[*rows, ("", ""), *judged] if judged else rows,
         warnings=warnings + doubts,
         phases=timed,
         evaluation=models * time_evaluation(cfg, data, stepper) if data.val else 0.0,
         evaluations=(steps // every + (steps % every > 0) if every else 1) if data.val else 0,
-        memory=log.memory(stepper.device),
+        memory_gb=log.memory(stepper.device),
         device=str(stepper.device),
     )

@@ -7,7 +7,7 @@ from functools import partial
 
 from ssod import build
 from ssod.commands.coverage import ENOUGH, coverage
-from ssod.commands.planned import Phase
+from ssod.commands.planned import Amounts, Phase
 from ssod.config import Config
 from ssod.data.datasets import DataSets
 from ssod.data.formats.records import Labeled
@@ -35,17 +35,35 @@ def half_life(decay: float) -> float:
     return math.log(0.5) / math.log(decay) if decay > 0 else 0.0
 
 
-def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return rows and warnings that need no measurement."""
+def amounts(cfg: Config, data: DataSets) -> Amounts:
+    """Return what a run is given, and how often it sees it."""
+    steps, batch, last = cfg.train.steps, cfg.train.batch, phases(cfg)[-1]
+    taught = last.name == build.TAUGHT
+    labeled, unlabeled = len(data.labeled), len(data.unlabeled) if taught else 0
+    return Amounts(
+        steps=steps,
+        images_labeled=labeled,
+        images_unlabeled=unlabeled,
+        images_val=len(data.val) if data.val else 0,
+        batch_labeled=batch.labeled,
+        batch_unlabeled=batch.unlabeled if taught else 0,
+        epochs_labeled=steps * batch.labeled / labeled,
+        epochs_unlabeled=last.steps * batch.unlabeled / unlabeled if taught else 0.0,
+    )
+
+
+def facts(cfg: Config, data: DataSets, found: Amounts) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return rows and warnings that need no measurement; ``found`` are the config's ``amounts``."""
     train, warnings = cfg.train, []
     last = phases(cfg)[-1]
     parts = collective.world_size() * train.accumulate
-    rows = [("labelled", f"{len(data.labeled)} images, {len(data.labeled.boxes)} boxes, {len(data.classes)} classes")]
-    kinds = {"labelled": (train.batch.labeled, len(data.labeled), train.steps)}
+    boxes = f"{len(data.labeled.boxes)} boxes, {len(data.classes)} classes"
+    rows = [("labelled", f"{found.images_labeled} images, {boxes}")]
+    kinds = {"labelled": (found.batch_labeled, found.epochs_labeled)}
     if last.name == build.TAUGHT:
-        kinds["unlabelled"] = (train.batch.unlabeled, len(data.unlabeled), last.steps)
-        rows.append(("unlabelled", f"{len(data.unlabeled)} images"))
-    rows.append(("val", f"{len(data.val)} images" if data.val else "none: no AP will be known"))
+        kinds["unlabelled"] = (found.batch_unlabeled, found.epochs_unlabeled)
+        rows.append(("unlabelled", f"{found.images_unlabeled} images"))
+    rows.append(("val", f"{found.images_val} images" if found.images_val else "none: no AP will be known"))
     reached = coverage(cfg, data.labeled)
     if reached is not None:
         rows.append(("within reach", reached.within()))
@@ -55,11 +73,11 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     if cfg.views.tiles is not None:
         rows.append(("tiles", f"{tiles_each(cfg, data.labeled):.1f} of a labelled image; a step sees one of each"))
     rows.append(("", ""))
-    for kind, (batch, images, steps) in kinds.items():
+    for kind, (batch, epochs) in kinds.items():
         shares = f"{collective.world_size()} process(es) x {train.accumulate} part(s) x {batch // parts}"
         rows.append((f"batch {kind}", f"{batch} = {shares}"))
-        rows.append((f"passes {kind}", f"{steps * batch / images:.1f}"))
-    rows.append(("steps", str(train.steps)))
+        rows.append((f"passes {kind}", f"{epochs:.1f}"))
+    rows.append(("steps", str(found.steps)))
     if last.name == build.TAUGHT:
         passes = last.start * train.batch.labeled / len(data.labeled)
         rows.append(("burn-in", f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"))

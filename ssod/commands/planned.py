@@ -16,7 +16,7 @@ class Phase:
     """One stretch of a run.
 
     Attributes:
-        name: ``burn-in``, ``ssod`` or ``supervised``.
+        name: ``burn-in``, ``labels only``, ``pseudo-labels`` or ``supervised``.
         start: its first step.
         steps: how many steps it has.
         compute: seconds that the device needs for a step.
@@ -43,29 +43,65 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What ``plan`` found out.
+class Amounts:
+    """What a run is given, and how often it sees it.
 
     Attributes:
-        rows: (what, how much) for people, in groups; a row of two empty strings ends a group.
+        steps: of the training.
+        images_labeled: images that keep their labels.
+        images_unlabeled: images that are learnt from without; 0 where the method takes none.
+        images_val: images to measure on; 0 = no AP will be known.
+        batch_labeled, batch_unlabeled: images of a step, of all processes and parts together.
+        epochs_labeled, epochs_unlabeled: how often each image is seen on average; 0 where there are none.
+    """
+
+    steps: int
+    images_labeled: int
+    images_unlabeled: int
+    images_val: int
+    batch_labeled: int
+    batch_unlabeled: int
+    epochs_labeled: float
+    epochs_unlabeled: float
+
+
+@dataclass(frozen=True)
+class Plan(Amounts):
+    """What ``plan`` found out; what it has of ``Amounts`` is said there.
+
+    Attributes:
+        rows: (what, how much) for people, in groups; a row of two empty strings ends a group. It is no part of the
+            JSON, whose numbers it is made of.
         warnings: what is likely to go wrong.
         phases: with the seconds measured.
         evaluation: seconds of one evaluation, the student's included if it is evaluated; 0 without validation images.
         evaluations: how many there will be.
-        memory: most memory used while measuring, in GB: of the device, or of this process on a CPU.
+        memory_gb: most memory used while measuring, in GB: of the device, or of this process on a CPU.
+        device: where it was measured, ``cpu`` or ``cuda:0``.
     """
 
-    rows: list[tuple[str, str]]
+    rows: list[tuple[str, str]] = field(repr=False)
     warnings: list[str]
     phases: list[Phase]
     evaluation: float = 0.0
     evaluations: int = 0
-    memory: float = math.nan
-    device: str = field(default="cpu")
+    memory_gb: float = math.nan
+    device: str = "cpu"
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean seconds of a step of the run, without evaluations; NaN where nothing was measured."""
+        steps = sum(phase.steps for phase in self.phases)
+        return sum(phase.seconds for phase in self.phases) / steps if steps else math.nan
+
+    @property
+    def hours(self) -> float:
+        """Hours of the whole run, evaluations included."""
+        return self.seconds / 3600
 
     @property
     def seconds(self) -> float:
-        """The whole run."""
+        """Seconds of the whole run, evaluations included."""
         return sum(phase.seconds for phase in self.phases) + self.evaluation * self.evaluations
 
 
@@ -98,7 +134,7 @@ def _measured(found: Plan) -> list[tuple[str, str]]:
         rows.append(("evaluation", f"{found.evaluations} x {duration(found.evaluation)}"))
     rows.append(("in all", f"about {duration(found.seconds)} on {found.device}"))
     what = "of this process" if found.device == "cpu" else "of the device"
-    rows.append(("memory", f"{found.memory:.1f} GB {what}"))
+    rows.append(("memory", f"{found.memory_gb:.1f} GB {what}"))
     return rows
 
 
