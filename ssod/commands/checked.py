@@ -44,12 +44,12 @@ class Checked:
 
 def checked(report: Report) -> Checked:
     """Return what a report says, without the images that it is about."""
-    lines = report.lines()
+    lines, reach = report.lines(), report.coverage
     told = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
     seen = [f"images decoded: {', '.join(told)}"] if told else []
     if any(count < total for count, total in report.decoded.values()):
         seen[0] += "; --decode all finds what is truncated in the others, and near duplicates, too"
-    counts = [*summary(report.counts, report.split), *lines_of_coverage(report.coverage)]
+    counts = [*summary(report.counts, report.split), *lines_of_coverage(reach)]
     return Checked(
         code=report.code,
         findings=tuple(report.findings),
@@ -57,6 +57,6 @@ def checked(report: Report) -> Checked:
         counts=report.counts,
         split=report.split,
         decoded=report.decoded,
-        reached=None if report.coverage is None else (report.coverage.reached, report.coverage.boxes),
+        reached=None if reach is None else (reach.boxes - reach.out, reach.boxes),
         text=(*counts, *seen, *(lines or ["no findings"])),
     )

@@ -33,7 +33,7 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     except SsodError as error:
         if debug:
             traceback.print_exc()
-        if error.teller in (None, rank()):
+        if error.teller in (None, _rank()):
             print(f"ssod: error: {error.line()}", file=sys.stderr)
         sys.exit(int(error.code))
     except OSError as error:
@@ -46,7 +46,7 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
         print(f"ssod: error: {refusal.line()}", file=sys.stderr)
         sys.exit(int(Exit.IO))
     except Ended:
-        if rank() == 0:  # a job's processes are all ended
+        if _rank() == 0:  # a job's processes are all ended
             print("ssod: stopped", file=sys.stderr)
         raise
     except SystemExit as end:
@@ -60,11 +60,16 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
 
 def told_once_a_machine(error: SsodError) -> SsodError:
     """Return an error that all processes on this machine have: the first of them prints it."""
-    error.teller = rank() - int(os.environ.get("LOCAL_RANK", "0")) if rank() else 0
+    error.teller = _rank() - int(os.environ.get("LOCAL_RANK", "0")) if _rank() else 0
     return error
 
 
-def rank() -> int:
+def speaks() -> bool:
+    """Return whether this process is the one of its job that tells what all of them do."""
+    return _rank() == 0
+
+
+def _rank() -> int:
     """Return the number of this process in its job, as torchrun says it; 0 where it is alone."""
     return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 

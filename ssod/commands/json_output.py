@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from typing import TypeVar
 
-from ssod.commands.ending import rank
+from ssod.commands.ending import speaks
 from ssod.utils.plain_json import to_json
 
 T = TypeVar("T")
@@ -28,6 +28,6 @@ def answered(json: bool, call: Callable[[], T]) -> T:
     """
     with redirect_stdout(sys.stderr) if json else nullcontext():
         found = call()
-    if json and rank() == 0:
+    if json and speaks():
         print(to_json(found))
     return found
