@@ -109,7 +109,7 @@ def test_import_costs_nothing_and_lists_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# ---- each call once, but export, which takes long: tests/test_example.py calls it -------------------------------------
+# ---- each call once, but export, which takes long: tests/test_example.py calls it ----------------------------
 
 
 @pytest.fixture(scope="module")
