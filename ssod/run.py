@@ -94,7 +94,7 @@ def train(
 
 
 def check(
-    cfg: Config, *, decode: Decode | None = None, out: Path | None = None, weights: Path | None = None
+    cfg: Config, *, decode: Decode | None = None, out: Path | str | None = None, weights: Path | str | None = None
 ) -> Checked:
     """Print counts and every finding about a config's data, instead of stopping at the first.
 
@@ -113,6 +113,7 @@ def check(
             the model cannot be read or knows a class that the data have not; the disk refuses.
     """
     check_word(decode)
+    out, weights = (None if path is None else Path(path) for path in (out, weights))
     judge = None if out is None and weights is None else prepare(out, weights)
     report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
     found = checked(report)

@@ -227,7 +227,7 @@ def test_doctor_lists_and_demo(
         finished(tmp_path / f"runs/{name}-1", 20, 0.5)
     monkeypatch.setattr(demo_command, "write_shapes", lambda folder, **sizes: folder)
     monkeypatch.setattr(demo_command, "predict_files", lambda weights, images, out, score: out.mkdir())
-    shown = ssod.demo(tmp_path, steps=20)
+    shown = ssod.demo(str(tmp_path), steps=20)
     frozen(shown)
     assert shown.rows == ({"supervised": 0.5, "mean_teacher": 0.5},)
     health = ssod.doctor()
@@ -288,6 +288,8 @@ def test_check_returns_what_others_raise(broken: Path, tmp_path: Path) -> None:
     checked = ssod.check(cfg)
     assert checked.code == caught.value.code == Exit.DATA
     assert any("999" in finding.problem for finding in checked.findings)
+    with pytest.raises(SsodError, match="'sheet.pdf' does not end in .html"):
+        ssod.check(cfg, out="sheet.pdf")
     with pytest.raises(SsodError, match="--decode: 'some'"):
         ssod.check(cfg, decode="some")  # type: ignore[arg-type]  # that is what is wrong
 

@@ -44,7 +44,7 @@ class Shown:
     pictures: Path
 
 
-def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> Shown:
+def demo(out: Path | str, *, seeds: int = 1, steps: int | None = None) -> Shown:
     """Train Mean Teacher and its supervised baseline on ``shapes`` and print both.
 
     Both see the same labelled images in the same order for the same number of steps, and both are measured by the
@@ -62,7 +62,7 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> Shown:
     Raises:
         SsodError: a run of another number of steps is there; or a training failed, its own message comes before.
     """
-    say = console().print
+    out, say = Path(out), console().print
     for run in (_run(out, name, seed) for seed in range(1, seeds + 1) for name in METHODS):
         _refuse_another(run, load(CONFIG).train.steps if steps is None else steps)
     root = write_shapes(out / "data", train=TRAIN, val=VAL, size=SIDE)
