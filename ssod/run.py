@@ -45,9 +45,9 @@ class Trained(Measured):
 def opened(
     cfg: Config,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     allow_change: Sequence[str] = (),
-    from_burn_in: Path | None = None,
+    from_burn_in: Path | str | None = None,
     decode: Decode | None = None,
 ) -> Iterator[Trainer]:
     """Read the data, enter the run folder and build what trains in it; see ``train``."""
@@ -63,15 +63,16 @@ def opened(
     with Signals(), distributed.job(device):
         data = distributed.together(read)  # before the folder is made: a run that cannot start leaves nothing behind
         with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
-            yield folder.or_discard(partial(build, cfg, data, folder, allow_change, from_burn_in))
+            begin = None if from_burn_in is None else Path(from_burn_in)
+            yield folder.or_discard(partial(build, cfg, data, folder, allow_change, begin))
 
 
 def train(
     cfg: Config,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     allow_change: Sequence[str] = (),
-    from_burn_in: Path | None = None,
+    from_burn_in: Path | str | None = None,
     decode: Decode | None = None,
 ) -> Trained:
     """Train a config to its last step, or go on where its run folder stopped.

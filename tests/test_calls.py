@@ -288,7 +288,7 @@ def test_check_returns_what_others_raise(broken: Path, tmp_path: Path) -> None:
     checked = ssod.check(cfg)
     assert checked.code == caught.value.code == Exit.DATA
     assert any("999" in finding.problem for finding in checked.findings)
-    with pytest.raises(SsodError, match="'sheet.pdf' does not end in .html"):
+    with pytest.raises(SsodError, match=r"'sheet\.pdf' does not end in \.html"):
         ssod.check(cfg, out="sheet.pdf")
     with pytest.raises(SsodError, match="--decode: 'some'"):
         ssod.check(cfg, decode="some")  # type: ignore[arg-type]  # that is what is wrong
