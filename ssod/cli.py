@@ -16,6 +16,7 @@ import typer
 from ssod.commands import listing, loop, shipping, studies
 from ssod.commands import options as option
 from ssod.commands.ending import one_line_errors, told_once_a_machine
+from ssod.commands.json_output import answered
 from ssod.utils.errors import SsodError
 from ssod.version import __version__
 
@@ -45,11 +46,11 @@ def demo(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json: option.Json = False) -> None:
     """Versions, torch/torchvision pairing, devices, write access; exit 0 or 1."""
     from ssod.commands.doctor import doctor
 
-    raise typer.Exit(doctor())
+    raise typer.Exit(0 if answered(json, doctor).healthy else 1)
 
 
 @app.command()
@@ -71,12 +72,11 @@ def init(
     group: option.Group = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
-    from ssod.commands.init.write import write_config, write_recipe
+    from ssod.commands.init.begin import init
 
-    given = option.given(labeled=labeled, val=val, unlabeled=unlabeled, images=images, val_images=val_images)
-    given |= option.given(weights=weights, budget=budget, group=group)
-    common = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
-    print(write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common))
+    own = {"labeled": labeled, "val": val, "unlabeled": unlabeled, "images": images, "val_images": val_images}
+    more = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
+    print(init(out, **own, data=data, weights=weights, budget=budget, group=group, **more).text)
 
 
 @app.command()
@@ -90,12 +90,14 @@ def check(
     decode: option.Decode = None,
     out: option.Sheet = None,
     run: option.Doubts = None,
+    json: option.Json = False,
 ) -> None:
     """Counts, classes, bad boxes, leakage, near duplicates: every finding, not the first."""
     cfg = _load(words, method, detector, data, percent, fold)
     from ssod.run import check
 
-    raise typer.Exit(check(cfg, decode=decode, out=out, weights=run))
+    found = answered(json, lambda: check(cfg, decode=decode, out=out, weights=run))
+    raise typer.Exit(int(found.code))
 
 
 @app.command()
@@ -109,9 +111,9 @@ def split(
     file: Annotated[Path | None, typer.Option(help="The published index file, for --family index_file.")] = None,
 ) -> None:
     """Labelled / unlabelled splits, bit-identical to the published procedures."""
-    from ssod.data.splits import write_splits
+    from ssod.commands.split import split
 
-    for line in write_splits(ann, percent, range(1, folds + 1), out, family=family, file=file, shots=shots):
+    for line in split(ann, out, percent=percent or [], shots=shots or [], folds=folds, family=family, file=file):
         print(line)
 
 
@@ -123,12 +125,13 @@ def plan(
     data: option.RecipeData = None,
     percent: option.Percent = None,
     fold: option.Fold = None,
+    json: option.Json = False,
 ) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
     cfg = _load(words, method, detector, data, percent, fold)
     from ssod.commands.plan import plan
 
-    plan(cfg)
+    answered(json, lambda: plan(cfg))
 
 
 @app.command()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ssod.build import build, read_data, visible
 from ssod.commands.check import check as check_data
 from ssod.commands.check_sheet import prepare, write_page
-from ssod.commands.coverage import coverage, lines
+from ssod.commands.checked import Checked, checked
+from ssod.commands.coverage import coverage
+from ssod.commands.measured import Measured
 from ssod.config import Config
 from ssod.data.checks.decoded import Decode, check_word
-from ssod.data.checks.summary import summary
 from ssod.data.datasets import DataSets
 from ssod.data.loading.team import worker_deaths
 from ssod.engine.checkpointing.run_dir import RunFolder
@@ -24,13 +26,28 @@ from ssod.utils.errors import SsodError
 from ssod.utils.signals import Signals
 
 
+@dataclass(frozen=True, eq=False)
+class Trained(Measured):
+    """What a training ended with: the teacher's metrics by name, ``trained["AP"]``, and where it is.
+
+    Attributes:
+        metrics: of the teacher's last evaluation, fractions in 0..1; NaN where there was nothing to find, empty where
+            nothing was measured.
+        folder: the run's.
+        step: that was reached.
+    """
+
+    folder: Path
+    step: int
+
+
 @contextmanager
 def opened(
     cfg: Config,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     allow_change: Sequence[str] = (),
-    from_burn_in: Path | None = None,
+    from_burn_in: Path | str | None = None,
     decode: Decode | None = None,
 ) -> Iterator[Trainer]:
     """Read the data, enter the run folder and build what trains in it; see ``train``."""
@@ -46,17 +63,18 @@ def opened(
     with Signals(), distributed.job(device):
         data = distributed.together(read)  # before the folder is made: a run that cannot start leaves nothing behind
         with RunFolder(out) if out else RunFolder.create("runs", cfg.stem) as folder, worker_deaths():
-            yield folder.or_discard(partial(build, cfg, data, folder, allow_change, from_burn_in))
+            begin = None if from_burn_in is None else Path(from_burn_in)
+            yield folder.or_discard(partial(build, cfg, data, folder, allow_change, begin))
 
 
 def train(
     cfg: Config,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     allow_change: Sequence[str] = (),
-    from_burn_in: Path | None = None,
+    from_burn_in: Path | str | None = None,
     decode: Decode | None = None,
-) -> dict[str, float]:
+) -> Trained:
     """Train a config to its last step, or go on where its run folder stopped.
 
     Args:
@@ -70,14 +88,16 @@ def train(
             ``all``; None = all of a set of up to 20 000 images, and a sample of a larger one.
 
     Returns:
-        The teacher's metrics of the last evaluation, fractions in 0..1.
+        The teacher's metrics of the last evaluation by name, fractions in 0..1, and the folder.
     """
     with opened(cfg, out=out, allow_change=allow_change, from_burn_in=from_burn_in, decode=decode) as trainer:
-        return trainer.fit()
+        return Trained(trainer.fit(), trainer.folder.path, trainer.step)
 
 
-def check(cfg: Config, *, decode: Decode | None = None, out: Path | None = None, weights: Path | None = None) -> int:
-    """Print counts and every finding about a config's data; return the exit code.
+def check(
+    cfg: Config, *, decode: Decode | None = None, out: Path | str | None = None, weights: Path | str | None = None
+) -> Checked:
+    """Print counts and every finding about a config's data, instead of stopping at the first.
 
     Args:
         cfg: from ``ssod.config.load``.
@@ -86,19 +106,19 @@ def check(cfg: Config, *, decode: Decode | None = None, out: Path | None = None,
         out: an ``.html`` file for a page with pictures; one that is there is replaced. None = no page.
         weights: a run folder or a model file, whose doubts about the labels the page shows; None = no model is asked.
 
+    Returns:
+        The same as values. Errors in the data are among its findings; they are not raised.
+
     Raises:
         SsodError: ``decode`` is none of these; ``out`` is no ``.html`` file, or is not named although ``weights`` are;
             the model cannot be read or knows a class that the data have not; the disk refuses.
     """
     check_word(decode)
+    out, weights = (None if path is None else Path(path) for path in (out, weights))
     judge = None if out is None and weights is None else prepare(out, weights)
     report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
-    said = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
-    seen = [f"images decoded: {', '.join(said)}"] if said else []
-    if any(count < total for count, total in report.decoded.values()):
-        seen[0] += "; --decode all finds what is truncated in the others, and near duplicates, too"
-    counts = [*summary(report.counts, report.split), *lines(report.coverage)]
-    print("\n".join([*counts, *seen, *(report.lines() or ["no findings"])]))
+    found = checked(report)
+    print("\n".join(found.text))
     if out is not None:
         write_page(cfg, report, out, judge)
-    return int(report.code)
+    return found

@@ -50,7 +50,7 @@ def test_a_corrected_file_says_how_right_the_labels_were(
         images=lambda rows: [{**row, "file_name": f"upload/{row['file_name']}"} for row in rows[::-1]],
     )
     shutil.rmtree(tmp_path / "photos")  # no picture is looked at
-    found = {row.name: row for row in audit(labels, other)}
+    found = {row.name: row for row in audit(labels, other).classes}
     assert found[ALL] == Agreement(ALL, 6, 4, 7)
     assert sum(found[name].right for name in ("cat", "dog")) == 4
     out = capsys.readouterr().out
@@ -71,7 +71,9 @@ def test_a_part_is_compared_and_the_rest_is_told(
         annotations=lambda rows: rows[:3],
         categories=lambda rows: [{**row, "name": f"{row['name']}s"} if row["id"] == 1 else row for row in rows],
     )
-    found = audit(labels, part)
+    audited = audit(labels, part)
+    assert (audited.images, audited.left_out) == (2, 1)
+    found = audited.classes
     assert found[-1] == Agreement(ALL, 2, 2, 2)
     assert [row.name for row in found] == ["cats", "dog", "cat", ALL], "a class that one of them lacks is shown"
     assert "1 images of" in capsys.readouterr().out
@@ -86,6 +88,6 @@ def test_formats_may_differ(labels: Path, tmp_path: Path) -> None:
         for folder, end in (("images", "png"), ("labels", "txt")):
             place = tmp_path / "yolo" / folder / "train"
             (place / f"train{i}.{end}").rename(place / f"p{i}.{end}")
-    assert audit(labels, tmp_path / "yolo")[-1].true == 3
+    assert audit(labels, tmp_path / "yolo").classes[-1].true == 3
     with pytest.raises(SsodError, match="not found"):
         audit(labels, tmp_path / "absent.json")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssod.commands.coverage import coverage, lines, reach_of, seen_in, sides_of
-from ssod.commands.plan import facts
+from ssod.commands.plan_facts import amounts, facts
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.checks.reach import Anchored, Points, Seen, Shapes
@@ -106,10 +106,10 @@ def test_check_and_plan_name_what_is_out_of_reach(tmp_path: Path, capsys: pytest
     check(tiny)
     out = capsys.readouterr().out
     assert f"within reach of the detector: {found.within()}\n  out of reach: {found.out}, median side " in out
-    rows, warnings = facts(tiny, data)
+    rows, warnings = facts(tiny, data, amounts(tiny, data))
     assert ("within reach", found.within()) in rows
     assert [text for text in warnings if text.startswith(f"out of reach of the detector: {found.out}, ")]
     good = load(file)
-    assert not [text for text in facts(good, data)[1] if text.startswith("out of reach")]
+    assert not [text for text in facts(good, data, amounts(good, data))[1] if text.startswith("out of reach")]
     check(good)
     assert "within reach of the detector: 100 % of" in capsys.readouterr().out

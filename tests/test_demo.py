@@ -69,7 +69,7 @@ def test_finished_runs_are_not_repeated(tmp_path: Path, there: int, asked: int |
     for ap, name in enumerate(demo.METHODS):
         finished(tmp_path / f"runs/{name}-1", there, ap / 2)
     for _ in range(2):  # nor are the pictures drawn again
-        assert demo.demo(tmp_path, steps=asked) == [{"supervised": 0.0, "mean_teacher": 0.5}]
+        assert demo.demo(tmp_path, steps=asked).rows == ({"supervised": 0.0, "mean_teacher": 0.5},)
 
 
 @pytest.mark.parametrize(("there", "asked", "wanted"), [(20, None, 2600), (2600, 20, 20), (20, 30, 30)])

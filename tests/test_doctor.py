@@ -26,7 +26,7 @@ def test_a_folder_is_printed_as_it_is(
     monkeypatch.chdir(here)
     monkeypatch.setenv("SSOD_DATASETS", ":car:")
     monkeypatch.setenv("COLUMNS", "300")
-    assert doctor.doctor() == 0
+    assert doctor.doctor().healthy
     printed = capsys.readouterr().out
     assert f"ok: {here}" in printed
     assert "absent: :car:" in printed
@@ -41,5 +41,5 @@ def test_what_makes_views_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_missing_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     absent = ("rich", lambda: doctor._package("no-such-package-xyz", needed=True))
     monkeypatch.setattr(doctor, "_CHECKS", [absent])
-    assert doctor.doctor() == 1
+    assert not doctor.doctor().healthy
     assert "FAILED" in capsys.readouterr().out

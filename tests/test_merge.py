@@ -26,7 +26,7 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
 def test_two_sets_are_one_that_init_reads(
     sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = merge(sets, tmp_path / "out" / "all.json")
+    written = merge(sets, tmp_path / "out" / "all.json").labels
     assert sorted(written.images.paths) == [
         *(f"first/images/{name}.jpg" for name in "xyz"),
         *(f"second/JPEGImages/train{i}.jpg" for i in range(2)),
@@ -50,7 +50,7 @@ def test_a_correction_counts_and_is_told(
     corrected = tmp_path / "export" / "result.json"
     corrected.parent.mkdir()
     corrected.write_text(json.dumps(tree))
-    written = merge([*sets, corrected], tmp_path / "all.json")
+    written = merge([*sets, corrected], tmp_path / "all.json").labels
     boxes = dict(zip(written.images.paths, (written.starts[1:] - written.starts[:-1]).tolist()))
     assert boxes["first/images/y.jpg"] == 0
     assert boxes["first/images/x.jpg"] == 1
@@ -65,7 +65,7 @@ def test_a_correction_counts_and_is_told(
 
 def test_a_copy_is_the_same_image(sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(tmp_path / "first", tmp_path / "copy")
-    written = merge([sets[0], tmp_path / "copy" / "a.json"], tmp_path / "all.json")
+    written = merge([sets[0], tmp_path / "copy" / "a.json"], tmp_path / "all.json").labels
     assert len(written) == 3
     assert "3 images of" in capsys.readouterr().out
 

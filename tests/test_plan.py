@@ -1,9 +1,10 @@
 """`ssod plan`: the arithmetic by hand, and a few real steps that leave nothing behind."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ import torch
 
 from ssod import build
 from ssod.commands import plan as plans
+from ssod.commands import plan_timing
 from ssod.commands.dry_run import rehearsal
-from ssod.commands.plan import Phase, Plan, duration, facts, half_life, phases, plan, rates, time_loading
+from ssod.commands.plan import plan
+from ssod.commands.plan_facts import amounts, facts, half_life, phases, rates
+from ssod.commands.plan_timing import time_loading
+from ssod.commands.planned import Amounts, Phase, Plan, duration, show
 from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.utils.errors import Exit, SsodError
@@ -25,8 +30,15 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(cfg: Config) -> tuple[dict[str, str], list[str]]:
-    rows, warnings = facts(cfg, datasets.load(cfg.data))
+    data = datasets.load(cfg.data)
+    rows, warnings = facts(cfg, data, amounts(cfg, data))
     return dict(rows), warnings
+
+
+def plan_of(*found: Any, **more: Any) -> Plan:
+    return Plan(
+        **asdict(Amounts(24, 4, 8, 6, 2, 2, 12.0, 4.5)), **dict(zip(("rows", "warnings", "phases"), found)), **more
+    )
 
 
 # ---- arithmetic --------------------------------------------------------------------------------------------------
@@ -75,9 +87,9 @@ def test_learning_rate_where_it_turns(config_file: Path) -> None:
 
 def test_the_whole_run() -> None:
     stretches = [Phase("burn-in", 0, 10, 1.0, 0.5), Phase("pseudo-labels", 10, 20, 2.0, 3.0)]
-    assert Plan([], [], stretches, evaluation=4.0, evaluations=5).seconds == 10 * 1.0 + 20 * 3.0 + 4.0 * 5
+    assert plan_of([], [], stretches, evaluation=4.0, evaluations=5).seconds == 10 * 1.0 + 20 * 3.0 + 4.0 * 5
     alone = [replace(phase, serial=True) for phase in stretches]
-    assert Plan([], [], alone).seconds == 10 * 1.5 + 20 * 5.0, (
+    assert plan_of([], [], alone).seconds == 10 * 1.5 + 20 * 5.0, (
         "without workers nothing is read while the device computes"
     )
 
@@ -93,13 +105,13 @@ def test_the_student_is_evaluated_besides(config_file: Path, monkeypatch: pytest
 
 
 def test_a_config_s_name_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    plans.show(Plan([("labelled", "[/x] :car:")], ["[/y]"], [Phase("pseudo-labels", 0, 5, 1.0, 2.0)]), "my[/b] [red]")
+    show(plan_of([("labelled", "[/x] :car:")], ["[/y]"], [Phase("pseudo-labels", 0, 5, 1.0, 2.0)]), "my[/b] [red]")
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("my[/b] [red]", "[/x] :car:", "warning: [/y]"))
 
 
 def test_what_is_not_timed_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    plans.show(Plan([], [], [Phase("pseudo-labels", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
+    show(plan_of([], [], [Phase("pseudo-labels", 0, 5, 1.0, 2.0, serial=True)], evaluation=1.0, evaluations=2), "x")
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 (computing 1, then reading 2)" in printed
     assert "The look at pseudo-labels after each evaluation (eval.diagnose) is not counted" in printed
@@ -115,7 +127,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_loading_is_timed_without_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(t=0.0)
-    monkeypatch.setattr(plans, "now", lambda device: clock.t)
+    monkeypatch.setattr(plan_timing, "now", lambda device: clock.t)
 
     def batches():
         for i in range(100):
@@ -143,7 +155,10 @@ def test_a_plan_is_measured_and_leaves_nothing(
     assert all(0 < p.compute < 60 and 0 < p.load < 60 for p in found.phases)
     assert found.evaluations == 2
     assert found.evaluation > 0
-    assert 0.01 < found.memory < 1000
+    assert 0.01 < found.memory_gb < 1000
+    assert (found.images_labeled, found.epochs_labeled) == (4, 12.0)
+    assert (found.images_unlabeled, found.epochs_unlabeled) == ((8, 4.5) if method == "mean_teacher" else (0, 0.0))
+    assert found.hours == pytest.approx((24 * found.seconds_per_step + 2 * found.evaluation) / 3600)
     printed = " ".join(capsys.readouterr().out.split())
     assert "in all" in printed
     assert f"seconds per step, {found.phases[-1].name}" in printed
@@ -187,4 +202,4 @@ def test_what_training_refuses_is_refused(config_file: Path) -> None:
 
 def test_a_phase_has_no_time_before_it_is_measured() -> None:
     assert math.isnan(Phase("pseudo-labels", 0, 1).compute)
-    assert np.isnan(Plan([], [], []).memory)
+    assert np.isnan(plan_of([], [], []).memory_gb)

@@ -276,7 +276,7 @@ def test_labels_read_back_as_they_were(
     folder: Path, model: Model, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "labels"
-    written = label_files(folder, folder / "images", out, format=format, score=SCORE)
+    written = label_files(folder, folder / "images", out, format=format, score=SCORE).labels
     message = capsys.readouterr().out
     root = str(out.resolve())
     source = {

@@ -11,7 +11,9 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import ssod
@@ -58,6 +60,7 @@ TITLES = {
     "detectors": "Detectors: what a config can say",
     "pseudo_labels": "Thresholds and mixing",
 }
+SHOWN_ELSEWHERE = {"Config", "Model"}  # what is trained, and what is loaded: no results
 _PARTS = ("Args:", "Attributes:", "Returns:", "Raises:")
 
 Function = ast.FunctionDef
@@ -95,14 +98,21 @@ def module(path: Path, sections: bool) -> Iterator[str]:
 
 
 def calls() -> str:
-    """Return what ``import ssod`` offers."""
-    shown = []
+    """Return what ``import ssod`` offers, and then what these calls return."""
+    shown, results = [], {}
     for name in ssod.__all__:
         call = getattr(ssod, name)
         if inspect.isfunction(call):
             tree = ast.parse(Path(inspect.getsourcefile(call) or "").read_text("utf-8"))
             node = next(n for n in public(tree.body) if n.name == call.__name__)
             shown += describe(node, f"ssod.{name}")
+            kind = getattr(sys.modules[call.__module__], ast.unparse(node.returns) if node.returns else "", None)
+            if is_dataclass(kind) and kind.__name__ not in SHOWN_ELSEWHERE:
+                tree = ast.parse(Path(inspect.getsourcefile(kind) or "").read_text("utf-8"))
+                results[kind.__name__] = next(n for n in public(tree.body) if n.name == kind.__name__)
+    shown.append("## Results")
+    for name, node in sorted(results.items()):
+        shown += describe(node, name)
     return "\n\n".join(shown)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,31 @@ from rich.table import Table
 from ssod.commands.sources import joined_classes, read_labels, same_images
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.records import Classes, Labeled
-from ssod.evaluation.agreement import Agreement, agreement, wilson
+from ssod.evaluation.agreement import Agreement, agreement
 from ssod.evaluation.columns import Found
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.printing import console, percent
 
 
-def audit(labels: str | os.PathLike, corrected: str | os.PathLike) -> list[Agreement]:
+@dataclass(frozen=True)
+class Audited:
+    """How right labels are.
+
+    Attributes:
+        labels, corrected: the files or folders.
+        classes: the agreement of each class, and last that of all.
+        images: how many were compared.
+        left_out: images of ``corrected`` that ``labels`` has not.
+    """
+
+    labels: Path
+    corrected: Path
+    classes: tuple[Agreement, ...]
+    images: int
+    left_out: int
+
+
+def audit(labels: str | os.PathLike, corrected: str | os.PathLike) -> Audited:
     """Hold labels against their corrections, print a table, and say which images were not compared.
 
     Args:
@@ -27,7 +45,7 @@ def audit(labels: str | os.PathLike, corrected: str | os.PathLike) -> list[Agree
         corrected: likewise: the truth. Images of ``labels`` that it has not are not compared.
 
     Returns:
-        The agreement of each class, and of all, at IoU 0.5.
+        The agreement of each class, and of all, at IoU 0.5, and how many images it stands on.
 
     Raises:
         SsodError: one of them cannot be read, or they have no image in common.
@@ -45,12 +63,9 @@ def audit(labels: str | os.PathLike, corrected: str | os.PathLike) -> list[Agree
     mine, truth = mine.subset(chosen), truth.subset(common)
     names = joined_classes([truth, mine])
     found = agreement(_truth(truth, names), _found(mine, names))
-    title = f"{Path(labels)} against {Path(corrected)}, {len(common)} images, IoU 0.5"
-    _show(found, f"{title}; in brackets 95 % intervals (Wilson)")
-    left = len(rows) - len(common)
-    if left:
-        print(f"{left} images of {corrected} are not in {labels}: not compared")
-    return found
+    audited = Audited(Path(labels), Path(corrected), tuple(found), len(common), len(rows) - len(common))
+    _show(audited)
+    return audited
 
 
 def _truth(data: Labeled, names: list[str]) -> dict:
@@ -80,16 +95,19 @@ def _found(data: Labeled, names: list[str]) -> Found:
     )
 
 
-def _show(found: list[Agreement], title: str) -> None:
-    table = Table(title=title, title_justify="left")
+def _show(found: Audited) -> None:
+    title = f"{found.labels} against {found.corrected}, {found.images} images, IoU 0.5"
+    table = Table(title=f"{title}; in brackets 95 % intervals (Wilson)", title_justify="left")
     for column in ("class", "labels", "right", "precision %", "true", "recall %"):
         table.add_column(column, justify="left" if column == "class" else "right")
-    for row in found:
-        precision, recall = _share(row.precision, row.right, row.labels), _share(row.recall, row.right, row.true)
+    for row in found.classes:
+        precision, recall = _share(row.precision, row.precision_interval), _share(row.recall, row.recall_interval)
         table.add_row(row.name, str(row.labels), str(row.right), precision, str(row.true), recall)
     console().print(table)
+    if found.left_out:
+        print(f"{found.left_out} images of {found.corrected} are not in {found.labels}: not compared")
 
 
-def _share(share: float, right: int, total: int) -> str:
-    low, high = wilson(right, total)
+def _share(share: float, interval: tuple[float, float]) -> str:
+    low, high = interval
     return "-" if math.isnan(low) else f"{percent(share)} ({100 * low:.0f}-{100 * high:.0f})"

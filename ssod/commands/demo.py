@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from statistics import mean
@@ -28,7 +29,22 @@ METHODS = ("supervised", "mean_teacher")
 POLL = 0.2  # seconds between two looks at the trainings
 
 
-def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[str, float]]:
+@dataclass(frozen=True)
+class Shown:
+    """What the demo showed.
+
+    Attributes:
+        rows: by seed, from 1: the AP of each method after its last step, a fraction in 0..1.
+        weights: the teacher's.
+        pictures: folder of what it finds.
+    """
+
+    rows: tuple[dict[str, float], ...]
+    weights: Path
+    pictures: Path
+
+
+def demo(out: Path | str, *, seeds: int = 1, steps: int | None = None) -> Shown:
     """Train Mean Teacher and its supervised baseline on ``shapes`` and print both.
 
     Both see the same labelled images in the same order for the same number of steps, and both are measured by the
@@ -41,12 +57,12 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[st
         steps: instead of the config's.
 
     Returns:
-        One row a seed: the AP of each method, in 0..1.
+        The AP of each method, and where the teacher and its pictures are.
 
     Raises:
         SsodError: a run of another number of steps is there; or a training failed, its own message comes before.
     """
-    say = console().print
+    out, say = Path(out), console().print
     for run in (_run(out, name, seed) for seed in range(1, seeds + 1) for name in METHODS):
         _refuse_another(run, load(CONFIG).train.steps if steps is None else steps)
     root = write_shapes(out / "data", train=TRAIN, val=VAL, size=SIDE)
@@ -59,8 +75,9 @@ def demo(out: Path, *, seeds: int = 1, steps: int | None = None) -> list[dict[st
     pictures = out / "pictures"
     if not pictures.exists():
         predict_files(best, str(root / "val" / "00000*.jpg"), pictures, score=0.3)
-    say(f"the teacher: {best / 'best.safetensors'}\npictures: {pictures}")
-    return rows
+    shown = Shown(tuple(rows), best / "best.safetensors", pictures)
+    say(f"the teacher: {shown.weights}\npictures: {shown.pictures}")
+    return shown
 
 
 def _run(out: Path, name: str, seed: int) -> Path:

@@ -8,6 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -31,19 +32,54 @@ _NEEDED = (
 _OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "tensorboard", "detectron2")
 
 
-def doctor() -> int:
-    """Print one line a check; return 0 when all that is needed works, else 1."""
+@dataclass(frozen=True)
+class Examined:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what it is.
+        ok: True = it works, False = it is needed and does not, None = it is absent, and nothing needs it.
+        result: a version, a device, or what broke.
+        fix: what to do where it is not ``ok``.
+    """
+
+    name: str
+    ok: bool | None
+    result: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Health:
+    """What was found out about this machine.
+
+    Attributes:
+        checks: in the order of the table.
+    """
+
+    checks: tuple[Examined, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all that is needed works."""
+        return all(check.ok is not False for check in self.checks)
+
+
+def doctor() -> Health:
+    """Print one line a check, and return the same as values."""
+    found = Health(tuple(Examined(name, *_run(check)) for name, check in _CHECKS))
+    _show(found)
+    return found
+
+
+def _show(found: Health) -> None:
     table = Table(title="ssod doctor", title_justify="left", box=None, pad_edge=False)
     for column in ("check", "result", "what to do"):
         table.add_column(column)
-    healthy = True
-    for name, check in _CHECKS:
-        ok, result, fix = _run(check)
-        healthy &= ok is not False
-        mark = {True: "ok", False: "FAILED", None: "absent"}[ok]
-        table.add_row(name, f"{mark}: {result}" if result else mark, "" if ok else fix)
+    for check in found.checks:
+        mark = {True: "ok", False: "FAILED", None: "absent"}[check.ok]
+        table.add_row(check.name, f"{mark}: {check.result}" if check.result else mark, "" if check.ok else check.fix)
     console().print(table)
-    return 0 if healthy else 1
 
 
 Verdict = tuple[bool | None, str, str]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from ssod.build import evaluator, visible
+from ssod.commands.measured import Measured
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
@@ -18,7 +18,7 @@ from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
 from ssod.evaluation import cutoffs
 from ssod.evaluation.columns import Found, Truth
-from ssod.evaluation.cutoffs import PRECISION
+from ssod.evaluation.cutoffs import PRECISION, Cutoff
 from ssod.evaluation.matching import MOST, Matches, match
 from ssod.inference.label_limits import check_precision
 from ssod.inference.model import Model, check_score
@@ -36,6 +36,28 @@ COUNTS = (
 IDLE = ("data.labeled", "data.unlabeled", "data.split", "eval.diagnose")
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluated(Measured):
+    """What saved weights reach on a validation set: metrics by name, ``found["AP"]``, and what they stand on.
+
+    Attributes:
+        metrics: fractions in 0..1; NaN where there is nothing to find.
+        weights: as they were named.
+        step: of the training, at which they were saved; None where the file does not say it.
+        images: how many were measured on.
+        score: detections above it count.
+        precision: share of the boxes of a class that is to be right from its cutoff on, 0..1.
+        cutoffs: the lowest such score of each class; empty where no matches were kept.
+    """
+
+    weights: Path
+    step: int | None
+    images: int
+    score: float
+    precision: float
+    cutoffs: tuple[Cutoff, ...]
+
+
 def evaluate(
     weights: Path,
     *,
@@ -43,7 +65,7 @@ def evaluate(
     score: float | None = None,
     precision: float = PRECISION,
     overrides: Sequence[str] = (),
-) -> dict[str, float]:
+) -> Evaluated:
     """Measure saved weights and print the metrics, and from which score on the boxes of a class are right often enough.
 
     Detector and view are those that the model was saved with, whatever the config says.
@@ -57,7 +79,7 @@ def evaluate(
             ``views.tiles`` change the model's own.
 
     Returns:
-        The metrics, fractions in 0..1; NaN where there is nothing to find.
+        The metrics by name, fractions in 0..1, NaN where there is nothing to find; and what they stand on.
 
     Raises:
         SsodError: no config or no validation set, an override without effect, classes that are not the model's.
@@ -96,18 +118,18 @@ def evaluate(
         tables.append(match(truth, rows, cfg.eval.metric, least, max(MOST, detector.decode.detections)))
 
     with screen():
-        found = evaluator(cfg, val, score=score, keep=keep)(detector)
-    _show(found, f"{weights}{_which(weights, model.card)}, {len(val)} images, scores above {least:g}")
-    for table in tables:
-        print("\n".join(cutoffs.lines(cutoffs.cutoffs(table, precision), precision)))
+        metrics = evaluator(cfg, val, score=score, keep=keep)(detector)
+    limits = [cutoff for table in tables for cutoff in cutoffs.cutoffs(table, precision)]
+    found = Evaluated(metrics, weights, model.card.get("step"), len(val), least, precision, tuple(limits))
+    _show(found)
     return found
 
 
-def _which(weights: Path, card: Mapping[str, Any]) -> str:
+def _which(found: Evaluated) -> str:
     """Return which model of a run folder it is, in words: the best, where ``compare`` and ``report`` take the last."""
-    if not weights.is_dir() or "step" not in card:
+    if not found.weights.is_dir() or found.step is None:
         return ""
-    return f": the best teacher on its own val set, of step {card['step']}"
+    return f": the best teacher on its own val set, of step {found.step}"
 
 
 def _read_alike(data: DataConfig, model: Model) -> DataConfig:
@@ -141,10 +163,13 @@ def _config_of(weights: Path, data: Path | None) -> Path:
     return beside
 
 
-def _show(found: dict[str, float], title: str) -> None:
+def _show(found: Evaluated) -> None:
+    title = f"{found.weights}{_which(found)}, {found.images} images, scores above {found.score:g}"
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     table.add_column("%", justify="right")
     for name, value in found.items():
         table.add_row(name, percent(value))
     console().print(table)
+    if found.cutoffs:
+        print("\n".join(cutoffs.lines(found.cutoffs, found.precision)))

@@ -1,36 +1,27 @@
-"""``ssod methods``, ``detectors`` and ``losses``: what a config can name, a line each."""
+"""``ssod methods``, ``detectors`` and ``losses``, as the command line declares them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from ssod.commands import options as option
+from ssod.commands.json_output import answered
+from ssod.commands.known import Listed, list_detectors, list_losses, list_methods
 
 
-def methods() -> None:
+def methods(json: option.Json = False) -> None:
     """The methods a config can name."""
-    from ssod.methods.registry import names, summary
-
-    _table((name, summary(name)) for name in names())
+    _tell(json, answered(json, list_methods))
 
 
-def detectors() -> None:
+def detectors(json: option.Json = False) -> None:
     """The detectors a config can name, and the recipes of them that --detector takes."""
-    from ssod.detectors.registry import describe
-    from ssod.utils.recipes import names
-
-    _table(describe())
-    print(f"\nrecipes, for --detector: {', '.join(names('detector'))}")
+    _tell(json, answered(json, list_detectors))
 
 
-def losses() -> None:
+def losses(json: option.Json = False) -> None:
     """The losses and weightings a config can name."""
-    from ssod.losses import build
-    from ssod.losses.weighting import criterion
-
-    _table(build.describe() + criterion.describe())
+    _tell(json, answered(json, list_losses))
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> None:
-    pairs = list(rows)
-    width = max(len(name) for name, _ in pairs)
-    for name, text in pairs:
-        print(f"{name:<{width}}  {text}")
+def _tell(json: bool, found: Listed) -> None:
+    if not json:
+        print(found)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssod.commands import options as option
+from ssod.commands.json_output import answered
 
 
 def label(
@@ -44,24 +45,22 @@ def label(
     ] = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
-    from ssod.commands.labelled import parts
-    from ssod.inference.label import label_files
-    from ssod.inference.shard import read_shard
+    from ssod.commands.label import label
 
-    one = None if shard is None else read_shard(shard)
-    wanted = parts(weights, next=next, audit=audit, labeled=labeled or [])
+    parts = {"next": next, "audit": audit, "labeled": labeled or [], "shard": shard}
     how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch)
-    label_files(weights, images, out, format=format, score=score, precision=precision, parts=wanted, shard=one, **how)
+    label(weights, images, out, format=format, score=score, precision=precision, **parts, **how)
 
 
 def audit(
     labels: Annotated[str, typer.Argument(help="COCO JSON, VOC folder or YOLO folder: labels, or a sample of them.")],
     corrected: Annotated[str, typer.Argument(help="What a person made of them, likewise.")],
+    json: option.Json = False,
 ) -> None:
     """Precision and recall of labels, with their intervals, from a sample that a person corrected."""
     from ssod.commands.audit import audit
 
-    audit(labels, corrected)
+    answered(json, lambda: audit(labels, corrected))
 
 
 def merge(

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ssod.commands.sources import is_json, joined_classes, json_folder, read_labels, same_images
@@ -21,9 +21,50 @@ from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 
 
+@dataclass(frozen=True)
+class Amount:
+    """How much a labelled set holds.
+
+    Attributes:
+        name: as it was named.
+        images, boxes, classes: how many there are.
+    """
+
+    name: str
+    images: int
+    boxes: int
+    classes: int
+
+    def counts(self) -> str:
+        """Return the counts for people."""
+        return f"{self.images} images, {self.boxes} boxes, {self.classes} classes"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.counts()}"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One set that was made of several.
+
+    Attributes:
+        out: the file.
+        sources: what each of them holds, in their order.
+        whole: what was written.
+        remarks: sentences for people: whose labels count, which sets have no box, which lack a class.
+        labels: the labels themselves.
+    """
+
+    out: Path
+    sources: tuple[Amount, ...]
+    whole: Amount
+    remarks: tuple[str, ...]
+    labels: Labeled = field(repr=False)
+
+
 def merge(
     sources: Sequence[str | os.PathLike], out: str | os.PathLike, *, images: Sequence[str | os.PathLike] = ()
-) -> Labeled:
+) -> Merged:
     """Write all images and labels of several sets to one COCO JSON, and say which images several of them have.
 
     Images and annotations are numbered anew, classes go by name. The same image is one that lies in the same place, has
@@ -40,7 +81,7 @@ def merge(
         images: image folders, where a JSON's are in no usual one.
 
     Returns:
-        What was written.
+        What was written, and what it was made of.
 
     Raises:
         SsodError: a set that cannot be read, images that are nowhere, an ``out`` that is there.
@@ -62,12 +103,15 @@ def merge(
     data, twice = joined.join(sets, _keys(sets), lacking_is_open=True)
     table = {"info": {"images": os.path.relpath(data.images.root, os.path.realpath(out.parent))}, **to_coco(data)}
     atomic.write_text(out, json.dumps(table), new=True)
-    for path, one in zip(sources, sets):
-        print(f"{path}: {len(one)} images, {len(one.boxes)} boxes, {len(one.classes)} classes")
-    for line in (*told(twice, sources), *empty(sets, sources), *lacking(sets, sources)):
-        print(line)
-    print(f"{len(data)} images, {len(data.boxes)} boxes, {len(data.classes)} classes -> {out}")
-    return data
+    remarks = (*told(twice, sources), *empty(sets, sources), *lacking(sets, sources))
+    amounts = tuple(_amount(os.fspath(path), one) for path, one in zip(sources, sets))
+    merged = Merged(out, amounts, _amount(os.fspath(out), data), remarks, data)
+    print("\n".join([*map(str, merged.sources), *remarks, f"{merged.whole.counts()} -> {out}"]))
+    return merged
+
+
+def _amount(name: str, data: Labeled) -> Amount:
+    return Amount(name, len(data), len(data.boxes), len(data.classes))
 
 
 def _checked(data: Labeled, path: str | os.PathLike) -> Labeled:

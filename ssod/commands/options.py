@@ -144,6 +144,10 @@ OfTrained = Annotated[
         "train.device, train.workers and train.precision; no others count for trained weights."
     ),
 ]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object on standard output; what is for people goes to standard error."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")

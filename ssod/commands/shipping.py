@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssod.commands import options as option
+from ssod.commands.json_output import answered
 
 
 def evaluate(
@@ -16,11 +17,13 @@ def evaluate(
     score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
     precision: Annotated[float, typer.Option(help="Say from which score on so many boxes of a class are right.")] = 0.9,
     overrides: option.OfTrained = None,
+    json: option.Json = False,
 ) -> None:
     """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
     from ssod.commands.evaluate import evaluate
 
-    evaluate(weights, data=data, score=score, precision=precision, overrides=overrides or [])
+    how = {"data": data, "score": score, "precision": precision, "overrides": overrides or []}
+    answered(json, lambda: evaluate(weights, **how))
 
 
 def predict(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ssod.commands import options as option
+from ssod.commands.json_output import answered
 from ssod.experiments.run_folder import run_folder
 
 
@@ -19,11 +21,13 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=10, help="Resamples of the val images behind an interval.")] = 1000,
     executor: Annotated[str | None, typer.Option(help="Where a sweep's runs are made: local or submitit.")] = None,
+    json: option.Json = False,
 ) -> None:
     """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""
     from ssod.commands.compare import compare
 
-    compare(runs or [], sweep=sweep, out=out or [], resamples=resamples, executor=executor)
+    how = {"sweep": sweep, "out": out or [], "resamples": resamples, "executor": executor}
+    answered(json, lambda: compare(runs or [], **how))
 
 
 def report(

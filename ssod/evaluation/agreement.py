@@ -39,6 +39,16 @@ class Agreement:
         """Share of the true boxes that have a label; NaN where there is nothing to find."""
         return self.right / self.true if self.true else math.nan
 
+    @property
+    def precision_interval(self) -> tuple[float, float]:
+        """Its 95 % interval; see ``wilson``."""
+        return wilson(self.right, self.labels)
+
+    @property
+    def recall_interval(self) -> tuple[float, float]:
+        """Its 95 % interval; see ``wilson``."""
+        return wilson(self.right, self.true)
+
 
 def wilson(right: int, total: int) -> tuple[float, float]:
     """Return the 95 % interval of a share, in 0..1; NaN of nothing.

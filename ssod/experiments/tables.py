@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import mean
 
 from rich import box
 from rich.console import Console
@@ -15,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ssod.experiments.bootstrap import Gain
-from ssod.experiments.cost import CURRENCIES, equal, hours, seen
+from ssod.experiments.cost import CURRENCIES, equal
 from ssod.experiments.groups import Group
 from ssod.experiments.published import references
 from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, by_fold
+from ssod.experiments.standings import standings
 from ssod.utils.printing import percent
 
 WIDE = 160  # columns of a terminal that shows everything
@@ -65,22 +65,20 @@ def sheets(groups: Sequence[Group]) -> list[Sheet]:
 
 def ranking(group: Group, name: str = "") -> Sheet:
     """Return the main table: AP over folds and seeds, gain over the baseline, what was spent."""
-    rank = {row.name: str(i) for i, row in enumerate(group.ranked, 1)} if len(group.ranked) > 1 else {}
     rows = []
-    for row in group.rows:
-        labeled, unlabeled = (mean(values) for values in zip(*(seen(run, run.last["step"]) for run in row.runs)))
+    for row, one in zip(group.rows, standings([group]), strict=True):
         rows.append(
             [
-                rank.get(row.name, "-"),
+                str(one.rank) if one.rank is not None and len(group.ranked) > 1 else "-",
                 row.name,
                 _counted(row),
                 row.spread("AP"),
-                *(f"{100 * row.mean(metric):.1f}" for metric in ("AP50", "AP75")),
+                *(f"{100 * one.metrics[metric]:.1f}" for metric in ("AP50", "AP75")),
                 gain_text(group, row),
-                bounds(group.gains[row.name].whole) if row.name in group.gains else "-",
-                f"{labeled:,.0f}".replace(",", " "),
-                f"{unlabeled:,.0f}".replace(",", " "),
-                f"{mean(hours(run, run.last['step']) for run in row.runs):.2f}",
+                bounds(one.gain_whole),
+                f"{one.labeled_seen:,.0f}".replace(",", " "),
+                f"{one.unlabeled_seen:,.0f}".replace(",", " "),
+                f"{one.hours:.2f}",
             ]
         )
     columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over baseline [95 %, val images]"]

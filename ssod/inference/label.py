@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssod.data.formats.image import MAX_PIXELS, Alpha
@@ -23,6 +24,32 @@ from ssod.utils.errors import SsodError
 from ssod.utils.progress import screen
 
 
+@dataclass(frozen=True)
+class WrittenLabels:
+    """Labels that were written.
+
+    Attributes:
+        out: the folder or file.
+        format: as it was asked for.
+        images: how many are among the labels, those without a box included.
+        boxes: how many there are.
+        unreadable: images that were left out because they cannot be read.
+        review: the table that ranks the images by how unsure they are.
+        next, audit: the images to label next, and the sample to check, in the same format; None = not asked for.
+        labels: the labels themselves; boxes and classes are read from the disk when they are looked at.
+    """
+
+    out: Path
+    format: str
+    images: int
+    boxes: int
+    unreadable: int
+    review: Path
+    next: Path | None
+    audit: Path | None
+    labels: Labeled = field(repr=False)
+
+
 def label_files(
     weights: str | os.PathLike,
     images: str | os.PathLike,
@@ -38,7 +65,7 @@ def label_files(
     workers: int = WORKERS,
     batch: int = BATCH,
     shard: Shard | None = None,
-) -> Labeled:
+) -> WrittenLabels:
     """Write detections as labels, in a form that can be trained on or corrected; print a line.
 
     An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
@@ -60,7 +87,7 @@ def label_files(
         shard: the part of the images to label; ``ssod merge`` joins what the processes of all parts wrote. None = all.
 
     Returns:
-        What was written; boxes, labels and scores are read from the disk when they are looked at.
+        What was written, and where.
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
@@ -88,14 +115,17 @@ def label_files(
             _write_next(format, writers.part(stage, "next"), written, values.choose(left, parts.next), look)
         if parts.audit:
             _write_part(format, writers.part(stage, "audit"), written.subset(label_parts.sample(left, parts.audit)))
+    places = {name: writers.part(target, name) for name in parts.names}
     message = f"{writers.summary(written.data)} {limits.words}{predict.unreadable(bad)}"
-    first = f"to look at first: {review_queue.place(target)}"
-    print(f"{message}; {first}; {writers.source(format, target, written.data.images)}")
-    for name in parts.names:
-        print(label_parts.told(name, writers.part(target, name), parts, len(left)))
+    review = review_queue.place(target)
+    print(f"{message}; to look at first: {review}; {writers.source(format, target, written.data.images)}")
+    for name, place in places.items():
+        print(label_parts.told(name, place, parts, len(left)))
     if not len(written.data.boxes):
         print(_advice(written.doubts, limits))
-    return written.data
+    counts = {"images": len(written.data), "boxes": len(written.data.boxes), "unreadable": len(bad)}
+    where = {"review": review, "next": places.get("next"), "audit": places.get("audit")}
+    return WrittenLabels(target, format, **counts, **where, labels=written.data)
 
 
 def _check_options(score: float | None, precision: float | None, parts: Wanted, shard: Shard | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -26,6 +27,27 @@ from ssod.utils.progress import screen
 __all__ = ["Detected", "Model", "load", "look_through", "predict_files"]
 
 
+@dataclass(frozen=True, eq=False)
+class Predicted(Results):
+    """The rows of ``results.json``, as a sequence that is read when it is asked for, and what was written beside them.
+
+    Attributes:
+        path: of ``results.json``.
+        out: its folder, with a picture for each image.
+        images: how many were looked at.
+        boxes: how many are drawn: those above ``score``; ``results.json`` may hold more.
+        score: from which boxes are drawn, 0..1.
+        unreadable: images that were left out because they cannot be read.
+    """
+
+    path: Path
+    out: Path
+    images: int
+    boxes: int
+    score: float
+    unreadable: int
+
+
 def predict_files(
     weights: str | os.PathLike,
     images: str | os.PathLike,
@@ -38,7 +60,7 @@ def predict_files(
     ids: str | os.PathLike | None = None,
     workers: int = WORKERS,
     batch: int = BATCH,
-) -> Results:
+) -> Predicted:
     """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
     ``results.json`` is a COCO results list of everything the detector found, above its own score threshold or
@@ -60,7 +82,8 @@ def predict_files(
         workers, batch: as in ``stream.look_through``.
 
     Returns:
-        What ``results.json`` holds, read from there when it is asked for; a ``list`` of it goes to pycocotools.
+        What ``results.json`` holds, read from there when it is asked for, and how much it is; a ``list`` of it goes to
+        pycocotools.
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that is taken or among the images, images whose
@@ -85,8 +108,10 @@ def predict_files(
             save(draw(picture, visible, model.classes.names), stage / picture_name(found.paths[i]))
             for row in rows_of(detected, numbers[i], found.paths[i], classes):
                 add(row)
-    print(f"{len(found) - len(bad)} images, {shown} boxes above {score:g} -> {out}{unreadable(bad)}; {said}")
-    return Results(out / "results.json")
+    predicted = Predicted(out / "results.json", out, len(found) - len(bad), shown, score, len(bad))
+    counts = f"{predicted.images} images, {predicted.boxes} boxes above {predicted.score:g}"
+    print(f"{counts} -> {out}{unreadable(bad)}; {said}")
+    return predicted
 
 
 def model_for(

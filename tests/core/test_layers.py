@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2] / "ssod"
 # From the bottom to the top. A unit that ends in ``build`` is the one file of its folder that puts the others together.
 LAYERS: list[set[str]] = [
     {"version", "utils"},
-    {"__init__", "structures"},
+    {"structures"},
     {"assign", "losses", "transforms", "pseudo_labels", "evaluation", "data/formats", "engine/checkpointing"},
     {"losses/weighting", "data/checks", "data/loading", "engine/logging", "detectors/heads", "experiments"},
     {"data", "detectors", "engine", "methods"},
@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"commands"},
     {"commands/init"},
     {"run"},
-    {"cli"},
+    {"cli", "__init__"},
     {"__main__"},
 ]
 FILES = {"__init__", "__main__", "version", "cli", "config", "build", "run"}  # all that may lie in the root

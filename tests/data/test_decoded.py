@@ -32,7 +32,7 @@ def test_check_decodes(
     monkeypatch.setattr(decoded, "SAMPLE", 4)
     cfg = load(small_config(tmp_path))
     cut(sorted((tmp_path / "data" / "val").iterdir())[1])
-    assert check(cfg, decode=decode) == code
+    assert check(cfg, decode=decode).code == code
     said = capsys.readouterr().out
     assert words in said
     assert ("truncated" in said.replace("what is truncated", "")) == (code == Exit.DATA)
@@ -42,7 +42,7 @@ def test_a_large_set_is_sampled_and_an_unknown_word_refused(tmp_path: Path, monk
     monkeypatch.setattr(decoded, "SAMPLE", 4)
     monkeypatch.setattr(decoded, "MOST", 8)
     cfg = load(small_config(tmp_path))
-    assert check(cfg) == Exit.OK
+    assert check(cfg).code == Exit.OK
     assert "labeled 4 of 12, val 6 of 6" in capsys.readouterr().out
     with pytest.raises(SsodError, match="--decode: 'some' is unknown; use none, sample, all"):
         check(cfg, decode="some")

@@ -131,7 +131,7 @@ def test_merged_sets_say_what_nobody_could_label(root: Path, capsys: pytest.Capt
     said(root, True)
     yolo(root / "other", {"train": 1})
     (root / "other" / "data.yaml").write_text("names: [cat, cow]\n")
-    written = merge([root / "a.json", root / "other"], root / "all.json", images=[root / "photos"])
+    written = merge([root / "a.json", root / "other"], root / "all.json", images=[root / "photos"]).labels
     assert written.classes.names == ("cat", "dog", "cow")
     wanted = [[True] * 3, [False, False, True], [False, False, True], [False, True, False]]
     assert written.incomplete.tolist() == wanted

@@ -260,7 +260,7 @@ def test_train_says_what_is_left_out(case: str, tmp_path: Path, capsys: pytest.C
     build.read_data(cfg)
     assert told(capsys.readouterr().out) == said
     if "results" not in case:  # which are no part of the data section
-        assert check(cfg) == 0
+        assert check(cfg).code == 0
         assert told(capsys.readouterr().out) == said
 
 

@@ -199,7 +199,9 @@ def test_a_model_reads_pixels_as_it_was_taught_everywhere(tmp_path: Path, capsys
     assert model(array, score=0).boxes.tolist() == model(new, score=0).boxes.tolist()
     rows = [predict_files(run, path.parent, tmp_path / f"out{path.parts[-4]}", score=0) for path in (old, new)]
     assert rows[0] == rows[1]
-    labels = [label_files(run, path.parent, tmp_path / f"labels{path.parts[-4]}", score=0) for path in (old, new)]
+    labels = [
+        label_files(run, path.parent, tmp_path / f"labels{path.parts[-4]}", score=0).labels for path in (old, new)
+    ]
     assert labels[0].boxes.tolist() == labels[1].boxes.tolist()
 
     plain = tmp_path / "run8"  # was taught 8 bits: asks, and takes the answer

@@ -50,7 +50,7 @@ def test_a_warning_names_the_key_and_the_key_helps(tmp_path: Path, capsys: pytes
     crowd = [{**row, "id": 9000 + i, "iscrowd": 1} for i in range(50)]
     table["annotations"] += extra + crowd
     path.write_text(json.dumps(table))
-    assert check(load(config)) == 0
+    assert check(load(config)).code == 0
     told = re.search(r"warning\[L11\] .*val.json: .* \(1\d\d in one; 100 .*raise detector", capsys.readouterr().out)
     assert told
     ssod.train(load(config), out=tmp_path / "run")

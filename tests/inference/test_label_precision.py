@@ -52,7 +52,7 @@ def test_each_class_has_the_limit_of_its_own_val_boxes(
 ) -> None:
     names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     photos(tmp_path / "in", names)
-    written = label_files(run, tmp_path / "in", tmp_path / "out", precision=1.0)
+    written = label_files(run, tmp_path / "in", tmp_path / "out", precision=1.0).labels
     limits = {c.name: c.score for c in cutoffs.cutoffs(matches(), 1.0)}
     assert limits["dog"] is None
     assert 0.2 < limits["bird"] < limits["cat"] < 0.34

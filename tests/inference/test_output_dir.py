@@ -247,7 +247,7 @@ def test_our_own_reader_takes_what_is_printed(
     if format == "voc":
         names = [name for name in names if name != "a\x1fb.png"]  # would share a name with the first
     photos(tmp_path / folder / "in", names)
-    written = label_files(weights, tmp_path / folder / "in", tmp_path / folder / "out", format=format, score=0.2)
+    written = label_files(weights, tmp_path / folder / "in", tmp_path / folder / "out", format=format, score=0.2).labels
     source = source_in(capsys.readouterr().out)
     read = datasets.load(DataConfig.model_validate({"labeled": source, "classes": ["cat", "dog", "bird"]})).labeled
     assert len(read) == len(names)

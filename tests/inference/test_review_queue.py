@@ -46,7 +46,8 @@ def test_where_it_lies(target: str, expected: str) -> None:
 def test_labels_come_with_a_ranking(format: str, tmp_path: Path) -> None:
     model_file(tmp_path / "best.safetensors")
     photos(tmp_path / "images", ["a.jpg", "b.jpg", "c.jpg"])
-    data = label_files(tmp_path / "best.safetensors", tmp_path / "images", tmp_path / "out", format=format, score=0.3)
+    weights = tmp_path / "best.safetensors"
+    data = label_files(weights, tmp_path / "images", tmp_path / "out", format=format, score=0.3).labels
     rows = table(tmp_path / "out" / "review.csv")
     assert sorted(row["image"] for row in rows) == ["a.jpg", "b.jpg", "c.jpg"]
     assert sum(int(row["labels"]) for row in rows) >= len(data.boxes)

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_label_studio(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = label_files(folder, folder / "images", folder / "out", format="labelstudio", score=0.3)
+    data = label_files(folder, folder / "images", folder / "out", format="labelstudio", score=0.3).labels
     tasks = json.loads((folder / "out" / "tasks.json").read_text())
     links = ["images/a.png", "images/b%20c.png", "images/c.png", "images/sub/e.png"]
     assert [task["data"]["image"] for task in tasks] == [f"/data/local-files/?d={link}" for link in links]
@@ -50,7 +50,7 @@ def test_label_studio(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_cvat(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = label_files(folder, folder / "images", folder / "out", format="cvat", score=0.3)
+    data = label_files(folder, folder / "images", folder / "out", format="cvat", score=0.3).labels
     root = xml.fromstring((folder / "out" / "annotations.xml").read_bytes())
     assert root.findtext("version") == "1.1"
     images = root.findall("image")

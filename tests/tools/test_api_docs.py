@@ -1,6 +1,7 @@
 """The pages of docs/api are what the docstrings say."""
 
 import ast
+import re
 
 from tools import api_docs
 
@@ -16,6 +17,14 @@ def test_pages_are_what_the_tool_writes() -> None:
 def test_every_call_of_the_package_has_its_signature() -> None:
     assert "### `ssod.load_recipe(" in PAGES["ssod.md"]
     assert "### `ssod.train(" in PAGES["ssod.md"]
+
+
+def test_every_result_has_its_attributes() -> None:
+    calls, _, results = PAGES["ssod.md"].partition("## Results")
+    assert "### `ssod.plan(cfg: Config) -> Plan`" in calls
+    assert "### `class Plan(Amounts)`" in results
+    assert "- `standings`: " in results
+    assert {"Checked", "Evaluated", "Trained", "WrittenLabels"} <= set(re.findall(r"^### `class (\w+)", results, re.M))
 
 
 def test_keys_have_type_default_and_help() -> None:
