@@ -2,8 +2,8 @@
 
 ``listed`` makes an empty folder for a remote one and keeps beside it what the other side said that there is. From then
 on it is an image folder like any other: ``safe_join``, through which every image is opened, has ``fetch`` copy a file
-that is not there yet. So worker processes and threads need to know nothing, and a copy is made once however often, and
-by however many processes, an image is asked for.
+that is not there yet. So worker processes and threads need to know nothing. A copy is whole or not there, however many
+processes ask for it at once.
 
 The copies lie apart, under a digest of address, size and what else tells versions apart (ETag or time). A folder's name
 has a digest of the whole list: where an image is replaced or added, the next run gets a new folder, in which the copies
