@@ -51,7 +51,7 @@ def sweep(file: Path) -> subprocess.Popen:
     """Start the sweep; what it prints goes to ``sweep.out`` beside its file."""
     with open(file.with_suffix(".out"), "ab") as told:
         command = [sys.executable, "-m", "ssod", "compare", "--sweep", str(file), "--resamples", "10"]
-        return subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def steps(cell: Cell) -> list[int]:
@@ -83,7 +83,7 @@ def kill_one_that_trains(cells: Sequence[Cell]) -> Cell:
         chosen[:] = [cell for cell in cells if 2 < len(steps(cell)) < STEPS - 3 and cell.name in trainers(cells)]
         return bool(chosen)
 
-    wait_for(begun)
+    wait_for(begun, 2 * LONG)
     os.kill(trainers(cells)[chosen[0].name], signal.SIGKILL)
     return chosen[0]
 

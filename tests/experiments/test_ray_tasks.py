@@ -82,6 +82,19 @@ def test_an_argument_that_ray_does_not_know(monkeypatch: pytest.MonkeyPatch) -> 
     assert refused.value.code == Exit.USAGE
 
 
+def test_where_ray_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(SsodError, match="does not start: The current node timed out during startup") as refused:
+        build_executor(RayConfig(), Path("unused"))
+    assert refused.value.code == Exit.IO
+
+
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SsodError, match="ssod\\[ray\\]"):

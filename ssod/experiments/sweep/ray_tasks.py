@@ -29,7 +29,8 @@ class Ray:
         init: further arguments of ``ray.init``.
 
     Raises:
-        SsodError: code 2, Ray is not installed, does not start, knows no such argument, or has not what a task takes.
+        SsodError: code 2, Ray is not installed, knows no such argument, or has not what a task takes; code 6, it does
+            not start, or does not answer.
     """
 
     here = False
@@ -53,8 +54,9 @@ class Ray:
         if not ray.is_initialized():
             try:
                 ray.init(address=address or "local", **{**plain, **(init or {})})
-            except (RuntimeError, ConnectionError, TypeError, ValueError, OSError) as error:
-                raise _refused(f"does not start: {_first_line(error)}") from None
+            except Exception as error:  # Ray raises this very class where a machine is too busy for its start
+                code = Exit.USAGE if isinstance(error, RuntimeError | TypeError | ValueError) else Exit.IO
+                raise _refused(f"does not start: {_first_line(error)}", code) from None
         has = ray.cluster_resources()
         gpus = float(has.get("GPU", 0) > 0) if num_gpus is None else num_gpus
         takes = {"CPU": num_cpus, "GPU": gpus, **(resources or {})}
@@ -120,5 +122,5 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _refused(problem: str) -> SsodError:
-    return SsodError("sweep", "executor", f"ray {problem}", "see docs/cluster.md")
+def _refused(problem: str, code: Exit = Exit.USAGE) -> SsodError:
+    return SsodError("sweep", "executor", f"ray {problem}", "see docs/cluster.md", code=code)
