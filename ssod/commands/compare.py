@@ -35,7 +35,7 @@ def compare(
         out: files to write, by their ending: ``.html``, ``.csv``, ``.md`` or ``.tex``. With a sweep and without
             ``out``: ``compare.html`` in the sweep's folder.
         resamples: of the val images, behind each interval.
-        executor: where the sweep's runs are made, ``local`` or ``submitit``; None = as its file says.
+        executor: where the sweep's runs are made, ``local``, ``submitit`` or ``ray``; None = as its file says.
 
     Raises:
         SsodError: code 2 for an unknown ending or a mistake in the sweep, 3 for what is no run folder, 6 when the disk

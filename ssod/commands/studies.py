@@ -20,7 +20,7 @@ def compare(
         typer.Option("-o", "--out", help="File to write: .html, .csv, .md or .tex; may be repeated."),
     ] = None,
     resamples: Annotated[int, typer.Option(min=10, help="Resamples of the val images behind an interval.")] = 1000,
-    executor: Annotated[str | None, typer.Option(help="Where a sweep's runs are made: local or submitit.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Where a sweep's runs are made: local, submitit or ray.")] = None,
     json: option.Json = False,
 ) -> None:
     """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""

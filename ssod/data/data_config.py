@@ -24,7 +24,8 @@ class DataConfig(Section):
     labeled: LabeledSources
     "Images with boxes; a list of such sources is one set."
     unlabeled: Source | None = None
-    "Images whose labels, if any, are never read. None = what `split` takes the labels from."
+    """Images whose labels, if any, are never read. None = what `split` takes the labels from. `frames/` or
+    `s3://bucket/frames/` is short for `{format: folder, path: ...}`."""
     val: LabeledSource | None = None
     "Images with boxes to measure AP on."
     held_out: str | None = None
@@ -52,6 +53,8 @@ class DataConfig(Section):
     "Share of an image's width or height by which a box may reach beyond it and is cut off; by more is an error."
     allow_symlinks: bool = False
     "Let symbolic links below an image folder lead out of it."
+    cache: str | None = None
+    "Folder of copies of images that lie elsewhere (`s3://`); by default $SSOD_CACHE, or ssod in the user's cache."
 
     def rules(self) -> Rules:
         """Return what the readers need to know."""
@@ -62,6 +65,7 @@ class DataConfig(Section):
             exif=self.exif,
             allow_symlinks=self.allow_symlinks,
             max_clip=self.max_clip,
+            cache=self.cache,
             pixels=self.pixels(),
         )
 
@@ -79,6 +83,11 @@ class DataConfig(Section):
     @classmethod
     def _several(cls, value: object) -> object:
         return {"format": "several", "sources": value} if isinstance(value, list) else value
+
+    @field_validator("unlabeled", mode="before")
+    @classmethod
+    def _folder(cls, value: object) -> object:
+        return {"format": "folder", "path": value} if isinstance(value, str) else value
 
     @field_validator("unlabeled")
     @classmethod

@@ -15,6 +15,7 @@ from pathlib import Path
 from ssod.data.formats.folder import before_wildcard
 from ssod.data.formats.records import Images
 from ssod.utils import atomic
+from ssod.utils.address import refuse_url
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.signals import Ended, ended_by_sigterm
 
@@ -81,8 +82,9 @@ def staged(folder: Path) -> Iterator[Path]:
 
     Raises:
         SsodError: with code 6 when the disk refuses, also within the block, or a file has come to lie there meanwhile;
-            code 130 or 75: the process was interrupted, or ended by a scheduler (SIGTERM).
+            code 130 or 75: the process was interrupted, or ended by a scheduler (SIGTERM); code 2, it is an address.
     """
+    refuse_url(folder)
     new = not folder.exists()
     stage: Path | None = None
     handle: int | None = None

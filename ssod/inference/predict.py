@@ -20,6 +20,7 @@ from ssod.inference.model import BATCH, Detected, Model, check_score, load
 from ssod.inference.results import Results, rows_of
 from ssod.inference.stream import WORKERS, look_through
 from ssod.utils import json_pieces
+from ssod.utils.address import is_url, plain_url
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import SsodError
 from ssod.utils.progress import screen
@@ -140,15 +141,23 @@ def model_for(
 def find_images(images: str | os.PathLike) -> Images:
     """Return the images that a command's argument names: one file, a folder, a glob, a .txt list or a COCO JSON.
 
+    All but the last may be an address, as ``s3://bucket/photos``.
+
     Prints which files are left out because their names are never opened, and which lines are repeated.
     """
+    ctx = Context(section="images")
+    if is_url(images):
+        return _shown(read_folder(plain_url(images), None, ctx), ctx)
     path = Path(images)
     if result_ids.is_coco(path):
         return result_ids.images_of(path)
     if path.is_file() and path.suffix.lower() != ".txt":
         return Images(str(path.parent), [path.name], [path.name])
-    ctx = Context(section="images")
-    found = read_folder(os.path.abspath(images), None, ctx)
+    return _shown(read_folder(os.path.abspath(images), None, ctx), ctx)
+
+
+def _shown(found: Images, ctx: Context) -> Images:
+    """Print what was recorded of images as they were found, and return them."""
     for line in ctx.findings.lines():
         print(line)
     return found

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from ssod.utils.address import refuse_url
 from ssod.utils.errors import Exit, SsodError
 
 POINTS = (
@@ -48,8 +49,9 @@ def write(
         label: the first part of the failpoints' names.
 
     Raises:
-        SsodError: with code 6 when the disk refuses (full, read-only, too large).
+        SsodError: with code 6 when the disk refuses (full, read-only, too large); code 2, ``path`` is an address.
     """
+    refuse_url(path)
     temporary = path.with_name(f"{_PREFIX}{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -388,7 +388,7 @@ def test_every_key_of_a_checkpoint_s_identity_exists() -> None:
     found: set[str] = set()
     for detector in ("retinanet", "fcos", "faster_rcnn"):
         # A null that is the default is not said.
-        changes = ["method.teacher={name: file, results: x.json, until: 10}", "data.held_out=x.txt"]
+        changes = ["method.teacher={name: file, results: x.json, until: 10}", "data.held_out=x.txt", "data.cache=x"]
         changes += ["data.val={ann: coco/annotations/instances_train2017.json, images: coco/train2017}"]
         recipe = {"method": "mean_teacher", "detector": f"{detector}_r50_fpn", "data": "coco"}
         queue = [("", load_recipe(**recipe, overrides=changes).dump())]

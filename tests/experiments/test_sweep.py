@@ -234,6 +234,20 @@ def test_a_run_that_found_its_folder_taken_is_waited_for(tmp_path: Path, monkeyp
     assert list(sweep.failures) == [cell.name]  # nobody has it: that was another error of the disk
 
 
+def test_a_run_that_another_process_finishes_meanwhile_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of a sweep that was killed had the folder; the one of the next sweep ends as it finds it locked."""
+    (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
+    monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, "import sys; sys.exit(6)")))
+    sweep = pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True))
+    sweep.fill()
+    sweep.running[0].process.wait()
+    as_cell(tmp_path, cell)
+    sweep.reap()
+    assert (sweep.failures, sweep.done) == ({}, 1)
+
+
 def test_the_reason_of_an_end(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("step 1\nssod: error: train.lr: too high; lower it\nbye\n")
     assert why(tmp_path / "log", 2).startswith("train.lr: too high; lower it (code 2")

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from ssod.data.formats import remote
 from ssod.data.formats.paths import Opener, same_text
 from ssod.data.formats.records import Images
 
@@ -96,6 +97,12 @@ def _exists(path: str) -> bool:
 def _by_length(opener: Opener, names: Sequence[str]) -> dict[int, list[str]]:
     """Return {length in bytes: names} of the regular files that are not empty and may be opened."""
     found: dict[int, list[str]] = defaultdict(list)
+    if opener.remote:  # the lengths were told with the names; only files of equal length are fetched
+        lengths = remote.sizes_of(opener.root)
+        for name in names:
+            if lengths.get(name):
+                found[lengths[name]].append(name)
+        return found
     parts = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
         for part, lengths in zip(parts, pool.map(lambda part: [_length(opener.path(n)) for n in part], parts)):

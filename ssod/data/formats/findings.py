@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ssod.data.formats.image import AS_THEY_ARE, Pixels
+from ssod.utils.address import is_url, plain_url
 from ssod.utils.errors import Exit, SsodError
 
 Level = Literal["error", "repaired", "skipped", "warning"]
@@ -186,6 +187,7 @@ class Rules:
     exif: Literal["apply", "ignore"] = "apply"
     allow_symlinks: bool = False
     max_clip: float = 0.1
+    cache: str | None = None
     pixels: Pixels = AS_THEY_ARE
     judge_boxes: bool = True  # False where only the number of boxes matters
     needs_objects: bool = True  # False where a set is one of several, and others may have them
@@ -213,11 +215,13 @@ class Context:
     findings: Findings = field(default_factory=Findings)
 
     def path(self, name: str) -> str:
-        """Return a path of the config: ``~`` expanded, and under ``root`` unless it is absolute.
+        """Return a path of the config: ``~`` expanded, and under ``root`` unless it is absolute or an address.
 
         Raises:
             SsodError: code 7, no file can have this name.
         """
+        if is_url(name):
+            return plain_url(name)
         path = os.path.normpath(os.path.join(os.path.expanduser(self.root), os.path.expanduser(name)))
         if "\0" in path:
             raise SsodError("config", self.section, f"{short(path)}: illegal file name (NUL byte)", "fix the name",

@@ -13,21 +13,23 @@ from dataclasses import replace
 
 import numpy as np
 
+from ssod.data.formats import remote
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.jsonfile import nearest, read_text
 from ssod.data.formats.leftout import report_left_out
-from ssod.data.formats.listing import glob_names, image_names, is_image, warn_of_hidden
+from ssod.data.formats.listing import glob_names, image_names, images_among, is_image, warn_of_hidden
 from ssod.data.formats.paths import IMAGE_SUFFIXES, plain_name, refuse_unsafe, unsafe_names
 from ssod.data.formats.presence import as_spelled
 from ssod.data.formats.records import Images
+from ssod.utils.address import is_url, plain_url
 
 
 def read_folder(path: str, images: str | None, ctx: Context) -> Images:
     """Read ``path``: a folder (searched recursively), a glob pattern, or a .txt list of paths.
 
     Args:
-        path: relative to the data root, or absolute.
-        images: folder that the lines of a list are relative to; None = the list's own folder.
+        path: relative to the data root, absolute, or an address (``ssod.data.formats.remote``).
+        images: folder that the lines of a list are relative to, or an address; None = the list's own folder.
         ctx: root, rules and findings.
 
     Returns:
@@ -37,6 +39,8 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
     Raises:
         SsodError: the path is absent, holds no image, or a list names something outside its folder.
     """
+    if any(map(is_url, filter(None, (path, images)))):
+        return _read_remote(path, images, ctx)
     where = ctx.path(path)
     root, pattern = before_wildcard(where)
     if pattern:
@@ -51,14 +55,42 @@ def read_folder(path: str, images: str | None, ctx: Context) -> Images:
     else:
         hint = nearest(where)
         raise ctx.findings.fatal("D01", where, f"{ctx.section}.path", f"not found{hint}", f"fix {ctx.section}.path")
-    if not names:
-        fix = f"put images there ({', '.join(IMAGE_SUFFIXES)}) or fix the path"
-        ctx.findings.error("D39", where, ctx.section, "0 images", fix)
-    ctx.findings.raise_first()
+    _refuse_nothing(names, where, ctx)
     found = Images(root, names, names)
     if not pattern and not os.path.isdir(where):
         found = as_spelled(found, where, ctx)
     return replace(found, ids=found.paths)
+
+
+def _read_remote(path: str, images: str | None, ctx: Context) -> Images:
+    """Read images of which the folder, the list, or both lie elsewhere; arguments as of ``read_folder``."""
+    url, cache = plain_url(path).rstrip("/"), ctx.rules.cache
+    above, _, last = url.rpartition("/")
+    if url.lower().endswith(".txt"):
+        file = ctx.path(path)
+        if is_url(path):
+            file = remote.fetch(remote.listed(above, cache, glob.escape(last))[0], last)
+        base = images or above
+        root = remote.listed(base, cache)[0] if is_url(base) else ctx.path(base)
+        names = _from_list(file, root, ctx)
+    else:
+        parts = url.split("/")
+        first = next((i for i, part in enumerate(parts) if i > 2 and glob.has_magic(part)), len(parts))
+        base, pattern = "/".join(parts[:first]), "/".join(parts[first:])
+        if not pattern and is_image(url):
+            base, pattern = above, last
+        root, found = remote.listed(base, cache, pattern)
+        names = _openable(images_among(found, pattern, url, ctx), url, ctx)
+    _refuse_nothing(names, url, ctx)
+    return Images(root, names, names)
+
+
+def _refuse_nothing(names: list[str], where: str, ctx: Context) -> None:
+    """Record an error where there is no image, and raise the first of all."""
+    if not names:
+        fix = f"put images there ({', '.join(IMAGE_SUFFIXES)}) or fix the path"
+        ctx.findings.error("D39", where, ctx.section, "0 images", fix)
+    ctx.findings.raise_first()
 
 
 def before_wildcard(path: str) -> tuple[str, str]:

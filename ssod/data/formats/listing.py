@@ -99,6 +99,19 @@ def glob_names(root: str, pattern: str, ctx: Context) -> list[str]:
     return [name for name in kept if is_image(name)]
 
 
+def images_among(names: Sequence[str], pattern: str, file: str, ctx: Context) -> list[str]:
+    """Return those names of files that are images' and not hidden, and record what is left out, by the names alone.
+
+    What the pattern, by which they were found, itself names with a leading dot was meant; "" = they are all files.
+    """
+    meant = any(hidden(part) for part in pattern.split("/"))
+    kept = [name for name in names if meant or not hidden_path(name)]
+    unseen = [name for name in names if is_image(name) and not meant and hidden_path(name)]
+    endings = {name: os.path.splitext(name)[1].lower() for name in kept if not is_image(name)}
+    tell_files(unseen, [name for name, end in endings.items() if end and end not in _BESIDE], file, ctx)
+    return [name for name in kept if is_image(name)]
+
+
 def tell_files(unseen: list[str], others: list[str], file: str, ctx: Context) -> None:
     """Record images in hidden places, and files that may be images of other kinds."""
     report_left_out("L01", sorted(unseen), file, ctx)

@@ -13,6 +13,7 @@ import stat
 import unicodedata
 from collections.abc import Sequence
 
+from ssod.data.formats import remote
 from ssod.data.formats.findings import Context, short
 from ssod.utils.errors import Exit, SsodError
 
@@ -88,7 +89,8 @@ def refuse_unsafe(names: Sequence[str], root: str, file: str, field: str, ctx: C
 def safe_join(root: str, name: str, *, allow_symlinks: bool = False) -> str:
     """Return the path of the regular file ``name`` below ``root``; call it whenever an image is opened.
 
-    ``root`` itself may be a symbolic link. With ``allow_symlinks`` links below it may lead out of it.
+    ``root`` itself may be a symbolic link. With ``allow_symlinks`` links below it may lead out of it. Where ``root``
+    stands for a folder that lies elsewhere, the file is fetched first (``ssod.data.formats.remote``).
 
     Raises:
         SsodError: exit 7 if the name is not a plain relative one, resolves outside ``root``, or is no regular file (a
@@ -98,6 +100,8 @@ def safe_join(root: str, name: str, *, allow_symlinks: bool = False) -> str:
     problem = name_problem(name, root)
     if problem is not None:
         raise SsodError(root, short(name), problem[1], problem[2], code=Exit.UNSAFE)
+    if remote.is_remote(root):
+        return remote.fetch(root, name)
     path = os.path.join(root, name)
     if not allow_symlinks and not inside(root, path):
         raise SsodError(
@@ -130,6 +134,7 @@ class Opener:
 
     def __init__(self, root: str, *, allow_symlinks: bool) -> None:
         self.root, self.allow_symlinks = root, allow_symlinks
+        self.remote = remote.is_remote(root)
         self._plain: dict[str, bool] = {}  # folder -> whether no link leads to it
 
     def path(self, name: str) -> str | None:
@@ -143,7 +148,12 @@ class Opener:
             )
         path = os.path.join(self.root, name)
         try:
-            if self._plain[folder] and name_problem(name, self.root) is None and stat.S_ISREG(os.lstat(path).st_mode):
+            if (
+                not self.remote
+                and self._plain[folder]
+                and name_problem(name, self.root) is None
+                and stat.S_ISREG(os.lstat(path).st_mode)
+            ):
                 return path
             return safe_join(self.root, name, allow_symlinks=self.allow_symlinks)
         except (OSError, ValueError, SsodError):

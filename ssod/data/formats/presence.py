@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from ssod.data.formats import remote
 from ssod.data.formats.findings import Context, short
 from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.paths import absent, safe_join, same_text
@@ -29,7 +30,11 @@ def check_files(images: Images, file: str, ctx: Context, *, needed: bool = True)
         return list(range(len(images)))
     listed: dict[str, dict[str, bool]] = {}
     missing, odd = [], []
+    elsewhere = remote.sizes_of(images.root) if remote.is_remote(images.root) else None
     for row, name in enumerate(images.paths):
+        if elsewhere is not None:
+            missing += [row] if name not in elsewhere else []
+            continue
         folder, _, base = name.rpartition("/")
         if folder not in listed:
             listed[folder] = _list(images, folder)
@@ -52,6 +57,8 @@ def check_files(images: Images, file: str, ctx: Context, *, needed: bool = True)
         missing.sort()
         row = missing[0]
         problem, fix = absent(images.root, images.paths[row])
+        if elsewhere is not None:
+            problem, fix = f"not found under {short(remote.url_of(images.root))}", "fix the path or put the file there"
         id = "I14" if "(case)" in problem else "I01"
         place = f"images[{row}] {short(images.paths[row])}"
         record = ctx.findings.error if needed else ctx.findings.skipped

@@ -101,9 +101,10 @@ class FolderSource(Section):
 
     format: Literal["folder"]
     path: str
-    "A folder (searched recursively), a glob such as frames/**/*.jpg, or a .txt list with one path a line."
+    """A folder (searched recursively), a glob such as frames/**/*.jpg, or a .txt list with one path a line; or the
+    address of one, such as s3://bucket/frames/, whose images are copied to `data.cache` when they are opened."""
     images: str | None = None
-    "Folder that the lines of a .txt list are relative to; by default the list's own."
+    "Folder that the lines of a .txt list are relative to, or its address; by default the list's own."
 
 
 AnnotatedSource = CocoSource | VocSource | YoloSource | LabelmeSource | LabelStudioSource

@@ -17,6 +17,7 @@ KINDS: dict[str, Kind] = {
     "data.root": "cosmetic",  # the same files in another place: their fingerprint tells
     "data.strict": "cosmetic",
     "data.allow_symlinks": "cosmetic",
+    "data.cache": "cosmetic",
     "data.held_out": "cosmetic",  # as the next
     "data.val": "cosmetic",  # its images and boxes are in the fingerprint, too
     "detector.decode": "schedule",

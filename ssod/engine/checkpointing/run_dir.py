@@ -20,6 +20,7 @@ import torchvision
 
 from ssod.engine.checkpointing import checkpoint
 from ssod.utils import atomic, distributed
+from ssod.utils.address import refuse_url
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.yaml_io import dump_yaml
 from ssod.version import __version__
@@ -181,8 +182,9 @@ class RunFolder:
         """Make the folder and lock it, or say who has it; return whether it held anything before.
 
         Raises:
-            SsodError: code 6, locked or not to be written; code 2, it holds files and no run.
+            SsodError: code 6, locked or not to be written; code 2, it holds files and no run, or is an address.
         """
+        refuse_url(self.path)
         self._refuse_foreign()
         found = self.path.exists() and any(self.path.iterdir())
         lock = self.path / ".lock"

@@ -47,10 +47,18 @@ class Executor(Protocol):
         """
 
 
-def process(command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen:
-    """Start a run as a process that saves its state when this one ends, however it does."""
+def process(
+    command: Sequence[str], log: IO[bytes], env: Mapping[str, str], folder: str | None = None
+) -> subprocess.Popen:
+    """Start a run as a process that saves its state when this one ends, however it does.
+
+    Args:
+        command, log, env: as in ``Executor.start``.
+        folder: where it starts; None = the current folder.
+    """
     return subprocess.Popen(
         command,
+        cwd=folder,
         stdout=log,
         stderr=subprocess.STDOUT,
         env={**os.environ, **env},

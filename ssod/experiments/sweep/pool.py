@@ -136,7 +136,7 @@ class _Pool:
             self.running.remove(job)
             job.log.close()
             took = f"{(time.monotonic() - job.started) / 60:.1f} min"
-            if code == 0 and finished(job.cell):
+            if finished(job.cell):  # also by another process, which made this one end with an error
                 last = read_run(job.cell.folder).last
                 self._count(job.cell, f"{job.cell.name} done, AP {percent(last['teacher/AP'])}, {took}")
             elif code == Exit.IO and locked(job.cell.folder):  # `ssod train` by hand was there first, by a second

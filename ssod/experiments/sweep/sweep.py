@@ -13,7 +13,7 @@ seeds: [0]
 overrides: [train.steps=2000]    # for every run; {fold} and {seed} stand for their numbers
 jobs: 2                          # at the same time at most, as long as memory allows
 share_burn_in: true              # runs that are equal until burn-in ends go on from one's state
-executor: local                  # or {name: submitit, parameters: {...}}: runs are jobs of a cluster
+executor: local                  # or {name: submitit, ...} or {name: ray, ...}: runs are jobs of a cluster
 ```
 """
 
@@ -33,7 +33,8 @@ from ssod.config import Config, load, load_recipe
 from ssod.engine.checkpointing.resume_check import flat
 from ssod.engine.checkpointing.resume_check import kind as kind_of
 from ssod.experiments.runs import read_run
-from ssod.experiments.sweep.executors import ExecutorConfig, LocalConfig, SubmititConfig
+from ssod.experiments.sweep.executors import AnyExecutor, ExecutorConfig, LocalConfig
+from ssod.utils.address import refuse_url
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import SsodError
 from ssod.utils.recipes import Recipe, compose, former, names, read_recipe
@@ -80,7 +81,7 @@ class SweepConfig(Section):
     share_burn_in: bool = True
     "Let runs that make the same steps until burn-in ends go on from the state of the one that makes them first."
     executor: ExecutorConfig = LocalConfig()
-    "Where runs are made: `local`, on this machine, or `submitit`, as jobs of Slurm; see docs/cluster.md."
+    "Where runs are made: `local`, on this machine, `submitit`, as jobs of Slurm, or `ray`; see docs/cluster.md."
 
     @field_validator("percents", "folds", "seeds")
     @classmethod
@@ -128,7 +129,7 @@ class Sweep:
     jobs: int
     out: Path
     share_burn_in: bool = True
-    executor: LocalConfig | SubmititConfig = field(default_factory=LocalConfig)
+    executor: AnyExecutor = field(default_factory=LocalConfig)
 
 
 def read_sweep(path: Path | str) -> Sweep:
@@ -143,6 +144,7 @@ def read_sweep(path: Path | str) -> Sweep:
         raise SsodError(path, "", f"is a {type(tree).__name__}, expected keys", "see docs/compare.md")
     cfg = read_section(SweepConfig, tree, "sweep", Source(str(path), {}), {})
     out = Path(cfg.out) if cfg.out else Path("runs") / path.stem
+    refuse_url(out)
     named, grid = _configs(cfg, path), _grid(cfg, path)
     if not named and not grid:
         raise SsodError(path, "configs", "no run is named", "give configs, or base and methods")
