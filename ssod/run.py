@@ -10,8 +10,9 @@ from pathlib import Path
 from ssod.build import build, read_data, visible
 from ssod.commands.check import check as check_data
 from ssod.commands.check_sheet import prepare, write_page
-from ssod.commands.coverage import coverage, lines
+from ssod.commands.coverage import coverage, doubt, lines
 from ssod.config import Config
+from ssod.data import datasets
 from ssod.data.checks.decoded import Decode, check_word
 from ssod.data.checks.summary import summary
 from ssod.data.datasets import DataSets
@@ -91,8 +92,11 @@ def check(cfg: Config, *, decode: Decode | None = None, out: Path | None = None,
             the model cannot be read or knows a class that the data have not; the disk refuses.
     """
     check_word(decode)
-    judge = None if out is None and weights is None else prepare(out, weights)
+    judge = None if out is None and weights is None else prepare(out, weights, cfg.train.device)
     report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
+    if found := doubt(report.coverage):
+        file = datasets.name_of(cfg.data.labeled, datasets.context(cfg.data)("labeled"))
+        report.findings.warning("D48", file, "data.labeled", *found)
     said = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
     seen = [f"images decoded: {', '.join(said)}"] if said else []
     if any(count < total for count, total in report.decoded.values()):

@@ -8,6 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
+from typing import Literal
 
 from rich.table import Table
 
@@ -40,13 +41,14 @@ def doctor() -> int:
     for name, check in _CHECKS:
         ok, result, fix = _run(check)
         healthy &= ok is not False
-        mark = {True: "ok", False: "FAILED", None: "absent"}[ok]
-        table.add_row(name, f"{mark}: {result}" if result else mark, "" if ok else fix)
+        mark = {True: "ok", False: "FAILED", None: "absent", BUSY: BUSY}[ok]
+        table.add_row(name, f"{mark}: {result}" if result else mark, "" if ok is True else fix)
     console().print(table)
     return 0 if healthy else 1
 
 
-Verdict = tuple[bool | None, str, str]
+BUSY = "busy"  # it works, and others are using it
+Verdict = tuple[bool | Literal["busy"] | None, str, str]
 
 
 def _run(check: Callable[[], Verdict]) -> Verdict:
@@ -95,6 +97,16 @@ def _devices() -> Verdict:
     return worked, ", ".join(names), "the driver does not run kernels; check nvidia-smi"
 
 
+def _load() -> Verdict:
+    import torch
+
+    from ssod.commands.load import measured
+
+    here, threads = measured(), torch.get_num_threads()
+    doubt = here.doubt(threads)
+    return (BUSY if doubt else True), f"{here.words()}, {threads} threads of torch", doubt.rpartition("; ")[2]
+
+
 def _writes() -> Verdict:
     with tempfile.NamedTemporaryFile(dir=".") as file:
         file.write(b"x")
@@ -113,6 +125,7 @@ _CHECKS: list[tuple[str, Callable[[], Verdict]]] = [
     ("torch + torchvision", _nms),
     ("views made by", _pixels),
     ("devices", _devices),
+    ("load", _load),
     ("write access", _writes),
     ("data sets", _datasets),
     *[(name, lambda name=name: _package(name, needed=False)) for name in _OPTIONAL],

@@ -64,6 +64,11 @@ def told_once_a_machine(error: SsodError) -> SsodError:
     return error
 
 
+def speaks() -> bool:
+    """Return whether this process is the one of its job that tells what all of them do."""
+    return _rank() == 0
+
+
 def _rank() -> int:
     """Return the number of this process in its job, as torchrun says it; 0 where it is alone."""
     return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0

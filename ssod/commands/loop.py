@@ -38,6 +38,7 @@ def label(
     max_pixels: option.MaxPixels = None,
     workers: option.Workers = None,
     batch: option.ImageBatch = None,
+    device: option.DeviceOfTrained = None,
     shard: Annotated[
         str | None,
         typer.Option(help="Label one part of the images: 1/8 to 8/8, in as many processes; ssod merge joins them."),
@@ -50,7 +51,7 @@ def label(
 
     one = None if shard is None else read_shard(shard)
     wanted = parts(weights, next=next, audit=audit, labeled=labeled or [])
-    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch)
+    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch, device=device)
     label_files(weights, images, out, format=format, score=score, precision=precision, parts=wanted, shard=one, **how)
 
 

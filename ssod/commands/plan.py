@@ -13,8 +13,9 @@ import torch
 from rich.table import Table
 
 from ssod import build
+from ssod.commands import load
 from ssod.commands.advice import advice
-from ssod.commands.coverage import ENOUGH, coverage
+from ssod.commands.coverage import coverage, doubt
 from ssod.commands.dry_run import now, rehearsal
 from ssod.config import Config
 from ssod.data.datasets import DataSets
@@ -74,6 +75,7 @@ class Plan:
         evaluation: seconds of one evaluation, the student's included if it is evaluated; 0 without validation images.
         evaluations: how many there will be.
         memory: most memory used while measuring, in GB: of the device, or of this process on a CPU.
+        load: of the machine while it was measured, in words.
     """
 
     rows: list[tuple[str, str]]
@@ -83,6 +85,7 @@ class Plan:
     evaluations: int = 0
     memory: float = math.nan
     device: str = field(default="cpu")
+    load: str = ""
 
     @property
     def seconds(self) -> float:
@@ -99,11 +102,11 @@ def plan(cfg: Config) -> Plan:
     Raises:
         SsodError: whatever training would raise before its first step, and code 6 when a step does not fit in memory.
     """
-    device = distributed.pick_device(cfg.train.device)
+    device, here = distributed.pick_device(cfg.train.device), load.measured()  # before the load is this command's own
     with distributed.job(device):
         data = build.load_data(cfg)
         build.check_batch(cfg, data)
-        found = measure(cfg, data)
+        found = load.told(measure(cfg, data), here)
         if collective.rank() == 0:
             show(found, cfg.stem)
     return found
@@ -145,9 +148,8 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     reached = coverage(cfg, data.labeled)
     if reached is not None:
         rows.append(("within reach", reached.within()))
-    if reached is not None and reached.share < ENOUGH:
-        fix = "larger views, or anchors and levels for such sides (ssod init chooses them)"
-        warnings.append(f"out of reach of the detector: {reached.beyond()}; {fix}")
+    if found := doubt(reached):
+        warnings.append("; ".join(found))
     if cfg.views.tiles is not None:
         rows.append(("tiles", f"{_tiles_each(cfg, data.labeled):.1f} of a labelled image; a step sees one of each"))
     rows.append(("", ""))
@@ -158,7 +160,10 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     rows.append(("steps", str(train.steps)))
     if last.name == build.TAUGHT:
         passes = last.start * train.batch.labeled / len(data.labeled)
-        rows.append(("burn-in", f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"))
+        most = "at most " if cfg.method.plateau is not None else ""  # else it ends there
+        rows.append(
+            ("burn-in", f"{most}{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled")
+        )
     ema = cfg.method.ema
     every = (ema.every or 1) if ema.rule == "ema" else 1
     life = half_life(ema.decay) * every
@@ -281,7 +286,7 @@ def _measured(found: Plan) -> list[tuple[str, str]]:
         rows.append((f"seconds per step, {p.name}", f"{p.step:.3g} ({parts})"))
     if found.evaluations:
         rows.append(("evaluation", f"{found.evaluations} x {duration(found.evaluation)}"))
-    rows.append(("in all", f"about {duration(found.seconds)} on {found.device}"))
+    rows.append(("in all", f"about {duration(found.seconds)} on {found.device}{found.load}"))
     what = "of this process" if found.device == "cpu" else "of the device"
     rows.append(("memory", f"{found.memory:.1f} GB {what}"))
     return rows

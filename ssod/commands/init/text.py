@@ -13,8 +13,10 @@ import yaml
 
 from ssod.commands.init.sizes import Sizes, long_side
 from ssod.commands.init.start import line_of
+from ssod.commands.pace import Pace, shared, steps_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
+from ssod.utils.errors import SsodError
 from ssod.utils.merging import merge
 from ssod.utils.recipes import Recipe
 from ssod.utils.yaml_io import dump_yaml
@@ -37,16 +39,35 @@ class Numbers:
     lr: float
 
 
-def numbers(data: DataSets) -> Numbers:
-    """Apply the rule; the size of the images is chosen in ``sizes``."""
-    labeled = _power_of_two(min(8, len(data.labeled)))
-    steps = round(100 * len(data.labeled) / labeled, -2)
-    return Numbers(
-        labeled=labeled,
-        unlabeled=_power_of_two(min(8, len(data.unlabeled))),
-        steps=int(min(max(steps, 3000), 30_000)),
-        lr=0.00125 * labeled,
-    )
+def numbers(data: DataSets, own: Any = None, pace: Pace = Pace()) -> Numbers:
+    """Apply the rule; the size of the images is chosen in ``sizes``.
+
+    Args:
+        data: what is trained on.
+        own: ``train.batch`` as far as a user says it; steps and rate follow from it. None = not at all.
+        pace: the batch and the steps as a user says them by totals.
+
+    Raises:
+        SsodError: code 2, a batch that cannot be shared, or for which there are too few images.
+    """
+    labeled, unlabeled = (_power_of_two(min(8, len(part))) for part in (data.labeled, data.unlabeled))
+    own = own if isinstance(own, dict) else {}
+    labeled, unlabeled = (_whole(own.get(key), n) for key, n in (("labeled", labeled), ("unlabeled", unlabeled)))
+    if pace.batch is not None:
+        labeled, unlabeled = shared(pace.batch, labeled, unlabeled)
+        for kind, size, part in (("labelled", labeled, data.labeled), ("unlabelled", unlabeled, data.unlabeled)):
+            if size > len(part):
+                problem = f"{size} {kind} images a step, but there are {len(part)}"
+                raise SsodError("command line", "--batch", problem, "give a smaller one")
+    steps = int(min(max(round(100 * len(data.labeled) / labeled, -2), 3000), 30_000))
+    if pace.epochs is not None:
+        steps = steps_of(pace.epochs, len(data.labeled), labeled)
+    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=0.00125 * labeled)
+
+
+def _whole(value: Any, other: int) -> int:
+    """Return a number that a user may have said, where it is one that can be worked with; it is checked later."""
+    return value if isinstance(value, int) and value > 0 else other
 
 
 def compose(
