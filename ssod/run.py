@@ -96,7 +96,7 @@ def check(cfg: Config, *, decode: Decode | None = None, out: Path | None = None,
     report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
     if found := doubt(report.coverage):
         file = datasets.name_of(cfg.data.labeled, datasets.context(cfg.data)("labeled"))
-        report.findings.warning("D48", file, "data.labeled", *found)
+        report.findings.warning("D50", file, "data.labeled", *found)
     said = [f"{part} {count} of {total}" for part, (count, total) in report.decoded.items()]
     seen = [f"images decoded: {', '.join(said)}"] if said else []
     if any(count < total for count, total in report.decoded.values()):

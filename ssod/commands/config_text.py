@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ssod.config import Config
 from ssod.utils.config_errors import origin_of

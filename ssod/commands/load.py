@@ -87,7 +87,9 @@ def quota(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> floa
     """
     found = math.inf
     for line in _text(own).splitlines():
-        _, names, path = (line.split(":", 2) + ["", ""])[:3]
+        if line.count(":") < 2:
+            continue
+        _, names, path = line.split(":", 2)
         if names and "cpu" not in names.split(","):
             continue
         for top in [groups / names, groups / "cpu"] if names else [groups]:

@@ -168,7 +168,7 @@ Epochs = Annotated[
     float | None,
     typer.Option(
         "--epochs",
-        help="Passes over the labelled images, which every step of every method sees; sets train.steps by their number.",
+        help="Passes over the labelled images, of which every step of every method sees some; sets train.steps.",
     ),
 ]
 StepBatch = Annotated[

@@ -64,6 +64,9 @@ class Pace:
         return [f"{key}={value}" for key, value in found.items()]
 
 
+NO_PACE = Pace()  # the config's own
+
+
 def shared(total: int, labeled: int, unlabeled: int) -> tuple[int, int]:
     """Return how many of ``total`` images are labelled and unlabelled, in the ratio of ``labeled`` to ``unlabeled``.
 

@@ -27,7 +27,7 @@ from ssod.engine.stepper import Stepper
 from ssod.methods.registry import find
 from ssod.structures import Batch
 from ssod.utils import collective, distributed
-from ssod.utils.printing import console
+from ssod.utils.printing import console, duration
 
 WARM, TIMED = 2, 5  # steps before and while the clock runs
 _CPU = torch.device("cpu")
@@ -290,15 +290,3 @@ def _measured(found: Plan) -> list[tuple[str, str]]:
     what = "of this process" if found.device == "cpu" else "of the device"
     rows.append(("memory", f"{found.memory:.1f} GB {what}"))
     return rows
-
-
-def duration(seconds: float) -> str:
-    """Return ``2 d 3 h``, ``1 h 05 min``, ``12 min`` or ``7.5 s``."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"

@@ -13,7 +13,7 @@ import yaml
 
 from ssod.commands.init.sizes import Sizes, long_side
 from ssod.commands.init.start import line_of
-from ssod.commands.pace import Pace, shared, steps_of
+from ssod.commands.pace import NO_PACE, Pace, shared, steps_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
 from ssod.utils.errors import SsodError
@@ -39,7 +39,7 @@ class Numbers:
     lr: float
 
 
-def numbers(data: DataSets, own: Any = None, pace: Pace = Pace()) -> Numbers:
+def numbers(data: DataSets, own: Any = None, pace: Pace = NO_PACE) -> Numbers:
     """Apply the rule; the size of the images is chosen in ``sizes``.
 
     Args:

@@ -26,7 +26,7 @@ from ssod.commands.init.text import compose, flow, with_changes
 from ssod.commands.init.unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
 from ssod.commands.init.val import cut_off, share_of
 from ssod.commands.init.weights import begin_with
-from ssod.commands.pace import Pace
+from ssod.commands.pace import NO_PACE, Pace
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
@@ -56,7 +56,7 @@ def write_config(
     fold: int | None = None,
     weights: str | None = None,
     overrides: Sequence[str] = (),
-    pace: Pace = Pace(),
+    pace: Pace = NO_PACE,
     budget: str | None = None,
     group: str | None = None,
 ) -> str:
@@ -153,7 +153,7 @@ def write_recipe(
     percent: float | None = None,
     fold: int | None = None,
     overrides: Sequence[str] = (),
-    pace: Pace = Pace(),
+    pace: Pace = NO_PACE,
 ) -> str:
     """Write a config that names a recipe of ``configs`` and changes nothing of it.
 
