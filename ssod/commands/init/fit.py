@@ -125,4 +125,4 @@ def _remedy(sizes: Sizes, reached: Coverage, cfg: Config, data: Labeled) -> str:
     other = given(coverage(replace(cfg, detector=FcosConfig()), data), "an FCOS has points")
     if other.share > reached.share + MORE:
         return f"an FCOS, which has no anchors, has {other.within()} within reach: --detector fcos_..."
-    return "no size, anchors or levels that were tried reach more"
+    return "no size within the budget, and no anchors or levels that may change, reach more"

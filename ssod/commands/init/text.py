@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ssod.commands.init.edit import flow
 from ssod.commands.init.sizes import Sizes, long_side
 from ssod.commands.init.start import line_of
 from ssod.commands.pace import NO_PACE, Pace, shared, steps_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
 from ssod.utils.errors import SsodError
-from ssod.utils.merging import merge
 from ssod.utils.recipes import Recipe
-from ssod.utils.yaml_io import dump_yaml
 
 
 @dataclass(frozen=True)
@@ -150,19 +146,6 @@ def with_remarks(text: str, remarks: Sequence[str]) -> str:
     return "\n".join([first, *(f"#   {line}" for line in remarks), rest])
 
 
-def with_changes(text: str, changes: Mapping[str, Any]) -> str:
-    """Return a config's text with keys changed; a section that is changed loses the remarks on its lines."""
-    for name, section in changes.items():
-        own = yaml.safe_load(text).get(name) or {}
-        origins: dict[str, str] = {}
-        tree = {name: own}
-        merge(tree, {name: section}, origins, "command line")
-        block = dump_yaml(tree).strip() + "\n"
-        start = re.search(rf"^{name}:.*\n(?:[ \t].*\n|\n(?=[ \t]))*", text, re.MULTILINE)
-        text = f"{text.rstrip()}\n\n{block}" if start is None else text[: start.start()] + block + text[start.end() :]
-    return text
-
-
 def _remark(key: str, section: dict[str, Any]) -> str:
     if key == "held_out":
         return " # the images of `labeled` that are `val`"
@@ -239,8 +222,3 @@ def _method(section: dict[str, Any]) -> str:
 
 def _power_of_two(limit: int) -> int:
     return 1 << (limit.bit_length() - 1)
-
-
-def flow(value: Any) -> str:
-    """Return ``value`` as YAML in one line."""
-    return dump_yaml(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...")

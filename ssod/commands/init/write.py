@@ -20,9 +20,10 @@ from typing import Any
 from ssod import config
 from ssod.commands.check import check
 from ssod.commands.init import text as init_text
+from ssod.commands.init.edit import flow, with_changes
 from ssod.commands.init.fit import fit, said
 from ssod.commands.init.half_labeled import refuse_half_labeled
-from ssod.commands.init.text import compose, flow, with_changes
+from ssod.commands.init.text import compose
 from ssod.commands.init.unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
 from ssod.commands.init.val import cut_off, share_of
 from ssod.commands.init.weights import begin_with
