@@ -58,6 +58,8 @@ def test_batches_and_passes(config_file: Path) -> None:
     assert rows["burn-in"] == "6 steps, 25%, 3.0 passes labelled"
     supervised, _ = rows_of(load(config_file, ["method={name: supervised}"]))
     assert "batch unlabelled" not in supervised
+    auto, _ = rows_of(load(config_file, ["method.burn_in=auto", "train.eval_every=1"]))
+    assert auto["burn-in"] == "at most 14 steps, 58%, 7.0 passes labelled: it may end sooner"
 
 
 def test_a_teacher_that_is_too_slow(config_file: Path) -> None:
