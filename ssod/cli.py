@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,13 +88,9 @@ def init(
 
 @app.command()
 @of_a_config("device")
-def check(
-    asked: Asked,
-    decode: option.Decode = None,
-    out: option.Sheet = None,
-    run: option.Doubts = None,
-) -> None:
+def check(decode: option.Decode = None, out: option.Sheet = None, run: option.Doubts = None, **said: Any) -> None:
     """Counts, classes, bad boxes, leakage, near duplicates: every finding, not the first."""
+    asked = Asked(**said)
     if asked.device is not None and run is None:
         raise SsodError("command line", "--device", "is where a model looks, and none is asked", "add --run RUN")
     cfg = asked.load()
@@ -122,9 +118,9 @@ def split(
 
 @app.command()
 @of_a_config("device", "seed", "epochs", "batch")
-def plan(asked: Asked) -> None:
+def plan(**said: Any) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
-    cfg = asked.load()
+    cfg = Asked(**said).load()
     from ssod.commands.plan import plan
 
     plan(cfg)
@@ -133,7 +129,6 @@ def plan(asked: Asked) -> None:
 @app.command()
 @of_a_config("device", "seed", "epochs", "batch")
 def train(
-    asked: Asked,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; default runs/<config>/<time>.")] = None,
     allow_change: Annotated[
         list[str] | None,
@@ -144,9 +139,10 @@ def train(
         typer.Option(help="Run folder with an equal burn-in, kept by train.keep_burn_in=true; begin where that ended."),
     ] = None,
     decode: option.DecodeVal = None,
+    **said: Any,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
-    cfg = asked.load()
+    cfg = Asked(**said).load()
     from ssod.run import opened
 
     allow = allow_change or []
@@ -170,13 +166,14 @@ for declared in (
 @app.command("config")
 @of_a_config("device", "seed", "epochs", "batch")
 def show_config(
-    asked: Asked,
     keys: Annotated[
         bool, typer.Option("--keys", help="Every key, its default and what it is for: of WORDS alone.")
     ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="The JSON schema of a config file, for editors.")] = False,
+    **said: Any,
 ) -> None:
     """The merged config, and where each value came from; or which keys there are."""
+    asked = Asked(**said)
     if keys or schema:
         from ssod.commands.config_keys import show
 

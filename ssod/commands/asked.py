@@ -1,8 +1,8 @@
 """What a command line says of a config: words, a recipe, and options that are short for keys; declared in one place.
 
-A command that begins with a config takes all of it as one ``Asked`` (``of_a_config``). ``--device``, ``--seed`` and
-``--set`` are ``KEY=VALUE`` under another name. ``--batch`` and ``--epochs`` are known only once the config is merged:
-see ``ssod.commands.pace``.
+A command that begins with a config takes all of it as its ``**said``, and makes one ``Asked`` of it (``of_a_config``).
+``--device``, ``--seed`` and ``--set`` are ``KEY=VALUE`` under another name. ``--batch`` and ``--epochs`` are known only
+once the config is merged: see ``ssod.commands.pace``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ssod.commands import options as option
@@ -157,29 +156,22 @@ Command = Callable[..., None]
 
 
 def of_a_config(*short: str) -> Callable[[Command], Command]:
-    """Declare the words and options of ``Asked`` for a command, which takes them as its first argument.
+    """Declare the words and options of ``Asked`` for a command, which takes them as its ``**said``.
 
     Args:
         short: those of the options that are short for keys (``device`` to ``batch``) that have a meaning for the
             command; it refuses the others, as any option that it does not have. ``--set`` is every command's.
     """
+    kind = inspect.Parameter.KEYWORD_ONLY
     names = ("words", *RECIPE, *short, "set")
+    common = [inspect.Parameter(name, kind, default=None, annotation=TYPES[name]) for name in names]
 
     def declare(command: Command) -> Command:
-        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        common = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=TYPES[name])
-            for name in names
-        ]
-
-        @wraps(command)
-        def run(**values: Any) -> None:
-            command(Asked(**{name: values.pop(name) for name in names}), **values)
-
-        # type: ignore because a function's type says nothing of what `inspect` and typer read first.
-        run.__signature__ = inspect.Signature([*common, *(p.replace(kind=p.KEYWORD_ONLY) for p in own)])  # type: ignore
-        run.__annotations__ = {}
-        return run
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+        # type: ignore because a function's type says nothing of what `inspect`, and so typer, read first. A function
+        # around the command would be one more frame between the command line and a loss (tools/call_stack.py).
+        command.__signature__ = inspect.Signature([*common, *(one.replace(kind=kind) for one in own)])  # type: ignore
+        return command
 
     return declare
 
