@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,9 @@ def test_check_and_plan_name_what_is_out_of_reach(tmp_path: Path, capsys: pytest
     assert ("within reach", found.within()) in rows
     assert [text for text in warnings if text.startswith(f"out of reach of the detector: {found.out}, ")]
     (warned,) = [line for line in out.splitlines() if line.startswith("warning[D50] ")]
-    assert warned.endswith(next(text for text in warnings if text.startswith("out of reach")))
+    words = next(text for text in warnings if text.startswith("out of reach"))
+    assert f": data.labeled: {words[:60]}" in warned  # which is cut to 300 letters
+    assert warned.endswith(words.rpartition("; ")[2])
     assert "no findings" not in out
     good = load(file)
     assert not [text for text in facts(good, data)[1] if text.startswith("out of reach")]
@@ -123,13 +126,13 @@ def test_check_and_plan_name_what_is_out_of_reach(tmp_path: Path, capsys: pytest
 
 def test_what_tiles_cut_is_told_apart(tmp_path: Path) -> None:
     """Objects larger than a tile are no matter of anchors."""
-    file = small_config(tmp_path)
-    cfg = load(file, ["views.tiles={size: 12, overlap: 0.1}"])
-    found = coverage(cfg, datasets.load(cfg.data).labeled)
-    assert found is not None
-    assert 0 < found.cut <= found.out
+    cfg = load(small_config(tmp_path), ["views.tiles={size: 32, overlap: 0.1}"])
+    data = datasets.load(cfg.data).labeled
+    large = replace(data, boxes=np.tile(np.array([2, 2, 60, 60], data.boxes.dtype), (len(data.boxes), 1)))
+    found = given(coverage(cfg, large), "an FCOS has points")
+    assert found.cut == found.out == len(large.boxes)
     assert f", {found.cut} of them in no tile as a whole; " in found.beyond()
     assert cut_by_tiles(found)
-    problem, fix = given(doubt(found), "tiles of 12 pixels are too small")
+    problem, fix = given(doubt(found), "tiles of 32 pixels are too small")
     assert fix == "larger views.tiles, or whole images: views.tiles=null"
     assert problem.startswith("out of reach of the detector: ")

@@ -76,11 +76,11 @@ def test_init_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     how: dict = {"images": "train", "detector": "retinanet_tiny_fpn"}
     write_config("plain.yaml", "train.json", "free", **how)
     write_config(
-        "own.yaml", "train.json", "free", **how, overrides=["train.lr=0.5", "train.seed=3", "method.burn_in=9"]
+        "own.yaml", "train.json", "free", **how, overrides=["train.lr=0.5", "train.seed=3", "method.score=0.6"]
     )
-    plain, own = (Path(name).read_text().replace(name, "X") for name in ("plain.yaml", "own.yaml"))
+    plain, own = (Path(name).with_suffix(".yaml").read_text().replace(name, "X") for name in ("plain", "own"))
     assert [line for line in plain.splitlines() if line not in own.splitlines()] == [
-        line for line in plain.splitlines() if line.startswith(("  lr:", "  burn_in:"))
+        line for line in plain.splitlines() if line.startswith(("  lr:", "  score:"))
     ]
     cfg = load("own.yaml")
-    assert (cfg.train.lr, cfg.train.seed, cfg.method.burn_in) == (0.5, 3, 9)
+    assert (cfg.train.lr, cfg.train.seed, cfg.method.score) == (0.5, 3, 0.6)

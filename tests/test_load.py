@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssod.commands import doctor, load
-from ssod.commands.load import Load, quota, told
+from ssod.commands.load import Load, quota
 from ssod.commands.plan import Phase, Plan, show
 
 QUIET, BUSY = Load(0.3, 2, 2), Load(1.1, 2, 2)
@@ -84,14 +84,12 @@ def test_a_plan_says_its_load_and_what_to_set(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    plan = Plan([], ["other"], [Phase("supervised", 0, 10, 1.0, 0.5)])
-    show(told(plan, BUSY), "x")
+    plan = Plan([], load.doubts(BUSY, "cpu"), [Phase("supervised", 0, 10, 1.0, 0.5)], load=BUSY.words())
+    show(plan, "x")
     printed = capsys.readouterr().out
     assert "about 10.0 s on cpu, measured at load 1.1 on 2 CPUs" in printed
     assert "warning: load 1.1 on 2 CPUs: torch's 2 threads wait for each other; set OMP_NUM_THREADS=1" in printed
-    assert told(plan, QUIET).warnings == ["other"]
-    on_gpu = Plan([], [], plan.phases, device="cuda:0")
-    assert told(on_gpu, BUSY).warnings == []
+    assert load.doubts(QUIET, "cpu") == load.doubts(BUSY, "cuda:0") == []
 
 
 def test_doctor_tells_a_busy_machine_and_calls_it_healthy(

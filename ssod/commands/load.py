@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ssod.commands.plan import Plan
 
 CGROUPS = Path("/sys/fs/cgroup")
 NOISE = 0.75  # of a CPU: what less is in use is that of a machine at rest, and of the command itself
@@ -69,13 +65,12 @@ def measured() -> Load:
     return Load(busy, os.cpu_count() or 1, usable_cpus(), quota())
 
 
-def told(plan: Plan, here: Load) -> Plan:
-    """Return a plan that says under which load it was measured, and warns where torch has too many threads for it."""
+def doubts(here: Load, device: str) -> list[str]:
+    """Return what a plan warns of on a device; on a GPU torch's threads matter little."""
     import torch
 
-    threads = torch.get_num_threads()
-    doubt = here.doubt(threads) if plan.device == "cpu" else ""
-    return replace(plan, load=f", measured at {here.words()}", warnings=[*plan.warnings, *([doubt] if doubt else [])])
+    doubt = here.doubt(torch.get_num_threads()) if device == "cpu" else ""
+    return [doubt] if doubt else []
 
 
 def quota(groups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float:

@@ -106,7 +106,8 @@ def plan(cfg: Config) -> Plan:
     with distributed.job(device):
         data = build.load_data(cfg)
         build.check_batch(cfg, data)
-        found = load.told(measure(cfg, data), here)
+        found = measure(cfg, data)
+        found = replace(found, load=here.words(), warnings=[*found.warnings, *load.doubts(here, found.device)])
         if collective.rank() == 0:
             show(found, cfg.stem)
     return found
@@ -160,10 +161,8 @@ def facts(cfg: Config, data: DataSets) -> tuple[list[tuple[str, str]], list[str]
     rows.append(("steps", str(train.steps)))
     if last.name == build.TAUGHT:
         passes = last.start * train.batch.labeled / len(data.labeled)
-        most = "at most " if cfg.method.plateau is not None else ""  # else it ends there
-        rows.append(
-            ("burn-in", f"{most}{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled")
-        )
+        value = f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"
+        rows.append(("burn-in", value if cfg.method.plateau is None else f"at most {value}: it may end sooner"))
     ema = cfg.method.ema
     every = (ema.every or 1) if ema.rule == "ema" else 1
     life = half_life(ema.decay) * every
@@ -286,7 +285,9 @@ def _measured(found: Plan) -> list[tuple[str, str]]:
         rows.append((f"seconds per step, {p.name}", f"{p.step:.3g} ({parts})"))
     if found.evaluations:
         rows.append(("evaluation", f"{found.evaluations} x {duration(found.evaluation)}"))
-    rows.append(("in all", f"about {duration(found.seconds)} on {found.device}{found.load}"))
+    rows.append(
+        ("in all", f"about {duration(found.seconds)} on {found.device}, measured at {found.load or 'an unknown load'}")
+    )
     what = "of this process" if found.device == "cpu" else "of the device"
     rows.append(("memory", f"{found.memory:.1f} GB {what}"))
     return rows

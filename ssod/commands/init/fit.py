@@ -25,7 +25,7 @@ from ssod.utils.merging import merge
 STRUCTURE = ("levels", "anchors", "assigner")  # of a detector's section: where a user names one, all of it stays
 BARE = ("none", "imagenet")  # weights that say nothing of anchors and levels
 SMALL = 16  # pixels: below, size is what boxes lack; above, an anchor of their shape
-MORE = 0.02  # share of the boxes that another detector has to reach more, to be named
+MORE = 0.1  # share of the boxes that another detector has to reach more, to be named
 
 
 def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: Numbers, budget: str | None) -> Sizes:

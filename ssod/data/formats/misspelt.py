@@ -18,7 +18,7 @@ READ: dict[str, tuple[str, ...]] = {
     "categories": ("name", "supercategory"),
 }
 # Words of their own, near as they are.
-OTHER_WORDS = {"complete", "weight", "box", "rbox", "obox", "hbox", "bboxes", "names"}
+OTHER_WORDS = {"complete", "weight", "box", "rbox", "obox", "hbox", "bboxes", "names", "category_ids", "image_ids"}
 LONG = 8  # letters from which on a word may have two mistakes
 
 
