@@ -74,13 +74,13 @@ def test_init_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     coco(tmp_path / "train.json", tmp_path / "train", [f"{i}.jpg" for i in range(10)])
     pictures(tmp_path / "free", ["u.png", "v.png"])
     how: dict = {"images": "train", "detector": "retinanet_tiny_fpn"}
-    write_config("plain.yaml", "train.json", "free", **how)
+    write_config("aaa.yaml", "train.json", "free", **how)
     write_config(
         "own.yaml", "train.json", "free", **how, overrides=["train.lr=0.5", "train.seed=3", "method.score=0.6"]
     )
-    plain, own = (Path(name).with_suffix(".yaml").read_text().replace(name, "X") for name in ("plain", "own"))
+    plain, own = (Path(name).with_suffix(".yaml").read_text().replace(name, "X") for name in ("aaa", "bbb"))
     assert [line for line in plain.splitlines() if line not in own.splitlines()] == [
         line for line in plain.splitlines() if line.startswith(("  lr:", "  score:"))
     ]
-    cfg = load("own.yaml")
+    cfg = load("bbb.yaml")
     assert (cfg.train.lr, cfg.train.seed, cfg.method.score) == (0.5, 3, 0.6)

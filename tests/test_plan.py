@@ -137,6 +137,7 @@ def test_a_plan_is_measured_and_leaves_nothing(
     config_file: Path, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
     cfg = load(config_file, [] if method == "mean_teacher" else ["method={name: supervised}"])
     found = plan(cfg)
     assert not list(tmp_path.iterdir())
