@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ssod.commands import listing, loop, shipping, studies
 from ssod.commands import options as option
-from ssod.commands.ending import one_line_errors, told_once_a_machine
+from ssod.commands.asked import Asked, of_a_config
+from ssod.commands.ending import one_line_errors
 from ssod.commands.json_output import answered
 from ssod.utils.errors import SsodError
 from ssod.version import __version__
-
-if TYPE_CHECKING:
-    from ssod.config import Config
 
 app = typer.Typer(
     name="ssod",
@@ -70,30 +68,37 @@ def init(
     weights: option.BeginWith = None,
     budget: option.Budget = None,
     group: option.Group = None,
+    device: option.Device = None,
+    seed: option.Seed = None,
+    epochs: option.Epochs = None,
+    batch: option.StepBatch = None,
+    set: option.Set = None,
 ) -> None:
     """Write a starting config for your own data, or for a data set of configs/data."""
+    asked = Asked(changes, percent=percent, fold=fold, device=device, seed=seed, epochs=epochs, batch=batch, set=set)
+    overrides = [*(changes or []), *asked.changes()]
     from ssod.commands.init.begin import init
 
     own = {"labeled": labeled, "val": val, "unlabeled": unlabeled, "images": images, "val_images": val_images}
-    more = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": changes or []}
-    print(init(out, **own, data=data, weights=weights, budget=budget, group=group, **more).text)
+    more = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": overrides}
+    pace = {"epochs": epochs, "batch": batch}
+    print(init(out, **own, **more, **pace, data=data, weights=weights, budget=budget, group=group).text)
 
 
 @app.command()
+@of_a_config("device")
 def check(
-    words: option.Words = None,
-    method: option.RecipeMethod = None,
-    detector: option.RecipeDetector = None,
-    data: option.RecipeData = None,
-    percent: option.Percent = None,
-    fold: option.Fold = None,
     decode: option.Decode = None,
     out: option.Sheet = None,
     run: option.Doubts = None,
     json: option.Json = False,
+    **said: Any,
 ) -> None:
     """Counts, classes, bad boxes, leakage, near duplicates: every finding, not the first."""
-    cfg = _load(words, method, detector, data, percent, fold)
+    asked = Asked(**said)
+    if asked.device is not None and run is None:
+        raise SsodError("command line", "--device", "is where a model looks, and none is asked", "add --run RUN")
+    cfg = asked.load()
     from ssod.run import check
 
     found = answered(json, lambda: check(cfg, decode=decode, out=out, weights=run))
@@ -118,30 +123,18 @@ def split(
 
 
 @app.command()
-def plan(
-    words: option.Words = None,
-    method: option.RecipeMethod = None,
-    detector: option.RecipeDetector = None,
-    data: option.RecipeData = None,
-    percent: option.Percent = None,
-    fold: option.Fold = None,
-    json: option.Json = False,
-) -> None:
+@of_a_config("device", "seed", "epochs", "batch")
+def plan(json: option.Json = False, **said: Any) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
-    cfg = _load(words, method, detector, data, percent, fold)
+    cfg = Asked(**said).load()
     from ssod.commands.plan import plan
 
     answered(json, lambda: plan(cfg))
 
 
 @app.command()
+@of_a_config("device", "seed", "epochs", "batch")
 def train(
-    words: option.Words = None,
-    method: option.RecipeMethod = None,
-    detector: option.RecipeDetector = None,
-    data: option.RecipeData = None,
-    percent: option.Percent = None,
-    fold: option.Fold = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder; default runs/<config>/<time>.")] = None,
     allow_change: Annotated[
         list[str] | None,
@@ -152,9 +145,10 @@ def train(
         typer.Option(help="Run folder with an equal burn-in, kept by train.keep_burn_in=true; begin where that ended."),
     ] = None,
     decode: option.DecodeVal = None,
+    **said: Any,
 ) -> None:
     """Train; resumes by itself when its run folder has a checkpoint."""
-    cfg = _load(words, method, detector, data, percent, fold)
+    cfg = Asked(**said).load()
     from ssod.run import opened
 
     allow = allow_change or []
@@ -176,40 +170,29 @@ for declared in (
 
 
 @app.command("config")
+@of_a_config("device", "seed", "epochs", "batch")
 def show_config(
-    words: option.Words = None,
-    method: option.RecipeMethod = None,
-    detector: option.RecipeDetector = None,
-    data: option.RecipeData = None,
-    percent: option.Percent = None,
-    fold: option.Fold = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="Every key, its default and what it is for: of WORDS alone.")
     ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="The JSON schema of a config file, for editors.")] = False,
+    **said: Any,
 ) -> None:
     """The merged config, and where each value came from; or which keys there are."""
+    asked = Asked(**said)
     if keys or schema:
         from ssod.commands.config_keys import show
 
-        show(words or [], schema=schema)
+        asked.refuse_options("--schema" if schema else "--keys")
+        show(asked.words or [], schema=schema)
         return
-    from ssod.config import describe
+    from ssod.commands.config_text import describe
 
-    print(describe(_load(words, method, detector, data, percent, fold)))
+    print(describe(asked.load(say=lambda line: print(f"# {line}"))))
 
 
 for listed in (listing.methods, listing.detectors, listing.losses):
     app.command()(listed)
-
-
-def _load(words: list[str] | None, *named: str | float | None) -> Config:
-    from ssod.config import load_words
-
-    try:
-        return load_words(words or [], dict(zip(("method", "detector", "data", "percent", "fold"), named)))
-    except SsodError as error:
-        raise told_once_a_machine(error) from None
 
 
 @app.callback(invoke_without_command=True)

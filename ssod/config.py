@@ -10,7 +10,7 @@ Files are read and merged without torch, so that a mistake in them is told at on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,11 @@ from pydantic import Field
 
 from ssod.methods.registry import find
 from ssod.utils import recipes
-from ssod.utils.config_errors import SECTIONS, Source, nearest, origin_of, read_section, shown
+from ssod.utils.config_errors import SECTIONS, Source, nearest, read_section, shown
 from ssod.utils.config_files import read_with_bases
 from ssod.utils.errors import SsodError
 from ssod.utils.merging import merge, override, replace
 from ssod.utils.schema import Section
-from ssod.utils.yaml_io import dump_yaml
 
 if TYPE_CHECKING:
     from ssod.data.data_config import DataConfig
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from ssod.evaluation.eval_config import EvalConfig
     from ssod.methods.config import Common
     from ssod.transforms.views import ViewsConfig
+
+Settle = Callable[[dict[str, Any], dict[str, str]], None]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def load(
     *,
     replaced: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
+    settle: Settle | None = None,
 ) -> Config:
     """Read, merge, override and validate a config file.
 
@@ -83,6 +85,7 @@ def load(
         overrides: ``key.path=value`` with the value in YAML.
         replaced: dotted key -> what takes the place of all that the file says there, before the overrides.
         recipe: keys that take the place of those in the file's ``recipe``.
+        settle: is given the merged sections and their origins before they are validated, and may change both.
 
     Raises:
         SsodError: naming the file, the key and the fix. Code 2 for mistakes, 7 for YAML that wants to run code.
@@ -102,6 +105,8 @@ def load(
         replace(tree, origins, key, value)
     for text in overrides:
         override(tree, origins, text)
+    if settle is not None:
+        settle(tree, origins)
     return validate(tree, str(path), stem=path.stem, origins=origins)
 
 
@@ -113,6 +118,7 @@ def load_recipe(
     percent: float | None = None,
     fold: int | None = None,
     overrides: Sequence[str] = (),
+    settle: Settle | None = None,
 ) -> Config:
     """Return the config of a method on a detector and a data set, by the names of their files in ``configs``.
 
@@ -123,6 +129,7 @@ def load_recipe(
         percent: share of the labels, in per cent; None = the data file's.
         fold: number of the draw; None = the data file's.
         overrides: ``key.path=value`` with the value in YAML.
+        settle: as in ``load``.
 
     Raises:
         SsodError: code 2, naming what is unknown or wrong, and the fix.
@@ -136,27 +143,33 @@ def load_recipe(
     recipes.draw(tree, origins, parts, source)
     for text in overrides:
         override(tree, origins, text)
+    if settle is not None:
+        settle(tree, origins)
     return validate(tree, source, stem=recipes.stem(parts, tree), origins=origins)
 
 
-def load_words(words: Sequence[str], named: Mapping[str, Any]) -> Config:
+def load_words(
+    words: Sequence[str], named: Mapping[str, Any], more: Sequence[str] = (), settle: Settle | None = None
+) -> Config:
     """Return the config of a command line.
 
     Args:
         words: a config file and overrides, or overrides alone.
         named: the recipe's keys, None where an option was not given. With a file they change its ``recipe``.
+        more: further overrides, whatever ``words`` are.
+        settle: as in ``load``.
 
     Raises:
         SsodError: code 2, naming what is missing, unknown or wrong.
     """
     given = {key: value for key, value in named.items() if value is not None}
     if words and not (given and "=" in words[0]):
-        return load(words[0], words[1:], recipe=given)
+        return load(words[0], [*words[1:], *more], recipe=given, settle=settle)
     missing = [key for key in ("method", "detector", "data") if key not in given]
     if missing:
         fix = "name a config file, or --method, --detector and --data"
         raise SsodError("command line", f"--{missing[0]}" if given else "CONFIG", "missing", fix)
-    return load_recipe(**given, overrides=words)
+    return load_recipe(**given, overrides=[*words, *more], settle=settle)
 
 
 def validate(
@@ -266,26 +279,3 @@ def _check_plateau(cfg: Config, source: Source) -> None:
     if not 0 < cfg.train.eval_every <= most:
         problem = f"{cfg.train.eval_every} steps between evaluations, of which 'method.plateau' needs some in burn-in"
         raise source.error("train.eval_every", problem, f"set it to {max(most, 1)} or less")
-
-
-_WIDE = 76  # longer lines do not push the column of origins to the right
-
-
-def describe(cfg: Config) -> str:
-    """Return the resolved config as YAML, each line with the file that set it; what no file set is ``default``."""
-    lines: list[str] = []
-    _describe(cfg.dump(), cfg.origins, "", lines)
-    width = max(len(text) for text, _ in lines if len(text) <= _WIDE)
-    return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in lines)
-
-
-def _describe(tree: Mapping[str, Any], origins: Mapping[str, str], prefix: str, lines: list[tuple[str, str]]) -> None:
-    indent = "  " * prefix.count(".")
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            lines.append((f"{indent}{key}:", ""))
-            _describe(value, origins, f"{path}.", lines)
-        else:
-            text = dump_yaml({key: value}, default_flow_style=True, width=10_000).strip()
-            lines.append((f"{indent}{text[1:-1]}", origin_of(path, origins) or "default"))

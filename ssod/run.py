@@ -12,9 +12,10 @@ from ssod.build import build, read_data, visible
 from ssod.commands.check import check as check_data
 from ssod.commands.check_sheet import prepare, write_page
 from ssod.commands.checked import Checked, checked
-from ssod.commands.coverage import coverage
+from ssod.commands.coverage import coverage, doubt
 from ssod.commands.measured import Measured
 from ssod.config import Config
+from ssod.data import datasets
 from ssod.data.checks.decoded import Decode, check_word
 from ssod.data.datasets import DataSets
 from ssod.data.loading.team import worker_deaths
@@ -115,8 +116,11 @@ def check(
     """
     check_word(decode)
     out, weights = (None if path is None else Path(path) for path in (out, weights))
-    judge = None if out is None and weights is None else prepare(out, weights)
+    judge = None if out is None and weights is None else prepare(out, weights, cfg.train.device)
     report = check_data(cfg.data, decode=decode, visible=visible(cfg), reach=partial(coverage, cfg))
+    if problem := doubt(report.coverage):
+        file = datasets.name_of(cfg.data.labeled, datasets.context(cfg.data)("labeled"))
+        report.findings.warning("D50", file, "data.labeled", *problem)
     found = checked(report)
     print("\n".join(found.text))
     if out is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ssod.commands.coverage import coverage, lines, reach_of, seen_in, sides_of
+from ssod.commands.coverage import coverage, cut_by_tiles, doubt, lines, reach_of, seen_in, sides_of
 from ssod.commands.plan_facts import amounts, facts
 from ssod.config import load
 from ssod.data import datasets
@@ -23,6 +24,7 @@ from ssod.detectors.retinanet import RetinaNetConfig
 from ssod.run import check
 from ssod.structures.boxes import iou
 from ssod.transforms.views import Pipeline
+from ssod.utils.given import given
 from tests.small import small_config
 
 CANVAS = (96, 128)  # height, width
@@ -109,7 +111,28 @@ def test_check_and_plan_name_what_is_out_of_reach(tmp_path: Path, capsys: pytest
     rows, warnings = facts(tiny, data, amounts(tiny, data))
     assert ("within reach", found.within()) in rows
     assert [text for text in warnings if text.startswith(f"out of reach of the detector: {found.out}, ")]
+    (warned,) = [line for line in out.splitlines() if line.startswith("warning[D50] ")]
+    words = next(text for text in warnings if text.startswith("out of reach"))
+    assert f": data.labeled: {words[:60]}" in warned  # which is cut to 300 letters
+    assert warned.endswith(words.rpartition("; ")[2])
+    assert "no findings" not in out
     good = load(file)
     assert not [text for text in facts(good, data, amounts(good, data))[1] if text.startswith("out of reach")]
     check(good)
-    assert "within reach of the detector: 100 % of" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "within reach of the detector: 100 % of" in out
+    assert "D50" not in out
+
+
+def test_what_tiles_cut_is_told_apart(tmp_path: Path) -> None:
+    """Objects larger than a tile are no matter of anchors."""
+    cfg = load(small_config(tmp_path), ["views.tiles={size: 32, overlap: 0.1}"])
+    data = datasets.load(cfg.data).labeled
+    large = replace(data, boxes=np.tile(np.array([2, 2, 60, 60], data.boxes.dtype), (len(data.boxes), 1)))
+    found = given(coverage(cfg, large), "an FCOS has points")
+    assert found.cut == found.out == len(large.boxes)
+    assert f", {found.cut} of them in no tile as a whole; " in found.beyond()
+    assert cut_by_tiles(found)
+    problem, fix = given(doubt(found), "tiles of 32 pixels are too small")
+    assert fix == "larger views.tiles, or whole images: views.tiles=null"
+    assert problem.startswith("out of reach of the detector: ")

@@ -13,10 +13,11 @@ from torchvision.models import get_model
 from ssod.commands.coverage import coverage, reach_of
 from ssod.commands.init import budget as budgets
 from ssod.commands.init.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
+from ssod.commands.init.fit import said
 from ssod.commands.init.sizes import Sizes, Wanted, choose, read_detector, sample_of, sides
 from ssod.commands.init.start import coco_fits, line_of
 from ssod.commands.init.write import write_config
-from ssod.config import load
+from ssod.config import load, load_recipe
 from ssod.data import datasets
 from ssod.data.formats.records import Classes, Images, Labeled
 from ssod.detectors.build import build
@@ -166,6 +167,28 @@ def test_init_writes_what_it_chose_and_says_what_it_reaches(tmp_path: Path, monk
     assert "           out of reach: 4, median side " in again
     assert "fewer than 98%" in Path("own.yaml").read_text()
     assert load("own.yaml").detector.levels == (5, 6)
+
+
+FAR = "detector.anchors.scale=40"
+NOTHING = "no size within the budget, and no anchors or levels that may change, reach more"
+FCOS = "an FCOS, which has no anchors, has 100 % of 200 boxes within reach: --detector fcos_..."
+TILES = "tiles are too small for the objects: a larger --budget, or whole images, views.tiles=null"
+
+
+@pytest.mark.parametrize(
+    ("side", "ratio", "change", "remedy"),
+    [
+        (10, 1.0, FAR, "a larger --budget may help"),
+        (60, 1.0, FAR, FCOS),
+        (30, 0.004, "train.clip=10", NOTHING),  # 474 x 2 pixels: no point lies in them either
+        (60, 1.0, "views.tiles={size: 32, overlap: 0.1}", TILES),
+    ],
+)
+def test_what_may_help_is_what_was_tried(side: float, ratio: float, change: str, remedy: str) -> None:
+    changes = ["views.val=[]", change]
+    cfg = load_recipe(method="mean_teacher", detector="retinanet_tiny_fpn", data="shapes", overrides=changes)
+    lines = said(Sizes(64, tiles=cfg.views.tiles), cfg, labeled(side, ratio=ratio), None)
+    assert lines[-1] == f"           fewer than 98%: {remedy}"
 
 
 # ---- weights -----------------------------------------------------------------------------------------------------

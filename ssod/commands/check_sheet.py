@@ -16,6 +16,7 @@ from ssod.inference.suspects import PRECISION, SURE, Suspect, check_classes, lim
 from ssod.report.album import Album
 from ssod.report.check_page import check_page
 from ssod.utils import atomic
+from ssod.utils.distributed import Device, pick_device
 from ssod.utils.errors import SsodError
 
 LOOKED_AT = 200  # images of a set that a model looks at, evenly spread
@@ -44,8 +45,12 @@ class Judge:
         return f"{self.weights} {how}. It may be wrong, too."
 
 
-def prepare(out: Path | None, weights: Path | None) -> Judge | None:
+def prepare(out: Path | None, weights: Path | None, device: Device) -> Judge | None:
     """Refuse what cannot be done before any image is read; return the model, if one is named.
+
+    Args:
+        out, weights: see ``ssod.run.check``.
+        device: where the model runs, as ``train.device`` says it.
 
     Raises:
         SsodError: see ``ssod.run.check``.
@@ -56,7 +61,7 @@ def prepare(out: Path | None, weights: Path | None) -> Judge | None:
         raise SsodError("command line", "-o", f"'{out}' does not end in .html", "name a page, as in -o sheet.html")
     if weights is None:
         return None
-    model = load(weights)
+    model = load(weights, pick_device(device))
     return Judge(weights, model, limits_of(weights, model))
 
 

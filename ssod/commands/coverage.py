@@ -52,6 +52,24 @@ def lines(found: Coverage | None) -> list[str]:
     return [f"within reach of the detector: {found.within()}", *([f"  out of reach: {out}"] if out else [])]
 
 
+def doubt(found: Coverage | None) -> tuple[str, str] | None:
+    """Return what is wrong with a coverage, and what to do; None where enough is within reach, or nothing is known.
+
+    ``ssod plan`` and ``ssod check`` warn of it, and ``ssod init`` tells it, all by this one rule.
+    """
+    if found is None or found.share >= ENOUGH:
+        return None
+    fix = "larger views, or anchors and levels for such sides (ssod init chooses them)"
+    if cut_by_tiles(found):
+        fix = "larger views.tiles, or whole images: views.tiles=null"
+    return f"out of reach of the detector: {found.beyond()}", fix
+
+
+def cut_by_tiles(found: Coverage) -> bool:
+    """Return whether most of what is out of reach is so because tiles are too small for it."""
+    return 2 * found.cut > found.out
+
+
 def reach_of(cfg: DetectorConfig) -> Reach | None:
     """Return which boxes the rows of a detector can take, by its anchors or points and its assigner; None = not known.
 

@@ -9,6 +9,7 @@ import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.table import Table
 
@@ -29,6 +30,7 @@ _NEEDED = (
     "jinja2",
     "matplotlib",
 )
+BUSY: Literal["busy"] = "busy"
 _OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "tensorboard", "detectron2")
 
 
@@ -38,13 +40,14 @@ class Examined:
 
     Attributes:
         name: what it is.
-        ok: True = it works, False = it is needed and does not, None = it is absent, and nothing needs it.
+        ok: True = it works, False = it is needed and does not, None = it is absent, and nothing needs it; ``busy`` = it
+            works, and others are using it.
         result: a version, a device, or what broke.
         fix: what to do where it is not ``ok``.
     """
 
     name: str
-    ok: bool | None
+    ok: bool | Literal["busy"] | None
     result: str
     fix: str
 
@@ -77,12 +80,13 @@ def _show(found: Health) -> None:
     for column in ("check", "result", "what to do"):
         table.add_column(column)
     for check in found.checks:
-        mark = {True: "ok", False: "FAILED", None: "absent"}[check.ok]
-        table.add_row(check.name, f"{mark}: {check.result}" if check.result else mark, "" if check.ok else check.fix)
+        mark = {True: "ok", False: "FAILED", None: "absent", BUSY: BUSY}[check.ok]
+        fix = "" if check.ok is True else check.fix
+        table.add_row(check.name, f"{mark}: {check.result}" if check.result else mark, fix)
     console().print(table)
 
 
-Verdict = tuple[bool | None, str, str]
+Verdict = tuple[bool | Literal["busy"] | None, str, str]
 
 
 def _run(check: Callable[[], Verdict]) -> Verdict:
@@ -131,6 +135,16 @@ def _devices() -> Verdict:
     return worked, ", ".join(names), "the driver does not run kernels; check nvidia-smi"
 
 
+def _load() -> Verdict:
+    import torch
+
+    from ssod.commands.load import measured
+
+    here, threads = measured(), torch.get_num_threads()
+    doubt = here.doubt(threads)
+    return (BUSY if doubt else True), f"{here.words()}, {threads} threads of torch", doubt.rpartition("; ")[2]
+
+
 def _writes() -> Verdict:
     with tempfile.NamedTemporaryFile(dir=".") as file:
         file.write(b"x")
@@ -149,6 +163,7 @@ _CHECKS: list[tuple[str, Callable[[], Verdict]]] = [
     ("torch + torchvision", _nms),
     ("views made by", _pixels),
     ("devices", _devices),
+    ("load", _load),
     ("write access", _writes),
     ("data sets", _datasets),
     *[(name, lambda name=name: _package(name, needed=False)) for name in _OPTIONAL],

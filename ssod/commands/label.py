@@ -12,6 +12,7 @@ from ssod.inference.label import WrittenLabels, label_files
 from ssod.inference.model import BATCH
 from ssod.inference.shard import read_shard
 from ssod.inference.stream import WORKERS
+from ssod.utils.distributed import Device
 
 
 def label(
@@ -30,6 +31,7 @@ def label(
     max_pixels: int = MAX_PIXELS,
     workers: int = WORKERS,
     batch: int = BATCH,
+    device: Device = "auto",
     shard: str | None = None,
 ) -> WrittenLabels:
     """Write detections as labels, and print what was written; see ``ssod.inference.label.label_files``.
@@ -48,6 +50,7 @@ def label(
         levels, alpha, max_pixels: how pixels are read, as in ``ssod.predict``.
         workers: threads that read images; 0 = none.
         batch: images that the detector looks at together.
+        device: where it runs; ``auto`` takes a GPU where there is one.
         shard: one part of the images alone, ``3/8``; None = all.
 
     Returns:
@@ -61,4 +64,5 @@ def label(
     wanted = parts(Path(weights), next=next, audit=audit, labeled=labeled)
     kept = {"format": format, "score": score, "precision": precision, "parts": wanted, "shard": one}
     read = {"levels": levels, "alpha": alpha, "max_pixels": max_pixels, "workers": workers, "batch": batch}
+    read["device"] = device
     return label_files(weights, images, out, **kept, **read)

@@ -39,6 +39,7 @@ def label(
     max_pixels: option.MaxPixels = None,
     workers: option.Workers = None,
     batch: option.ImageBatch = None,
+    device: option.DeviceOfTrained = None,
     shard: Annotated[
         str | None,
         typer.Option(help="Label one part of the images: 1/8 to 8/8, in as many processes; ssod merge joins them."),
@@ -48,7 +49,7 @@ def label(
     from ssod.commands.label import label
 
     parts = {"next": next, "audit": audit, "labeled": labeled or [], "shard": shard}
-    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch)
+    how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch, device=device)
     label(weights, images, out, format=format, score=score, precision=precision, **parts, **how)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ssod.inference.weights_file import weights_file
+from ssod.utils.errors import SsodError
 
 Words = Annotated[
     list[str] | None,
@@ -147,6 +148,46 @@ OfTrained = Annotated[
 Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON object on standard output; what is for people goes to standard error."),
+]
+def _device(name: str | None) -> str | None:
+    """Refuse what is no device before anything is read."""
+    if name not in (None, *DEVICES):
+        raise SsodError("command line", "--device", f"'{name}' is none", f"give one of {', '.join(DEVICES)}")
+    return name
+
+
+DEVICES = ("auto", "cpu", "cuda")
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu or cuda; short for train.device=...", callback=_device),
+]
+DeviceOfTrained = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu or cuda; auto takes a GPU where there is one.", callback=_device),
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of everything random; short for train.seed=...")]
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        "--epochs",
+        help="Passes over the labelled images, of which every step of every method sees some; sets train.steps.",
+    ),
+]
+StepBatch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        help="Images of a step, labelled and unlabelled together; sets train.batch, in the ratio that it has.",
+    ),
+]
+EvalBatch = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, help="Images that the detector looks at together; short for eval.batch=..."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="The same as the bare words KEY=VALUE; may be repeated."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")]
 AllowCode = Annotated[

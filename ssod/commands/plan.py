@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ssod import build
+from ssod.commands import load
 from ssod.commands.advice import advice
 from ssod.commands.dry_run import rehearsal
 from ssod.commands.plan_facts import amounts, facts, phases
@@ -26,11 +27,12 @@ def plan(cfg: Config) -> Plan:
     Raises:
         SsodError: whatever training would raise before its first step, and code 6 when a step does not fit in memory.
     """
-    device = distributed.pick_device(cfg.train.device)
+    device, here = distributed.pick_device(cfg.train.device), load.measured()  # before the load is this command's own
     with distributed.job(device):
         data = build.load_data(cfg)
         build.check_batch(cfg, data)
         found = measure(cfg, data)
+        found = replace(found, load=here.words(), warnings=[*found.warnings, *load.doubts(here, found.device)])
         if collective.rank() == 0:
             show(found, cfg.stem)
     return found

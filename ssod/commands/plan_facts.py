@@ -6,7 +6,7 @@ import math
 from functools import partial
 
 from ssod import build
-from ssod.commands.coverage import ENOUGH, coverage
+from ssod.commands.coverage import coverage, doubt
 from ssod.commands.planned import Amounts, Phase
 from ssod.config import Config
 from ssod.data.datasets import DataSets
@@ -67,9 +67,8 @@ def facts(cfg: Config, data: DataSets, found: Amounts) -> tuple[list[tuple[str, 
     reached = coverage(cfg, data.labeled)
     if reached is not None:
         rows.append(("within reach", reached.within()))
-    if reached is not None and reached.share < ENOUGH:
-        fix = "larger views, or anchors and levels for such sides (ssod init chooses them)"
-        warnings.append(f"out of reach of the detector: {reached.beyond()}; {fix}")
+    if problem := doubt(reached):
+        warnings.append("; ".join(problem))
     if cfg.views.tiles is not None:
         rows.append(("tiles", f"{tiles_each(cfg, data.labeled):.1f} of a labelled image; a step sees one of each"))
     rows.append(("", ""))
@@ -80,7 +79,8 @@ def facts(cfg: Config, data: DataSets, found: Amounts) -> tuple[list[tuple[str, 
     rows.append(("steps", str(found.steps)))
     if last.name == build.TAUGHT:
         passes = last.start * train.batch.labeled / len(data.labeled)
-        rows.append(("burn-in", f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"))
+        value = f"{last.start} steps, {last.start / train.steps:.0%}, {passes:.1f} passes labelled"
+        rows.append(("burn-in", value if cfg.method.plateau is None else f"at most {value}: it may end sooner"))
     ema = cfg.method.ema
     every = (ema.every or 1) if ema.rule == "ema" else 1
     life = half_life(ema.decay) * every

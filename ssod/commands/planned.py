@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rich.table import Table
 
 from ssod import build
-from ssod.utils.printing import console
+from ssod.utils.printing import console, duration
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Plan(Amounts):
         evaluations: how many there will be.
         memory_gb: most memory used while measuring, in GB: of the device, or of this process on a CPU.
         device: where it was measured, ``cpu`` or ``cuda:0``.
+        load: of the machine while it was measured, in words.
     """
 
     rows: list[tuple[str, str]] = field(repr=False)
@@ -87,6 +88,7 @@ class Plan(Amounts):
     evaluations: int = 0
     memory_gb: float = math.nan
     device: str = "cpu"
+    load: str = ""
 
     @property
     def seconds_per_step(self) -> float:
@@ -132,19 +134,8 @@ def _measured(found: Plan) -> list[tuple[str, str]]:
         rows.append((f"seconds per step, {p.name}", f"{p.step:.3g} ({parts})"))
     if found.evaluations:
         rows.append(("evaluation", f"{found.evaluations} x {duration(found.evaluation)}"))
-    rows.append(("in all", f"about {duration(found.seconds)} on {found.device}"))
+    here = f"measured at {found.load or 'an unknown load'}"
+    rows.append(("in all", f"about {duration(found.seconds)} on {found.device}, {here}"))
     what = "of this process" if found.device == "cpu" else "of the device"
     rows.append(("memory", f"{found.memory_gb:.1f} GB {what}"))
     return rows
-
-
-def duration(seconds: float) -> str:
-    """Return ``2 d 3 h``, ``1 h 05 min``, ``12 min`` or ``7.5 s``."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"

@@ -9,6 +9,7 @@ import typer
 
 from ssod.commands import options as option
 from ssod.commands.json_output import answered
+from ssod.commands.asked import once
 
 
 def evaluate(
@@ -16,13 +17,17 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Config whose `data.val` to measure on.")] = None,
     score: Annotated[float | None, typer.Option(help="Score threshold; it moves AP by about 1.")] = None,
     precision: Annotated[float, typer.Option(help="Say from which score on so many boxes of a class are right.")] = 0.9,
+    device: option.Device = None,
+    batch: option.EvalBatch = None,
+    set: option.Set = None,
     overrides: option.OfTrained = None,
     json: option.Json = False,
 ) -> None:
     """AP of saved weights on a validation set; detector and view are those that the model was saved with."""
+    changes = [*(overrides or []), *once(overrides or [], set, {"train.device": device, "eval.batch": batch})]
     from ssod.commands.evaluate import evaluate
 
-    how = {"data": data, "score": score, "precision": precision, "overrides": overrides or []}
+    how = {"data": data, "score": score, "precision": precision, "overrides": changes}
     answered(json, lambda: evaluate(weights, **how))
 
 
@@ -37,12 +42,13 @@ def predict(
     ids: option.Ids = None,
     workers: option.Workers = None,
     batch: option.ImageBatch = None,
+    device: option.DeviceOfTrained = None,
 ) -> None:
     """Pictures with boxes, and a COCO results JSON."""
     from ssod.inference.predict import predict_files
 
     how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids, workers=workers, batch=batch)
-    predict_files(weights, images, out, score, **how)
+    predict_files(weights, images, out, score, **how, **option.given(device=device))
 
 
 def export(

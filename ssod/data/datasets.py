@@ -112,6 +112,17 @@ def load_labeled(cfg: DataConfig, ctx: Context) -> Labeled:
     return data
 
 
+def kept(cfg: DataConfig) -> Labeled:
+    """Read the labelled images that keep their labels, after the split; nothing else that ``cfg`` names.
+
+    Raises:
+        SsodError: what is wrong with them, or with the split.
+    """
+    ctx = context(cfg)
+    everything = load_labeled(cfg, ctx("labeled"))
+    return everything if cfg.split is None else everything.subset(splits.select(everything, cfg.split, ctx("split"))[0])
+
+
 def load_unlabeled(source: Section, ctx: Context) -> Images:
     """Read the list of unlabelled images.
 

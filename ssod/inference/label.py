@@ -20,6 +20,7 @@ from ssod.inference.next_images import Chosen
 from ssod.inference.shard import Shard
 from ssod.inference.stream import WORKERS
 from ssod.transforms.transform import MIN_SIDE
+from ssod.utils.distributed import Device
 from ssod.utils.errors import SsodError
 from ssod.utils.progress import screen
 
@@ -64,6 +65,7 @@ def label_files(
     max_pixels: int = MAX_PIXELS,
     workers: int = WORKERS,
     batch: int = BATCH,
+    device: Device = "auto",
     shard: Shard | None = None,
 ) -> WrittenLabels:
     """Write detections as labels, in a form that can be trained on or corrected; print a line.
@@ -84,6 +86,7 @@ def label_files(
             (``ssod.inference.next_images``), and a random sample to check (``ssod audit``).
         levels, alpha, max_pixels: as in ``predict.predict_files``.
         workers, batch: as in ``stream.look_through``.
+        device: as in ``predict.predict_files``.
         shard: the part of the images to label; ``ssod merge`` joins what the processes of all parts wrote. None = all.
 
     Returns:
@@ -100,7 +103,7 @@ def label_files(
     if parts.next:
         output_dir.refuse_shared(found, predict.picture_name, "picture", "rename one")
     free = label_parts.unlabelled(found, parts.labelled) if parts.names else []
-    model = predict.model_for(weights, found, levels, alpha)
+    model = predict.model_for(weights, found, levels, alpha, device)
     limits = _limits(weights, model, score, precision)
     bad: list[SsodError] = []
     look = _Look(model, limits, max_pixels, workers, batch)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from ssod.data.checks.pixels import census, check_pixels
@@ -21,7 +22,7 @@ from ssod.inference.results import Results, rows_of
 from ssod.inference.stream import WORKERS, look_through
 from ssod.utils import json_pieces
 from ssod.utils.address import is_url, plain_url
-from ssod.utils.distributed import pick_device
+from ssod.utils.distributed import Device, pick_device
 from ssod.utils.errors import SsodError
 from ssod.utils.progress import screen
 
@@ -61,6 +62,7 @@ def predict_files(
     ids: str | os.PathLike | None = None,
     workers: int = WORKERS,
     batch: int = BATCH,
+    device: Device = "auto",
 ) -> Predicted:
     """Write pictures with boxes, and ``results.json``, to the new folder ``out``; print one line.
 
@@ -81,6 +83,7 @@ def predict_files(
         max_pixels: an image with more is refused before it is decoded.
         ids: a COCO JSON that lists these images, whose ids the results are to carry.
         workers, batch: as in ``stream.look_through``.
+        device: where the detector runs; ``auto`` takes a GPU where there is one.
 
     Returns:
         What ``results.json`` holds, read from there when it is asked for, and how much it is; a ``list`` of it goes to
@@ -97,7 +100,7 @@ def predict_files(
     output_dir.refuse_inside(out, images)
     output_dir.refuse_taken(out)
     output_dir.refuse_shared(found, picture_name, "picture", "rename one")
-    model = model_for(weights, found, levels, alpha)
+    model = model_for(weights, found, levels, alpha, device)
     numbers, classes, said = named.with_classes(model.classes)
     shown = 0
     lowest = min(score, model.detector.decode.score)
@@ -116,19 +119,24 @@ def predict_files(
 
 
 def model_for(
-    weights: str | os.PathLike, found: Images, levels: tuple[float, float] | None, alpha: str | None
+    weights: str | os.PathLike,
+    found: Images,
+    levels: tuple[float, float] | None,
+    alpha: str | None,
+    device: Device = "auto",
 ) -> Model:
     """Load a model that reads the images that were found as it was taught to, or as somebody says; say how that is.
 
     Raises:
-        SsodError: code 3, pixels of more than 8 bits, or an alpha channel, whose meaning nobody told.
+        SsodError: code 3, pixels of more than 8 bits, or an alpha channel, whose meaning nobody told; code 2, a device
+            that is not here.
     """
     if levels is not None and not levels[0] < levels[1]:
         problem = f"{levels[0]:g} is not below {levels[1]:g}"
         raise SsodError("command line", "--levels", problem, "give the value that is black, then that of white")
     if alpha not in (None, "blend", "ignore"):
         raise SsodError("command line", "--alpha", f"'{alpha}' is unknown", "use blend or ignore")
-    model = load(weights, pick_device("auto"))
+    model = load(weights, _picked(device))
     model.pixels = Pixels(levels or model.pixels.levels, alpha or model.pixels.alpha)
     ctx = Context(section="data" if levels else "images", rules=Rules(pixels=model.pixels, allow_symlinks=True))
     check_pixels({"images": census(found, ctx)}, {"images": found.root}, model.pixels, ctx)
@@ -136,6 +144,15 @@ def model_for(
     for line in ctx.findings.lines():
         print(line)
     return model
+
+
+def _picked(device: Device) -> torch.device:
+    try:
+        return pick_device(device)
+    except SsodError as error:  # it speaks of the key of a config, and here is none
+        if error.field != "train.device":
+            raise
+        raise SsodError("command line", "--device", error.problem, "leave it out", code=error.code) from None
 
 
 def find_images(images: str | os.PathLike) -> Images:

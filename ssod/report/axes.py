@@ -13,6 +13,7 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 10.0, 10.0, 34.0
 DIGIT = 6.5  # units that a digit of a tick is wide
 STEP = 1e-3  # smallest step between ticks, over the largest of them: four digits tell them apart
 COLORS = 8  # --c0 .. --c7 in style.css
+ROOM = 1.2  # times a single value, to which its axis goes
 _MOST_ROWS = 60  # of the table below a chart
 
 
@@ -91,8 +92,8 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
     ``short`` writes each of them differently: what varies less than that is drawn as flat.
     """
-    if high <= low:
-        low, high = (low - 0.5, high + 0.5) if low else (0.0, 1.0)
+    if high <= low:  # one value says nothing of how much is much: it stands on an axis from 0
+        low, high = (min(0.0, ROOM * low), max(0.0, ROOM * low)) if low else (0.0, 1.0)
     raw = max((high - low) / most, STEP * abs(low), STEP * abs(high))
     digits = math.floor(math.log10(raw))
     power = 10.0**digits

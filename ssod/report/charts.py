@@ -61,6 +61,8 @@ def lines(
     xs = [v for s in series for v, w in zip(s.x, s.y) if known(w)] + [m for m, _ in marks]
     ys = [v for s in series for v in s.y if known(v)]
     ends = x_range or (min(xs), max(xs))
+    if ends[0] == ends[1]:  # a curve of one point: how far it is from the start can be seen
+        ends = (min(0.0, ends[0]), max(0.0, ends[0])) if ends[0] else (0.0, 1.0)
     frame = Frame(ticks(*ends), ticks(*(y_range or (min(ys), max(ys)))), height, ends)
     parts = [frame.axes(x, y)]
     for i, (at, text) in enumerate(marks):

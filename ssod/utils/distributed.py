@@ -19,9 +19,10 @@ from ssod.utils import collective
 from ssod.utils.errors import Exit, SsodError
 
 T = TypeVar("T")
+Device = Literal["auto", "cpu", "cuda"]
 
 
-def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+def pick_device(wanted: Device) -> torch.device:
     """Return the device of this process; under torchrun, the GPU of its local rank.
 
     Raises:

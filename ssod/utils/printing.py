@@ -42,3 +42,15 @@ def console(*, stderr: bool = False, wrap: bool = False, width: int | None = Non
 def percent(value: float | None) -> str:
     """Return a fraction in per cent, ``76.1``; ``-`` where it is undefined: there was nothing to find."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Return ``2 d 3 h``, ``1 h 05 min``, ``12 min`` or ``7.5 s``."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ssod.config import SECTIONS, Config, describe, load, load_recipe, validate
+from ssod.commands.config_text import describe
+from ssod.config import SECTIONS, Config, load, load_recipe, validate
 from ssod.detectors.dense_detector import DenseDetectorConfig
 from ssod.detectors.faster_rcnn import FasterRcnnConfig
 from ssod.detectors.fcos import FcosConfig

@@ -1,6 +1,7 @@
 """A run that was interrupted ends bit for bit like one that was not; leaving out any part of the state is noticed."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ssod.engine import optim
-from ssod.engine.checkpointing import checkpoint
+from ssod.engine.checkpointing import checkpoint, resume_check
 from ssod.utils.errors import Exit, SsodError
 from tests.engine import toy
 from tests.engine.crash import difference, final_state
@@ -293,6 +294,32 @@ def test_another_run_is_refused(tmp_path: Path, identity: dict, words: str) -> N
     assert words in str(caught.value)
     key = caught.value.field
     toy.run(tmp_path / "run", identity={"config": CONFIG, **identity}, allow_change=[key])
+
+
+def test_all_that_differs_is_named_and_allowed_at_once() -> None:
+    """Whoever passes what the refusal asks for is not refused once more."""
+    batch = {"labeled": 4, "unlabeled": 4}
+    saved = {"config": {"train": {"batch": batch, "seed": 0}}, "data": "abc", "world_size": 2}
+    two = {**saved, "config": {"train": {"batch": {"labeled": 2, "unlabeled": 2}, "seed": 0}}}
+    asked = r"pass --allow-change train.batch.labeled --allow-change train.batch.unlabeled, or start a new run"
+    with pytest.raises(SsodError, match=asked):
+        resume_check.check(Path("last.pt"), saved, two)
+    everything = {**two, "data": "9f0e", "world_size": 1}
+    with pytest.raises(SsodError, match=r"saved with 2 processes, now 1; train.batch.labeled 4 -> 2, ") as caught:
+        resume_check.check(Path("last.pt"), saved, everything)
+    allowed = re.findall(r"--allow-change (\S+[^,\s])", caught.value.fix)
+    assert allowed == ["data", "world_size", "train.batch.labeled", "train.batch.unlabeled"]
+    assert caught.value.field == "data"
+    resume_check.check(Path("last.pt"), saved, everything, allowed)
+
+
+def test_many_keys_are_accepted_by_their_sections() -> None:
+    saved = {"config": {"detector": {f"key{i}": 0 for i in range(9)}, "train": {"seed": 0}}}
+    now = {"config": {"detector": {f"key{i}": 1 for i in range(9)}, "train": {"seed": 1}}}
+    with pytest.raises(SsodError, match="pass --allow-change detector --allow-change train, or") as caught:
+        resume_check.check(Path("last.pt"), saved, now)
+    assert caught.value.field == "detector.key0"
+    resume_check.check(Path("last.pt"), saved, now, ["detector", "train"])
 
 
 def test_another_schedule_warns_and_other_paint_does_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as xml
 import pytest
 
 from ssod.report import charts
-from ssod.report.axes import WIDTH, Frame, short, ticks
+from ssod.report.axes import BOTTOM, RIGHT, TOP, WIDTH, Frame, short, ticks
 from ssod.report.charts import Series
 
 
@@ -39,6 +39,22 @@ def test_ticks_have_labels_of_their_own(low: float, high: float) -> None:
 def test_ticks_of_one_value() -> None:
     assert ticks(5, 5)[0] < 5 < ticks(5, 5)[-1]
     assert ticks(0, 0) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ticks(12.3, 12.3) == [0, 5, 10, 15]
+    assert ticks(0.01, 0.01)[0] == 0
+    assert (ticks(-2, -2)[0] < -2, ticks(-2, -2)[-1]) == (True, 0)
+
+
+def test_a_curve_of_one_point_has_axes_from_nothing() -> None:
+    """A step of 1234 is the end of a run, not the middle of an axis from 1233.5 to 1234.5; AP has no negative part."""
+    chart = str(charts.lines([Series("AP", [1234], [12.3])], "AP on val", "step", "AP"))
+    ticked = re.findall(r'<text class="tick[^>]*>([^<]*)</text>', chart)
+    assert ticked == ["0", "5", "10", "15", "0", "250", "500", "750", "1000"]
+    (x, y) = re.search(r'cx="([\d.]+)" cy="([\d.]+)"', chart).groups()  # type: ignore
+    assert float(x) == WIDTH - RIGHT
+    assert TOP < float(y) < 220 - BOTTOM
+    assert "0.5" not in ticked
+    at_start = str(charts.lines([Series("AP", [0], [0.0])], "AP on val", "step", "AP"))
+    assert 'cx="46.0"' in at_start
 
 
 def test_a_frame_maps_its_corners() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssod.commands.init.write import write_config, write_recipe
+from ssod.commands.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def init(
     weights: str | None = None,
     budget: str | None = None,
     group: str | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
     overrides: Sequence[str] = (),
 ) -> NewConfig:
     """Write a starting config; nothing is printed but findings in the data.
@@ -58,6 +61,8 @@ def init(
         weights: a run folder or its model file, whose teacher the training begins with.
         budget: what training may cost, ``30m`` or ``8GB``; None = what the machine has.
         group: images that the cut of ``val`` leaves together: of one ``folder``, or of one ``prefix`` of names.
+        epochs: passes over the labelled images, which make ``train.steps``; None = as the recipe and the budget say.
+        batch: images of a step, labelled and unlabelled together; None = the recipe's.
         overrides: ``key.path=value`` for keys of the config.
 
     Returns:
@@ -71,5 +76,6 @@ def init(
     own |= {"weights": weights, "budget": budget, "group": group}
     given = {name: value for name, value in own.items() if value is not None}
     common = {"percent": percent, "detector": detector, "method": method, "fold": fold, "overrides": overrides}
+    common["pace"] = Pace(epochs, batch)
     text = write_config(out, **given, **common) if data is None else write_recipe(out, data, given, **common)
     return NewConfig(Path(out), text)

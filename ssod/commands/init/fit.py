@@ -6,23 +6,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ssod.commands.coverage import ENOUGH
+from ssod.commands.coverage import ENOUGH, coverage, cut_by_tiles, doubt
 from ssod.commands.init.budget import read_budget, taught_share
 from ssod.commands.init.sizes import Sizes, Wanted, choose, read_detector
 from ssod.commands.init.start import coco_fits
 from ssod.commands.init.text import Numbers
 from ssod.commands.init.tiles import or_tiles
+from ssod.config import Config
 from ssod.data.checks.reach import Coverage
 from ssod.data.formats.records import Labeled
+from ssod.detectors.fcos import FcosConfig
 from ssod.methods.registry import find
 from ssod.structures import Tiles
 from ssod.utils.config_errors import Source, read_section
+from ssod.utils.given import given
 from ssod.utils.merging import merge
 
 STRUCTURE = ("levels", "anchors", "assigner")  # of a detector's section: where a user names one, all of it stays
 BARE = ("none", "imagenet")  # weights that say nothing of anchors and levels
 SMALL = 16  # pixels: below, size is what boxes lack; above, an anchor of their shape
-_OTHER_SHAPES = "an FCOS, which has no anchors, may suit their shapes"
+MORE = 0.1  # share of the boxes that another detector has to reach more, to be named
 
 
 def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: Numbers, budget: str | None) -> Sizes:
@@ -86,8 +89,16 @@ def _labels_once(section: Mapping[str, Any], steps: int) -> bool:
     ).labels_once
 
 
-def said(sizes: Sizes, reached: Coverage | None, budget: str | None) -> list[str]:
-    """Return what init says of the sizes: to people, and at the head of the file."""
+def said(sizes: Sizes, cfg: Config, data: Labeled, budget: str | None) -> list[str]:
+    """Return what init says of the sizes: to people, and at the head of the file.
+
+    Args:
+        sizes: what was chosen.
+        cfg: the config that is written.
+        data: the images that keep their labels.
+        budget: what the user allows; None = what the machine does.
+    """
+    reached = coverage(cfg, data)
     lines = []
     if sizes.cost:
         allowed = f"budget {budget}" if budget else "the budget of this machine"
@@ -97,10 +108,21 @@ def said(sizes: Sizes, reached: Coverage | None, budget: str | None) -> list[str
         lines.append(f"           whole images that fit have {100 * sizes.whole:.0f} % of the boxes within reach")
     if reached is not None:
         lines.append(f"reach      {reached.within()} within reach of the detector")
-    if reached is not None and reached.share < ENOUGH:
+    if reached is not None and doubt(reached) is not None:
         lines.append(f"           out of reach: {reached.beyond()}")
-        fix = "a larger --budget may help" if reached.side < SMALL else _OTHER_SHAPES
-        if "weights" in sizes.detector:  # those of COCO ask for their own anchors
-            fix = "detector.weights=imagenet lets init choose anchors and levels"
-        lines.append(f"           fewer than {ENOUGH:.0%}: {fix}")
+        lines.append(f"           fewer than {ENOUGH:.0%}: {_remedy(sizes, reached, cfg, data)}")
     return lines
+
+
+def _remedy(sizes: Sizes, reached: Coverage, cfg: Config, data: Labeled) -> str:
+    """Return what may bring more boxes within reach; a detector is named where it was tried, and does."""
+    if cut_by_tiles(reached):
+        return "tiles are too small for the objects: a larger --budget, or whole images, views.tiles=null"
+    if "weights" in sizes.detector:  # those of COCO ask for their own anchors
+        return "detector.weights=imagenet lets init choose anchors and levels"
+    if reached.side < SMALL:
+        return "a larger --budget may help"
+    other = given(coverage(replace(cfg, detector=FcosConfig()), data), "an FCOS has points")
+    if other.share > reached.share + MORE:
+        return f"an FCOS, which has no anchors, has {other.within()} within reach: --detector fcos_..."
+    return "no size within the budget, and no anchors or levels that may change, reach more"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ssod.commands.init.edit import flow
 from ssod.commands.init.sizes import Sizes, long_side
 from ssod.commands.init.start import line_of
+from ssod.commands.pace import NO_PACE, Pace, shared, steps_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
-from ssod.utils.merging import merge
+from ssod.utils.errors import SsodError
 from ssod.utils.recipes import Recipe
-from ssod.utils.yaml_io import dump_yaml
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,35 @@ class Numbers:
     lr: float
 
 
-def numbers(data: DataSets) -> Numbers:
-    """Apply the rule; the size of the images is chosen in ``sizes``."""
-    labeled = _power_of_two(min(8, len(data.labeled)))
-    steps = round(100 * len(data.labeled) / labeled, -2)
-    return Numbers(
-        labeled=labeled,
-        unlabeled=_power_of_two(min(8, len(data.unlabeled))),
-        steps=int(min(max(steps, 3000), 30_000)),
-        lr=0.00125 * labeled,
-    )
+def numbers(data: DataSets, own: Any = None, pace: Pace = NO_PACE) -> Numbers:
+    """Apply the rule; the size of the images is chosen in ``sizes``.
+
+    Args:
+        data: what is trained on.
+        own: ``train.batch`` as far as a user says it; steps and rate follow from it. None = not at all.
+        pace: the batch and the steps as a user says them by totals.
+
+    Raises:
+        SsodError: code 2, a batch that cannot be shared, or for which there are too few images.
+    """
+    labeled, unlabeled = (_power_of_two(min(8, len(part))) for part in (data.labeled, data.unlabeled))
+    own = own if isinstance(own, dict) else {}
+    labeled, unlabeled = (_whole(own.get(key), n) for key, n in (("labeled", labeled), ("unlabeled", unlabeled)))
+    if pace.batch is not None:
+        labeled, unlabeled = shared(pace.batch, labeled, unlabeled)
+        for kind, size, part in (("labelled", labeled, data.labeled), ("unlabelled", unlabeled, data.unlabeled)):
+            if size > len(part):
+                problem = f"{size} {kind} images a step, but there are {len(part)}"
+                raise SsodError("command line", "--batch", problem, "give a smaller one")
+    steps = int(min(max(round(100 * len(data.labeled) / labeled, -2), 3000), 30_000))
+    if pace.epochs is not None:
+        steps = steps_of(pace.epochs, len(data.labeled), labeled)
+    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=0.00125 * labeled)
+
+
+def _whole(value: Any, other: int) -> int:
+    """Return a number that a user may have said, where it is one that can be worked with; it is checked later."""
+    return value if isinstance(value, int) and value > 0 else other
 
 
 def compose(
@@ -129,19 +146,6 @@ def with_remarks(text: str, remarks: Sequence[str]) -> str:
     return "\n".join([first, *(f"#   {line}" for line in remarks), rest])
 
 
-def with_changes(text: str, changes: Mapping[str, Any]) -> str:
-    """Return a config's text with keys changed; a section that is changed loses the remarks on its lines."""
-    for name, section in changes.items():
-        own = yaml.safe_load(text).get(name) or {}
-        origins: dict[str, str] = {}
-        tree = {name: own}
-        merge(tree, {name: section}, origins, "command line")
-        block = dump_yaml(tree).strip() + "\n"
-        start = re.search(rf"^{name}:.*\n(?:[ \t].*\n|\n(?=[ \t]))*", text, re.MULTILINE)
-        text = f"{text.rstrip()}\n\n{block}" if start is None else text[: start.start()] + block + text[start.end() :]
-    return text
-
-
 def _remark(key: str, section: dict[str, Any]) -> str:
     if key == "held_out":
         return " # the images of `labeled` that are `val`"
@@ -218,8 +222,3 @@ def _method(section: dict[str, Any]) -> str:
 
 def _power_of_two(limit: int) -> int:
     return 1 << (limit.bit_length() - 1)
-
-
-def flow(value: Any) -> str:
-    """Return ``value`` as YAML in one line."""
-    return dump_yaml(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...")

@@ -19,14 +19,15 @@ from typing import Any
 
 from ssod import config
 from ssod.commands.check import check
-from ssod.commands.coverage import coverage
 from ssod.commands.init import text as init_text
+from ssod.commands.init.edit import flow, with_changes
 from ssod.commands.init.fit import fit, said
 from ssod.commands.init.half_labeled import refuse_half_labeled
-from ssod.commands.init.text import compose, flow, with_changes
+from ssod.commands.init.text import compose
 from ssod.commands.init.unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
 from ssod.commands.init.val import cut_off, share_of
 from ssod.commands.init.weights import begin_with
+from ssod.commands.pace import NO_PACE, Pace
 from ssod.config import Config
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig, DataSets
@@ -56,6 +57,7 @@ def write_config(
     fold: int | None = None,
     weights: str | None = None,
     overrides: Sequence[str] = (),
+    pace: Pace = NO_PACE,
     budget: str | None = None,
     group: str | None = None,
 ) -> str:
@@ -77,6 +79,7 @@ def write_config(
         fold: number of the draw, where ``percent`` is given; None = 1.
         weights: a run folder or its model file, whose teacher the training begins with.
         overrides: ``key.path=value`` for keys of the config; those of ``data`` hold for reading the data, too.
+        pace: batch and steps in place of the rule's.
         budget: what training may cost, ``30m`` or ``8GB``; None = what the machine has.
         group: images that the cut leaves together: of one ``folder``, or of one ``prefix`` of names.
 
@@ -106,7 +109,7 @@ def write_config(
     cutting = nullcontext() if share is None or "val" in section else cut_off(out, section, share, group)
     try:
         with cutting:
-            return _begins(weights, recipe) + _write_fitted(out, section, recipe, changes, budget)
+            return _begins(weights, recipe) + _write_fitted(out, section, recipe, changes, budget, pace)
     except SsodError as error:
         if in_the_data(error):
             _write_unfitted(out, section, recipe, changes)
@@ -114,7 +117,7 @@ def write_config(
 
 
 def _write_fitted(
-    out: Path, section: dict[str, Any], recipe: Recipe, changes: dict[str, Any], budget: str | None
+    out: Path, section: dict[str, Any], recipe: Recipe, changes: dict[str, Any], budget: str | None, pace: Pace
 ) -> str:
     """Read the data, write a config that fits them, and return what to say."""
     data = _read(section)
@@ -122,17 +125,17 @@ def _write_fitted(
     if section["labeled"]["format"] in ("voc", "labelme", "labelstudio") and "classes" not in section:
         section["classes"] = list(data.classes.names)  # these have no list; this one stays the same
     tree, _ = recipes.compose(recipe)
-    n = init_text.numbers(data)
+    n = init_text.numbers(data, changes.get("train", {}).get("batch"), pace)
     sizes = fit(data.labeled, tree, changes, n, budget)
     text = with_changes(compose(out, section, data, recipe, tree, n, sizes), changes)
     cfg = _check(text, recipe, out)
-    about = said(sizes, coverage(cfg, data.labeled), budget)
+    about = said(sizes, cfg, data.labeled, budget)
     _write_new(out, init_text.with_remarks(text, about))
     return (
         f"labelled   {_found(section['labeled'], data.labeled)}{_kept(section)}, {len(data.classes)} classes\n"
         f"unlabelled {_unlabeled(section, data)}\n"
         f"val        {_measured(section, data)}\n"
-        f"{''.join(f'{line}{chr(10)}' for line in about)}"
+        f"{''.join(f'{line}{chr(10)}' for line in (*pace.told(n.labeled, n.steps, len(data.labeled)), *about))}"
         f"wrote {out}; next: ssod check, ssod plan and ssod train {shlex.quote(str(out))}"
     )
 
@@ -151,6 +154,7 @@ def write_recipe(
     percent: float | None = None,
     fold: int | None = None,
     overrides: Sequence[str] = (),
+    pace: Pace = NO_PACE,
 ) -> str:
     """Write a config that names a recipe of ``configs`` and changes nothing of it.
 
@@ -160,6 +164,7 @@ def write_recipe(
         own: options about other data, which are refused: name -> value.
         method, detector, percent, fold: the rest of the recipe.
         overrides: ``key.path=value``, what the config changes of it.
+        pace: batch and steps; with ``epochs`` the labelled images are read.
 
     Returns:
         A line for people.
@@ -176,7 +181,10 @@ def write_recipe(
     detector = detector or DETECTOR
     named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
     named = {key: value for key, value in named.items() if value is not None}
-    config.load_recipe(**named, overrides=overrides)
+    lines: list[str] = []
+    cfg = config.load_recipe(
+        **named, overrides=overrides, settle=lambda tree, origins: lines.extend(pace.settle(tree, origins))
+    )
     if percent is not None and percent == int(percent):
         named["percent"] = int(percent)
     file = shlex.quote(str(out))
@@ -186,9 +194,9 @@ recipe: {flow(named)}
 # What is written below changes it, such as
 # train: {{batch: {{labeled: 4, unlabeled: 4}}}}
 """
-    text = with_changes(text, changed(overrides))
+    text = with_changes(text, changed([*overrides, *pace.words(cfg.train)]))
     _write_new(out, text)
-    return f"wrote {out}; next: ssod check, ssod plan and ssod train {file}"
+    return "\n".join([*lines, f"wrote {out}; next: ssod check, ssod plan and ssod train {file}"])
 
 
 def changed(overrides: Sequence[str]) -> dict[str, Any]:

@@ -178,6 +178,7 @@ class Coverage:
         worst: the class that most of these are of; empty = none is.
         worst_out: how many of these are of that class.
         worst_boxes: how many boxes that class has.
+        cut: how many of those out of reach the detector could take if a tile showed them whole.
     """
 
     boxes: int
@@ -186,6 +187,7 @@ class Coverage:
     worst: str = ""
     worst_out: int = 0
     worst_boxes: int = 0
+    cut: int = 0
 
     @property
     def share(self) -> float:
@@ -201,6 +203,7 @@ class Coverage:
         if not self.out:
             return ""
         side = f"median side {self.side:.0f} pixels of the network's input"
+        side += f", {self.cut} of them in no tile as a whole" if self.cut else ""
         return f"{self.out}, {side}; {short(self.worst)} loses most: {self.worst_out} of {self.worst_boxes}"
 
 
@@ -220,4 +223,5 @@ def cover(seen: Seen, reach: Reach, names: tuple[str, ...]) -> Coverage:
     worst = int(of_class.argmax())
     side = float(np.median(np.sqrt(seen.sides[lost].prod(1))))
     own = int((seen.labels == worst).sum())
-    return Coverage(len(seen.boxes), count, side, names[worst], int(of_class[worst]), own)
+    cut = int((lost & reach.reach.within(seen)).sum()) if isinstance(reach, Whole) else 0
+    return Coverage(len(seen.boxes), count, side, names[worst], int(of_class[worst]), own, cut)

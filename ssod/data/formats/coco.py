@@ -25,6 +25,7 @@ from ssod.data.formats.hulls import fill_boxes
 from ssod.data.formats.incomplete import read_incomplete
 from ssod.data.formats.jsonfile import kind, read_json
 from ssod.data.formats.marked import Which, keep_labeled, keep_marked
+from ssod.data.formats.misspelt import warn_of_misspelt
 from ssod.data.formats.readings import check_format, corners, in_pixels
 from ssod.data.formats.records import Classes, Images, Labeled
 
@@ -59,6 +60,8 @@ def read_coco(
     file = ctx.path(ann)
     data = read_json(file, ctx, f"{ctx.section}.ann")
     tables = {name: read_table(data, name, file, ctx) for name in ("images", "categories", "annotations")}
+    for table in tables.values():
+        warn_of_misspelt(table, ctx)
     used = used_ids(tables["annotations"])
     known = read_categories(tables["categories"], ctx, used)
     found = read_image_table(tables["images"], ctx.path(images), ctx, needed=True, names=names)
@@ -85,7 +88,9 @@ def read_coco_images(
     """
     file = ctx.path(ann)
     data = read_json(file, ctx, f"{ctx.section}.ann")
-    found = read_image_table(read_table(data, "images", file, ctx), ctx.path(images), ctx, needed=False, names=names)
+    table = read_table(data, "images", file, ctx)
+    warn_of_misspelt(table, ctx)
+    found = read_image_table(table, ctx.path(images), ctx, needed=False, names=names)
     ctx.findings.raise_first()
     if which in ("labeled", "bare"):
         seen = set(map(str, read_table(data, "annotations", file, ctx).values("image_id")))

@@ -1,9 +1,9 @@
 """What makes a run this run: which changes of its config a checkpoint survives."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -53,6 +53,7 @@ KINDS: dict[str, Kind] = {
     "eval.diagnose": "cosmetic",
 }
 
+MOST_NAMED = 4  # keys that a refusal names one by one
 UNLABELED = ("views.unlabeled", "data.unlabeled", "train.batch.unlabeled")  # no supervised step reads it
 
 
@@ -91,30 +92,58 @@ def check(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], allow: C
             ``world_size``, ``pixels``.
 
     Raises:
-        SsodError: code 4 with the difference.
+        SsodError: code 4 with all that differs, and what to pass to accept all of it.
     """
     _check_classes(path, saved.get("classes"), now.get("classes"), allow)
-    if saved.get("data") != now.get("data") and "data" not in allow:
-        problem = f"the data set changed since step 0 ({str(saved.get('data'))[:12]} -> {str(now.get('data'))[:12]})"
-        raise _error(path, "data", problem, "restore it, start a new run, or pass --allow-change data")
-    if saved.get("world_size") != now.get("world_size") and "world_size" not in allow:
-        problem = f"saved with {saved.get('world_size')} processes, now {now.get('world_size')}"
-        raise _error(
-            path, "world_size", problem, f"run with {saved.get('world_size')} or pass --allow-change world_size"
-        )
-    _check_pixels(path, saved.get("pixels"), now.get("pixels"), allow)
+    refused = [one for one in _other_data(saved, now) if one.field not in allow]
+    if "pixels" not in allow:
+        refused += _other_pixels(path, saved.get("pixels"), now.get("pixels"))
     old, new = flat(saved.get("config") or {}), flat(now.get("config") or {})
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     changed = [key for key in changed if not any(key == a or key.startswith(f"{a}.") for a in allow)]
     lines = {key: f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed}
-    refused = [key for key in changed if kind(key) == "identity" or key in now.get("fixed", ())]
-    refused.sort(key=lambda key: not key.endswith(".name"))  # another detector has other keys, which say less
+    keys = [key for key in changed if kind(key) == "identity" or key in now.get("fixed", ())]
+    keys.sort(key=lambda key: not key.endswith(".name"))  # another detector has other keys, which say less
+    if keys:
+        problem = f"{', '.join(lines[key] for key in keys[:3])}{' ...' if len(keys) > 3 else ''} changes the run"
+        refused.append(_Refused(keys[0], _to_allow(keys), problem))
     if refused:
-        problem = f"{', '.join(lines[key] for key in refused[:3])}{' ...' if len(refused) > 3 else ''} changes the run"
-        raise _error(path, refused[0], problem, f"pass --allow-change {refused[0]}, or start a new run")
+        all_of_it = " ".join(f"--allow-change {key}" for one in refused for key in one.keys)
+        fix = ", or ".join([*(one.mend for one in refused if one.mend), f"pass {all_of_it}", "start a new run"])
+        raise _error(path, refused[0].field, "; ".join(one.problem for one in refused), fix)
     softer = [lines[key] for key in changed if kind(key) == "schedule"]
     if softer:
         logging.getLogger("ssod").warning(f"{path}: going on with another schedule: {', '.join(softer)}")
+
+
+class _Refused(NamedTuple):
+    """One thing that makes another run.
+
+    Attributes:
+        field: what messages name.
+        keys: what ``--allow-change`` calls it.
+        problem: what differs.
+        mend: how it is undone; empty = by giving the former value.
+    """
+
+    field: str
+    keys: list[str]
+    problem: str
+    mend: str = ""
+
+
+def _to_allow(keys: list[str]) -> list[str]:
+    """Return what to pass to accept changes of all of ``keys``: themselves, or of many the sections."""
+    return keys if len(keys) <= MOST_NAMED else list(dict.fromkeys(key.partition(".")[0] for key in keys))
+
+
+def _other_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[_Refused]:
+    if saved.get("data") != now.get("data"):
+        before, after = (str(part.get("data"))[:12] for part in (saved, now))
+        yield _Refused("data", ["data"], f"the data set changed since step 0 ({before} -> {after})", "restore it")
+    if saved.get("world_size") != now.get("world_size"):
+        problem = f"saved with {saved.get('world_size')} processes, now {now.get('world_size')}"
+        yield _Refused("world_size", ["world_size"], problem, f"run with {saved.get('world_size')}")
 
 
 def own_share(path: Path, shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -138,18 +167,17 @@ def own_share(path: Path, shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return shares[rank % wrote]
 
 
-def _check_pixels(
-    path: Path, saved: Mapping[str, str] | None, now: Mapping[str, str] | None, allow: Collection[str]
-) -> None:
-    if now is None or saved == now or "pixels" in allow:
+def _other_pixels(path: Path, saved: Mapping[str, str] | None, now: Mapping[str, str] | None) -> Iterator[_Refused]:
+    if now is None or saved == now:
         return
     if saved is None:
         problem = "its pixels were made by Pillow, one move at a time; from here on those of a view are made at once"
         logging.getLogger("ssod").warning(f"{path}: {problem}, by {now['resampler']}")
         return
     changed = [f"{use} {saved.get(use)} -> {now.get(use)}" for use in now if saved.get(use) != now.get(use)]
-    problem = f"pixels are made by another library: {', '.join(changed)}"
-    raise _error(path, "pixels", problem, "install the former, pass --allow-change pixels, or start a new run")
+    yield _Refused(
+        "pixels", ["pixels"], f"pixels are made by another library: {', '.join(changed)}", "install the former"
+    )
 
 
 def _check_classes(path: Path, saved: Mapping | None, now: Mapping | None, allow: Collection[str]) -> None:
