@@ -146,9 +146,10 @@ def test_the_shipped_file_has_the_ap_of_its_weights(
     out = capsys.readouterr().out
     assert f"best.{format}: run by {'onnxruntime' if format == 'onnx' else 'torch'} " in out
     assert "scores above 0.2" in out
-    higher = evaluate(run / f"best.{format}", data=measured, score=0.6)
-    assert higher["AP"] < have["AP"]
-    assert higher == pytest.approx(evaluate(run, data=measured, score=0.6), abs=1e-3, nan_ok=True)
+    if format == "onnx":  # a .pt2 takes seconds to open
+        higher = evaluate(run / "best.onnx", data=measured, score=0.6)
+        assert higher["AP"] < have["AP"]
+        assert higher == pytest.approx(evaluate(run, data=measured, score=0.6), abs=1e-3, nan_ok=True)
 
 
 def test_predictions_and_labels_are_those_of_the_weights(
