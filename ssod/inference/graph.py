@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,15 +190,15 @@ def runner(content: bytes, format: str, provider: str = CPU, place: int = 0) -> 
         raise RuntimeError(f"{provider} could not be started")
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out: list[np.ndarray] = session.run(list(OUTPUTS), dict(zip(INPUTS, (images.numpy(), sizes.numpy()))))
-        boxes, scores, labels = (torch.from_numpy(array) for array in out)
+        out = session.run(list(OUTPUTS), dict(zip(INPUTS, (images.numpy(), sizes.numpy()))))
+        boxes, scores, labels = (torch.from_numpy(np.asarray(array)) for array in out)
         return boxes, scores, labels
 
     return run
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None, None, None]:
     """Keep the exporters' own remarks from the terminal."""
     loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx", "torch.export")]
     levels = [logger.level for logger in loggers]
