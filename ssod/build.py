@@ -264,7 +264,7 @@ def evaluator(
 
     def run(detector: Detector) -> dict[str, float]:
         count, merging = partial(measured, most=max(MOST, detector.decode.detections)), Merging.of(detector.decode)
-        how = {"device": next(detector.parameters()).device, "precision": cfg.train.precision, "score": score}
+        how = {"device": detector.device, "precision": cfg.train.precision, "score": score}
         seen = val_views(images, cfg.views, cfg.eval.batch, Loading(cfg.train.workers, cfg.data.reader()), Place.here())
         with reading(seen):
             return measure(detector, seen, table, merging, metrics=count, **how)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ssod.build import evaluator, visible
 from ssod.commands.measured import Measured
-from ssod.config import load
+from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Findings
@@ -20,10 +20,12 @@ from ssod.evaluation import cutoffs
 from ssod.evaluation.columns import Found, Truth
 from ssod.evaluation.cutoffs import PRECISION, Cutoff
 from ssod.evaluation.matching import MOST, Matches, match
+from ssod.inference.graph import MEASURE, GraphDetector, check_floor
 from ssod.inference.label_limits import check_precision
 from ssod.inference.model import Model, check_score
 from ssod.inference.model import load as load_model
-from ssod.utils import distributed
+from ssod.structures import Detector
+from ssod.utils import distributed, graph_file
 from ssod.utils.errors import SsodError
 from ssod.utils.printing import console, percent
 from ssod.utils.progress import screen
@@ -71,7 +73,7 @@ def evaluate(
     Detector and view are those that the model was saved with, whatever the config says.
 
     Args:
-        weights: a model file, or a run folder that holds one.
+        weights: a model file, a run folder that holds one, or an exported graph.
         data: config whose ``data.val`` to measure on; None = the run's own. No other data has to be there.
         score: lowest score of a detection; None = the detector's own. It moves AP by about a point.
         precision: what is often enough, 0..1; see ``ssod.evaluation.cutoffs``.
@@ -82,13 +84,17 @@ def evaluate(
         The metrics by name, fractions in 0..1, NaN where there is nothing to find; and what they stand on.
 
     Raises:
-        SsodError: no config or no validation set, an override without effect, classes that are not the model's.
+        SsodError: no config or no validation set, an override without effect, classes that are not the model's; of a
+            graph also a score below its own.
     """
     weights = Path(weights)
     check_score(score)
     check_precision(precision)
     changes = _effective(overrides)
-    model = load_model(weights)
+    model = load_model(weights, "auto" if graph_file.is_graph(weights) else "cpu")
+    if isinstance(model.detector, GraphDetector):
+        _refuse_baked(weights, changes)
+        check_floor(weights, model.detector.floor if score is None else score, model.detector.floor)
     source = _config_of(weights, data)
     own = {
         "detector": model.card["detector"],
@@ -106,11 +112,10 @@ def evaluate(
     visible(cfg).check("val", val, datasets.name_of(cfg.data.val, ctx), ctx)
     for line in findings.kinds():
         print(line)
-    detector = model.detector
-    if any(_below(key, ("detector",)) for key in changes):
-        detector = build_detector(cfg.detector, len(model.classes), pretrained=False)
-        detector.load_state_dict(model.detector.state_dict())
-    detector = detector.to(distributed.pick_device(cfg.train.device)).eval().requires_grad_(False)
+    if isinstance(model.detector, GraphDetector):
+        detector, cfg = _graph(weights, model.detector, cfg)
+    else:
+        detector = _detector(model, cfg, changes)
     least = detector.decode.score if score is None else score
     tables: list[Matches] = []
 
@@ -123,6 +128,31 @@ def evaluate(
     found = Evaluated(metrics, weights, model.card.get("step"), len(val), least, precision, tuple(limits))
     _show(found)
     return found
+
+
+def _detector(model: Model, cfg: Config, changes: Sequence[str]) -> Detector:
+    """Return the detector of weights, as the command line changes it, where the config says that it runs."""
+    detector = model.detector
+    if any(_below(key, ("detector",)) for key in changes):
+        detector = build_detector(cfg.detector, len(model.classes), pretrained=False)
+        detector.load_state_dict(model.detector.state_dict())
+    return detector.to(distributed.pick_device(cfg.train.device)).eval().requires_grad_(False)
+
+
+def _graph(weights: Path, graph: GraphDetector, cfg: Config) -> tuple[GraphDetector, Config]:
+    """Return the graph where the config says that it runs, and the config with numbers as they are in the graph."""
+    device = cfg.train.device
+    there = load_model(weights, distributed.pick_device(device)).detector if device != "auto" else graph
+    assert isinstance(there, GraphDetector)
+    print(there.line())
+    return there, replace(cfg, train=cfg.train.model_copy(update={"precision": "fp32"}))
+
+
+def _refuse_baked(weights: Path, changes: Sequence[str]) -> None:
+    """Refuse to change what is part of an exported graph."""
+    for key in changes:
+        if _below(key, ("detector", "train.precision")):
+            raise SsodError("command line", key, f"is part of the exported graph {weights}, and stays", MEASURE)
 
 
 def _which(found: Evaluated) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from ssod.inference.weights_file import weights_file
 from ssod.utils.errors import SsodError
+from ssod.utils import graph_file
 
 Words = Annotated[
     list[str] | None,
@@ -125,7 +126,27 @@ def _present(weights: Path) -> Path:
     return weights
 
 
-Weights = Annotated[Path, typer.Argument(help="best.safetensors, or a run folder that holds one.", callback=_present)]
+def _usable(weights: Path) -> Path:
+    """Refuse a graph that nothing here can run, likewise."""
+    graph_file.need_packages(_present(weights))
+    return weights
+
+
+def _trained(weights: Path) -> Path:
+    """Refuse a graph where weights are needed, likewise."""
+    graph_file.refuse(_present(weights), "exported again")
+    return weights
+
+
+Weights = Annotated[
+    Path,
+    typer.Argument(
+        help="best.safetensors, or a run folder that holds one; or an exported graph, .onnx or .pt2.", callback=_usable
+    ),
+]
+OnlyWeights = Annotated[
+    Path, typer.Argument(help="best.safetensors, or a run folder that holds one.", callback=_trained)
+]
 Sheet = Annotated[
     Path | None,
     typer.Option("-o", "--out", help="Write a page with pictures, too: sheet.html; an older one is replaced."),
@@ -135,7 +156,7 @@ Doubts = Annotated[
     typer.Option(
         "--run",
         help="Run folder, or a model file: -o shows what it is sure of and no label says.",
-        callback=lambda weights: None if weights is None else _present(weights),
+        callback=lambda weights: None if weights is None else _usable(weights),
     ),
 ]
 OfTrained = Annotated[
@@ -191,7 +212,11 @@ Set = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks; before or after the command.")]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Let a config name a method of your own package, which is then run.")
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Let a config name a method of your own package, which is then run, and open a .pt2, which may run code.",
+    ),
 ]
 
 

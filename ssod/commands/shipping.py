@@ -52,7 +52,7 @@ def predict(
 
 
 def export(
-    weights: option.Weights,
+    weights: option.OnlyWeights,
     format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
 ) -> None:

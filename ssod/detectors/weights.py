@@ -37,7 +37,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ssod.detectors.backbones import GROUPS, BackboneConfig
 from ssod.detectors.rla import FRESH, own_name, widened
 from ssod.structures import Detector
-from ssod.utils import model_file, torch_file
+from ssod.utils import graph_file, model_file, torch_file
 from ssod.utils.errors import Exit, SsodError
 
 State = dict[str, Tensor]
@@ -130,6 +130,7 @@ def read(path: Path) -> State:
     if not path.is_file():
         words = ", ".join(_WORDS)
         raise SsodError("config", "detector.weights", f"no file '{path}'", f"one of {words}, or a file's path")
+    graph_file.refuse(path, "trained on, or copied into a detector")
     if path.suffix == ".safetensors":
         return _finite(path, alone(model_file.tensors(path)))
     state = torch_file.read(path, "save its state_dict alone, or as .safetensors")

@@ -13,7 +13,8 @@ weights only.
 
 N, H and W are free. For the answers of ``ssod predict``, show images as the card's ``val_view`` says and pad their
 sides to multiples of ``divisor``. D and the score threshold are those of the detector's config. The ONNX file's
-metadata, and the .pt2 file's extra files, are ``card`` (JSON), ``names`` (JSON list of class names) and ``divisor``.
+metadata, and the .pt2 file's extra files, are ``card`` (JSON), ``names`` (JSON list of class names), ``divisor`` and
+``decode`` (JSON: the score threshold, the IoU of suppression and D, which are part of the graph).
 The card's ``pixels`` say how images of more than 8-bit RGB become that: which values are black and white (``levels``),
 and what an alpha channel means. Where the card has ``tiles``, the graph is that of one tile: cutting large images, and
 merging what is found in their parts (``ssod.evaluation.merge_tiles``), is left to those who run it.
@@ -25,27 +26,23 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ssod.inference.export_parity import Parity, Run, as_view, measure, pictures
-from ssod.inference.model import DIVISOR, Model, load
+from ssod.inference.graph import quiet, runner
+from ssod.inference.graph_content import DIVISOR, INPUTS, OUTPUTS
+from ssod.inference.model import Model, load
 from ssod.inference.weights_file import weights_file
 from ssod.structures import Detector
-from ssod.utils import atomic
+from ssod.utils import atomic, graph_file
 from ssod.utils.errors import Exit, SsodError
 
-INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2"}
 _AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
 
@@ -89,6 +86,7 @@ def export(
     held = weights_file(weights)
     file = Path(out) if out is not None else held.with_suffix(SUFFIX[format])
     _check_target(file, held, SUFFIX[format])
+    graph_file.refuse(held, "exported again")
     model = load(held)
     if format == "onnx":
         _need_packages()
@@ -133,6 +131,7 @@ def metadata(model: Model) -> dict[str, str]:
         "card": json.dumps(model.card),
         "names": json.dumps(list(model.classes.names)),
         "divisor": str(DIVISOR),
+        "decode": json.dumps(model.detector.decode.model_dump(mode="json")),
     }
 
 
@@ -156,7 +155,7 @@ def trace(detector: Detector) -> ExportedProgram:
 
 def convert(model: Model, format: str) -> bytes:
     """Return the file that holds a model's graph; the model must be on the CPU."""
-    with _quiet():
+    with quiet():
         return _onnx(model) if format == "onnx" else _pt2(model)
 
 
@@ -184,48 +183,8 @@ def _pt2(model: Model) -> bytes:
     return buffer.getvalue()
 
 
-def runner(content: bytes, format: str, provider: str = "CPUExecutionProvider") -> Run:
-    """Return a graph as a function, loaded from the very bytes that are written.
-
-    Args:
-        content: what ``convert`` returned.
-        format: of it.
-        provider: onnxruntime's, which computes; for ONNX.
-    """
-    if format == "pt2":
-        with _quiet():
-            return torch.export.load(io.BytesIO(content)).module()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=[provider])
-
-    def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out: list[np.ndarray] = session.run(list(OUTPUTS), {"images": images.numpy(), "sizes": sizes.numpy()})
-        return tuple(torch.from_numpy(array) for array in out)
-
-    return run
-
-
 def _need_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         fix = f"pip install {' '.join(missing)}"
         raise SsodError("command line", "--format onnx", f"needs {', '.join(missing)}, which is not installed", fix)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' own remarks from the terminal."""
-    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ssod.data.formats.image import MAX_PIXELS, Alpha
 from ssod.data.formats.records import Images, Labeled
 from ssod.inference import label_limits, label_parts, next_images, output_dir, predict, review_queue
 from ssod.inference import label_writers as writers
 from ssod.inference.draw_boxes import draw
+from ssod.inference.graph import check_floor
 from ssod.inference.label_limits import Limits
 from ssod.inference.label_parts import NOTHING, Values, Wanted, Written
 from ssod.inference.label_store import LabelStore
@@ -75,7 +78,7 @@ def label_files(
     out, as they are in training. Memory holds some batches of images, and of the others a few numbers beside the path.
 
     Args:
-        weights: model file or run folder.
+        weights: model file, run folder, or exported graph.
         images: an image, a folder (searched recursively), a glob or a .txt list.
         out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
         format: one of ``ssod.inference.label_writers.WRITERS``.
@@ -147,6 +150,7 @@ def _limits(weights: str | os.PathLike, model: Model, score: float | None, preci
         limits = label_limits.of_precision(weights, model.classes.names, precision)
     else:
         limits = label_limits.of_score(label_limits.SCORE if score is None else score, len(model.classes))
+    check_floor(Path(weights), float(limits.above.min()), float(np.float32(model.detector.floor)))
     for line in limits.lines:
         print(line)
     return limits
@@ -182,7 +186,10 @@ class _Look:
 
     def __init__(self, model: Model, limits: Limits, *how: int) -> None:
         self.model, self.limits, self.how = model, limits, how
-        self.lowest = review_queue.SHARE * float(limits.near.min())
+        wanted = review_queue.SHARE * float(limits.near.min())
+        self.lowest = max(wanted, model.detector.floor)
+        if self.lowest > wanted:
+            print(f"doubts are told by boxes from {self.lowest:g} on, which the graph begins at, not from {wanted:.2g}")
 
     def through(self, found: Images, bad: list[SsodError], store: LabelStore, values: Values | None) -> None:
         """Add the detections above their limits to ``store``; ``values`` takes note of each image, too."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ssod.evaluation import cutoffs, matching
 from ssod.evaluation.cutoffs import Cutoff
+from ssod.inference import graph_content
 from ssod.inference.weights_file import weights_file
-from ssod.utils import model_file
+from ssod.utils import graph_file, model_file
 from ssod.utils.errors import Exit, SsodError
 
 SCORE = 0.5  # where nothing else is said
@@ -46,7 +48,7 @@ def of_precision(weights: str | os.PathLike, classes: Sequence[str], precision: 
     """Return the limits from which labels would have had a precision on the run's val images.
 
     Args:
-        weights: a run folder, or its ``best.safetensors``.
+        weights: as ``of_run`` has it.
         classes: of the model.
         precision: in 0..1.
 
@@ -93,17 +95,27 @@ def of_run(weights: str | os.PathLike, precision: float) -> list[Cutoff]:
     """Return the thresholds of a run's best teacher, from the matches that its training kept.
 
     Args:
-        weights: a run folder, or its ``best.safetensors``.
+        weights: a run folder, its ``best.safetensors``, or a graph that was exported from it and lies beside it.
         precision: in 0..1.
 
     Raises:
         SsodError: no weights; or no matches of the evaluation that these weights were the best of.
     """
     file = weights_file(weights)
-    step = model_file.read_card(file).get("step")
+    card = graph_content.read(file).card if graph_file.is_graph(file) else model_file.read_card(file)
+    step = card.get("step")
     table = file.parent / "eval" / f"step_{step}.npz"
-    if file.name != "best.safetensors" or not isinstance(step, int) or not table.is_file():
+    if not _of_its_run(file, card) or not isinstance(step, int) or not table.is_file():
         problem = f"no matches of its val images: eval/{table.name} is not there"
         fix = "name a run folder that was evaluated, or give --score: `ssod eval` prints a score for each class"
         raise SsodError(weights, "--precision", problem, fix, code=Exit.DATA)
     return cutoffs.cutoffs(matching.read(table), precision)
+
+
+def _of_its_run(file: Path, card: model_file.Card) -> bool:
+    """Return whether weights are those of the run in whose folder they lie; a graph may have been copied there."""
+    if not graph_file.is_graph(file):
+        return file.name == "best.safetensors"
+    best = file.with_name("best.safetensors")
+    changing = {"step": None, "metrics": None}  # a training that went on has a better teacher by now
+    return best.is_file() and model_file.read_card(best) | changing == card | changing

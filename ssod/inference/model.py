@@ -21,17 +21,20 @@ from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.card import Bounded, judge, refuse_files
 from ssod.detectors.d2.config import D2Config
 from ssod.evaluation.merge_tiles import Merging
+from ssod.inference import graph_content
 from ssod.inference.draw_boxes import Picture, as_picture
+from ssod.inference.graph import detector_of
+from ssod.inference.graph_content import DIVISOR
 from ssod.inference.weights_file import weights_file
 from ssod.structures import Detector, Targets, Tiles
 from ssod.structures.boxes import clip, warp
 from ssod.transforms.tile_view import view_tile
 from ssod.transforms.views import Pipeline, Sample, make_views
-from ssod.utils import model_file
+from ssod.utils import graph_file, model_file
+from ssod.utils.distributed import pick_device
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.given import given
 
-DIVISOR = 32  # as in evaluation: padded sides are multiples of it
 BATCH = 8
 MISFIT = "use a file whose card is of its own weights"
 
@@ -175,26 +178,30 @@ def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:
     """Load a trained teacher.
 
     Args:
-        path: ``best.safetensors``, or a run folder that holds one.
-        device: where it runs.
+        path: ``best.safetensors``, or a run folder that holds one; or an exported graph, ``*.onnx`` or ``*.pt2``.
+        device: where it runs; ``auto`` = the GPU, where there is one that can run it.
 
     Raises:
         SsodError: code 2 for a device that is not there; code 4 for a file that is absent, damaged or of another
-            detector than it says; code 7 for a pickle.
+            detector than it says; code 7 for a pickle, or a graph that may run code (``inference.graph_content``).
     """
-    device = _present(device)
+    must, device = device != "auto", pick_device("auto") if device == "auto" else _present(device)
     file = weights_file(path)
-    card = model_file.read_card(file)
+    graph = graph_content.read(file) if graph_file.is_graph(file) else None
+    card = model_file.read_card(file) if graph is None else graph.card
     try:
         refuse_files(card["detector"])
         cfg = TypeAdapter(DetectorConfig).validate_python(card["detector"])
         classes = len(card["classes"]["names"])
+        Pipeline.model_validate(card["val_view"])
+        _tiles(card)
+        if graph is not None:
+            detector = detector_of(graph, classes, device, must=must)
+            return Model(detector.eval(), card, detector.device)
         if isinstance(cfg, D2Config):
             judge(cfg)
         else:
             _refuse_other(cfg, classes, file)
-        Pipeline.model_validate(card["val_view"])
-        _tiles(card)
         detector = _built(cfg, classes, file)
         _fill(detector, model_file.weights(file), file, cfg.name)
         return Model(detector.to(device).eval().requires_grad_(False), card, device)

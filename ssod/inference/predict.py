@@ -17,6 +17,7 @@ from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
 from ssod.data.formats.records import Images
 from ssod.inference import output_dir, result_ids
 from ssod.inference.draw_boxes import draw
+from ssod.inference.graph import GraphDetector
 from ssod.inference.model import BATCH, Detected, Model, check_score, load
 from ssod.inference.results import Results, rows_of
 from ssod.inference.stream import WORKERS, look_through
@@ -74,7 +75,7 @@ def predict_files(
     written over, and ``out`` is whole or not there. However many images there are, memory holds some batches of them.
 
     Args:
-        weights: model file or run folder.
+        weights: model file, run folder, or exported graph.
         images: an image, a folder (searched recursively), a glob, a .txt list, or a COCO JSON beside its images.
         out: a new or empty folder, outside of the one that is searched.
         score: draw boxes above this score, 0..1.
@@ -136,7 +137,9 @@ def model_for(
         raise SsodError("command line", "--levels", problem, "give the value that is black, then that of white")
     if alpha not in (None, "blend", "ignore"):
         raise SsodError("command line", "--alpha", f"'{alpha}' is unknown", "use blend or ignore")
-    model = load(weights, _picked(device))
+    model = load(weights, "auto" if device == "auto" else _picked(device))
+    if isinstance(model.detector, GraphDetector):
+        print(model.detector.line())
     model.pixels = Pixels(levels or model.pixels.levels, alpha or model.pixels.alpha)
     ctx = Context(section="data" if levels else "images", rules=Rules(pixels=model.pixels, allow_symlinks=True))
     check_pixels({"images": census(found, ctx)}, {"images": found.root}, model.pixels, ctx)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ssod.utils import graph_file
 from ssod.utils.schema import Duration, Section
 
 
@@ -36,7 +37,8 @@ def _model_file(value: object) -> object:
     """Read the path of a model file or run folder as the frozen teacher of these weights."""
     if not isinstance(value, str):
         return value
-    if value.endswith((".safetensors", ".pt")) or Path(value).is_dir():
+    # A graph is named here like weights, so that those who read them say what is wrong with it.
+    if value.endswith((".safetensors", ".pt")) or graph_file.is_graph(value) or Path(value).is_dir():
         return {"name": "frozen", "weights": value}
     fix = "write {name: frozen, weights: RUN} or {name: file, results: boxes.json}"
     raise ValueError(f"{value!r} is neither a model file nor a run folder that is there; {fix}")

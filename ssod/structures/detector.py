@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ssod.structures.clusters import Clusters
@@ -78,6 +79,7 @@ class Detector(nn.Module):
             objectness, or no quality at all.
         strides: pixels per cell of each level of its dense rows.
         central: whether the loss of a whole box counts by its row's centerness, and is divided by the sum of that.
+        floor: no detection can be had that scores less; 0 where ``detections`` may be asked for any score.
     """
 
     num_classes: int
@@ -93,6 +95,12 @@ class Detector(nn.Module):
     with_quality: Callable[[Predictions, Assignment], Assignment] | None = None
     strides: tuple[int, ...] = ()
     central: bool = False
+    floor: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are handed to it: where its weights lie."""
+        return next(self.parameters()).device
 
     @property
     def body(self) -> nn.Module:

@@ -94,17 +94,32 @@ def read_card(path: Path | str) -> Card:
     path = Path(path)
     with _opened(path) as file:
         text = (file.metadata() or {}).get(_CARD)
-    foreign = Source(path, "use a run's best.safetensors", Exit.CHECKPOINT)
     if text is None:
-        raise foreign.error("header", "has no readable card: not written by ssod")
+        problem = "has no readable card: not written by ssod"
+        raise SsodError(path, "header", problem, "use a run's best.safetensors", code=Exit.CHECKPOINT)
+    return card_of(path, text)
+
+
+def card_of(path: Path, text: str, again: str = "write the file again") -> Card:
+    """Return the card that a text says, whose entries are of the kinds that they must be.
+
+    Args:
+        path: the file that it stands in, for messages.
+        text: JSON.
+        again: what to do about a file whose card is none.
+
+    Raises:
+        SsodError: code 4.
+    """
+    foreign = Source(path, "use a run's best.safetensors", Exit.CHECKPOINT)
     if len(text) > CARD_LIMIT:
         raise foreign.error("card", f"{len(text) / MB:.0f} MB > {CARD_LIMIT / MB:.0f} MB limit")
     card = untrusted.parse_json(foreign, "card", text)
     version = card.get("format") if isinstance(card, dict) else None
     if version != FORMAT:
-        fix = "upgrade ssod" if isinstance(version, int) and version > FORMAT else "write the file again"
+        fix = "upgrade ssod" if isinstance(version, int) and version > FORMAT else again
         raise SsodError(path, "format", f"{version!r:.40}, this version reads {FORMAT}", fix, code=Exit.CHECKPOINT)
-    source = Source(path, "write the file again", Exit.CHECKPOINT)
+    source = Source(path, again, Exit.CHECKPOINT)
     untrusted.checked(source, "", {"card": card}, _KINDS)
     names, ids = card["classes"]["names"], card["classes"]["ids"]
     for what, values in (("names", names), ("ids", ids)):

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from ssod.detectors.build import DetectorConfig
 from ssod.inference.weights_file import weights_file
-from ssod.utils import model_file, recipes
+from ssod.utils import graph_file, model_file, recipes
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.recipes import Recipe
 
@@ -27,6 +27,7 @@ def begin_with(weights: str | os.PathLike, method: str, detector: str | None) ->
         SsodError: no weights, or a detector that is another.
     """
     file = weights_file(weights)
+    graph_file.refuse(file, "trained on")
     own = dict(model_file.read_card(file)["detector"]) | {"weights": os.path.abspath(file)}
     names = recipes.names("detector") if detector is None else [detector]
     sections = {name: _section(name, method, skip=detector is None) for name in names}
