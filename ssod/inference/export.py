@@ -1,66 +1,24 @@
-"""The teacher as one graph, for ONNX Runtime or for torch without our code, checked against torch before it is kept.
+"""The teacher as a file that runs without our code, checked against torch before it is kept.
 
-The graph is normalise -> backbone -> head -> decode -> top K -> one NMS -> D detections, and holds the teacher's
-weights only.
-
-====================  ============================  ==================================================================
-``images``            [N, 3, H, W] float32          RGB in 0..1, padded with 0 at the bottom and right
-``sizes``             [N, 2] int64                  (height, width) of each image without its padding
-``boxes``             [N, D, 4] float32             x1, y1, x2, y2 in pixels of ``images``, clipped to ``sizes``
-``scores``            [N, D] float32                best first; 0 = no detection from here on
-``labels``            [N, D] int64                  0..K-1
-====================  ============================  ==================================================================
-
-N, H and W are free. For the answers of ``ssod predict``, show images as the card's ``val_view`` says and pad their
-sides to multiples of ``divisor``. D and the score threshold are those of the detector's config. The ONNX file's
-metadata, and the .pt2 file's extra files, are ``card`` (JSON), ``names`` (JSON list of class names) and ``divisor``.
-The card's ``pixels`` say how images of more than 8-bit RGB become that: which values are black and white (``levels``),
-and what an alpha channel means. Where the card has ``tiles``, the graph is that of one tile: cutting large images, and
-merging what is found in their parts (``ssod.evaluation.merge_tiles``), is left to those who run it.
-A .pt2 graph runs on the CPU; ``torch.export.passes.move_to_device_pass`` moves it.
+What the graph takes and returns, and what its metadata say, is told in ``ssod.inference.export_graph``.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import io
-import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.fx.experimental._config as shapes
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
-
-from ssod.inference.export_parity import Parity, Run, as_view, measure, pictures
-from ssod.inference.model import DIVISOR, Model, load
+from ssod.inference.export_graph import Graph, convert, metadata, runner
+from ssod.inference.export_parity import Parity, Run, measure, pictures
+from ssod.inference.model import Model, load
 from ssod.inference.weights_file import weights_file
-from ssod.structures import Detector
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 
-INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
+__all__ = ["Graph", "convert", "export", "metadata", "parity", "runner"]
+
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2"}
-_AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
-
-
-class Graph(nn.Module):
-    """A detector as a function of tensors; see the module's table."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, 3, H, W], [N, 2] -> [N, D, 4], [N, D], [N, D]."""
-        found = self.detector.predict(as_view(images, sizes)).detect()
-        return found.boxes, found.scores, found.labels
 
 
 def export(
@@ -127,105 +85,8 @@ def parity(model: Model, run: Run) -> Parity:
     return measure(model.detector, Graph(model.detector), run, pictures(model.detector))
 
 
-def metadata(model: Model) -> dict[str, str]:
-    """Return what travels with the graph."""
-    return {
-        "card": json.dumps(model.card),
-        "names": json.dumps(list(model.classes.names)),
-        "divisor": str(DIVISOR),
-    }
-
-
-# ---- the two formats ---------------------------------------------------------------------------------------------
-
-
-def trace(detector: Detector) -> ExportedProgram:
-    """Return the graph of a detector, with N, H and W free."""
-    example = (torch.zeros(2, 3, 256, 320), torch.tensor([[256, 320], [200, 231]]))
-    free = {name: dict.fromkeys(axes, Dim.DYNAMIC) for name, axes in _AXES.items()}
-    # Without this the tracer takes no dimension to be 1: neither the batch, nor the coarsest level of a small image.
-    with torch.no_grad(), shapes.patch(backed_size_oblivious=True):
-        program = torch.export.export(Graph(detector).eval(), example, dynamic_shapes=free, strict=False)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names folders of this machine
-    # They would be saved, and with them the tracer's notes on the example's memory layout ("this level is not 1 x 1"),
-    # which the graph does not depend on but would make it refuse single and small images.
-    program.example_inputs = None
-    return program
-
-
-def convert(model: Model, format: str) -> bytes:
-    """Return the file that holds a model's graph; the model must be on the CPU."""
-    with _quiet():
-        return _onnx(model) if format == "onnx" else _pt2(model)
-
-
-def _onnx(model: Model) -> bytes:
-    program = torch.onnx.export(
-        trace(model.detector),
-        dynamo=True,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        dynamic_shapes=_AXES,
-        verbose=False,
-    )
-    proto = program.model_proto
-    for node in [*proto.graph.node, *(n for f in proto.functions for n in f.node)]:
-        del node.metadata_props[:]
-    for key, value in metadata(model).items():
-        proto.metadata_props.add(key=key, value=value)
-    return proto.SerializeToString(deterministic=True)
-
-
-def _pt2(model: Model) -> bytes:
-    program = trace(model.detector)
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files=metadata(model))
-    return buffer.getvalue()
-
-
-def runner(content: bytes, format: str, provider: str = "CPUExecutionProvider") -> Run:
-    """Return a graph as a function, loaded from the very bytes that are written.
-
-    Args:
-        content: what ``convert`` returned.
-        format: of it.
-        provider: onnxruntime's, which computes; for ONNX.
-    """
-    if format == "pt2":
-        with _quiet():
-            return torch.export.load(io.BytesIO(content)).module()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=[provider])
-
-    def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out: list[np.ndarray] = session.run(list(OUTPUTS), {"images": images.numpy(), "sizes": sizes.numpy()})
-        return tuple(torch.from_numpy(array) for array in out)
-
-    return run
-
-
 def _need_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         fix = f"pip install {' '.join(missing)}"
         raise SsodError("command line", "--format onnx", f"needs {', '.join(missing)}, which is not installed", fix)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' own remarks from the terminal."""
-    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
