@@ -160,7 +160,7 @@ def test_export_writes_beside_the_weights_and_says_how_near_it_is(
     graph: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_file(tmp_path / "best.safetensors", "fcos")
-    file = export(tmp_path, format="pt2")
+    file = export(tmp_path, format="pt2").file
     assert file == tmp_path / "best.pt2"
     messages = capsys.readouterr().out.splitlines()
     assert len(messages) == 2

@@ -46,8 +46,9 @@ def export(
     weights: option.Weights,
     format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
+    benchmark: Annotated[bool, typer.Option("--benchmark", help="A table of latencies on this machine.")] = False,
 ) -> None:
     """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
     from ssod.inference.export import export
 
-    export(weights, format=format, out=out)
+    export(weights, format=format, out=out, benchmark=benchmark)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+from ssod.inference import benchmark as latency
 from ssod.inference.export_graph import Graph, convert, metadata, runner
 from ssod.inference.export_parity import Parity, Run, measure, pictures
 from ssod.inference.model import Model, load
@@ -16,9 +19,28 @@ from ssod.inference.weights_file import weights_file
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
 
-__all__ = ["Graph", "convert", "export", "metadata", "parity", "runner"]
+__all__ = ["Exported", "Graph", "convert", "export", "metadata", "parity", "runner"]
 
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2"}
+LIBRARY = {"onnx": "onnxruntime", "pt2": "torch"}  # what runs the graph
+
+
+@dataclass(frozen=True)
+class Exported(os.PathLike):
+    """What ``export`` wrote; where a path is asked for, it is that of the graph.
+
+    Attributes:
+        file: the graph.
+        parity: how it compares with torch; None = it was not compared.
+        benchmark: the table of latencies, if one was asked for.
+    """
+
+    file: Path
+    parity: Parity | None
+    benchmark: latency.Benchmark | None = None
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.file)
 
 
 def export(
@@ -26,7 +48,9 @@ def export(
     format: str = "onnx",
     out: str | os.PathLike | None = None,
     check: bool = True,
-) -> Path:
+    *,
+    benchmark: bool = False,
+) -> Exported:
     """Write the teacher as a graph, and say how far its answers are from torch's.
 
     Args:
@@ -34,9 +58,10 @@ def export(
         format: ``onnx``, or ``pt2`` for ``torch.export.load``.
         out: the file, ``*.onnx`` or ``*.pt2``; None = beside the weights. An earlier export is replaced.
         check: compare the graph with torch; a graph that differs is not written.
+        benchmark: print how long torch and the graph take on this machine.
 
     Returns:
-        The file.
+        The file, and what was measured.
 
     Raises:
         SsodError: code 2 for a format or packages that are not there, or for a file that must not be written; 1 where
@@ -51,22 +76,15 @@ def export(
     if format == "onnx":
         _need_packages()
     content = convert(model, format)
-    found = parity(model, runner(content, format)) if check else None
+    run = runner(content, format) if check or benchmark else None
+    found = parity(model, run) if check and run is not None else None
     if found is not None and found.problem:
         fix = "the graph was not written; please report this with the versions of `ssod doctor`"
         raise SsodError(file, "parity", found.problem, fix, code=Exit.BUG)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.refused(file.parent, error) from None
-    atomic.write(file, lambda target: target.write(content), label="export")
-    cfg = model.detector.decode
-    print(f"{file}: {len(content) / 1e6:.1f} MB; up to {cfg.detections} detections above {cfg.score:g} per image")
-    if model.tiles is not None:
-        size, overlap = model.tiles.size, model.tiles.overlap
-        print(f"it looks at one tile: cut images into {size} x {size} pixels, {overlap:.0%} in common; merge the boxes")
-    print(f"compared with torch: {found.line()}" if found is not None else "not compared with torch")
-    return file
+    _write(file, content)
+    _tell(file, len(content), model, found)
+    times = _timed(model, run, format) if benchmark and run is not None else None
+    return Exported(file, found, times)
 
 
 def _check_target(file: Path, weights: Path, suffix: str) -> None:
@@ -80,13 +98,39 @@ def _check_target(file: Path, weights: Path, suffix: str) -> None:
         raise SsodError(file, "", "holds the weights, which the graph would replace", "name another file with -o")
 
 
-def parity(model: Model, run: Run) -> Parity:
-    """Compare a graph with torch on seeded pictures: odd sizes, batches of 1 and 2, flat ones with nothing in them."""
-    return measure(model.detector, Graph(model.detector), run, pictures(model.detector))
-
-
 def _need_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         fix = f"pip install {' '.join(missing)}"
         raise SsodError("command line", "--format onnx", f"needs {', '.join(missing)}, which is not installed", fix)
+
+
+def parity(model: Model, run: Run) -> Parity:
+    """Compare a graph with torch on seeded pictures: odd sizes, batches of 1 and 2, flat ones with nothing in them."""
+    return measure(model.detector, Graph(model.detector), run, pictures(model.detector))
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise atomic.refused(file.parent, error) from None
+    atomic.write(file, lambda target: target.write(content), label="export")
+
+
+def _tell(file: Path, size: int, model: Model, found: Parity | None) -> None:
+    """Print what was written."""
+    cfg = model.detector.decode
+    print(f"{file}: {size / 1e6:.1f} MB; up to {cfg.detections} detections above {cfg.score:g} per image")
+    if model.tiles is not None:
+        side, overlap = model.tiles.size, model.tiles.overlap
+        print(f"it looks at one tile: cut images into {side} x {side} pixels, {overlap:.0%} in common; merge the boxes")
+    print(f"compared with torch: {found.line()}" if found is not None else "not compared with torch")
+
+
+def _timed(model: Model, run: Run, format: str) -> latency.Benchmark:
+    """Print the table of latencies, and return it."""
+    versions = [f"{name} {version(name)}" for name in dict.fromkeys(("torch", LIBRARY[format]))]
+    times = latency.benchmark(model, {"torch": Graph(model.detector), format: run}, versions)
+    times.show()
+    return times

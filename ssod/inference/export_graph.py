@@ -111,7 +111,7 @@ def _pt2(model: Model) -> bytes:
 
 
 def runner(content: bytes, format: str, provider: str = "CPUExecutionProvider") -> Run:
-    """Return a graph as a function, loaded from the very bytes that are written.
+    """Return a graph as a function, loaded from the very bytes that are written; it has as many threads as torch.
 
     Args:
         content: what ``convert`` returned.
@@ -125,6 +125,7 @@ def runner(content: bytes, format: str, provider: str = "CPUExecutionProvider") 
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=[provider])
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
