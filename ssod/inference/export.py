@@ -15,6 +15,8 @@ from ssod.inference import benchmark as latency
 from ssod.inference.export_graph import Graph, convert, metadata, runner
 from ssod.inference.export_parity import Parity, Run, measure, pictures
 from ssod.inference.model import Model, load
+from ssod.inference.model_card import card_file, check_card_file, model_card
+from ssod.inference.run_facts import run_facts
 from ssod.inference.weights_file import weights_file
 from ssod.utils import atomic
 from ssod.utils.errors import Exit, SsodError
@@ -31,11 +33,13 @@ class Exported(os.PathLike):
 
     Attributes:
         file: the graph.
+        card: its page in Markdown.
         parity: how it compares with torch; None = it was not compared.
         benchmark: the table of latencies, if one was asked for.
     """
 
     file: Path
+    card: Path
     parity: Parity | None
     benchmark: latency.Benchmark | None = None
 
@@ -51,7 +55,7 @@ def export(
     *,
     benchmark: bool = False,
 ) -> Exported:
-    """Write the teacher as a graph, and say how far its answers are from torch's.
+    """Write the teacher as a graph, with a page about it, and say how far its answers are from torch's.
 
     Args:
         weights: model file or run folder.
@@ -82,9 +86,12 @@ def export(
         fix = "the graph was not written; please report this with the versions of `ssod doctor`"
         raise SsodError(file, "parity", found.problem, fix, code=Exit.BUG)
     _write(file, content)
+    page = card_file(file)
+    atomic.write_text(page, model_card(model, file, format, found, run_facts(held, model.card)))
     _tell(file, len(content), model, found)
+    print(f"{page}: its model card; the license is left to you")
     times = _timed(model, run, format) if benchmark and run is not None else None
-    return Exported(file, found, times)
+    return Exported(file, page, found, times)
 
 
 def _check_target(file: Path, weights: Path, suffix: str) -> None:
@@ -96,6 +103,7 @@ def _check_target(file: Path, weights: Path, suffix: str) -> None:
         raise SsodError(file, "", f"does not end in {suffix}", f"-o {file.with_suffix(suffix)}, or another --format")
     if file.exists() and file.samefile(weights):
         raise SsodError(file, "", "holds the weights, which the graph would replace", "name another file with -o")
+    check_card_file(card_file(file))
 
 
 def _need_packages() -> None:
