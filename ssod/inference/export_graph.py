@@ -37,6 +37,7 @@ from torch.export import Dim, ExportedProgram
 
 from ssod.inference.export_parity import Run, as_view
 from ssod.inference.model import DIVISOR, Model
+from ssod.inference.providers import check_used
 from ssod.structures import Detector
 
 INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
@@ -117,6 +118,9 @@ def runner(content: bytes, format: str, provider: str = "CPUExecutionProvider") 
         content: what ``convert`` returned.
         format: of it.
         provider: onnxruntime's, which computes; for ONNX.
+
+    Raises:
+        SsodError: code 2, the provider does not load here.
     """
     if format == "pt2":
         with _quiet():
@@ -127,6 +131,7 @@ def runner(content: bytes, format: str, provider: str = "CPUExecutionProvider") 
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=[provider])
+    check_used(provider, session.get_providers())
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out: list[np.ndarray] = session.run(list(OUTPUTS), {"images": images.numpy(), "sizes": sizes.numpy()})

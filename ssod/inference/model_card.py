@@ -58,18 +58,19 @@ def model_card(model: Model, graph: Path, format: str, found: Parity | None, fac
     Args:
         model: whose graph it is.
         graph: the graph's file; its name alone is told.
-        format: ``onnx`` or ``pt2``.
+        format: ``onnx`` or ``pt2``, and what more is to be said of it, in words: ``onnx fp16 openvino``.
         found: how the graph compares with torch; None = it was not compared.
         facts: of the run; None = no run folder is known.
     """
+    kind = format.split()[0]
     parts = [
         [MARK, f"# {escaped(graph.name)}", "", *_what(model)],
         ["## Taught with", "", *_taught(model, facts)],
         ["## Measured", "", *_measured(model, facts)],
         ["## Inputs and outputs", "", *_tensors(model)],
-        ["## How to run it", "", *_run(graph, format)],
-        ["## Compared with torch", "", _compared(found)],
-        ["## Versions", "", *_versions(model, format)],
+        ["## How to run it", "", *_run(graph, kind)],
+        ["## Compared with torch", "", _compared(found, format)],
+        ["## Versions", "", *_versions(model, kind)],
         ["## License", "", "*To be filled in by who publishes it: of the weights, and of the data behind them.*"],
         ["## Limits", "", *_limits(model)],
     ]
@@ -164,10 +165,10 @@ def _run(graph: Path, format: str) -> list[str]:
     ]
 
 
-def _compared(found: Parity | None) -> str:
+def _compared(found: Parity | None, format: str) -> str:
     if found is None:
         return "The graph was not compared with torch."
-    return f"The graph and torch were shown the same seeded pictures: {found.line()}."
+    return f"The graph ({escaped(format)}) and torch were shown the same seeded pictures: {escaped(found.line())}."
 
 
 def _versions(model: Model, format: str) -> list[str]:
