@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -53,12 +54,28 @@ def photos(folder: Path) -> list[Path]:
     return [*files, turned]
 
 
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return a graph; converted once, for that takes ten seconds."""
+    return convert(load(model_file(tmp_path_factory.mktemp("weights") / "best.safetensors", "faster_rcnn")), "onnx")
+
+
+def with_card(content: bytes, card: dict) -> bytes:
+    """Return the graph with another card in its metadata."""
+    proto = onnx.load_model_from_string(content)
+    (entry,) = (entry for entry in proto.metadata_props if entry.key == "card")
+    entry.value = json.dumps(card)
+    return proto.SerializeToString()
+
+
 @pytest.mark.parametrize(("view", "limits"), [([], FULL), ([{"resize": {"short": [160, 160], "long": 200}}], RESIZED)])
-def test_the_client_of_the_page_finds_what_load_finds(tmp_path: Path, view: list, limits: Limits) -> None:
+def test_the_client_of_the_page_finds_what_load_finds(
+    content: bytes, tmp_path: Path, view: list, limits: Limits
+) -> None:
     weights = model_file(tmp_path / "best.safetensors", "faster_rcnn", val_view=view)
     model = load(weights)
     graph = tmp_path / "best.onnx"
-    graph.write_bytes(convert(model, "onnx"))
+    graph.write_bytes(with_card(content, model.card))
     files = photos(tmp_path)
     done = run(client(tmp_path), graph, *files)
     assert done.returncode == 0, done.stderr
