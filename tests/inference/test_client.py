@@ -105,7 +105,9 @@ def test_the_client_is_short_and_refuses_what_it_does_not_know(tmp_path: Path) -
     )
     assert run(probe, "x").stdout == "none x\n"
     shown: dict = {}
-    exec("import sys\n" + "\n".join(lines[lines.index("") + 1 : lines.index("", lines.index("") + 1)]), shown)
+    start = next(i for i, line in enumerate(lines) if line.startswith("def shown"))
+    end = next(i for i, line in enumerate(lines) if line.startswith("session"))
+    exec("\n".join(["import sys", *lines[start:end]]), shown)
     assert shown["shown"]((640, 480), {"resize": {"short": [96, 96]}}) == (128, 96)
     assert shown["shown"]((640, 480), {"resize": {"short": 96, "long": 100}}) == (100, 75)
     assert shown["shown"]((3, 7), {"resize": {"ratio": [0.5, 0.5]}}) == (2, 4)
