@@ -160,13 +160,13 @@ def test_export_writes_beside_the_weights_and_says_how_near_it_is(
     graph: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_file(tmp_path / "best.safetensors", "fcos")
-    file = export(tmp_path, format="pt2")
+    file = export(tmp_path, format="pt2").file
     assert file == tmp_path / "best.pt2"
     messages = capsys.readouterr().out.splitlines()
-    assert len(messages) == 2
+    assert len(messages) == 3
     assert "above 0.2" in messages[0]
     assert "largest difference" in messages[1]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt2", "best.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt2", "best.pt2.md", "best.safetensors"]
     extra = {"card": ""}
     torch.export.load(file, extra_files=extra)
     assert json.loads(extra["card"])["classes"]["ids"] == [3, 7, 11]

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from ssod.inference.weights_file import weights_file
-from ssod.utils.errors import SsodError
 from ssod.utils import graph_file
+from ssod.utils.errors import SsodError
 
 Words = Annotated[
     list[str] | None,
@@ -170,6 +170,8 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON object on standard output; what is for people goes to standard error."),
 ]
+
+
 def _device(name: str | None) -> str | None:
     """Refuse what is no device before anything is read."""
     if name not in (None, *DEVICES):

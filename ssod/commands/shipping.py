@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ssod.commands import options as option
-from ssod.commands.json_output import answered
 from ssod.commands.asked import once
+from ssod.commands.json_output import answered
 
 
 def evaluate(
@@ -55,8 +55,16 @@ def export(
     weights: option.OnlyWeights,
     format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default beside the weights.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="ONNX with layers in float16; boxes stay float32.")] = False,
+    provider: Annotated[
+        str | None, typer.Option(help="onnxruntime's engine to compare and time: cpu, cuda, openvino or tensorrt.")
+    ] = None,
+    benchmark: Annotated[bool, typer.Option("--benchmark", help="A table of latencies on this machine.")] = False,
+    hub: Annotated[str | None, typer.Option(metavar="USER/NAME", help="Upload weights, graph and card there.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of a repository that --hub makes: not public.")] = False,
 ) -> None:
     """The teacher as ONNX or .pt2, verified against torch; non-zero exit on a mismatch."""
     from ssod.inference.export import export
 
-    export(weights, format=format, out=out)
+    how = {"half": half, "provider": provider, "benchmark": benchmark, "hub": hub, "private": private}
+    export(weights, format=format, out=out, **how)

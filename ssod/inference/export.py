@@ -1,9 +1,5 @@
-"""The teacher as one graph, for ONNX Runtime or for torch without our code, checked against torch before it is kept.
+"""The teacher as a file that runs without our code, checked against torch before it is kept.
 
-The graph is normalise -> backbone -> head -> decode -> top K -> one NMS -> D detections, and holds the teacher's
-weights only.
-
-====================  ============================  ==================================================================
 ``images``            [N, 3, H, W] float32          RGB in 0..1, padded with 0 at the bottom and right
 ``sizes``             [N, 2] int64                  (height, width) of each image without its padding
 ``boxes``             [N, D, 4] float32             x1, y1, x2, y2 in pixels of ``images``, clipped to ``sizes``
@@ -19,45 +15,58 @@ The card's ``pixels`` say how images of more than 8-bit RGB become that: which v
 and what an alpha channel means. Where the card has ``tiles``, the graph is that of one tile: cutting large images, and
 merging what is found in their parts (``ssod.evaluation.merge_tiles``), is left to those who run it.
 A .pt2 graph runs on the CPU; ``torch.export.passes.move_to_device_pass`` moves it.
+=======
+What the graph takes and returns, and what its metadata say, is told in ``ssod.inference.export_graph``.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import io
-import json
 import os
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
-import torch.fx.experimental._config as shapes
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
-
-from ssod.inference.export_parity import Parity, Run, as_view, measure, pictures
-from ssod.inference.graph import quiet, runner
-from ssod.inference.graph_content import DIVISOR, INPUTS, OUTPUTS
+from ssod.inference import benchmark as latency
+from ssod.inference import providers
+from ssod.inference.export_graph import Graph, convert, metadata
+from ssod.inference.export_half import to_half
+from ssod.inference.export_parity import FULL, HALF, Limits, Parity, Run, measure, pictures
+from ssod.inference.graph import runner
+from ssod.inference.hub import check_hub, upload
 from ssod.inference.model import Model, load
+from ssod.inference.model_card import card_file, check_card_file, model_card
+from ssod.inference.run_facts import run_facts
 from ssod.inference.weights_file import weights_file
-from ssod.structures import Detector
 from ssod.utils import atomic, graph_file
 from ssod.utils.errors import Exit, SsodError
 
+__all__ = ["Exported", "Graph", "convert", "export", "metadata", "parity", "runner"]
+
 SUFFIX = {"onnx": ".onnx", "pt2": ".pt2"}
-_AXES = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"}}
+LIBRARY = {"onnx": "onnxruntime", "pt2": "torch"}  # what runs the graph
 
 
-class Graph(nn.Module):
-    """A detector as a function of tensors; see the module's table."""
+@dataclass(frozen=True)
+class Exported(os.PathLike):
+    """What ``export`` wrote; where a path is asked for, it is that of the graph.
 
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
+    Attributes:
+        file: the graph.
+        card: its page in Markdown.
+        parity: how it compares with torch; None = it was not compared.
+        benchmark: the table of latencies, if one was asked for.
+        url: of the commit on a hub, if it was uploaded.
+    """
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[N, 3, H, W], [N, 2] -> [N, D, 4], [N, D], [N, D]."""
-        found = self.detector.predict(as_view(images, sizes)).detect()
-        return found.boxes, found.scores, found.labels
+    file: Path
+    card: Path
+    parity: Parity | None
+    benchmark: latency.Benchmark | None = None
+    url: str | None = None
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.file)
 
 
 def export(
@@ -65,48 +74,113 @@ def export(
     format: str = "onnx",
     out: str | os.PathLike | None = None,
     check: bool = True,
-) -> Path:
-    """Write the teacher as a graph, and say how far its answers are from torch's.
+    *,
+    half: bool = False,
+    provider: str | None = None,
+    benchmark: bool = False,
+    hub: str | None = None,
+    private: bool = False,
+) -> Exported:
+    """Write the teacher as a graph, with a page about it, and say how far its answers are from torch's.
 
     Args:
         weights: model file or run folder.
         format: ``onnx``, or ``pt2`` for ``torch.export.load``.
         out: the file, ``*.onnx`` or ``*.pt2``; None = beside the weights. An earlier export is replaced.
         check: compare the graph with torch; a graph that differs is not written.
+        half: layers compute in float16, and boxes are decoded in float32 (``ssod.inference.export_half``); for onnx.
+            The file is ``*.fp16.onnx`` unless ``out`` says otherwise, and the comparison is that of ``HALF``.
+        provider: which of onnxruntime's engines is compared with torch, and timed: ``cpu``, the default, ``cuda``,
+            ``openvino`` or ``tensorrt``.
+        benchmark: print how long torch and the graph take on this machine.
+        hub: ``user/name``, a repository that weights, graph and card are uploaded to (``ssod.inference.hub``), once
+            the comparison has passed.
+        private: the repository is private, if it is made now.
 
     Returns:
-        The file.
+        The file, and what was measured.
 
     Raises:
-        SsodError: code 2 for a format or packages that are not there, or for a file that must not be written; 1 where
-            graph and torch differ, 4 or 7 for the weights, 6 when the disk refuses.
+        SsodError: code 2 for a format, provider, token or packages that are not there, or for a file that must not be
+            written; 1 where graph and torch differ, 4 or 7 for the weights, 6 when the disk or the hub refuses.
     """
-    if format not in SUFFIX:
-        raise SsodError("command line", "--format", f"'{format}' is unknown", f"use {' or '.join(SUFFIX)}")
+    asked = Asked(format, half, provider)
+    asked.check()
+    _check_upload(hub, private, check)
     held = weights_file(weights)
-    file = Path(out) if out is not None else held.with_suffix(SUFFIX[format])
+    file = Path(out) if out is not None else held.with_suffix(asked.suffix)
     _check_target(file, held, SUFFIX[format])
     graph_file.refuse(held, "exported again")
     model = load(held)
     if format == "onnx":
         _need_packages()
+    engine = providers.provider(provider or "cpu") if format == "onnx" else ""
     content = convert(model, format)
-    found = parity(model, runner(content, format)) if check else None
-    if found is not None and found.problem:
+    content = to_half(content) if half else content
+    run = (runner(content, format, engine) if engine else runner(content, format)) if check or benchmark else None
+    found = parity(model, run, HALF if half else FULL) if check and run is not None else None
+    _refuse_other(file, found, half)
+    _write(file, content)
+    page = card_file(file)
+    atomic.write_text(page, model_card(model, file, asked.words, found, run_facts(held, model.card)))
+    _tell(file, len(content), model, found)
+    print(f"{page}: its model card; the license is left to you")
+    times = _timed(model, run, asked) if benchmark and run is not None else None
+    url = upload(hub, held, file, page, private=private) if hub is not None else None
+    if url is not None:
+        print(f"uploaded: {url}")
+    return Exported(file, page, found, times, url)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What sort of graph is asked for."""
+
+    format: str
+    half: bool
+    provider: str | None
+
+    def check(self) -> None:
+        """Refuse what does not exist, or does not go together."""
+        if self.format not in SUFFIX:
+            problem = f"'{self.format}' is unknown"
+            raise SsodError("command line", "--format", problem, f"use {' or '.join(SUFFIX)}")
+        for option, given in (("--half", self.half), ("--provider", self.provider is not None)):
+            if given and self.format != "onnx":
+                raise SsodError("command line", option, f"is of ONNX, not of {self.format}", "use --format onnx")
+
+    @property
+    def suffix(self) -> str:
+        """The end of a file's name."""
+        return f".fp16{SUFFIX[self.format]}" if self.half else SUFFIX[self.format]
+
+    @property
+    def words(self) -> str:
+        """What tables and pages call the graph."""
+        return " ".join([self.format, *(["fp16"] if self.half else []), *([self.provider] if self.provider else [])])
+
+
+def _check_upload(hub: str | None, private: bool, check: bool) -> None:
+    """Refuse an upload that cannot be, or of what nobody has compared."""
+    if hub is None:
+        if private:
+            raise SsodError("command line", "--private", "says how to upload, and nothing is", "name --hub user/name")
+        return
+    if not check:
+        raise SsodError("export", "hub", "takes graphs that were compared with torch", "leave check as it is")
+    check_hub(hub)
+
+
+def _refuse_other(file: Path, found: Parity | None, half: bool) -> None:
+    """Refuse a graph that differs from torch, and one of float16 of which the comparison says little."""
+    if found is None:
+        return
+    problem = found.problem
+    if not problem and half and found.undecided > found.images:
+        problem = f"{found.undecided} of {found.undecided + found.images} images hang on rounding"
+    if problem:
         fix = "the graph was not written; please report this with the versions of `ssod doctor`"
-        raise SsodError(file, "parity", found.problem, fix, code=Exit.BUG)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.refused(file.parent, error) from None
-    atomic.write(file, lambda target: target.write(content), label="export")
-    cfg = model.detector.decode
-    print(f"{file}: {len(content) / 1e6:.1f} MB; up to {cfg.detections} detections above {cfg.score:g} per image")
-    if model.tiles is not None:
-        size, overlap = model.tiles.size, model.tiles.overlap
-        print(f"it looks at one tile: cut images into {size} x {size} pixels, {overlap:.0%} in common; merge the boxes")
-    print(f"compared with torch: {found.line()}" if found is not None else "not compared with torch")
-    return file
+        raise SsodError(file, "parity", problem, fix, code=Exit.BUG)
 
 
 def _check_target(file: Path, weights: Path, suffix: str) -> None:
@@ -118,69 +192,7 @@ def _check_target(file: Path, weights: Path, suffix: str) -> None:
         raise SsodError(file, "", f"does not end in {suffix}", f"-o {file.with_suffix(suffix)}, or another --format")
     if file.exists() and file.samefile(weights):
         raise SsodError(file, "", "holds the weights, which the graph would replace", "name another file with -o")
-
-
-def parity(model: Model, run: Run) -> Parity:
-    """Compare a graph with torch on seeded pictures: odd sizes, batches of 1 and 2, flat ones with nothing in them."""
-    return measure(model.detector, Graph(model.detector), run, pictures(model.detector))
-
-
-def metadata(model: Model) -> dict[str, str]:
-    """Return what travels with the graph."""
-    return {
-        "card": json.dumps(model.card),
-        "names": json.dumps(list(model.classes.names)),
-        "divisor": str(DIVISOR),
-        "decode": json.dumps(model.detector.decode.model_dump(mode="json")),
-    }
-
-
-# ---- the two formats ---------------------------------------------------------------------------------------------
-
-
-def trace(detector: Detector) -> ExportedProgram:
-    """Return the graph of a detector, with N, H and W free."""
-    example = (torch.zeros(2, 3, 256, 320), torch.tensor([[256, 320], [200, 231]]))
-    free = {name: dict.fromkeys(axes, Dim.DYNAMIC) for name, axes in _AXES.items()}
-    # Without this the tracer takes no dimension to be 1: neither the batch, nor the coarsest level of a small image.
-    with torch.no_grad(), shapes.patch(backed_size_oblivious=True):
-        program = torch.export.export(Graph(detector).eval(), example, dynamic_shapes=free, strict=False)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names folders of this machine
-    # They would be saved, and with them the tracer's notes on the example's memory layout ("this level is not 1 x 1"),
-    # which the graph does not depend on but would make it refuse single and small images.
-    program.example_inputs = None
-    return program
-
-
-def convert(model: Model, format: str) -> bytes:
-    """Return the file that holds a model's graph; the model must be on the CPU."""
-    with quiet():
-        return _onnx(model) if format == "onnx" else _pt2(model)
-
-
-def _onnx(model: Model) -> bytes:
-    program = torch.onnx.export(
-        trace(model.detector),
-        dynamo=True,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        dynamic_shapes=_AXES,
-        verbose=False,
-    )
-    proto = program.model_proto
-    for node in [*proto.graph.node, *(n for f in proto.functions for n in f.node)]:
-        del node.metadata_props[:]
-    for key, value in metadata(model).items():
-        proto.metadata_props.add(key=key, value=value)
-    return proto.SerializeToString(deterministic=True)
-
-
-def _pt2(model: Model) -> bytes:
-    program = trace(model.detector)
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files=metadata(model))
-    return buffer.getvalue()
+    check_card_file(card_file(file))
 
 
 def _need_packages() -> None:
@@ -188,3 +200,34 @@ def _need_packages() -> None:
     if missing:
         fix = f"pip install {' '.join(missing)}"
         raise SsodError("command line", "--format onnx", f"needs {', '.join(missing)}, which is not installed", fix)
+
+
+def parity(model: Model, run: Run, limits: Limits = FULL) -> Parity:
+    """Compare a graph with torch on seeded pictures: odd sizes, batches of 1 and 2, flat ones with nothing in them."""
+    return measure(model.detector, Graph(model.detector), run, pictures(model.detector), limits)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise atomic.refused(file.parent, error) from None
+    atomic.write(file, lambda target: target.write(content), label="export")
+
+
+def _tell(file: Path, size: int, model: Model, found: Parity | None) -> None:
+    """Print what was written."""
+    cfg = model.detector.decode
+    print(f"{file}: {size / 1e6:.1f} MB; up to {cfg.detections} detections above {cfg.score:g} per image")
+    if model.tiles is not None:
+        side, overlap = model.tiles.size, model.tiles.overlap
+        print(f"it looks at one tile: cut images into {side} x {side} pixels, {overlap:.0%} in common; merge the boxes")
+    print(f"compared with torch: {found.line()}" if found is not None else "not compared with torch")
+
+
+def _timed(model: Model, run: Run, asked: Asked) -> latency.Benchmark:
+    """Print the table of latencies, and return it."""
+    versions = [f"{name} {version(name)}" for name in dict.fromkeys(("torch", LIBRARY[asked.format]))]
+    times = latency.benchmark(model, {"torch": Graph(model.detector), asked.words: run}, versions)
+    times.show()
+    return times

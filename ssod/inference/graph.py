@@ -19,6 +19,7 @@ from torch import Tensor
 from ssod.detectors.decode import DecodeConfig
 from ssod.inference.export_parity import Run
 from ssod.inference.graph_content import AGAIN, INPUTS, OUTPUTS, Content
+from ssod.inference.providers import check_used
 from ssod.structures import Detector, Targets, View
 from ssod.utils.errors import Exit, SsodError
 
@@ -167,13 +168,13 @@ def runner(content: bytes, format: str, provider: str = CPU, place: int = 0) -> 
     """Return a graph as a function, loaded from the very bytes that are written.
 
     Args:
-        content: what ``export.convert`` returned.
+        content: what ``export_graph.convert`` returned.
         format: of it.
         provider: onnxruntime's, which computes; for ONNX. It has as many threads as torch.
         place: number of the GPU.
 
     Raises:
-        RuntimeError: the provider could not be started; onnxruntime by itself would take another.
+        SsodError: code 2, the provider does not load here; onnxruntime by itself would take another.
     """
     if format == "pt2":
         with quiet():
@@ -186,8 +187,7 @@ def runner(content: bytes, format: str, provider: str = CPU, place: int = 0) -> 
     options.intra_op_num_threads = torch.get_num_threads()
     chosen = (provider, {"device_id": place}) if provider == CUDA else provider
     session = onnxruntime.InferenceSession(content, options, providers=[chosen])
-    if session.get_providers()[0] != provider:
-        raise RuntimeError(f"{provider} could not be started")
+    check_used(provider, session.get_providers())
 
     def run(images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = session.run(list(OUTPUTS), dict(zip(INPUTS, (images.numpy(), sizes.numpy()))))
