@@ -11,6 +11,7 @@ from ssod.experiments.groups import Group, groups_of
 from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, rows_of
 from ssod.experiments.tables import Sheet
+from ssod.experiments.verdict import verdicts
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Comparison:
         groups: rows that may be ranked together, best first.
         refusals: one line for each group that is not ranked with the first, and each row without a finished run.
         sheets: the same as tables.
+        verdicts: a sentence for each row that has a supervised baseline, or could have one.
     """
 
     runs: list[Run]
@@ -30,10 +32,11 @@ class Comparison:
     groups: list[Group]
     refusals: list[str]
     sheets: list[Sheet]
+    verdicts: list[str]
 
 
 def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
     """Compare runs that were read."""
     rows = rows_of(runs)
     groups, refusals = groups_of(rows, resamples)
-    return Comparison(list(runs), rows, groups, refusals, tables.sheets(groups))
+    return Comparison(list(runs), rows, groups, refusals, tables.sheets(groups), verdicts(groups))

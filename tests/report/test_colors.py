@@ -101,7 +101,7 @@ def test_contrast_is_enough(theme: str) -> None:
 
 
 def test_both_dark_themes_are_one() -> None:
-    inside = re.search(r"@media \(prefers-color-scheme: dark\) \{\s*:root[^{]*\{(.*?)\}", CSS, re.S)[1]
+    inside = re.search(r"@media screen and \(prefers-color-scheme: dark\) \{\s*:root[^{]*\{(.*?)\}", CSS, re.S)[1]
     assert dict(re.findall(r"--(\w+): (#\w{6})", inside)) == palette("dark")
 
 
