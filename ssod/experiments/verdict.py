@@ -71,7 +71,7 @@ def verdict(
         why = why if gain is None else "the val set has too few images with boxes"
         told = f"{_moved(name, value, None, other)}: no interval ({why}), not shown to help."
     else:
-        told = f"{_moved(name, value, _deciding(gain), other)} {_where(gain)}: {_judged(gain)}."
+        told = f"{_moved(name, value, _deciding(gain), other)} {_where(gain)}{_judged(gain)}."
     return told + (f" The two differ in {shortened(differing)}, too." if differing else "")
 
 
@@ -97,12 +97,12 @@ def _where(gain: Gain) -> str:
 
 
 def _judged(gain: Gain) -> str:
-    """Return ``ahead``, ``behind``, or that it is open, with what that says of other labels."""
+    """Return ``: ahead``, ``: behind``, or that it is open, with what that says of other labels."""
     side = _side(_deciding(gain))
     one_fold = len(gain.units) == 1 or gain.kind == "seed"
     if side:
-        return f"{side} {THESE}" if one_fold else side
-    told = "the interval holds 0: not shown to help"
+        return f": {side} {THESE}" if one_fold else f": {side}"
+    told = "; the interval holds 0: not shown to help"
     near = _side(gain.images)
     if near:
         ends = f"[{100 * gain.images[0]:z.1f}, {100 * gain.images[1]:z.1f}]"

@@ -94,9 +94,13 @@ def _sheet(table: Sheet) -> Markup:
 
 
 def _gain_first(table: Sheet) -> Markup:
-    """Return the ranking with the gain beside the names, which stay in sight while the rest is scrolled."""
-    gains = [i for i, name in enumerate(table.columns) if name in (GAIN, GAIN_FOLDS)]
-    order = [0, 1, *gains, *(i for i in range(2, len(table.columns)) if i not in gains)]
+    """Return the ranking with the gain beside the names, which stay in sight while the rest is scrolled.
+
+    A column of numbers without a single one is left out: there is nothing to be seen in it.
+    """
+    names = table.columns[:2], (GAIN, GAIN_FOLDS), table.columns[3:], table.columns[2:3]
+    order = [table.columns.index(name) for name in dict.fromkeys(name for part in names for name in part)]
+    order = [i for i in order if i < table.texts or any(row[i] != "-" for row in table.rows)]
     rows = [[row[i] for i in order] for row in table.rows]
     return sheet(table.title, [table.columns[i] for i in order], rows, texts=2, pinned=1)
 

@@ -114,7 +114,8 @@ def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
     word = f"above {SURE:g}" if chosen is None else "kept"
     figures = [_pair(shown, data.classes.names, word) for shown in show(batch, found, chosen, hidden)]
     kinds = {"kept": "kept as pseudo-label", "rejected": "rejected"}
-    how = "Left the weak view that the teacher saw, right the strong view with the first kind of boxes moved into it."
+    which = "kept" if chosen is not None else "blue"
+    how = f"Left the weak view that the teacher saw, right the strong view with the {which} boxes moved into it."
     if chosen is None:
         kinds = {"kept": f"detections that score above {SURE:g}", "rejected": "below"}
         how = f"This method chooses no box; it learns from outputs as they are. {how}"
