@@ -112,17 +112,17 @@ def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
         labels = method.labels(batch, step)
         chosen, found = labels.pseudo, labels.teacher.detections()
     word = f"above {SURE:g}" if chosen is None else "kept"
-    figures = [_pair(shown, data.classes.names, word) for shown in show(batch, found, chosen, hidden)]
+    looks = show(batch, found, chosen, hidden)
+    figures = [_pair(shown, data.classes.names, word) for shown in looks]
     kinds = {"kept": "kept as pseudo-label", "rejected": "rejected"}
     which = "kept" if chosen is not None else "blue"
     how = f"Left the weak view that the teacher saw, right the strong view with the {which} boxes moved into it."
     if chosen is None:
         kinds = {"kept": f"detections that score above {SURE:g}", "rejected": "below"}
         how = f"This method chooses no box; it learns from outputs as they are. {how}"
-    if chosen is not None and chosen.unsure is not None:
-        kinds["unsure"] = "unsure, neither object nor background, unless the method makes more of it"
-    if hidden is not None:
-        kinds["truth"] = "hidden truth, which training never sees"
+    kinds["unsure"] = "unsure, neither object nor background, unless the method makes more of it"
+    kinds["truth"] = "hidden truth, which training never sees"
+    kinds = {kind: words for kind, words in kinds.items() if any(len(getattr(shown, kind)) for shown in looks)}
     return Section("gallery", TEACHES, [text(how, "small"), legend(kinds), grid(figures, wide=True)])
 
 

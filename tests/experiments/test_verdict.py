@@ -27,7 +27,8 @@ def gain_of(*units: float, images: float, folds: float | None = None, kind: str 
 
 WORDS = {
     "over": "over its supervised baseline", "against": "against its supervised baseline", "these": THESE,
-    "open": "; the interval holds 0: not shown to help", "very": "these very models are", "other": "on other val images",
+    "open": "; the interval holds 0: not shown to help",
+    "very": "these very models are", "other": "on other val images", "more": "more folds would tell",
 }  # fmt: skip
 CASES = {
     "ahead": (gain_of(2.1, 2.2, 2.3, images=0.15, folds=0.0),
@@ -37,9 +38,10 @@ CASES = {
     "open": (gain_of(1.0, -0.5, 0.1, images=0.5, folds=0.1),
              "m gains 0.2 AP [-0.9, 1.3] {over} on 3 folds{open}."),
     "two folds, val images alone ahead": (gain_of(1.0, 3.0, images=0.5, folds=1.0),
-        "m gains 2.0 AP [-10.7, 14.7] {over} on 2 folds{open}; {very} ahead {other} ([1.0, 3.0]), more folds would tell."),
+        "m gains 2.0 AP [-10.7, 14.7] {over} on 2 folds{open}; {very} ahead {other} ([1.0, 3.0]), {more}."),
     "two folds, val images alone behind": (gain_of(-1.0, -3.0, images=0.5, folds=1.0),
-        "m loses 2.0 AP (gain [-14.7, 10.7]) {against} on 2 folds{open}; {very} behind {other} ([-3.0, -1.0]), more folds would tell."),
+        "m loses 2.0 AP (gain [-14.7, 10.7]) {against} on 2 folds{open}; "
+        "{very} behind {other} ([-3.0, -1.0]), {more}."),
     "one fold": (gain_of(2.2, images=0.15),
                  "m gains 2.2 AP [1.9, 2.5] {over} on fold 1 alone: ahead {these}."),
     "one fold, behind": (gain_of(-2.2, images=0.15),
