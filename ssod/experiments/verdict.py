@@ -16,6 +16,7 @@ from ssod.experiments.groups import Group
 from ssod.experiments.settings import shortened
 
 THESE = "with these labels; what others would give is not known"
+TWO = ", as far as two folds tell"  # what folds vary is poorly known from two, and may be taken for nothing
 NO_MATCHES = "a run or its baseline saved no eval/step_*.npz"
 
 
@@ -101,7 +102,7 @@ def _judged(gain: Gain) -> str:
     side = _side(_deciding(gain))
     one_fold = len(gain.units) == 1 or gain.kind == "seed"
     if side:
-        return f": {side} {THESE}" if one_fold else f": {side}"
+        return f": {side} {THESE}" if one_fold else f": {side}{TWO if len(gain.units) == 2 else ''}"
     told = "; the interval holds 0: not shown to help"
     near = _side(gain.images)
     if near:

@@ -14,7 +14,7 @@ from ssod.experiments.bootstrap import Gain, combine
 from ssod.experiments.groups import groups_of
 from ssod.experiments.runs import read_run
 from ssod.experiments.settings import rows_of
-from ssod.experiments.verdict import THESE, verdict, verdicts
+from ssod.experiments.verdict import THESE, TWO, verdict, verdicts
 from tests.experiments.fake import fake_run
 
 
@@ -35,6 +35,8 @@ CASES = {
               "m gains 2.2 AP [1.9, 2.5] {over} on 3 folds: ahead."),
     "behind": (gain_of(-2.1, -2.2, -2.3, images=0.15, folds=0.0),
                "m loses 2.2 AP (gain [-2.5, -1.9]) {against} on 3 folds: behind."),
+    "two folds, ahead": (gain_of(2.1, 2.3, images=0.15, folds=0.0),
+        "m gains 2.2 AP [1.9, 2.5] {over} on 2 folds: ahead, as far as two folds tell."),
     "open": (gain_of(1.0, -0.5, 0.1, images=0.5, folds=0.1),
              "m gains 0.2 AP [-0.9, 1.3] {over} on 3 folds{open}."),
     "two folds, val images alone ahead": (gain_of(1.0, 3.0, images=0.5, folds=1.0),
@@ -85,6 +87,7 @@ def test_only_an_interval_over_folds_says_ahead_without_a_restriction() -> None:
         said = verdict("m", found)
         side = "ahead" if low > 0 else "behind" if high < 0 else "open"
         assert (f": {side}" in said) == (side != "open")
+        assert (TWO in said) == (side != "open" and count == 2 and kind == "fold")
         assert ("holds 0: not shown to help" in said) == (side == "open")
         assert (THESE in said) == (side != "open" and (count == 1 or kind == "seed"))
         seen.add((side, THESE in said))

@@ -24,14 +24,15 @@ FRAME = """<!doctype html><iframe id="f" width="{width}" height="800" src="{page
 addEventListener("load", () => {{
   const page = document.querySelector("#f").contentDocument, root = page.documentElement;
   const cells = [...page.querySelectorAll("td.pin + td")].map((cell) => cell.getBoundingClientRect().right);
-  document.title = `wide=${{root.scrollWidth - root.clientWidth}} frame=${{root.clientWidth}} gain=${{Math.max(0, ...cells)}}`;
+  const wide = root.scrollWidth - root.clientWidth, gain = Math.max(0, ...cells);
+  document.title = `wide=${{wide}} frame=${{root.clientWidth}} gain=${{gain}}`;
 }});
 </script>"""
 
 
 def chromium(folder: Path, *options: str) -> str:
     """Run it and return what it prints."""
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += [f"--user-data-dir={folder / 'profile'}", "--allow-file-access-from-files", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, "TZ": "UTC"})
     assert done.returncode == 0, done.stderr[-2000:]
