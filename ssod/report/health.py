@@ -164,10 +164,8 @@ def _health(run: Run) -> list[Markup]:
         *_scores(run, look),
     ]
     measured = [kind for kind, figure in (("precision and recall", figures[1]), ("change", figures[2])) if figure]
-    how = (
-        f"{' and '.join(measured)} are measured after each evaluation on a fixed set of unlabelled images, at IoU 0.5."
-    )
-    told = [how[0].upper() + how[1:]] if measured else []
+    how = f"On a fixed set of unlabelled images, at IoU 0.5, each evaluation measures {' and '.join(measured)}."
+    told = [how] if measured else []
     told += [CHANGE] if figures[2] else []
     told += ["The hidden truth is read for these figures alone: training never sees it."] if figures[1] else []
     return [*damaged, *([text(" ".join(told), "small")] if told else []), grid(figures)]
