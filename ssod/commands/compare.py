@@ -59,6 +59,8 @@ def compare(
         if not runs:
             raise _failed(failures)
     found = comparison([read_run(path) for path in find(runs)], resamples)
+    for line in found.verdicts:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for sheet in found.sheets:
         tables.show(sheet, console)
     for line in found.refusals:
@@ -119,6 +121,6 @@ def _html(found: Comparison) -> str:
 WRITERS = {
     ".html": _html,
     ".csv": lambda found: comma_separated(found.groups, found.rows, found.refusals),
-    ".md": lambda found: tables.markdown(found.sheets, found.refusals),
-    ".tex": lambda found: tables.latex(found.sheets, found.refusals),
+    ".md": lambda found: tables.markdown(found.sheets, found.refusals, found.verdicts),
+    ".tex": lambda found: tables.latex(found.sheets, found.refusals, found.verdicts),
 }

@@ -85,7 +85,7 @@ def draw(shown: Shown) -> np.ndarray:
         [H, W, 3] uint8, a line of text on top.
     """
     rejected = shown.rejected[:MOST_REJECTED]
-    weak = _drawn(shown.weak, {"truth": shown.truth, "rejected": rejected, "unsure": shown.unsure, "kept": shown.kept})
+    weak = _drawn(shown.weak, {"rejected": rejected, "unsure": shown.unsure, "kept": shown.kept, "truth": shown.truth})
     strong = _drawn(shown.strong, {"kept": shown.moved})
     caption = f"{shown.id}: {len(shown.kept)} kept (blue), "
     caption += f"{len(shown.unsure)} unsure (green), " if len(shown.unsure) else ""
@@ -108,7 +108,7 @@ def _drawn(image: np.ndarray, boxes: dict[str, Targets]) -> Image.Image:
     canvas = ImageDraw.Draw(picture)
     for kind, targets in boxes.items():
         for box in (targets.boxes * scale).tolist():
-            canvas.rectangle(box, outline=COLORS[kind], width=2)
+            canvas.rectangle(box, outline=COLORS[kind], width=1 if kind == "truth" else 3)  # both are seen
     return picture
 
 

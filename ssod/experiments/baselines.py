@@ -8,6 +8,7 @@ from statistics import mean
 
 from ssod.engine.checkpointing.resume_check import UNLABELED
 from ssod.experiments.bootstrap import Gain, Resamples, Unit, gain
+from ssod.experiments.draws import draws
 from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, by_fold
 
@@ -71,10 +72,8 @@ def paired(row: Row, baseline: Row) -> Paired:
         seeds = sorted(mine.keys() & other.keys())
         if len(seeds) > 1:
             return Paired("seed", [Pair(f"seed {seed}", [mine[seed]], [other[seed]]) for seed in seeds])
-    names = [f"fold {ours[fold][0].fold}" for fold in folds]
-    if len(set(names)) < len(names):  # the same draw from files that changed in between
-        names = [f"{name} ({fold[:8]})" for name, fold in zip(names, folds)]
-    return Paired("fold", [Pair(name, ours[fold], theirs[fold]) for name, fold in zip(names, folds)])
+    names = draws(run for fold in folds for run in ours[fold])
+    return Paired("fold", [Pair(names[fold], ours[fold], theirs[fold]) for fold in folds])
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:

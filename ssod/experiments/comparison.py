@@ -12,6 +12,7 @@ from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, rows_of
 from ssod.experiments.standings import Standing, standings
 from ssod.experiments.tables import Sheet
+from ssod.experiments.verdict import verdicts
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Comparison:
         refusals: one line for each group that is not ranked with the first, and each row without a finished run.
         sheets: the same as tables.
         standings: the same as plain values, which are what JSON has of it, beside ``refusals``.
+        verdicts: a sentence for each row that has a supervised baseline, or could have one.
     """
 
     runs: list[Run] = field(repr=False)
@@ -33,10 +35,11 @@ class Comparison:
     refusals: list[str]
     sheets: list[Sheet] = field(repr=False)
     standings: tuple[Standing, ...]
+    verdicts: list[str]
 
 
 def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
     """Compare runs that were read."""
     rows = rows_of(runs)
     groups, refusals = groups_of(rows, resamples)
-    return Comparison(list(runs), rows, groups, refusals, tables.sheets(groups), standings(groups))
+    return Comparison(list(runs), rows, groups, refusals, tables.sheets(groups), standings(groups), verdicts(groups))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from ssod.experiments.baselines import baseline_differences, baseline_of, paired
 from ssod.experiments.bootstrap import Gain, Resamples
+from ssod.experiments.draws import draws
 from ssod.experiments.settings import ALIKE, Row, shortened
 
 
@@ -27,6 +28,7 @@ class Group:
         gains: gain over the supervised baseline, by the row's name, where it can be had with an interval.
         differences: the gain where it cannot, a fraction.
         baselines: name of the baseline's row, by the row's name.
+        differing: keys in which a baseline differs and should not, by the row's name, where there are some.
         notes: sentences for people.
     """
 
@@ -36,6 +38,7 @@ class Group:
     gains: dict[str, Gain] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     baselines: dict[str, str] = field(default_factory=dict)
+    differing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -166,7 +169,8 @@ def _refusal(a: Group, b: Group) -> str:
     reasons = [f"{what} {_short(a.protocol[what])} and {_short(b.protocol[what])}" for what in ALIKE if
                a.protocol[what] != b.protocol[what]]  # fmt: skip
     if a.hashes != b.hashes:
-        ours, theirs = (", ".join(sorted(h[:8] for h in group.hashes)) for group in (a, b))
+        names = draws(run for group in (a, b) for row in group.ranked for run in row.runs)
+        ours, theirs = (", ".join(sorted(names[h] for h in group.hashes)) for group in (a, b))
         reasons.append(f"labelled split {_short(ours)} and {_short(theirs)}")
     return f"not ranked together: {_who(a)} | {_who(b)}: different {'; '.join(reasons)}"
 
@@ -200,6 +204,7 @@ def _measure(group: Group, row: Row, alike: Sequence[Row], resamples: Resamples)
     group.baselines[row.name] = baseline.name
     differing = baseline_differences(row, baseline)
     if differing:
+        group.differing[row.name] = differing
         group.notes.append(f"{row.name} and its baseline differ in {shortened(differing)}")
     pairs = paired(row, baseline)
     left_out = pairs.left_out(row, baseline)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
+from ssod.experiments.draws import draw_of
 from ssod.experiments.runs import Run
 
 # What every run of a row, and of a group, shares, as the reasons name it.
@@ -131,7 +132,7 @@ def _row(name: str, notes: list[str], group: list[Run], protocol: dict[str, str]
     repeated = [run for run in group if run.finished and id(run) not in used]
     for run in repeated:
         rival = counted[run.hash, run.seed].path
-        notes.append(f"{name}: {run.path} is not counted: it repeats fold {run.fold}, seed {run.seed} of {rival}")
+        notes.append(f"{name}: {run.path} is not counted: it repeats {draw_of(run)}, seed {run.seed} of {rival}")
     unfinished = [run for run in group if not run.finished]
     return Row(name, [run for run in group if id(run) in used], unfinished, repeated, protocol, tuple(notes))
 

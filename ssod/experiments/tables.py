@@ -23,6 +23,7 @@ from ssod.experiments.standings import standings
 from ssod.utils.printing import percent
 
 WIDE = 160  # columns of a terminal that shows everything
+GAIN, GAIN_FOLDS = "gain over baseline [95 %, val images]", "[95 %, and folds]"  # heads of two columns
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def ranking(group: Group, name: str = "") -> Sheet:
                 f"{one.hours:.2f}",
             ]
         )
-    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", "gain over baseline [95 %, val images]"]
-    columns += ["[95 %, and folds]", "labelled seen", "unlabelled seen", "hours"]
+    columns = ["#", "method", "folds x seeds", "AP", "AP50", "AP75", GAIN, GAIN_FOLDS]
+    columns += ["labelled seen", "unlabelled seen", "hours"]
     notes = [f"{row.name} has no rank: it {reason}" for row, reason in group.others]
     notes += [
         f"{row.name}: {run.path.name} is not counted: {run.state}" for row in group.rows for run in row.unfinished
@@ -166,12 +167,12 @@ def gain_text(group: Group, row: Row) -> str:
 
 def interval(gain: Gain) -> str:
     """Return ``+4.1 [3.0, 5.2]``, the interval over val images."""
-    return f"{100 * gain.value:+.1f} {bounds(gain.images)}"
+    return f"{100 * gain.value:+z.1f} {bounds(gain.images)}"
 
 
 def bounds(ends: tuple[float, float] | None) -> str:
     """Return ``[3.0, 5.2]``; ``-`` where there is no interval."""
-    return "-" if ends is None else f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+    return "-" if ends is None else f"[{100 * ends[0]:z.1f}, {100 * ends[1]:z.1f}]"
 
 
 def _counted(row: Row) -> str:
@@ -201,9 +202,9 @@ def show(sheet: Sheet, console: Console) -> None:
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-def markdown(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
-    """Return Markdown tables."""
-    parts = []
+def markdown(sheets: Sequence[Sheet], refusals: Sequence[str] = (), verdicts: Sequence[str] = ()) -> str:
+    """Return Markdown tables, the verdicts above them."""
+    parts = list(verdicts)
     for sheet in sheets:
         rule = [":--" if i < sheet.texts else "--:" for i in range(len(sheet.columns))]
         rows = [sheet.columns, rule, *([cell.replace("|", "\\|") for cell in row] for row in sheet.rows)]
@@ -214,9 +215,9 @@ def markdown(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def latex(sheets: Sequence[Sheet], refusals: Sequence[str] = ()) -> str:
-    """Return booktabs tables."""
-    parts = ["% needs \\usepackage{booktabs}"]
+def latex(sheets: Sequence[Sheet], refusals: Sequence[str] = (), verdicts: Sequence[str] = ()) -> str:
+    """Return booktabs tables, the verdicts above them as comments."""
+    parts = ["\n".join(["% needs \\usepackage{booktabs}", *(f"% {line}" for line in verdicts)])]
     for sheet in sheets:
         form = "".join("l" if i < sheet.texts else "r" for i in range(len(sheet.columns)))
         body = "\n".join(f"{' & '.join(map(_tex, row))} \\\\" for row in sheet.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssod.experiments.baselines import baseline_differences
+from ssod.experiments.draws import draws
 from ssod.experiments.runs import Run, read_run
 from ssod.experiments.settings import CELL, Row, protocols
 from ssod.utils.errors import SsodError
@@ -14,8 +15,9 @@ MOST_SAID = 40  # letters of a value in a message
 
 def unlike(run: Run, other: Run) -> list[str]:
     """Return why ``other`` is not the supervised baseline of ``run``; nothing where it is."""
+    names = draws([run, other])
     ours, theirs = (
-        {"detector": r.config["detector"]["name"], "labelled split": r.hash[:12], **measured}
+        {"detector": r.config["detector"]["name"], "labelled split": names[r.hash], **measured}
         for r, measured in zip((run, other), protocols([run, other]))
     )
     reasons = [] if other.method == "supervised" else [f"its method is {other.method}"]

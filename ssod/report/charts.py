@@ -1,7 +1,7 @@
 """Charts as inline SVG, 360 units wide so that text stays legible on a phone, coloured by the page's CSS variables.
 
 A chart is a ``<figure>``: caption, legend, drawing, what the cursor reads, and the same numbers as a table. Line charts
-take the keyboard: arrow keys move a cursor over the data (page.js).
+take the keyboard: arrow keys move a cursor over the data (page.js). What has no number to draw is no figure at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ssod.report.axes import (
     ticks,
 )
 
-__all__ = ["Series", "bars", "empty", "heat", "intervals", "lines"]
+__all__ = ["Series", "bars", "heat", "intervals", "lines"]
 
 
 def lines(
@@ -57,7 +57,7 @@ def lines(
     """
     series = [s for s in series if any(known(v) for v in s.y)]
     if not series:
-        return empty(title)
+        return Markup("")
     xs = [v for s in series for v, w in zip(s.x, s.y) if known(w)] + [m for m, _ in marks]
     ys = [v for s in series for v in s.y if known(v)]
     ends = x_range or (min(xs), max(xs))
@@ -108,7 +108,7 @@ def bars(
     """
     totals = [sum(values) for values in zip(*(v for _, v, _ in groups))]
     if not totals or max(totals) <= 0:
-        return empty(title)
+        return Markup("")
     height = 200.0
     frame = Frame([], ticks(0, max(totals)), height, (0, len(labels)))
     parts = [frame.axes(x, y)]
@@ -138,7 +138,7 @@ def heat(
     """Draw a table of counts [rows of y from low to high][x] as a heat map, darker for more, on a root scale."""
     most = max((v for row in counts for v in row), default=0)
     if not most:
-        return empty(title)
+        return Markup("")
     height = 260.0
     marks = [edges[0] + (edges[1] - edges[0]) * i / 5 for i in range(6)]
     frame = Frame(marks, marks, height, edges)
@@ -171,7 +171,7 @@ def intervals(
         title, x: caption and axis.
     """
     if not rows:
-        return empty(title)
+        return Markup("")
     height = TOP + BOTTOM + 40 * len(rows)
     reach = max(0.5, *(end - start for _, _, (start, end), _ in rows))
     ends = [0.0, *(v for _, value, inner, _ in rows for v in (*inner, value - reach, value + reach))]
@@ -196,8 +196,3 @@ def intervals(
         columns.append(Series(f"{end}, val images", numbers, [inner[i] for _, _, inner, _ in rows]))
         columns.append(Series(f"{end}, and folds", numbers, [o[i] if o else None for _, _, _, o in rows]))
     return figure(title, [], svg(title, height, "".join(parts)), table(columns, "method", [r[0] for r in rows]))
-
-
-def empty(title: str, why: str = "nothing was logged for it") -> Markup:
-    """Return a figure that says why there is none."""
-    return Markup('<figure class="chart none"><figcaption>{}</figcaption><p>{}</p></figure>').format(title, why)

@@ -9,13 +9,14 @@ from markupsafe import Markup
 from ssod.experiments.bootstrap import Gain
 from ssod.experiments.comparison import Comparison
 from ssod.experiments.cost import CURRENCIES, curve
+from ssod.experiments.draws import draw_of, draws
 from ssod.experiments.groups import Group
 from ssod.experiments.settings import Row
-from ssod.experiments.tables import Sheet, at_equal_cost, published_sheet, ranking
+from ssod.experiments.tables import GAIN, GAIN_FOLDS, Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
 from ssod.report.axes import COLORS
 from ssod.report.charts import Series
-from ssod.report.page import Section, alarms, grid, notes, page, sheet, text
+from ssod.report.page import Section, alarms, grid, notes, page, sheet, text, verdict_list
 from ssod.utils.printing import percent
 
 METHOD = (
@@ -29,7 +30,7 @@ METHOD = (
 
 def compare_page(found: Comparison) -> str:
     """Return the page of a comparison."""
-    sections = []
+    sections = [Section("verdict", "Verdict", [verdict_list(found.verdicts)])]
     several = len(found.groups) > 1
     if found.refusals:
         sections.append(Section("refused", "Not ranked together", [alarms(found.refusals)]))
@@ -37,23 +38,24 @@ def compare_page(found: Comparison) -> str:
         name = f"Group {number}: " if several else ""
         sections += _group(group, f"b{number}-", name)
     messages = [
-        f"{run.method}, fold {run.fold} seed {run.seed}, step {row['step']}: {row['text']}"
+        f"{run.method}, {draw_of(run)}, seed {run.seed}, step {row['step']}: {row['text']}"
         for run in found.runs
         for row in run.alarms
     ]
     sections.append(Section("alarms", "Alarms during training", [alarms(messages)] if messages else []))
-    sections.append(Section("how", "How the interval is made", [text(METHOD)]))
+    if any(group.gains for group in found.groups):
+        sections.append(Section("how", "How the interval is made", [text(METHOD)]))
     sections.append(Section("runs", "Runs", [_runs(found.rows)]))
     return page("Comparison of runs", f"{len(found.runs)} runs in {len(found.rows)} rows", sections)
 
 
 def _runs(rows: Sequence[Row]) -> Markup:
-    columns = ["folder", "row", "fold", "seed", "split", "state", "AP"]
-    cells = []
+    columns = ["row", "labels", "seed", "AP", "state", "folder"]
+    cells, names = [], draws(run for row in rows for run, _ in row.members)
     for row in rows:
         for run, state in row.members:
             ap = percent(run.ap() if run.evals else None)
-            cells.append([str(run.path), row.name, run.fold, str(run.seed), run.hash[:12], state, ap])
+            cells.append([row.name, names[run.hash], str(run.seed), ap, state, str(run.path)])
     return sheet("every run, AP of its last evaluation", columns, cells, texts=6)
 
 
@@ -63,7 +65,7 @@ def _group(group: Group, prefix: str, name: str) -> list[Section]:
     table = ranking(group)
     sections = [
         Section(f"{prefix}gain", f"{name}Gain over the baseline", [grid([forest], wide=True)] if gains else []),
-        Section(f"{prefix}table", f"{name}Ranking", [_sheet(table), notes(table.notes)]),
+        Section(f"{prefix}table", f"{name}Ranking", [_gain_first(table), notes(table.notes)]),
         Section(f"{prefix}curves", f"{name}Learning curves at equal cost", [grid(_curves(group))]),
     ]
     if len(group.ranked) > 1:
@@ -91,6 +93,18 @@ def _sheet(table: Sheet) -> Markup:
     return sheet(table.title, table.columns, table.rows, table.texts)
 
 
+def _gain_first(table: Sheet) -> Markup:
+    """Return the ranking with the gain beside the names, which stay in sight while the rest is scrolled.
+
+    A column of numbers without a single one is left out: there is nothing to be seen in it.
+    """
+    names = table.columns[:2], (GAIN, GAIN_FOLDS), table.columns[3:], table.columns[2:3]
+    order = [table.columns.index(name) for name in dict.fromkeys(name for part in names for name in part)]
+    order = [i for i in order if i < table.texts or any(row[i] != "-" for row in table.rows)]
+    rows = [[row[i] for i in order] for row in table.rows]
+    return sheet(table.title, [table.columns[i] for i in order], rows, texts=2, pinned=1)
+
+
 def _curves(group: Group) -> list[Markup]:
     """Return a chart for each currency: AP of every run, one colour a row; the ninth row on is dashed."""
     found = []
@@ -99,7 +113,7 @@ def _curves(group: Group) -> list[Markup]:
         for color, row in enumerate(group.rows):
             for run in row.runs:
                 points = curve(run)
-                name = row.name if len(row.runs) == 1 else f"{row.name}, fold {run.fold} seed {run.seed}"
+                name = row.name if len(row.runs) == 1 else f"{row.name}, {draw_of(run)}, seed {run.seed}"
                 xs, ys = [getattr(p, currency) for p in points], [100 * p.ap for p in points]
                 series.append(Series(name, xs, ys, dash=color >= COLORS, color=color, group=row.name))
         found.append(charts.lines(series, f"Teacher AP against {label}", label, "AP"))

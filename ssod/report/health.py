@@ -22,6 +22,10 @@ from ssod.report.page import Section, grid, sheet, text
 from ssod.utils.errors import SsodError
 
 RIGHT, WRONG = 0, 1  # colours: blue and orange, which every eye tells apart
+CHANGE = (
+    "Inconsistency is 1 - AP of this teacher's pseudo-labels against the last one's; churn is the share of foreground "
+    "rows whose assignment changed."
+)
 
 
 def column(rows: Sequence[dict[str, Any]], name: str, scale: float = 1.0) -> tuple[list[int], list[float | None]]:
@@ -102,6 +106,8 @@ def classes(run: Run) -> Section:
         )
     columns = ["class", "AP", "AP50", "val boxes", "detections", "labelled boxes"]
     columns += ["pseudo precision", "pseudo recall"]
+    told = [i for i in range(len(columns)) if i == 0 or any(row[i] != "-" for row in rows)]
+    columns, rows = [columns[i] for i in told], [[row[i] for i in told] for row in rows]
     shown = numbers.ranked(table)
     worst, best = shown[:MOST_CLASSES], shown[::-1][:MOST_CLASSES]
     figures = [_precision_recall(table, best, "Precision against recall, IoU 0.5" + _of(shown, "best classes"))]
@@ -142,8 +148,8 @@ def _health(run: Run) -> list[Markup]:
         message = "The method chooses no box; it learns from outputs as they are. What the teacher detects:"
         return [text(message), grid(_scores(run, look))]
     if not chooses:
-        message = "The run made no pseudo-labels: the method uses none, or burn-in was not over."
-        return [*damaged, text(message)]
+        early = text("The run has logged no pseudo-labels so far.")
+        return [*damaged, *([] if run.method == "supervised" else [early])]
     marks = burn_in(run)
     labeled = Series("labelled images", *column(run.train, "labeled/boxes_per_image"))
     boxes = [Series("pseudo boxes, in training", *column(run.train, "pseudo/boxes_per_image")), labeled]
@@ -157,13 +163,12 @@ def _health(run: Run) -> list[Markup]:
         thresholds(run),
         *_scores(run, look),
     ]
-    how = (
-        "Precision, recall and change are measured after each evaluation on a fixed set of unlabelled images, at IoU "
-        "0.5. Inconsistency is 1 - AP of this teacher's pseudo-labels against the last one's; churn is the share of "
-        "foreground rows whose assignment changed. The hidden truth is read for these figures alone: training never "
-        "sees it."
-    )
-    return [*damaged, text(how, "small"), grid(figures)]
+    measured = [kind for kind, figure in (("precision and recall", figures[1]), ("change", figures[2])) if figure]
+    how = f"On a fixed set of unlabelled images, at IoU 0.5, each evaluation measures {' and '.join(measured)}."
+    told = [how] if measured else []
+    told += [CHANGE] if figures[2] else []
+    told += ["The hidden truth is read for these figures alone: training never sees it."] if figures[1] else []
+    return [*damaged, *([text(" ".join(told), "small")] if told else []), grid(figures)]
 
 
 def weighting(run: Run) -> list[Markup]:
@@ -258,7 +263,7 @@ def _scores(run: Run, look: Pseudo | None) -> list[Markup]:
     """Return the histogram of scores, right and wrong, and confidence against IoU; of val where truth is not hidden."""
     boxes = numbers.scored(run.table, look)
     if boxes is None:
-        return [charts.empty("Scores of the teacher's boxes", "the run saved no detections")]
+        return []
     names = ("lowest", "25 %", "median", "75 %", "highest")
     quantiles = [row for row in run.train if _numbers(row.get("pseudo/score_quantiles")) == len(names)]
     lines = [

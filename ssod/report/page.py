@@ -22,14 +22,14 @@ class Section:
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Return a whole page, style and script inside; sections without a block are left out."""
+    """Return a whole page, style and script inside; sections in which there is nothing are left out."""
     folder = files("ssod.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string((folder / "page.html.j2").read_text("utf-8"))
     return template.render(
         title=title,
         subtitle=subtitle,
-        sections=[section for section in sections if section.blocks],
+        sections=[section for section in sections if any(section.blocks)],
         style=Markup((folder / "style.css").read_text("utf-8")),
         script=Markup((folder / "page.js").read_text("utf-8")),
         foot=f"Written by ssod {__version__}. This file needs no network.",
@@ -37,19 +37,23 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def grid(figures: Iterable[Markup], wide: bool = False) -> Markup:
-    """Put figures side by side where there is room."""
-    return Markup('<div class="grid{}">{}</div>').format(" wide" if wide else "", Markup("").join(figures))
+    """Put figures side by side where there is room; nothing of figures that are empty."""
+    whole = Markup("").join(figures)
+    return Markup('<div class="grid{}">{}</div>').format(" wide" if wide else "", whole) if whole else whole
 
 
-def sheet(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Markup:
+def sheet(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1, pinned: int | None = None
+) -> Markup:
     """Return a table whose first ``texts`` columns are texts; it scrolls by itself where it is too wide.
 
-    Where all columns are texts, long ones are broken instead.
+    Where all columns are texts, long ones are broken instead. The column ``pinned`` stays in sight.
     """
 
     def cell(kind: str, i: int, value: str) -> Markup:
+        style = " ".join(name for name, has in (("text", i < texts), ("pin", i == pinned)) if has)
         return Markup("<{}{}>{}</{}>").format(
-            Markup(kind), Markup(' class="text"') if i < texts else "", value, Markup(kind[:2])
+            Markup(kind), Markup(' class="{}"').format(style) if style else "", value, Markup(kind[:2])
         )
 
     head = Markup("").join(cell('th scope="col"', i, column) for i, column in enumerate(columns))
@@ -74,6 +78,12 @@ def alarms(lines: Iterable[str]) -> Markup:
     """Return what should worry the reader."""
     items = Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
     return Markup('<ul class="alarms">{}</ul>').format(items) if items else Markup("")
+
+
+def verdict_list(lines: Iterable[str]) -> Markup:
+    """Return what a comparison shows, a sentence a line; nothing where there is none."""
+    items = Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
+    return Markup('<ul class="verdict">{}</ul>').format(items) if items else Markup("")
 
 
 def text(sentence: str, style: str = "") -> Markup:

@@ -26,7 +26,7 @@ from ssod.experiments.runs import Run
 from ssod.labelers import from_config as labelers
 from ssod.methods.base import Method
 from ssod.report.page import Section, grid, text
-from ssod.report.shots import boxes_of, shot
+from ssod.report.shots import boxes_of, legend, shot
 from ssod.structures import Detector, Targets, View, move_targets
 from ssod.transforms.views import Pipeline
 from ssod.utils import model_file
@@ -112,22 +112,24 @@ def gallery(cfg: Config, data: DataSets, method: Method, step: int) -> Section:
         labels = method.labels(batch, step)
         chosen, found = labels.pseudo, labels.teacher.detections()
     word = f"above {SURE:g}" if chosen is None else "kept"
-    figures = [_pair(shown, data.classes.names, word) for shown in show(batch, found, chosen, hidden)]
-    how = "Blue: kept as pseudo-label. Red, dashed: rejected."
+    looks = show(batch, found, chosen, hidden)
+    figures = [_pair(shown, data.classes.names, word) for shown in looks]
+    kinds = {"kept": "kept as pseudo-label", "rejected": "rejected"}
+    which = "kept" if chosen is not None else "blue"
+    how = f"Left the weak view that the teacher saw, right the strong view with the {which} boxes moved into it."
     if chosen is None:
-        how = "This method chooses no box; it learns from outputs as they are. Blue: detections that score "
-        how += f"above {SURE:g}. Red, dashed: below."
-    if chosen is not None and chosen.unsure is not None:
-        how += " Green: unsure, neither object nor background, unless the method makes more of it."
-    how += " Yellow, dotted: hidden truth, which training never sees." if hidden is not None else ""
-    how += " Left the weak view that the teacher saw, right the strong view with the blue boxes moved into it."
-    return Section("gallery", TEACHES, [text(how, "small"), grid(figures, wide=True)])
+        kinds = {"kept": f"detections that score above {SURE:g}", "rejected": "below"}
+        how = f"This method chooses no box; it learns from outputs as they are. {how}"
+    kinds["unsure"] = "unsure, neither object nor background, unless the method makes more of it"
+    kinds["truth"] = "hidden truth, which training never sees"
+    kinds = {kind: words for kind, words in kinds.items() if any(len(getattr(shown, kind)) for shown in looks)}
+    return Section("gallery", TEACHES, [text(how, "small"), legend(kinds), grid(figures, wide=True)])
 
 
 def _pair(shown: Shown, names: tuple[str, ...], word: str) -> Markup:
     kept, moved = shown.kept, shown.moved
     rejected = shown.rejected[:MOST_REJECTED]
-    kinds = {"truth": shown.truth, "rejected": rejected, "unsure": shown.unsure, "kept": kept}
+    kinds = {"rejected": rejected, "unsure": shown.unsure, "kept": kept, "truth": shown.truth}  # the last is on top
     left = [box for kind, targets in kinds.items() for box in boxes_of(kind, targets, names)]
     lost, unsure = len(kept) - len(moved), f", {len(shown.unsure)} unsure" if len(shown.unsure) else ""
     weak = f"{len(kept)} {word}{_listed(kept, names)}{unsure}, {len(shown.rejected)} rejected"
@@ -170,9 +172,10 @@ def hardest(run: Run, cfg: Config, data: DataSets, method: Method) -> Section:
     figures = []
     for i, (view, found) in zip(chosen, looked_at(cfg, val, method.teacher.model)):
         figures.append(_hard(view, found, val, len(figures), float(cost[i])))
-    how = f"Boxes missed at IoU 0.5, and wrong ones that score above {SURE:g}, make an image hard. Blue: detected with "
-    how += f"a score above {SURE:g}. Yellow, dotted: the truth."
-    return Section("hardest", "Hardest val images", [text(how, "small"), grid(figures)])
+    how = f"Boxes missed at IoU 0.5, and wrong ones that score above {SURE:g}, make an image hard."
+    kinds = legend({"kept": f"detected with a score above {SURE:g}", "truth": "the truth"})
+    blocks = [text(how, "small"), kinds, grid(figures)] if figures else [text("No image has a missed or wrong box.")]
+    return Section("hardest", "Hardest val images", blocks)
 
 
 def difficulty(table: Matches) -> np.ndarray:
@@ -201,7 +204,7 @@ def _hard(view: View, found: Targets, val: Labeled, i: int, cost: float) -> Mark
     found = found[found.confidence() > SURE]
     truth = move_targets([val.targets(i)], view.matrix, view.sizes)[0]
     names = val.classes.names
-    boxes = [*boxes_of("truth", truth, names), *boxes_of("kept", found, names)]
+    boxes = [*boxes_of("kept", found, names), *boxes_of("truth", truth, names)]  # the last are on top
     caption = f"{len(truth)} true boxes, {len(found)} detected, {cost:.0f} missed or wrong"
     return Markup("<figure><figcaption>{}</figcaption>{}<p class='small'>{}</p></figure>").format(
         str(view.ids[0]), shot(pixels(view, 0), boxes, f"{view.ids[0]}: {caption}"), caption

@@ -10,17 +10,20 @@ from typing import Any
 from markupsafe import Markup
 
 from ssod.engine.checkpointing.resume_check import flat
+from ssod.experiments.baselines import baseline_differences
 from ssod.experiments.cost import hours, seen
+from ssod.experiments.draws import draw_of
 from ssod.experiments.groups import groups_of
 from ssod.experiments.runs import Run, read_run
-from ssod.experiments.settings import rows_of
+from ssod.experiments.settings import Row, rows_of
 from ssod.experiments.tables import interval
+from ssod.experiments.verdict import verdict
 from ssod.report import charts
 from ssod.report.baseline import find_baseline, named_baseline
 from ssod.report.compare_page import gain_row
 from ssod.report.health import classes, curves, health
 from ssod.report.json_files import saved
-from ssod.report.page import Section, alarms, grid, page, sheet, text
+from ssod.report.page import Section, alarms, grid, page, sheet, text, verdict_list
 from ssod.report.pictures import pictures
 from ssod.utils import atomic
 from ssod.utils.printing import percent
@@ -58,7 +61,7 @@ def run_page(run: Run, baseline: Run | None) -> str:
     """Return the page."""
     labels = "" if run.percent is None else f", {run.percent:g} % of the labels"
     title = f"{run.method}, {run.detector}{labels}"
-    subtitle = f"{run.path} · split {run.hash[:12]}, fold {run.fold}, seed {run.seed} · {run.state}"
+    subtitle = f"{run.path} · {draw_of(run)}, seed {run.seed} · {run.state}"
     messages = [f"step {row['step']}: {row['text']}" for row in run.alarms]
     sections = [
         summary(run, baseline),
@@ -85,13 +88,14 @@ def summary(run: Run, baseline: Run | None) -> Section:
             text("No supervised baseline was found beside this run; name one with --baseline to see the gain.")
         )
     labeled, unlabeled = seen(run, run.last["step"])
+    reads_unlabeled = run.method != "supervised"
     rows = [
         ["AP, last step", percent(metric(run.last))],
         ["AP50, AP75", ", ".join(percent(metric(run.last, name)) for name in ("AP50", "AP75"))],
         ["best AP (chosen on val)", _best(run)],
         ["scores above", "-" if run.score is None else f"{run.score:g}"],
         ["labelled images seen", _seen(labeled, run.split.get("labeled"))],
-        ["unlabelled images seen", _seen(unlabeled, run.split.get("unlabeled"))],
+        *([["unlabelled images seen", _seen(unlabeled, run.split.get("unlabeled"))]] if reads_unlabeled else []),
         ["hours of training", f"{hours(run, run.last['step']):.2f}"],
     ]
     if run.begun:
@@ -107,9 +111,11 @@ def _gain(run: Run, baseline: Run) -> list[Markup]:
     if own is None or theirs is None:
         return [text(f"No gain: {'this run' if own is None else 'the baseline'} has no AP yet. {named}")]
     why = _no_interval(run, "this run") or _no_interval(baseline, "the baseline")
+    differing = baseline_differences(Row("", [run], []), Row("", [baseline], []))
     if why:
         return [
-            text(f"{100 * (own - theirs):+.1f} AP over the supervised baseline", "big"),
+            text(f"{100 * (own - theirs):+z.1f} AP over the supervised baseline", "big"),
+            verdict_list([verdict(run.method, None, difference=own - theirs, differing=differing, why=why)]),
             text(f"no interval: {why}. {named}", "sub"),
         ]
     groups, _ = groups_of(rows_of([run, baseline]))
@@ -117,7 +123,8 @@ def _gain(run: Run, baseline: Run) -> list[Markup]:
     figure = charts.intervals([gain_row(run.method, gain)], "Gain, 95 % interval over val images", "AP points")
     return [
         text(f"{interval(gain)} AP over the supervised baseline", "big"),
-        text(f"95 % interval over val images. {gain.scope.capitalize()}. {named}", "sub"),
+        verdict_list([verdict(run.method, gain, differing=differing)]),
+        text(f"95 % interval over val images. {named}", "sub"),
         grid([figure], wide=True),
     ]
 

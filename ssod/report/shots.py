@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -42,12 +42,28 @@ def shot(image: np.ndarray | Image.Image, boxes: Iterable[Box], label: str, side
     picture.save(buffer, "JPEG", quality=82)
     data = base64.b64encode(buffer.getvalue()).decode()
     rects = Markup("").join(
-        Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
-            style, x1, y1, max(x2 - x1, 0.1), max(y2 - y1, 0.1), what
-        )
+        _rect(style, f"{x1:.1f}", f"{y1:.1f}", f"{max(x2 - x1, 0.1):.1f}", f"{max(y2 - y1, 0.1):.1f}", what)
         for style, what, (x1, y1, x2, y2) in boxes
     )
     return Markup(
         '<svg class="shot" viewBox="0 0 {} {}" role="img" aria-label="{}"><image href="data:image/jpeg;base64,{}" '
         'width="{}" height="{}" preserveAspectRatio="none"/>{}</svg>'
     ).format(width, height, label, Markup(data), width, height, rects)
+
+
+def legend(kinds: Mapping[str, str]) -> Markup:
+    """Return what each style of box means, drawn as in the pictures; ``kinds`` has the words by the style."""
+    items = Markup("").join(
+        Markup('<li><svg class="shot" viewBox="0 0 28 18" aria-hidden="true">{}</svg>{}</li>').format(
+            _rect(style, "4", "4", "20", "10"), words
+        )
+        for style, words in kinds.items()
+    )
+    return Markup('<ul class="legend boxes">{}</ul>').format(items)
+
+
+def _rect(style: str, x: str, y: str, width: str, height: str, what: str = "") -> Markup:
+    """Return a box: a dark line below, so that it is seen on any picture, and one in the colour of the style."""
+    title = Markup("<title>{}</title>").format(what) if what else Markup("")
+    place = Markup('x="{}" y="{}" width="{}" height="{}"').format(x, y, width, height)
+    return Markup('<rect class="case {0}" {1}/><rect class="{0}" {1}>{2}</rect>').format(style, place, title)

@@ -53,7 +53,7 @@ def test_a_baseline_is_sought_from_inside_its_folder_too(tmp_path: Path, monkeyp
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "its method is unbiased_teacher": ("unbiased_teacher", {}),
-    "labelled split 333333333333, not 000000000000": ("supervised", {"split": {"hash": "3" * 64}}),
+    "labelled split fold 1 (33333333), not fold 1 (00000000)": ("supervised", {"split": {"hash": "3" * 64}}),
     "val set wwwwwwwwwwww, not vvvvvvvvvvvv": ("supervised", {"about": {"val": "w" * 64}}),
     "score threshold 0.5, not 0.05": ("supervised", {"about": {"score": 0.5}}),
     "metric voc, not coco": ("supervised", {"changes": {"eval.metric": "voc"}}),

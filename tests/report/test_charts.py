@@ -116,7 +116,6 @@ def test_names_cannot_break_out() -> None:
         charts.bars([evil, "b"], [(evil, [1, 2], 0)], evil, evil, evil),
         charts.heat([[1, 0], [0, 2]], evil, evil, evil),
         charts.intervals([(evil, 1.0, (0.5, 1.5), None)], evil, evil),
-        charts.empty(evil, evil),
     ):
         assert "<script" not in figure
         xml.fromstring(str(figure).replace("<output", "<span").replace("</output", "</span"))
@@ -148,10 +147,12 @@ def test_bars_stack_and_intervals_have_an_origin() -> None:
     assert any(e.get("class") == "zero" for e in svg_of(figure).iter())
 
 
-def test_nothing_to_draw_is_reported() -> None:
-    assert "nothing was logged" in charts.lines([Series("a", [], [])], "t", "x", "y")
-    assert "nothing was logged" in charts.heat([[0, 0]], "t", "x", "y")
-    assert "nothing was logged" in charts.bars([], [], "t", "x", "y")
+def test_nothing_to_draw_is_no_figure() -> None:
+    assert not charts.lines([Series("a", [], [])], "t", "x", "y")
+    assert not charts.lines([Series("a", [1, 2], [None, float("nan")])], "t", "x", "y")
+    assert not charts.heat([[0, 0]], "t", "x", "y")
+    assert not charts.bars([], [], "t", "x", "y")
+    assert not charts.intervals([], "t", "x")
 
 
 def test_numbers_are_short() -> None:

@@ -101,7 +101,7 @@ def test_contrast_is_enough(theme: str) -> None:
 
 
 def test_both_dark_themes_are_one() -> None:
-    inside = re.search(r"@media \(prefers-color-scheme: dark\) \{\s*:root[^{]*\{(.*?)\}", CSS, re.S)[1]
+    inside = re.search(r"@media screen and \(prefers-color-scheme: dark\) \{\s*:root[^{]*\{(.*?)\}", CSS, re.S)[1]
     assert dict(re.findall(r"--(\w+): (#\w{6})", inside)) == palette("dark")
 
 
@@ -114,3 +114,38 @@ def test_lines_of_a_chart_are_reported_apart(theme: str, sight: str) -> None:
     assert min(near.values()) >= 15, near
     assert min(near[pair] for pair in combinations(range(3), 2)) >= 30  # most charts have no more lines
     assert near[RIGHT, WRONG] >= 50
+
+
+def box_styles() -> dict[str, tuple[str, str]]:
+    """Return colour and dashes of each kind of box in a picture."""
+    colors = dict(re.findall(r"--(kept|truth|rejected|unsure): (#\w{6})", CSS))
+    rules = {kind: re.search(rf"^\.shot \.{kind} \{{(.*?)\}}", CSS, re.M)[1] for kind in colors}
+    dashes = {kind: re.search(r"stroke-dasharray: ([\d ]+)", rule) for kind, rule in rules.items()}
+    return {kind: (colors[kind], found[1] if found else "") for kind, found in dashes.items()}
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_boxes_of_a_picture_are_told_apart(sight: str) -> None:
+    """By their colours and by their dashes; each stands out from the line below."""
+    styles = box_styles()
+    assert len(styles) == 4
+    assert len({dash for _, dash in styles.values()}) == 4
+    seen = {kind: lab(SIGHTS[sight] @ linear(color)) for kind, (color, _) in styles.items()}
+    assert delta_e(seen["truth"], seen["kept"]) >= 50
+    assert min(delta_e(*pair) for pair in combinations(seen.values(), 2)) >= 20
+    for color, _ in styles.values():
+        assert contrast(color, "#000000") >= 5  # the line below
+
+
+def test_paper_is_light() -> None:
+    """What the button sets, and what the system says, hold on the screen alone."""
+    screens = re.findall(r"@media screen[^{]*\{.*?\n\}\n\}|@media screen[^{]*\{.*?\n  \}\n\}", CSS, re.S)
+    outside = CSS
+    for block in screens:
+        outside = outside.replace(block, "")
+    assert len(screens) == 2
+    assert "color-scheme: dark" not in outside
+    assert outside.count("--bg: ") == 1
+    rules = CSS[CSS.index("@media print {") :]
+    for rule in ("button, nav,", "break-inside: avoid", "page-break-inside: avoid", "repeat(3, minmax(0, 1fr))"):
+        assert rule in rules

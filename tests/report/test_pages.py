@@ -191,8 +191,10 @@ def test_the_comparison_page(tmp_path: Path) -> None:
     page = check((tmp_path / "c.html").read_text("utf-8"))
     words = ("not ranked together", "Gain over the supervised baseline", "at equal cost", "hours", "paired bootstrap")
     assert all(word in page.text for word in words)
-    assert "mean_teacher, fold 1 seed 0, step 24: collapse: it fell" in page.text
-    assert page.ids.index("b1-gain") < page.ids.index("b1-table") < page.ids.index("b1-curves")
+    assert "mean_teacher, fold 1, seed 0, step 24: collapse: it fell" in page.text
+    assert (
+        page.ids.index("verdict") < page.ids.index("b1-gain") < page.ids.index("b1-table") < page.ids.index("b1-curves")
+    )
 
 
 def test_hard_images_by_hand() -> None:
