@@ -119,8 +119,7 @@ class Diagnose:
     def _look(self, step: int, method: Method) -> _Seen:
         """Let the method label the fixed set as it would at ``step``; every rank does the same work."""
         seen = _Seen([], [], [])
-        device = next(method.parameters()).device
-        rows = 0
+        device, rows = next(method.parameters()).device, 0
         views = same_views(self.cfg, self.labeled, self.images)
         for batch in progress.passing(views, "pseudo-labels", len(self.images), lambda batch: len(batch.weak)):
             batch = batch.to(device)
