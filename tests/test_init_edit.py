@@ -76,7 +76,7 @@ def test_init_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     how: dict = {"images": "train", "detector": "retinanet_tiny_fpn"}
     write_config("aaa.yaml", "train.json", "free", **how)
     write_config(
-        "own.yaml", "train.json", "free", **how, overrides=["train.lr=0.5", "train.seed=3", "method.score=0.6"]
+        "bbb.yaml", "train.json", "free", **how, overrides=["train.lr=0.5", "train.seed=3", "method.score=0.6"]
     )
     plain, own = (Path(name).with_suffix(".yaml").read_text().replace(name, "X") for name in ("aaa", "bbb"))
     assert [line for line in plain.splitlines() if line not in own.splitlines()] == [

@@ -9,7 +9,7 @@ import pytest
 
 from ssod.commands import doctor, load
 from ssod.commands.load import Load, quota
-from ssod.commands.plan import Phase, Plan, show
+from ssod.commands.planned import Phase, Plan, show
 
 QUIET, BUSY = Load(0.3, 2, 2), Load(1.1, 2, 2)
 
@@ -84,7 +84,10 @@ def test_a_plan_says_its_load_and_what_to_set(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    plan = Plan([], load.doubts(BUSY, "cpu"), [Phase("supervised", 0, 10, 1.0, 0.5)], load=BUSY.words())
+    seen = {"images_labeled": 4, "images_unlabeled": 0, "images_val": 0, "epochs_labeled": 5.0, "epochs_unlabeled": 0.0}
+    batch, phases = {"batch_labeled": 2, "batch_unlabeled": 0}, [Phase("supervised", 0, 10, 1.0, 0.5)]
+    doubts = load.doubts(BUSY, "cpu")
+    plan = Plan(10, **seen, **batch, rows=[], warnings=doubts, phases=phases, load=BUSY.words())
     show(plan, "x")
     printed = capsys.readouterr().out
     assert "about 10.0 s on cpu, measured at load 1.1 on 2 CPUs" in printed
@@ -100,7 +103,7 @@ def test_doctor_tells_a_busy_machine_and_calls_it_healthy(
     monkeypatch.setattr(doctor, "_CHECKS", [("load", doctor._load)])
     for here, wanted in ((BUSY, "busy: load 1.1 on 2 CPUs, 2 threads of torch"), (QUIET, "ok: load 0.3 on 2 CPUs")):
         monkeypatch.setattr(load, "measured", lambda here=here: here)
-        assert doctor.doctor() == 0
+        assert doctor.doctor().healthy
         printed = capsys.readouterr().out
         assert wanted in printed
         assert ("set OMP_NUM_THREADS=1" in printed) == (here is BUSY)

@@ -15,6 +15,7 @@ from ssod.commands.asked import Asked
 from ssod.commands.pace import shared, steps_of
 from ssod.config import load
 from ssod.inference import label, predict
+from ssod.inference import model as models
 from ssod.utils.errors import Exit, SsodError
 from tests.small import small_config
 from tests.small_sets import coco, pictures
@@ -229,7 +230,8 @@ def test_where_the_detector_looks(
     model = model_file(tmp_path / "m.safetensors")
     asked: list[str] = []
     real = predict.pick_device
-    monkeypatch.setattr(predict, "pick_device", lambda name: asked.append(name) or real("cpu"))
+    for place in (predict, models):
+        monkeypatch.setattr(place, "pick_device", lambda name: asked.append(name) or real("cpu"))
     words = [command, str(model), str(tmp_path / "free"), "-o"]
     assert ssod(monkeypatch, *words, str(tmp_path / "one"), "--device", "cpu") == 0
     assert ssod(monkeypatch, *words, str(tmp_path / "two")) == 0

@@ -81,8 +81,8 @@ def _show(found: Health) -> None:
         table.add_column(column)
     for check in found.checks:
         mark = {True: "ok", False: "FAILED", None: "absent", BUSY: BUSY}[check.ok]
-        fix = "" if check.ok is True else check.fix
-        table.add_row(check.name, f"{mark}: {check.result}" if check.result else mark, fix)
+        advice = "" if check.ok is True else check.fix
+        table.add_row(check.name, f"{mark}: {check.result}" if check.result else mark, advice)
     console().print(table)
 
 
