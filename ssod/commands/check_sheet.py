@@ -61,7 +61,7 @@ def prepare(out: Path | None, weights: Path | None, device: Device) -> Judge | N
         raise SsodError("command line", "-o", f"'{out}' does not end in .html", "name a page, as in -o sheet.html")
     if weights is None:
         return None
-    model = load(weights, pick_device(device))
+    model = load(weights, device if device == "auto" else pick_device(device))
     return Judge(weights, model, limits_of(weights, model))
 
 

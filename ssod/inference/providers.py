@@ -51,7 +51,7 @@ def check_used(wanted: str, used: list[str]) -> None:
     if wanted not in used:
         name = next((known for known, own in PROVIDERS.items() if own == wanted), wanted)
         problem = f"'{name}' is built into onnxruntime but does not load here; it would compute by {', '.join(used)}"
-        raise SsodError("command line", "--provider", problem, "install its driver and libraries, or use cpu")
+        raise SsodError("onnxruntime", "provider", problem, "install its driver and libraries, or use cpu")
 
 
 def _fix(name: str) -> str:

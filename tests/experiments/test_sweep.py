@@ -240,7 +240,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_no_failure(
     """A job of a sweep that was killed had the folder; the one of the next sweep ends as it finds it locked."""
     (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
     monkeypatch.setattr(pool.sys, "executable", str(executable(tmp_path, "import sys; sys.exit(6)")))
-    sweep = pool._Pool([cell], 1, tmp_path / "runs", Console(quiet=True))
+    sweep = pool._Pool(Sweep([cell], 1, tmp_path / "runs"), Console(quiet=True))
     sweep.fill()
     sweep.running[0].process.wait()
     as_cell(tmp_path, cell)
