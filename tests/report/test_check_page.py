@@ -48,7 +48,7 @@ def test_the_sheet_has_each_of_its_parts(tmp_path: Path, capsys: pytest.CaptureF
     first, second = (next((tmp_path / "data" / part).iterdir()) for part in ("train", "val"))
     Image.open(first).convert("RGB").resize((64, 64)).point(lambda value: min(255, value + 6)).save(second)
     out = tmp_path / "new" / "sheet.html"
-    assert run.check(cfg, out=out) == 0
+    assert run.check(cfg, out=out).code == 0
     printed = capsys.readouterr().out
     assert "1 of 6 val images nearly repeat labelled ones" in printed
     assert printed.endswith(f"-> {out}\n")
@@ -71,7 +71,7 @@ def test_the_sheet_has_each_of_its_parts(tmp_path: Path, capsys: pytest.CaptureF
     assert doubted >= 5  # one a question, and what else the generated boxes are
     assert whole.count("data:image/jpeg") == 6 + 6 + 2 + doubted  # samples, the pair, and a picture of each
     assert "What the model doubts" not in text
-    assert run.check(cfg, out=out) == 0  # as `ssod report` does, it replaces what is there
+    assert run.check(cfg, out=out).code == 0  # as `ssod report` does, it replaces what is there
     assert [path.name for path in out.parent.iterdir()] == ["sheet.html"]
 
 
@@ -88,7 +88,7 @@ def test_names_of_strangers_are_harmless(tmp_path: Path) -> None:
 
     changed(tmp_path, "train", rename)
     changed(tmp_path, "val", lambda table: table["categories"][0].update(name=EVIL))
-    assert run.check(cfg, out=tmp_path / "s.html") == Exit.DATA
+    assert run.check(cfg, out=tmp_path / "s.html").code == Exit.DATA
     text = (tmp_path / "s.html").read_text("utf-8")
     page = check(text)
     assert "<img" not in text
