@@ -299,9 +299,9 @@ def test_labels_and_pictures_of_images_elsewhere(tmp_path: Path, bucket: str, lo
     weights = model_file(tmp_path / "m.safetensors")
     here = label_files(weights, local, tmp_path / "here.json", score=0.3)
     there = label_files(weights, Path(bucket), tmp_path / "there.json", score=0.3)
-    assert list(there.images.paths) == SEEN
-    assert np.array_equal(here.boxes, there.boxes)
-    assert len(there.boxes)
+    assert list(there.labels.images.paths) == SEEN
+    assert np.array_equal(here.labels.boxes, there.labels.boxes)
+    assert there.boxes > 0
     label_files(weights, bucket, tmp_path / "yolo", "yolo", score=0.3)
     assert (tmp_path / "yolo/images/train/a.jpg").read_bytes() == (local / "a.jpg").read_bytes()
     rows = [predict_files(weights, place, tmp_path / str(i)) for i, place in enumerate((local, bucket))]

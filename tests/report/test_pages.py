@@ -101,7 +101,8 @@ def test_uncertainty_and_difficulty_of_rows_are_shown(trained: Path, tmp_path: P
     with open(run / "metrics.jsonl", "a") as file:
         file.write(row)
     page = check(report(run, out=tmp_path / "r.html").read_text("utf-8"))
-    assert [word for word in (*words, "correct, labelled", "0.625") if word not in page.text] == [words[1]]  # not logged
+    wanted = (*words, "correct, labelled", "0.625")
+    assert [word for word in wanted if word not in page.text] == [words[1]]  # which was not logged
     assert "wrong, labelled" not in page.text  # no row was wrong so far: no line at 0
     assert "pseudo-labelled" not in page.text
     assert "proposal network" not in page.text
