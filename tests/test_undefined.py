@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 import ssod
-from ssod.commands.evaluate import _show, evaluate
+from ssod.commands.evaluate import Evaluated, _show, evaluate
 from ssod.config import load
 from ssod.data import datasets
 from ssod.data.objects import check_measurable
@@ -93,7 +93,7 @@ def test_nobody_is_shown_a_number(undefined: Path, capsys: pytest.CaptureFixture
     assert not re.search(r">-100\.0<|>nan<|>-1\.0<", page)
     assert model_file.read_card(undefined / "best.safetensors")["metrics"]["AP"] is None
     capsys.readouterr()
-    _show(coco_metrics(TRUTH, []), "crowds alone")
+    _show(Evaluated(coco_metrics(TRUTH, []), Path("crowds-alone"), None, 1, 0.05, 0.9, ()))
     assert not NEGATIVE.search(capsys.readouterr().out)
 
 

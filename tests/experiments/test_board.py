@@ -189,7 +189,7 @@ sys.exit(3 if "{METHODS[0]["name"]}" in str(folder) else 0)
         (cell.folder / "metrics.jsonl").unlink()
     with open(tmp_path / "pipe", "w") as file:
         run_cells(
-            Sweep(cells, 2, tmp_path / "runs", share_burn_in=False), Console(file=file, force_terminal=False, width=160)
+            Sweep(cells, 2, tmp_path / "runs", share_burn_in=False), Console(file=file, force_terminal=False, width=400)
         )
     told = (tmp_path / "pipe").read_text()
     assert "eta" not in told
