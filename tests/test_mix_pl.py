@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssod import build, config
-from ssod.commands.plan_facts import amounts, facts
+from ssod.commands.plan_facts import amounts, facts, half_life
 from ssod.engine.checkpointing import checkpoint
 from ssod.engine.guard import Guard
 from ssod.methods.base import Task
@@ -356,7 +356,9 @@ def test_the_room_of_the_cache_is_two_batches_of_a_process(tmp_path: Path) -> No
     assert m.cache.pixels.shape == (12, 3, 64, 64)
     assert (cfg.method.ema.every, cfg.method.ema.gamma, cfg.method.ema.decay) == (3, 4, 0.9998)
     rows, _ = facts(cfg, data, amounts(cfg, data))
-    assert ("EMA half-life", "10396 steps (decay 0.9998, every 3 steps)") in rows
+    share = 1 - 4 / (4 + cfg.train.steps - 1)  # after the last step
+    words = f"decay 0.9998, every 3 steps; {share:.3g} at the end of this run's warm-up"
+    assert ("EMA half-life", f"{3 * half_life(share):.0f} steps ({words})") in rows
     assert [needed(n) for n in (1, 2, 3, 4, 8)] == [4, 5, 6, 8, 16]
     assert len(MixPL(detector("fcos"), Config(name="mix_pl")).cache.pixels) == 8  # what the release keeps
 

@@ -77,10 +77,20 @@ def test_batches_and_passes(config_file: Path) -> None:
 
 def test_a_teacher_that_is_too_slow(config_file: Path) -> None:
     assert rows_of(load(config_file, ["method.ema.decay=0.9"]))[1] == []
-    (warning,) = rows_of(load(config_file, ["method.ema.decay=0.999"]))[1]
+    slow = "method.ema={decay: 0.999, warm_up: false}"
+    (warning,) = rows_of(load(config_file, [slow]))[1]
     assert "half-life of 693 steps is longer than the 18 steps with pseudo-labels" in warning
     advised = float(warning.rpartition("decay=")[2].split()[0])
     assert half_life(advised) == pytest.approx(1.8, rel=1e-3)
+
+
+def test_a_teacher_in_its_warm_up(config_file: Path) -> None:
+    rows, warnings = rows_of(load(config_file, ["method.ema={decay: 0.999}"]))
+    assert warnings == []
+    # 1 - 1 / (23 + 2) after the last of 24 steps, of which log 2 / -log 0.96 = 17 make half
+    assert rows["EMA half-life"] == "17 steps (decay 0.999; 0.96 at the end of this run's warm-up)"
+    grows, _ = rows_of(load(config_file, ["method.ema={decay: 0.999, growth: 10}"]))
+    assert grows["EMA half-life"].endswith("; 0.908 at the end of this run's warm-up)")  # 0.999 (1 - exp(-2.4))
 
 
 def test_learning_rate_where_it_turns(config_file: Path) -> None:

@@ -174,6 +174,7 @@ def test_init_writes_them(own: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     words = ["--device", "cpu", "--seed", "7", "--epochs", "500", "--batch", "8", "--set", "train.clip=5"]
     assert ssod(monkeypatch, *INIT, *words) == 0
     assert "--epochs 500: train.steps=2000, 500 passes over 16 labelled images, 4 a step" in capsys.readouterr().out
+    assert "train: # 500 passes over the labelled images, as --epochs says" in Path("my.yaml").read_text()
     train = yaml.safe_load(Path("my.yaml").read_text())["train"]
     assert train["batch"] == {"labeled": 4, "unlabeled": 4}
     assert (train["steps"], train["lr"], train["device"], train["seed"], train["clip"]) == (2000, 0.005, "cpu", 7, 5)

@@ -12,6 +12,7 @@ from ssod.config import Config
 from ssod.data.datasets import DataSets
 from ssod.data.formats.records import Labeled
 from ssod.engine.schedule import lr_at, turns
+from ssod.methods.ema_config import EmaConfig, cap, grown
 from ssod.methods.registry import find
 from ssod.utils import collective
 
@@ -33,6 +34,13 @@ def phases(cfg: Config) -> list[Phase]:
 def half_life(decay: float) -> float:
     """Return the steps after which half of the teacher is newer."""
     return math.log(0.5) / math.log(decay) if decay > 0 else 0.0
+
+
+def kept(ema: EmaConfig, step: int) -> float:
+    """Return the share of the teacher that its move after step number ``step`` keeps, by its warm-up, too."""
+    if not ema.warm_up:
+        return ema.decay
+    return min(ema.decay, cap(step, ema.gamma)) if ema.growth is None else grown(ema.decay, step, ema.growth)
 
 
 def amounts(cfg: Config, data: DataSets) -> Amounts:
@@ -83,9 +91,11 @@ def facts(cfg: Config, data: DataSets, found: Amounts) -> tuple[list[tuple[str, 
         rows.append(("burn-in", value if cfg.method.plateau is None else f"at most {value}: it may end sooner"))
     ema = cfg.method.ema
     every = (ema.every or 1) if ema.rule == "ema" else 1
-    life = half_life(ema.decay) * every
+    share = kept(ema, train.steps - 1)
+    life = half_life(share) * every
     if ema.rule == "ema":
         often = f", every {every} steps" if every > 1 else ""
+        often += f"; {share:.3g} at the end of this run's warm-up" if share < ema.decay else ""
         rows.append(("EMA half-life", f"{life:.0f} steps (decay {ema.decay:g}{often})"))
     else:
         rows.append(("teacher", f"a copy, renewed every {ema.every} steps" if ema.every else "as burn-in leaves it"))

@@ -17,5 +17,7 @@ def weights_file(path: str | os.PathLike) -> Path:
     if not file.is_file():
         problem = "no best.safetensors in this folder" if path.is_dir() else "not found"
         fix = "name a run folder that has finished an evaluation, or a .safetensors file"
+        if path.suffix in (".onnx", ".pt2"):
+            fix = "ssod export writes it; or fix the path"
         raise SsodError(path, "", problem, fix, code=Exit.CHECKPOINT)
     return file

@@ -27,12 +27,14 @@ class Numbers:
         unlabeled: unlabelled images per step.
         steps: optimiser steps.
         lr: learning rate.
+        rule: where the steps come from, if not from that rule.
     """
 
     labeled: int
     unlabeled: int
     steps: int
     lr: float
+    rule: str = ""
 
 
 def numbers(data: DataSets, own: Any = None, pace: Pace = NO_PACE) -> Numbers:
@@ -58,7 +60,8 @@ def numbers(data: DataSets, own: Any = None, pace: Pace = NO_PACE) -> Numbers:
     steps = int(min(max(round(100 * len(data.labeled) / labeled, -2), 3000), 30_000))
     if pace.epochs is not None:
         steps = steps_of(pace.epochs, len(data.labeled), labeled)
-    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=0.00125 * labeled)
+    rule = "" if pace.epochs is None else f"{pace.epochs:g} passes over the labelled images, as --epochs says"
+    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=0.00125 * labeled, rule=rule)
 
 
 def _whole(value: Any, other: int) -> int:
@@ -98,7 +101,7 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
 {_detector(tree["detector"], sizes)}
 {_method(tree["method"])}
 
-train: # the rule behind these numbers: {_passes(sizes)}, at least 3000 and at most 30000 steps
+train: # {n.rule or f"the rule behind these numbers: {_passes(sizes)}, at least 3000 and at most 30000 steps"}
   steps: {n.steps}
   batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: {_more_parts(sizes)} keeps them
 {_parts(sizes)}  lr: {n.lr:g} # 0.00125 for each labelled image of a batch
