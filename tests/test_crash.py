@@ -16,6 +16,7 @@ import pytest
 from tests.engine.crash import difference, final_state, kill_until_done
 from tests.engine.fork import Command, run
 from tests.small import seen_once, small_config, train_command
+from tests.test_methods import SIDES
 
 KILLS = int(os.environ.get("SSOD_KILLS", "3"))
 STEPS = max(48, 16 * KILLS)  # a start makes some, and all are made in the end
@@ -66,7 +67,15 @@ METHODS = {
     "s4od": {"every": 4, "look": 3, "score": 0.05, "spread": 0.5},
     "dsl": {"every": 3, "score": 0.05, "unsure": 0.02, "rise": 0.3},
     "mix_pl": {"score": 0.05, "cache": {"side": 64}, "mosaic_size": [20, 40]},
+    "pseco": {"score": 0.05},
+    "soft_teacher": {"score": 0.05, "candidate_score": 0.05, "spread": 0.5},
+    "unbiased_teacher": {"score": 0.05},
+    "csd": {},
+    "dense_teacher": {},
+    "unbiased_teacher_v2": {"score": 0.05},
+    "efficient_teacher": {"score": 0.1, "unsure_score": 0.02},
 }
+OWN = {"unbiased_teacher_v2": SIDES["fcos"]}  # what a method asks of the detector
 PARTS = {"acrst": 2, "consistent_teacher": 2, "dsl": 2, "label_match": 2, "mix_pl": 2, "s4od": 2}  # of a step
 
 
@@ -80,7 +89,10 @@ def test_what_a_method_remembers_survives_kill_9(name: str, tmp_path: Path) -> N
     """
     method = {"name": name, "burn_in": 2, "ema": {"decay": 0.9}, **METHODS[name]}
     parts = PARTS.get(name, 1)
-    config = small_config(tmp_path, method=method, train__steps=14, train__eval_every=0, train__accumulate=parts)
+    asked = {f"detector__{key}": value for key, value in OWN.get(name, {}).items()}
+    config = small_config(
+        tmp_path, method=method, train__steps=14, train__eval_every=0, train__accumulate=parts, **asked
+    )
     calm, wild = tmp_path / "calm", tmp_path / "wild"
     run(train_command(config, calm, *seen_once(name)))
     command, longest = train_command(config, wild, *seen_once(name)), in_the_loop(calm, 3.5)
