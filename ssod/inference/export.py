@@ -1,21 +1,5 @@
 """The teacher as a file that runs without our code, checked against torch before it is kept.
 
-``images``            [N, 3, H, W] float32          RGB in 0..1, padded with 0 at the bottom and right
-``sizes``             [N, 2] int64                  (height, width) of each image without its padding
-``boxes``             [N, D, 4] float32             x1, y1, x2, y2 in pixels of ``images``, clipped to ``sizes``
-``scores``            [N, D] float32                best first; 0 = no detection from here on
-``labels``            [N, D] int64                  0..K-1
-====================  ============================  ==================================================================
-
-N, H and W are free. For the answers of ``ssod predict``, show images as the card's ``val_view`` says and pad their
-sides to multiples of ``divisor``. D and the score threshold are those of the detector's config. The ONNX file's
-metadata, and the .pt2 file's extra files, are ``card`` (JSON), ``names`` (JSON list of class names), ``divisor`` and
-``decode`` (JSON: the score threshold, the IoU of suppression and D, which are part of the graph).
-The card's ``pixels`` say how images of more than 8-bit RGB become that: which values are black and white (``levels``),
-and what an alpha channel means. Where the card has ``tiles``, the graph is that of one tile: cutting large images, and
-merging what is found in their parts (``ssod.evaluation.merge_tiles``), is left to those who run it.
-A .pt2 graph runs on the CPU; ``torch.export.passes.move_to_device_pass`` moves it.
-=======
 What the graph takes and returns, and what its metadata say, is told in ``ssod.inference.export_graph``.
 """
 
