@@ -62,3 +62,15 @@ def test_headers_name_places() -> None:
     assert sum(map(len, found.values())) >= 8
     assert not there("configs/mean_teacher")
     assert not known("ssod.methods.base.heptagon")
+
+
+# Seven of a kind on a line of their own, or before a name: what a merge leaves where it could not decide.
+LEFTOVER = re.compile(r"^(?:<{7} .*|={7}|>{7} .*)$", re.M)
+
+
+def test_no_file_has_what_a_merge_leaves() -> None:
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if "__pycache__" not in path.parts]
+    files = [*TEXTS, *tests, ROOT / "CHANGELOG.md", ROOT / "setup.cfg"]
+    assert [path.relative_to(ROOT).as_posix() for path in files if LEFTOVER.search(source(path))] == []
+    assert LEFTOVER.search("a\n" + "=" * 7 + "\nb")
+    assert not LEFTOVER.search("=" * 20)
