@@ -14,6 +14,7 @@ from ssod.config import Config, load
 from ssod.data import datasets
 from ssod.data.datasets import DataConfig
 from ssod.data.formats.findings import Findings
+from ssod.data.formats.records import Labeled
 from ssod.data.objects import check_measurable
 from ssod.detectors.build import build as build_detector
 from ssod.evaluation import cutoffs
@@ -103,15 +104,7 @@ def evaluate(
     }
     cfg = load(source, overrides, replaced=own)
     cfg = replace(cfg, data=_read_alike(cfg.data, model))
-    val = datasets.load_measured(cfg.data, model.classes)
-    if val is None:
-        raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
-    check_measurable(cfg.eval.metric, val)
-    findings = Findings()
-    ctx = datasets.context(cfg.data, findings)("val")
-    visible(cfg).check("val", val, datasets.name_of(cfg.data.val, ctx), ctx)
-    for line in findings.kinds():
-        print(line)
+    val = _val(source, cfg, model)
     if isinstance(model.detector, GraphDetector):
         detector, cfg = _graph(weights, model.detector, cfg)
     else:
@@ -128,6 +121,20 @@ def evaluate(
     found = Evaluated(metrics, weights, model.card.get("step"), len(val), least, precision, tuple(limits))
     _show(found)
     return found
+
+
+def _val(source: Path, cfg: Config, model: Model) -> Labeled:
+    """Return the images to measure on, and print what is to be said of them."""
+    val = datasets.load_measured(cfg.data, model.classes)
+    if val is None:
+        raise SsodError(source, "data.val", "missing", "name images with boxes to measure on")
+    check_measurable(cfg.eval.metric, val)
+    findings = Findings()
+    ctx = datasets.context(cfg.data, findings)("val")
+    visible(cfg).check("val", val, datasets.name_of(cfg.data.val, ctx), ctx)
+    for line in findings.kinds():
+        print(line)
+    return val
 
 
 def _detector(model: Model, cfg: Config, changes: Sequence[str]) -> Detector:
