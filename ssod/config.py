@@ -135,8 +135,8 @@ def load_recipe(
         SsodError: code 2, naming what is unknown or wrong, and the fix.
     """
     source = "command line"
-    if data == recipes.OWN:
-        raise SsodError(source, "--data", "own: that of a config file", "name the file; `ssod init` writes one")
+    if data in recipes.OWNS:
+        raise SsodError(source, "--data", f"{data}: that of a config file", "name the file; `ssod init` writes one")
     named = {"method": method, "detector": detector, "data": data, "percent": percent, "fold": fold}
     parts = recipes.read_recipe(named, source)
     tree, origins = recipes.compose(parts)

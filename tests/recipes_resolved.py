@@ -24,7 +24,7 @@ METHODS = recipes.names("method")
 # The other backbones change one key of these.
 DETECTORS = [name for name in recipes.names("detector") if "_r50_" in name or "_tiny_" in name]
 FAMILIES = {name: recipes.compose(recipes.Recipe(detector=name))[0]["detector"]["name"] for name in DETECTORS}
-DATA = [(name, None) for name in recipes.names("data") if name not in ("own", "coco")]
+DATA = [(name, None) for name in recipes.names("data") if name not in (*recipes.OWNS, "coco")]
 DATA += [("coco", percent) for percent in (1, 2, 5, 10)]
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from ssod.commands.init import text as init_text
 from ssod.commands.init.write import write_config
-from ssod.config import load
+from ssod.config import load, load_recipe
 from ssod.data import datasets
 from ssod.detectors.build import build
 from ssod.methods.registry import names
@@ -224,8 +224,33 @@ def test_the_numbers_follow_the_rule(here: Path) -> None:
     assert cfg.train.lr == pytest.approx(0.01)
     assert cfg.views.val.model_dump(mode="json") == [{"resize": {"short": [384, 384], "long": 640}}]
     data = datasets.load(cfg.data)
-    many = [init_text.numbers(_Sized(data, n)).steps for n in (3, 1000, 100_000)]
-    assert many == [3000, 12_500, 30_000]
+    train = {"lr": 0.02, "batch": {"labeled": 16}}
+    many = [init_text.numbers(_Sized(data, n), train) for n in (3, 1000, 100_000)]
+    assert [n.steps for n in many] == [3000, 12_500, 30_000]
+    assert [n.lr for n in many] == [pytest.approx(0.0025), pytest.approx(0.01), pytest.approx(0.01)]
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "consistent_teacher", "mix_pl", "stac", "acrst"])
+def test_a_small_detector_has_the_constants_of_the_small_sets(here: Path, method: str) -> None:
+    """A net without pretrained weights learns next to nothing at the rate of one that has them."""
+    write_config("my.yaml", "voc", "free", "voc", method=method, detector="retinanet_tiny_fpn")
+    small = load_recipe(method=method, detector="retinanet_tiny_fpn", data="bccd")
+    cfg = load("my.yaml", [f"train.steps={small.train.steps}"])
+    assert cfg.train.optimizer == small.train.optimizer
+    assert cfg.train.schedule == small.train.schedule
+    assert cfg.train.lr / cfg.train.batch.labeled == pytest.approx(small.train.lr / small.train.batch.labeled)
+    own, theirs = (c.method.model_dump(exclude={"mosaic_size", "cache"}) for c in (cfg, small))
+    assert own == theirs
+    write_config("large.yaml", "voc", "free", "voc", method=method)
+    assert load("large.yaml").train.optimizer.name == "sgd"
+
+
+def test_mosaics_have_the_size_of_the_views(here: Path) -> None:
+    write_config("my.yaml", "voc", "free", "voc", method="mix_pl", detector="retinanet_tiny_fpn")
+    cfg = load("my.yaml")
+    (view,) = [op for op in cfg.views.labeled["weak"].model_dump(mode="json") if "resize" in op]
+    assert cfg.method.cache.side == view["resize"]["long"]
+    assert max(cfg.method.mosaic_size) < cfg.method.cache.side
 
 
 class _Sized:

@@ -100,6 +100,17 @@ def test_a_budget_that_nothing_fits() -> None:
     found = choose(labeled(100), wanted("fcos_tiny_fpn", Budget("1m", seconds=60)))
     assert not found.fits
     assert found.short == 96
+    assert found.accumulate == 1, "parts save memory, not time"
+    short = choose(labeled(100), wanted("fcos_r50_fpn", Budget("1GB", memory=1 * GB)))
+    assert (short.fits, short.short, short.accumulate) == (False, 224, 8)
+
+
+def test_anchors_are_chosen_where_nothing_fits_the_budget() -> None:
+    """A Faster R-CNN of the least size had the anchors of its recipe, which reached a fifth of the boxes."""
+    found = choose(labeled(60), wanted("faster_rcnn_tiny_fpn", Budget("1m", seconds=60)))
+    assert not found.fits
+    assert found.detector["anchors"]["scale"] < 8
+    assert found.share > 0.9
 
 
 def test_memory_cuts_a_step_before_it_shrinks_images() -> None:
@@ -133,7 +144,7 @@ def test_budgets_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_budget("30m", "tiny") == Budget("30m", seconds=1800, cores=4)
     assert read_budget("1.5 h", "tiny").seconds == 5400
     assert read_budget("8GB", "tiny").memory == 8 * GB
-    assert read_budget(None, "tiny").text == "60m"
+    assert read_budget(None, "tiny").text == "15m"
     assert read_budget(None, "resnet50").text == "8GB"
     for text in ("", "30", "0m", "8TB", "m", "-3h"):
         with pytest.raises(SsodError, match="--budget") as caught:

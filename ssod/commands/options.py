@@ -81,7 +81,7 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         help="What training may cost: a time on this CPU, 30m or 2h, or memory, 8GB. By default the memory of the GPU "
-        "that is here, else 60m for a *_tiny detector and 8GB for others.",
+        "that is here, else 15m for a *_tiny detector and 8GB for others.",
     ),
 ]
 OwnOrKnown = Annotated[

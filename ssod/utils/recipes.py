@@ -34,6 +34,8 @@ FACTORS = ("data", "detector", "method")  # in the order of merging
 FOLDERS = {"data": "data", "detector": "detectors", "method": "methods"}
 CONDITIONS = ("data", "protocol", "detector", "family", "backbone", "percent")
 OWN = "own"  # data that a user's file describes itself
+OWN_SMALL = "own_small"  # the same, for a detector without pretrained weights
+OWNS = (OWN, OWN_SMALL)
 Tree = dict[str, Any]
 
 
@@ -45,7 +47,8 @@ class Recipe(Section):
     detector: str | None = None
     "A file of configs/detectors."
     data: str | None = None
-    "A file of configs/data. `own`: only views and schedule come from there, and the data are this file's."
+    """A file of configs/data. `own`, and `own_small` for small detectors without pretrained weights: only views and
+    schedule come from there, and the data are this file's."""
     percent: float | None = Field(None, gt=0, le=100)
     "Share of the labels, in per cent; by default that of the data file."
     fold: int | None = Field(None, ge=0)

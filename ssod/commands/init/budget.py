@@ -8,10 +8,11 @@ Counted, of one image in training (by hooks on torch, at 128 pixels, of the reci
   channels, likewise; the head of a second stage comes on top, for each of its rows.
 
 Memory is 1.3 times the bytes of the images that are looked at together, and a gigabyte for weights, optimiser, teacher
-and library. Time is that of learning: three looks at an image that teaches, one of the teacher. A core makes 12
-thousand million multiply-adds a second with the small net and 24 with the others (measured on one Xeon core, the whole
-step counted), and each further core is taken for half a one. Both are estimates,
-and how far off they are on other machines was not measured; ``ssod plan`` measures.
+and library. Time is that of learning: three looks at an image that teaches, one of the teacher. A core makes 20
+thousand million multiply-adds a second with the small net and one stage, 13 with two stages, whose sampling and
+suppression are not counted, and 24 with the others (measured on two Xeon cores, the whole step counted, where the small
+net made 12 to 37 with one stage), and each further core is taken for half a one. Both are estimates, and how far off
+they are on other machines was not measured; ``ssod plan`` measures.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ BACKBONES = {
 }
 GB = 2**30
 ELSEWHERE = "8GB"  # where a detector for a GPU is prepared on a machine without one
-ON_CPU = "60m"
+ON_CPU = "15m"
 
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(m|min|h|gb)", re.IGNORECASE)
 
@@ -101,7 +102,8 @@ class Load:
         look = (BACKBONES[self.backbone][1] + head) * short**2 * self.aspect + self.roi[0]
         labeled, unlabeled = self.images
         looks = 3 * labeled + (3 + 1) * unlabeled * self.taught
-        pace = (12e9 if self.backbone == "tiny" else 24e9) * (1 + cores) / 2
+        pace = 24e9 if self.backbone != "tiny" else 13e9 if self.two_stages else 20e9
+        pace *= (1 + cores) / 2
         return self.steps * looks * look / pace
 
 

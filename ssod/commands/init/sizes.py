@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from ssod.utils.merging import merge
 MOST = 3000  # boxes that are tried; of more, so many evenly spread
 SLACK = 0.02
 LEAST = {"tiny": 96}  # the smallest shorter side; of a net with weights from large images it is 224
-SCALES = (1.0, 0.75, 0.5, 1.5, 2.0)  # times the recipe's
+SCALES = (1.0, 0.75, 0.5, 0.35, 0.25, 1.5, 2.0)  # times the recipe's
 FACTORS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 1.5, 2.0, 3.0)  # likewise, of anchors in pixels
 
 
@@ -94,30 +94,47 @@ def choose(data: Labeled, wanted: Wanted) -> Sizes:
     native = native_side(data, getattr(cfg, "backbone", ""))
     if isinstance(cfg, D2Config) or data.crowd.all():
         return Sizes(native)
-    sample, tried = sample_of(data), []
+    sample = sample_of(data)
     least = LEAST.get(cfg.backbone, 224)
     options = list(options_of(wanted, cfg, sample.at(native)))
-    aspect = float(np.median(sample.images.max(1) / sample.images.min(1)))
-    for short in sides(native, least):
-        seen = sample.at(short)
-        for change, option in options:
-            load = load_of(option, wanted.images, wanted.steps, wanted.taught, min(aspect, 5 / 3))
-            parts = parts_within(wanted.budget, load, short, wanted.most_parts)
-            reach = reach_of(option)
-            if parts is None or reach is None:
-                continue
-            cost = cost_in_words(wanted.budget, load, short, parts)
-            share = float(reach.within(seen).mean())
-            found = Sizes(short, change | pooling(wanted, option, short), parts, cost, share=share)
-            if share >= ENOUGH:
-                return found
-            tried.append(found)
-    if not tried:
-        load = load_of(cfg, wanted.images, wanted.steps, wanted.taught, min(aspect, 5 / 3))
-        cost = cost_in_words(wanted.budget, load, least, wanted.most_parts)
-        return Sizes(least, pooling(wanted, cfg, least), wanted.most_parts, cost, fits=False)
+    aspect = min(float(np.median(sample.images.max(1) / sample.images.min(1))), 5 / 3)
+    tried = []
+    for found in _each(sample, wanted, options, aspect, sides(native, least)):
+        if found.share >= ENOUGH:
+            return found
+        tried.append(found)
+    if not tried:  # the smallest images, whatever they cost
+        tried = [replace(found, fits=False) for found in _each(sample, wanted, options, aspect, [least], dear=True)]
     best = max(found.share for found in tried)
     return next(found for found in tried if found.share >= best - SLACK)
+
+
+def _each(
+    sample: Sample,
+    wanted: Wanted,
+    options: Sequence[tuple[dict[str, Any], Any]],
+    aspect: float,
+    shorts: Sequence[int],
+    *,
+    dear: bool = False,
+) -> Iterator[Sizes]:
+    """Yield what each size, and each option at it, reach and cost, as far as they are within the budget.
+
+    Args:
+        dear: in as many parts as there can be, those that are not, too.
+    """
+    for short in shorts:
+        seen = sample.at(short)
+        for change, option in options:
+            load = load_of(option, wanted.images, wanted.steps, wanted.taught, aspect)
+            parts = parts_within(wanted.budget, load, short, wanted.most_parts)
+            if parts is None and dear:
+                parts = wanted.most_parts if wanted.budget.seconds is None else 1
+            if parts is not None:
+                reach = reach_of(option)
+                share = 1.0 if reach is None else float(reach.within(seen).mean())  # None: nothing to choose by
+                cost = cost_in_words(wanted.budget, load, short, parts)
+                yield Sizes(short, change | pooling(wanted, option, short), parts, cost, share=share)
 
 
 def native_side(data: Labeled, backbone: str) -> int:

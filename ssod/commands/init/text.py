@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Numbers:
         steps: optimiser steps.
         lr: learning rate.
         rule: where the steps come from, if not from that rule.
+        each: learning rate for each labelled image of a batch.
     """
 
     labeled: int
@@ -35,13 +37,15 @@ class Numbers:
     steps: int
     lr: float
     rule: str = ""
+    each: float = 0.00125
 
 
-def numbers(data: DataSets, own: Any = None, pace: Pace = NO_PACE) -> Numbers:
+def numbers(data: DataSets, train: Mapping[str, Any], own: Any = None, pace: Pace = NO_PACE) -> Numbers:
     """Apply the rule; the size of the images is chosen in ``sizes``.
 
     Args:
         data: what is trained on.
+        train: the recipe's section, whose rate holds for its batch.
         own: ``train.batch`` as far as a user says it; steps and rate follow from it. None = not at all.
         pace: the batch and the steps as a user says them by totals.
 
@@ -61,7 +65,8 @@ def numbers(data: DataSets, own: Any = None, pace: Pace = NO_PACE) -> Numbers:
     if pace.epochs is not None:
         steps = steps_of(pace.epochs, len(data.labeled), labeled)
     rule = "" if pace.epochs is None else f"{pace.epochs:g} passes over the labelled images, as --epochs says"
-    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=0.00125 * labeled, rule=rule)
+    each = train["lr"] / train["batch"]["labeled"]
+    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=each * labeled, rule=rule, each=each)
 
 
 def _whole(value: Any, other: int) -> int:
@@ -86,8 +91,8 @@ def compose(
 # All keys with their values, and where each comes from: ssod config {file}
 
 # What is not said below comes from configs/methods/{recipe.method}.yaml, configs/detectors/{recipe.detector}.yaml and
-# configs/data/own.yaml.
-recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: own}}
+# configs/data/{recipe.data}.yaml.
+recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: {recipe.data}}}
 
 data:{" # move the folder and only `root` changes" if "root" in section else ""}
 {lines_of(section)}
@@ -99,17 +104,17 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
     strong: {_strong(tree)}
   val: {val_view}
 {_detector(tree["detector"], sizes)}
-{_method(tree["method"])}
+{_method(tree["method"], sizes)}
 
 train: # {n.rule or f"the rule behind these numbers: {_passes(sizes)}, at least 3000 and at most 30000 steps"}
   steps: {n.steps}
   batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: {_more_parts(sizes)} keeps them
-{_parts(sizes)}  lr: {n.lr:g} # 0.00125 for each labelled image of a batch
-  schedule: {{name: multistep, milestones: [90%]}}
-  warm_up: {{steps: 5%}}
+{_parts(sizes)}  lr: {n.lr:g} # {n.each:g} for each labelled image of a batch
+{_optimizer(tree["train"])}  schedule: {flow(tree["train"]["schedule"])}
+  warm_up: {flow(tree["train"]["warm_up"])}
   clip: 10
-  eval_every: 10%
-  save_every: 5%
+  eval_every: {tree["train"]["eval_every"]}
+  save_every: {tree["train"]["save_every"]}
   precision: fp32 # bf16 on a recent GPU: faster and smaller
 """
 
@@ -172,6 +177,11 @@ def _detector(section: dict[str, Any], sizes: Sizes) -> str:
     return "".join(["\ndetector:\n", *(f"  {line}\n" for line in lines)]) if lines else ""
 
 
+def _optimizer(section: dict[str, Any]) -> str:
+    """Return the line of an optimiser that is not the usual one."""
+    return f"  optimizer: {flow(section['optimizer'])}\n" if "optimizer" in section else ""
+
+
 def _more_parts(sizes: Sizes) -> str:
     return f"train.accumulate={2 * sizes.accumulate}"
 
@@ -214,12 +224,16 @@ _REMARKS = {
 }
 
 
-def _method(section: dict[str, Any]) -> str:
+def _method(section: dict[str, Any], sizes: Sizes) -> str:
     """Return what nearly everyone changes of the method's section, at the recipe's values for data of one's own."""
     lines = [f"  {key}: {section[key]} # {remark}" for key, remark in _REMARKS.items() if key in section]
     # Also where a method starts its average after burn-in, and none is needed: the baseline's starts at once.
     ema = {"decay": section["ema"]["decay"], "warm_up": section["ema"].get("warm_up", True)}
-    lines += [f"  ema: {flow(ema)} # half of the teacher is newer than 700 steps"]
+    half = round(math.log(0.5) / math.log(ema["decay"]), -1)
+    lines += [f"  ema: {flow(ema)} # half of the teacher is newer than {half:.0f} steps"]
+    if "mosaic_size" in section:  # of four pictures, each three to six tenths of the longest side of a view
+        side = 2 * sizes.short
+        lines += [f"  mosaic_size: {flow([round(0.3 * side), round(0.6 * side) - 1])}", f"  cache: {{side: {side}}}"]
     return "\n".join(["method:", *lines])
 
 

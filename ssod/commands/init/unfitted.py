@@ -28,8 +28,8 @@ def compose_unfitted(out: Path, section: dict[str, Any], recipe: Recipe) -> str:
     file = shlex.quote(str(out))
     return f"""\
 # {recipe.detector}, {recipe.method}. The data have errors: ssod check {file} lists them all. Once they are mended,
-# ssod init writes this anew: sizes, batch, steps and rate are those of configs/data/own.yaml here.
-recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: own}}
+# ssod init writes this anew: sizes, batch, steps and rate are those of configs/data/{recipe.data}.yaml here.
+recipe: {{method: {recipe.method}, detector: {recipe.detector}, data: {recipe.data}}}
 
 data:{" # move the folder and only `root` changes" if "root" in section else ""}
 {lines_of(section)}

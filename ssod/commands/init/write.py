@@ -4,8 +4,8 @@ The numbers follow from the data by a rule that suits a few hundred labelled ima
 
 * batch: 8 labelled and 8 unlabelled images, or the largest power of two that there are;
 * steps: 100 passes over the labelled images, at least 3 000 and at most 30 000;
-* burn-in: half of the steps, so that the teacher knows something before it teaches;
-* learning rate: 0.00125 per labelled image of a batch, a tenth of it for the last tenth of the steps;
+* optimiser, rate, schedule, burn-in, average: of ``configs/data/own.yaml``, or of ``own_small.yaml`` for a detector
+  without pretrained weights, and of what the method says for its protocol;
 * size, anchors and levels: from the labelled boxes' sides and a budget, see ``sizes``; views vary by a fifth.
 """
 
@@ -125,7 +125,7 @@ def _write_fitted(
     if section["labeled"]["format"] in ("voc", "labelme", "labelstudio") and "classes" not in section:
         section["classes"] = list(data.classes.names)  # these have no list; this one stays the same
     tree, _ = recipes.compose(recipe)
-    n = init_text.numbers(data, changes.get("train", {}).get("batch"), pace)
+    n = init_text.numbers(data, tree["train"], changes.get("train", {}).get("batch"), pace)
     sizes = fit(data.labeled, tree, changes, n, budget)
     text = with_changes(compose(out, section, data, recipe, tree, n, sizes), changes)
     cfg = _check(text, recipe, out)
@@ -244,7 +244,8 @@ def own_recipe(method: str, detector: str) -> Recipe:
     for option, name in (("method", recipe.method), ("detector", recipe.detector)):
         if name not in recipes.names(option):
             raise SsodError("command line", f"--{option}", f"'{name}' unknown", nearest(name, recipes.names(option)))
-    return recipe
+    weights = recipes.compose(recipe)[0]["detector"].get("weights")
+    return recipe if weights else recipe.model_copy(update={"data": recipes.OWN_SMALL})
 
 
 def _found(source: dict[str, str], images: Any) -> str:
