@@ -35,3 +35,22 @@ def test_both_methods_learn_from_the_same_shots(data: str, few: dict[int, int]) 
             assert pair[0]["data"] == pair[1]["data"]
             assert pair[0]["detector"] == pair[1]["detector"]
             assert pair[0]["train"] == pair[1]["train"]
+
+
+def test_naive_and_ours_differ_in_what_they_say_of_missing_labels() -> None:
+    found = trees("sweep_incomplete.yaml")
+    assert len(found) == (2 * 2 * 2 + 1) * 3
+    for seed in (1, 2, 3):
+        for method in ("supervised", "mean_teacher"):
+            half, half_ours, part, part_ours = (
+                found[f"{row}_{method}/fold1-seed{seed}"]
+                for row in ("half_naive", "half_ours", "part_naive", "part_ours")
+            )
+            assert half["data"]["labeled"].pop("which") == "all"
+            assert half_ours["data"]["labeled"].pop("which") == "labeled"
+            assert half == half_ours
+            for source in ("labeled", "unlabeled"):
+                ann = part["data"][source].pop("ann")
+                assert part_ours["data"][source].pop("ann") == ann.replace("@part", "@marked")
+                assert f".{seed}@" in ann
+            assert part == part_ours
