@@ -54,3 +54,18 @@ def test_naive_and_ours_differ_in_what_they_say_of_missing_labels() -> None:
                 assert part_ours["data"][source].pop("ann") == ann.replace("@part", "@marked")
                 assert f".{seed}@" in ann
             assert part == part_ours
+
+
+def test_whole_images_tiles_and_crops_cost_about_the_same() -> None:
+    found = trees("sweep_tiles.yaml")
+    assert len(found) == 3 * 2 * 3
+    rows = {row: found[f"{row}_mean_teacher/fold1-seed1"] for row in ("whole", "tiles", "crops")}
+    short = {row: tree["views"]["val"] for row, tree in rows.items()}
+    assert short == {"whole": [{"resize": {"short": [300, 300]}}], "tiles": [], "crops": []}
+    assert rows["tiles"]["views"]["tiles"]["size"] == 352
+    assert 0.9 < 352**2 / (400 * 300) < 1.1
+    for row, tree in rows.items():
+        assert tree["data"]["root"] == f"runs/tiny/{'crops' if row == 'crops' else 'large'}"
+        assert tree["data"].get("split") is None
+        for key in ("detector", "train", "method"):
+            assert tree[key] == rows["whole"][key]
