@@ -156,7 +156,7 @@ def judge_measured(data: Labeled, file: str, ctx: Context) -> None:
     if nowhere:
         more = f" and {len(nowhere) - 1} more classes" if len(nowhere) > 1 else ""
         problem = f"labels of {short(data.classes.names[nowhere[0]])}{more} are complete in no image to measure on"
-        fix = "label some of the images completely: what is found of it is wrong in none"
+        fix = "complete those of some: as it is, nothing that is found of it could be wrong"
         raise ctx.findings.fatal("D46", file, f"{ctx.section}.incomplete", problem, fix)
     first = short(data.images.paths[rows[0]])
     problem = f"{len(rows)} images have incomplete labels, first {first}: what is found there may be right"
