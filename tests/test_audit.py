@@ -59,6 +59,19 @@ def test_a_corrected_file_says_how_right_the_labels_were(
     assert "not compared" not in out
 
 
+def test_a_label_is_not_wrong_where_the_truth_may_lack_a_box(labels: Path, tmp_path: Path) -> None:
+    """Image 1 has a dog, image 2 a cat, and the truth has neither; of image 1 it says that dogs may be missing."""
+    other = changed(
+        labels,
+        tmp_path / "truth.json",
+        annotations=lambda rows: rows[2:],
+        images=lambda rows: [rows[0] | {"incomplete": ["dog"]}, *rows[1:]],
+    )
+    found = {row.name: row for row in audit(labels, other).classes}
+    assert found["dog"] == Agreement("dog", 2, 2, 2)
+    assert found["cat"] == Agreement("cat", 3, 2, 2)
+
+
 def test_a_part_is_compared_and_the_rest_is_told(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

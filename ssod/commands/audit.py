@@ -69,16 +69,14 @@ def audit(labels: str | os.PathLike, corrected: str | os.PathLike) -> Audited:
 
 
 def _truth(data: Labeled, names: list[str]) -> dict:
-    """Return the truth with images numbered from 0 and all classes; what is difficult need not be found."""
+    """Return the truth with images numbered from 0 and all classes; what is difficult need not be found.
+
+    A label that matches no box is not wrong in an image of which the truth says that it is incomplete in the class.
+    """
     label = np.array([names.index(name) for name in data.classes.names], np.int64)
-    numbered = replace(
-        data,
-        images=replace(data.images, ids=range(len(data))),
-        classes=Classes(tuple(names), tuple(range(len(names)))),
-        labels=label[data.labels],
-        crowd=data.crowd | data.difficult,
-    )
-    return to_coco(numbered)
+    images, crowd = replace(data.images, ids=range(len(data))), data.crowd | data.difficult
+    every = Classes(tuple(names), tuple(range(len(names))))
+    return to_coco(replace(data, images=images, crowd=crowd).in_order(every, label))
 
 
 def _found(data: Labeled, names: list[str]) -> Found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ssod.data.data_config import DataConfig
 from ssod.data.formats.findings import Context
 from ssod.data.formats.folder import in_list
-from ssod.data.formats.incomplete import refuse_measured
+from ssod.data.formats.incomplete import judge_measured
 from ssod.data.formats.records import Labeled
 from ssod.data.formats.registry import file_of, read_labeled
 from ssod.utils.given import given
@@ -20,8 +20,8 @@ def read_part(cfg: DataConfig, part: str, ctx: Context) -> Labeled:
         ctx: data root, section, rules and findings.
 
     Raises:
-        SsodError: see ``read_labeled``; a list that is not there, or names what is no image of the set; images to
-            measure on whose labels are incomplete.
+        SsodError: see ``read_labeled``; a list that is not there, or names what is no image of the set; a class whose
+            labels are complete in no image to measure on.
     """
     of_one = part == "labeled" or cfg.held_out is not None
     source = cfg.labeled if of_one else given(cfg.val, "who asks for this part has it")
@@ -35,5 +35,5 @@ def read_part(cfg: DataConfig, part: str, ctx: Context) -> Labeled:
             raise ctx.findings.fatal("D38", file, "data.held_out", problem, "make the list anew")
         data = data.subset(rows)
     if part == "val":
-        refuse_measured(data, ctx.path(file_of(source)), ctx)
+        judge_measured(data, ctx.path(file_of(source)), ctx)
     return data

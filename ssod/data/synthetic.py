@@ -156,7 +156,7 @@ def _polygon(corners: int, inner: float | None = None) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
 
 
-def _figure(rng: np.random.Generator, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
+def figure(rng: np.random.Generator, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the outline [P, 2] of a figure inside the unit circle, and its holes."""
     if name == "ring":
         return _circle(), [_circle(rng.uniform(0.45, 0.72))]
@@ -182,7 +182,7 @@ def _placed(
     rng: np.random.Generator, name: str, side: int, extent: tuple[float, float]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Turn, squeeze, scale and place a figure; its center lies inside the picture."""
-    outline, holes = _figure(rng, name)
+    outline, holes = figure(rng, name)
     diameter = side * extent[0] * (extent[1] / extent[0]) ** rng.random()
     squeeze = np.exp(rng.uniform(-0.2, 0.2, 2))
     turn, lean = rng.normal(0, 0.35), rng.uniform(-0.15, 0.15)
@@ -208,7 +208,7 @@ def _color(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(20, 235, 3)
 
 
-def _typical(rng: np.random.Generator, label: int) -> np.ndarray:
+def typical(rng: np.random.Generator, label: int) -> np.ndarray:
     """Return a color near the hue of a class; the hues of neighbouring classes are two deviations apart."""
     hue = (label / len(CLASSES) + rng.normal(0, 0.08)) % 1
     return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.35, 1), rng.uniform(0.4, 1)))
@@ -218,7 +218,7 @@ def _unlike(rng: np.random.Generator, behind: Image.Image, label: int | None = N
     """Return a color, of class ``label`` if given, that stands out from the mean of what it will cover."""
     mean = np.asarray(behind, np.float64).mean((0, 1))
     for _ in range(20):
-        color = _color(rng) if label is None else _typical(rng, label)
+        color = _color(rng) if label is None else typical(rng, label)
         if np.abs(color - mean).max() > _CONTRAST:
             break
     return color

@@ -82,6 +82,8 @@ class Wanted:
         boxes: [G, 4] float64, ``x, y, w, h``.
         areas: [G] as the file says; of the box where it says nothing.
         crowd, difficult: [G] bool.
+        open: [I, K] bool, where there may be more objects than boxes: what is found there and takes no box is neither
+            right nor wrong. None = nowhere.
     """
 
     ids: list[Hashable]
@@ -92,13 +94,15 @@ class Wanted:
     areas: np.ndarray
     crowd: np.ndarray
     difficult: np.ndarray
+    open: np.ndarray | None = None
 
     @classmethod
     def of(cls, truth: Truth, *, sort: bool) -> Wanted:
         """Read the COCO layout.
 
         Args:
-            truth: boxes of a category that is not listed are left out.
+            truth: boxes of a category that is not listed are left out. An image may be ``incomplete``: true, or a list
+                of classes.
             sort: order images by their ids, numbers before words, as pycocotools does; else as they are listed.
         """
         images = [image["id"] for image in truth["images"]]
@@ -117,12 +121,25 @@ class Wanted:
             areas=np.array([mine if area is None else area for area, mine in zip(areas, own)], float),
             crowd=np.array([bool(row.get("iscrowd", 0)) for row in rows], bool),
             difficult=np.array([bool(row.get("difficult", 0)) for row in rows], bool),
+            open=_open(truth, number),
         )
 
 
 def as_columns(detections: Found | Sequence[dict], truth: Truth) -> Found:
     """Return detections as columns, whether they are so already or COCO results."""
     return detections if isinstance(detections, Found) else Found.of_results(detections, truth)
+
+
+def _open(truth: Truth, number: dict[Hashable, int]) -> np.ndarray | None:
+    """Return ``open`` of ``Wanted``, of images that have these numbers."""
+    said = {number[image["id"]]: image["incomplete"] for image in truth["images"] if image.get("incomplete")}
+    if not said:
+        return None
+    place = _places(category["name"] for category in truth["categories"])
+    found = np.zeros((len(number), len(place)), bool)
+    for i, classes in said.items():
+        found[i, slice(None) if classes is True else [place[name] for name in classes]] = True
+    return found
 
 
 def _places(values: Iterable[Hashable]) -> dict[Hashable, int]:

@@ -43,6 +43,11 @@ class Cells:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def open(self) -> np.ndarray:
+        """Return [D] bool: of a class of which the image may have more objects than boxes."""
+        open = self.wanted.open
+        return np.zeros(len(self), bool) if open is None else open[self.image, self.label]
+
     def pairs(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield parts of the detections: (rows, detections [P], boxes [P], starts).
 
@@ -85,7 +90,7 @@ def in_cells(found: Found, wanted: Wanted, most: int | None) -> Cells:
     theirs = wanted.image * classes + wanted.label
     rows = np.argsort(theirs, kind="stable")
     columns = (wanted.image, wanted.label, wanted.boxes, wanted.areas, wanted.crowd, wanted.difficult)
-    wanted = Wanted(wanted.ids, wanted.classes, *(column[rows] for column in columns))
+    wanted = Wanted(wanted.ids, wanted.classes, *(column[rows] for column in columns), open=wanted.open)
     starts = np.searchsorted(theirs[rows], cell, "left")
     counts = np.searchsorted(theirs[rows], cell, "right") - starts
     own = (image[order], found.label[order], found.boxes[order], found.scores[order])

@@ -37,7 +37,8 @@ class Matches:
         score: [D].
         iou: [D] highest IoU with a box of its class that counts.
         right: [D, T] whether it found a box.
-        counted: [D, T] False where it matched what is neither to be found nor wrong to find.
+        counted: [D, T] False where it matched what is neither to be found nor wrong to find, or no box in an image
+            whose labels of its class are incomplete.
         wanted: [I, K] boxes to find.
         points: recall points that AP is averaged over; 0 = the area under the curve.
         about: ``metric``, ``score`` (the detections' lowest possible score) and ``val`` (a hash of the truth).
@@ -88,6 +89,7 @@ def match(
         right[taken.rows], counted[taken.rows] = taken.right[:, 0], ~taken.ignored[:, 0]
     else:
         right, counted, best = voc_rule(cells, skip)
+    counted &= right | ~cells.open()[:, None]
     to_find = np.zeros((len(wanted.ids), len(wanted.classes)), np.int32)
     np.add.at(to_find, (cells.wanted.image[~skip], cells.wanted.label[~skip]), 1)
     order = np.argsort(-cells.scores, kind="stable")
@@ -101,7 +103,7 @@ def match(
 def fingerprint(truth: dict[str, Any]) -> str:
     """Return a hash of the images and boxes that AP is measured on; two runs with one hash had the same val set.
 
-    Boxes that are not to be found, ``iscrowd`` or ``difficult``, are marked so.
+    Boxes that are not to be found, ``iscrowd`` or ``difficult``, are marked so; so are images with incomplete labels.
     """
     marks = ("iscrowd", "difficult")
     categories = {category["id"]: category["name"] for category in truth["categories"]}
@@ -115,8 +117,15 @@ def fingerprint(truth: dict[str, Any]) -> str:
         for row in truth["annotations"]
         if row["category_id"] in categories
     )
-    text = json.dumps([sorted(str(image["id"]) for image in truth["images"]), rows])
-    return hashlib.sha256(text.encode()).hexdigest()
+    told: list[Any] = [sorted(str(image["id"]) for image in truth["images"]), rows]
+    open = [[str(image["id"]), image["incomplete"]] for image in truth["images"] if image.get("incomplete")]
+    if open:
+        told.append(sorted([id, True if said is True else _digest(sorted(said))] for id, said in open))
+    return _digest(told)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 # ---- average precision ---------------------------------------------------------------------------------------------

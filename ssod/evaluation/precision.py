@@ -1,4 +1,7 @@
-"""COCO's precision and recall from what detections took, bit for bit as pycocotools accumulates them."""
+"""COCO's precision and recall from what detections took, bit for bit as pycocotools accumulates them.
+
+Where labels of a class are incomplete, a detection that takes nothing is left out, as LVIS's evaluator does.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,7 @@ def curves(found: Found, wanted: Wanted, limits: tuple[int, ...]) -> Curves:
     total = np.stack([np.bincount(cells.wanted.label[~skip], minlength=classes) for skip in ignored])  # [A, K]
     order = _by_class(cells)
     sizes = cells.boxes[order, 2] * cells.boxes[order, 3]
+    closed = ~cells.open()[order]
     starts = np.searchsorted(cells.label[order], np.arange(classes + 1))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -51,7 +55,7 @@ def curves(found: Found, wanted: Wanted, limits: tuple[int, ...]) -> Curves:
     recall = np.full((len(IOUS), classes, len(AREAS), len(limits)), -1.0)
     for a, (low, high) in enumerate(AREAS):
         known = total[a] > 0
-        counts = (sizes >= low) & (sizes <= high)  # of those that take nothing
+        counts = closed & (sizes >= low) & (sizes <= high)  # of those that take nothing
         seen = np.cumsum(counts, dtype=np.int64)
         seen = seen - np.concatenate([[0], seen])[starts[cells.label[order]]]
         for t in range(len(IOUS)):

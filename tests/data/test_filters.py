@@ -69,6 +69,8 @@ KNOWN: dict[str, tuple[int, str]] = {
     "formats/exports.py:found_in": (1, SEARCH),
     "formats/exports.py:read_set": (2, TEXT),
     "formats/exports.py:what_is_in": (1, TEXT),
+    "formats/federated.py:_lists": (1, ERROR + "D44"),
+    "formats/federated.py:read_federated": (3, "as incomplete.py:read_incomplete"),
     "formats/findings.py:Finding.line": (1, TEXT),
     "formats/findings.py:Findings.errors": (1, SEARCH),
     "formats/findings.py:Findings.kinds": (4, "a kind that was said; each is said once, with its count"),

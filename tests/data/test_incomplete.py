@@ -98,9 +98,24 @@ def test_a_wrong_config_is_refused(root: Path) -> None:
             table(root, incomplete=value)
     with pytest.raises(SsodError, match="labels of unlabelled images are never read"):
         section(root, labeled=COCO, unlabeled=COCO | {"incomplete": True})
-    said(root, None, ["dog"])
-    with pytest.raises(SsodError, match=r"data\.val\.incomplete: 1 images have incomplete labels, first 'y\.jpg'"):
-        load(section(root, labeled=COCO, val=COCO))
+
+
+def test_what_is_measured_on_may_be_incomplete_in_part(root: Path) -> None:
+    """Boxes are dog, cat, dog: dogs are complete somewhere, and then not any more."""
+    coco(root / "b.json", root / "other", NAMES)
+    val = COCO | {"ann": "b.json", "images": "other"}
+    findings = Findings()
+    (root / "list.txt").write_text("y.jpg\n")
+    data = load(section(root, labeled=COCO, val=val | {"incomplete": {"images": "list.txt"}}), findings)
+    assert data.val.incomplete.tolist() == [[False, False], [True, True], [False, False]]
+    (told,) = [finding for finding in findings if finding.id == "D46"]
+    assert (told.level, told.count) == ("warning", 1)
+    assert told.problem.startswith("1 images have incomplete labels, first 'y.jpg'")
+    for what, words in ((["dog"], "'dog' are"), (True, "'cat' and 1 more classes are")):
+        with pytest.raises(
+            SsodError, match=rf"data\.val\.incomplete: labels of {words} complete in no image to measure"
+        ):
+            load(section(root, labeled=COCO, val=val | {"incomplete": what}), Findings())
 
 
 def test_some_sources_of_several(root: Path) -> None:
@@ -151,7 +166,7 @@ def test_a_source_that_images_are_held_out_of_says_it_once(root: Path) -> None:
     assert data.labeled.incomplete.any(1).tolist() == [True, False]
     assert data.val is not None
     assert data.val.images.paths == ["z.jpg"]
-    with pytest.raises(SsodError, match="1 images have incomplete labels"):
+    with pytest.raises(SsodError, match="labels of 'dog' are complete in no image"):
         load(section(root, labeled={**COCO, "incomplete": True}, val=COCO, held_out="val.txt"), Findings())
     with pytest.raises(SsodError, match="divides one source"):
         section(root, labeled=COCO, val={**COCO, "images": "other"}, held_out="val.txt")

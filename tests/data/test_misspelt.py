@@ -16,7 +16,7 @@ from tests.small_sets import coco
 OWN = """
 license licenses coco_url flickr_url date_captured extra user_tags attributes keypoints num_keypoints skeleton
 caption score track_id instance_id isbbox ignore rotation occluded truncated iou logits mask mask_id video_id frame_id
-frame_index not_exhaustive_category_ids neg_category_ids synset synonyms frequency def image_count instance_count color
+frame_index synset synonyms frequency def image_count instance_count color
 isthing created updated creator is_background group_id labels tags split dataset_id path num_annotations annotated
 annotating metadata deleted events milliseconds regenerate_thumbnail category_ids is_crowdsourced visibility comment
 file_path image_name original_name original_width original_height bbox_mode category category_name label label_id

@@ -16,7 +16,10 @@ from ssod.evaluation.voc import average_precision
 
 
 def coco(truth: dict[str, Any], results: list[dict], limits: list[int]) -> COCOeval:
-    """Return what pycocotools accumulates; ids become numbers in the order of images and categories."""
+    """Return what pycocotools accumulates; ids become numbers in the order of images and categories.
+
+    Where an image is ``incomplete`` in a class, what matches nothing is ignored, as LVIS's evaluator changes the rule.
+    """
     ids = sorted((image["id"] for image in truth["images"]), key=lambda i: (isinstance(i, str), i))
     number = {image: n for n, image in enumerate(ids, 1)}
     place = {category["id"]: k for k, category in enumerate(truth["categories"], 1)}
@@ -38,6 +41,15 @@ def coco(truth: dict[str, Any], results: list[dict], limits: list[int]) -> COCOe
         run.params.imgIds, run.params.catIds = list(number.values()), list(place.values())
         run.params.maxDets = limits
         run.evaluate()
+        open = {
+            (number[image["id"]], place[category["id"]])
+            for image in truth["images"]
+            for category in truth["categories"]
+            if (said := image.get("incomplete")) and (said is True or category["name"] in said)
+        }
+        for cell in filter(None, run.evalImgs):
+            if (cell["image_id"], cell["category_id"]) in open:
+                cell["dtIgnore"] |= np.asarray(cell["dtMatches"]) == 0
         run.accumulate()
         run.summarize()
     return run

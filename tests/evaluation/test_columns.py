@@ -97,6 +97,26 @@ def test_precision_of_many_sets() -> None:
         compare(*random_set(seed, 1 + seed % 7, 1 + seed % 6), limits)
 
 
+def opened(truth: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Say of half of the images that some classes are incomplete, of a few that all are."""
+    rng, names = np.random.default_rng(seed), [category["name"] for category in truth["categories"]]
+    said = [True if rng.random() < 0.2 else [name for name in names if rng.random() < 0.4] for _ in truth["images"]]
+    images = [
+        image | ({"incomplete": open} if rng.random() < 0.5 else {}) for image, open in zip(truth["images"], said)
+    ]
+    return {**truth, "images": images}
+
+
+def test_incomplete_labels_are_judged_as_in_lvis() -> None:
+    changed = 0
+    for seed in range(examples(20)):
+        truth, results = random_set(seed)
+        some = opened(truth, seed)
+        compare(some, results, (1, 10, 100))
+        changed += coco_metrics(some, results)["AP"] != coco_metrics(truth, results)["AP"]
+    assert changed > 5
+
+
 def test_parts_of_the_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, results = random_set(1, 5, 2)
     whole = [coco_metrics(truth, results), voc_metrics(truth, results)]

@@ -18,11 +18,12 @@ from ssod.data.formats.boxrules import check_counts, report_twins, settle
 from ssod.data.formats.classlists import in_order, read_categories, used_ids
 from ssod.data.formats.cocoimages import Names, read_image_table
 from ssod.data.formats.columns import Rows
+from ssod.data.formats.federated import read_federated
 from ssod.data.formats.findings import Context
 from ssod.data.formats.frames import stored_sizes
 from ssod.data.formats.header import fill_sizes
 from ssod.data.formats.hulls import fill_boxes
-from ssod.data.formats.incomplete import read_incomplete
+from ssod.data.formats.incomplete import either, read_incomplete
 from ssod.data.formats.jsonfile import kind, read_json
 from ssod.data.formats.marked import Which, keep_labeled, keep_marked
 from ssod.data.formats.misspelt import warn_of_misspelt
@@ -73,7 +74,8 @@ def read_coco(
     if ctx.rules.exif == "ignore":
         found = stored_sizes(found, file, ctx)
     data = _annotations(tables["annotations"], found, Classes(*order), box_format, ctx)
-    data = replace(data, incomplete=read_incomplete(tables["images"], known[0], data.classes))
+    said = read_incomplete(tables["images"], known[0], data.classes)
+    data = replace(data, incomplete=either(said, read_federated(tables["images"], set(known[1]), data)))
     return keep_labeled(data, None, which, file, ctx)
 
 

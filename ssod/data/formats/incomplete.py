@@ -1,7 +1,7 @@
 """Images whose labels are incomplete: an object of some class may be there, and nobody labelled it.
 
-A COCO entry says it, ``"incomplete": true`` or a list of classes, or a config says it of a source. What is not labelled
-there is no background then: losses leave it out (``structures.Assignment.open``).
+A COCO entry says it, ``"incomplete": true`` or a list of classes, or as LVIS does (``federated``), or a config says it
+of a source. What is not labelled there is no background then: losses leave it out (``structures.Assignment.open``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ssod.data.formats.findings import Context, short
 from ssod.data.formats.folder import in_list
 from ssod.data.formats.jsonfile import kind
 from ssod.data.formats.records import Classes, Labeled
+from ssod.utils.given import given
 from ssod.utils.schema import Section
 
 
@@ -116,7 +117,7 @@ def mark(
             raise ctx.findings.fatal("D44", file, f"{ctx.section}.incomplete", problem, fix)
         columns = np.isin(data.classes.names, names)
     table = rows[:, None] & columns
-    return replace(data, incomplete=table if data.incomplete is None else table | data.incomplete)
+    return replace(data, incomplete=either(table, data.incomplete))
 
 
 def with_classes(data: Labeled, said: object, every: Collection[str]) -> Labeled:
@@ -133,18 +134,34 @@ def with_classes(data: Labeled, said: object, every: Collection[str]) -> Labeled
     return replace(data, classes=Classes((*names, *new), (*ids, *more)), incomplete=own)
 
 
-def refuse_measured(data: Labeled, file: str, ctx: Context) -> None:
-    """Refuse images to measure on whose labels are incomplete: what is found there and not labelled may be right.
+def either(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """Return what one or the other says is incomplete, [N, K] bool or None."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first | second
+
+
+def judge_measured(data: Labeled, file: str, ctx: Context) -> None:
+    """Tell of images to measure on whose labels are incomplete: what is found there and not labelled may be right.
+
+    As in LVIS's evaluator it is neither right nor wrong then, in the classes that may be missing.
 
     Raises:
-        SsodError: naming the first.
+        SsodError: a class with boxes may be missing in all images, so that nothing that is found of it is ever wrong.
     """
     rows = np.setdiff1d(np.arange(len(data)), data.complete()).tolist()
-    if rows:
-        first = short(data.images.paths[rows[0]])
-        problem = f"{len(rows)} images have incomplete labels, first {first}: what is found there may be right"
-        fix = "measure on images whose labels are complete, or complete these"
+    if not rows:
+        return
+    nowhere = np.intersect1d(np.flatnonzero(given(data.incomplete, "rows were found").all(0)), data.labels).tolist()
+    if nowhere:
+        more = f" and {len(nowhere) - 1} more classes" if len(nowhere) > 1 else ""
+        problem = f"labels of {short(data.classes.names[nowhere[0]])}{more} are complete in no image to measure on"
+        fix = "complete those of some: as it is, nothing that is found of it could be wrong"
         raise ctx.findings.fatal("D46", file, f"{ctx.section}.incomplete", problem, fix)
+    first = short(data.images.paths[rows[0]])
+    problem = f"{len(rows)} images have incomplete labels, first {first}: what is found there may be right"
+    fix = "it is not counted in the classes that may be missing; complete the labels to count it"
+    ctx.findings.warning("D46", file, f"{ctx.section}.incomplete", problem, fix, count=len(rows))
 
 
 def warn_of_lacking(sets: Sequence[Labeled], files: Sequence[str], said: Sequence[Any], ctx: Context) -> None:

@@ -13,7 +13,7 @@ from ssod.data.formats.findings import Context
 
 # The keys that are read, of each list of the file.
 READ: dict[str, tuple[str, ...]] = {
-    "images": ("file_name", "width", "height", "incomplete"),
+    "images": ("file_name", "width", "height", "incomplete", "neg_category_ids", "not_exhaustive_category_ids"),
     "annotations": ("image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
     "categories": ("name", "supercategory"),
 }
