@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,27 @@ def read(root: Path, *entries: dict, boxes: tuple[tuple[int, int], ...] = (), **
     }
     (root / "a.json").write_text(json.dumps(table))
     return read_coco("a.json", "photos", Context(str(root), "data.labeled"), **keys)
+
+
+def test_an_entry_without_a_name_has_its_address(tmp_path: Path) -> None:
+    """LVIS's own files have no file_name; where COCO's images lie in a folder of their part or not, both are found."""
+    address = "http://images.cocodataset.org/train2017/{}.jpg"
+    for folder in ("photos", "photos/train2017"):
+        pictures(tmp_path / folder, ["7.jpg", "9.jpg"])
+        table = {
+            "images": [{"id": i, "coco_url": address.format(i), "height": 32, "width": 48} for i in (7, 9)],
+            "annotations": [],
+            "categories": [{"id": CAT, "name": "cat"}],
+        }
+        (tmp_path / "a.json").write_text(json.dumps(table))
+        found = read_coco("a.json", "photos", Context(str(tmp_path), "data.labeled"))
+        assert [Path(path).name for path in found.images.paths] == ["7.jpg", "9.jpg"]
+        assert all((tmp_path / "photos" / path).is_file() for path in found.images.paths)
+        shutil.rmtree(tmp_path / "photos")
+    table["images"][0]["coco_url"] = "http://x/../passwd"
+    (tmp_path / "a.json").write_text(json.dumps(table))
+    with pytest.raises(SsodError):
+        read_coco("a.json", "photos", Context(str(tmp_path), "data.labeled"))
 
 
 def test_what_nobody_looked_for_is_open(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def read_image_table(table: Rows, root: str, ctx: Context, *, needed: bool, name
         Images; empty where ids or names are unsound.
     """
     ids = table.integers("id")
-    said = table.strings("file_name", "D43")
+    said, names = _names(table, names)
     paths = None if said is None else list(map(plain_name, said))
     sizes = table.sizes()
     if paths is not None:
@@ -52,6 +52,14 @@ def read_image_table(table: Rows, root: str, ctx: Context, *, needed: bool, name
     warn_of_hidden(found.paths, table.file, ctx)
     _report_twice(found, table, needed)
     return found
+
+
+def _names(table: Rows, names: Names) -> tuple[list[str] | None, Names]:
+    """Return what files are called; LVIS's entries have an address alone, such as ``http://.../train2017/42.jpg``."""
+    addresses = table.values("coco_url")
+    if addresses and not any(table.values("file_name")) and all(type(text) is str and text for text in addresses):
+        return ["/".join(text.split("/")[-2:]) for text in addresses], "last"
+    return table.strings("file_name", "D43"), names
 
 
 def _report_twice(images: Images, table: Rows, needed: bool) -> None:
