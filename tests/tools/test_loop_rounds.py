@@ -83,9 +83,9 @@ def test_val_is_not_learnt_from(tmp_path: Path) -> None:
 def test_the_table_has_intervals_and_no_number_where_there_is_none() -> None:
     held = {"images": 3, "annotations": 9, "AP": 0.5, "AP50": float("nan")}
     audit, truth = Agreement("all", 10, 8, 20), Agreement("all", 0, 0, 20)
-    text = table({"round 1": held, "round 2": held}, audit, truth)
-    assert text.splitlines()[2] == "| round 1 | 3 | 9 | 50.0 | - | 80.0 (49.0 to 94.3) | - | 40.0 (21.9 to 61.3) | 0.0 |"
-    assert text.splitlines()[3].split("|")[5:] == [" - ", *["  "] * 4, ""]
+    lines = table({"round 1": held, "round 2": held}, audit, truth).splitlines()
+    assert lines[2] == "| round 1 | 3 | 9 | 50.0 | - | 80.0 (49.0 to 94.3) | - | 40.0 (21.9 to 61.3) | 0.0 |"
+    assert lines[3].split("|")[5:] == [" - ", *["  "] * 4, ""]
 
 
 def test_data_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
