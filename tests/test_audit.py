@@ -72,6 +72,12 @@ def test_a_label_is_not_wrong_where_the_truth_may_lack_a_box(labels: Path, tmp_p
     assert found["cat"] == Agreement("cat", 3, 2, 2)
 
 
+def test_a_sample_may_have_no_label_or_none_that_is_right(labels: Path, tmp_path: Path) -> None:
+    none = changed(labels, tmp_path / "none.json", annotations=lambda rows: [])
+    assert audit(none, labels).classes[-1] == Agreement(ALL, 0, 0, 6)
+    assert audit(labels, none).classes[-1] == Agreement(ALL, 6, 0, 0)
+
+
 def test_a_part_is_compared_and_the_rest_is_told(
     labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ CHANGES = [
     ["views.unlabeled.strong.start=none", "views.unlabeled.extra=[flip]"],
     ["views.unlabeled={name: other}"],
     ["eval.batch=4", "method={name: supervised}", "train.clip=null"],
+    ["detector.channels=8", "train.seed=3"],
     ["recipe.fold=3"],
 ]
 

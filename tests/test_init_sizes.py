@@ -12,7 +12,7 @@ from torchvision.models import get_model
 
 from ssod.commands.coverage import coverage, reach_of
 from ssod.commands.init import budget as budgets
-from ssod.commands.init.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
+from ssod.commands.init.budget import GB, Budget, Load, cost_in_words, load_of, parts_within, read_budget, taught_share
 from ssod.commands.init.fit import said
 from ssod.commands.init.sizes import Sizes, Wanted, choose, read_detector, sample_of, sides
 from ssod.commands.init.start import coco_fits, line_of
@@ -249,3 +249,13 @@ def has_the_form_of_coco(cfg: Any) -> None:
     assert theirs.keys() == ours.keys()
     unlike = [name for name in ours if ours[name] != theirs[name]]
     assert all("cls" in name or "bbox_pred" in name for name in unlike)
+
+
+def test_a_time_in_words_is_never_0() -> None:
+    def words(steps: int) -> str:
+        load = Load("tiny", 64, 3, False, (0.0, 0.0), (8, 8), steps, 0.4, 1.0)
+        return cost_in_words(Budget("15m", seconds=900, cores=2), load, 96, 1)
+
+    assert words(20) == "less than 1 min of learning on 2 CPUs"
+    assert words(100_000).startswith("about ")
+    assert int(words(100_000).split()[1]) > 1

@@ -50,7 +50,10 @@ def audit(labels: str | os.PathLike, corrected: str | os.PathLike) -> Audited:
     Raises:
         SsodError: one of them cannot be read, or they have no image in common.
     """
-    mine, truth = read_labels(labels, "LABELS"), read_labels(corrected, "CORRECTED")
+    # a sample may be without a label, or all of its labels wrong
+    mine, truth = (
+        read_labels(path, name, needs_objects=False) for path, name in ((labels, "LABELS"), (corrected, "CORRECTED"))
+    )
     rows = same_images(mine.images, truth.images)
     common = [i for i, row in enumerate(rows) if row >= 0]
     if not common:

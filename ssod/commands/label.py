@@ -45,7 +45,7 @@ def label(
         precision: keep the boxes of a class from the score on from which this share of them was right on the run's own
             val images; a class without such a score is left out, and told.
         next: so many images to label next, which most is to be learnt from; 0 = none.
-        audit: so many images of a random sample, whose labels to check; 0 = none.
+        audit: so many images of a random sample, whose labels to check; 0 = none. ``next`` chooses others.
         labeled: sets that are labelled already, as the run's own images are: neither of the two takes them.
         levels, alpha, max_pixels: how pixels are read, as in ``ssod.predict``.
         workers: threads that read images; 0 = none.
@@ -58,7 +58,8 @@ def label(
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that is taken, a disk that refuses; a precision
-            that no class reaches, or that nothing tells of; a part that there is not.
+            that no class reaches, or that nothing tells of; a part that there is not; a sample that leaves no image
+            for ``next``.
     """
     one = None if shard is None else read_shard(shard)
     wanted = parts(Path(weights), next=next, audit=audit, labeled=labeled)

@@ -97,7 +97,8 @@ def label_files(
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
-            lies among them, a disk that refuses; a precision that no class reaches, or that nothing tells of.
+            lies among them, a disk that refuses; a precision that no class reaches, or that nothing tells of; a sample
+            of all images that leaves none to label next.
     """
     _check_options(score, precision, parts, shard)
     found = predict.find_images(images)
@@ -106,6 +107,7 @@ def label_files(
     if parts.next:
         output_dir.refuse_shared(found, predict.picture_name, "picture", "rename one")
     free = label_parts.unlabelled(found, parts.labelled) if parts.names else []
+    label_parts.check_enough(len(free), parts)
     model = predict.model_for(weights, found, levels, alpha, device)
     limits = _limits(weights, model, score, precision)
     bad: list[SsodError] = []
@@ -117,10 +119,11 @@ def label_files(
         look.through(found, bad, store, values)
         written, left = store.read(found, model.classes), store.rows(free)
         writers.write(format, stage, written.data, written.scores, written.doubts)
+        audit, others = label_parts.drawn(left, parts)
         if values is not None:
-            _write_next(format, writers.part(stage, "next"), written, values.choose(left, parts.next), look)
+            _write_next(format, writers.part(stage, "next"), written, values.choose(others, parts.next), look)
         if parts.audit:
-            _write_part(format, writers.part(stage, "audit"), written.subset(label_parts.sample(left, parts.audit)))
+            _write_part(format, writers.part(stage, "audit"), written.subset(audit))
     places = {name: writers.part(target, name) for name in parts.names}
     message = f"{writers.summary(written.data)} {limits.words}{predict.unreadable(bad)}"
     review = review_queue.place(target)

@@ -118,10 +118,36 @@ def sample(rows: Sequence[int], most: int) -> list[int]:
     return [rows[i] for i in sorted(chosen.tolist())]
 
 
+def drawn(rows: Sequence[int], wanted: Wanted) -> tuple[list[int], list[int]]:
+    """Return the sample to check, and the others of ``rows``, among which to choose those to label next.
+
+    The sample is drawn first and from all, so that it tells how right all labels are; no image is asked for twice.
+    """
+    audit = sample(rows, wanted.audit)
+    return audit, sorted({*rows} - {*audit})
+
+
+def check_enough(free: int, wanted: Wanted) -> None:
+    """Refuse a sample that leaves no image to label next.
+
+    Args:
+        free: images that nobody labelled.
+        wanted: the parts.
+
+    Raises:
+        SsodError: naming the option.
+    """
+    if wanted.next and wanted.audit >= free:
+        problem = f"takes all {free} images without labels, and leaves --next none"
+        raise SsodError("command line", "--audit", problem, f"give less than {free}, or leave --next out")
+
+
 def told(name: str, place: Path, wanted: Wanted, free: int) -> str:
     """Return what was written of a part at ``place``, and what to do with it, in one line."""
-    many = f"{min({'next': wanted.next, 'audit': wanted.audit}[name], free)} of {free} images without labels"
+    audit = min(wanted.audit, free)
+    many = f"{audit if name == 'audit' else min(wanted.next, free - audit)} of {free} images without labels"
     if name == "next":
+        many += ", none of which is to be checked" if audit else ""
         folder = place.parent if place.suffix == ".json" else place
         return f"to label next: {many} -> {place}; ranked in {folder / 'next.csv'}, drawn in {folder / 'pictures'}"
     return f"to check: {many}, drawn by chance -> {place}; next: correct a copy, then ssod audit {place} CORRECTED"

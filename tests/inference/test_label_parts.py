@@ -15,7 +15,7 @@ from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.records import Images
 from ssod.data.formats.registry import CocoSource, YoloSource, read_labeled
 from ssod.inference.label import label_files
-from ssod.inference.label_parts import Wanted, sample, unlabelled
+from ssod.inference.label_parts import Wanted, drawn, sample, unlabelled
 from ssod.utils.errors import SsodError
 from tests.small_sets import coco
 from tests.trained import model_file, photos
@@ -32,22 +32,24 @@ def run(tmp_path: Path) -> Path:
 
 def test_next_and_audit_are_parts_of_the_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = Images(str(tmp_path / "images"), ["a.png"], [1])
-    wanted = Wanted(next=2, audit=9, labelled=[known], counts={"cat": 5})
+    wanted = Wanted(next=2, audit=2, labelled=[known], counts={"cat": 5})
     whole = label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, parts=wanted).labels
     assert list(whole.images.paths) == NAMES, "labels are written of all images"
     tree = json.loads((tmp_path / "out" / "instances.json").read_text())
     own = {row["id"]: row["file_name"] for row in tree["images"]}
-    for name, count in (("next", 2), ("audit", 4)):
+    asked: list[str] = []
+    for name in ("next", "audit"):
         part = json.loads((tmp_path / "out" / name / "instances.json").read_text())
         names = [row["file_name"] for row in part["images"]]
-        assert len(names) == count
-        assert "a.png" not in names
+        assert len(names) == 2
+        asked += names
         assert all(own[row["id"]] == row["file_name"] for row in part["images"])
         ids = {row["id"] for row in part["images"]}
         strip = [{**row, "id": 0} for row in part["annotations"]]
         assert sorted(strip, key=str) == sorted(
             ({**row, "id": 0} for row in tree["annotations"] if row["image_id"] in ids), key=str
         )
+    assert sorted(asked) == NAMES[1:], "nobody is asked for an image twice"
     rows = (tmp_path / "out" / "next" / "next.csv").read_text().splitlines()
     chosen = [row.split(",")[1] for row in rows[1:]]
     assert len(chosen) == 2
@@ -55,8 +57,8 @@ def test_next_and_audit_are_parts_of_the_labels(run: Path, tmp_path: Path, capsy
         chosen
     )
     said = capsys.readouterr().out
-    assert "to label next: 2 of 4 images without labels" in said
-    assert "to check: 4 of 4 images without labels" in said
+    assert "to label next: 2 of 4 images without labels, none of which is to be checked -> " in said
+    assert "to check: 2 of 4 images without labels" in said
     (tmp_path / "mine-next").mkdir()
     with pytest.raises(SsodError, match="mine-next: exists"):
         label_files(run, tmp_path / "images", tmp_path / "mine.json", score=0.3, parts=Wanted(next=1))
@@ -92,6 +94,16 @@ def test_the_sample_is_fair_and_the_same_again() -> None:
     assert sample(rows, 999) == rows
     means = [np.mean(sample(list(range(n)), n // 4)) / n for n in range(200, 400)]
     assert 0.48 < np.mean(means) < 0.52
+
+
+def test_the_sample_comes_first_and_leaves_some(run: Path, tmp_path: Path) -> None:
+    audit, others = drawn([2, 3, 5, 8, 9], Wanted(next=2, audit=2))
+    assert audit == sample([2, 3, 5, 8, 9], 2), "of all images, whatever is chosen of them to label next"
+    assert sorted(audit + others) == [2, 3, 5, 8, 9]
+    assert drawn([2, 3], Wanted(next=2)) == ([], [2, 3])
+    with pytest.raises(SsodError, match="--audit: takes all 5 images without labels, and leaves --next none"):
+        label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, parts=Wanted(next=1, audit=5))
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_labelled_is_known_by_place_and_by_content(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def with_changes(text: str, changes: Mapping[str, Any]) -> str:
     for tree in (old, changes):
         merge(new, tree, {}, "command line")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    edits = sorted(_edits(text, root, old, new))
+    edits = sorted(_edits(text, root, old, new), key=lambda edit: edit[:2])  # at one place, keys before new sections
     for start, end, words in reversed(edits):
         text = text[:start] + words + text[end:]
     return text
