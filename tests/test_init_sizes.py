@@ -12,7 +12,7 @@ from torchvision.models import get_model
 
 from ssod.commands.coverage import coverage, reach_of
 from ssod.commands.init import budget as budgets
-from ssod.commands.init.budget import GB, Budget, load_of, parts_within, read_budget, taught_share
+from ssod.commands.init.budget import GB, Budget, Load, cost_in_words, load_of, parts_within, read_budget, taught_share
 from ssod.commands.init.fit import said
 from ssod.commands.init.sizes import Sizes, Wanted, choose, read_detector, sample_of, sides
 from ssod.commands.init.start import coco_fits, line_of
@@ -125,6 +125,13 @@ def test_cost_grows_with_what_is_looked_at() -> None:
     assert load_of(one, (8, 0), 1000, 0.5, 1.5).seconds(400, 1) < base.seconds(400, 1)
     assert load_of(two, (8, 8), 1000, 0.5, 1.5).roi[0] > 0
     assert parts_within(Budget("", memory=1.1 * GB), base, 400, 8) is None
+
+
+@pytest.mark.parametrize(("steps", "words"), [(3, "less than a minute"), (3000, "about 21 min")])
+def test_a_short_training_takes_less_than_a_minute(steps: int, words: str) -> None:
+    load = Load("tiny", 64, 3, two_stages=False, roi=(0, 0), images=(8, 8), steps=steps, taught=0.5, aspect=1.0)
+    told = cost_in_words(Budget("60m", seconds=3600, cores=2), load, 128, 1)
+    assert told == f"{words} of learning on 2 CPUs"
 
 
 def test_budgets_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,8 @@ def cost_in_words(budget: Budget, load: Load, short: int, parts: int) -> str:
     """Return what a size will cost: ``about 48 min of learning on 2 CPUs`` or ``about 5.1 GB``."""
     if budget.seconds is not None:
         cpus = f"{budget.cores} CPU{'s' if budget.cores > 1 else ''}"
-        return f"about {load.seconds(short, budget.cores) / 60:.0f} min of learning on {cpus}"
+        minutes = load.seconds(short, budget.cores) / 60
+        return f"{'less than a minute' if minutes < 1 else f'about {minutes:.0f} min'} of learning on {cpus}"
     return f"about {load.memory(short, parts) / GB:.1f} GB"
 
 
