@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
+import ssod
 from ssod.utils import model_file
+from tests.small import small_config
 from tests.trained import trained
 
 BOX = (10.0, 12.0, 30.0, 28.0)
@@ -68,6 +71,25 @@ def model(
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     helper.set_model_props(made, said)
     return made
+
+
+def measured_by(weights: Path, photos: Sequence[Path], score: float, most: int = 3) -> Path:
+    """Write a config whose val images show what a model is sure of, each box moved by ``most`` pixels or less."""
+    folder, draw, model = photos[0].parent, np.random.RandomState(0), ssod.load(weights)
+    tree: dict = {"images": [], "annotations": []}
+    tree["categories"] = [{"id": i, "name": name} for i, name in enumerate(model.classes.names)]
+    for number, (path, found) in enumerate(zip(photos, model(photos, score=score))):
+        width, height = Image.open(path).size
+        tree["images"].append({"id": number, "file_name": path.name, "width": width, "height": height})
+        for box, label in zip(found.boxes.tolist(), found.labels.tolist()):
+            by = draw.randint(-most, most + 1, 2)
+            x, y = (float(np.clip(box[i] + by[i], 0, side - 4)) for i, side in enumerate((width, height)))
+            sides = [min(box[2] - box[0], width - x), min(box[3] - box[1], height - y)]
+            row = {"image_id": number, "category_id": label, "bbox": [x, y, *sides], "area": sides[0] * sides[1]}
+            tree["annotations"].append({"id": len(tree["annotations"]) + 1, "iscrowd": 0, **row})
+    (folder / "val.json").write_text(json.dumps(tree))
+    val = {"format": "coco", "ann": "val.json", "images": "."}
+    return small_config(folder / "config", data__root=str(folder), data__val=val)
 
 
 def write(path: Path, proto: onnx.ModelProto | None = None) -> Path:

@@ -92,8 +92,7 @@ def test_a_quality_branch_that_predicts_iou_exports() -> None:
 
 def test_a_dense_detector_exports() -> None:
     """Heads of its own on each level, and scores that are products."""
-    sides = [[[16, 16], [32, 20]], [[60, 60], [80, 120]]]
-    model = random_model("dense_detector", levels=(4, 5), channels=16, anchors=sides, level_weights=(1, 1))
+    model = trained("dense_detector")
     run = runner(convert(model, "onnx"), "onnx")
     for seed, size in enumerate(SIZES[1:3]):
         found = measure(model.detector, Graph(model.detector), run, pictures(3, size, seed=seed + 10))

@@ -180,6 +180,34 @@ def test_init_writes_them(own: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert (train["steps"], train["lr"], train["device"], train["seed"], train["clip"]) == (2000, 0.005, "cpu", 7, 5)
 
 
+@pytest.mark.parametrize(
+    ("words", "every", "evaluations"),
+    [
+        (["--epochs", "10"], "20 # there are few steps; else 10%", 1),
+        (["--epochs", "25"], "20 # there are few steps; else 10%", 3),
+        (["--epochs", "100"], "10%", 10),
+        (["--epochs", "25", "train.eval_every=5"], "5 # given to ssod init; else 10%", 10),
+        (["--epochs", "25", "method.burn_in=auto"], "10%", 10),
+    ],
+)
+def test_init_measures_a_short_training_seldom(
+    words: list[str], every: str, evaluations: int, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ssod(monkeypatch, *INIT, *words) == 0
+    assert f"\n  eval_every: {every}\n" in Path("my.yaml").read_text()
+    train = load("my.yaml").train
+    assert -(-train.steps // train.eval_every) == evaluations
+
+
+@pytest.mark.parametrize(("words", "every"), [(["train.steps=50"], 20), (["train.steps=50", "train.eval_every=5"], 5)])
+def test_init_of_known_data_measures_a_short_training_seldom(
+    words: list[str], every: int, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ssod(monkeypatch, "init", "--data", "shapes", *words, "-o", "a.yaml") == 0
+    assert load("a.yaml").train.eval_every == every
+    assert load("a.yaml").train.steps == 50
+
+
 def test_init_of_known_data_writes_them(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--method", "mean_teacher", "--detector", "fcos_tiny_fpn", "--batch", "8", "--seed", "7"]
     assert ssod(monkeypatch, "init", "--data", "shapes", *words, "-o", "a.yaml") == 0

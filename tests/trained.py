@@ -13,12 +13,14 @@ from ssod.utils import model_file as modelfile
 from tools.export_parity import random_model
 
 RESIZE = {"resize": {"short": 96, "long": 160}}
+SIDES = [[[16, 16], [32, 20]], [[60, 60], [80, 120]]]  # of anchors
+OWN = {"dense_detector": {"anchors": SIDES, "level_weights": (1, 1)}}
 
 
 @cache
 def trained(name: str) -> Model:
     """Return a detector of three classes on two pyramid levels, the smallest that still has levels to choose from."""
-    return random_model(name, levels=(4, 5), channels=16)
+    return random_model(name, levels=(4, 5), channels=16, **OWN.get(name, {}))
 
 
 def model_file(path: Path, name: str = "retinanet", **card: object) -> Path:

@@ -42,4 +42,5 @@ def comparison(runs: Sequence[Run], resamples: int = RESAMPLES) -> Comparison:
     """Compare runs that were read."""
     rows = rows_of(runs)
     groups, refusals = groups_of(rows, resamples)
-    return Comparison(list(runs), rows, groups, refusals, tables.sheets(groups), standings(groups), verdicts(groups))
+    places = standings(groups)
+    return Comparison(list(runs), rows, groups, refusals, tables.sheets(groups, places), places, verdicts(groups))

@@ -23,7 +23,8 @@ class Group:
 
     Attributes:
         protocol: what all runs share; see ``ALIKE``.
-        ranked: rows with runs on every split of the group, best first; only runs on these splits are in them.
+        ranked: rows with runs on every split of the group, best first, those of equal AP by name; only runs on these
+            splits are in them.
         others: (row, why it has no rank); they have some of the splits.
         gains: gain over the supervised baseline, by the row's name, where it can be had with an interval.
         differences: the gain where it cannot, a fraction.
@@ -45,6 +46,12 @@ class Group:
     def rows(self) -> list[Row]:
         """Ranked rows, then the others."""
         return [*self.ranked, *(row for row, _ in self.others)]
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Place of each ranked row by its name, from 1, the best; rows of equal AP share one: 1, 2, 2, 4."""
+        means = [row.mean() for row in self.ranked]
+        return {row.name: 1 + sum(other > own for other in means) for row, own in zip(self.ranked, means)}
 
     @property
     def hashes(self) -> frozenset[str]:
@@ -71,7 +78,7 @@ def groups_of(rows: Sequence[Row], resamples: int = 1000) -> tuple[list[Group], 
     for measured_alike in alike.values():
         found = _groups(measured_alike)
         for group in found:
-            group.ranked.sort(key=lambda row: -row.mean())
+            group.ranked.sort(key=lambda row: (-row.mean(), row.name))
             for row in group.rows:
                 _measure(group, row, measured_alike, shared)
                 group.notes += row.notes

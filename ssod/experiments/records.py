@@ -38,7 +38,7 @@ def comma_separated(groups: Sequence[Group], rows: Sequence[Row], refusals: Sequ
 
 
 def _group(group: Group) -> Iterator[dict[str, Any]]:
-    rank = {row.name: i for i, row in enumerate(group.ranked, 1)}
+    places = group.places
     reasons = {row.name: f"has no rank: it {reason}" for row, reason in group.others}
     budgets = {currency: equal({row.name: row.runs for row in group.ranked}, currency) for currency in CURRENCIES}
     shared = {"metric": group.protocol["metric"], "score_threshold": group.protocol["score threshold"]}
@@ -47,7 +47,7 @@ def _group(group: Group) -> Iterator[dict[str, Any]]:
         for currency, (budget, values) in budgets.items():
             cost |= {f"budget_{currency}": budget, f"AP_at_{currency}": _percent(values.get(row.name))}
         yield {
-            **{"kind": "row", "rank": rank.get(row.name), "row": row.name, "folds": len(row.hashes)},
+            **{"kind": "row", "rank": places.get(row.name), "row": row.name, "folds": len(row.hashes)},
             **{"runs": len(row.runs), "text": reasons.get(row.name)},
             **shared,
             **_setting(row.first),

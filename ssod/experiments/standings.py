@@ -20,7 +20,8 @@ class Standing:
     Attributes:
         name: short, and unlike any other row's.
         group: number of its group, from 1; rows of different groups are not to be compared.
-        rank: among the ranked rows of its group, from 1, the best; None = it has no rank there.
+        rank: among the ranked rows of its group, from 1, the best; rows of equal AP share one. None = it has no rank
+            there.
         reason: why it has no rank; empty where it has one.
         runs: folders of the finished runs that count.
         unfinished: folders of those that do not count yet.
@@ -59,14 +60,13 @@ def standings(groups: Sequence[Group]) -> tuple[Standing, ...]:
 
 
 def _standing(number: int, group: Group, row: Row) -> Standing:
-    ranks = {one.name: place for place, one in enumerate(group.ranked, 1)}
     reasons = {one.name: reason for one, reason in group.others}
     gain: Gain | None = group.gains.get(row.name)
     labeled, unlabeled = (mean(values) for values in zip(*(seen(run, run.last["step"]) for run in row.runs)))
     return Standing(
         name=row.name,
         group=number,
-        rank=ranks.get(row.name),
+        rank=group.places.get(row.name),
         reason=reasons.get(row.name, ""),
         runs=tuple(run.path for run in row.runs),
         unfinished=tuple(run.path for run in row.unfinished),

@@ -19,7 +19,7 @@ from ssod.experiments.groups import Group
 from ssod.experiments.published import references
 from ssod.experiments.runs import Run
 from ssod.experiments.settings import Row, by_fold
-from ssod.experiments.standings import standings
+from ssod.experiments.standings import Standing
 from ssod.utils.printing import percent
 
 WIDE = 160  # columns of a terminal that shows everything
@@ -50,12 +50,17 @@ class Sheet:
 # ---- what the tables say -------------------------------------------------------------------------------------------
 
 
-def sheets(groups: Sequence[Group]) -> list[Sheet]:
-    """Return three sheets a group at most: the ranking, the view at equal cost, the published figures."""
+def sheets(groups: Sequence[Group], standings: Sequence[Standing]) -> list[Sheet]:
+    """Return three sheets a group at most: the ranking, the view at equal cost, the published figures.
+
+    Args:
+        groups: rows that may be ranked together.
+        standings: of all of them.
+    """
     found = []
     for number, group in enumerate(groups, 1):
         name = f"group {number}: " if len(groups) > 1 else ""
-        found.append(ranking(group, name))
+        found.append(ranking(group, [one for one in standings if one.group == number], name))
         if len(group.ranked) > 1:
             found.append(at_equal_cost(group, name))
         reference = published_sheet(group, name)
@@ -64,10 +69,16 @@ def sheets(groups: Sequence[Group]) -> list[Sheet]:
     return found
 
 
-def ranking(group: Group, name: str = "") -> Sheet:
-    """Return the main table: AP over folds and seeds, gain over the baseline, what was spent."""
+def ranking(group: Group, standings: Sequence[Standing], name: str = "") -> Sheet:
+    """Return the main table: AP over folds and seeds, gain over the baseline, what was spent.
+
+    Args:
+        group: its rows.
+        standings: of the rows of this group alone, in their order.
+        name: of the group, before the title.
+    """
     rows = []
-    for row, one in zip(group.rows, standings([group]), strict=True):
+    for row, one in zip(group.rows, standings, strict=True):
         rows.append(
             [
                 str(one.rank) if one.rank is not None and len(group.ranked) > 1 else "-",

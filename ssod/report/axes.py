@@ -13,6 +13,7 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360.0, 46.0, 10.0, 10.0, 34.0
 DIGIT = 6.5  # units that a digit of a tick is wide
 STEP = 1e-3  # smallest step between ticks, over the largest of them: four digits tell them apart
 COLORS = 8  # --c0 .. --c7 in style.css
+SMALL = 1e-3  # below it a number is written with its power of ten
 ROOM = 1.2  # times a single value, to which its axis goes
 _MOST_ROWS = 60  # of the table below a chart
 
@@ -38,7 +39,14 @@ class Series:
 
 
 class Frame:
-    """Axes, and where a value lies between them."""
+    """Axes, and where a value lies between them.
+
+    Args:
+        xticks, yticks: values that have a line or a label.
+        height: of the drawing.
+        xs: the ends of the axis from left to right.
+        left: where it begins, at least; further right where the labels of ``yticks`` need room.
+    """
 
     def __init__(
         self,
@@ -49,7 +57,8 @@ class Frame:
         left: float = LEFT,
     ) -> None:
         self.xticks = [t for t in xticks if xs[0] <= t <= xs[1]]
-        self.yticks, self.height, self.left = yticks, height, left
+        self.yticks, self.height = yticks, height
+        self.left = max(left, *(len(short(tick)) * DIGIT + 6 for tick in yticks), 0.0)
         self.low, self.high = xs if xs[1] > xs[0] else (xs[0] - 0.5, xs[0] + 0.5)
         self.bottom, self.top = (yticks[0], yticks[-1]) if yticks else (0.0, 1.0)
 
@@ -171,10 +180,13 @@ def known(value: float | None) -> bool:
 
 
 def short(value: float) -> str:
-    """Return a number in few characters: 20k, 0.35, 1.2M."""
+    """Return a number in few characters: 20k, 0.35, 1.2M, 2.5e-4."""
     for size, sign in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= 10 * 1e3 and abs(value) >= size:
             return f"{value / size:.4g}{sign}"
+    if 0 < abs(value) < SMALL:
+        digits, power = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.4g}"
 
 

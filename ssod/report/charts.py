@@ -14,7 +14,6 @@ from markupsafe import Markup, escape
 from ssod.report.axes import (
     BOTTOM,
     DIGIT,
-    LEFT,
     RIGHT,
     TOP,
     WIDTH,
@@ -112,20 +111,20 @@ def bars(
     height = 200.0
     frame = Frame([], ticks(0, max(totals)), height, (0, len(labels)))
     parts = [frame.axes(x, y)]
-    wide = (WIDTH - LEFT - RIGHT) / len(labels)
+    wide = (WIDTH - frame.left - RIGHT) / len(labels)
     every = max(1, math.ceil(len(labels) / 6))
     for i, label in enumerate(labels):
         low = 0.0
         for name, values, hue in groups:
             top, bottom = frame.y(low + values[i]), frame.y(low)
             parts.append(
-                f'<rect style="fill:var(--c{hue})" x="{LEFT + i * wide + 0.5:.1f}" y="{top:.1f}" '
+                f'<rect style="fill:var(--c{hue})" x="{frame.left + i * wide + 0.5:.1f}" y="{top:.1f}" '
                 f'width="{max(wide - 1, 0.5):.1f}" height="{bottom - top:.1f}"><title>{escape(label)}: '
                 f"{escape(name)} {short(values[i])}</title></rect>"
             )
             low += values[i]
         if i % every == 0:
-            at = LEFT + (i + 0.5) * wide
+            at = frame.left + (i + 0.5) * wide
             parts.append(f'<text class="tick mid" x="{at:.1f}" y="{height - BOTTOM + 13}">{escape(label)}</text>')
     columns = [Series(name, list(range(len(labels))), list(values)) for name, values, _ in groups]
     legend = [(name, hue, False) for name, _, hue in groups] if len(groups) > 1 else []
@@ -142,7 +141,7 @@ def heat(
     height = 260.0
     marks = [edges[0] + (edges[1] - edges[0]) * i / 5 for i in range(6)]
     frame = Frame(marks, marks, height, edges)
-    wide, high = (WIDTH - LEFT - RIGHT) / len(counts[0]), (height - TOP - BOTTOM) / len(counts)
+    wide, high = (WIDTH - frame.left - RIGHT) / len(counts[0]), (height - TOP - BOTTOM) / len(counts)
     parts = [frame.axes(x, y)]
     for j, row in enumerate(counts):
         for i, value in enumerate(row):
@@ -151,8 +150,8 @@ def heat(
                 text += f"{j / len(counts):.2g}-{(j + 1) / len(counts):.2g}"
                 parts.append(
                     f'<rect style="fill:var(--c0);fill-opacity:{0.15 + 0.85 * math.sqrt(value / most):.3f}" '
-                    f'x="{LEFT + i * wide:.1f}" y="{height - BOTTOM - (j + 1) * high:.1f}" width="{wide - 0.6:.1f}" '
-                    f'height="{high - 0.6:.1f}"><title>{escape(text)}</title></rect>'
+                    f'x="{frame.left + i * wide:.1f}" y="{height - BOTTOM - (j + 1) * high:.1f}" '
+                    f'width="{wide - 0.6:.1f}" height="{high - 0.6:.1f}"><title>{escape(text)}</title></rect>'
                 )
     columns = [Series(f"{y} {j / len(counts):.2g}", list(range(len(row))), list(row)) for j, row in enumerate(counts)]
     labels = [f"{i / len(counts[0]):.2g}" for i in range(len(counts[0]))]

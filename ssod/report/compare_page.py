@@ -12,6 +12,7 @@ from ssod.experiments.cost import CURRENCIES, curve
 from ssod.experiments.draws import draw_of, draws
 from ssod.experiments.groups import Group
 from ssod.experiments.settings import Row
+from ssod.experiments.standings import Standing
 from ssod.experiments.tables import GAIN, GAIN_FOLDS, Sheet, at_equal_cost, published_sheet, ranking
 from ssod.report import charts
 from ssod.report.axes import COLORS
@@ -36,7 +37,7 @@ def compare_page(found: Comparison) -> str:
         sections.append(Section("refused", "Not ranked together", [alarms(found.refusals)]))
     for number, group in enumerate(found.groups, 1):
         name = f"Group {number}: " if several else ""
-        sections += _group(group, f"b{number}-", name)
+        sections += _group(group, [one for one in found.standings if one.group == number], f"b{number}-", name)
     messages = [
         f"{run.method}, {draw_of(run)}, seed {run.seed}, step {row['step']}: {row['text']}"
         for run in found.runs
@@ -59,10 +60,10 @@ def _runs(rows: Sequence[Row]) -> Markup:
     return sheet("every run, AP of its last evaluation", columns, cells, texts=6)
 
 
-def _group(group: Group, prefix: str, name: str) -> list[Section]:
+def _group(group: Group, standings: Sequence[Standing], prefix: str, name: str) -> list[Section]:
     gains = sorted((gain_row(row, gain) for row, gain in group.gains.items()), key=lambda row: -row[1])
     forest = charts.intervals(gains, "Gain over the supervised baseline, 95 % interval", "AP points")
-    table = ranking(group)
+    table = ranking(group, standings)
     sections = [
         Section(f"{prefix}gain", f"{name}Gain over the baseline", [grid([forest], wide=True)] if gains else []),
         Section(f"{prefix}table", f"{name}Ranking", [_gain_first(table), notes(table.notes)]),

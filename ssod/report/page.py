@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ssod.version import __version__
 
@@ -47,13 +48,18 @@ def sheet(
 ) -> Markup:
     """Return a table whose first ``texts`` columns are texts; it scrolls by itself where it is too wide.
 
-    Where all columns are texts, long ones are broken instead. The column ``pinned`` stays in sight.
+    Where all columns are texts, long ones are broken instead, keys and paths between their parts where that is enough.
+    The column ``pinned`` stays in sight.
     """
+    broken = texts >= len(columns)
 
     def cell(kind: str, i: int, value: str) -> Markup:
         style = " ".join(name for name, has in (("text", i < texts), ("pin", i == pinned)) if has)
         return Markup("<{}{}>{}</{}>").format(
-            Markup(kind), Markup(' class="{}"').format(style) if style else "", value, Markup(kind[:2])
+            Markup(kind),
+            Markup(' class="{}"').format(style) if style else "",
+            parted(value) if broken else value,
+            Markup(kind[:2]),
         )
 
     head = Markup("").join(cell('th scope="col"', i, column) for i, column in enumerate(columns))
@@ -61,11 +67,16 @@ def sheet(
         Markup("<tr>{}</tr>").format(Markup("").join(cell("td", i, value) for i, value in enumerate(row)))
         for row in rows
     )
-    style = Markup(' class="wrap"') if texts >= len(columns) else ""
+    style = Markup(' class="wrap"') if broken else ""
     return Markup(
         '<p class="cap">{}</p><div class="scroll" tabindex="0" role="region" aria-label="{}"><table{}>'
         "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
     ).format(title, title, style, head, body)
+
+
+def parted(value: str) -> Markup:
+    """Return a text that may be broken after dots, slashes and underscores, but in numbers: ``method.`` and ``ema``."""
+    return Markup(re.sub(r"(?<=[./_])(?=[^\d./_])", "<wbr>", str(escape(value))))
 
 
 def notes(lines: Iterable[str]) -> Markup:

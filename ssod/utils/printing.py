@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+import textwrap
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from ssod.utils.plain_text import visible
+
+HANGING = " " * 4  # before the further lines of a line that is broken
 
 
 class _Terminal(Console):
@@ -37,6 +41,16 @@ def console(*, stderr: bool = False, wrap: bool = False, width: int | None = Non
     stream = sys.stderr if stderr else sys.stdout
     out = getattr(stream, "styled", stream)  # what else a command prints is made harmless by its outlet
     return _Terminal(file=out, soft_wrap=not wrap, markup=False, emoji=False, highlight=False, width=width)
+
+
+def between_pairs(text: str, width: int) -> str:
+    """Return a line such as ``sup 1.239  unsup 0.100``, broken between its pairs where it is wider than ``width``.
+
+    Further lines are indented. Two blanks part the pairs; a pair that is too wide by itself stays as it is.
+    """
+    glued = re.sub("(?<! ) (?! )", "\N{NO-BREAK SPACE}", text)
+    lines = textwrap.wrap(glued, width, subsequent_indent=HANGING, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def percent(value: float | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +64,14 @@ def test_it_learns_or_is_refused(name: str) -> None:
         assert {key for key in losses if key.startswith("unsup/")} >= {"unsup/cls", "unsup/quality"}
         slope = torch.autograd.grad(m(batch_for(m), 51)["unsup/quality"], m.student.head[1].objectness.weight)[0]
         assert slope.abs().sum() > 0
+
+
+def test_the_readme_names_those_that_are_refused() -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    said = re.search(r"with `efficient_teacher` alone\.(.*?)are refused there", text, re.S)
+    assert said
+    assert set(re.findall(r"`(\w+)`", said[1])) == {*REFUSED, "mean_teacher"}
+    assert "all three" not in text, "there are four detectors"
 
 
 def test_the_form_that_compares_is_refused() -> None:

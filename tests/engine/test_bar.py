@@ -85,6 +85,32 @@ def test_it_moves_at_each_step_and_knows_the_time_left_from_the_first(
     assert window.sane
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_long_lines_break_between_pairs_and_the_end_has_no_bar(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run(tmp_path / "file", steps=8, log_every=4, eval_every=4)
+    plain = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 4/8 ")]
+    assert len(plain) == 1, "a file has a line in one piece"
+    assert len(plain[0]) > 80
+
+    window = Window(columns, 40)
+    on_terminal(window, monkeypatch)
+    toy.run(tmp_path / "run", steps=8, log_every=4, eval_every=4)
+    lines = window.everything()
+    begin = lines.index(next(line for line in lines if line.startswith("step 4/8 ")))
+    more = next(i for i, line in enumerate(lines[begin + 1 :]) if not line.startswith("    "))
+    shown = [line.strip() for line in lines[begin : begin + 1 + more]]
+    assert len(shown) > 1
+    assert all(len(line) <= columns for line in lines)
+    names = [[re.sub(r"[\d.]+", "#", pair) for pair in text.split("  ")] for text in ("  ".join(shown), plain[0])]
+    assert names[0] == names[1], "no pair is broken"
+
+    ends = [lines for lines in window.seen if any(line.startswith("finished at step 8") for line in lines)]
+    assert ends
+    assert not any("━" in line for lines in ends for line in lines), "nothing is left to be waited for"
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_training_in_a_terminal(columns: int, tmp_path: Path) -> None:
     """The real command, stopped and gone on with."""

@@ -14,12 +14,14 @@ import yaml
 
 from ssod.commands.compare import compare, find
 from ssod.config import load_recipe
+from ssod.experiments import standings as found_standings
 from ssod.experiments import tables
 from ssod.experiments.cost import at, curve, equal, hours, seen
 from ssod.experiments.groups import Group, groups_of
 from ssod.experiments.published import protocol_of, published, references
 from ssod.experiments.runs import read_run
 from ssod.experiments.settings import rows_of
+from ssod.experiments.standings import standings
 from ssod.utils.errors import Exit, SsodError
 from tests.experiments.fake import fake_run
 
@@ -50,6 +52,22 @@ def test_rows_are_repetitions_and_the_best_comes_first(four: list[Path]) -> None
     assert gain.value == pytest.approx(best.mean() - group.ranked[1].mean())
     assert list(gain.units) == ["fold 1", "fold 2"]
     assert gain.images[0] < gain.value < gain.images[1]
+
+
+def test_rows_of_equal_ap_share_a_rank_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, one = [], found_standings._standing
+    monkeypatch.setattr(found_standings, "_standing", lambda *args: counted.append(args) or one(*args))
+    ap = {"supervised": 0.3, "unbiased_teacher": 0.5, "mean_teacher": 0.5, "humble_teacher": 0.7}
+    runs = [fake_run(tmp_path / name, name, ap=value) for name, value in ap.items()]
+    wanted = [("humble_teacher", 1), ("mean_teacher", 2), ("unbiased_teacher", 2), ("supervised", 4)]
+    for order in (runs, runs[::-1]):
+        counted.clear()
+        found = compare(order, out=[tmp_path / "c.csv", tmp_path / "c.html"], resamples=10)
+        assert len(counted) == 4, "each row's standing is found once"
+        assert [(row.name, row.rank) for row in found.standings] == wanted
+        assert [(row[1], int(row[0])) for row in found.sheets[0].rows] == wanted
+        lines = csv.DictReader(io.StringIO((tmp_path / "c.csv").read_text()))
+        assert [(line["row"], int(line["rank"])) for line in lines if line["kind"] == "row"] == wanted
 
 
 def test_seeds_weigh_as_their_fold(tmp_path: Path) -> None:
@@ -157,7 +175,7 @@ def test_what_a_supervised_run_never_reads_tells_no_rows_apart(tmp_path: Path) -
 def test_what_did_not_finish_is_not_counted(four: list[Path], tmp_path: Path, code: int | None, words: str) -> None:
     (group,), _ = groups(*four, fake_run(tmp_path / "x", seed=7, ap=0.99, code=code))
     assert max(len(row.runs) for row in group.rows) == 2
-    sheet = tables.ranking(group)
+    sheet = tables.ranking(group, standings([group]))
     assert any(words in note for note in sheet.notes)
     _, refusals = groups(four[0], fake_run(tmp_path / "y", "unbiased_teacher", code=code))
     assert words in refusals[0]
@@ -405,7 +423,7 @@ def test_a_run_without_ap_is_not_counted(four: list[Path], name: str) -> None:
     found = compare(four, out=[four[0] / "c.html"], resamples=10)
     assert [len(row.runs) for row in found.rows] == [2, 1]
     words = "finished without an AP at its last evaluation"
-    assert any(words in note for group in found.groups for note in tables.ranking(group).notes)
+    assert any(words in note for group in found.groups for note in tables.ranking(group, standings([group])).notes)
 
 
 def test_a_detector_without_a_decode_section_is_compared(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ssod.experiments import bootstrap, settings, tables
 from ssod.experiments.groups import Group, groups_of
 from ssod.experiments.runs import read_run
 from ssod.experiments.settings import rows_of
+from ssod.experiments.standings import standings
 from tests.experiments.fake import fake_run
 
 
@@ -78,7 +79,7 @@ def test_a_fold_and_seed_count_once(tmp_path: Path) -> None:
     old, baseline = fake_run(tmp_path / "a", ap=0.6), fake_run(tmp_path / "s", "supervised")
     copied = shutil.copytree(old, tmp_path / "a-2")
     (group,), _ = groups(old, baseline, copied)
-    assert tables.ranking(group).rows[0][2:4] == ["1 x 1", f"{100 * read_run(old).ap():.1f}"]
+    assert tables.ranking(group, standings([group])).rows[0][2:4] == ["1 x 1", f"{100 * read_run(old).ap():.1f}"]
     assert f"mean_teacher: {copied} is not counted: it repeats fold 1, seed 0 of {old}" in group.notes
     new = fake_run(tmp_path / "a-0", ap=0.8)
     for run, time in ((old, "2026-01-01T09:00:00+0000"), (new, "2026-01-01T09:00:00-0100"), (copied, None)):
@@ -154,8 +155,9 @@ def test_a_gain_without_shared_seeds_counts_the_runs(tmp_path: Path) -> None:
 
 def test_folds_with_unlike_numbers_of_seeds_are_reported(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / f"{f}-{s}", fold=f, seed=s) for f, s in ((1, 0), (1, 1), (2, 0), (2, 1), (2, 2))]
-    assert tables.ranking(groups(*runs)[0][0]).rows[0][2] == "2 folds, 5 runs"
-    assert tables.ranking(groups(*runs[:4])[0][0]).rows[0][2] == "2 x 2"
+    for count, words in ((5, "2 folds, 5 runs"), (4, "2 x 2")):
+        (group,), _ = groups(*runs[:count])
+        assert tables.ranking(group, standings([group])).rows[0][2] == words
 
 
 def test_a_run_is_resampled_once_for_all_its_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ from tests.inference.test_label_precision import CLASSES, STEP, matches
 from tests.small import small_config
 from tests.strange import ended, memory, spoilt
 from tests.trained import model_file
+from tests.trained import photos as textures
 
 FORMATS = ("onnx", "pt2")
 MANY, FEW = 200, 24
@@ -118,20 +119,19 @@ def test_two_hundred_images_of_odd_sizes_are_seen_as_torch_sees_them(
 
 @pytest.fixture(scope="module")
 def measured(run: Path, photos: list[Path]) -> Path:
-    """A config whose val images show what the teacher is sure of, each box moved a little."""
-    folder, draw = photos[0].parent, np.random.RandomState(0)
-    tree: dict = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(CLASSES)]}
-    for number, (path, found) in enumerate(zip(photos, ssod.load(run)(photos[:FEW], score=0.4))):
-        width, height = Image.open(path).size
-        tree["images"].append({"id": number, "file_name": path.name, "width": width, "height": height})
-        for box, label in zip(found.boxes.tolist(), found.labels.tolist()):
-            x, y = (float(np.clip(box[i] + draw.randint(-3, 4), 0, side - 4)) for i, side in enumerate((width, height)))
-            sides = [min(box[2] - box[0], width - x), min(box[3] - box[1], height - y)]
-            row = {"image_id": number, "category_id": label, "bbox": [x, y, *sides], "area": sides[0] * sides[1]}
-            tree["annotations"].append({"id": len(tree["annotations"]) + 1, "iscrowd": 0, **row})
-    (folder / "val.json").write_text(json.dumps(tree))
-    val = {"format": "coco", "ann": "val.json", "images": "."}
-    return small_config(folder / "config", data__root=str(folder), data__val=val)
+    return graphs.measured_by(run, photos[:FEW], score=0.4)
+
+
+@pytest.mark.parametrize("name", ["fcos", "faster_rcnn", "dense_detector"])
+def test_the_shipped_file_of_every_detector_has_the_ap_of_its_run(name: str, tmp_path: Path) -> None:
+    model = load(model_file(tmp_path / "run" / "best.safetensors", name))
+    (tmp_path / "run" / "best.onnx").write_bytes(convert(model, "onnx"))
+    seen = textures(tmp_path / "in", [f"{i}.png" for i in range(12)])
+    config = graphs.measured_by(tmp_path / "run", seen, score=0.3, most=1)  # boxes may be small
+    want, have = evaluate(tmp_path / "run", data=config), evaluate(tmp_path / "run" / "best.onnx", data=config)
+    assert 0.1 < want["AP"] < 1
+    assert have == pytest.approx(want, abs=0.01, nan_ok=True)  # a box may lie on an IoU that decides
+    assert (have.score, have.images) == (want.score, want.images) == (0.2, 12)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as xml
 import pytest
 
 from ssod.report import charts
-from ssod.report.axes import BOTTOM, RIGHT, TOP, WIDTH, Frame, short, ticks
+from ssod.report.axes import BOTTOM, DIGIT, RIGHT, TOP, WIDTH, Frame, short, ticks
 from ssod.report.charts import Series
 
 
@@ -86,6 +86,21 @@ def test_the_last_tick_is_not_cut() -> None:
     assert float(last.get("x")) <= WIDTH
 
 
+@pytest.mark.parametrize("highest", [2e-4, 0.00125, 0.01275, 1.0, 4000, 1_234_000])
+def test_the_labels_of_an_axis_are_not_cut_on_the_left(highest: float) -> None:
+    """Such as learning rates."""
+    for figure in (
+        charts.lines([Series("a", [0, 9], [0.99 * highest, highest])], "t", "step", "y"),
+        charts.bars(["a", "b"], [("one", [highest, highest / 2], 0)], "t", "x", "y"),
+    ):
+        root = svg_of(figure)
+        labels = [e for e in root.iter() if e.get("class") == "tick end" and e.get("x") != f"{WIDTH - 1}"]
+        assert len(labels) >= 2
+        assert all(float(e.get("x")) - len(e.text) * DIGIT >= 0 for e in labels)
+        (axis,) = [e for e in root.iter() if e.get("class") == "axis"]
+        assert all(float(e.get("x")) >= float(axis.get("x1")) for e in root.iter() if e.tag == "rect")
+
+
 def test_lines_of_one_group_share_a_key() -> None:
     series = [Series(f"m, fold {i}", [0, 1], [1, 2], color=0, group="m") for i in range(5)]
     figure = charts.lines([*series, Series("s", [0, 1], [0, 1], color=1)], "t", "step", "y")
@@ -157,3 +172,4 @@ def test_nothing_to_draw_is_no_figure() -> None:
 
 def test_numbers_are_short() -> None:
     assert [short(v) for v in (0.123456, 9000, 20_000, 1_234_567)] == ["0.1235", "9000", "20k", "1.235M"]
+    assert [short(v) for v in (0, 1e-3, 2.5e-4, -5e-5, 1.23456e-9)] == ["0", "0.001", "2.5e-4", "-5e-5", "1.235e-9"]

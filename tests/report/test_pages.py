@@ -30,7 +30,7 @@ class Page(HTMLParser):
         self.text = ""
         self.open: list[str] = []
         self.focusable = 0
-        self.feed(text)
+        self.feed(text.replace("<wbr>", ""))  # where a word may be broken, which makes no two of it
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -17,15 +17,23 @@ from tests.experiments.fake import fake_run
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the PATH (apt-get install chromium)")
 PHONE = 390  # pixels
-MOST_SHEETS = 8  # of A4
+MOST_SHEETS = 6  # of A4
+DESK = 1280  # pixels
 
-# A window may not be as narrow as a phone, a frame may. Its page says how far it reaches, and where gains end.
+# A window may not be as narrow as a phone, a frame may. Its page says how far it reaches, where gains end, how large
+# the text of its charts is, and how many keys of its tables are broken within a word.
 FRAME = """<!doctype html><iframe id="f" width="{width}" height="800" src="{page}" style="border:0"></iframe><script>
 addEventListener("load", () => {{
   const page = document.querySelector("#f").contentDocument, root = page.documentElement;
   const cells = [...page.querySelectorAll("td.pin + td")].map((cell) => cell.getBoundingClientRect().right);
   const wide = root.scrollWidth - root.clientWidth, gain = Math.max(0, ...cells);
-  document.title = `wide=${{wide}} frame=${{root.clientWidth}} gain=${{gain}}`;
+  const sizes = [...page.querySelectorAll(".chart svg")].map((svg) => 11 * svg.getBoundingClientRect().width / 360);
+  const range = page.createRange();
+  const split = (node) => {{ range.selectNodeContents(node); return range.getClientRects().length > 1; }};
+  const pieces = [...page.querySelectorAll("table.wrap td:first-child")].flatMap((cell) => [...cell.childNodes]);
+  const cut = pieces.filter((node) => node.nodeType === 3 && !/\\s/.test(node.data) && split(node)).length;
+  const text = Math.max(0, ...sizes);
+  document.title = `wide=${{wide}} frame=${{root.clientWidth}} gain=${{gain}} text=${{text}} cut=${{cut}}`;
 }});
 </script>"""
 
@@ -39,10 +47,10 @@ def chromium(folder: Path, *options: str) -> str:
     return done.stdout
 
 
-def on_a_phone(folder: Path, page: Path) -> dict[str, float]:
-    """Return how much wider than its frame the page is, the frame's width, and where the last gain ends, in pixels."""
+def looked_at(folder: Path, page: Path, width: int) -> dict[str, float]:
+    """Return what the frame of a page says of it, in pixels but for ``cut``, a count."""
     frame = folder / "frame.html"
-    frame.write_text(FRAME.format(width=PHONE, page=page.as_uri()), "utf-8")
+    frame.write_text(FRAME.format(width=width, page=page.as_uri()), "utf-8")
     printed = chromium(folder, "--dump-dom", frame.as_uri())
     (found,) = re.findall(r"<title>(.*?)</title>", printed)
     return {key: float(value) for key, value in (part.split("=") for part in found.split())}
@@ -53,9 +61,11 @@ def test_a_report_takes_few_sheets_and_fits_a_phone(trained: Path, tmp_path: Pat
     chromium(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'r.pdf'}", page.as_uri())
     sheets = len(re.findall(rb"/Type\s*/Page\b(?!s)", (tmp_path / "r.pdf").read_bytes()))
     assert 1 <= sheets <= MOST_SHEETS
-    found = on_a_phone(tmp_path, page)
+    found = looked_at(tmp_path, page, PHONE)
     assert found["frame"] == PHONE
     assert found["wide"] <= 0
+    assert found["cut"] == 0, "keys are broken between their parts"
+    assert 9.5 <= looked_at(tmp_path, page, DESK)["text"] <= 15, "charts have text of one size"
 
 
 def test_the_gain_is_seen_on_a_phone(tmp_path: Path) -> None:
@@ -65,7 +75,7 @@ def test_the_gain_is_seen_on_a_phone(tmp_path: Path) -> None:
         for fold in (1, 2)
     ]
     compare(runs, out=[tmp_path / "c.html"], resamples=20)
-    found = on_a_phone(tmp_path, tmp_path / "c.html")
+    found = looked_at(tmp_path, tmp_path / "c.html", PHONE)
     assert found["frame"] == PHONE
     assert found["wide"] <= 0
     assert 0 < found["gain"] <= PHONE

@@ -175,6 +175,25 @@ def test_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"\x1b[9" not in plain.bytes
 
 
+@pytest.mark.parametrize(
+    ("width", "wanted"),
+    [
+        (80, ["step 336/20000  burn-in 336/2000  sup 1.235  unsup 0.500"]),
+        (34, ["step 336/20000  burn-in 336/2000", "    sup 1.235  unsup 0.500"]),
+        (20, ["step 336/20000", "    burn-in 336/2000", "    sup 1.235", "    unsup 0.500"]),
+        (3, ["step 336/20000", "    burn-in 336/2000", "    sup 1.235", "    unsup 0.500"]),
+    ],
+)
+def test_a_line_is_broken_between_its_pairs(width: int, wanted: list[str]) -> None:
+    line = "step 336/20000  burn-in 336/2000  sup 1.235  unsup 0.500"
+    assert printing.between_pairs(line, width).splitlines() == wanted
+
+
+def test_a_sentence_is_left_to_the_terminal() -> None:
+    for text in ("", "the teacher's AP has stopped growing: unlabelled images join in, in a run of-words"):
+        assert printing.between_pairs(text, 20) == text
+
+
 def test_a_pipe_sees_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with screen(), bar("images", 3) as reach:
         reach(3)

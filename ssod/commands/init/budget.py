@@ -163,7 +163,7 @@ def cost_in_words(budget: Budget, load: Load, short: int, parts: int) -> str:
     if budget.seconds is not None:
         cpus = f"{budget.cores} CPU{'s' if budget.cores > 1 else ''}"
         minutes = load.seconds(short, budget.cores) / 60
-        return f"{f'about {minutes:.0f}' if minutes >= 1 else 'less than 1'} min of learning on {cpus}"
+        return f"{'less than a minute' if minutes < 1 else f'about {minutes:.0f} min'} of learning on {cpus}"
     return f"about {load.memory(short, parts) / GB:.1f} GB"
 
 

@@ -14,18 +14,19 @@ Edit = tuple[int, int, str]  # from where to where in the text, and what stands 
 _KEPT = 60  # letters of a former value that a remark repeats
 
 
-def with_changes(text: str, changes: Mapping[str, Any]) -> str:
+def with_changes(text: str, changes: Mapping[str, Any], why: str = "given to ssod init") -> str:
     """Return a config's text with keys changed.
 
-    Lines stay where they are, and keep their remarks. A line whose value is changed says which value it was, for its
-    remark speaks of that one. New keys follow the last one of their section, and new sections the last section.
+    Lines stay where they are, and keep their remarks. A line whose value is changed says ``why``, and which value it
+    was, for its remark speaks of that one. New keys follow the last one of their section, and new sections the last
+    section.
     """
     old = parse_yaml(text, "config")
     new: dict[str, Any] = {}
     for tree in (old, changes):
         merge(new, tree, {}, "command line")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    edits = sorted(_edits(text, root, old, new), key=lambda edit: edit[:2])  # at one place, keys before new sections
+    edits = sorted(_edits(text, root, old, new, why), key=lambda edit: edit[:2])  # keys before new sections
     for start, end, words in reversed(edits):
         text = text[:start] + words + text[end:]
     return text
@@ -36,15 +37,15 @@ def flow(value: Any) -> str:
     return dump_yaml(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...")
 
 
-def _edits(text: str, node: yaml.Node | None, old: Any, new: Any, indent: str = "") -> Iterator[Edit]:
+def _edits(text: str, node: yaml.Node | None, old: Any, new: Any, why: str, indent: str = "") -> Iterator[Edit]:
     """Yield what makes ``new`` of the value ``old`` that ``node`` is, deep in sections that have lines of their own."""
     lines = isinstance(node, yaml.MappingNode) and not node.flow_style
     if not lines or not isinstance(new, dict) or old.keys() - new.keys():
         if node is not None and old != new:
-            yield from _replaced(text, node, new)
+            yield from _replaced(text, node, new, why)
         return
     for key, value in node.value:
-        yield from _edits(text, value, old[key.value], new[key.value], indent + "  ")
+        yield from _edits(text, value, old[key.value], new[key.value], why, indent + "  ")
     added = {key: value for key, value in new.items() if key not in old}
     if added:
         end = _end_of_line(text, _last(node).end_mark.index)
@@ -59,7 +60,7 @@ def _block(added: dict[str, Any], *, top: bool) -> str:
     return "\n" + "\n\n".join(dump_yaml({key: value}).strip() for key, value in added.items())
 
 
-def _replaced(text: str, node: yaml.Node, new: Any) -> Iterator[Edit]:
+def _replaced(text: str, node: yaml.Node, new: Any, why: str) -> Iterator[Edit]:
     """Yield the edits of one value: itself, and what its line says of it."""
     start, end = node.start_mark.index, _last(node).end_mark.index
     former = " ".join(text[start:end].split())
@@ -71,7 +72,7 @@ def _replaced(text: str, node: yaml.Node, new: Any) -> Iterator[Edit]:
     stop = _end_of_line(text, end)
     remark = text[end:stop].strip().removeprefix("#").strip()
     if len(former) <= _KEPT:
-        said = f" # given to ssod init; else {former}" + (f" # {remark}" if remark else "")
+        said = f" # {why}; else {former}" + (f" # {remark}" if remark else "")
         yield end, stop - text[:stop].endswith("\n"), said
 
 

@@ -23,6 +23,7 @@ from ssod.commands.init import text as init_text
 from ssod.commands.init.edit import flow, with_changes
 from ssod.commands.init.fit import fit, said
 from ssod.commands.init.half_labeled import refuse_half_labeled
+from ssod.commands.init.seldom import fewer_evaluations, seldom
 from ssod.commands.init.text import compose
 from ssod.commands.init.unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
 from ssod.commands.init.val import cut_off, share_of
@@ -127,7 +128,8 @@ def _write_fitted(
     tree, _ = recipes.compose(recipe)
     n = init_text.numbers(data, tree["train"], changes.get("train", {}).get("batch"), pace)
     sizes = fit(data.labeled, tree, changes, n, budget)
-    text = with_changes(compose(out, section, data, recipe, tree, n, sizes), changes)
+    text = seldom(compose(out, section, data, recipe, tree, n, sizes), tree, changes, n.steps)
+    text = with_changes(text, changes)
     cfg = _check(text, recipe, out)
     about = said(sizes, cfg, data.labeled, budget)
     _write_new(out, init_text.with_remarks(text, about))
@@ -194,7 +196,8 @@ recipe: {flow(named)}
 # What is written below changes it, such as
 # train: {{batch: {{labeled: 4, unlabeled: 4}}}}
 """
-    text = with_changes(text, changed([*overrides, *pace.words(cfg.train)]))
+    fewer = fewer_evaluations(cfg, changed(overrides))
+    text = with_changes(text, changed([*overrides, *pace.words(cfg.train), *fewer]))
     _write_new(out, text)
     return "\n".join([*lines, f"wrote {out}; next: ssod check, ssod plan and ssod train {file}"])
 

@@ -25,7 +25,7 @@ from ssod.engine.logging.trackers import Name, Trackers
 from ssod.utils import atomic, collective, printing
 from ssod.utils.errors import SsodError
 from ssod.utils.plain_text import visible
-from ssod.utils.printing import percent
+from ssod.utils.printing import between_pairs, percent
 from ssod.utils.progress import Bar, Screen, duration, watched
 
 
@@ -97,6 +97,8 @@ class Log:
         overall = {name: value for name, value in values.items() if name.count("/") == 1}
         self._record({"kind": "eval", "step": step, **overall}, tracked=values)
         shown = "  ".join(f"{name} {percent(v)}" for name, v in overall.items() if name.split("/")[1] in _SHOWN)
+        if step >= self.steps:
+            self._take_bar_away()
         self.say(f"step {step}: {shown}")
 
     def pictures(self, step: int, draw: Callable[[], dict[str, np.ndarray]]) -> None:
@@ -110,12 +112,14 @@ class Log:
         self._text(text)
         screen, shown = self._screen, printable(text)
         if screen is not None:
+            shown = between_pairs(shown, screen.console.width)
             self._guarded("the output", lambda: screen.console.print(shown, markup=False, highlight=False))
         else:
             self._guarded("the output", lambda: print(shown, flush=True))
 
     def end(self, step: int, results: dict[str, float]) -> None:
         """Say that the run has made its last step, and what can be done with it."""
+        self._take_bar_away()
         run = shlex.quote(str(self.folder.path))
         self.say(f"finished at step {step}{_percents(results)}: {self.folder.best}")
         self.say(f"next: ssod report {run}, ssod export {run}")
@@ -141,6 +145,12 @@ class Log:
         if self._screen is not None:
             self._guarded("the output", self._screen.__exit__)
         self._trackers.close()
+
+    def _take_bar_away(self) -> None:
+        """Show no bar from here on: no step and no evaluation is left, and so no time that it could tell."""
+        if self._screen is not None and self._bar in self._screen.rows:
+            self._screen.rows.remove(self._bar)
+            self._screen.draw(now=True)
 
     def _record(self, row: Values, *, tracked: Values | None = None) -> None:
         text = json.dumps(plain(row))
