@@ -247,6 +247,9 @@ def _cross_check(cfg: Config, source: Source) -> None:
         raise source.error("detector.assigner", problem, "remove it, or that weighting on one kind of images")
     if not find(cfg.method.name).uses_unlabeled:
         return
+    if cfg.origins.get("method.score") == "command line" and getattr(cfg.method, "threshold", None) is not None:
+        problem = f"is not read: 'method.threshold' says {cfg.method.threshold.name}"
+        raise source.error("method.score", problem, "remove it, or add method.threshold=null")
     if cfg.method.burn_in >= cfg.train.steps:
         problem = f"{cfg.method.burn_in} >= train.steps {cfg.train.steps}: no semi-supervised phase"
         raise source.error("method.burn_in", problem, "lower it")

@@ -10,6 +10,7 @@ import yaml
 from ssod.commands.init.edit import with_changes
 from ssod.commands.init.write import changed, write_config
 from ssod.config import load
+from ssod.utils.errors import SsodError
 from ssod.utils.merging import merge
 from tests.small_sets import coco, pictures
 
@@ -81,7 +82,11 @@ def test_init_keeps_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     plain, own = (Path(name).with_suffix(".yaml").read_text().replace(name, "X") for name in ("aaa", "bbb"))
     assert [line for line in plain.splitlines() if line not in own.splitlines()] == [
-        line for line in plain.splitlines() if line.startswith(("  lr:", "  score:"))
+        line for line in plain.splitlines() if line.startswith(("  lr:", "  threshold:"))
     ]
     cfg = load("bbb.yaml")
-    assert (cfg.train.lr, cfg.train.seed, cfg.method.score) == (0.5, 3, 0.6)
+    assert (cfg.train.lr, cfg.train.seed, cfg.method.score, cfg.method.threshold) == (0.5, 3, 0.6, None)
+    assert load("aaa.yaml").method.threshold.name == "label_count"
+    with pytest.raises(SsodError, match="says label_count"):
+        load("aaa.yaml", ["method.score=0.3"])
+    assert load("aaa.yaml", ["method.score=0.3", "method.threshold=null"]).method.score == 0.3

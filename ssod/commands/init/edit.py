@@ -60,6 +60,13 @@ def _block(added: dict[str, Any], *, top: bool) -> str:
     return "\n" + "\n\n".join(dump_yaml({key: value}).strip() for key, value in added.items())
 
 
+def score_counts(tree: Mapping[str, Any], changes: dict[str, Any]) -> None:
+    """Let a score that a user names take the place of the recipe's threshold, which would not read it."""
+    own = changes.get("method", {})
+    if "score" in own and "threshold" not in own and tree["method"].get("threshold"):
+        changes["method"] = own | {"threshold": None}
+
+
 def _replaced(text: str, node: yaml.Node, new: Any, why: str) -> Iterator[Edit]:
     """Yield the edits of one value: itself, and what its line says of it."""
     start, end = node.start_mark.index, _last(node).end_mark.index

@@ -220,13 +220,19 @@ def _strong(tree: dict[str, Any]) -> str:
 _REMARKS = {
     "burn_in": "labelled images only; later if the first pseudo-labels are bad",
     "start": "from burn-in to here pseudo-labels are made, to find thresholds, but not learned from",
+    "threshold": "as many labels of a class as labelled images have; {name: fixed, score: 0.5} takes what scores more",
     "score": "lower it when the log says that no pseudo box is kept",
 }
 
 
 def _method(section: dict[str, Any], sizes: Sizes) -> str:
     """Return what nearly everyone changes of the method's section, at the recipe's values for data of one's own."""
-    lines = [f"  {key}: {section[key]} # {remark}" for key, remark in _REMARKS.items() if key in section]
+    unread = {"score"} if section.get("threshold") else set()
+    lines = [
+        f"  {key}: {_value(section[key])} # {remark}"
+        for key, remark in _REMARKS.items()
+        if key in section.keys() - unread
+    ]
     # Also where a method starts its average after burn-in, and none is needed: the baseline's starts at once.
     ema = {"decay": section["ema"]["decay"], "warm_up": section["ema"].get("warm_up", True)}
     half = round(math.log(0.5) / math.log(ema["decay"]), -1)
@@ -235,6 +241,10 @@ def _method(section: dict[str, Any], sizes: Sizes) -> str:
         side = 2 * sizes.short
         lines += [f"  mosaic_size: {flow([round(0.3 * side), round(0.6 * side) - 1])}", f"  cache: {{side: {side}}}"]
     return "\n".join(["method:", *lines])
+
+
+def _value(value: Any) -> str:
+    return str(value) if isinstance(value, str | float | int) else flow(value)
 
 
 def _power_of_two(limit: int) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 from ssod import config
 from ssod.commands.check import check
 from ssod.commands.init import text as init_text
-from ssod.commands.init.edit import flow, with_changes
+from ssod.commands.init.edit import flow, score_counts, with_changes
 from ssod.commands.init.fit import fit, said
 from ssod.commands.init.half_labeled import refuse_half_labeled
 from ssod.commands.init.seldom import fewer_evaluations, seldom
@@ -126,6 +126,7 @@ def _write_fitted(
     if section["labeled"]["format"] in ("voc", "labelme", "labelstudio") and "classes" not in section:
         section["classes"] = list(data.classes.names)  # these have no list; this one stays the same
     tree, _ = recipes.compose(recipe)
+    score_counts(tree, changes)
     n = init_text.numbers(data, tree["train"], changes.get("train", {}).get("batch"), pace)
     sizes = fit(data.labeled, tree, changes, n, budget)
     text = seldom(compose(out, section, data, recipe, tree, n, sizes), tree, changes, n.steps)
