@@ -13,13 +13,13 @@ from ssod.data.formats.image import MAX_PIXELS, Alpha
 from ssod.data.formats.records import Images, Labeled
 from ssod.inference import label_limits, label_parts, next_images, output_dir, predict, review_queue
 from ssod.inference import label_writers as writers
-from ssod.inference.draw_boxes import draw
 from ssod.inference.graph import check_floor
 from ssod.inference.label_limits import Limits
 from ssod.inference.label_parts import NOTHING, Values, Wanted, Written
 from ssod.inference.label_store import LabelStore
 from ssod.inference.model import BATCH, Model, check_score
 from ssod.inference.next_images import Chosen
+from ssod.inference.picture_files import drawing, picture_name
 from ssod.inference.shard import Shard
 from ssod.inference.stream import WORKERS
 from ssod.transforms.transform import MIN_SIDE
@@ -104,7 +104,7 @@ def label_files(
     found = found if shard is None else shard.part(found)
     target = writers.prepare(format, Path(out), images, found, parts.names)
     if parts.next:
-        output_dir.refuse_shared(found, predict.picture_name, "picture", "rename one")
+        output_dir.refuse_shared(found, picture_name, "picture", "rename one")
     free = label_parts.unlabelled(found, parts.labelled) if parts.names else []
     model = predict.model_for(weights, found, levels, alpha, device)
     limits = _limits(weights, model, score, precision)
@@ -205,6 +205,7 @@ class _Look:
 
     def draw(self, images: Images, folder: Path) -> None:
         """Write pictures of ``images`` with all boxes that were judged, labels or not."""
-        for i, picture, detected in predict.look_through(self.model, images, self.lowest, [], *self.how):
-            drawn = draw(picture, detected, self.model.classes.names)
-            predict.save(drawn, folder / predict.picture_name(images.paths[i]))
+        _, workers, _ = self.how
+        with drawing(folder, self.model.classes.names, workers) as draw:
+            for i, picture, detected in predict.look_through(self.model, images, self.lowest, [], *self.how):
+                draw(images.paths[i], picture, detected)
