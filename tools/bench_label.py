@@ -1,14 +1,14 @@
-"""How much slower than its detector `ssod label` is, and how its memory grows with the images.
+"""How much slower than its detector `ssod label` or `ssod predict` is, and how its memory grows with the images.
 
-    python -m tools.bench_label --images 2000 --size 64
+    python -m tools.bench_label --images 2000 --size 64 [--command predict]
 
-One folder has ``--images`` hard links to a few JPEGs; a small random detector labels them, as COCO. **Bare** is what
-the least program would do: the same detector on the same views in the same batches, made before the clock starts, and
-its detections. Both alternate in one process.
+One folder has ``--images`` hard links to a few JPEGs; a small random detector labels them, as COCO, or predicts on
+them. **Bare** is what the least program would do: the same detector on the same views in the same batches, made before
+the clock starts, and its detections. Both alternate in one process.
 
 Seconds are those of the thread that feeds the detector (``time.thread_time``), of each image beyond the first tenth:
-what is done once, as loading the weights, is left out. Threads read images beside it; what these computed is told for
-itself. Memory is the most that the process had in its own pages, after that tenth and after all.
+what is done once, as loading the weights, is left out. Threads read images and draw pictures beside it; what these
+computed is told for itself. Memory is the most that the process had in its own pages, after that tenth and after all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ssod.data.loading.reader import Reader
 from ssod.data.synthetic import write_shapes
 from ssod.inference.label import label_files
 from ssod.inference.model import BATCH, DIVISOR, Model, load
-from ssod.inference.predict import find_images
+from ssod.inference.predict import find_images, predict_files
 from ssod.structures import View
 from ssod.utils import model_file
 from tools.export_parity import random_model
@@ -42,6 +42,8 @@ from tools.options import count
 
 PICTURES = 8
 SCORE = 0.5
+Command = Callable[..., object]
+COMMANDS: dict[str, Command] = {"label": label_files, "predict": predict_files}
 
 
 @dataclass
@@ -49,23 +51,23 @@ class Result:
     """What one image costs.
 
     Attributes:
-        label, bare: seconds of the main thread, medians of the rounds.
-        reading: seconds of the threads that read.
+        command, bare: seconds of the main thread, medians of the rounds.
+        beside: seconds of the threads that read and draw.
         grown: bytes that the peak of the memory rose by, with all images after a tenth of them, for each of the others.
     """
 
-    label: float
+    command: float
     bare: float
-    reading: float
+    beside: float
     grown: float
 
     @property
     def ratio(self) -> float:
-        """Label over bare."""
-        return self.label / self.bare
+        """The command over bare."""
+        return self.command / self.bare
 
 
-def bench(folder: Path, images: int, size: int, rounds: int, detector: str) -> Result:
+def bench(folder: Path, images: int, size: int, rounds: int, detector: str, run: Command) -> Result:
     """Measure in ``folder``, which is empty."""
     weights = weights_in(folder, detector)
     root = write_shapes(folder / "set", train=PICTURES, val=1, size=size)
@@ -74,16 +76,16 @@ def bench(folder: Path, images: int, size: int, rounds: int, detector: str) -> R
     )
     model = load(weights)
     views = prepared(model, few)
-    labelled(weights, few, folder / "first")
+    quietly(run, weights, few, folder / "first")
     before = peak()
     times, more = [], images - images // 10
     for number in range(rounds):
-        once, other = timed(lambda n=number: labelled(weights, few, folder / f"few{n}"))
-        seconds, others = timed(lambda n=number: labelled(weights, all_of_them, folder / f"all{n}"))
+        once, other = timed(lambda n=number: quietly(run, weights, few, folder / f"few{n}"))
+        seconds, others = timed(lambda n=number: quietly(run, weights, all_of_them, folder / f"all{n}"))
         bare, _ = timed(lambda: forward(model, views, more))
         times.append((seconds - once, bare, others - other))
-    label, bare, reading = (median(each) / more for each in zip(*times))
-    return Result(label, bare, reading, (peak() - before) / more)
+    command, bare, beside = (median(each) / more for each in zip(*times))
+    return Result(command, bare, beside, (peak() - before) / more)
 
 
 def weights_in(folder: Path, detector: str) -> Path:
@@ -111,10 +113,10 @@ def prepared(model: Model, folder: Path) -> View:
     return collate(samples, list(range(BATCH)), DIVISOR)
 
 
-def labelled(weights: Path, images: Path, out: Path) -> None:
-    """Label a folder as the command does, without its words."""
+def quietly(run: Command, weights: Path, images: Path, out: Path) -> None:
+    """Run a command on a folder, without its words."""
     with contextlib.redirect_stdout(io.StringIO()):
-        label_files(weights, images, out, score=SCORE)
+        run(weights, images, out, score=SCORE)
 
 
 @torch.no_grad()
@@ -144,19 +146,19 @@ def main(argv: list[str] | None = None) -> Result:
     parser.add_argument("--size", type=count, default=64, help="height and width of the images")
     parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--detector", default="retinanet", choices=["retinanet", "fcos", "faster_rcnn"])
+    parser.add_argument("--command", default="label", choices=list(COMMANDS))
     args = parser.parse_args(argv)
     if args.images < 10 * BATCH:
         parser.error(f"--images must be {10 * BATCH} or more")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found = bench(Path(folder), args.images, args.size, args.rounds, args.detector)
+        found = bench(Path(folder), args.images, args.size, args.rounds, args.detector, COMMANDS[args.command])
     print(f"{args.images} images of {args.size} x {args.size} px, {args.detector}, {args.rounds} rounds, one thread")
-    print(
-        f"label    {1000 * found.label:.2f} ms an image, {1 / found.label:.0f} a second, of the thread of the detector"
-    )
+    one = f"{1000 * found.command:.2f} ms an image, {1 / found.command:.0f} a second"
+    print(f"{args.command:8} {one}, of the thread of the detector")
     print(f"bare     {1000 * found.bare:.2f} ms an image, {1 / found.bare:.0f} a second")
     print(f"ratio    {found.ratio:.2f}")
-    print(f"reading  {1000 * found.reading:.2f} ms an image, of threads beside it")
+    print(f"beside   {1000 * found.beside:.2f} ms an image, of threads that read and draw")
     print(f"memory   {found.grown:.0f} bytes an image")
     return found
 
