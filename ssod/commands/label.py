@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssod.commands.labelled import parts
 from ssod.data.formats.image import MAX_PIXELS, Alpha
 from ssod.inference.label import WrittenLabels, label_files
+from ssod.inference.labelled import parts
 from ssod.inference.model import BATCH
 from ssod.inference.shard import read_shard
 from ssod.inference.stream import WORKERS

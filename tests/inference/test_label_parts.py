@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from ssod.commands.labelled import parts
 from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.records import Images
 from ssod.data.formats.registry import CocoSource, YoloSource, read_labeled
 from ssod.inference.label import label_files
 from ssod.inference.label_parts import Wanted, sample, unlabelled
+from ssod.inference.labelled import parts
 from ssod.utils.errors import SsodError
 from tests.small_sets import coco
 from tests.trained import model_file, photos
