@@ -12,7 +12,6 @@ from PIL import Image
 
 from ssod.inference import picture_files, predict
 from ssod.inference.label import label_files
-from ssod.inference.label_parts import Wanted
 from ssod.inference.picture_files import beside
 from ssod.inference.predict import predict_files
 from ssod.utils.errors import Exit, SsodError
@@ -36,7 +35,7 @@ def test_threads_write_the_same_bytes(weights: Path, tmp_path: Path) -> None:
     written = {}
     for workers in (0, 3):
         predict_files(weights, tmp_path / "in", tmp_path / f"p{workers}", workers=workers)
-        label_files(weights, tmp_path / "in", tmp_path / f"l{workers}", parts=Wanted(next=4), workers=workers)
+        label_files(weights, tmp_path / "in", tmp_path / f"l{workers}", next=4, workers=workers)
         written[workers] = contents(tmp_path / f"p{workers}"), contents(tmp_path / f"l{workers}")
     assert written[0] == written[3]
     assert set(written[0][0]) == {*NAMES[:-1], "j.bmp.png", "results.json"}

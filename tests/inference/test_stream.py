@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from ssod.inference.label import label_files
-from ssod.inference.label_parts import Wanted
 from ssod.inference.model import Detected, Model
 from ssod.inference.predict import predict_files
 from ssod.inference.stream import in_order
@@ -27,9 +26,9 @@ BOXES = 40
 PER_IMAGE = 4096  # bytes: paths, a few numbers; one dictionary of a box takes a sixth of it
 COMMANDS: dict[str, Callable] = {
     "predict": predict_files,
-    "coco": lambda *args, **how: label_files(*args, score=0.3, parts=Wanted(next=2, audit=2), **how),
-    "labelstudio": lambda *args, **how: label_files(*args, "labelstudio", score=0.3, **how),
-    "cvat": lambda *args, **how: label_files(*args, "cvat", score=0.3, **how),
+    "coco": lambda *args, **how: label_files(*args, score=0.3, next=2, audit=2, **how),
+    "labelstudio": lambda *args, **how: label_files(*args, format="labelstudio", score=0.3, **how),
+    "cvat": lambda *args, **how: label_files(*args, format="cvat", score=0.3, **how),
 }
 
 
