@@ -110,7 +110,11 @@ class Model:
 
     def prepare(self, picture: Image.Image) -> Sample | None:
         """Return what the detector gets to see of a picture, without padding; None where it is looked at in tiles."""
-        return make_views(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"] if self.tiles is None else None
+        if self.tiles is not None:
+            return None
+        seen = make_views(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"]
+        seen.image.array()  # computed here, in the thread of whoever prepares
+        return seen
 
     def look(
         self, pictures: Sequence[Image.Image], prepared: Sequence[Sample | None], score: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from ssod.inference.label import label_files
 from ssod.inference.model import Detected, Model
 from ssod.inference.predict import predict_files
 from ssod.inference.stream import in_order
+from ssod.transforms import raster
 from ssod.utils import json_pieces
 from ssod.utils.spool import Spool
 from tests.trained import model_file, photos
@@ -81,6 +83,21 @@ def test_threads_and_batches_change_nothing(name: str, tmp_path: Path) -> None:
     trees = [json.loads(text) for text in told.values()]
     assert len(trees[0] if name == "predict" else trees[0]["annotations"]) > 6
     assert all(close(trees[0], tree) for tree in trees[1:]), "batches of a convolution round otherwise"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_who_reads_computes_the_pixels_of_views(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that feeds the detector scales no picture, unless there is no other."""
+    weights, scale, scaled_by = model_file(tmp_path / "m.safetensors"), raster.ops.resized, []
+    photos(tmp_path / "in", [f"{i}.jpg" for i in range(6)])
+
+    def noted(*args: object) -> np.ndarray:
+        scaled_by.append(threading.current_thread() is threading.main_thread())
+        return scale(*args)
+
+    monkeypatch.setattr(raster.ops, "resized", noted)
+    label_files(weights, tmp_path / "in", tmp_path / "out", score=0.3, workers=workers)
+    assert scaled_by == [not workers] * 6
 
 
 def test_threads_are_only_so_far_ahead_and_stop_with_whom_they_work_for() -> None:
