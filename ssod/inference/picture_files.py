@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec
 
 from PIL import Image
 
 from ssod.inference.draw_boxes import draw
 from ssod.structures import Targets
 from ssod.utils.lettering import lettering
+from ssod.utils.threads import beside
 
 AHEAD = 2  # pictures for each thread that are being drawn or wait for it
-
-P = ParamSpec("P")
 
 
 @contextmanager
@@ -43,44 +40,6 @@ def drawing(
     lettering(classes)  # what it says is said once, before there are threads
     with beside(work, workers, AHEAD * workers) as write:
         yield write
-
-
-@contextmanager
-def beside(work: Callable[P, None], workers: int, ahead: int) -> Generator[Callable[P, None], None, None]:
-    """Give what calls ``work`` in threads; at the end of the block all calls are over.
-
-    Args:
-        work: its calls may overtake each other.
-        workers: threads; 0 = whoever calls does the work.
-        ahead: calls that may be open; whoever wants one more waits until one of them is over.
-
-    Raises:
-        Exception: what ``work`` raised, at the next call or at the end; calls that had not begun are given up.
-    """
-    if not workers:
-        yield work
-        return
-    pool, pending = ThreadPoolExecutor(workers), set[Future[None]]()
-
-    def settle(most: int) -> None:
-        while True:
-            over = {call for call in pending if call.done()}
-            pending.difference_update(over)
-            for call in over:
-                call.result()
-            if len(pending) <= most:
-                return
-            wait(pending, return_when=FIRST_COMPLETED)
-
-    def submit(*args: P.args, **named: P.kwargs) -> None:
-        settle(ahead - 1)
-        pending.add(pool.submit(work, *args, **named))
-
-    try:
-        yield submit
-        settle(0)
-    finally:  # also when something else went wrong in the block
-        pool.shutdown(cancel_futures=True)
 
 
 def picture_name(path: str) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import TypeVar
 
 from PIL import Image
 
@@ -18,10 +15,9 @@ from ssod.inference.model import BATCH, Detected, Model
 from ssod.transforms.views import Sample
 from ssod.utils.errors import SsodError
 from ssod.utils.progress import bar
+from ssod.utils.threads import in_order
 
 WORKERS = 4
-
-T = TypeVar("T")
 
 
 def look_through(
@@ -72,21 +68,6 @@ def look_through(
             detected = model.look([p for _, (p, _) in good], [s for _, (_, s) in good], score)
             yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
             reach(first + len(ready))
-
-
-def in_order(make: Callable[[int], T], count: int, workers: int, ahead: int) -> Generator[T, None, None]:
-    """Yield ``make(0)``, ``make(1)``, ..., up to ``ahead`` of which are made in threads before they are asked for."""
-    if not workers:
-        yield from map(make, range(count))
-        return
-    pool, numbers = ThreadPoolExecutor(workers), iter(range(count))
-    try:
-        coming = deque(pool.submit(make, i) for i in islice(numbers, ahead))
-        while coming:
-            yield coming.popleft().result()
-            coming.extend(pool.submit(make, i) for i in islice(numbers, 1))
-    finally:  # also when whoever asks wants no more
-        pool.shutdown(cancel_futures=True)
 
 
 def _as_options(error: SsodError) -> SsodError:

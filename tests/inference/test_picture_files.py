@@ -12,9 +12,9 @@ from PIL import Image
 
 from ssod.inference import picture_files, predict
 from ssod.inference.label import label_files
-from ssod.inference.picture_files import beside
 from ssod.inference.predict import predict_files
 from ssod.utils.errors import Exit, SsodError
+from ssod.utils.threads import beside
 from tests.patience import LONG
 from tests.trained import model_file, photos
 

@@ -18,10 +18,10 @@ from PIL import Image
 from ssod.inference.label import label_files
 from ssod.inference.model import Detected, Model
 from ssod.inference.predict import predict_files
-from ssod.inference.stream import in_order
 from ssod.transforms import raster
 from ssod.utils import json_pieces
 from ssod.utils.spool import Spool
+from ssod.utils.threads import in_order
 from tests.trained import model_file, photos
 
 BOXES = 40
