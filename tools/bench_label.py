@@ -37,8 +37,9 @@ from ssod.data.formats.image import MAX_PIXELS
 from ssod.data.loading.loader import collate
 from ssod.data.loading.reader import Reader
 from ssod.data.synthetic import write_shapes
+from ssod.inference.graph_content import DIVISOR
 from ssod.inference.label import label_files
-from ssod.inference.model import BATCH, DIVISOR, Model, load
+from ssod.inference.model import BATCH, Model, load
 from ssod.inference.predict import find_images, predict_files
 from ssod.structures import View
 from ssod.utils import model_file

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssod.inference import shown
 from ssod.inference.label import label_files
 from ssod.inference.model import Detected, Model
 from ssod.inference.predict import predict_files
@@ -35,7 +36,7 @@ COMMANDS: dict[str, Callable] = {
 
 
 def many(detected: Detected) -> Callable:
-    return lambda self, pictures, prepared, score: [detected[:] for _ in pictures]
+    return lambda self, pictures, shown, score, workers: [detected[:] for _ in pictures]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -46,6 +47,7 @@ def test_memory_does_not_grow_with_the_images(name: str, tmp_path: Path, monkeyp
     found = Detected(torch.rand(BOXES, 4).cumsum(1) * 4, torch.zeros(BOXES).long(), torch.linspace(0.9, 0.4, BOXES))
     monkeypatch.setattr(Model, "look", many(found))
     monkeypatch.setattr(Model, "prepare", lambda self, picture: None)
+    monkeypatch.setattr(Model, "batch", lambda self, pictures, prepared: [])
     peaks = []
     for count in (30, 110):
         folder = tmp_path / f"{count}"
@@ -68,9 +70,10 @@ def close(one: object, other: object) -> bool:
     return one == pytest.approx(other, rel=1e-4, abs=2e-3) if isinstance(one, float) else one == other
 
 
+@pytest.mark.parametrize("tiles", [None, {"size": 64, "overlap": 0.25}])
 @pytest.mark.parametrize("name", ["predict", "coco"])
-def test_threads_and_batches_change_nothing(name: str, tmp_path: Path) -> None:
-    weights = model_file(tmp_path / "m.safetensors")
+def test_threads_and_batches_change_nothing(name: str, tiles: dict | None, tmp_path: Path) -> None:
+    weights = model_file(tmp_path / "m.safetensors", tiles=tiles)
     photos(tmp_path / "in", [f"{i}.jpg" for i in range(6)])
     photos(tmp_path / "in/sub", ["wide.png"])
     told = {}
@@ -86,18 +89,28 @@ def test_threads_and_batches_change_nothing(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_who_reads_computes_the_pixels_of_views(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that feeds the detector scales no picture, unless there is no other."""
-    weights, scale, scaled_by = model_file(tmp_path / "m.safetensors"), raster.ops.resized, []
+@pytest.mark.parametrize("tiles", [None, {"size": 64, "overlap": 0.25}])
+def test_who_feeds_the_detector_makes_no_view(
+    tiles: dict | None, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that feeds the detector scales no picture and lays none into a batch, unless there is no other."""
+    weights, done_by = model_file(tmp_path / "m.safetensors", tiles=tiles), []
     photos(tmp_path / "in", [f"{i}.jpg" for i in range(6)])
 
-    def noted(*args: object) -> np.ndarray:
-        scaled_by.append(threading.current_thread() is threading.main_thread())
-        return scale(*args)
+    def noted(name: str, work: Callable) -> Callable:
+        def noting(*args: object) -> object:
+            done_by.append((name, threading.current_thread() is threading.main_thread()))
+            return work(*args)
 
-    monkeypatch.setattr(raster.ops, "resized", noted)
-    label_files(weights, tmp_path / "in", tmp_path / "out", score=0.3, workers=workers)
-    assert scaled_by == [not workers] * 6
+        return noting
+
+    monkeypatch.setattr(raster.ops, "resized", noted("resized", raster.ops.resized))
+    monkeypatch.setattr(shown, "collate", noted("collate", shown.collate))
+    label_files(weights, tmp_path / "in", tmp_path / "out", score=0.3, workers=workers, batch=4)
+    assert set(done_by) == {("resized", not workers), ("collate", not workers)}
+    assert len([name for name, _ in done_by if name == "collate"]) == (
+        2 if tiles is None else 8
+    )  # 9 tiles an image, 8 a batch
 
 
 def test_threads_are_only_so_far_ahead_and_stop_with_whom_they_work_for() -> None:
