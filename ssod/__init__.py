@@ -25,13 +25,13 @@ if TYPE_CHECKING:  # for editors and type checkers; a test compares it with the 
     from ssod.commands.evaluate import evaluate
     from ssod.commands.init.begin import init
     from ssod.commands.known import list_detectors, list_losses, list_methods
-    from ssod.commands.label import label
     from ssod.commands.merge import merge
     from ssod.commands.plan import plan
     from ssod.commands.split import split
     from ssod.config import load as load_config
     from ssod.config import load_recipe
     from ssod.inference.export import export
+    from ssod.inference.label import label_files as label
     from ssod.inference.predict import load
     from ssod.inference.predict import predict_files as predict
     from ssod.report.run_page import report as write_report
@@ -48,7 +48,7 @@ _CALLS = {
     "evaluate": ("ssod.commands.evaluate", "evaluate"),
     "export": ("ssod.inference.export", "export"),
     "init": ("ssod.commands.init.begin", "init"),
-    "label": ("ssod.commands.label", "label"),
+    "label": ("ssod.inference.label", "label_files"),
     "list_detectors": ("ssod.commands.known", "list_detectors"),
     "list_losses": ("ssod.commands.known", "list_losses"),
     "list_methods": ("ssod.commands.known", "list_methods"),

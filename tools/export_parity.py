@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ssod.detectors.build import DetectorConfig, build
 from ssod.inference.export import Graph, convert, runner
 from ssod.inference.export_parity import Parity, Run, as_view, measure, rows, texture, within
-from ssod.inference.model import DIVISOR, Model
+from ssod.inference.graph_content import DIVISOR
+from ssod.inference.model import Model
 
 DETECTORS = ("retinanet", "fcos", "faster_rcnn")
 LAST = ("cls_logits", "cls_score", "bbox_reg", "bbox_pred", "ctrness", "objectness")  # layers

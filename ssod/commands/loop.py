@@ -46,11 +46,11 @@ def label(
     ] = None,
 ) -> None:
     """Pseudo-labels to files, and a ranking of the images to look at first."""
-    from ssod.commands.label import label
+    from ssod.inference.label import label_files
 
     parts = {"next": next, "audit": audit, "labeled": labeled or [], "shard": shard}
     how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch, device=device)
-    label(weights, images, out, format=format, score=score, precision=precision, **parts, **how)
+    label_files(weights, images, out, format=format, score=score, precision=precision, **parts, **how)
 
 
 def audit(

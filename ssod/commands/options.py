@@ -44,7 +44,10 @@ DecodeVal = Annotated[
     typer.Option("--decode", help="Val images to decode before the first step: none, sample or all; as in ssod check."),
 ]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help="An image with more pixels is not decoded.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Threads that read images; 4 unless said.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Threads that read images, and as many that draw pictures; 4 unless said."),
+]
 ImageBatch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Images that the detector looks at together; 8 unless said.")
 ]

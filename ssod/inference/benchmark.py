@@ -20,7 +20,8 @@ from rich.table import Table
 from torch import Tensor
 
 from ssod.inference.export_parity import Run, texture
-from ssod.inference.model import DIVISOR, Model
+from ssod.inference.graph_content import DIVISOR
+from ssod.inference.model import Model
 from ssod.transforms.views import make_views
 from ssod.utils.printing import console
 

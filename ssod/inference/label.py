@@ -11,16 +11,16 @@ import numpy as np
 
 from ssod.data.formats.image import MAX_PIXELS, Alpha
 from ssod.data.formats.records import Images, Labeled
-from ssod.inference import label_limits, label_parts, next_images, output_dir, predict, review_queue
+from ssod.inference import label_limits, label_parts, labelled, next_images, output_dir, predict, review_queue
 from ssod.inference import label_writers as writers
-from ssod.inference.draw_boxes import draw
 from ssod.inference.graph import check_floor
 from ssod.inference.label_limits import Limits
-from ssod.inference.label_parts import NOTHING, Values, Wanted, Written
+from ssod.inference.label_parts import Values, Written
 from ssod.inference.label_store import LabelStore
 from ssod.inference.model import BATCH, Model, check_score
 from ssod.inference.next_images import Chosen
-from ssod.inference.shard import Shard
+from ssod.inference.picture_files import drawing, picture_name
+from ssod.inference.shard import read_shard
 from ssod.inference.stream import WORKERS
 from ssod.transforms.transform import MIN_SIDE
 from ssod.utils.distributed import Device
@@ -58,20 +58,22 @@ def label_files(
     weights: str | os.PathLike,
     images: str | os.PathLike,
     out: str | os.PathLike,
+    *,
     format: str = "coco",
     score: float | None = None,
-    *,
     precision: float | None = None,
-    parts: Wanted = NOTHING,
+    next: int = 0,
+    audit: int = 0,
+    labeled: Sequence[str] = (),
     levels: tuple[float, float] | None = None,
     alpha: Alpha | None = None,
     max_pixels: int = MAX_PIXELS,
     workers: int = WORKERS,
     batch: int = BATCH,
     device: Device = "auto",
-    shard: Shard | None = None,
+    shard: str | None = None,
 ) -> WrittenLabels:
-    """Write detections as labels, in a form that can be trained on or corrected; print a line.
+    """Write detections as labels, in a form that can be trained on or corrected, and print what was written.
 
     An image in which nothing was found is among them, without boxes. ``review.csv`` beside the labels ranks the images
     by how unsure they are (``ssod.inference.review_queue``). Boxes with a side of one pixel or less are left
@@ -81,31 +83,38 @@ def label_files(
         weights: model file, run folder, or exported graph.
         images: an image, a folder (searched recursively), a glob or a .txt list.
         out: a new folder; for COCO also a ``.json`` file, and the folder may hold other files.
-        format: one of ``ssod.inference.label_writers.WRITERS``.
+        format: ``coco``, ``yolo``, ``voc``, ``labelstudio`` or ``cvat``.
         score: keep boxes above this score, 0..1; None = 0.5, or as ``precision`` asks.
-        precision: keep the boxes of a class from the score on from which this share of them was right on the run's
-            own val images; a class without such a score is left out, and told (``ssod.evaluation.cutoffs``).
-        parts: for a person, in folders beside the labels: which images to label next, with pictures
-            (``ssod.inference.next_images``), and a random sample to check (``ssod audit``).
-        levels, alpha, max_pixels: as in ``predict.predict_files``.
-        workers, batch: as in ``stream.look_through``.
-        device: as in ``predict.predict_files``.
-        shard: the part of the images to label; ``ssod merge`` joins what the processes of all parts wrote. None = all.
+        precision: keep the boxes of a class from the score on from which this share of them was right on the run's own
+            val images; a class without such a score is left out, and told (``ssod.evaluation.cutoffs``).
+        next: so many images to label next, which most is to be learnt from (``ssod.inference.next_images``), with
+            pictures, in a folder beside the labels; 0 = none.
+        audit: so many images of a random sample, whose labels to check (``ssod audit``), likewise; 0 = none. ``next``
+            chooses others.
+        labeled: sets that are labelled already, as the run's own images are: neither of the two takes them.
+        levels, alpha, max_pixels: how pixels are read, as in ``ssod.predict``.
+        workers: threads that read images, and as many that draw pictures; 0 = none.
+        batch: images that the detector looks at together.
+        device: where it runs; ``auto`` takes a GPU where there is one.
+        shard: one part of the images alone, ``3/8``; ``ssod merge`` joins what the processes of all parts wrote. None =
+            all.
 
     Returns:
         What was written, and where.
 
     Raises:
         SsodError: weights or images that cannot be read, an ``out`` that exists or, where images are linked there,
-            lies among them, a disk that refuses; a precision that no class reaches, or that nothing tells of; a sample
-            of all images that leaves none to label next.
+            lies among them, a disk that refuses; a precision that no class reaches, or that nothing tells of; a part
+            that there is not; a sample of all images that leaves none to label next.
     """
-    _check_options(score, precision, parts, shard)
+    _check_options(score, precision, next, audit, shard)
+    part = None if shard is None else read_shard(shard)
+    parts = labelled.parts(Path(weights), next=next, audit=audit, labeled=labeled)
     found = predict.find_images(images)
-    found = found if shard is None else shard.part(found)
+    found = found if part is None else part.part(found)
     target = writers.prepare(format, Path(out), images, found, parts.names)
     if parts.next:
-        output_dir.refuse_shared(found, predict.picture_name, "picture", "rename one")
+        output_dir.refuse_shared(found, picture_name, "picture", "rename one")
     free = label_parts.unlabelled(found, parts.labelled) if parts.names else []
     label_parts.check_enough(len(free), parts)
     model = predict.model_for(weights, found, levels, alpha, device)
@@ -137,13 +146,13 @@ def label_files(
     return WrittenLabels(target, format, **counts, **where, labels=written.data)
 
 
-def _check_options(score: float | None, precision: float | None, parts: Wanted, shard: Shard | None) -> None:
+def _check_options(score: float | None, precision: float | None, next: int, audit: int, shard: str | None) -> None:
     """Refuse options that say nothing together, before a file is opened."""
     check_score(score)
     if score is not None and precision is not None:
         raise SsodError("command line", "--precision", "stands beside --score", "give one of the two")
-    if shard is not None and parts.names:
-        problem = f"stands beside --{parts.names[0]}, which chooses among all images"
+    if shard is not None and (next or audit):
+        problem = f"stands beside --{'next' if next else 'audit'}, which chooses among all images"
         raise SsodError("command line", "--shard", problem, "leave one of the two out")
 
 
@@ -208,6 +217,7 @@ class _Look:
 
     def draw(self, images: Images, folder: Path) -> None:
         """Write pictures of ``images`` with all boxes that were judged, labels or not."""
-        for i, picture, detected in predict.look_through(self.model, images, self.lowest, [], *self.how):
-            drawn = draw(picture, detected, self.model.classes.names)
-            predict.save(drawn, folder / predict.picture_name(images.paths[i]))
+        _, workers, _ = self.how
+        with drawing(folder, self.model.classes.names, workers) as draw:
+            for i, picture, detected in predict.look_through(self.model, images, self.lowest, [], *self.how):
+                draw(images.paths[i], picture, detected)

@@ -44,9 +44,6 @@ class Wanted:
         return [name for name, many in (("next", self.next), ("audit", self.audit)) if many]
 
 
-NOTHING = Wanted()
-
-
 @dataclass(frozen=True)
 class Written:
     """Labels as they are written: N images with their boxes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from ssod.data.formats.image import Pixels
 from ssod.data.formats.records import Classes
-from ssod.data.loading.loader import by_canvas, collate
 from ssod.detectors.build import DetectorConfig, build
 from ssod.detectors.d2.card import Bounded, judge, refuse_files
 from ssod.detectors.d2.config import D2Config
@@ -24,16 +23,16 @@ from ssod.evaluation.merge_tiles import Merging
 from ssod.inference import graph_content
 from ssod.inference.draw_boxes import Picture, as_picture
 from ssod.inference.graph import detector_of
-from ssod.inference.graph_content import DIVISOR
+from ssod.inference.shown import Shown
 from ssod.inference.weights_file import weights_file
 from ssod.structures import Detector, Targets, Tiles
-from ssod.structures.boxes import clip, warp
 from ssod.transforms.tile_view import view_tile
 from ssod.transforms.views import Pipeline, Sample, make_views
 from ssod.utils import graph_file, model_file
 from ssod.utils.distributed import pick_device
 from ssod.utils.errors import Exit, SsodError
 from ssod.utils.given import given
+from ssod.utils.threads import in_order
 
 BATCH = 8
 MISFIT = "use a file whose card is of its own weights"
@@ -99,79 +98,68 @@ class Model:
         """
         check_score(score)
         if not isinstance(images, (list, tuple)):
-            picture = as_picture(images, pixels=self.pixels)
-            return self.look([picture], [self.prepare(picture)], score)[0]
+            return self._found([as_picture(images, pixels=self.pixels)], score)[0]
         found = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             pictures = [as_picture(image, f"images[{i}]", self.pixels) for i, image in enumerate(part, start)]
-            found += self.look(pictures, [self.prepare(p) for p in pictures], score)
+            found += self._found(pictures, score)
         return found
+
+    def _found(self, pictures: Sequence[Image.Image], score: float | None) -> list[Detected]:
+        return self.look(pictures, self.batch(pictures, [self.prepare(p) for p in pictures]), score)
 
     def prepare(self, picture: Image.Image) -> Sample | None:
         """Return what the detector gets to see of a picture, without padding; None where it is looked at in tiles."""
-        return make_views(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"] if self.tiles is None else None
+        if self.tiles is not None:
+            return None
+        seen = make_views(picture, None, {"val": self.pipeline}, 0, "val", 0, 0)["val"]
+        seen.image.array()  # computed here, in the thread of whoever prepares
+        return seen
+
+    def batch(self, pictures: Sequence[Image.Image], prepared: Sequence[Sample | None]) -> list[Shown]:
+        """Return what the detector looks at together of some pictures; nothing of those that it looks at in tiles."""
+        if self.tiles is not None:
+            return []
+        whole = [given(sample, "prepare made no view of this picture") for sample in prepared]
+        return Shown.batched(whole, [picture.size for picture in pictures])
 
     def look(
-        self, pictures: Sequence[Image.Image], prepared: Sequence[Sample | None], score: float | None
+        self, pictures: Sequence[Image.Image], shown: Sequence[Shown], score: float | None, workers: int = 0
     ) -> list[Detected]:
-        """Detect objects in pictures; ``prepared`` is what ``prepare`` returned of each.
+        """Detect objects in pictures; ``shown`` is what ``batch`` returned of them.
 
-        Of pictures in tiles, up to ``BATCH`` tiles are looked at together, whichever pictures they are of.
+        Of pictures in tiles, up to ``BATCH`` tiles are looked at together, whichever pictures they are of; ``workers``
+        threads cut them meanwhile, 0 = none.
         """
         if self.tiles is None:
-            whole = [given(sample, "prepare made no view of this picture") for sample in prepared]
-            return self.detect(whole, [p.size for p in pictures], score)
+            return self.detect(shown, score)
         merging, found = Merging.of(self.detector.decode), {}
         grids = [self.tiles.grid(p.size) for p in pictures]
         parts = [(i, rect) for i, grid in enumerate(grids) for rect in grid]
-        for start in range(0, len(parts), BATCH):
-            part = parts[start : start + BATCH]
-            samples = [view_tile(pictures[i], rect, self.pipeline) for i, rect in part]
-            seen = self.detect(samples, [pictures[i].size for i, _ in part], score)
-            for (i, rect), detected in zip(part, seen):
-                done = merging.add(i, len(grids[i]), detected, np.array(rect))
-                if done is not None:
-                    found[i] = Detected(done.boxes, done.labels, done.scores, classes=self.classes.names)
+        batches = [parts[start : start + BATCH] for start in range(0, len(parts), BATCH)]
+
+        def cut(number: int) -> list[Shown]:
+            samples = [view_tile(pictures[i], rect, self.pipeline) for i, rect in batches[number]]
+            return Shown.batched(samples, [pictures[i].size for i, _ in batches[number]])
+
+        with closing(in_order(cut, len(batches), workers, workers + 1)) as coming:
+            for part, views in zip(batches, coming):
+                for (i, rect), detected in zip(part, self.detect(views, score)):
+                    done = merging.add(i, len(grids[i]), detected, np.array(rect))
+                    if done is not None:
+                        found[i] = Detected(done.boxes, done.labels, done.scores, classes=self.classes.names)
         return [found[i] for i in range(len(pictures))]
 
     @torch.no_grad()
-    def detect(
-        self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], score: float | None
-    ) -> list[Detected]:
-        """Run the detector on views of pictures whose (width, height) are ``sizes``, batched as in evaluation."""
+    def detect(self, shown: Sequence[Shown], score: float | None) -> list[Detected]:
+        """Run the detector on views that were batched, and return what is found in each, in their order before."""
         found: dict[int, Detected] = {}
-        for rows in by_canvas(samples, DIVISOR):
-            view = collate([samples[i] for i in rows], rows, DIVISOR).to(self.device)
-            back = torch.from_numpy(np.linalg.inv(np.stack([samples[i].matrix for i in rows])))
-            limits = torch.tensor([sizes[i][::-1] for i in rows])
-            moved = to_originals(self.detector.predict(view).detections(score), back, limits)
-            found |= {i: Detected(*one, classes=self.classes.names) for i, one in zip(rows, moved)}
-        return [found[i] for i in range(len(samples))]
-
-
-def to_originals(
-    found: Sequence[Targets], matrices: torch.Tensor, limits: torch.Tensor
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Map the detections of N views to their images: all together, so that the device is waited for three times.
-
-    Args:
-        found: N Targets with scores.
-        matrices: [N, 3, 3] float64, view -> image.
-        limits: [N, 2] (height, width) of the images, to which boxes are clipped.
-
-    Returns:
-        N times boxes [M_i, 4] in float32, labels and scores, on the CPU.
-    """
-    counts = [len(targets) for targets in found]
-    owner = torch.arange(len(found)).repeat_interleave(torch.tensor(counts))
-    boxes = torch.cat([targets.boxes for targets in found]).cpu().double()
-    columns = [
-        clip(warp(boxes, matrices[owner]), limits[owner]).float(),
-        torch.cat([targets.labels for targets in found]).cpu(),
-        torch.cat([targets.confidence() for targets in found]).cpu(),
-    ]
-    return list(zip(*(column.split(counts) for column in columns)))
+        for views in shown:
+            seen = self.detector.predict(views.view.to(self.device)).detections(score)
+            moved = views.to_originals(seen)
+            found |= {i: Detected(*one, classes=self.classes.names) for i, one in zip(views.rows, moved)}
+        return [found[i] for i in range(len(found))]
 
 
 def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> Model:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ssod.inference.export_parity import Parity
-from ssod.inference.model import DIVISOR, Model
+from ssod.inference.graph_content import DIVISOR
+from ssod.inference.model import Model
 from ssod.inference.run_facts import RunFacts
 from ssod.utils.errors import SsodError
 from ssod.utils.plain_text import visible

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from ssod.data.checks.pixels import census, check_pixels
 from ssod.data.formats.findings import Context, Rules
@@ -16,9 +15,9 @@ from ssod.data.formats.folder import read_folder
 from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
 from ssod.data.formats.records import Images
 from ssod.inference import output_dir, result_ids
-from ssod.inference.draw_boxes import draw
 from ssod.inference.graph import GraphDetector
 from ssod.inference.model import BATCH, Detected, Model, check_score, load
+from ssod.inference.picture_files import drawing, picture_name
 from ssod.inference.results import Results, rows_of
 from ssod.inference.stream import WORKERS, look_through
 from ssod.utils import json_pieces
@@ -83,7 +82,8 @@ def predict_files(
             in training.
         max_pixels: an image with more is refused before it is decoded.
         ids: a COCO JSON that lists these images, whose ids the results are to carry.
-        workers, batch: as in ``stream.look_through``.
+        workers: threads that read images, and as many that draw pictures, while the detector looks at others; 0 = none.
+        batch: images that the detector looks at together.
         device: where the detector runs; ``auto`` takes a GPU where there is one.
 
     Returns:
@@ -106,11 +106,16 @@ def predict_files(
     shown = 0
     lowest = min(score, model.detector.decode.score)
     bad: list[SsodError] = []
-    with screen(), output_dir.staged(out) as stage, json_pieces.growing_list(stage / "results.json") as add:
+    with (
+        screen(),
+        output_dir.staged(out) as stage,
+        json_pieces.growing_list(stage / "results.json") as add,
+        drawing(stage, model.classes.names, workers) as draw,
+    ):
         for i, picture, detected in look_through(model, found, lowest, bad, max_pixels, workers, batch):
             visible = detected[detected.scores > score]
             shown += len(visible)
-            save(draw(picture, visible, model.classes.names), stage / picture_name(found.paths[i]))
+            draw(found.paths[i], picture, visible)
             for row in rows_of(detected, numbers[i], found.paths[i], classes):
                 add(row)
     predicted = Predicted(out / "results.json", out, len(found) - len(bad), shown, score, len(bad))
@@ -181,17 +186,6 @@ def _shown(found: Images, ctx: Context) -> Images:
     for line in ctx.findings.lines():
         print(line)
     return found
-
-
-def picture_name(path: str) -> str:
-    """Return the file of the picture that belongs to an image's path."""
-    return path if path.lower().endswith((".jpg", ".jpeg", ".png")) else f"{path}.png"
-
-
-def save(picture: Image.Image, target: Path) -> None:
-    """Write a picture; its folder is made if there is none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(target, quality=92) if target.suffix.lower() != ".png" else picture.save(target)
 
 
 def unreadable(bad: Sequence[SsodError]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
 
 from PIL import Image
 
@@ -15,13 +13,13 @@ from ssod.data.formats.image import MAX_PIXELS
 from ssod.data.formats.records import Images
 from ssod.data.loading.reader import Reader, allowed_bad
 from ssod.inference.model import BATCH, Detected, Model
+from ssod.inference.shown import Shown
 from ssod.transforms.views import Sample
 from ssod.utils.errors import SsodError
 from ssod.utils.progress import bar
+from ssod.utils.threads import in_order
 
 WORKERS = 4
-
-T = TypeVar("T")
 
 
 def look_through(
@@ -46,7 +44,8 @@ def look_through(
         score: of detections, as in ``Model.detect``.
         bad: where errors are noted.
         max_pixels: an image with more is refused.
-        workers: threads that read; 0 = this one does. What is found does not depend on it.
+        workers: threads that read, and one that lays what they read into batches; 0 = this one does. What is found
+            does not depend on it.
         batch: images that the detector looks at together, if their padded sizes are the same.
 
     Raises:
@@ -61,32 +60,34 @@ def look_through(
             return _as_options(error)
         return picture, model.prepare(picture)
 
-    ahead = max(2 * batch, workers)
-    with closing(in_order(prepare, len(images), workers, ahead)) as coming, bar("images", len(images)) as reach:
-        for first in range(0, len(images), batch):
-            ready = list(islice(coming, batch))
-            bad += [item for item in ready if isinstance(item, SsodError)]
-            if len(bad) > allowed_bad(len(images)):
-                raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
-            good = [(i, item) for i, item in enumerate(ready, first) if not isinstance(item, SsodError)]
-            detected = model.look([p for _, (p, _) in good], [s for _, (_, s) in good], score)
-            yield from ((i, picture, d) for (i, (picture, _)), d in zip(good, detected))
-            reach(first + len(ready))
+    with closing(in_order(prepare, len(images), workers, max(2 * batch, workers))) as coming:
+
+        def gather(number: int) -> _Gathered:
+            ready = dict(enumerate(islice(coming, batch), number * batch))
+            good = {i: item for i, item in ready.items() if not isinstance(item, SsodError)}
+            pictures = [picture for picture, _ in good.values()]
+            shown = model.batch(pictures, [sample for _, sample in good.values()])
+            return _Gathered(list(good), pictures, shown, [e for e in ready.values() if isinstance(e, SsodError)])
+
+        count = -(-len(images) // batch)
+        with closing(in_order(gather, count, min(workers, 1), 2)) as batches, bar("images", len(images)) as reach:
+            for number, one in enumerate(batches, 1):
+                bad += one.errors
+                if len(bad) > allowed_bad(len(images)):
+                    raise _too_many(bad, len(images)) if len(images) > 1 else bad[0]
+                detected = model.look(one.pictures, one.shown, score, workers)
+                yield from zip(one.numbers, one.pictures, detected)
+                reach(min(number * batch, len(images)))
 
 
-def in_order(make: Callable[[int], T], count: int, workers: int, ahead: int) -> Generator[T, None, None]:
-    """Yield ``make(0)``, ``make(1)``, ..., up to ``ahead`` of which are made in threads before they are asked for."""
-    if not workers:
-        yield from map(make, range(count))
-        return
-    pool, numbers = ThreadPoolExecutor(workers), iter(range(count))
-    try:
-        coming = deque(pool.submit(make, i) for i in islice(numbers, ahead))
-        while coming:
-            yield coming.popleft().result()
-            coming.extend(pool.submit(make, i) for i in islice(numbers, 1))
-    finally:  # also when whoever asks wants no more
-        pool.shutdown(cancel_futures=True)
+@dataclass(frozen=True)
+class _Gathered:
+    """Images that are looked at together, and what was wrong with those that were to be among them."""
+
+    numbers: list[int]
+    pictures: list[Image.Image]
+    shown: list[Shown]
+    errors: list[SsodError]
 
 
 def _as_options(error: SsodError) -> SsodError:

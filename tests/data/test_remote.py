@@ -302,7 +302,7 @@ def test_labels_and_pictures_of_images_elsewhere(tmp_path: Path, bucket: str, lo
     assert list(there.labels.images.paths) == SEEN
     assert np.array_equal(here.labels.boxes, there.labels.boxes)
     assert there.boxes > 0
-    label_files(weights, bucket, tmp_path / "yolo", "yolo", score=0.3)
+    label_files(weights, bucket, tmp_path / "yolo", format="yolo", score=0.3)
     assert (tmp_path / "yolo/images/train/a.jpg").read_bytes() == (local / "a.jpg").read_bytes()
     rows = [predict_files(weights, place, tmp_path / str(i)) for i, place in enumerate((local, bucket))]
     assert list(rows[0]) == list(rows[1])

@@ -33,8 +33,9 @@ from ssod.inference import graph_content
 from ssod.inference.export import Graph, convert
 from ssod.inference.export_parity import differences, measure, texture
 from ssod.inference.graph import GraphDetector, detector_of
+from ssod.inference.graph_content import DIVISOR
 from ssod.inference.label import label_files
-from ssod.inference.model import DIVISOR, load
+from ssod.inference.model import load
 from ssod.inference.predict import predict_files
 from ssod.labelers.from_config import build_labeler
 from ssod.methods.registry import ALLOWED

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from ssod.commands.labelled import parts
 from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.records import Images
 from ssod.data.formats.registry import CocoSource, YoloSource, read_labeled
 from ssod.inference.label import label_files
 from ssod.inference.label_parts import Wanted, drawn, sample, unlabelled
+from ssod.inference.labelled import parts
 from ssod.utils.errors import SsodError
 from tests.small_sets import coco
 from tests.trained import model_file, photos
@@ -31,9 +31,10 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_next_and_audit_are_parts_of_the_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    known = Images(str(tmp_path / "images"), ["a.png"], [1])
-    wanted = Wanted(next=2, audit=2, labelled=[known], counts={"cat": 5})
-    whole = label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, parts=wanted).labels
+    (tmp_path / "known.txt").write_text(str(tmp_path / "images" / "a.png"))
+    (run / "split.json").write_text(json.dumps({"hash": "0", "boxes": {"cat": 5}}))
+    wanted = {"next": 2, "audit": 2, "labeled": [str(tmp_path / "known.txt")]}
+    whole = label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, **wanted).labels
     assert list(whole.images.paths) == NAMES, "labels are written of all images"
     tree = json.loads((tmp_path / "out" / "instances.json").read_text())
     own = {row["id"]: row["file_name"] for row in tree["images"]}
@@ -61,12 +62,12 @@ def test_next_and_audit_are_parts_of_the_labels(run: Path, tmp_path: Path, capsy
     assert "to check: 2 of 4 images without labels" in said
     (tmp_path / "mine-next").mkdir()
     with pytest.raises(SsodError, match="mine-next: exists"):
-        label_files(run, tmp_path / "images", tmp_path / "mine.json", score=0.3, parts=Wanted(next=1))
+        label_files(run, tmp_path / "images", tmp_path / "mine.json", score=0.3, next=1)
 
 
 def test_init_finds_the_images_of_what_was_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    written = label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, parts=Wanted(audit=2)).labels
+    written = label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, audit=2).labels
     for file, count in (("instances.json", 5), ("audit/instances.json", 2)):
         source = labeled_source(str(tmp_path / "out" / file), "--labeled", ("train",))
         assert source["images"] == str(tmp_path / "images")
@@ -76,9 +77,7 @@ def test_init_finds_the_images_of_what_was_written(run: Path, tmp_path: Path, mo
 
 
 def test_parts_have_the_format_of_the_labels(run: Path, tmp_path: Path) -> None:
-    whole = label_files(
-        run, tmp_path / "images", tmp_path / "out", format="yolo", score=0.3, parts=Wanted(audit=3)
-    ).labels
+    whole = label_files(run, tmp_path / "images", tmp_path / "out", format="yolo", score=0.3, audit=3).labels
     root = str(tmp_path / "out" / "audit")
     part = read_labeled(YoloSource(format="yolo", root=root, split="train"), classes=["cat", "dog", "bird"])
     assert len(part) == 3

@@ -11,7 +11,6 @@ import pytest
 from ssod.commands.merge import merge
 from ssod.data.formats.records import Images
 from ssod.inference.label import label_files
-from ssod.inference.label_parts import Wanted
 from ssod.inference.shard import Shard, read_shard
 from ssod.utils.errors import Exit, SsodError
 from tests.trained import model_file, photos
@@ -35,8 +34,8 @@ def test_what_the_parts_write_is_joined_to_what_one_process_writes(
     photos(folder, [f"{name}.png" for name in "abcdefgh"])
     label_files(weights, folder, tmp_path / "whole.json", score=0.3, workers=0, batch=1)
     for number in (1, 2, 3):
-        part = Shard(number, 3)
-        label_files(weights, folder, tmp_path / f"part{number}.json", score=0.3, workers=0, batch=1, shard=part)
+        part = tmp_path / f"part{number}.json"
+        label_files(weights, folder, part, score=0.3, workers=0, batch=1, shard=f"{number}/3")
     parts = [tmp_path / f"part{number}.json" for number in (1, 2, 3)]
     merge([str(part) for part in parts], tmp_path / "all.json")
     assert f"{parts[2]} has no box" in capsys.readouterr().out
@@ -66,4 +65,4 @@ def test_what_is_no_part_is_refused(text: str) -> None:
 
 def test_images_to_label_next_are_chosen_among_all(tmp_path: Path) -> None:
     with pytest.raises(SsodError, match="chooses among all images"):
-        label_files("m", "photos", tmp_path / "out", parts=Wanted(next=2), shard=Shard(1, 2))
+        label_files("m", "photos", tmp_path / "out", next=2, shard="1/2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,27 +15,28 @@ import pytest
 import torch
 from PIL import Image
 
+from ssod.inference import shown
 from ssod.inference.label import label_files
-from ssod.inference.label_parts import Wanted
 from ssod.inference.model import Detected, Model
 from ssod.inference.predict import predict_files
-from ssod.inference.stream import in_order
+from ssod.transforms import raster
 from ssod.utils import json_pieces
 from ssod.utils.spool import Spool
+from ssod.utils.threads import in_order
 from tests.trained import model_file, photos
 
 BOXES = 40
 PER_IMAGE = 4096  # bytes: paths, a few numbers; one dictionary of a box takes a sixth of it
 COMMANDS: dict[str, Callable] = {
     "predict": predict_files,
-    "coco": lambda *args, **how: label_files(*args, score=0.3, parts=Wanted(next=2, audit=2), **how),
-    "labelstudio": lambda *args, **how: label_files(*args, "labelstudio", score=0.3, **how),
-    "cvat": lambda *args, **how: label_files(*args, "cvat", score=0.3, **how),
+    "coco": lambda *args, **how: label_files(*args, score=0.3, next=2, audit=2, **how),
+    "labelstudio": lambda *args, **how: label_files(*args, format="labelstudio", score=0.3, **how),
+    "cvat": lambda *args, **how: label_files(*args, format="cvat", score=0.3, **how),
 }
 
 
 def many(detected: Detected) -> Callable:
-    return lambda self, pictures, prepared, score: [detected[:] for _ in pictures]
+    return lambda self, pictures, shown, score, workers: [detected[:] for _ in pictures]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -45,6 +47,7 @@ def test_memory_does_not_grow_with_the_images(name: str, tmp_path: Path, monkeyp
     found = Detected(torch.rand(BOXES, 4).cumsum(1) * 4, torch.zeros(BOXES).long(), torch.linspace(0.9, 0.4, BOXES))
     monkeypatch.setattr(Model, "look", many(found))
     monkeypatch.setattr(Model, "prepare", lambda self, picture: None)
+    monkeypatch.setattr(Model, "batch", lambda self, pictures, prepared: [])
     peaks = []
     for count in (30, 110):
         folder = tmp_path / f"{count}"
@@ -67,9 +70,10 @@ def close(one: object, other: object) -> bool:
     return one == pytest.approx(other, rel=1e-4, abs=2e-3) if isinstance(one, float) else one == other
 
 
+@pytest.mark.parametrize("tiles", [None, {"size": 64, "overlap": 0.25}])
 @pytest.mark.parametrize("name", ["predict", "coco"])
-def test_threads_and_batches_change_nothing(name: str, tmp_path: Path) -> None:
-    weights = model_file(tmp_path / "m.safetensors")
+def test_threads_and_batches_change_nothing(name: str, tiles: dict | None, tmp_path: Path) -> None:
+    weights = model_file(tmp_path / "m.safetensors", tiles=tiles)
     photos(tmp_path / "in", [f"{i}.jpg" for i in range(6)])
     photos(tmp_path / "in/sub", ["wide.png"])
     told = {}
@@ -82,6 +86,31 @@ def test_threads_and_batches_change_nothing(name: str, tmp_path: Path) -> None:
     trees = [json.loads(text) for text in told.values()]
     assert len(trees[0] if name == "predict" else trees[0]["annotations"]) > 6
     assert all(close(trees[0], tree) for tree in trees[1:]), "batches of a convolution round otherwise"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("tiles", [None, {"size": 64, "overlap": 0.25}])
+def test_who_feeds_the_detector_makes_no_view(
+    tiles: dict | None, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that feeds the detector scales no picture and lays none into a batch, unless there is no other."""
+    weights, done_by = model_file(tmp_path / "m.safetensors", tiles=tiles), []
+    photos(tmp_path / "in", [f"{i}.jpg" for i in range(6)])
+
+    def noted(name: str, work: Callable) -> Callable:
+        def noting(*args: object) -> object:
+            done_by.append((name, threading.current_thread() is threading.main_thread()))
+            return work(*args)
+
+        return noting
+
+    monkeypatch.setattr(raster.ops, "resized", noted("resized", raster.ops.resized))
+    monkeypatch.setattr(shown, "collate", noted("collate", shown.collate))
+    label_files(weights, tmp_path / "in", tmp_path / "out", score=0.3, workers=workers, batch=4)
+    assert set(done_by) == {("resized", not workers), ("collate", not workers)}
+    assert len([name for name, _ in done_by if name == "collate"]) == (
+        2 if tiles is None else 8
+    )  # 9 tiles an image, 8 a batch
 
 
 def test_threads_are_only_so_far_ahead_and_stop_with_whom_they_work_for() -> None:
