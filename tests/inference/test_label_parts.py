@@ -101,7 +101,7 @@ def test_the_sample_comes_first_and_leaves_some(run: Path, tmp_path: Path) -> No
     assert sorted(audit + others) == [2, 3, 5, 8, 9]
     assert drawn([2, 3], Wanted(next=2)) == ([], [2, 3])
     with pytest.raises(SsodError, match="--audit: takes all 5 images without labels, and leaves --next none"):
-        label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, parts=Wanted(next=1, audit=5))
+        label_files(run, tmp_path / "images", tmp_path / "out", score=0.3, next=1, audit=5)
     assert not (tmp_path / "out").exists()
 
 
