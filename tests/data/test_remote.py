@@ -213,6 +213,22 @@ def test_a_passing_fault_is_no_broken_image(served: str, local: Path) -> None:
         Reader()(found, 1)
 
 
+@pytest.mark.parametrize("folder", ["my photos", "my%20photos"])
+def test_names_of_a_web_server_are_those_of_its_files(served: str, tmp_path: Path, folder: str) -> None:
+    names = ["100%.jpg", "a b#1.jpg", "deep er/\u00e9 (2).jpg"]
+    photos(tmp_path / "my photos", names)
+    (tmp_path / "my photos/a list.txt").write_text("a b#1.jpg\n")
+    found, _ = read(f"{served}/{folder}")
+    assert list(found.paths) == names
+    assert [Reader()(found, row).size for row in range(3)] == [(150, 120)] * 3
+    assert list(read(f"{served}/{folder}/*.jpg")[0].paths) == names[:2]
+    assert list(read(f"{served}/{folder}/deep er/* (2).jpg")[0].paths) == ["deep er/\u00e9 (2).jpg"[8:]]
+    for name in ("a b#1.jpg", "a list.txt", "a%20list.txt"):
+        listed, _ = read(f"{served}/{folder}/{name}")
+        assert list(listed.paths) == names[1:2]
+        assert Reader()(listed, 0).size == (150, 120)
+
+
 @pytest.mark.parametrize("place", ["memory://bucket/none", "memory://bucket/none/*.jpg", "memory://bucket/none.txt"])
 def test_what_is_not_there_is_refused(bucket: str, place: str) -> None:
     with pytest.raises(SsodError) as refused:
