@@ -18,6 +18,7 @@ from ssod.data.formats.joined import Twice
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Labeled
 from ssod.utils import atomic
+from ssod.utils.address import refuse_url
 from ssod.utils.errors import Exit, SsodError
 
 
@@ -91,6 +92,7 @@ def merge(
         raise SsodError("command line", "SOURCES", "one set alone", "name two or more")
     if out.suffix.lower() != ".json":
         raise SsodError("command line", "--out", f"'{out}' is no .json", "name a COCO JSON to write")
+    refuse_url(out)
     if out.exists():
         raise SsodError(out, "", "exists; nothing is written over", "name another file with -o")
     sets: list[Labeled] = []

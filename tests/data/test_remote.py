@@ -337,6 +337,12 @@ def test_an_address_to_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.M
         lambda: ssod.train(ssod.load_config(small), out=place),
         lambda: label_files(weights, tmp_path / "photos", place),
         lambda: predict_files(weights, tmp_path / "photos", place),
+        lambda: ssod.export(weights, out=f"{place}.onnx"),
+        lambda: ssod.compare([tmp_path], out=[f"{place}.html"]),
+        lambda: ssod.split(tmp_path / "absent.json", place, percent=[10]),
+        lambda: ssod.check(ssod.load_config(small), out=f"{place}.html"),
+        lambda: ssod.merge([tmp_path, tmp_path], f"{place}.json"),
+        lambda: ssod.demo(place),
         lambda: ssod.utils.atomic.write_text(Path(place) / "x", "x"),
     ):
         with pytest.raises(SsodError, match=r"s3://bucket/run.*locks, renames") as refused:

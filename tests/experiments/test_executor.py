@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ssod.commands.compare import _chosen
+from ssod.commands.compare import _chosen, compare
 from ssod.experiments.sweep import pool
 from ssod.experiments.sweep.executor import Started
 from ssod.experiments.sweep.executors import LocalConfig, SubmititConfig, build_executor
@@ -137,3 +137,8 @@ def test_a_sweep_where_files_cannot_be_locked_is_refused(tmp_path: Path, monkeyp
         found.fill()
     assert refused.value.code == Exit.IO
     assert found.running == []
+
+
+def test_an_executor_without_a_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SsodError, match="--executor: makes the runs of a sweep, and there is none"):
+        compare([tmp_path], executor="ray")
