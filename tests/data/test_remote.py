@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 
 import ssod
+from ssod.commands import labelled
+from ssod.data import datasets
 from ssod.data.checks.samefile import common_content
+from ssod.data.data_config import DataConfig
 from ssod.data.formats import remote
 from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.image import open_image
+from ssod.data.formats.infer import data_section
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images
@@ -31,6 +35,7 @@ from ssod.utils.address import is_url, plain_url, refuse_url
 from ssod.utils.errors import Exit, SsodError
 from tests.engine.crash import difference, final_state
 from tests.small import small_config
+from tests.small_sets import coco
 from tests.trained import model_file, photos
 
 fsspec = pytest.importorskip("fsspec")
@@ -323,6 +328,16 @@ def test_labels_and_pictures_of_images_elsewhere(tmp_path: Path, bucket: str, lo
     rows = [predict_files(weights, place, tmp_path / str(i)) for i, place in enumerate((local, bucket))]
     assert list(rows[0]) == list(rows[1])
     assert list(find_images(f"{bucket}/deep/c.jpg").paths) == ["c.jpg"]
+
+
+@pytest.mark.parametrize("end", ["", "/*.jpg"])
+def test_init_takes_unlabelled_images_that_lie_elsewhere(tmp_path: Path, bucket: str, end: str) -> None:
+    coco(tmp_path / "set" / "a.json", tmp_path / "set" / "images", ["x.jpg", "y.jpg"])
+    section = data_section(str(tmp_path / "set" / "a.json"), bucket + end, None, None)
+    assert section["unlabeled"] == {"format": "folder", "path": bucket + end}
+    found = datasets.load(DataConfig.model_validate(section))
+    assert list(found.unlabeled.paths) == (SEEN if not end else ["a.jpg"])
+    assert list(labelled._named(bucket + end).paths) == list(found.unlabeled.paths)
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/run", Path("s3://bucket/run")])
