@@ -88,16 +88,18 @@ class _Submitted:
     def __init__(self, job: Any, log: str) -> None:
         self._job, self._log = job, log
         self._code: int | None = None
+        self._asked = False  # to end: its run says itself what it saves
 
     def poll(self) -> int | None:
         if self._code is None and self._job.done():
             error = self._job.exception()
             self._code = self._job.result() if error is None else Exit.IO.value
-            if error is not None:
+            if error is not None and not self._asked:
                 note(self._log, f"submitit: {reason(error)}")
         return self._code
 
     def ask(self) -> None:
+        self._asked = True
         if not self._job.done():
             self._job.cancel(check=False)
 
