@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssod.commands.merge import merge
+from ssod.commands.sources import read_labels
 from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.registry import CocoSource, read_labeled
 from ssod.utils.errors import Exit, SsodError
@@ -116,3 +117,10 @@ def test_a_folder_far_from_the_file_is_not_believed(sets: tuple[Path, Path], tmp
     far.write_text(json.dumps(tree | {"info": {"images": str(tmp_path)}}))
     with pytest.raises(SsodError, match="cannot find"):
         labeled_source(str(far), "--labeled", ("train",))
+
+
+@pytest.mark.parametrize("word", ["LABELS", "SOURCES"])
+def test_a_folder_with_a_json_whose_images_are_nowhere_is_told(tmp_path: Path, word: str) -> None:
+    coco(tmp_path / "set" / "annotations" / "train.json", tmp_path / "elsewhere", ["x.jpg"])
+    with pytest.raises(SsodError, match=rf"{word}: cannot find 'x\.jpg' of train\.json"):
+        read_labels(tmp_path / "set", word)
