@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from ssod.commands.ending import one_line_errors
 from ssod.commands.json_output import answered
 from ssod.utils.errors import SsodError
 from ssod.version import __version__
+
+if TYPE_CHECKING:
+    from ssod.commands.planned import Plan
 
 app = typer.Typer(
     name="ssod",
@@ -126,10 +129,15 @@ def split(
 @of_a_config("device", "seed", "epochs", "batch")
 def plan(json: option.Json = False, **said: Any) -> None:
     """Batch, learning rate, epochs over each set, time and memory from a few timed steps, before training."""
-    cfg = Asked(**said).load()
-    from ssod.commands.plan import plan
+    asked = Asked(**said)
 
-    answered(json, lambda: plan(cfg))
+    def found() -> Plan:
+        cfg = asked.load()  # which may print a line, too
+        from ssod.commands.plan import plan
+
+        return plan(cfg)
+
+    answered(json, found)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as renamed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ def load(
     for text in overrides:
         override(tree, origins, text)
     if settle is not None:
+        _check_sections(tree, Source(str(path), origins))
         settle(tree, origins)
     return validate(tree, str(path), stem=path.stem, origins=origins)
 
@@ -144,8 +146,10 @@ def load_recipe(
     for text in overrides:
         override(tree, origins, text)
     if settle is not None:
+        _check_sections(tree, Source(source, origins))
         settle(tree, origins)
-    return validate(tree, source, stem=recipes.stem(parts, tree), origins=origins)
+    cfg = validate(tree, source, origins=origins)
+    return renamed(cfg, stem=recipes.stem(parts, cfg.data.split and cfg.data.split.percent))
 
 
 def load_words(
@@ -187,14 +191,7 @@ def validate(
         SsodError: code 2, naming the key that is wrong.
     """
     source = Source(source, origins or {})
-    for key in tree:
-        if key not in SECTIONS:
-            raise source.error(str(key), "unknown section", nearest(str(key), SECTIONS))
-    for name in SECTIONS:
-        if name not in tree and name != "eval":
-            raise source.error(name, "section missing", f"add '{name}:'")
-        if not isinstance(tree.get(name) or {}, Mapping):
-            raise source.error(name, f"{shown(tree[name])} is no section", f"write '{name}:' and keys below it")
+    _check_sections(tree, source)
     tree = {name: tree.get(name) or {} for name in SECTIONS}
     # Shares of the steps are resolved while a section is read, so the steps come first.
     steps = read_section(_Steps, {k: v for k, v in tree["train"].items() if k == "steps"}, "train", source, {}).steps
@@ -212,6 +209,18 @@ def validate(
     cfg = Config(stem=stem, raw=dict(tree), origins=origins or {}, **parts)
     _cross_check(cfg, source)
     return cfg
+
+
+def _check_sections(tree: Mapping[str, Any], source: Source) -> None:
+    """Refuse a tree with other sections, without one that is needed, or with one that has no keys."""
+    for key in tree:
+        if key not in SECTIONS:
+            raise source.error(str(key), "unknown section", nearest(str(key), SECTIONS))
+    for name in SECTIONS:
+        if name not in tree and name != "eval":
+            raise source.error(name, "section missing", f"add '{name}:'")
+        if not isinstance(tree.get(name) or {}, Mapping):
+            raise source.error(name, f"{shown(tree[name])} is no section", f"write '{name}:' and keys below it")
 
 
 # ---- validating --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssod.commands.merge import merge
+from ssod.commands.sources import read_labels
 from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.registry import CocoSource, read_labeled
 from ssod.utils.errors import Exit, SsodError
@@ -86,6 +87,27 @@ def test_refusals(sets: tuple[Path, Path], tmp_path: Path) -> None:
     assert sets[0].read_bytes() == before
 
 
+def test_each_json_takes_the_named_folder_that_has_its_images(tmp_path: Path) -> None:
+    names = ["x.jpg", "y.jpg"]
+    for place, last in (("first", "z.jpg"), ("second", "w.jpg")):
+        coco(tmp_path / place / "a" / "b" / "set.json", tmp_path / f"photos {place}", [*names, last])
+    jsons = [tmp_path / place / "a" / "b" / "set.json" for place in ("first", "second")]
+    folders = [tmp_path / f"photos {place}" for place in ("first", "second")]
+    written = merge(jsons, tmp_path / "all.json", images=folders).labels
+    assert sorted(written.images.paths) == [
+        *(f"photos first/{name}" for name in ("x.jpg", "y.jpg", "z.jpg")),
+        *(f"photos second/{name}" for name in ("w.jpg", "x.jpg", "y.jpg")),
+    ]
+    with pytest.raises(SsodError, match=r"--images: '.*typo' has the images of none") as refused:
+        merge(jsons, tmp_path / "other.json", images=[*folders, tmp_path / "typo"])
+    assert refused.value.code == Exit.USAGE
+    table = json.loads(jsons[0].read_text())
+    table |= {key: [row for row in table[key] if row["id"] < 3] for key in ("images", "annotations")}
+    jsons[0].write_text(json.dumps(table))  # x and y alone, which both folders have
+    with pytest.raises(SsodError, match=r"hold different images by the names in set\.json"):
+        merge(jsons, tmp_path / "other.json", images=folders)
+
+
 def test_a_folder_far_from_the_file_is_not_believed(sets: tuple[Path, Path], tmp_path: Path) -> None:
     """A stranger's JSON names no folder of the machine."""
     merge(sets, tmp_path / "all.json")
@@ -95,3 +117,10 @@ def test_a_folder_far_from_the_file_is_not_believed(sets: tuple[Path, Path], tmp
     far.write_text(json.dumps(tree | {"info": {"images": str(tmp_path)}}))
     with pytest.raises(SsodError, match="cannot find"):
         labeled_source(str(far), "--labeled", ("train",))
+
+
+@pytest.mark.parametrize("word", ["LABELS", "SOURCES"])
+def test_a_folder_with_a_json_whose_images_are_nowhere_is_told(tmp_path: Path, word: str) -> None:
+    coco(tmp_path / "set" / "annotations" / "train.json", tmp_path / "elsewhere", ["x.jpg"])
+    with pytest.raises(SsodError, match=rf"{word}: cannot find 'x\.jpg' of train\.json"):
+        read_labels(tmp_path / "set", word)

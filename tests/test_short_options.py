@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -152,7 +153,40 @@ def test_what_is_wrong_with_the_labels_is_told_where_passes_are_counted(config: 
     assert caught.value.code == Exit.DATA
 
 
+@pytest.mark.parametrize("word", ["5", "[1]", "x", "true", "{name: 5}", "null"])
+@pytest.mark.parametrize("more", [{}, {"batch": 4}, {"epochs": 2.0}, {"percent": 20.0}], ids=str)
+@pytest.mark.parametrize("of_a_file", [True, False])
+def test_words_of_the_wrong_kind_are_no_tracebacks(tmp_path: Path, word: str, more: dict, of_a_file: bool) -> None:
+    named = {"method": "mean_teacher", "detector": "fcos_tiny_fpn", "data": "shapes"}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"recipe": named}))
+    for key in ("data", "data.split", "data.split.percent", "method", "train", "train.batch", "detector", "views"):
+        words = [str(tmp_path / "my.yaml")] if of_a_file else ["data.root=/nowhere"]
+        asked = Asked(words=[*words, f"{key}={word}"], **more, **({} if of_a_file else named))
+        with contextlib.suppress(SsodError):
+            asked.load()
+
+
+@pytest.mark.parametrize("section", ["data: 5", "data: [1]", "method: 5", "train: x", "train: {batch: 3}"])
+@pytest.mark.parametrize("more", [{"batch": 4}, {"epochs": 2.0}, {"percent": 20.0}], ids=str)
+def test_sections_of_the_wrong_kind_are_one_line(tmp_path: Path, section: str, more: dict) -> None:
+    recipe = "recipe: {method: mean_teacher, detector: fcos_tiny_fpn, data: shapes}"
+    (tmp_path / "my.yaml").write_text(f"{recipe}\n{section}\n")
+    with pytest.raises(SsodError, match=section.partition(":")[0]):
+        Asked(words=[str(tmp_path / "my.yaml")], **more).load()
+
+
+def test_a_plan_as_json_is_alone_on_standard_output(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert ssod(monkeypatch, "plan", str(config), "--json", "--epochs", "5", "train.workers=0") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["steps"] == 10
+    assert "--epochs 5: train.steps=10" in err
+
+
 def test_shares_and_steps_by_hand() -> None:
+    assert steps_of(1.1, 100, 10) == 11
+    assert steps_of(1e-9, 1, 10) == 1
     assert shared(40, 4, 16) == (8, 32)
     assert shared(6, 3, 0) == (6, 0)
     assert [steps_of(epochs, 100, 8) for epochs in (0.01, 1, 2.5)] == [1, 13, 32]

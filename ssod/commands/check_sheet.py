@@ -16,6 +16,7 @@ from ssod.inference.suspects import PRECISION, SURE, Suspect, check_classes, lim
 from ssod.report.album import Album
 from ssod.report.check_page import check_page
 from ssod.utils import atomic
+from ssod.utils.address import refuse_url
 from ssod.utils.distributed import Device, pick_device
 from ssod.utils.errors import SsodError
 
@@ -59,6 +60,7 @@ def prepare(out: Path | None, weights: Path | None, device: Device) -> Judge | N
         raise SsodError("command line", "--run", "needs a page to show its doubts on", "add -o sheet.html")
     if out.suffix != ".html":
         raise SsodError("command line", "-o", f"'{out}' does not end in .html", "name a page, as in -o sheet.html")
+    refuse_url(out)
     if weights is None:
         return None
     model = load(weights, device if device == "auto" else pick_device(device))

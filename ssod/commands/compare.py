@@ -15,6 +15,7 @@ from ssod.experiments.sweep.executors import ExecutorConfig, build_executor
 from ssod.experiments.sweep.pool import run_cells
 from ssod.experiments.sweep.sweep import Sweep, read_sweep
 from ssod.utils import atomic, printing
+from ssod.utils.address import refuse_url
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import Exit, SsodError
 
@@ -38,14 +39,20 @@ def compare(
         executor: where the sweep's runs are made, ``local``, ``submitit`` or ``ray``; None = as its file says.
 
     Raises:
-        SsodError: code 2 for an unknown ending or a mistake in the sweep, 3 for what is no run folder, 6 when the disk
-            refuses, 75 or 130 when a sweep was asked to stop, 1 when runs of a sweep failed; the tables come first.
+        SsodError: code 2 for an unknown ending, an executor without a sweep or a mistake in the sweep, 3 for what is no
+            run folder, 6 when the disk refuses, 75 or 130 when a sweep was asked to stop, 1 when runs of a sweep
+            failed; the tables come first.
     """
     targets = [Path(path) for path in out]
     for target in targets:
         if target.suffix not in WRITERS:
             known = ", ".join(WRITERS)
             raise SsodError("command line", "-o", f"'{target}' has no known ending", f"use one of {known}")
+        refuse_url(target)  # before the runs of a sweep are made for it
+    if executor is not None and sweep is None:
+        raise SsodError(
+            "command line", "--executor", "makes the runs of a sweep, and there is none", "add --sweep FILE"
+        )
     console = printing.console(wrap=True)
     if not console.is_terminal:
         console = printing.console(wrap=True, width=max(console.width, 160))
@@ -66,10 +73,6 @@ def compare(
     for line in found.refusals:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for target in targets:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise atomic.refused(target, error) from None
         atomic.write_text(target, WRITERS[target.suffix](found))
         console.print(f"-> {target}", markup=False, highlight=False)
     if failures:

@@ -14,10 +14,12 @@ from ssod.data.checks.samefile import common_content
 from ssod.data.formats import joined
 from ssod.data.formats.coco import to_coco
 from ssod.data.formats.findings import Context, short
+from ssod.data.formats.image_folder import absolute
 from ssod.data.formats.joined import Twice
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Labeled
 from ssod.utils import atomic
+from ssod.utils.address import refuse_url
 from ssod.utils.errors import Exit, SsodError
 
 
@@ -84,18 +86,21 @@ def merge(
         What was written, and what it was made of.
 
     Raises:
-        SsodError: a set that cannot be read, images that are nowhere, an ``out`` that is there.
+        SsodError: a set that cannot be read, images that are nowhere, an ``out`` that is there; of ``images``, a folder
+            that no set takes, or two that have different ones by a set's names.
     """
     out = Path(out)
     if len(sources) < 2:
         raise SsodError("command line", "SOURCES", "one set alone", "name two or more")
     if out.suffix.lower() != ".json":
         raise SsodError("command line", "--out", f"'{out}' is no .json", "name a COCO JSON to write")
+    refuse_url(out)
     if out.exists():
         raise SsodError(out, "", "exists; nothing is written over", "name another file with -o")
     sets: list[Labeled] = []
-    for path in sources:
-        folder = json_folder(path, images)
+    folders = [json_folder(path, images) for path in sources]
+    _refuse_idle(images, folders)
+    for path, folder in zip(sources, folders):
         data = read_labels(path, "SOURCES", folder, needs_objects=False)  # nothing is found in some part of a folder
         sets.append(_located(data, sets, path) if folder is None and is_json(path) else _checked(data, path))
     if not any(len(one.boxes) for one in sets):
@@ -108,6 +113,14 @@ def merge(
     merged = Merged(out, amounts, _amount(os.fspath(out), data), remarks, data)
     print("\n".join([*map(str, merged.sources), *remarks, f"{merged.whole.counts()} -> {out}"]))
     return merged
+
+
+def _refuse_idle(named: Sequence[str | os.PathLike], found: Sequence[str | None]) -> None:
+    """Refuse an image folder that no set takes: a mistyped one would leave its place to another in silence."""
+    for folder in named:
+        if str(absolute(os.fspath(folder))) not in found:
+            problem = f"'{folder}' has the images of none of these JSONs, or another folder has more of them"
+            raise SsodError("command line", "--images", problem, "fix it, or leave it out")
 
 
 def _amount(name: str, data: Labeled) -> Amount:

@@ -90,7 +90,7 @@ def steps_of(epochs: float, images: int, batch: int) -> int:
     """
     if not (math.isfinite(epochs) and epochs > 0):
         raise SsodError("command line", "--epochs", f"{epochs:g} is no number of passes", "give one above 0")
-    return math.ceil(epochs * images / batch)
+    return max(1, math.ceil(round(epochs * images / batch, 6)))  # 1.1 x 100 is a little more than 110
 
 
 def told(epochs: float, images: int, batch: int, steps: int) -> str:

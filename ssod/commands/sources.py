@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from ssod.data.formats.coco import read_coco
 from ssod.data.formats.findings import Context, Rules
-from ssod.data.formats.image_folder import image_folder, stated_folder
+from ssod.data.formats.image_folder import absolute, image_folder, likeliest, stated_folder
 from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.jsonfile import read_json
 from ssod.data.formats.records import Images, Labeled
@@ -56,7 +56,7 @@ def is_json(path: str | os.PathLike) -> bool:
 
 
 def json_folder(path: str | os.PathLike, named: Sequence[str | os.PathLike]) -> str | None:
-    """Return the folder of a COCO JSON's images: one of ``named``, or a usual one; None where there is none.
+    """Return the folder of a COCO JSON's images: the likeliest of ``named``, or a usual one; None where there is none.
 
     Raises:
         SsodError: no COCO JSON, or two folders have different images by its names.
@@ -67,16 +67,13 @@ def json_folder(path: str | os.PathLike, named: Sequence[str | os.PathLike]) -> 
     table = read_json(str(where), Context(), "SOURCES")
     if not isinstance(table.get("images"), list):
         return None
-    for folder in (*map(os.fspath, named), None):
-        try:
-            found = image_folder(where, table["images"], "--labeled", folder, None, stated_folder(table))
-        except SsodError as error:
-            if "different images" in error.problem:
-                raise
-            continue
-        if found is not None:
-            return str(found)
-    return None
+    found = likeliest(where, table["images"], [absolute(os.fspath(folder)) for folder in named], "--labeled")
+    try:
+        found = found or image_folder(where, table["images"], "--labeled", None, None, stated_folder(table))
+    except SsodError as error:
+        if "different images" in error.problem:
+            raise
+    return None if found is None else str(found)
 
 
 def same_images(known: Images, others: Images) -> list[int]:

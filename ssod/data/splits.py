@@ -35,6 +35,8 @@ from ssod.data.formats.leftout import report_left_out
 from ssod.data.formats.records import Images, Labeled
 from ssod.data.shots import select_shots
 from ssod.utils import atomic
+from ssod.utils.address import refuse_url
+from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import SsodError
 from ssod.utils.schema import Section
 
@@ -219,11 +221,13 @@ def write_splits(
     Raises:
         SsodError: the file is unsound, a split would be empty, or the disk refuses.
     """
+    refuse_url(out)
     # Where boxes lie does not matter here, nor how many there are.
     rules = Rules(max_boxes_per_image=sys.maxsize, max_clip=math.inf, judge_boxes=False)
     ctx = Context(root="", section="data.labeled", rules=rules)
+    more = {"family": family, "file": None if file is None else str(file)}
     configs = [
-        SplitConfig(percent=percent, fold=fold, family=family, file=None if file is None else str(file))
+        read_section(SplitConfig, {"percent": percent, "fold": fold, **more}, "split", Source("command line", {}), {})
         for fold in folds
         for percent in percents or ()
     ]

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ssod.utils import seeding, untrusted
+from ssod.utils.address import refuse_url
 from ssod.utils.errors import SsodError
 
 CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -50,9 +51,10 @@ def write_shapes(
         ``root``.
 
     Raises:
-        SsodError: ``root`` holds a set with other settings, or ``size`` is too small.
+        SsodError: ``root`` holds a set with other settings, is an address, or ``size`` is too small.
     """
     root = Path(root)
+    refuse_url(root)
     if size < 32:
         raise SsodError("shapes", "size", f"{size} is below 32", "use 128")
     counts = {"train": train, "val": val, "unlabeled": unlabeled}

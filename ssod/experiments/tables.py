@@ -172,7 +172,7 @@ def gain_text(group: Group, row: Row) -> str:
     if row.name in group.gains:
         return interval(group.gains[row.name])
     if row.name in group.differences:
-        return f"{100 * group.differences[row.name]:+.1f} [no interval]"
+        return f"{100 * group.differences[row.name]:+z.1f} [no interval]"
     return "baseline" if row.name in group.baselines.values() else "-"
 
 

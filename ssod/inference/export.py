@@ -23,6 +23,7 @@ from ssod.inference.model_card import card_file, check_card_file, model_card
 from ssod.inference.run_facts import run_facts
 from ssod.inference.weights_file import weights_file
 from ssod.utils import atomic, graph_file
+from ssod.utils.address import refuse_url
 from ssod.utils.errors import Exit, SsodError
 
 __all__ = ["Exported", "Graph", "convert", "export", "metadata", "parity", "runner"]
@@ -104,7 +105,7 @@ def export(
     run = (runner(content, format, engine) if engine else runner(content, format)) if check or benchmark else None
     found = parity(model, run, HALF if half else FULL) if check and run is not None else None
     _refuse_other(file, found, half)
-    _write(file, content)
+    atomic.write(file, lambda target: target.write(content), label="export")
     page = card_file(file)
     atomic.write_text(page, model_card(model, file, asked.words, found, run_facts(held, model.card)))
     _tell(file, len(content), model, found)
@@ -169,6 +170,7 @@ def _refuse_other(file: Path, found: Parity | None, half: bool) -> None:
 
 def _check_target(file: Path, weights: Path, suffix: str) -> None:
     """Refuse what is no place for a graph, before the work that it would cost to find out."""
+    refuse_url(file)
     if file.is_dir():
         inside = (file / weights.name).with_suffix(suffix)
         raise SsodError(file, "", "is a folder", f"name a file in it: -o {inside}")
@@ -189,14 +191,6 @@ def _need_packages() -> None:
 def parity(model: Model, run: Run, limits: Limits = FULL) -> Parity:
     """Compare a graph with torch on seeded pictures: odd sizes, batches of 1 and 2, flat ones with nothing in them."""
     return measure(model.detector, Graph(model.detector), run, pictures(model.detector), limits)
-
-
-def _write(file: Path, content: bytes) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.refused(file.parent, error) from None
-    atomic.write(file, lambda target: target.write(content), label="export")
 
 
 def _tell(file: Path, size: int, model: Model, found: Parity | None) -> None:

@@ -69,7 +69,8 @@ def upload(name: str, weights: Path, graph: Path, card: Path, *, private: bool =
         done = api.create_commit(name, operations=adds, commit_message=f"Upload {graph.name}")
     except HfHubHTTPError as error:
         raise _refused(name, error, "check the rights of the token: hf auth whoami") from None
-    except (OSError, *HfHubHTTPError.__bases__) as error:  # no network; the HTTP library's own errors are no OSErrors
+    # No network. The HTTP library's own errors are no OSErrors, nor are those of hf_xet, which sends large files.
+    except (OSError, RuntimeError, *HfHubHTTPError.__bases__) as error:
         raise _refused(name, error, "check the network, and HF_ENDPOINT") from None
     return str(done.commit_url)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from ssod.data import datasets, splits
+from ssod.data import datasets
 from ssod.data.data_config import DataConfig
 from ssod.data.formats.findings import Context
 from ssod.data.formats.infer import unlabeled_source
@@ -60,12 +60,8 @@ def taught(config: Path) -> list[Images]:
     """
     section = run_files.config(config)["data"]
     cfg = read_section(DataConfig, section, "data", config_errors.Source(str(config), {}), {})
-    ctx = datasets.context(cfg)
-    everything = datasets.load_labeled(cfg, ctx("labeled"))
-    keeps = everything
-    if cfg.split is not None:
-        keeps = everything.subset(splits.select(everything, cfg.split, ctx("split"))[0])
-    val = datasets.load_val(cfg, everything.classes, ctx("val"))
+    keeps = datasets.kept(cfg)
+    val = datasets.load_val(cfg, keeps.classes, datasets.context(cfg)("val"))
     return [part.images for part in (keeps, val) if part is not None]
 
 

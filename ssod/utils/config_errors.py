@@ -76,7 +76,8 @@ def _explain(error: ValidationError, kind: Any, name: str, source: Source) -> Ss
             fix = nearest(str(found), sorted(_tags(_at(kind, first["loc"]))))
             return source.error(f"{path}.{first['ctx']['discriminator'].strip(chr(39))}", f"{problem}{more}", fix)
         case "model_type" | "model_attributes_type" | "dict_type":
-            return source.error(path, f"{shown(value)} where keys are due{more}", f"write '{loc[-1]}:' and keys below")
+            fix = f"write '{path.rpartition('.')[2]}:' and keys below"
+            return source.error(path, f"{shown(value)} where keys are due{more}", fix)
         case "value_error" if shown(value) in message:
             problem, fix = _divided(message, name)
             return source.error(path, f"{problem}{more}", fix)

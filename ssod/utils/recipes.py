@@ -145,7 +145,10 @@ def draw(tree: Tree, origins: dict[str, str], recipe: Recipe, source: str) -> No
     for key, value in (("percent", recipe.percent), ("fold", recipe.fold)):
         if value is None:
             continue
-        if not (tree.get("data") or {}).get("split"):
+        data = tree.get("data") or {}
+        if not isinstance(data, dict):
+            return  # it is refused where the sections are read
+        if not data.get("split"):
             problem = f"{value:g}, but {recipe.data or 'the file'} has no data.split: all its labels are used"
             raise SsodError(source, f"recipe.{key}", problem, f"leave {key} out, or give a data.split")
         merge(tree, {"data": {"split": {key: value}}}, origins, source)
@@ -160,10 +163,9 @@ def read_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     return read_section(Recipe, dict(values), "recipe", Source(source, {}), {})
 
 
-def stem(recipe: Recipe, tree: Tree) -> str:
-    """Return the name of a recipe, under which its runs are filed: method, detector, data, percentage."""
-    split = (tree.get("data") or {}).get("split")
-    share = [f"{split['percent']:g}p"] if split else []
+def stem(recipe: Recipe, percent: float | None) -> str:
+    """Return the name of a recipe, under which its runs are filed: method, detector, data, any percentage."""
+    share = [] if percent is None else [f"{percent:g}p"]
     return "_".join([name for name in (recipe.method, recipe.detector, recipe.data) if name] + share)
 
 

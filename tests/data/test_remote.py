@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 
 import ssod
+from ssod.commands import labelled
+from ssod.data import datasets
 from ssod.data.checks.samefile import common_content
+from ssod.data.data_config import DataConfig
 from ssod.data.formats import remote
 from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.folder import read_folder
 from ssod.data.formats.image import open_image
+from ssod.data.formats.infer import data_section
 from ssod.data.formats.paths import safe_join
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images
@@ -31,6 +35,7 @@ from ssod.utils.address import is_url, plain_url, refuse_url
 from ssod.utils.errors import Exit, SsodError
 from tests.engine.crash import difference, final_state
 from tests.small import small_config
+from tests.small_sets import coco
 from tests.trained import model_file, photos
 
 fsspec = pytest.importorskip("fsspec")
@@ -213,6 +218,22 @@ def test_a_passing_fault_is_no_broken_image(served: str, local: Path) -> None:
         Reader()(found, 1)
 
 
+@pytest.mark.parametrize("folder", ["my photos", "my%20photos"])
+def test_names_of_a_web_server_are_those_of_its_files(served: str, tmp_path: Path, folder: str) -> None:
+    names = ["100%.jpg", "a b#1.jpg", "deep er/\u00e9 (2).jpg"]
+    photos(tmp_path / "my photos", names)
+    (tmp_path / "my photos/a list.txt").write_text("a b#1.jpg\n")
+    found, _ = read(f"{served}/{folder}")
+    assert list(found.paths) == names
+    assert [Reader()(found, row).size for row in range(3)] == [(150, 120)] * 3
+    assert list(read(f"{served}/{folder}/*.jpg")[0].paths) == names[:2]
+    assert list(read(f"{served}/{folder}/deep er/* (2).jpg")[0].paths) == ["deep er/\u00e9 (2).jpg"[8:]]
+    for name in ("a b#1.jpg", "a list.txt", "a%20list.txt"):
+        listed, _ = read(f"{served}/{folder}/{name}")
+        assert list(listed.paths) == names[1:2]
+        assert Reader()(listed, 0).size == (150, 120)
+
+
 @pytest.mark.parametrize("place", ["memory://bucket/none", "memory://bucket/none/*.jpg", "memory://bucket/none.txt"])
 def test_what_is_not_there_is_refused(bucket: str, place: str) -> None:
     with pytest.raises(SsodError) as refused:
@@ -309,6 +330,16 @@ def test_labels_and_pictures_of_images_elsewhere(tmp_path: Path, bucket: str, lo
     assert list(find_images(f"{bucket}/deep/c.jpg").paths) == ["c.jpg"]
 
 
+@pytest.mark.parametrize("end", ["", "/*.jpg"])
+def test_init_takes_unlabelled_images_that_lie_elsewhere(tmp_path: Path, bucket: str, end: str) -> None:
+    coco(tmp_path / "set" / "a.json", tmp_path / "set" / "images", ["x.jpg", "y.jpg"])
+    section = data_section(str(tmp_path / "set" / "a.json"), bucket + end, None, None)
+    assert section["unlabeled"] == {"format": "folder", "path": bucket + end}
+    found = datasets.load(DataConfig.model_validate(section))
+    assert list(found.unlabeled.paths) == (SEEN if not end else ["a.jpg"])
+    assert list(labelled._named(bucket + end).paths) == list(found.unlabeled.paths)
+
+
 @pytest.mark.parametrize("place", ["s3://bucket/run", Path("s3://bucket/run")])
 def test_an_address_to_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path | str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -321,6 +352,12 @@ def test_an_address_to_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.M
         lambda: ssod.train(ssod.load_config(small), out=place),
         lambda: label_files(weights, tmp_path / "photos", place),
         lambda: predict_files(weights, tmp_path / "photos", place),
+        lambda: ssod.export(weights, out=f"{place}.onnx"),
+        lambda: ssod.compare([tmp_path], out=[f"{place}.html"]),
+        lambda: ssod.split(tmp_path / "absent.json", place, percent=[10]),
+        lambda: ssod.check(ssod.load_config(small), out=f"{place}.html"),
+        lambda: ssod.merge([tmp_path, tmp_path], f"{place}.json"),
+        lambda: ssod.demo(place),
         lambda: ssod.utils.atomic.write_text(Path(place) / "x", "x"),
     ):
         with pytest.raises(SsodError, match=r"s3://bucket/run.*locks, renames") as refused:

@@ -299,6 +299,16 @@ def test_a_folder_cannot_be_labelled() -> None:
         TypeAdapter(LabeledSource).validate_python({"format": "folder", "path": "x"})
 
 
+@pytest.mark.parametrize(("path", "fits"), [("lists/some.TXT", True), ("s3://b/a.txt", True), ("frames/", False)])
+def test_the_folder_of_a_list_belongs_to_a_list(path: str, fits: bool) -> None:
+    section = {"format": "folder", "path": path, "images": "s3://bucket/photos"}
+    if fits:
+        assert TypeAdapter(Source).validate_python(section).images == "s3://bucket/photos"
+        return
+    with pytest.raises(ValidationError, match=r"where the lines of a \.txt list lie"):
+        TypeAdapter(Source).validate_python(section)
+
+
 def test_the_data_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Nano(tmp_path).config()
     monkeypatch.setenv("SSOD_DATASETS", str(tmp_path))

@@ -221,3 +221,8 @@ def test_the_hash_names_the_images_and_not_their_order(tmp_path: Path) -> None:
     assert split_hash(data.images) == split_hash(data.subset(np.arange(10)[::-1]).images)
     assert split_hash(data.images) != split_hash(data.subset(np.arange(9)).images)
     assert len(to_coco(data.subset([0]))["annotations"]) == 2
+
+
+def test_a_family_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SsodError, match="family: 'nope'"):
+        write_splits(tmp_path / "train.json", [40], [3], tmp_path / "folds", "nope")

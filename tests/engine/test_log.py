@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -408,3 +409,12 @@ def test_an_output_that_is_closed_stops_nothing(tmp_path: Path, monkeypatch: pyt
     out.close()
     writer.say("hello")
     assert "hello" in (tmp_path / "train.log").read_text()
+
+
+@pytest.mark.parametrize(("system", "told"), [("linux", 2_000_000), ("darwin", 2_048_000_000)])
+def test_memory_is_told_in_the_same_unit_on_every_system(
+    system: str, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log.sys, "platform", system)
+    monkeypatch.setattr(log.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=told))
+    assert log.memory(torch.device("cpu")) == pytest.approx(2.048)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ssod.commands.compare import _chosen
+from ssod.commands.compare import _chosen, compare
 from ssod.experiments.sweep import pool
 from ssod.experiments.sweep.executor import Started
 from ssod.experiments.sweep.executors import LocalConfig, SubmititConfig, build_executor
@@ -103,6 +103,36 @@ def test_a_parameter_that_submitit_does_not_know(tmp_path: Path) -> None:
     assert refused.value.code == Exit.USAGE
 
 
+def test_a_cluster_that_takes_no_job_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    for name in ("sbatch", "srun", "squeue", "sacct", "scancel"):
+        executable(tmp_path, "").rename(tmp_path / name)
+        (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition: gpus' >&2\nexit 1\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
+    sweep = Sweep([cell], 1, tmp_path / "runs")
+    found = pool._Pool(sweep, Console(quiet=True), build_executor(SubmititConfig(cluster="slurm"), tmp_path / "runs"))
+    with pytest.raises(SsodError, match="submitit cannot hand it over: sbatch: error: invalid partition") as refused:
+        found.fill()
+    assert refused.value.code == Exit.IO
+    log = found._take(cell)
+    assert log is not None, "its lock is free again"
+    log.close()
+
+
+def test_a_job_that_cannot_begin_says_why_in_its_log(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    executor = build_executor(SubmititConfig(cluster="local"), tmp_path)
+    with open(tmp_path / "log", "ab") as file:
+        run = executor.start([str(tmp_path / "absent"), "-c", "1"], file, {})
+    until(lambda: run.poll() is not None)
+    assert run.poll() == Exit.IO
+    told = pool.why(tmp_path / "log", Exit.IO)
+    assert "submitit: FileNotFoundError: " in told
+    assert "absent" in told
+    assert (tmp_path / "log").read_text().count("ssod: error: submitit") == 1
+
+
 def test_without_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SsodError, match="ssod\\[cluster\\]"):
@@ -137,3 +167,8 @@ def test_a_sweep_where_files_cannot_be_locked_is_refused(tmp_path: Path, monkeyp
         found.fill()
     assert refused.value.code == Exit.IO
     assert found.running == []
+
+
+def test_an_executor_without_a_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SsodError, match="--executor: makes the runs of a sweep, and there is none"):
+        compare([tmp_path], executor="ray")

@@ -52,6 +52,8 @@ def test_a_run_that_saved_no_matches_is_ranked_by_the_name_of_its_val_set(tmp_pa
     assert group.gains == {}
     assert group.differences["mean_teacher"] == pytest.approx(group.ranked[0].mean() - group.ranked[1].mean())
     assert "no interval" in tables.gain_text(group, group.ranked[0])
+    group.differences["mean_teacher"] = -1e-5
+    assert tables.gain_text(group, group.ranked[0]) == "+0.0 [no interval]"
     more = fake_run(tmp_path / "b", fold=2, ap=0.8)
     (row, _) = rows_of([read_run(run) for run in (*runs, more)])
     assert len(row.runs) == 2  # a row has runs with and without

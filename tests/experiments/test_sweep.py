@@ -19,7 +19,7 @@ from ssod.commands.compare import compare
 from ssod.engine.checkpointing.run_dir import RunFolder
 from ssod.experiments.sweep import pool
 from ssod.experiments.sweep.pool import locked, run_cells, why
-from ssod.experiments.sweep.sweep import Cell, Sweep, finished, read_sweep
+from ssod.experiments.sweep.sweep import Cell, Sweep, check_folder, finished, read_sweep
 from ssod.methods.registry import names
 from ssod.utils.errors import Exit, SsodError
 from tests.engine.fork import Command
@@ -342,3 +342,12 @@ def test_the_second_sweep_of_a_table_begins_where_the_first_one_leaves_its_model
         assert model.data.split.fold == tree.data.split.fold
         assert model.detector.model_dump(include=SHAPE) == tree.detector.model_dump(include=SHAPE)
     assert not any(getattr(tree.method, "fresh_heads", False) for tree in trees), "the models' heads would be lost"
+
+
+@pytest.mark.parametrize("text", ["", "5", "[1]"])
+def test_a_damaged_config_in_a_run_folder_is_one_line(tmp_path: Path, text: str) -> None:
+    (cell,) = read_sweep(sweep_file(tmp_path, configs=["small.yaml"])).cells
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "config.yaml").write_text(text)
+    with pytest.raises(SsodError, match="no run's config"):
+        check_folder(cell)

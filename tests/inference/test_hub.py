@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ssod.inference.hub import check_hub
+from ssod.inference.hub import check_hub, upload
 from ssod.utils.errors import Exit, SsodError
 
 pytest.importorskip("huggingface_hub", reason="pip install 'ssod[hub]'")
@@ -129,6 +129,22 @@ def test_a_hub_that_refuses_or_is_not_there_ends_in_one_line(hub: Hub, tmp_path:
     done = send(hub.url, tmp_path)
     assert "check the network" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_what_sends_large_files_fails_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Data processing error: CAS service error\nretries exhausted")  # as hf_xet raises it
+
+    monkeypatch.setattr(hub.HfApi, "create_repo", lambda *_, **__: None)
+    monkeypatch.setattr(hub.HfApi, "create_commit", fails)
+    files = [tmp_path / name for name in ("best.safetensors", "best.onnx", "best.md")]
+    for file in files:
+        file.write_bytes(b"x")
+    with pytest.raises(SsodError, match="hub: ann/cells: Data processing error: CAS service error; check") as refused:
+        upload("ann/cells", *files)
+    assert refused.value.code == Exit.IO
 
 
 def test_what_cannot_be_uploaded_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

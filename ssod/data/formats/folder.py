@@ -69,7 +69,8 @@ def _read_remote(path: str, images: str | None, ctx: Context) -> Images:
     if url.lower().endswith(".txt"):
         file = ctx.path(path)
         if is_url(path):
-            file = remote.fetch(remote.listed(above, cache, glob.escape(last))[0], last)
+            root, there = remote.listed(above, cache, glob.escape(last))
+            file = remote.fetch(root, there[0] if there else last)
         base = images or above
         root = remote.listed(base, cache)[0] if is_url(base) else ctx.path(base)
         names = _from_list(file, root, ctx)

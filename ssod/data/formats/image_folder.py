@@ -54,14 +54,36 @@ def image_folder(
             _fit(own, wanted)[1] == len(wanted)
         ):
             return own
-    decides, fix = DECIDES[option]
+    decides, fix = decision(option)
     folders = [absolute(named)] if named else [*_usual(ann), *([absolute(also)] if also else [])]
-    fits = {folder: _fit(folder, wanted) for folder in folders}
-    best = max(fits.values())
-    if best == (0, 0):
+    found = likeliest(ann, images, folders, option)
+    if found is None:
         first = wanted[0].name
         problem = f"'{first}' of {ann.name} is not there" if named else f"cannot find '{first}' of {ann.name}"
         raise SsodError("command line", decides, problem, fix)
+    return found
+
+
+def decision(option: str) -> tuple[str, str]:
+    """Return what of a command decides about the images of the set that an option or an argument names, and a fix."""
+    return DECIDES.get(option, (option, "name the JSON itself, and put it beside its images"))
+
+
+def likeliest(ann: Path, images: Sequence[Any], folders: Sequence[Path], option: str) -> Path | None:
+    """Return the one of some folders that has most of a COCO JSON's images by name and size; None if none has any.
+
+    Args:
+        ann, images, option: as of ``image_folder``.
+        folders: absolute ones.
+
+    Raises:
+        SsodError: two have different images under the same names.
+    """
+    wanted, (decides, fix) = _sample(images), decision(option)
+    fits = {folder: _fit(folder, wanted) for folder in folders}
+    best = max(fits.values(), default=(0, 0))
+    if best == (0, 0):
+        return None
     first, *others = (folder for folder, fit in fits.items() if fit == best)
     for other in others:
         if not _same(first, other, wanted):

@@ -15,6 +15,7 @@ from ssod.data.formats.folder import before_wildcard
 from ssod.data.formats.listing import hidden
 from ssod.data.formats.yolofile import NAME, VAL, is_yaml, read_data_yaml, which
 from ssod.data.formats.yoloparts import named_parts
+from ssod.utils.address import is_url, plain_url
 from ssod.utils.errors import SsodError
 
 _PATHS = ("ann", "images", "root", "path")
@@ -58,7 +59,7 @@ def labeled_source(
 
 
 def unlabeled_source(path: str, option: str, labeled: Source, also: str | None = None) -> Source:
-    """Say what images are at ``path``: whatever ``labeled_source`` knows, or a folder, a glob or a .txt list.
+    """Say what images are at ``path``: whatever ``labeled_source`` knows, a folder, glob, .txt list or address.
 
     Args:
         path: what the user gave.
@@ -69,6 +70,8 @@ def unlabeled_source(path: str, option: str, labeled: Source, also: str | None =
     Raises:
         SsodError: nothing there, or the labelled images themselves.
     """
+    if is_url(path):
+        return {"format": "folder", "path": plain_url(path)}
     where = Path(os.path.abspath(os.path.expanduser(path)))
     if not where.exists():
         if glob.has_magic(path):
@@ -92,8 +95,11 @@ def unlabeled_source(path: str, option: str, labeled: Source, also: str | None =
 
 
 def below_one_root(sources: Sequence[Source]) -> tuple[str | None, list[Source]]:
-    """Return the folder that all paths share, and the sources with paths relative to it; None = they share none."""
-    paths = [source[key] for source in sources for key in _PATHS if key in source]
+    """Return the folder that all paths share, and the sources with paths relative to it; None = they share none.
+
+    An address stays as it is.
+    """
+    paths = [source[key] for source in sources for key in _PATHS if key in source and not is_url(source[key])]
     fixed = [before_wildcard(path)[0] for path in paths]
     root = os.path.commonpath(fixed)
     if root in fixed:
@@ -101,7 +107,10 @@ def below_one_root(sources: Sequence[Source]) -> tuple[str | None, list[Source]]
     if root == os.path.dirname(root):
         return None, list(sources)
     relative = [
-        {key: os.path.relpath(value, root) if key in _PATHS else value for key, value in source.items()}
+        {
+            key: os.path.relpath(value, root) if key in _PATHS and not is_url(value) else value
+            for key, value in source.items()
+        }
         for source in sources
     ]
     return root, relative

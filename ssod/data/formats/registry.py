@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssod.data.formats.coco import read_coco, read_coco_images
 from ssod.data.formats.cocoimages import Names
@@ -105,6 +105,12 @@ class FolderSource(Section):
     address of one, such as s3://bucket/frames/, whose images are copied to `data.cache` when they are opened."""
     images: str | None = None
     "Folder that the lines of a .txt list are relative to, or its address; by default the list's own."
+
+    @model_validator(mode="after")
+    def _images_of_a_list(self) -> FolderSource:
+        if self.images is not None and not self.path.rstrip("/").lower().endswith(".txt"):
+            raise ValueError("images: is where the lines of a .txt list lie, and `path` is none; remove it")
+        return self
 
 
 AnnotatedSource = CocoSource | VocSource | YoloSource | LabelmeSource | LabelStudioSource

@@ -12,6 +12,7 @@ that are still right take their places as second names of the same files.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, unquote
 
 from ssod.data.formats.image import MAX_PIXELS
 from ssod.utils import atomic
@@ -68,8 +70,10 @@ def listed(url: str, cache: str | None, pattern: str = "") -> tuple[str, list[st
         files, path = _open_side(url)
         files.invalidate_cache()  # this process may have asked before
         base = path.rstrip("/") + "/"
-        found = files.glob(base + pattern, detail=True) if pattern else files.find(base.rstrip("/"), detail=True)
+        found = _asked(files, base, pattern, web=_is_web(url))
         rows = {str(name): info for name, info in found.items() if info.get("type") == "file"}
+        if _is_web(url):
+            base, rows = unquote(base), {unquote(name): info for name, info in rows.items()}
         return {name.removeprefix(base): _told(info) for name, info in rows.items() if name.startswith(base)}
 
     table = dict(sorted(_tried(url, ask).items()))
@@ -79,6 +83,25 @@ def listed(url: str, cache: str | None, pattern: str = "") -> tuple[str, list[st
     if not (root / LIST).exists():
         atomic.write_text(root / LIST, json.dumps({"url": url, "files": table}))
     return str(root), list(table)
+
+
+def _asked(files: Any, base: str, pattern: str, *, web: bool) -> dict[str, dict[str, Any]]:
+    """Return what the other side has below ``base`` that fits a pattern; of a web server, by its names as they read."""
+    if not pattern:
+        return files.find(base.rstrip("/"), detail=True)
+    if not web:
+        return files.glob(base + pattern, detail=True)
+    from fsspec.utils import glob_translate
+
+    depth = None if "**" in pattern else pattern.count("/") + 1
+    found = files.find(base.rstrip("/"), maxdepth=depth, detail=True)
+    fits = re.compile(glob_translate(glob.escape(unquote(base)) + unquote(pattern)))
+    return {name: info for name, info in found.items() if fits.match(unquote(name))}
+
+
+def _is_web(url: str) -> bool:
+    """Whether names at an address are written as in links: ``a%20b.jpg`` for ``a b.jpg``."""
+    return url.lower().startswith(("http://", "https://"))
 
 
 def is_remote(root: str) -> bool:
@@ -107,7 +130,8 @@ def fetch(root: str, name: str) -> str:
     target = os.path.join(root, name)
     if os.path.isfile(target):
         return target
-    cache, url = Path(root).parent, f"{url_of(root)}/{name}"
+    cache, url = Path(root).parent, url_of(root)
+    url = f"{url}/{quote(name) if _is_web(url) else name}"
     with _locks[hash(url) % len(_locks)]:
         if not os.path.isfile(target):
             copy = fetched(url, cache)

@@ -6,9 +6,11 @@ An executor starts a command and tells what became of it. Which runs are made, a
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import IO, Protocol
 
@@ -65,6 +67,24 @@ def process(
         start_new_session=True,  # Ctrl-C is the sweep's alone; the runs are asked once, by `ask`
         preexec_fn=partial(end_with_parent, signal.SIGTERM),
     )
+
+
+def note(log: str, problem: str) -> None:
+    """Write why a run is over into its log, where the run itself could not: it never began, or was ended from outside.
+
+    Args:
+        log: the file, which the pool reads the reason from.
+        problem: one line.
+    """
+    with suppress(OSError), open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"ssod: error: {problem}\n")
+
+
+def reason(error: Exception) -> str:
+    """Return the line of another library's error that says what was wrong: of a traceback its last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    return (raised[-1:] or lines[:1] or [type(error).__name__])[0]
 
 
 class Local:

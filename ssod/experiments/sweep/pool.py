@@ -213,7 +213,11 @@ class _Pool:
             env["CUDA_VISIBLE_DEVICES"] = self._gpu(slot) or ""
         command = [sys.executable, "-m", "ssod", "train", *cell.command(), *more, "-o", str(cell.folder)]
         memory = Stated(cell.folder / "metrics.jsonl")
-        process = self.executor.start(command, log, env)
+        try:
+            process = self.executor.start(command, log, env)
+        except BaseException:
+            log.close()  # and with it the lock
+            raise
         self._say(f"{cell.name} starts" + (f": {' '.join(more)}" if more else ""))
         return Job(cell, process, log, slot, memory)
 

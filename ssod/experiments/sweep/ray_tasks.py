@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ssod.experiments.sweep.executor import Started, process
+from ssod.experiments.sweep.executor import Started, note, process, reason
 from ssod.utils.errors import Exit, SsodError
 
 SAVING = 30.0  # seconds that a stopped run has to save its state before nobody waits for it any more
@@ -56,7 +56,7 @@ class Ray:
                 ray.init(address=address or "local", **{**plain, **(init or {})})
             except Exception as error:  # Ray raises this very class where a machine is too busy for its start
                 code = Exit.USAGE if isinstance(error, RuntimeError | TypeError | ValueError) else Exit.IO
-                raise _refused(f"does not start: {_first_line(error)}", code) from None
+                raise _refused(f"does not start: {reason(error)}", code) from None
         has = ray.cluster_resources()
         gpus = float(has.get("GPU", 0) > 0) if num_gpus is None else num_gpus
         takes = {"CPU": num_cpus, "GPU": gpus, **(resources or {})}
@@ -70,7 +70,7 @@ class Ray:
     def start(self, command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Started:
         """See ``Executor.start``; the task opens the log itself, on the machine that it comes to."""
         path = str(Path(log.name).absolute())
-        return _Task(self._ray, self._task.remote(list(command), path, dict(env), os.getcwd()))
+        return _Task(self._ray, self._task.remote(list(command), path, dict(env), os.getcwd()), path)
 
 
 def run(command: list[str], log: str, env: dict[str, str], folder: str) -> int:
@@ -93,17 +93,22 @@ def stop(started: subprocess.Popen) -> int:
 
 
 class _Task:
-    def __init__(self, ray: Any, ref: Any) -> None:
-        self._ray, self._ref = ray, ref
+    def __init__(self, ray: Any, ref: Any, log: str) -> None:
+        self._ray, self._ref, self._log = ray, ref, log
+        self._code: int | None = None
 
     def poll(self) -> int | None:
-        if not self._ready(0):
-            return None
+        if self._code is None and self._ready(0):
+            self._code = self._ended()
+        return self._code
+
+    def _ended(self) -> int:
         try:
             return self._ray.get(self._ref)
         except self._ray.exceptions.TaskCancelledError:
             return Exit.PREEMPTED.value
-        except self._ray.exceptions.RayError:
+        except self._ray.exceptions.RayError as error:
+            note(self._log, f"ray: {reason(error)}")
             return Exit.IO.value
 
     def ask(self) -> None:
@@ -116,10 +121,6 @@ class _Task:
 
     def _ready(self, seconds: float) -> bool:
         return bool(self._ray.wait([self._ref], timeout=seconds)[0])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _refused(problem: str, code: Exit = Exit.USAGE) -> SsodError:

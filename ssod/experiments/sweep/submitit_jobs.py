@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ssod.experiments.sweep.executor import Started, process
+from ssod.experiments.sweep.executor import Started, note, process, reason
 from ssod.utils.errors import Exit, SsodError
 
 SAVING = 30.0  # seconds that a stopped run has to save its state before nobody waits for it any more
@@ -38,12 +38,22 @@ class Submitit:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self._executor.update_parameters(**parameters)
         except (RuntimeError, NameError, AssertionError, TypeError, ValueError) as error:
-            problem = f"submitit refuses it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            problem = f"submitit refuses it: {reason(error)}"
             raise SsodError("sweep", "executor", problem, "see docs/cluster.md") from None
 
     def start(self, command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Started:
-        """See ``Executor.start``; the job opens the log itself, on the machine that it comes to."""
-        return _Submitted(self._executor.submit(Call(list(command), str(Path(log.name).absolute()), dict(env))))
+        """See ``Executor.start``; the job opens the log itself, on the machine that it comes to.
+
+        Raises:
+            SsodError: code 6, the cluster takes no such job: an unknown partition, a queue that is full.
+        """
+        path = str(Path(log.name).absolute())
+        try:
+            return _Submitted(self._executor.submit(Call(list(command), path, dict(env))), path)
+        except RuntimeError as error:  # submitit's own are of this class
+            problem = f"submitit cannot hand it over: {reason(error)}"
+            fix = "see docs/cluster.md; the same command goes on"
+            raise SsodError("sweep", "executor", problem, fix, code=Exit.IO) from None
 
 
 class Call:
@@ -75,16 +85,21 @@ class Call:
 
 
 class _Submitted:
-    def __init__(self, job: Any) -> None:
-        self._job = job
+    def __init__(self, job: Any, log: str) -> None:
+        self._job, self._log = job, log
+        self._code: int | None = None
+        self._asked = False  # to end: its run says itself what it saves
 
     def poll(self) -> int | None:
-        if not self._job.done():
-            return None
-        error = self._job.exception()
-        return self._job.result() if error is None else Exit.IO.value
+        if self._code is None and self._job.done():
+            error = self._job.exception()
+            self._code = self._job.result() if error is None else Exit.IO.value
+            if error is not None and not self._asked:
+                note(self._log, f"submitit: {reason(error)}")
+        return self._code
 
     def ask(self) -> None:
+        self._asked = True
         if not self._job.done():
             self._job.cancel(check=False)
 

@@ -283,7 +283,9 @@ def check_folder(cell: Cell) -> None:
     file = cell.folder / "config.yaml"
     if not file.exists():
         return
-    old, new = flat(read_yaml(file)), flat(cell.load().dump())
+    if not isinstance(there := read_yaml(file), dict):
+        raise SsodError(file, "", "is no run's config", "remove the folder, or name another `out`")
+    old, new = flat(there), flat(cell.load().dump())
     for key in sorted(old.keys() | new.keys()):
         if kind_of(key) != "cosmetic" and old.get(key) != new.get(key):
             problem = f"holds a run with {key}={old.get(key)!r}, the sweep says {new.get(key)!r}"
