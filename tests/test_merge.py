@@ -10,6 +10,7 @@ import pytest
 
 from ssod.commands.merge import merge
 from ssod.commands.sources import read_labels
+from ssod.data.formats.findings import Context, Rules
 from ssod.data.formats.infer import labeled_source
 from ssod.data.formats.registry import CocoSource, read_labeled
 from ssod.utils.errors import Exit, SsodError
@@ -106,6 +107,27 @@ def test_each_json_takes_the_named_folder_that_has_its_images(tmp_path: Path) ->
     jsons[0].write_text(json.dumps(table))  # x and y alone, which both folders have
     with pytest.raises(SsodError, match=r"hold different images by the names in set\.json"):
         merge(jsons, tmp_path / "other.json", images=folders)
+
+
+def test_sets_without_a_box_are_written_with_their_classes(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """A set without a box, and one without a class: what the first has all images of the other may lack."""
+    tree = json.loads(sets[0].read_text())
+    sets[0].write_text(json.dumps(tree | {"annotations": []}))
+    for file in (sets[1] / "Annotations").iterdir():
+        file.write_text("<annotation><size><width>64</width><height>48</height></size></annotation>")
+    merged = merge(sets, tmp_path / "all.json")
+    assert (merged.whole.images, merged.whole.boxes, merged.whole.classes) == (5, 0, 2)
+    written = json.loads((tmp_path / "all.json").read_text())
+    assert written["annotations"] == []
+    assert [row["name"] for row in written["categories"]] == ["cat", "dog"]
+    assert [row.get("incomplete", False) for row in written["images"]] == [False] * 3 + [True] * 2
+    source = CocoSource(format="coco", ann=str(tmp_path / "all.json"), images=str(tmp_path))
+    back = read_labeled(source, Context("", "", Rules(needs_objects=False)))
+    assert (len(back), back.classes.names) == (5, ("cat", "dog"))
+    shutil.copytree(sets[1], tmp_path / "third")
+    with pytest.raises(SsodError, match="none of the sets has a box or names a class") as caught:
+        merge([sets[1], tmp_path / "third"], tmp_path / "none.json")
+    assert caught.value.code == Exit.DATA
 
 
 def test_a_folder_far_from_the_file_is_not_believed(sets: tuple[Path, Path], tmp_path: Path) -> None:

@@ -38,7 +38,12 @@ from ssod.utils.errors import SsodError
 from ssod.utils.printing import percent
 from tools.options import count
 
-NAMES = {"evaluate": "eval", "label_files": "label", "out": "-o", "overrides": "--set"}  # of commands and options, where a call has others
+NAMES = {
+    "evaluate": "eval",
+    "label_files": "label",
+    "out": "-o",
+    "overrides": "--set",
+}  # of commands and options, where a call has others
 SHARES = [f"{kind} by {by}" for kind in ("precision", "recall") for by in ("audit (95 %)", "truth")]
 
 

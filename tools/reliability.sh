@@ -74,7 +74,7 @@ part kills SSOD_KILLS=$(((kills + 1) / 2)) -- tests/test_crash.py tests/engine/t
 part input -- tests/data/test_corpus.py tests/data/test_corpus_folders.py tests/core tests/test_fixes.py \
     tests/test_wrong_kinds.py tests/test_undefined.py tests/test_refused_early.py
 part ranks ${all[@]+"${all[@]}"} -- tests/utils/test_distributed.py tests/test_ranks.py tests/test_endings.py \
-    -k "rank or distributed"
+    tests/test_one_rank_without_boxes.py -k "rank or distributed"
 part fuzz SSOD_TEST_EXAMPLES=$times -- tests/data/test_fuzz.py tests/inference/test_strange_models.py \
     tests/engine/test_strange_checkpoints.py tests/experiments/test_strange_runs.py
 part numbers -- tests/engine/test_guard.py tests/engine/test_roll_back.py

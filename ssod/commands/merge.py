@@ -74,7 +74,8 @@ def merge(
     the labels of the last set count, all of them.
 
     A set that lacks a class of another one says nothing about it: its images are written as ``incomplete`` in that
-    class, and what may be such an object there is ignored in training instead of background.
+    class, and what may be such an object there is ignored in training instead of background. Where no set has a box,
+    as parts in which a detector found nothing, their images and classes are written.
 
     Args:
         sources: two or more COCO JSONs, VOC folders or YOLO folders, corrections after what they correct.
@@ -103,8 +104,9 @@ def merge(
     for path, folder in zip(sources, folders):
         data = read_labels(path, "SOURCES", folder, needs_objects=False)  # nothing is found in some part of a folder
         sets.append(_located(data, sets, path) if folder is None and is_json(path) else _checked(data, path))
-    if not any(len(one.boxes) for one in sets):
-        raise SsodError(sources[0], "", "none of the sets has a box", "name one that has", code=Exit.DATA)
+    if not any(len(one.classes) for one in sets):
+        problem = "none of the sets has a box or names a class"
+        raise SsodError(sources[0], "", problem, "name one that does", code=Exit.DATA)
     data, twice = joined.join(sets, _keys(sets), lacking_is_open=True)
     table = {"info": {"images": os.path.relpath(data.images.root, os.path.realpath(out.parent))}, **to_coco(data)}
     atomic.write_text(out, json.dumps(table), new=True)

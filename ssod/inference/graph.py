@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
+import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from ssod.utils.errors import Exit, SsodError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 MEASURE = "use the best.safetensors that it was exported from"
+SHARE = 0.75  # of the machine's memory: what the tensors of graphs may take on the CPU
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,15 @@ def _provider(content: Content, device: torch.device, must: bool) -> str:
 def _failed(file: Path, error: Exception) -> SsodError:
     if isinstance(error, SsodError):
         return error
-    words = " ".join(str(error).split())[:150]
-    return SsodError(file, "graph", f"cannot be run: {type(error).__name__}: {words}", AGAIN, code=Exit.CHECKPOINT)
+    words, fix = " ".join(str(error).split()), AGAIN
+    if "Available memory of" in words:  # the arena's own
+        problem, fix = (
+            f"takes more than {SHARE:.0%} of this machine's memory",
+            "give it smaller images, or fewer at once",
+        )
+    else:
+        problem = f"cannot be run: {type(error).__name__}: {words[:150]}"
+    return SsodError(file, "graph", problem, fix, code=Exit.CHECKPOINT)
 
 
 def runner(content: bytes, format: str, provider: str = CPU, place: int = 0) -> Run:
@@ -185,6 +195,10 @@ def runner(content: bytes, format: str, provider: str = CPU, place: int = 0) -> 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 if provider == CPU else 3  # what fails is raised, too
     options.intra_op_num_threads = torch.get_num_threads()
+    if provider == CPU and have_limit():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # It computes before there is a step, in memory that no arena counts.
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
     chosen = (provider, {"device_id": place}) if provider == CUDA else provider
     session = onnxruntime.InferenceSession(content, options, providers=[chosen])
     check_used(provider, session.get_providers())
@@ -195,6 +209,23 @@ def runner(content: bytes, format: str, provider: str = CPU, place: int = 0) -> 
         return boxes, scores, labels
 
     return run
+
+
+@functools.cache
+def have_limit() -> bool:
+    """Limit the memory of all graphs that this process runs on the CPU, once; return whether it is limited.
+
+    A few bytes of a stranger's graph can ask for any amount: by the shape of a constant, or by what it makes of images.
+    """
+    import onnxruntime as ort
+
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(info, ort.OrtArenaCfg({"max_mem": int(SHARE * whole)}))
+    except Exception:  # of onnxruntime, of any kind: a program has an arena of its own; or no such call, on Windows
+        return False
+    return True
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def _of_onnx(source: Source, data: bytes) -> dict[str, str]:
         model = onnx.load_model_from_string(data)
     except Exception:  # the parser's own, whose words say nothing to a user
         raise source.error("", "damaged: no ONNX file, or cut off") from None
-    outside = next(_outside(model), None)
+    outside = next(_outside(source, model), None)
     if outside is not None:
         fix = "export the weights again, into one file"
         problem = f"the tensor {outside!r:.40} lies in another file, which is not opened"
@@ -110,8 +110,14 @@ def _of_onnx(source: Source, data: bytes) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _outside(message: Any) -> Iterator[str]:
-    """Yield the names of the tensors, wherever in a model, whose values lie in other files."""
+def _outside(source: Source, message: Any) -> Iterator[str]:
+    """Yield the names of the tensors, wherever in a model, whose values lie in other files.
+
+    Raises:
+        SsodError: code 4, a sparse one, which grows when it is loaded.
+    """
+    if message.DESCRIPTOR.name == "SparseTensorProto":
+        raise source.error("graph", "has a sparse tensor, and ssod writes none")
     if message.DESCRIPTOR.name == "TensorProto":
         if message.data_location == message.EXTERNAL or len(message.external_data):
             yield message.name
@@ -119,7 +125,7 @@ def _outside(message: Any) -> Iterator[str]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for inner in [value] if hasattr(value, "DESCRIPTOR") else value:
-                yield from _outside(inner)
+                yield from _outside(source, inner)
 
 
 def _check_port(source: Source, port: Any) -> None:

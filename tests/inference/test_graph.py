@@ -245,6 +245,13 @@ def outside(proto: onnx.ModelProto, *, nested: bool) -> onnx.ModelProto:
     return proto
 
 
+def sparse(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A file of some bytes that holds a gigabyte."""
+    value, place = (onnx.numpy_helper.from_array(np.zeros(1, kind), "x") for kind in (np.float32, np.int64))
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(value, place, [1 << 28]))
+    return proto
+
+
 SAID = graphs.metadata(graphs.card())
 BATCHED = {**graphs.PORTS, "images": (TensorProto.FLOAT, (1, 3, "h", "w"))}
 HALF = {**graphs.PORTS, "images": (TensorProto.FLOAT16, ("n", 3, "h", "w"))}
@@ -266,6 +273,7 @@ STRANGE: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], Exit, str]] = {
     "half": (lambda: graphs.model(SAID, ports=HALF), Exit.CHECKPOINT, "graph.images: is of type 10"),
     "outside": (lambda: outside(graphs.model(SAID), nested=False), Exit.UNSAFE, "'secret' lies in another file"),
     "outside, inside": (lambda: outside(graphs.model(SAID), nested=True), Exit.UNSAFE, "'secret' lies in another file"),
+    "sparse": (lambda: sparse(graphs.model(SAID)), Exit.CHECKPOINT, "has a sparse tensor, and ssod writes none"),
     "label": (lambda: graphs.model(SAID, label=3), Exit.CHECKPOINT, "labels beyond the 3 classes"),
     "score": (lambda: graphs.model(SAID, score=2), Exit.CHECKPOINT, "answers with what are no detections"),
     "box": (lambda: graphs.model(SAID, box=(0, 0, float("nan"), 1)), Exit.CHECKPOINT, "what are no detections"),
@@ -292,6 +300,63 @@ def test_a_graph_that_breaks_is_one_line(tmp_path: Path, capfd: pytest.CaptureFi
     file = graphs.write(tmp_path / "b.onnx", proto)
     assert "graph: cannot be run" in refusal(lambda: load(file)(IMAGE), Exit.CHECKPOINT)
     assert capfd.readouterr() == ("", "")
+
+
+def greedy(proto: onnx.ModelProto, values: dict[str, object], op: str, *inputs: str) -> onnx.ModelProto:
+    """Let the scores depend on the largest value of what ``op`` makes of these."""
+    scores = next(node for node in proto.graph.node if "scores" in node.output)
+    scores.output[0] = "known"
+    held = {name: np.array(value) for name, value in values.items()} | {"zero": np.float32(0)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in held.items())
+    proto.graph.node.extend([
+        helper.make_node(op, inputs, ["much"]),
+        helper.make_node("ReduceMax", ["much"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+        helper.make_node("Add", ["known", "nothing"], ["scores"]),
+    ])  # fmt: skip
+    return proto
+
+
+LIMITED = """
+import os, resource, sys
+import numpy as np
+from ssod.inference import graph
+from ssod.inference.model import load
+from ssod.utils.errors import SsodError
+
+graph.SHARE = 300e6 / (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+load(sys.argv[1])(np.zeros((64, 100, 3), np.uint8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for file in sys.argv[2:]:
+    try:
+        load(file)(np.zeros((64, 100, 3), np.uint8))
+        print(file, "good")
+    except SsodError as error:
+        print(error.line())
+found = load(sys.argv[1])(np.zeros((64, 100, 3), np.uint8))
+print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_graph_that_takes_all_memory_is_one_line(tmp_path: Path) -> None:
+    """Before there is a picture, by the shape of a constant; or then, by what it makes of it. Each asks for 2 GB."""
+    cases = {
+        "constant": ({"shape_much": [1 << 29]}, "ConstantOfShape", "shape_much"),
+        "range": ({"from": np.float32(0), "to": np.float32(1 << 29), "by": np.float32(1)}, "Range", "from", "to", "by"),
+        "tile": ({"often": [1, 1, 300, 100]}, "Tile", "images", "often"),
+    }
+    files = [graphs.write(tmp_path / "good.onnx")]
+    for name, (values, op, *inputs) in cases.items():
+        files.append(graphs.write(tmp_path / f"{name}.onnx", greedy(graphs.model(SAID), values, op, *inputs)))
+    done = subprocess.run([sys.executable, "-c", LIMITED, *map(str, files)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    for file, line in zip(files[1:], lines, strict=True):
+        assert line.startswith(f"{file}: graph: takes more than"), line
+        assert line.endswith("give it smaller images, or fewer at once")
+    found, more = map(int, last.split())
+    assert found == 1, "the others still run"
+    assert more < 600_000, "kilobytes"
 
 
 def test_a_file_that_is_cut_off_anywhere_is_one_line(tmp_path: Path) -> None:

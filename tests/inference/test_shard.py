@@ -39,8 +39,12 @@ def test_what_the_parts_write_is_joined_to_what_one_process_writes(
     parts = [tmp_path / f"part{number}.json" for number in (1, 2, 3)]
     merge([str(part) for part in parts], tmp_path / "all.json")
     assert f"{parts[2]} has no box" in capsys.readouterr().out
-    with pytest.raises(SsodError, match="none of the sets has a box"):
-        merge([str(parts[2]), str(parts[2])], tmp_path / "none.json")
+    none = [tmp_path / "part3.json", tmp_path / "again.json"]  # where the detector finds nothing at all
+    none[1].write_bytes(none[0].read_bytes())
+    merged = merge([str(part) for part in none], tmp_path / "none.json")
+    assert boxes_of(tmp_path / "none.json") == boxes_of(parts[2]) == {"c.png": [], "f.png": []}
+    assert merged.labels.classes.names == ("cat", "dog", "bird")
+    assert len(merged.remarks) == 3, "both have no box, and the same images"
     whole = boxes_of(tmp_path / "whole.json")
     close = {image: [(name, pytest.approx(box, abs=0.02)) for name, box in found] for image, found in whole.items()}
     assert boxes_of(tmp_path / "all.json") == close
