@@ -26,6 +26,7 @@ from ssod.report.json_files import saved
 from ssod.report.page import Section, alarms, grid, page, sheet, text, verdict_list
 from ssod.report.pictures import pictures
 from ssod.utils import atomic
+from ssod.utils.address import refuse_url
 from ssod.utils.printing import percent
 
 
@@ -42,16 +43,14 @@ def report(run: Path | str, *, out: Path | str | None = None, baseline: Path | s
         The file.
 
     Raises:
-        SsodError: code 2 when ``baseline`` is no baseline of the run, 3 for what is no run folder, 6 when the disk
-            refuses.
+        SsodError: code 2 when ``baseline`` is no baseline of the run or ``out`` is an address, 3 for what is no run
+            folder, 6 when the disk refuses.
     """
+    if out is not None:
+        refuse_url(out)
     own = read_run(Path(run))
     other = named_baseline(own, Path(baseline)) if baseline else find_baseline(own)
     target = Path(out) if out else own.path / "report.html"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.refused(target, error) from None
     atomic.write_text(target, run_page(own, other))
     print(f"-> {target}")
     return target

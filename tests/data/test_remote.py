@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import ssod
-from ssod.commands import labelled
 from ssod.data import datasets
 from ssod.data.checks.samefile import common_content
 from ssod.data.data_config import DataConfig
@@ -29,6 +28,7 @@ from ssod.data.formats.paths import safe_join
 from ssod.data.formats.presence import check_files
 from ssod.data.formats.records import Images
 from ssod.data.loading.reader import Reader
+from ssod.inference import labelled
 from ssod.inference.label import label_files
 from ssod.inference.predict import find_images, predict_files
 from ssod.utils.address import is_url, plain_url, refuse_url
@@ -358,6 +358,7 @@ def test_an_address_to_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.M
         lambda: ssod.check(ssod.load_config(small), out=f"{place}.html"),
         lambda: ssod.merge([tmp_path, tmp_path], f"{place}.json"),
         lambda: ssod.demo(place),
+        lambda: ssod.write_report(tmp_path, out=f"{place}.html"),
         lambda: ssod.utils.atomic.write_text(Path(place) / "x", "x"),
     ):
         with pytest.raises(SsodError, match=r"s3://bucket/run.*locks, renames") as refused:
