@@ -258,7 +258,7 @@ def _cross_check(cfg: Config, source: Source) -> None:
         return
     if cfg.origins.get("method.score") == "command line" and getattr(cfg.method, "threshold", None) is not None:
         problem = f"is not read: 'method.threshold' says {cfg.method.threshold.name}"
-        raise source.error("method.score", problem, "remove it, or add method.threshold=null")
+        raise source.error("method.score", problem, "leave the score out, or add method.threshold=null")
     if cfg.method.burn_in >= cfg.train.steps:
         problem = f"{cfg.method.burn_in} >= train.steps {cfg.train.steps}: no semi-supervised phase"
         raise source.error("method.burn_in", problem, "lower it")

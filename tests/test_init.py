@@ -230,7 +230,7 @@ def test_the_numbers_follow_the_rule(here: Path) -> None:
     assert [n.lr for n in many] == [pytest.approx(0.0025), pytest.approx(0.01), pytest.approx(0.01)]
 
 
-@pytest.mark.parametrize("method", ["mean_teacher", "consistent_teacher", "mix_pl", "stac", "acrst"])
+@pytest.mark.parametrize("method", [name for name in recipes.names("method") if name != "efficient_teacher"])
 def test_a_small_detector_has_the_constants_of_the_small_sets(here: Path, method: str) -> None:
     """A net without pretrained weights learns next to nothing at the rate of one that has them."""
     write_config("my.yaml", "voc", "free", "voc", method=method, detector="retinanet_tiny_fpn")
@@ -239,10 +239,31 @@ def test_a_small_detector_has_the_constants_of_the_small_sets(here: Path, method
     assert cfg.train.optimizer == small.train.optimizer
     assert cfg.train.schedule == small.train.schedule
     assert cfg.train.lr / cfg.train.batch.labeled == pytest.approx(small.train.lr / small.train.batch.labeled)
-    own, theirs = (c.method.model_dump(exclude={"mosaic_size", "cache"}) for c in (cfg, small))
+    fitted = {"mosaic_size", "cache", "threshold", "ema"}
+    own, theirs = (c.method.model_dump(exclude=fitted) for c in (cfg, small))
     assert own == theirs
-    write_config("large.yaml", "voc", "free", "voc", method=method)
-    assert load("large.yaml").train.optimizer.name == "sgd"
+    assert (cfg.method.ema.decay, cfg.method.ema.warm_up) == (0.996, True)
+    assert not unlike_sizes(cfg.views.labeled["weak"].model_dump(mode="json"))
+
+
+def unlike_sizes(view: list) -> list:
+    """Return the resizes of a view that draw a size."""
+    sides = [op["resize"]["short"] for op in view if "resize" in op]
+    return [(low, high) for low, high in sides if low != high]
+
+
+def test_a_detector_with_pretrained_weights_has_other_constants(here: Path) -> None:
+    write_config("large.yaml", "voc", "free", "voc")
+    cfg = load("large.yaml")
+    assert cfg.train.optimizer.name == "sgd"
+    assert unlike_sizes(cfg.views.labeled["weak"].model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("data", recipes.OWNS)
+def test_views_are_written_for_one_size(data: str) -> None:
+    """Those that init writes are in proportion to them."""
+    val = recipes.compose(Recipe(data=data))[0]["views"]["val"]
+    assert [op["resize"]["short"] for op in val] == [init_text.WRITTEN]
 
 
 def test_mosaics_have_the_size_of_the_views(here: Path) -> None:

@@ -15,8 +15,12 @@ from ssod.commands.init.start import line_of
 from ssod.commands.pace import NO_PACE, Pace, shared, steps_of
 from ssod.data.datasets import DataSets
 from ssod.methods.registry import find
+from ssod.structures import Tiles
 from ssod.utils.errors import SsodError
 from ssod.utils.recipes import Recipe
+from ssod.utils.schema import named
+
+WRITTEN = 640  # shorter side of the views of configs/data/own.yaml and own_small.yaml, in pixels
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def compose(
     out: Path, section: dict[str, Any], data: DataSets, recipe: Recipe, tree: dict[str, Any], n: Numbers, sizes: Sizes
 ) -> str:
     """Return the text of the config, comments included; ``tree`` has the sections of the recipe."""
-    val_view, train_view = _views(sizes)
+    val_view, views = _val_view(sizes), tree["views"]
+    weak = val_view if _labels_once(tree) else flow(_scaled(views["unlabeled"]["weak"], sizes))
     found = f"{len(data.labeled)} labelled and {len(data.unlabeled)} unlabelled images, {len(data.classes)} classes"
     file = shlex.quote(str(out))
     return f"""\
@@ -98,15 +103,15 @@ data:{" # move the folder and only `root` changes" if "root" in section else ""}
 {lines_of(section)}
 
 views: # add flip_vertical where pictures have no up; drop flip where left and right differ (text, signs)
-{_tiles(sizes)}  labeled: {{weak: {flow(train_view + _colors(tree))}}}
+{_tiles(sizes)}  labeled: {{weak: {flow(_scaled(views["labeled"]["weak"], sizes))}}}
   unlabeled:
-    weak: {val_view if _labels_once(tree) else flow(train_view)} # the teacher's
-    strong: {_strong(tree)}
+    weak: {weak} # the teacher's
+    strong: {_strong(tree, sizes)}
   val: {val_view}
 {_detector(tree["detector"], sizes)}
 {_method(tree["method"], sizes)}
 
-train: # {n.rule or f"the rule behind these numbers: {_passes(sizes)}, at least 3000 and at most 30000 steps"}
+train: # {n.rule or f"the rule: {_passes(sizes)}, at least 3000 and at most 30000 steps; here {_made(n, data)} passes"}
   steps: {n.steps}
   batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: {_more_parts(sizes)} keeps them
 {_parts(sizes)}  lr: {n.lr:g} # {n.each:g} for each labelled image of a batch
@@ -119,16 +124,35 @@ train: # {n.rule or f"the rule behind these numbers: {_passes(sizes)}, at least 
 """
 
 
-def _views(sizes: Sizes) -> tuple[str, list[Any]]:
-    """Return the view of evaluation, and what those of training begin with: the same size, give or take a fifth."""
+def _val_view(sizes: Sizes) -> str:
+    """Return the view of evaluation."""
     if sizes.tiles is not None:
-        zoom = round(sizes.short / sizes.tiles.size, 3)
-        varied = {"ratio": [round(0.8 * zoom, 3), round(1.2 * zoom, 3)]}
-        return flow([] if zoom == 1 else [{"resize": {"ratio": zoom}}]), [{"resize": varied}, "flip"]
-    low, high = round(sizes.short * 0.8), round(sizes.short * 1.2)
-    varied = {"short": [low, high], "long": 2 * sizes.short}
-    view = {"short": sizes.short, "long": long_side(sizes.short)}
-    return flow([{"resize": view}]), [{"resize": varied}, "flip"]
+        zoom = _zoom(sizes, sizes.tiles)
+        return flow([] if zoom == 1 else [{"resize": {"ratio": zoom}}])
+    return flow([{"resize": {"short": sizes.short, "long": long_side(sizes.short)}}])
+
+
+def _zoom(sizes: Sizes, tiles: Tiles) -> float:
+    return round(sizes.short / tiles.size, 3)
+
+
+def _scaled(ops: Sequence[Any], sizes: Sizes) -> list[Any]:
+    """Return a view of the recipe's with the sizes that were chosen, in proportion."""
+    scaled = []
+    for op in ops:
+        resize = op.get("resize", {}) if isinstance(op, dict) else {}
+        if "short" not in resize:
+            scaled.append(op)
+            continue
+        sides = resize["short"] if isinstance(resize["short"], list) else [resize["short"]]
+        if sizes.tiles is not None:
+            found = [round(side / WRITTEN * _zoom(sizes, sizes.tiles), 3) for side in sides]
+            changed: dict[str, Any] = {"ratio": found if len(found) > 1 else found[0]}
+        else:
+            found = [round(side / WRITTEN * sizes.short) for side in sides]
+            changed = {"short": found if len(found) > 1 else found[0], "long": 2 * sizes.short}
+        scaled += [] if changed == {"ratio": 1} else [{"resize": changed}]
+    return scaled
 
 
 def _tiles(sizes: Sizes) -> str:
@@ -141,6 +165,10 @@ def _tiles(sizes: Sizes) -> str:
 
 def _passes(sizes: Sizes) -> str:
     return "100 passes over the labelled images" + ("" if sizes.tiles is None else ", one tile of each")
+
+
+def _made(n: Numbers, data: DataSets) -> int:
+    return round(n.steps * n.labeled / len(data.labeled))
 
 
 def lines_of(section: dict[str, Any]) -> str:
@@ -198,53 +226,57 @@ def _labels_once(tree: dict[str, Any]) -> bool:
     return tree["views"]["unlabeled"]["weak"] == tree["views"]["val"]
 
 
-def _colors(tree: dict[str, Any]) -> list[Any]:
-    """Return what the recipe does to labelled images besides resizing and flipping."""
-    ops = tree["views"]["labeled"]["weak"]
+def _colors(ops: Sequence[Any]) -> list[Any]:
+    """Return what a view does besides resizing and flipping."""
     return [op for op in ops if op != "flip" and not (isinstance(op, dict) and "resize" in op)]
 
 
-def _strong(tree: dict[str, Any]) -> str:
+def _strong(tree: dict[str, Any], sizes: Sizes) -> str:
     """Return the student's view, which a method that compares rows one by one needs in place."""
     view = tree["views"]["unlabeled"]["strong"]
+    own = isinstance(view, list)  # drawn apart from the teacher's
+    ops = view if own else view["ops"]
     moving = ("soft_teacher_strong", "stac_strong", "mix_pl_strong", "translate_x")
-    moves = any(name in flow(view["ops"]) for name in moving)
-    what = "moved or turned" if moves else "the same pixels"
+    moves = any(name in flow(ops) for name in moving)
+    what = "of another size" if own else "moved or turned" if moves else "the same pixels"
     later = "colors" in find(tree["method"]["name"]).Config.model_fields
     colors = "; colours and holes come on the device, method.colors" if later else ", colours changed"
-    if not later and view["ops"] != _colors(tree):  # labelled images lose no part
+    if not later and _colors(ops) != _colors(tree["views"]["labeled"]["weak"]):  # labelled images lose no part
         colors += ", parts erased"
-    return f"{flow(view)} # the student's: {what}{colors}"
+    written = _scaled(ops, sizes) if own else {**view, "ops": _scaled(ops, sizes)}
+    return f"{flow(written)} # the student's: {what}{colors}"
 
 
 _REMARKS = {
     "burn_in": "labelled images only; later if the first pseudo-labels are bad",
     "start": "from burn-in to here pseudo-labels are made, to find thresholds, but not learned from",
-    "threshold": "as many labels of a class as labelled images have; {name: fixed, score: 0.5} takes what scores more",
     "score": "lower it when the log says that no pseudo box is kept",
+}
+
+
+_THRESHOLDS = {
+    "fixed": "what scores more is a label",
+    "gmm": "a score for each class, from a mixture that is fitted to its last scores",
+    "label_count": "a score for each class, such that it has six labels for ten boxes of labelled images",
 }
 
 
 def _method(section: dict[str, Any], sizes: Sizes) -> str:
     """Return what nearly everyone changes of the method's section, at the recipe's values for data of one's own."""
     unread = {"score"} if section.get("threshold") else set()
-    lines = [
-        f"  {key}: {_value(section[key])} # {remark}"
-        for key, remark in _REMARKS.items()
-        if key in section.keys() - unread
-    ]
+    kept = section.keys() - unread
+    lines = [f"  {key}: {section[key]} # {remark}" for key, remark in _REMARKS.items() if key in kept]
     # Also where a method starts its average after burn-in, and none is needed: the baseline's starts at once.
-    ema = {"decay": section["ema"]["decay"], "warm_up": section["ema"].get("warm_up", True)}
+    ema = {"decay": section["ema"]["decay"], "warm_up": True}
     half = round(math.log(0.5) / math.log(ema["decay"]), -1)
+    if section.get("threshold"):
+        about = _THRESHOLDS[named(section["threshold"])["name"]]
+        lines.append(f"  threshold: {flow(section['threshold'])} # {about}; or {{name: fixed, score: 0.5}}")
     lines += [f"  ema: {flow(ema)} # half of the teacher is newer than {half:.0f} steps"]
     if "mosaic_size" in section:  # of four pictures, each three to six tenths of the longest side of a view
         side = 2 * sizes.short
         lines += [f"  mosaic_size: {flow([round(0.3 * side), round(0.6 * side) - 1])}", f"  cache: {{side: {side}}}"]
     return "\n".join(["method:", *lines])
-
-
-def _value(value: Any) -> str:
-    return str(value) if isinstance(value, str | float | int) else flow(value)
 
 
 def _power_of_two(limit: int) -> int:
