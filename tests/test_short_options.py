@@ -211,17 +211,17 @@ def test_init_writes_them(own: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "train: # 500 passes over the labelled images, as --epochs says" in Path("my.yaml").read_text()
     train = yaml.safe_load(Path("my.yaml").read_text())["train"]
     assert train["batch"] == {"labeled": 4, "unlabeled": 4}
-    assert (train["steps"], train["lr"], train["device"], train["seed"], train["clip"]) == (2000, 0.005, "cpu", 7, 5)
+    assert (train["steps"], train["lr"], train["device"], train["seed"], train["clip"]) == (2000, 0.0015, "cpu", 7, 5)
 
 
 @pytest.mark.parametrize(
     ("words", "every", "evaluations"),
     [
-        (["--epochs", "10"], "20 # there are few steps; else 10%", 1),
-        (["--epochs", "25"], "20 # there are few steps; else 10%", 3),
-        (["--epochs", "100"], "10%", 10),
-        (["--epochs", "25", "train.eval_every=5"], "5 # given to ssod init; else 10%", 10),
-        (["--epochs", "25", "method.burn_in=auto"], "10%", 10),
+        (["--epochs", "10"], "20 # there are few steps; else 20%", 1),
+        (["--epochs", "25"], "20 # there are few steps; else 20%", 3),
+        (["--epochs", "50"], "20%", 5),
+        (["--epochs", "25", "train.eval_every=5"], "5 # given to ssod init; else 20%", 10),
+        (["--epochs", "25", "method.burn_in=auto"], "10% # they end burn-in; else 20%", 10),
     ],
 )
 def test_init_measures_a_short_training_seldom(

@@ -10,13 +10,13 @@ from ssod.config import Config
 from ssod.methods.plateau_config import AUTO
 
 LEAST = 20  # steps between two evaluations
-USUAL = 10  # evaluations of a run, as the written config has them at most
+ENOUGH = "10%"  # of the steps between them, where evaluations tell when burn-in ends
 
 
 def seldom(text: str, tree: Mapping[str, Any], changes: Mapping[str, Any], steps: int) -> str:
-    """Return a config's text with fewer evaluations where the usual ones would be ``LEAST`` steps apart or less.
+    """Return a config's text with fewer evaluations where the usual ones would be fewer than ``LEAST`` steps apart.
 
-    A number that the user gives stays, and where evaluations end burn-in all of them stay.
+    A number that the user gives stays, and where evaluations end burn-in there are ``ENOUGH``.
 
     Args:
         text: of the config, as it is composed.
@@ -26,8 +26,11 @@ def seldom(text: str, tree: Mapping[str, Any], changes: Mapping[str, Any], steps
     """
     train, method = changes.get("train", {}), {**tree["method"], **changes.get("method", {})}
     steps = train["steps"] if isinstance(train.get("steps"), int) else steps
-    asked = "eval_every" in train or method.get("burn_in") == AUTO or method.get("plateau") is not None
-    if asked or steps >= USUAL * LEAST:
+    if "eval_every" in train:
+        return text
+    if method.get("burn_in") == AUTO or method.get("plateau") is not None:
+        return with_changes(text, {"train": {"eval_every": ENOUGH}}, why="they end burn-in")
+    if float(tree["train"]["eval_every"].removesuffix("%")) / 100 * steps >= LEAST:
         return text
     return with_changes(text, {"train": {"eval_every": LEAST}}, why="there are few steps")
 
