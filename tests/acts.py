@@ -29,7 +29,7 @@ PLACES = {
     "evaluation": ("ssod.build", "measure"),
     "saving": ("ssod.engine.checkpointing.checkpoint", "save"),
     "tracker": ("torch.utils.tensorboard.SummaryWriter", "add_scalar"),
-    "picture": ("ssod.inference.predict", "save"),
+    "picture": ("ssod.inference.picture_files", "save"),
     "labels": ("ssod.inference.label_writers", "write"),
     "detections": ("ssod.evaluation.measure", "detect"),
 }

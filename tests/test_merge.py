@@ -105,7 +105,7 @@ def test_each_json_takes_the_named_folder_that_has_its_images(tmp_path: Path) ->
     table = json.loads(jsons[0].read_text())
     table |= {key: [row for row in table[key] if row["id"] < 3] for key in ("images", "annotations")}
     jsons[0].write_text(json.dumps(table))  # x and y alone, which both folders have
-    with pytest.raises(SsodError, match=r"hold different images by the names in set\.json"):
+    with pytest.raises(SsodError, match="hold different images by the names in"):
         merge(jsons, tmp_path / "other.json", images=folders)
 
 
