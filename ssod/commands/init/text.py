@@ -33,7 +33,6 @@ class Numbers:
         steps: optimiser steps.
         lr: learning rate.
         rule: where the steps come from, if not from that rule.
-        each: learning rate for each labelled image of a batch.
     """
 
     labeled: int
@@ -41,7 +40,6 @@ class Numbers:
     steps: int
     lr: float
     rule: str = ""
-    each: float = 0.00125
 
 
 def numbers(data: DataSets, train: Mapping[str, Any], own: Any = None, pace: Pace = NO_PACE) -> Numbers:
@@ -69,8 +67,8 @@ def numbers(data: DataSets, train: Mapping[str, Any], own: Any = None, pace: Pac
     if pace.epochs is not None:
         steps = steps_of(pace.epochs, len(data.labeled), labeled)
     rule = "" if pace.epochs is None else f"{pace.epochs:g} passes over the labelled images, as --epochs says"
-    each = train["lr"] / train["batch"]["labeled"]
-    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=each * labeled, rule=rule, each=each)
+    lr = train["lr"] / train["batch"]["labeled"] * labeled
+    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=lr, rule=rule)
 
 
 def _whole(value: Any, other: int) -> int:
@@ -114,7 +112,7 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
 train: # {n.rule or f"the rule: {_passes(sizes)}, at least 3000 and at most 30000 steps; here {_made(n, data)} passes"}
   steps: {n.steps}
   batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: {_more_parts(sizes)} keeps them
-{_parts(sizes)}  lr: {n.lr:g} # {n.each:g} for each labelled image of a batch
+{_parts(sizes)}  lr: {n.lr:g} # {n.lr / n.labeled:g} for each labelled image of a batch
 {_optimizer(tree["train"])}  schedule: {flow(tree["train"]["schedule"])}
   warm_up: {flow(tree["train"]["warm_up"])}
   clip: 10
