@@ -113,6 +113,19 @@ def test_anchors_are_chosen_where_nothing_fits_the_budget() -> None:
     assert found.share > 0.9
 
 
+def test_where_nothing_fits_boxes_are_not_reached_at_any_price() -> None:
+    """A budget of 8 minutes brought a training of 25, which reached some more boxes than one of 9."""
+    want = wanted("retinanet_tiny_fpn", Budget("1m", seconds=60))
+    found = choose(labeled(40), want)
+    assert not found.fits
+    merge(want.detector, found.detector, {}, "")
+    plain, chosen = (
+        load_of(read_detector(section), want.images, want.steps, want.taught, 4 / 3).seconds(96, 1)
+        for section in (wanted("retinanet_tiny_fpn").detector, want.detector)
+    )
+    assert chosen <= 1.25 * plain
+
+
 def test_memory_cuts_a_step_before_it_shrinks_images() -> None:
     large, small = (choose(labeled(100), wanted("fcos_r50_fpn", Budget("", memory=m * GB))) for m in (60, 6))
     assert (large.short, large.accumulate) == (480, 1)

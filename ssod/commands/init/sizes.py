@@ -3,7 +3,8 @@
 Sizes of the shorter side are tried in this order: the median of the images, larger ones up to twice that, then smaller
 ones; each with the recipe's anchors and levels first, then with others. The first pair that reaches ``ENOUGH`` of the
 boxes and fits the budget is taken. Where none does, it is the first that reaches the most, or two points less: a size
-is not changed for nothing.
+is not changed for nothing. Where not even the smallest size fits, it is that size, and what costs at most ``MARGIN`` of
+the cheapest there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ssod.commands.coverage import ENOUGH, reach_of
-from ssod.commands.init.budget import Budget, cost_in_words, load_of, parts_within
+from ssod.commands.init.budget import GB, Budget, cost_in_words, load_of, parts_within
 from ssod.data.checks.reach import Seen
 from ssod.data.formats.records import Labeled
 from ssod.detectors.build import DetectorConfig
@@ -29,6 +30,7 @@ from ssod.utils.merging import merge
 
 MOST = 3000  # boxes that are tried; of more, so many evenly spread
 SLACK = 0.02
+MARGIN = 1.25
 LEAST = {"tiny": 96}  # the smallest shorter side; of a net with weights from large images it is 224
 SCALES = (1.0, 0.75, 0.5, 0.35, 0.25, 1.5, 2.0)  # times the recipe's
 FACTORS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 1.5, 2.0, 3.0)  # likewise, of anchors in pixels
@@ -103,8 +105,9 @@ def choose(data: Labeled, wanted: Wanted) -> Sizes:
         if found.share >= ENOUGH:
             return found
         tried.append(found)
-    if not tried:  # the smallest images, whatever they cost
-        tried = [replace(found, fits=False) for found in _each(sample, wanted, options, aspect, [least], dear=True)]
+    if not tried:
+        wanted = replace(wanted, budget=_least_budget(wanted, [option for _, option in options], aspect, least))
+        tried = [replace(found, fits=False) for found in _each(sample, wanted, options, aspect, [least])]
     best = max(found.share for found in tried)
     return next(found for found in tried if found.share >= best - SLACK)
 
@@ -115,26 +118,28 @@ def _each(
     options: Sequence[tuple[dict[str, Any], Any]],
     aspect: float,
     shorts: Sequence[int],
-    *,
-    dear: bool = False,
 ) -> Iterator[Sizes]:
-    """Yield what each size, and each option at it, reach and cost, as far as they are within the budget.
-
-    Args:
-        dear: in as many parts as there can be, those that are not, too.
-    """
+    """Yield what each size, and each option at it, reach and cost, as far as they are within the budget."""
     for short in shorts:
         seen = sample.at(short)
         for change, option in options:
             load = load_of(option, wanted.images, wanted.steps, wanted.taught, aspect)
             parts = parts_within(wanted.budget, load, short, wanted.most_parts)
-            if parts is None and dear:
-                parts = wanted.most_parts if wanted.budget.seconds is None else 1
             if parts is not None:
                 reach = reach_of(option)
                 share = 1.0 if reach is None else float(reach.within(seen).mean())  # None: nothing to choose by
                 cost = cost_in_words(wanted.budget, load, short, parts)
                 yield Sizes(short, change | pooling(wanted, option, short), parts, cost, share=share)
+
+
+def _least_budget(wanted: Wanted, options: Sequence[Any], aspect: float, short: int) -> Budget:
+    """Return the budget that the cheapest option needs, and a quarter more: boxes are not reached at any price."""
+    loads = [load_of(option, wanted.images, wanted.steps, wanted.taught, aspect) for option in options]
+    budget = wanted.budget
+    if budget.seconds is not None:
+        return replace(budget, seconds=MARGIN * min(load.seconds(short, budget.cores) for load in loads))
+    parts = 2 ** (wanted.most_parts.bit_length() - 1)
+    return replace(budget, memory=GB + MARGIN * (min(load.memory(short, parts) for load in loads) - GB))
 
 
 def native_side(data: Labeled, backbone: str) -> int:
