@@ -157,7 +157,7 @@ def test_check_prints_plain_lines(
         "  images without boxes: 0",
         "  most boxes in an image: 2",
         "  side: 55 to 55 pixels, median 55",
-        "  aspect: wide 10, other 0",
+        "  aspect: 10 wider than high, 0 not",
         "  pixels: 8-bit RGB 10",
         "val:",
         "  images: 4",
@@ -168,7 +168,7 @@ def test_check_prints_plain_lines(
         "  images without boxes: 0",
         "  most boxes in an image: 2",
         "  side: 55 to 55 pixels, median 55",
-        "  aspect: wide 4, other 0",
+        "  aspect: 4 wider than high, 0 not",
         "  pixels: 8-bit RGB 4",
         "unlabeled:",
         "  images: 6",
@@ -198,6 +198,9 @@ def test_check_says_what_the_split_is(
     ]
     assert lines[4] == "  classes without boxes: none"
     assert len(lines[5].removeprefix("  hash: ")) == 64
+    assert out.startswith("labeled: 20 % of these images keep their labels, see split\n")
+    (few,) = [line for line in lines if line.startswith("warning[D51] ")]
+    assert "fewer than 5 labelled boxes: 3 classes ('car', 'van', 'bus')" in few
 
 
 def test_help_answers_without_torch() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ssod.config import Config
 from ssod.data.checks.foreign import foreignness
@@ -41,15 +41,21 @@ def rarest(data: DataSets, method: str) -> tuple[Rows, list[str]]:
     at = min(range(len(boxes)), key=boxes.__getitem__)
     value = f"{boxes[at]} boxes in {images[at]} images ({short(data.classes.names[at])})"
     rows = [("rarest class", f"{value}; {FEW} or more are needed, {SOME} by most methods ({PAPER})")]
-    none = _named([name for name, count in zip(data.classes.names, boxes) if count < FEW])
+    none = too_few(dict(zip(data.classes.names, boxes)))
     some = _named([name for name, count in zip(data.classes.names, boxes) if FEW <= count < SOME])
     lines = []
     if none:
-        lines.append(f"fewer than {FEW} labelled boxes: {none}; unlabelled images will not help there ({PAPER})")
+        lines.append(none)
     if some and method != HOLDS:
         only = f"of the methods compared, {HOLDS} alone held there ({PAPER})"
         lines.append(f"{FEW} to {SOME - 1} labelled boxes: {some}; {only}")
     return rows, lines
+
+
+def too_few(boxes: Mapping[str, int]) -> str:
+    """Return which classes have too few labelled boxes for unlabelled images to help; empty if none has."""
+    none = _named([name for name, count in boxes.items() if count < FEW])
+    return f"fewer than {FEW} labelled boxes: {none}; unlabelled images will not help there ({PAPER})" if none else ""
 
 
 def ratio(labeled: int, unlabeled: int) -> tuple[Rows, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ssod.commands.advice import too_few
 from ssod.data import datasets, splits
 from ssod.data.checks.decoded import Decode, chosen
 from ssod.data.checks.images import check_images
@@ -175,6 +176,9 @@ def _split(cfg: DataConfig, labeled: Labeled, report: Report) -> Labeled | None:
             rest = len(loses) if cfg.unlabeled is None else rest
         datasets.check_split(part, rest, datasets.name_of(cfg.labeled, ctx), ctx)
         report.split = splits.describe(part, rest or 0, cfg.split)
+        few = too_few({name: boxes for name, boxes in splits.coverage(part).items() if boxes})  # D34 tells of none
+        if few and rest:
+            ctx.findings.warning("D51", datasets.name_of(cfg.labeled, ctx), "data.labeled", few, "label more of them")
     except SsodError as error:
         _collect(report, ctx, error)
         return None

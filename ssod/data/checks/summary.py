@@ -12,10 +12,13 @@ def summary(counts: dict[str, dict[str, Any]], split: dict[str, Any]) -> list[st
         counts: ``Report.counts``: what each part holds.
         split: ``Report.split``; empty if it could not be drawn, which a finding says.
     """
-    lines = [line for part, found in counts.items() for line in (f"{part}:", *_part(found))]
+    drawn = bool(split) and split["family"] is not None
+    whole = f": {split['percent']:g} % of these images keep their labels, see split" if drawn else ":"
+    heads = {part: whole if part == "labeled" else ":" for part in counts}
+    lines = [line for part, found in counts.items() for line in (part + heads[part], *_part(found))]
     if not split:
         return lines
-    if split["family"] is None:
+    if not drawn:
         return [*lines, "split: none"]
     return [
         *lines,
@@ -35,6 +38,8 @@ def _part(found: dict[str, Any]) -> list[str]:
 def _value(name: str, value: Any) -> str:
     if name == "side":  # the root of an image's area
         return f"{value['min']:.0f} to {value['max']:.0f} pixels, median {value['median']:.0f}"
+    if name == "aspect":
+        return f"{value['wide']} wider than high, {value['other']} not"
     return _listed(value) if isinstance(value, dict) else str(value)
 
 
