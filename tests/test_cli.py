@@ -269,3 +269,14 @@ def test_train_eval_predict_label_in_a_row(
     merged = str(tmp_path / "all.json")
     assert ssod(monkeypatch, "merge", str(tmp_path / "more" / "instances.json"), sample, "-o", merged) == 0
     assert "12 images, " in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["predict", "label"])
+def test_names_that_a_shell_put_in_place_of_a_pattern(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    weights = tmp_path / "best.safetensors"
+    weights.touch()
+    assert ssod(monkeypatch, command, str(weights), "a.jpg", "b.jpg", "-o", str(tmp_path / "out")) == 2
+    assert "put a pattern in quotes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -374,9 +374,16 @@ def test_val_is_cut_from_the_labelled_images(here: Path, val: str | None, count:
     assert not {*data.labeled.images.ids} & {*data.val.images.ids}
     assert cfg.data.held_out == "my.val.txt"
     assert (here / "my.val.txt").read_text().count(".jpg\n") == count
-    assert f"val        {count} of the labelled images, not learnt from: my.val.txt" in message
+    assert f"val        {count} of the labelled images, not learnt from: my.val.txt; --val " in message
+    assert "/voc measures on its part 'test'\n" in message
     write_config("again.yaml", "voc", "free", val)
     assert (here / "again.val.txt").read_text() == (here / "my.val.txt").read_text()
+
+
+def test_no_other_part_to_measure_on(here: Path) -> None:
+    voc(here / "mine", {"trainval": 9})
+    message = write_config("my.yaml", "mine", "free", None)
+    assert "2 of the labelled images, not learnt from: my.val.txt\n" in message
 
 
 def test_a_cut_and_a_percentage(here: Path) -> None:

@@ -13,7 +13,7 @@ from ssod.commands.json_output import answered
 
 def label(
     weights: option.Weights,
-    images: Annotated[str, typer.Argument(help="Folder, glob or list of images.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Folder, glob or list of images.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the labels go.")],
     format: Annotated[str, typer.Option(help="coco, yolo, voc, labelstudio or cvat.")] = "coco",
     score: Annotated[float | None, typer.Option(help="Keep boxes above this score; 0.5 where nothing is said.")] = None,
@@ -50,7 +50,7 @@ def label(
 
     parts = {"next": next, "audit": audit, "labeled": labeled or [], "shard": shard}
     how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, workers=workers, batch=batch, device=device)
-    label_files(weights, images, out, format=format, score=score, precision=precision, **parts, **how)
+    label_files(weights, option.one_name(images), out, format=format, score=score, precision=precision, **parts, **how)
 
 
 def audit(

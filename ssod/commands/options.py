@@ -228,3 +228,16 @@ AllowCode = Annotated[
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that were given; the others keep the defaults of what is called."""
     return {key: value for key, value in options.items() if value is not None}
+
+
+def one_name(images: list[str]) -> str:
+    """Return the argument that names images.
+
+    Raises:
+        SsodError: code 2, several: a shell has put the names of files in the place of a pattern.
+    """
+    if len(images) > 1:
+        problem = f"{len(images)} names of images where one is read, first '{images[0]}' and '{images[1]}'"
+        fix = "put a pattern in quotes, 'photos/*.jpg', or name the folder or a .txt list"
+        raise SsodError("command line", "IMAGES", problem, fix)
+    return images[0]

@@ -33,7 +33,7 @@ def evaluate(
 
 def predict(
     weights: option.Weights,
-    images: Annotated[str, typer.Argument(help="Image, folder, glob, .txt list or COCO JSON.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Image, folder, glob, .txt list or COCO JSON.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for pictures and results.json.")],
     score: Annotated[float, typer.Option(help="Draw boxes above this score.")] = 0.3,
     levels: option.Levels = None,
@@ -48,7 +48,7 @@ def predict(
     from ssod.inference.predict import predict_files
 
     how = option.given(levels=levels, alpha=alpha, max_pixels=max_pixels, ids=ids, workers=workers, batch=batch)
-    predict_files(weights, images, out, score, **how, **option.given(device=device))
+    predict_files(weights, option.one_name(images), out, score, **how, **option.given(device=device))
 
 
 def export(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from ssod.data import datasets
 from ssod.data.cutting import Group, cut
 from ssod.data.data_config import DataConfig
+from ssod.data.formats.infer import MEASURED, labeled_source
 from ssod.utils import atomic
 from ssod.utils.config_errors import Source, read_section
 from ssod.utils.errors import Exit, SsodError
@@ -82,3 +84,16 @@ def _below(file: Path, root: str | None) -> str:
     absolute = os.path.abspath(file)
     inside = root is not None and os.path.commonpath([absolute, os.path.abspath(root)]) == os.path.abspath(root)
     return os.path.relpath(absolute, root) if inside else absolute
+
+
+def other_part(section: Mapping[str, Any]) -> str:
+    """Return a hint at the part of the labelled data set that was made to measure on; empty where none is known."""
+    labeled = section["labeled"]
+    if "split" not in labeled:
+        return ""
+    where = os.path.join(section.get("root", ""), labeled["root"])
+    with suppress(SsodError):
+        part = labeled_source(where, "--val", MEASURED)["split"]
+        if part in MEASURED and part != labeled["split"]:
+            return f"; --val {shlex.quote(where)} measures on its part '{part}'"
+    return ""

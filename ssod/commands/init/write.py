@@ -26,7 +26,7 @@ from ssod.commands.init.half_labeled import refuse_half_labeled
 from ssod.commands.init.seldom import fewer_evaluations, seldom
 from ssod.commands.init.text import compose
 from ssod.commands.init.unfitted import compose_unfitted, in_the_data, refuse_taken, sealed
-from ssod.commands.init.val import cut_off, share_of
+from ssod.commands.init.val import cut_off, other_part, share_of
 from ssod.commands.init.weights import begin_with
 from ssod.commands.pace import NO_PACE, Pace
 from ssod.config import Config
@@ -270,7 +270,8 @@ def _kept(section: dict[str, Any]) -> str:
 def _measured(section: dict[str, Any], data: DataSets) -> str:
     if "held_out" not in section:
         return _found(section["val"], data.val)
-    return f"{len(given(data.val, 'cut'))} of the labelled images, not learnt from: {section['held_out']}"
+    cut = f"{len(given(data.val, 'cut'))} of the labelled images, not learnt from: {section['held_out']}"
+    return cut + other_part(section)
 
 
 def _write_unfitted(out: Path, section: dict[str, Any], recipe: Recipe, changes: dict[str, Any]) -> None:
