@@ -80,6 +80,13 @@ def init(
     """Write a starting config for your own data, or for a data set of configs/data."""
     asked = Asked(changes, percent=percent, fold=fold, device=device, seed=seed, epochs=epochs, batch=batch, set=set)
     overrides = [*(changes or []), *asked.changes()]
+    from ssod.commands.init import early
+
+    if data is None:
+        early.own_recipe(method, detector or early.DETECTOR)
+        early.refuse_absent(labeled, val, unlabeled)
+    else:
+        early.known("data", data)
     from ssod.commands.init.begin import init
 
     own = {"labeled": labeled, "val": val, "unlabeled": unlabeled, "images": images, "val_images": val_images}

@@ -36,14 +36,24 @@ ABSENT = {
     "label": (["absent.safetensors", "images", "-o", "out"], Exit.CHECKPOINT),
     "export": (["absent.safetensors"], Exit.CHECKPOINT),
     "report": (["absent"], Exit.DATA),
+    "compare": (["absent"], Exit.DATA),
 }
+OF_INIT = ["init", "-o", "my.yaml", "--percent", "10"]
+WRONG = [
+    ["compare", "--sweep", "absent.yaml"],
+    [*OF_INIT, "--labeled", "absent"],
+    [*OF_INIT, "--labeled", ".", "--val", "absent"],
+    [*OF_INIT, "--labeled", ".", "--unlabeled", "absent"],
+    [*OF_INIT, "--labeled", ".", "--method", "absent"],
+    [*OF_INIT, "--data", "absent"],
+]
 
 
 def test_help_lists_and_names_of_absent_files_need_no_torch(tmp_path: Path) -> None:
     lists = [["methods"], ["detectors"], ["--version"]]
     unknown = ["config", "--method", "mean_teachr", "--detector", "fcos_r50_fpn", "--data", "coco"]
     absent = [[command, *words] for command, (words, _) in ABSENT.items()]
-    asked = [*([*words, "--help"] for words in HELP), *lists, unknown, *absent]
+    asked = [*([*words, "--help"] for words in HELP), *lists, unknown, *absent, *WRONG]
     done = subprocess.run(
         [sys.executable, "-c", CHILD], input=json.dumps(asked), capture_output=True, text=True, cwd=tmp_path, check=True
     )
@@ -54,6 +64,9 @@ def test_help_lists_and_names_of_absent_files_need_no_torch(tmp_path: Path) -> N
     assert all(len(answers[" ".join([*words, "--help"])][1]) > 100 for words in HELP)
     assert all(f"{name}  " in answers["methods"][1] for name in names() if len(name) < 20)
     assert "did you mean 'mean_teacher'?" in answers[" ".join(unknown)][2]
+    for words in WRONG:
+        assert answers[" ".join(words)][0] == Exit.USAGE
+        assert "absent" in answers[" ".join(words)][2]
     for command, (words, code) in ABSENT.items():
         said = answers[" ".join([command, *words])]
         assert said[0] == code

@@ -10,6 +10,7 @@ import typer
 from ssod.commands import options as option
 from ssod.commands.json_output import answered
 from ssod.experiments.run_folder import run_folder
+from ssod.utils.yaml_io import read_yaml
 
 
 def compare(
@@ -24,6 +25,10 @@ def compare(
     json: option.Json = False,
 ) -> None:
     """Several runs side by side: AP over folds and seeds, gain over the baseline, cost; refuses unlike ones."""
+    for absent in (path for path in runs or [] if not path.exists()):
+        run_folder(absent)  # before torch is imported
+    if sweep is not None and not sweep.exists():
+        read_yaml(sweep)
     from ssod.commands.compare import compare
 
     how = {"sweep": sweep, "out": out or [], "resamples": resamples, "executor": executor}

@@ -20,6 +20,7 @@ from typing import Any
 from ssod import config
 from ssod.commands.check import check
 from ssod.commands.init import text as init_text
+from ssod.commands.init.early import DETECTOR, own_recipe
 from ssod.commands.init.edit import flow, score_counts, with_changes
 from ssod.commands.init.fit import fit, said
 from ssod.commands.init.half_labeled import refuse_half_labeled
@@ -40,8 +41,6 @@ from ssod.utils.given import given
 from ssod.utils.merging import merge, override
 from ssod.utils.recipes import Recipe
 from ssod.utils.yaml_io import parse_yaml
-
-DETECTOR = "retinanet_r50_fpn"
 
 
 def write_config(
@@ -236,20 +235,6 @@ def _read(section: dict[str, Any]) -> DataSets:
         if error.field == "data.split.percent":
             raise SsodError("command line", "--percent", error.problem, error.fix, code=error.code) from None
         raise
-
-
-def own_recipe(method: str, detector: str) -> Recipe:
-    """Return the recipe of a method and a detector on data of one's own.
-
-    Raises:
-        SsodError: an unknown name.
-    """
-    recipe = Recipe(method=method, detector=detector, data=recipes.OWN)
-    for option, name in (("method", recipe.method), ("detector", recipe.detector)):
-        if name not in recipes.names(option):
-            raise SsodError("command line", f"--{option}", f"'{name}' unknown", nearest(name, recipes.names(option)))
-    weights = recipes.compose(recipe)[0]["detector"].get("weights")
-    return recipe if weights else recipe.model_copy(update={"data": recipes.OWN_SMALL})
 
 
 def _found(source: dict[str, str], images: Any) -> str:

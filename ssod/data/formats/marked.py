@@ -67,7 +67,8 @@ def keep_marked(
     kept = images.subset(np.flatnonzero(marked if which == "labeled" else ~marked))
     if not len(kept):
         problem = f"0 images: none of {len(images)} is {'labelled' if which == 'labeled' else 'without labels'}"
-        raise ctx.findings.fatal("D39", file, f"{ctx.section}.which", problem, "name other images")
+        fix = "name other images; with data.split, or --percent, none: those that lose their labels are taken"
+        raise ctx.findings.fatal("D39", file, f"{ctx.section}.which", problem, fix)
     return kept
 
 
