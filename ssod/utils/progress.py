@@ -89,7 +89,7 @@ class Bar:
         """Return the line, of ``width`` letters at most."""
         share = min(self.done / self.total, 1.0) if self.total else 1.0
         count = f"{self.what} {self.done:>{len(str(self.total))}}/{self.total}"
-        eta = f"eta {duration(self.left())}"
+        eta = f"eta {as_timer(self.left())}"
         parts = [f"{math.floor(100 * share):3d}%", self._pace(), eta]
         while parts:
             words = "".join(f"  {part}" for part in parts)
@@ -230,7 +230,7 @@ def passing(items: Iterable[T], what: str, total: int, size: Callable[[T], int])
             reach(done)
 
 
-def duration(seconds: float) -> str:
+def as_timer(seconds: float) -> str:
     """Return ``1:02:05``, ``?`` where it is not known."""
     if not math.isfinite(seconds):
         return "?"

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from ssod.experiments.sweep import board, pool
-from ssod.experiments.sweep.board import Board, Row, Standing, last_told
+from ssod.experiments.sweep.board import Advance, Board, Row, last_told
 from ssod.experiments.sweep.pool import run_cells
 from ssod.experiments.sweep.sweep import Cell, Sweep, read_sweep
 from tests.experiments.fake import STEPS
@@ -99,8 +99,8 @@ def test_a_log_that_tells_nothing(text: str, tmp_path: Path) -> None:
     assert last_told(tmp_path / "absent") == (0, None, None)
 
 
-def standing(cells: list[Cell], running: int, finished: int = 0, failed: int = 0) -> Standing:
-    return Standing(len(cells), cells[:finished], failed, cells[finished + failed + running :],
+def standing(cells: list[Cell], running: int, finished: int = 0, failed: int = 0) -> Advance:
+    return Advance(len(cells), cells[:finished], failed, cells[finished + failed + running :],
                     cells[finished + failed : finished + failed + running])  # fmt: skip
 
 
@@ -142,12 +142,12 @@ def test_a_sweep_is_timed_by_runs_that_are_alike(
     cells = cells_of(tmp_path, 2)  # two methods, two folds
     as_cell(tmp_path, cells[0])
     shown = Board(Console(width=80))
-    shown.see(Standing(4, cells[:1], 0, cells[1:], ()))
+    shown.see(Advance(4, cells[:1], 0, cells[1:], ()))
     assert shown.left() == 3 * STEPS * 0.5, "others do as the one that is known"
     tell(cells[2], 50, **{"time/step": 2.0})
-    shown.see(Standing(4, cells[:1], 0, [cells[1], cells[3]], [cells[2]]))
+    shown.see(Advance(4, cells[:1], 0, [cells[1], cells[3]], [cells[2]]))
     assert shown.left() == 100 + STEPS * 0.5 + 200
-    shown.see(Standing(4, cells[:1], 1, [cells[3]], [cells[2]]))
+    shown.see(Advance(4, cells[:1], 1, [cells[3]], [cells[2]]))
     assert "1 failed" in shown.text(80, 24)[0]
 
 

@@ -26,7 +26,7 @@ from ssod.utils import atomic, collective, printing
 from ssod.utils.errors import SsodError
 from ssod.utils.plain_text import visible
 from ssod.utils.printing import between_pairs, percent
-from ssod.utils.progress import Bar, Screen, duration, watched
+from ssod.utils.progress import Bar, Screen, as_timer, watched
 
 
 class Log:
@@ -208,7 +208,7 @@ def _percents(values: dict[str, float]) -> str:
 
 def format_line(step: int, steps: int, eta: float, values: Values) -> str:
     """Return the line a user watches. A value that is not there is left out."""
-    parts = [f"step {step}/{steps}", str(values.get("phase", "")), f"eta {duration(eta)}"]
+    parts = [f"step {step}/{steps}", str(values.get("phase", "")), f"eta {as_timer(eta)}"]
     pattern = {
         "lr": "lr {:.2g}",
         "loss/sup": "sup {:.3f}",

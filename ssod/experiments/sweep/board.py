@@ -25,14 +25,14 @@ from ssod.experiments.runs import read_run
 from ssod.experiments.sweep.sweep import Cell
 from ssod.utils.plain_text import visible
 from ssod.utils.printing import percent
-from ssod.utils.progress import Pace, Screen, duration, watched
+from ssod.utils.progress import Pace, Screen, as_timer, watched
 
 KEEP = 0.9  # the pace of a run is that of its last ten lines
 SHORTEST = 12  # letters of a name that say something
 
 
 @dataclass(frozen=True)
-class Standing:
+class Advance:
     """Where a sweep is.
 
     Attributes:
@@ -110,11 +110,11 @@ class Board:
 
     def __init__(self, console: Console) -> None:
         self.console, self.now = console, 0.0
-        self.standing = Standing(0, (), 0, (), ())
+        self.standing = Advance(0, (), 0, (), ())
         self.rows: dict[str, Row] = {}
         self._took: dict[str, float] = {}  # seconds, by the name of a run that is finished
 
-    def see(self, standing: Standing) -> None:
+    def see(self, standing: Advance) -> None:
         """Take in where the sweep is, and how far its runs are."""
         self.standing, self.now = standing, time.monotonic()
         known = self.rows
@@ -159,7 +159,7 @@ class Board:
         now = self.standing
         counts = {"running": len(self.rows), "failed": now.failed, "waiting": len(now.waiting)}
         parts = [f"{count} {word}" for word, count in counts.items() if count or word != "failed"]
-        first, last = f"{len(now.finished)}/{now.total} finished", f"eta {duration(self.left())}"
+        first, last = f"{len(now.finished)}/{now.total} finished", f"eta {as_timer(self.left())}"
         while parts and len("  ".join([first, *parts, last])) > width:
             parts.pop()
         return "  ".join([first, *parts, last])
@@ -176,7 +176,7 @@ def _table(rows: Sequence[Row], now: float, width: int) -> list[str]:
     columns = [
         [f"{row.step}/{row.steps}" for row in rows],
         [f"AP {percent(row.ap):>4}" for row in rows],
-        [f"eta {duration(row.left(now)):>7}" for row in rows],
+        [f"eta {as_timer(row.left(now)):>7}" for row in rows],
     ]
     names = [visible(row.cell.name) for row in rows]
     longest = max(map(cell_len, names), default=0)
@@ -229,7 +229,7 @@ def seconds_of(cell: Cell) -> float:
 
 
 @contextmanager
-def shown(console: Console) -> Generator[Callable[[Standing], None], None, None]:
+def shown(console: Console) -> Generator[Callable[[Advance], None], None, None]:
     """Show a sweep at the bottom of a terminal until it is over; anywhere else, nothing.
 
     Yields:
@@ -241,7 +241,7 @@ def shown(console: Console) -> Generator[Callable[[Standing], None], None, None]
     board = Board(console)
     with Screen(console) as screen:
 
-        def show(standing: Standing) -> None:
+        def show(standing: Advance) -> None:
             board.see(standing)
             screen.draw()
 

@@ -75,7 +75,7 @@ def run_cells(plan: Sweep, console: Console, executor: Executor | None = None) -
                     raise SsodError("sweep", "", "interrupted, states saved", "run it again", code=Exit(signals.code))
                 pool.reap()
                 pool.fill()
-                show(pool.standing())
+                show(pool.advance())
                 if pool.waiting or pool.running:
                     time.sleep(POLL)
         finally:
@@ -101,11 +101,11 @@ class _Pool:
         self.gpus = _gpus() if wanted else []
         self._say(f"{self.total} runs, {self.done} finished, {len(self.waiting)} to go, {self.jobs} at a time")
 
-    def standing(self) -> board.Standing:
+    def advance(self) -> board.Advance:
         """Return where the sweep is."""
         well = self.sharing.over - self.failures.keys()
         ended, running = [cell for cell in self.plan.cells if cell.name in well], [job.cell for job in self.running]
-        return board.Standing(self.total, ended, len(self.failures), list(self.waiting), running)
+        return board.Advance(self.total, ended, len(self.failures), list(self.waiting), running)
 
     def fill(self) -> None:
         """Start what there is room for."""
