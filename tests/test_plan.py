@@ -176,6 +176,7 @@ def test_a_plan_is_measured_and_leaves_nothing(
     printed = " ".join(capsys.readouterr().out.split())
     assert re.search(r"in all .* about .* on \w+, measured at load [\d.]+ on \d+ CPUs", printed)
     assert f"seconds per step, {found.phases[-1].name}" in printed
+    assert printed.startswith(f"timing a few steps: {', '.join(p.name for p in found.phases)}, evaluation ... ")
     assert ("rarest class" in printed) == (method == "mean_teacher")
     assert any("unlabelled images will not help there" in line for line in found.warnings) == (method == "mean_teacher")
 

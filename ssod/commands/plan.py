@@ -31,6 +31,9 @@ def plan(cfg: Config) -> Plan:
     with distributed.job(device):
         data = build.load_data(cfg)
         build.check_batch(cfg, data)
+        if collective.rank() == 0:
+            timed = [phase.name for phase in phases(cfg)] + ["evaluation"] * bool(data.val)
+            print(f"timing a few steps: {', '.join(timed)} ...", flush=True)
         found = measure(cfg, data)
         found = replace(found, load=here.words(), warnings=[*found.warnings, *load.doubts(here, found.device)])
         if collective.rank() == 0:
