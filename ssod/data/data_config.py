@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,7 @@ from ssod.data.formats.findings import Rules, default_root
 from ssod.data.formats.image import MAX_PIXELS, Alpha, Pixels
 from ssod.data.formats.registry import AnnotatedSource, LabeledSource, LabeledSources, Source
 from ssod.data.splits import SplitConfig
+from ssod.utils.address import is_url
 from ssod.utils.schema import Section
 
 if TYPE_CHECKING:
@@ -84,6 +86,14 @@ class DataConfig(Section):
     def _several(cls, value: object) -> object:
         return {"format": "several", "sources": value} if isinstance(value, list) else value
 
+    @field_validator("root", "labeled", "val")
+    @classmethod
+    def _on_this_machine(cls, value: str | Section | None) -> str | Section | None:
+        for key, text in _texts(value):
+            if is_url(text):
+                raise ValueError(f"{key}{text} is an address; only unlabelled images may lie at one: copy the others")
+        return value
+
     @field_validator("unlabeled", mode="before")
     @classmethod
     def _folder(cls, value: object) -> object:
@@ -115,6 +125,20 @@ class DataConfig(Section):
         if names is not None and (not names or not all(names) or len(set(names)) < len(names)):
             raise ValueError("needs at least one name, none empty and none twice")
         return names
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts in a value, each with the key that it stands at."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Section):
+        yield from _texts(value.model_dump())
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from _texts(one, f"{name}: ")
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one, key)
 
 
 def _place(source: Section) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def export(
             written; 1 where graph and torch differ, 4 or 7 for the weights, 6 when the disk or the hub refuses.
     """
     asked = Asked(format, half, provider)
-    asked.check()
+    asked.check(runs=check or benchmark)
     _check_upload(hub, private, check)
     held = weights_file(weights)
     file = Path(out) if out is not None else held.with_suffix(asked.suffix)
@@ -125,8 +125,10 @@ class Asked:
     half: bool
     provider: str | None
 
-    def check(self) -> None:
-        """Refuse what does not exist, or does not go together."""
+    def check(self, *, runs: bool) -> None:
+        """Refuse what does not exist, or does not go together; ``runs`` says whether the graph will be run here."""
+        if self.provider is not None and not runs:
+            raise SsodError("export", "provider", "no graph is run", "leave check as it is, or ask for a benchmark")
         if self.format not in SUFFIX:
             problem = f"'{self.format}' is unknown"
             raise SsodError("command line", "--format", problem, f"use {' or '.join(SUFFIX)}")

@@ -11,9 +11,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 import ssod
 from ssod.data import datasets
@@ -240,6 +242,21 @@ def test_what_is_not_there_is_refused(bucket: str, place: str) -> None:
         read(place)
     assert refused.value.code == Exit.DATA
     assert place.removesuffix("/*.jpg") in refused.value.line()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"root": "s3://bucket/all"},
+        {"labeled": {"format": "coco", "ann": "s3://bucket/a.json", "images": "x"}},
+        {"labeled": [{"format": "voc", "root": "gs://bucket/voc", "split": "train"}]},
+        {"val": {"format": "yolo", "root": "memory://yolo", "split": "val"}},
+    ],
+)
+def test_images_with_labels_lie_on_this_machine(changes: dict[str, Any]) -> None:
+    labeled = {"format": "voc", "root": "voc", "split": "train"}
+    with pytest.raises(ValidationError, match="is an address; only unlabelled images may lie at one"):
+        DataConfig(**({"labeled": labeled} | changes))
 
 
 def test_what_is_not_installed_or_not_known_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,3 +53,8 @@ def test_one_that_does_not_load_is_no_reason_to_compute_elsewhere(monkeypatch: p
 def test_providers_are_of_onnx(tmp_path: Path) -> None:
     with pytest.raises(SsodError, match="--provider: is of ONNX, not of pt2"):
         export(model_file(tmp_path / "best.safetensors"), "pt2", provider="cpu")
+
+
+def test_an_engine_that_would_run_nothing_is_refused() -> None:
+    with pytest.raises(SsodError, match="export: provider: no graph is run"):
+        export("absent.safetensors", check=False, provider="cpu")
