@@ -91,7 +91,8 @@ def test_too_few_labelled_images_stop_a_run_at_once(tmp_path):
 def test_the_sweep_of_the_docs_changes_the_labelled_view_alone():
     cells = read_sweep(DOCS / "sweep_neu_det_scale_aware.yaml").cells
     trees = {cell.name: cell.load().dump() for cell in cells}
-    recipe = load_recipe(method="supervised", detector="retinanet_tiny_fpn", data="neu_det").dump()
+    short = ["train.steps=1600", "train.eval_every=50%"]
+    recipe = load_recipe(method="supervised", detector="retinanet_tiny_fpn", data="neu_det", overrides=short).dump()
     rows = ["plain", "colours", "scale_aware_published", "scale_aware_released"]
     assert sorted(trees) == sorted(f"{row}/fold{fold}-seed0" for row in rows for fold in (1, 2, 3))
     views, start = set(), recipe["views"]["labeled"]["weak"][:3]

@@ -49,7 +49,9 @@ def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: N
     detector |= {"weights": "coco"} if coco else {}
     method = {**tree["method"], **changes.get("method", {})}
     train = changes.get("train", {})
-    steps = train["steps"] if isinstance(train.get("steps"), int) else n.steps
+    steps, fewest = n.steps, n.fewest
+    if isinstance(train.get("steps"), int):
+        steps = fewest = train["steps"]
     batch = {"labeled": n.labeled, "unlabeled": n.unlabeled} | train.get("batch", {})
     images = (batch["labeled"], batch["unlabeled"] if find(method["name"]).uses_unlabeled else 0)
     wanted = Wanted(
@@ -58,6 +60,7 @@ def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: N
         images=images,
         most_parts=1 if "mix" in method else min(filter(None, images)),
         steps=steps,
+        fewest=fewest,
         taught=taught_share(method, steps),
         budget=read_budget(budget, detector.get("backbone", "")),
     )

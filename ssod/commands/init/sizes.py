@@ -2,8 +2,9 @@
 
 Sizes of the shorter side are tried in this order: the median of the images, larger ones up to twice that, then smaller
 ones; each with the recipe's anchors and levels first, then with others. The first pair that reaches ``ENOUGH`` of the
-boxes and fits the budget is taken. Where none does, it is the first that reaches the most, or two points less: a size
-is not changed for nothing. Where not even the smallest size fits, it is that size, and what costs at most ``MARGIN`` of
+boxes and fits the budget is taken; where that is a time, with half the steps, too. Where none does, half of these are
+tried, down to the fewest that will do, and then it is the first that reaches the most, or two points less: a size is
+not changed for nothing. Where not even the smallest size fits, it is that size, and what costs at most ``MARGIN`` of
 the cheapest there.
 """
 
@@ -42,6 +43,7 @@ class Sizes:
 
     Attributes:
         short: shorter side of an image in evaluation, pixels.
+        steps: of the training.
         detector: keys of the detector's section that differ from the recipe's.
         accumulate: parts of a step.
         cost: what this will cost, in words; empty = not estimated.
@@ -53,6 +55,7 @@ class Sizes:
     """
 
     short: int
+    steps: int
     detector: dict[str, Any] = field(default_factory=dict)
     accumulate: int = 1
     cost: str = ""
@@ -72,7 +75,8 @@ class Wanted:
         fixed: its anchors and levels stay: a user, or weights for a whole detector, say what they are.
         images: labelled and unlabelled images per step.
         most_parts: into how many parts a step may be cut.
-        steps: how many steps.
+        steps: how many steps, if that fits the budget.
+        fewest: how many will do; those of ``steps`` where a user says how many.
         taught: share of the steps in which unlabelled images teach.
         budget: what it may cost.
     """
@@ -82,6 +86,7 @@ class Wanted:
     images: tuple[int, int]
     most_parts: int
     steps: int
+    fewest: int
     taught: float
     budget: Budget
 
@@ -95,41 +100,53 @@ def choose(data: Labeled, wanted: Wanted) -> Sizes:
     cfg = read_detector(wanted.detector)
     native = native_side(data, getattr(cfg, "backbone", ""))
     if isinstance(cfg, D2Config) or data.crowd.all():
-        return Sizes(native)
+        return Sizes(native, wanted.steps)
     sample = sample_of(data)
     least = LEAST.get(cfg.backbone, 224)
     options = list(options_of(wanted, cfg, sample.at(native)))
     aspect = min(float(np.median(sample.images.max(1) / sample.images.min(1))), 5 / 3)
     tried = []
-    for found in _each(sample, wanted, options, aspect, sides(native, least)):
-        if found.share >= ENOUGH:
-            return found
-        tried.append(found)
+    for some in _shorter(wanted):
+        for found in _each(sample, some, options, aspect, sides(native, least)):
+            if found.share >= ENOUGH:
+                return found
+            tried.append(found)
     if not tried:
-        wanted = replace(wanted, budget=_least_budget(wanted, [option for _, option in options], aspect, least))
-        tried = [replace(found, fits=False) for found in _each(sample, wanted, options, aspect, [least])]
+        last = replace(some[-1], budget=_least_budget(some[-1], [option for _, option in options], aspect, least))
+        tried = [replace(found, fits=False) for found in _each(sample, [last], options, aspect, [least])]
     best = max(found.share for found in tried)
     return next(found for found in tried if found.share >= best - SLACK)
 
 
+def _shorter(wanted: Wanted) -> list[list[Wanted]]:
+    """Return what is wanted, and the same with half the steps; then with half of these, where a time is the budget."""
+    steps = [wanted.steps]
+    while wanted.budget.seconds is not None and steps[-1] > wanted.fewest:
+        steps.append(max(round(steps[-1] / 2, -2), wanted.fewest))
+    each = [replace(wanted, steps=count) for count in steps]
+    return [each[:2], *([one] for one in each[2:])]
+
+
 def _each(
     sample: Sample,
-    wanted: Wanted,
+    some: Sequence[Wanted],
     options: Sequence[tuple[dict[str, Any], Any]],
     aspect: float,
     shorts: Sequence[int],
 ) -> Iterator[Sizes]:
-    """Yield what each size, and each option at it, reach and cost, as far as they are within the budget."""
+    """Yield what each size, and each option at it, reach and cost, with the first of ``some`` that the budget allows."""
     for short in shorts:
         seen = sample.at(short)
         for change, option in options:
-            load = load_of(option, wanted.images, wanted.steps, wanted.taught, aspect)
-            parts = parts_within(wanted.budget, load, short, wanted.most_parts)
-            if parts is not None:
-                reach = reach_of(option)
+            loads = [load_of(option, one.images, one.steps, one.taught, aspect) for one in some]
+            parts = [parts_within(one.budget, load, short, one.most_parts) for one, load in zip(some, loads)]
+            fits = [i for i, count in enumerate(parts) if count is not None]
+            if fits:
+                reach, wanted, load, count = reach_of(option), some[fits[0]], loads[fits[0]], parts[fits[0]] or 1
                 share = 1.0 if reach is None else float(reach.within(seen).mean())  # None: nothing to choose by
-                cost = cost_in_words(wanted.budget, load, short, parts)
-                yield Sizes(short, change | pooling(wanted, option, short), parts, cost, share=share)
+                cost = cost_in_words(wanted.budget, load, short, count)
+                detector = change | pooling(wanted, option, short)
+                yield Sizes(short, wanted.steps, detector, count, cost, share=share)
 
 
 def _least_budget(wanted: Wanted, options: Sequence[Any], aspect: float, short: int) -> Budget:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,22 @@ class Numbers:
         labeled: labelled images per step.
         unlabeled: unlabelled images per step.
         steps: optimiser steps.
+        fewest: to how many they may be brought down, where larger images are to fit a time; those where a user says so.
         lr: learning rate.
-        rule: where the steps come from, if not from that rule.
+        rule: where the steps come from.
     """
 
     labeled: int
     unlabeled: int
     steps: int
+    fewest: int
     lr: float
     rule: str = ""
 
 
-def numbers(data: DataSets, train: Mapping[str, Any], own: Any = None, pace: Pace = NO_PACE) -> Numbers:
+def numbers(
+    data: DataSets, train: Mapping[str, Any], own: Any = None, pace: Pace = NO_PACE, *, small: bool = False
+) -> Numbers:
     """Apply the rule; the size of the images is chosen in ``sizes``.
 
     Args:
@@ -50,6 +54,7 @@ def numbers(data: DataSets, train: Mapping[str, Any], own: Any = None, pace: Pac
         train: the recipe's section, whose rate holds for its batch.
         own: ``train.batch`` as far as a user says it; steps and rate follow from it. None = not at all.
         pace: the batch and the steps as a user says them by totals.
+        small: a net without pretrained weights, which soon knows a few images by heart.
 
     Raises:
         SsodError: code 2, a batch that cannot be shared, or for which there are too few images.
@@ -63,12 +68,21 @@ def numbers(data: DataSets, train: Mapping[str, Any], own: Any = None, pace: Pac
             if size > len(part):
                 problem = f"{size} {kind} images a step, but there are {len(part)}"
                 raise SsodError("command line", "--batch", problem, "give a smaller one")
-    steps = int(min(max(round(100 * len(data.labeled) / labeled, -2), 3000), 30_000))
+    passes, fewest = (200, 1500) if small else (100, 3000)
+    steps = int(min(max(round(passes * len(data.labeled) / labeled, -2), fewest), 30_000))
+    rule = f"the rule: {passes} passes over the labelled images, at least {fewest} and at most 30000 steps"
     if pace.epochs is not None:
-        steps = steps_of(pace.epochs, len(data.labeled), labeled)
-    rule = "" if pace.epochs is None else f"{pace.epochs:g} passes over the labelled images, as --epochs says"
+        steps = fewest = steps_of(pace.epochs, len(data.labeled), labeled)
+        rule = f"{pace.epochs:g} passes over the labelled images, as --epochs says"
     lr = train["lr"] / train["batch"]["labeled"] * labeled
-    return Numbers(labeled=labeled, unlabeled=unlabeled, steps=steps, lr=lr, rule=rule)
+    return Numbers(labeled, unlabeled, steps, fewest, lr, rule)
+
+
+def brought_down(n: Numbers, steps: int) -> Numbers:
+    """Return the numbers with fewer steps, where larger images have to fit the same time."""
+    if steps >= n.steps:
+        return n
+    return replace(n, steps=steps, rule=f"{n.rule}; {n.steps} were too many for images that show the boxes")
 
 
 def _whole(value: Any, other: int) -> int:
@@ -109,7 +123,7 @@ views: # add flip_vertical where pictures have no up; drop flip where left and r
 {_detector(tree["detector"], sizes)}
 {_method(tree["method"], sizes)}
 
-train: # {n.rule or f"the rule: {_passes(sizes)}, at least 3000 and at most 30000 steps; here {_made(n, data)} passes"}
+train: # {n.rule}{"" if sizes.tiles is None else ", one tile of each"}; here {_made(n, data)} passes
   steps: {n.steps}
   batch: {{labeled: {n.labeled}, unlabeled: {n.unlabeled}}} # totals; out of memory: {_more_parts(sizes)} keeps them
 {_parts(sizes)}  lr: {n.lr:g} # {n.lr / n.labeled:g} for each labelled image of a batch
@@ -159,10 +173,6 @@ def _tiles(sizes: Sizes) -> str:
         return ""
     written = {"size": sizes.tiles.size, "overlap": round(sizes.tiles.overlap, 3)}
     return f"  tiles: {flow(written)} # looked at one by one, everywhere; sizes below are theirs: docs/tiles.md\n"
-
-
-def _passes(sizes: Sizes) -> str:
-    return "100 passes over the labelled images" + ("" if sizes.tiles is None else ", one tile of each")
 
 
 def _made(n: Numbers, data: DataSets) -> int:

@@ -81,7 +81,8 @@ def _candidates(sample: Sample, wanted: Wanted, cfg: Any, given: Tiles | None) -
             parts = parts_within(wanted.budget, load, short, wanted.most_parts) or wanted.most_parts
             share = float(Whole(reach).within(seen_in_tiles(sample, tiles, zoom)).mean())
             cost = cost_in_words(wanted.budget, load, short, parts)
-            yield Sizes(short, change | pooling(wanted, option, short), parts, cost, share=share, tiles=tiles)
+            detector = change | pooling(wanted, option, short)
+            yield Sizes(short, wanted.steps, detector, parts, cost, share=share, tiles=tiles)
 
 
 def seen_in_tiles(sample: Sample, tiles: Tiles, zoom: float) -> Seen:

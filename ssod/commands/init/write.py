@@ -3,7 +3,8 @@
 The numbers follow from the data by a rule that suits a few hundred labelled images, and the file says so:
 
 * batch: 8 labelled and 8 unlabelled images, or the largest power of two that there are;
-* steps: 100 passes over the labelled images, at least 3 000 and at most 30 000;
+* steps: 100 passes over the labelled images, at least 3 000 and at most 30 000, or 200 and at least 1 500 for a
+  detector without pretrained weights; on a CPU fewer, down to that least, where images could not be large enough else;
 * optimiser, rate, schedule, burn-in, average: of ``configs/data/own.yaml``, or of ``own_small.yaml`` for a detector
   without pretrained weights, and of what the method says for its protocol;
 * size, anchors and levels: from the labelled boxes' sides and a budget, see ``sizes``; views vary by a fifth.
@@ -126,8 +127,10 @@ def _write_fitted(
         section["classes"] = list(data.classes.names)  # these have no list; this one stays the same
     tree, _ = recipes.compose(recipe)
     score_counts(tree, changes)
-    n = init_text.numbers(data, tree["train"], changes.get("train", {}).get("batch"), pace)
+    train = changes.get("train", {})
+    n = init_text.numbers(data, tree["train"], train.get("batch"), pace, small=recipe.data == recipes.OWN_SMALL)
     sizes = fit(data.labeled, tree, changes, n, budget)
+    n = n if "steps" in train else init_text.brought_down(n, sizes.steps)
     text = seldom(compose(out, section, data, recipe, tree, n, sizes), tree, changes, n.steps)
     text = with_changes(text, changes)
     cfg = _check(text, recipe, out)
