@@ -108,7 +108,7 @@ def test_the_numbers_follow_from_the_images_that_keep_their_labels(here: Path, m
     assert load("again.yaml").data.split.percent == 12.5
 
 
-NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, lr=0.01)
+NUMBERS = init_text.Numbers(labeled=2, unlabeled=2, steps=3000, fewest=3000, lr=0.01)
 
 
 def test_a_percentage_and_other_unlabelled_images(here: Path) -> None:
@@ -227,6 +227,8 @@ def test_the_numbers_follow_the_rule(here: Path) -> None:
     train = {"lr": 0.02, "batch": {"labeled": 16}}
     many = [init_text.numbers(_Sized(data, n), train) for n in (3, 1000, 100_000)]
     assert [n.steps for n in many] == [3000, 12_500, 30_000]
+    small = [init_text.numbers(_Sized(data, n), train, small=True) for n in (3, 100, 1000)]
+    assert [(n.steps, n.fewest) for n in small] == [(1500, 1500), (2500, 1500), (25_000, 1500)]
     assert [n.lr for n in many] == [pytest.approx(0.0025), pytest.approx(0.01), pytest.approx(0.01)]
 
 
@@ -244,6 +246,17 @@ def test_a_small_detector_has_the_constants_of_the_small_sets(here: Path, method
     assert own == theirs
     assert (cfg.method.ema.decay, cfg.method.ema.warm_up) == (0.996, True)
     assert not unlike_sizes(cfg.views.labeled["weak"].model_dump(mode="json"))
+
+
+def test_steps_are_brought_down_for_larger_images(here: Path) -> None:
+    voc(here / "big", {"trainval": 100, "test": 2}, size=(500, 400))
+    common = {"labeled": "big", "unlabeled": "free", "val": "big", "detector": "retinanet_tiny_fpn"}
+    write_config("long.yaml", **common, budget="1000h")
+    write_config("short.yaml", **common, budget="60m")
+    write_config("mine.yaml", **common, budget="60m", overrides=["train.steps=2500"])
+    assert [load(name).train.steps for name in ("long.yaml", "short.yaml", "mine.yaml")] == [2500, 1500, 2500]
+    assert "; 2500 were too many for images that show the boxes; here 120 passes" in Path("short.yaml").read_text()
+    assert "too many" not in Path("mine.yaml").read_text() + Path("long.yaml").read_text()
 
 
 def unlike_sizes(view: list) -> list:

@@ -122,7 +122,7 @@ def _shorter(wanted: Wanted) -> list[list[Wanted]]:
     """Return what is wanted, and the same with half the steps; then with half of these, where a time is the budget."""
     steps = [wanted.steps]
     while wanted.budget.seconds is not None and steps[-1] > wanted.fewest:
-        steps.append(max(round(steps[-1] / 2, -2), wanted.fewest))
+        steps.append(max(round(steps[-1] // 2, -2), wanted.fewest))
     each = [replace(wanted, steps=count) for count in steps]
     return [each[:2], *([one] for one in each[2:])]
 
@@ -134,7 +134,7 @@ def _each(
     aspect: float,
     shorts: Sequence[int],
 ) -> Iterator[Sizes]:
-    """Yield what each size, and each option at it, reach and cost, with the first of ``some`` that the budget allows."""
+    """Yield what each size, and each option at it, reach and cost, with the first of ``some`` that is allowed."""
     for short in shorts:
         seen = sample.at(short)
         for change, option in options:
