@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 
-from ssod.data.formats.infer import labeled_source, unlabeled_source
+from ssod.data.formats.infer import REST, labeled_source, unlabeled_source
 from ssod.utils import recipes
 from ssod.utils.address import is_url
 from ssod.utils.config_errors import nearest
@@ -46,7 +46,7 @@ def refuse_absent(labeled: str | None, val: str | None, unlabeled: str | None) -
     """
     for name, path in (("--labeled", labeled), ("--val", val), ("--unlabeled", unlabeled)):
         share = name == "--val" and path is not None and path.endswith("%")
-        if path is None or share or path == "rest" or glob.has_magic(path) or is_url(path):
+        if path is None or share or path == REST or glob.has_magic(path) or is_url(path):
             continue
         if not os.path.exists(os.path.expanduser(path)):
             unlabeled_source(path, name, {}) if name == "--unlabeled" else labeled_source(path, name, ())
