@@ -102,7 +102,7 @@ def test_the_numbers_follow_from_the_images_that_keep_their_labels(here: Path, m
     assert (cfg.train.batch.labeled, cfg.train.batch.unlabeled) == (2, 8)
     assert cfg.train.lr == pytest.approx(0.0025)
     seen = []
-    monkeypatch.setattr(init_text, "numbers", lambda data, *_: seen.append(len(data.labeled)) or NUMBERS)
+    monkeypatch.setattr(init_text, "numbers", lambda data, *_, **__: seen.append(len(data.labeled)) or NUMBERS)
     write_config("again.yaml", "big", None, "big", percent=12.5)
     assert seen == [7]
     assert load("again.yaml").data.split.percent == 12.5

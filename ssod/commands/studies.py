@@ -10,7 +10,6 @@ import typer
 from ssod.commands import options as option
 from ssod.commands.json_output import answered
 from ssod.experiments.run_folder import run_folder
-from ssod.utils.yaml_io import read_yaml
 
 
 def compare(
@@ -28,6 +27,8 @@ def compare(
     for absent in (path for path in runs or [] if not path.exists()):
         run_folder(absent)  # before torch is imported
     if sweep is not None and not sweep.exists():
+        from ssod.utils.yaml_io import read_yaml
+
         read_yaml(sweep)
     from ssod.commands.compare import compare
 
