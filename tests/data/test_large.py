@@ -40,8 +40,8 @@ def near_parsing(coco: Path) -> bool:
 
 def test_reading_and_splitting_coco_takes_seconds(coco: Path) -> None:
     measured = measure("load", coco)
-    # 15 s; on a slow or crowded machine, half more at most than what Python's own parser takes there (0.7 and 1.15 times
-    # as long were seen). Neighbours come and go between the two, so that one pair of measurements says little.
+    # 15 s; on a slow or crowded machine, half more at most than what Python's own parser takes (1.15 times as long
+    # was seen). Neighbours come and go between the two, so that one pair of measurements says little.
     assert in_time(measured["seconds"], 15) or any(near_parsing(coco) for _ in range(4))
     assert measured["peak_mb"] < 2000
     split = measured["result"]
