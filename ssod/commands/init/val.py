@@ -93,7 +93,7 @@ def other_part(section: Mapping[str, Any]) -> str:
         return ""
     where = os.path.join(section.get("root", ""), labeled["root"])
     with suppress(SsodError):
-        part = labeled_source(where, "--val", MEASURED)["split"]
+        part = labeled_source(where, "--val", MEASURED).get("split")
         if part in MEASURED and part != labeled["split"]:
             return f"; --val {shlex.quote(where)} measures on its part '{part}'"
     return ""
