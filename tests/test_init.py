@@ -254,7 +254,9 @@ def test_steps_are_brought_down_for_larger_images(here: Path) -> None:
     write_config("long.yaml", **common, budget="1000h")
     write_config("short.yaml", **common, budget="60m")
     write_config("mine.yaml", **common, budget="60m", overrides=["train.steps=2500"])
-    assert [load(name).train.steps for name in ("long.yaml", "short.yaml", "mine.yaml")] == [2500, 1500, 2500]
+    write_config("burnt.yaml", **common, budget="60m", overrides=["method.burn_in=2000"])
+    names = ["long.yaml", "short.yaml", "mine.yaml", "burnt.yaml"]
+    assert [load(name).train.steps for name in names] == [2500, 1500, 2500, 2500]
     assert "; 2500 were too many for images that show the boxes; here 120 passes" in Path("short.yaml").read_text()
     assert "too many" not in Path("mine.yaml").read_text() + Path("long.yaml").read_text()
 

@@ -52,6 +52,8 @@ def fit(data: Labeled, tree: Mapping[str, Any], changes: Mapping[str, Any], n: N
     steps, fewest = n.steps, n.fewest
     if isinstance(train.get("steps"), int):
         steps = fewest = train["steps"]
+    elif any(isinstance(changes.get("method", {}).get(key), int) for key in ("burn_in", "start")):
+        fewest = steps  # a number of steps was meant for so many
     batch = {"labeled": n.labeled, "unlabeled": n.unlabeled} | train.get("batch", {})
     images = (batch["labeled"], batch["unlabeled"] if find(method["name"]).uses_unlabeled else 0)
     wanted = Wanted(
