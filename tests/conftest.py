@@ -5,12 +5,16 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from ssod.utils.errors import SsodError
 from tests.rounding import played
+
+if TYPE_CHECKING:
+    from tests.converted import Converted
 
 # One thread: parallel kernels inside tiny models cost more than they gain on two cores, and tests run in processes.
 THREADS = int(os.environ.get("SSOD_TEST_THREADS", "1"))
@@ -59,6 +63,14 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> Iterator[None]:
     """Play in what several tests share, too: it is made before the fixture above is entered."""
     with nullcontext() if fixturedef.scope == "function" else played():
         return (yield)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> "Converted":
+    """``convert`` of a graph that other tests may have converted before."""
+    from tests.converted import converted_in, shared_folder  # here: what is imported first is asked for threads first
+
+    return converted_in(shared_folder(tmp_path_factory, hasattr(pytestconfig, "workerinput")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,8 @@ from ssod.inference.export_parity import Run, differences, measure
 from ssod.inference.model import Model
 from ssod.structures import Targets
 from ssod.utils.errors import Exit, SsodError
-from tests.trained import model_file, trained
+from tests.converted import Converted
+from tests.trained import model_file, shipped, trained
 from tools.export_parity import DETECTORS, SIZES, pictures, random_model, sweep
 
 FORMATS = ("onnx", "pt2")
@@ -27,17 +28,14 @@ MANY = 8  # pictures of a size
 
 
 @pytest.fixture(scope="module")
-def graph() -> Callable[[str, str], tuple[Model, bytes, Run]]:
-    """A detector, its exported file and that file loaded; each made once, for a graph takes ten seconds.
-
-    RetinaNet's of ONNX has the usual levels, the others two, as elsewhere.
-    """
+def graph(converted: Converted) -> Callable[[str, str], tuple[Model, bytes, Run]]:
+    """A detector of two levels, its exported file and that file loaded; ``tools/export_parity.py`` has all levels."""
     made: dict[tuple[str, str], tuple[Model, bytes, Run]] = {}
 
     def get(name: str, format: str) -> tuple[Model, bytes, Run]:
         if (name, format) not in made:
-            model = random_model(name) if (name, format) == ("retinanet", "onnx") else trained(name)
-            content = convert(model, format)
+            model = trained(name)
+            content = converted(model, format)
             made[name, format] = model, content, runner(content, format)
         return made[name, format]
 
@@ -90,10 +88,10 @@ def test_a_quality_branch_that_predicts_iou_exports() -> None:
     assert found.boxes > 10
 
 
-def test_a_dense_detector_exports() -> None:
+def test_a_dense_detector_exports(converted: Converted) -> None:
     """Heads of its own on each level, and scores that are products."""
-    model = trained("dense_detector")
-    run = runner(convert(model, "onnx"), "onnx")
+    model = shipped("dense_detector")
+    run = runner(converted(model, "onnx"), "onnx")
     for seed, size in enumerate(SIZES[1:3]):
         found = measure(model.detector, Graph(model.detector), run, pictures(3, size, seed=seed + 10))
         assert found.differ == 0, found.problem
@@ -156,7 +154,7 @@ def test_pt2_holds_the_teacher_and_nothing_else(graph: Callable, name: str) -> N
 
 
 def test_export_writes_beside_the_weights_and_says_how_near_it_is(
-    graph: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_file(tmp_path / "best.safetensors", "fcos")
     file = export(tmp_path, format="pt2").file
@@ -171,7 +169,9 @@ def test_export_writes_beside_the_weights_and_says_how_near_it_is(
     assert json.loads(extra["card"])["classes"]["ids"] == [3, 7, 11]
 
 
-def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Callable) -> None:
+def test_a_graph_that_differs_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converted: Converted
+) -> None:
     """Boxes that lie 0.06 px off, a little more than is allowed, are those of another detector."""
 
     def off(content: bytes, format: str) -> Run:
@@ -179,6 +179,7 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest
         return lambda images, sizes: (run(images, sizes)[0] + 0.06, *run(images, sizes)[1:])
 
     monkeypatch.setattr(exporting, "runner", off)
+    monkeypatch.setattr(exporting, "convert", converted)
     weights = model_file(tmp_path / "best.safetensors", "retinanet")
     with pytest.raises(SsodError, match="px off") as caught:
         export(weights, format="pt2", out=tmp_path / "x.pt2")

@@ -412,10 +412,10 @@ def test_weights_of_such_a_detector_load_by_the_names_of_their_classes(net: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", ["fcos", "faster_rcnn"])
-def test_the_graph_of_such_a_detector_says_what_torch_says(net: str) -> None:
+@pytest.mark.parametrize(("net", "format"), [("fcos", "onnx"), ("faster_rcnn", "pt2")])  # ONNX takes far longer
+def test_the_graph_of_such_a_detector_says_what_torch_says(net: str, format: str) -> None:
     quality = {"quality": "iou"} if net == "fcos" else {}  # the other branch that an exported score is made of
     model = random_model(net, levels=(4, 5), channels=16, **SIDES[net], **quality)
-    run = runner(convert(model, "onnx"), "onnx")
+    run = runner(convert(model, format), format)
     found = measure(model.detector, Graph(model.detector), run, pictures(3, SIZES[1], seed=10))
     assert found.differ == 0, found.problem

@@ -2,13 +2,14 @@
 
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ssod.inference.export_parity import texture
-from ssod.inference.model import Model
+from ssod.inference.model import Model, load
 from ssod.utils import model_file as modelfile
 from tools.export_parity import random_model
 
@@ -31,6 +32,13 @@ def model_file(path: Path, name: str = "retinanet", **card: object) -> Path:
     card = {**model.card, "detector": section, "val_view": [RESIZE], **card}
     modelfile.save(path, model.detector.state_dict(), card)
     return path
+
+
+@cache
+def shipped(name: str) -> Model:
+    """Return the model of ``model_file(path, name)``."""
+    with TemporaryDirectory() as folder:
+        return load(model_file(Path(folder) / "best.safetensors", name))
 
 
 def photos(folder: Path, names: list[str]) -> list[Path]:

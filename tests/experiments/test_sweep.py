@@ -258,10 +258,10 @@ def test_the_reason_of_an_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(580)
 def test_a_killed_sweep_is_resumed_and_nothing_runs_twice(tmp_path: Path) -> None:
-    """Three rows x two folds; the whole command is killed when a run is done, and started again."""
+    """Two rows x two folds; the whole command is killed when a run is done, and started again."""
     entries = [
         {"config": "small.yaml", "name": f"row{i}", "overrides": [f"method={json.dumps(method)}"]}
-        for i, method in enumerate([*METHODS, {**METHODS[1], "score": 0.03}])
+        for i, method in enumerate(METHODS)
     ]
     changes = [
         "train.steps=3",
@@ -290,7 +290,7 @@ def test_a_killed_sweep_is_resumed_and_nothing_runs_twice(tmp_path: Path) -> Non
             assert os.stat(cell.folder / "metrics.jsonl").st_mtime_ns == before[cell.name]
     assert (tmp_path / "runs" / "compare.html").stat().st_size > 10_000
     assert "4 x" not in told
-    assert told.count("2 x 1") == 3
+    assert told.count("2 x 1") == 2
 
 
 def test_the_fake_runs_are_like_real_ones(tmp_path: Path) -> None:

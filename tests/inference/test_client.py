@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 import ssod
-from ssod.inference.export import convert
 from ssod.inference.export_parity import FULL, Limits, differences
 from ssod.inference.model import load
 from ssod.structures import Targets
+from tests.converted import Converted
 from tests.paths import shared_path
-from tests.trained import model_file
+from tests.trained import model_file, shipped
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 # Whoever imports one of the two gets an ImportError.
@@ -55,9 +55,8 @@ def photos(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return a graph; converted once, for that takes ten seconds."""
-    return convert(load(model_file(tmp_path_factory.mktemp("weights") / "best.safetensors", "faster_rcnn")), "onnx")
+def content(converted: Converted) -> bytes:
+    return converted(shipped("faster_rcnn"), "onnx")
 
 
 def with_card(content: bytes, card: dict) -> bytes:

@@ -16,10 +16,9 @@ KEPT, DISTANCES = {"keep_inverted": True}, {"keep_inverted": False, "decode": "d
     ("name", "format", "align", "clip"),
     [
         ("3d", "onnx", KEPT, "last"),  # as the recipe of Consistent-Teacher has it
-        ("2d", "pt2", KEPT, None),
         ("3d", "pt2", DISTANCES, None),
     ],
-    ids=["3d-last-onnx", "2d-pt2", "distances-pt2"],
+    ids=["3d-last-onnx", "distances-pt2"],
 )
 def test_an_aligned_detector_exports(name: str, format: str, align: dict, clip: str | None) -> None:
     keep = align["keep_inverted"]

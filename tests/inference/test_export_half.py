@@ -10,21 +10,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ssod.detectors.decode import DecodeConfig
 from ssod.inference import export as exporting
-from ssod.inference.export import Exported, convert, export, runner
+from ssod.inference.export import Exported, export, runner
 from ssod.inference.export_half import LAYERS, to_half
 from ssod.inference.export_parity import FULL, HALF, Run, differences
-from ssod.inference.model import load
 from ssod.structures import Targets
 from ssod.utils.errors import Exit, SsodError
-from tests.trained import model_file
+from tests.converted import Converted
+from tests.trained import model_file, shipped
 
 CFG = DecodeConfig(score=0.3, nms=0.5, detections=10)
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return a graph; converted once, for that takes ten seconds."""
-    return convert(load(model_file(tmp_path_factory.mktemp("weights") / "best.safetensors", "faster_rcnn")), "onnx")
+def content(converted: Converted) -> bytes:
+    return converted(shipped("faster_rcnn"), "onnx")
 
 
 # ---- the graph ---------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from ssod.config import load as load_config
 from ssod.detectors.build import build
 from ssod.evaluation import matching
 from ssod.inference import graph_content
-from ssod.inference.export import Graph, convert
+from ssod.inference.export import Graph
 from ssod.inference.export_parity import differences, measure, texture
 from ssod.inference.graph import GraphDetector, detector_of
 from ssod.inference.graph_content import DIVISOR
@@ -42,6 +42,7 @@ from ssod.methods.registry import ALLOWED
 from ssod.utils import graph_file
 from ssod.utils.errors import Exit, SsodError
 from tests import graphs
+from tests.converted import Converted
 from tests.inference.test_label_precision import CLASSES, STEP, matches
 from tests.small import small_config
 from tests.strange import ended, memory, spoilt
@@ -54,13 +55,13 @@ IMAGE = np.zeros((64, 100, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, converted: Converted) -> Path:
     """A run folder: a best teacher that sees images as they are, its matches of val, and its two graphs."""
     folder = tmp_path_factory.mktemp("graph") / "run"
     model = load(model_file(folder / "best.safetensors", step=STEP))
     matching.save(folder / "eval" / f"step_{STEP}.npz", matches())
     for format in FORMATS:
-        (folder / f"best.{format}").write_bytes(convert(model, format))
+        (folder / f"best.{format}").write_bytes(converted(model, format))
     return folder
 
 
@@ -124,9 +125,11 @@ def measured(run: Path, photos: list[Path]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["fcos", "faster_rcnn", "dense_detector"])
-def test_the_shipped_file_of_every_detector_has_the_ap_of_its_run(name: str, tmp_path: Path) -> None:
+def test_the_shipped_file_of_every_detector_has_the_ap_of_its_run(
+    name: str, tmp_path: Path, converted: Converted
+) -> None:
     model = load(model_file(tmp_path / "run" / "best.safetensors", name))
-    (tmp_path / "run" / "best.onnx").write_bytes(convert(model, "onnx"))
+    (tmp_path / "run" / "best.onnx").write_bytes(converted(model, "onnx"))
     seen = textures(tmp_path / "in", [f"{i}.png" for i in range(12)])
     config = graphs.measured_by(tmp_path / "run", seen, score=0.3, most=1)  # boxes may be small
     want, have = evaluate(tmp_path / "run", data=config), evaluate(tmp_path / "run" / "best.onnx", data=config)

@@ -11,8 +11,9 @@ the cheapest there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -105,15 +106,21 @@ def choose(data: Labeled, wanted: Wanted) -> Sizes:
     least = LEAST.get(cfg.backbone, 224)
     options = list(options_of(wanted, cfg, sample.at(native)))
     aspect = min(float(np.median(sample.images.max(1) / sample.images.min(1))), 5 / 3)
+
+    @cache  # what a size reaches does not depend on the steps
+    def share(short: int, number: int) -> float:
+        reach = reach_of(options[number][1])
+        return 1.0 if reach is None else float(reach.within(sample.at(short)).mean())  # None: nothing to choose by
+
     tried = []
     for some in _shorter(wanted):
-        for found in _each(sample, some, options, aspect, sides(native, least)):
+        for found in _each(share, some, options, aspect, sides(native, least)):
             if found.share >= ENOUGH:
                 return found
             tried.append(found)
     if not tried:
         last = replace(some[-1], budget=_least_budget(some[-1], [option for _, option in options], aspect, least))
-        tried = [replace(found, fits=False) for found in _each(sample, [last], options, aspect, [least])]
+        tried = [replace(found, fits=False) for found in _each(share, [last], options, aspect, [least])]
     best = max(found.share for found in tried)
     return next(found for found in tried if found.share >= best - SLACK)
 
@@ -128,7 +135,7 @@ def _shorter(wanted: Wanted) -> list[list[Wanted]]:
 
 
 def _each(
-    sample: Sample,
+    share: Callable[[int, int], float],
     some: Sequence[Wanted],
     options: Sequence[tuple[dict[str, Any], Any]],
     aspect: float,
@@ -136,17 +143,15 @@ def _each(
 ) -> Iterator[Sizes]:
     """Yield what each size, and each option at it, reach and cost, with the first of ``some`` that is allowed."""
     for short in shorts:
-        seen = sample.at(short)
-        for change, option in options:
+        for number, (change, option) in enumerate(options):
             loads = [load_of(option, one.images, one.steps, one.taught, aspect) for one in some]
             parts = [parts_within(one.budget, load, short, one.most_parts) for one, load in zip(some, loads)]
             fits = [i for i, count in enumerate(parts) if count is not None]
             if fits:
-                reach, wanted, load, count = reach_of(option), some[fits[0]], loads[fits[0]], parts[fits[0]] or 1
-                share = 1.0 if reach is None else float(reach.within(seen).mean())  # None: nothing to choose by
+                wanted, load, count = some[fits[0]], loads[fits[0]], parts[fits[0]] or 1
                 cost = cost_in_words(wanted.budget, load, short, count)
                 detector = change | pooling(wanted, option, short)
-                yield Sizes(short, wanted.steps, detector, count, cost, share=share)
+                yield Sizes(short, wanted.steps, detector, count, cost, share=share(short, number))
 
 
 def _least_budget(wanted: Wanted, options: Sequence[Any], aspect: float, short: int) -> Budget:
