@@ -68,7 +68,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> "Converted":
     """``convert`` of a graph that other tests may have converted before."""
-    from tests.converted import converted_in, shared_folder  # here: what is imported first is asked for threads first
+    from tests.converted import converted_in, shared_folder  # not above: torch's threads are set before
 
     return converted_in(shared_folder(tmp_path_factory, hasattr(pytestconfig, "workerinput")))
 

@@ -20,6 +20,7 @@ from ssod.utils.errors import SsodError
 from ssod.utils.recipes import Recipe
 from ssod.utils.schema import named
 
+FEW_PASSES, FEW = 90, 750  # passes, and steps, to which a small detector's steps may be brought down; docs/results.md
 WRITTEN = 640  # shorter side of the views of configs/data/own.yaml and own_small.yaml, in pixels
 
 
@@ -68,9 +69,11 @@ def numbers(
             if size > len(part):
                 problem = f"{size} {kind} images a step, but there are {len(part)}"
                 raise SsodError("command line", "--batch", problem, "give a smaller one")
-    passes, fewest = (200, 1500) if small else (100, 3000)
-    steps = int(min(max(round(passes * len(data.labeled) / labeled, -2), fewest), 30_000))
-    rule = f"the rule: {passes} passes over the labelled images, at least {fewest} and at most 30000 steps"
+    passes, least = (200, 1500) if small else (100, 3000)
+    once = len(data.labeled) / labeled
+    steps = int(min(max(round(passes * once, -2), least), 30_000))
+    fewest = int(min(max(round(FEW_PASSES * once, -1), FEW), least)) if small else least
+    rule = f"the rule: {passes} passes over the labelled images, at least {least} and at most 30000 steps"
     if pace.epochs is not None:
         steps = fewest = steps_of(pace.epochs, len(data.labeled), labeled)
         rule = f"{pace.epochs:g} passes over the labelled images, as --epochs says"
@@ -82,7 +85,7 @@ def brought_down(n: Numbers, steps: int) -> Numbers:
     """Return the numbers with fewer steps, where larger images have to fit the same time."""
     if steps >= n.steps:
         return n
-    return replace(n, steps=steps, rule=f"{n.rule}; {n.steps} were too many for images that show the boxes")
+    return replace(n, steps=steps, rule=f"{n.rule}; of {n.steps} so many are left, for larger images in the same time")
 
 
 def _whole(value: Any, other: int) -> int:

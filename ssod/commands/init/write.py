@@ -4,7 +4,7 @@ The numbers follow from the data by a rule that suits a few hundred labelled ima
 
 * batch: 8 labelled and 8 unlabelled images, or the largest power of two that there are;
 * steps: 100 passes over the labelled images, at least 3 000 and at most 30 000, or 200 and at least 1 500 for a
-  detector without pretrained weights; on a CPU fewer, down to that least, where images could not be large enough else;
+  detector without pretrained weights; where a time is the budget fewer, such that images can be larger;
 * optimiser, rate, schedule, burn-in, average: of ``configs/data/own.yaml``, or of ``own_small.yaml`` for a detector
   without pretrained weights, and of what the method says for its protocol;
 * size, anchors and levels: from the labelled boxes' sides and a budget, see ``sizes``; views vary by a fifth.
