@@ -14,7 +14,7 @@
 #
 #   --kills     how often a training is killed; default 300, half of them from its start on, half in the loop
 #   --examples  random cases for each test of `fuzz`; default 10000
-#   --small     2 kills, 100 examples, and of the endings those of every test run
+#   --small     2 kills, 100 examples, and of methods and endings those of every test run
 #   --only      these parts alone.          --list   says what would run.
 #
 # What is counted is kills and examples where a test tells them, else tests. Exits with 1 if anything failed; the output
@@ -69,7 +69,7 @@ part() {
     fi
 }
 
-part kills SSOD_KILLS=$(((kills + 1) / 2)) -- tests/test_crash.py tests/engine/test_resume.py \
+part kills SSOD_KILLS=$(((kills + 1) / 2)) ${all[@]+"${all[@]}"} -- tests/test_crash.py tests/engine/test_resume.py \
     tests/engine/test_checkpoint.py tests/inference/test_killed.py -k "not disk"
 part input -- tests/data/test_corpus.py tests/data/test_corpus_folders.py tests/core tests/test_fixes.py \
     tests/test_wrong_kinds.py tests/test_undefined.py tests/test_refused_early.py

@@ -1,6 +1,6 @@
 """Sets of the size that people have are read in seconds: a quarter of COCO's train2017, and a million images.
 
-``SSOD_ALL_ENDINGS=1`` reads all of train2017.
+``SSOD_ALL_COCO=1`` reads all of train2017.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.data import large
 from tests.patience import in_time
 
 pytestmark = pytest.mark.slow
-SHARE = 1 if "SSOD_ALL_ENDINGS" in os.environ else 4  # of train2017
+SHARE = 1 if "SSOD_ALL_COCO" in os.environ else 4  # of train2017
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
