@@ -85,7 +85,7 @@ def brought_down(n: Numbers, steps: int) -> Numbers:
     """Return the numbers with fewer steps, where larger images have to fit the same time."""
     if steps >= n.steps:
         return n
-    return replace(n, steps=steps, rule=f"{n.rule}; of {n.steps} so many are left, for larger images in the same time")
+    return replace(n, steps=steps, rule=f"{n.rule}; brought down from {n.steps}, for larger images in the same time")
 
 
 def _whole(value: Any, other: int) -> int:
