@@ -11,11 +11,18 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from pathlib import Path
 
+import torch
+
 import ssod.build  # noqa: F401  # a command would import it, each time anew
 from ssod import cli
 from tests.engine import job
 from tests.patience import LONG
 from tests.rounding import unplayed
+
+if not torch.cuda.is_available():
+    # The first backward pass starts a thread for each device that torch knows, and who is forked after that can make
+    # none. An export to ONNX makes it know one: so the first pass is now, where there is none.
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 class Forked:
